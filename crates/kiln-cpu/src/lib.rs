@@ -1,0 +1,1 @@
+//! CPU device: runs a Plan's Regions on rayon and a GEMM library.

@@ -1,0 +1,1 @@
+//! Every call into the CUDA driver and NVRTC.

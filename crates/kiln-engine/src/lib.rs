@@ -1,0 +1,1 @@
+//! Lowering a Plan, memory planning, the engine file, Session and Device.

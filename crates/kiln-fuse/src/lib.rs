@@ -1,0 +1,1 @@
+//! Fusion by equality saturation: Graph to e-graph to a Plan of Regions.

@@ -1,0 +1,1 @@
+//! ONNX and safetensors models lowered onto a kiln-graph Graph.

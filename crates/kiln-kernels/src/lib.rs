@@ -1,0 +1,1 @@
+//! Kernel families: a Region becomes tile programs with Config spaces.

@@ -1,0 +1,1 @@
+//! A simulator that executes PTX, checks it for races and counts what it does.

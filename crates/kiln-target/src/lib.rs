@@ -1,0 +1,1 @@
+//! What a GPU or CPU is: capacities, rates and the roofline cost model.

@@ -1,0 +1,1 @@
+//! Tile programs: IR, passes, interpreter and CUDA C printer.

@@ -1,1 +1,24 @@
-//! Typed SSA tensor graph: dtypes, symbolic dims, primitive ops, inference, text form, reference interpreter.
+//! The typed SSA tensor graph at the centre of Kiln.
+//!
+//! Knows: dtypes, symbolic dimensions, the primitive ops, one shape inference an op, the builder and its named
+//! composites, the verifier, the text form, Graphviz output, and the reference interpreter (floats in f64 rounded to the
+//! declared dtype at each value, integers exact).
+//!
+//! Must not know: GPUs, files, or how anything is scheduled.
+#![forbid(unsafe_code)]
+
+mod dim;
+mod dtype;
+mod error;
+mod graph;
+mod op;
+mod tensor;
+
+pub use dim::{Atom, Bindings, Dim, Symbols};
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use graph::{Constraint, Graph, Node, NodeId, TensorType, Value, ValueId};
+pub use op::{
+    ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
+};
+pub use tensor::Tensor;

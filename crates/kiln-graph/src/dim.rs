@@ -1,0 +1,600 @@
+//! Symbolic dimensions: polynomials over named symbols, with floor division, minimum and maximum as further atoms.
+//!
+//! A [`Dim`] is kept in a canonical sum-of-products form, so that equal polynomials are equal values. Symbols carry an inclusive
+//! range in [`Symbols`]; [`Dim::bounds`] is interval arithmetic over it.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Add, Mul, Neg, Sub};
+use std::str::FromStr;
+
+/// Values of symbols at run time.
+pub type Bindings = BTreeMap<String, i64>;
+
+/// An indivisible factor of a term.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Atom {
+    /// A named symbol.
+    Sym(String),
+    /// `floor(a / b)`, `b > 0`.
+    FloorDiv(Box<Dim>, Box<Dim>),
+    /// The smaller.
+    Min(Box<Dim>, Box<Dim>),
+    /// The larger.
+    Max(Box<Dim>, Box<Dim>),
+}
+
+type Monomial = Vec<Atom>;
+
+/// A dimension: a constant or a polynomial in named symbols. Equality is equality of canonical forms, so `a == b` is a proof and
+/// `a != b` is not a disproof.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Dim {
+    // Sorted by monomial (sorted atoms), no zero coefficients. The constant term has the empty monomial.
+    terms: Vec<(Monomial, i64)>,
+}
+
+/// Inclusive ranges of symbols. A symbol without an entry is at least 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Symbols {
+    ranges: BTreeMap<String, (i64, i64)>,
+}
+
+/// Upper bound used for symbols of unknown range: large, yet products of a few still saturate rather than overflow.
+const UNBOUNDED: i64 = i64::MAX;
+
+impl Symbols {
+    /// Declares a symbol, or narrows its range.
+    pub fn declare(&mut self, name: &str, min: i64, max: i64) {
+        let r = self.ranges.entry(name.to_owned()).or_insert((min, max));
+        *r = (r.0.max(min), r.1.min(max));
+    }
+
+    /// The range of a symbol.
+    pub fn range(&self, name: &str) -> (i64, i64) {
+        self.ranges.get(name).copied().unwrap_or((0, UNBOUNDED))
+    }
+
+    /// Declared symbols with their ranges, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, (i64, i64))> {
+        self.ranges.iter().map(|(k, &v)| (k.as_str(), v))
+    }
+
+    /// Whether no symbol is declared.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+}
+
+impl Dim {
+    /// A symbol.
+    pub fn sym(name: impl Into<String>) -> Dim {
+        Dim::atom(Atom::Sym(name.into()))
+    }
+
+    fn atom(atom: Atom) -> Dim {
+        Dim { terms: vec![(vec![atom], 1)] }
+    }
+
+    /// The value if constant.
+    pub fn as_const(&self) -> Option<i64> {
+        match self.terms.as_slice() {
+            [] => Some(0),
+            [(m, c)] if m.is_empty() => Some(*c),
+            _ => None,
+        }
+    }
+
+    /// Whether this is the constant `v`.
+    pub fn is(&self, v: i64) -> bool {
+        self.as_const() == Some(v)
+    }
+
+    /// `floor(self / by)`, simplified where exact.
+    pub fn floor_div(&self, by: &Dim) -> Dim {
+        if by.is(1) {
+            return self.clone();
+        }
+        if let (Some(a), Some(b)) = (self.as_const(), by.as_const())
+            && b > 0
+        {
+            return Dim::from(a.div_euclid(b));
+        }
+        if let Some(q) = self.exact_div(by) {
+            return q;
+        }
+        // floor((b*q + r) / b) = q + floor(r / b) for the terms whose coefficient b divides.
+        if let Some(b) = by.as_const()
+            && b > 0
+        {
+            let (whole, rest): (Vec<_>, Vec<_>) =
+                self.terms.iter().cloned().partition(|(m, c)| !m.is_empty() && c % b == 0);
+            let constant: i64 = rest.iter().filter(|(m, _)| m.is_empty()).map(|(_, c)| *c).sum();
+            let shift = constant.div_euclid(b);
+            if !whole.is_empty() || shift != 0 {
+                let whole = Dim { terms: whole.into_iter().map(|(m, c)| (m, c / b)).collect() } + Dim::from(shift);
+                let rest = Dim { terms: rest } - Dim::from(shift * b);
+                return whole + rest.floor_div(by);
+            }
+        }
+        Dim::atom(Atom::FloorDiv(Box::new(self.clone()), Box::new(by.clone())))
+    }
+
+    /// `ceil(self / by)`.
+    pub fn ceil_div(&self, by: &Dim) -> Dim {
+        (self.clone() + by.clone() - Dim::from(1)).floor_div(by)
+    }
+
+    /// The quotient if `by` divides every term exactly.
+    pub fn exact_div(&self, by: &Dim) -> Option<Dim> {
+        if self == by {
+            return Some(Dim::from(1));
+        }
+        let [(divisor, coefficient)] = by.terms.as_slice() else { return None };
+        let mut terms = Vec::new();
+        for (m, c) in &self.terms {
+            if c % coefficient != 0 {
+                return None;
+            }
+            let mut rest = m.clone();
+            for atom in divisor {
+                rest.remove(rest.iter().position(|a| a == atom)?);
+            }
+            terms.push((rest, c / coefficient));
+        }
+        Some(Dim::collect(terms))
+    }
+
+    /// The smaller of two.
+    pub fn minimum(&self, other: &Dim) -> Dim {
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => Dim::from(a.min(b)),
+            _ if self == other => self.clone(),
+            _ => {
+                let (a, b) = if self <= other { (self, other) } else { (other, self) };
+                Dim::atom(Atom::Min(Box::new(a.clone()), Box::new(b.clone())))
+            }
+        }
+    }
+
+    /// The larger of two.
+    pub fn maximum(&self, other: &Dim) -> Dim {
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => Dim::from(a.max(b)),
+            _ if self == other => self.clone(),
+            _ => {
+                let (a, b) = if self <= other { (self, other) } else { (other, self) };
+                Dim::atom(Atom::Max(Box::new(a.clone()), Box::new(b.clone())))
+            }
+        }
+    }
+
+    /// The terms of the canonical sum: factors and coefficient. For code generators.
+    pub fn terms(&self) -> impl Iterator<Item = (&[Atom], i64)> {
+        self.terms.iter().map(|(m, c)| (m.as_slice(), *c))
+    }
+
+    /// Adds the names of the symbols that occur to `into`.
+    pub fn symbols(&self, into: &mut std::collections::BTreeSet<String>) {
+        for (m, _) in &self.terms {
+            for atom in m {
+                match atom {
+                    Atom::Sym(s) => {
+                        into.insert(s.clone());
+                    }
+                    Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                        a.symbols(into);
+                        b.symbols(into);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Replaces symbols by expressions.
+    pub fn substitute(&self, by: &BTreeMap<String, Dim>) -> Dim {
+        let mut sum = Dim::default();
+        for (m, c) in &self.terms {
+            let mut product = Dim::from(*c);
+            for atom in m {
+                product = product
+                    * match atom {
+                        Atom::Sym(s) => by.get(s).cloned().unwrap_or_else(|| Dim::sym(s.clone())),
+                        Atom::FloorDiv(a, b) => a.substitute(by).floor_div(&b.substitute(by)),
+                        Atom::Min(a, b) => a.substitute(by).minimum(&b.substitute(by)),
+                        Atom::Max(a, b) => a.substitute(by).maximum(&b.substitute(by)),
+                    };
+            }
+            sum = sum + product;
+        }
+        sum
+    }
+
+    /// The value under `bindings`; an error names an unbound symbol, a division by zero or an overflow.
+    pub fn eval(&self, bindings: &Bindings) -> Result<i64> {
+        let err = |message: String| Error::Dim { dim: self.to_string(), message };
+        let mut sum = 0i64;
+        for (m, c) in &self.terms {
+            let mut product = *c;
+            for atom in m {
+                let v = match atom {
+                    Atom::Sym(s) => *bindings.get(s).ok_or_else(|| {
+                        err(format!("symbol `{s}` has no value; give an input or a binding that sets it"))
+                    })?,
+                    Atom::FloorDiv(a, b) => {
+                        let b = b.eval(bindings)?;
+                        if b <= 0 {
+                            return Err(err(format!("divides by {b}")));
+                        }
+                        a.eval(bindings)?.div_euclid(b)
+                    }
+                    Atom::Min(a, b) => a.eval(bindings)?.min(b.eval(bindings)?),
+                    Atom::Max(a, b) => a.eval(bindings)?.max(b.eval(bindings)?),
+                };
+                product = product.checked_mul(v).ok_or_else(|| err("overflows 64 bits".into()))?;
+            }
+            sum = sum.checked_add(product).ok_or_else(|| err("overflows 64 bits".into()))?;
+        }
+        Ok(sum)
+    }
+
+    /// [`Dim::eval`] as an extent: negative values are an error.
+    pub fn eval_extent(&self, bindings: &Bindings) -> Result<usize> {
+        let v = self.eval(bindings)?;
+        usize::try_from(v).map_err(|_| Error::Dim {
+            dim: self.to_string(),
+            message: format!("is {v} here, and an extent cannot be negative"),
+        })
+    }
+
+    /// Inclusive bounds from the ranges of the symbols (sound, not always tight). The extremes of `i64` mean unbounded.
+    pub fn bounds(&self, symbols: &Symbols) -> (i64, i64) {
+        let mut sum = (0i64, 0i64);
+        for (m, c) in &self.terms {
+            let mut p = (*c, *c);
+            for atom in m {
+                let v = match atom {
+                    Atom::Sym(s) => symbols.range(s),
+                    Atom::FloorDiv(a, b) => {
+                        let (a, b) = (a.bounds(symbols), b.bounds(symbols));
+                        let (b0, b1) = (b.0.max(1), b.1.max(1));
+                        (
+                            if a.0 >= 0 { a.0.div_euclid(b1) } else { a.0.div_euclid(b0) },
+                            if a.1 >= 0 { a.1.div_euclid(b0) } else { a.1.div_euclid(b1) },
+                        )
+                    }
+                    Atom::Min(a, b) => {
+                        let (a, b) = (a.bounds(symbols), b.bounds(symbols));
+                        (a.0.min(b.0), a.1.min(b.1))
+                    }
+                    Atom::Max(a, b) => {
+                        let (a, b) = (a.bounds(symbols), b.bounds(symbols));
+                        (a.0.max(b.0), a.1.max(b.1))
+                    }
+                };
+                let products = [p.0, p.1].map(|x| [v.0, v.1].map(|y| x.saturating_mul(y)));
+                let all = products.concat();
+                p = (all.iter().copied().min().unwrap_or(0), all.iter().copied().max().unwrap_or(0));
+            }
+            sum = (sum.0.saturating_add(p.0), sum.1.saturating_add(p.1));
+        }
+        sum
+    }
+
+    fn collect(terms: impl IntoIterator<Item = (Monomial, i64)>) -> Dim {
+        let mut map: BTreeMap<Monomial, i64> = BTreeMap::new();
+        for (mut m, c) in terms {
+            m.sort();
+            let e = map.entry(m).or_insert(0);
+            *e = e.saturating_add(c);
+        }
+        Dim { terms: map.into_iter().filter(|(_, c)| *c != 0).collect() }
+    }
+}
+
+impl From<i64> for Dim {
+    fn from(v: i64) -> Dim {
+        Dim { terms: if v == 0 { Vec::new() } else { vec![(Vec::new(), v)] } }
+    }
+}
+
+impl From<i32> for Dim {
+    fn from(v: i32) -> Dim {
+        Dim::from(i64::from(v))
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(v: usize) -> Dim {
+        Dim::from(i64::try_from(v).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<&str> for Dim {
+    /// A symbol of that name.
+    fn from(name: &str) -> Dim {
+        Dim::sym(name)
+    }
+}
+
+impl From<&Dim> for Dim {
+    fn from(d: &Dim) -> Dim {
+        d.clone()
+    }
+}
+
+impl Add for Dim {
+    type Output = Dim;
+
+    fn add(self, other: Dim) -> Dim {
+        Dim::collect(self.terms.into_iter().chain(other.terms))
+    }
+}
+
+impl Neg for Dim {
+    type Output = Dim;
+
+    fn neg(self) -> Dim {
+        Dim { terms: self.terms.into_iter().map(|(m, c)| (m, c.saturating_neg())).collect() }
+    }
+}
+
+impl Sub for Dim {
+    type Output = Dim;
+
+    fn sub(self, other: Dim) -> Dim {
+        self + -other
+    }
+}
+
+impl Mul for Dim {
+    type Output = Dim;
+
+    fn mul(self, other: Dim) -> Dim {
+        let mut terms = Vec::with_capacity(self.terms.len() * other.terms.len());
+        for (a, c) in &self.terms {
+            for (b, d) in &other.terms {
+                terms.push((a.iter().chain(b).cloned().collect(), c.saturating_mul(*d)));
+            }
+        }
+        Dim::collect(terms)
+    }
+}
+
+impl fmt::Display for Atom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Atom::Sym(s) => f.write_str(s),
+            Atom::FloorDiv(a, b) => write!(f, "floor({a}, {b})"),
+            Atom::Min(a, b) => write!(f, "min({a}, {b})"),
+            Atom::Max(a, b) => write!(f, "max({a}, {b})"),
+        }
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terms.is_empty() {
+            return f.write_str("0");
+        }
+        // Symbols first, the constant last, as people write them.
+        let ordered = self.terms.iter().filter(|t| !t.0.is_empty()).chain(self.terms.iter().filter(|t| t.0.is_empty()));
+        for (i, (m, c)) in ordered.enumerate() {
+            match (i, *c < 0) {
+                (0, true) => f.write_str("-")?,
+                (0, false) => {}
+                (_, true) => f.write_str(" - ")?,
+                (_, false) => f.write_str(" + ")?,
+            }
+            let magnitude = c.unsigned_abs();
+            if m.is_empty() || magnitude != 1 {
+                write!(f, "{magnitude}")?;
+            }
+            for (j, atom) in m.iter().enumerate() {
+                if j > 0 || magnitude != 1 {
+                    f.write_str("*")?;
+                }
+                write!(f, "{atom}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Dim {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Dim> {
+        let mut p = Parser { text: s, at: 0, depth: 0 };
+        let d = p.sum()?;
+        p.space();
+        if p.at < s.len() { Err(p.error("an operator or the end")) } else { Ok(d) }
+    }
+}
+
+impl Serialize for Dim {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.as_const() {
+            Some(v) => s.serialize_i64(v),
+            None => s.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Dim {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Dim, D::Error> {
+        struct V;
+        impl serde::de::Visitor<'_> for V {
+            type Value = Dim;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an integer or a dimension expression")
+            }
+            fn visit_i64<E>(self, v: i64) -> std::result::Result<Dim, E> {
+                Ok(Dim::from(v))
+            }
+            fn visit_u64<E: serde::de::Error>(self, v: u64) -> std::result::Result<Dim, E> {
+                i64::try_from(v).map(Dim::from).map_err(|_| E::custom("dimension overflows i64"))
+            }
+            fn visit_str<E: serde::de::Error>(self, v: &str) -> std::result::Result<Dim, E> {
+                v.parse().map_err(E::custom)
+            }
+        }
+        d.deserialize_any(V)
+    }
+}
+
+/// Deepest nesting of parentheses and functions that the parser follows.
+const MAX_DEPTH: usize = 64;
+/// Most terms that a parsed expression may have: products of sums multiply them.
+const MAX_TERMS: usize = 4096;
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+}
+
+impl Parser<'_> {
+    fn error(&self, wanted: &str) -> Error {
+        let found = self.text[self.at..].chars().next().map_or("the end".to_owned(), |c| format!("`{c}`"));
+        Error::Dim {
+            dim: self.text.chars().take(80).collect(),
+            message: format!("expected {wanted} at byte {}, found {found}", self.at),
+        }
+    }
+
+    fn space(&mut self) {
+        self.at += self.text[self.at..].len() - self.text[self.at..].trim_start().len();
+    }
+
+    fn eat(&mut self, c: char) -> bool {
+        self.space();
+        let hit = self.text[self.at..].starts_with(c);
+        if hit {
+            self.at += c.len_utf8();
+        }
+        hit
+    }
+
+    fn expect(&mut self, c: char) -> Result<()> {
+        if self.eat(c) { Ok(()) } else { Err(self.error(&format!("`{c}`"))) }
+    }
+
+    fn bounded(&self, d: Dim) -> Result<Dim> {
+        if d.terms.len() > MAX_TERMS { Err(self.error("a smaller expression")) } else { Ok(d) }
+    }
+
+    fn sum(&mut self) -> Result<Dim> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(self.error("shallower nesting"));
+        }
+        let mut d = if self.eat('-') { -self.product()? } else { self.product()? };
+        loop {
+            if self.eat('+') {
+                d = d + self.product()?;
+            } else if self.eat('-') {
+                d = d - self.product()?;
+            } else {
+                self.depth -= 1;
+                return self.bounded(d);
+            }
+        }
+    }
+
+    fn product(&mut self) -> Result<Dim> {
+        let mut d = self.factor()?;
+        while self.eat('*') {
+            let by = self.factor()?;
+            if d.terms.len().saturating_mul(by.terms.len()) > MAX_TERMS {
+                return Err(self.error("a smaller expression"));
+            }
+            d = d * by;
+        }
+        Ok(d)
+    }
+
+    fn factor(&mut self) -> Result<Dim> {
+        self.space();
+        if self.eat('(') {
+            let d = self.sum()?;
+            self.expect(')')?;
+            return Ok(d);
+        }
+        let rest = &self.text[self.at..];
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        if digits > 0 {
+            let v: i64 = rest[..digits].parse().map_err(|_| self.error("a number below 2^63"))?;
+            self.at += digits;
+            return Ok(Dim::from(v));
+        }
+        let word = rest.len() - rest.trim_start_matches(|c: char| c.is_alphanumeric() || "_.$".contains(c)).len();
+        if word == 0 {
+            return Err(self.error("a number, a symbol or `(`"));
+        }
+        let name = rest[..word].to_owned();
+        self.at += word;
+        if !self.eat('(') {
+            return Ok(Dim::sym(name));
+        }
+        let a = self.sum()?;
+        self.expect(',')?;
+        let b = self.sum()?;
+        self.expect(')')?;
+        match name.as_str() {
+            "floor" => Ok(a.floor_div(&b)),
+            "min" => Ok(a.minimum(&b)),
+            "max" => Ok(a.maximum(&b)),
+            _ => Err(self.error("`floor`, `min` or `max` before `(`")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn d(s: &str) -> Dim {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn canonical_form_makes_equal_polynomials_equal() {
+        assert_eq!(d("(H + 1)*(H - 1)"), d("H*H - 1"));
+        assert_eq!(d("2*H - H - H"), Dim::from(0));
+        assert_eq!(d("B*S*384").exact_div(&d("S*B")), Some(Dim::from(384)));
+        assert_eq!(d("floor(2*H + 5, 2)"), d("H + 2"));
+        assert_eq!(d("floor(H - 1, 2) + 1"), d("floor(H + 1, 2)"));
+    }
+
+    #[test]
+    fn text_parses_back() {
+        for s in ["0", "-3", "H", "2*H*W - 7", "floor(H + 1, 2)*3 + min(K, 100)", "max(A - B, 1)"] {
+            assert_eq!(d(&d(s).to_string()), d(s), "{s}");
+        }
+        for bad in ["", "H +", "floor(H)", "2 3", "foo(1, 2)", "99999999999999999999", &"(".repeat(1000)] {
+            assert!(bad.parse::<Dim>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn evaluation_agrees_with_bounds() {
+        let mut symbols = Symbols::default();
+        symbols.declare("H", 3, 17);
+        symbols.declare("K", 1, 5);
+        for s in ["H*K - 2*H", "floor(H - 5, 2)", "min(H, 4*K) - max(K, 2)", "floor(H*H, K)"] {
+            let dim = d(s);
+            let (lo, hi) = dim.bounds(&symbols);
+            for h in 3..=17 {
+                for k in 1..=5 {
+                    let v = dim.eval(&Bindings::from([("H".into(), h), ("K".into(), k)])).unwrap();
+                    assert!(lo <= v && v <= hi, "{s} at H={h} K={k}: {v} not in {lo}..={hi}");
+                }
+            }
+        }
+        assert!(d("Q").eval(&Bindings::new()).unwrap_err().to_string().contains("`Q`"));
+    }
+}

@@ -1,0 +1,193 @@
+//! The graph: an arena of nodes and values in topological order.
+
+use crate::{Bindings, DType, Dim, Op, Result, Symbols, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Index of a value in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ValueId(pub u32);
+
+/// Index of a node in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeId(pub u32);
+
+impl ValueId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl NodeId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Dtype and shape of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// Extents, outermost first.
+    pub shape: Vec<Dim>,
+}
+
+impl TensorType {
+    /// A type from a dtype and anything that becomes dims.
+    pub fn new<D: Into<Dim>>(dtype: DType, shape: impl IntoIterator<Item = D>) -> TensorType {
+        TensorType { dtype, shape: shape.into_iter().map(Into::into).collect() }
+    }
+
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// The extents when all are constant.
+    pub fn const_shape(&self) -> Option<Vec<usize>> {
+        self.shape.iter().map(|d| d.as_const().and_then(|v| usize::try_from(v).ok())).collect()
+    }
+
+    /// Number of elements, as an expression.
+    pub fn numel(&self) -> Dim {
+        self.shape.iter().fold(Dim::from(1), |n, d| n * d.clone())
+    }
+
+    /// The concrete extents under `bindings`.
+    pub fn concrete(&self, bindings: &Bindings) -> Result<Vec<usize>> {
+        self.shape.iter().map(|d| d.eval_extent(bindings)).collect()
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (i, d) in self.shape.iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{d}")?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// One SSA value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Value {
+    /// Its type.
+    pub ty: TensorType,
+    /// The node that defines it.
+    pub node: NodeId,
+    /// Which result of that node.
+    pub result: u32,
+    /// The model's name for it (may be empty).
+    pub name: String,
+}
+
+/// One application of a primitive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// The primitive.
+    pub op: Op,
+    /// Operands, all defined by earlier nodes.
+    pub inputs: Vec<ValueId>,
+    /// Results.
+    pub outputs: Vec<ValueId>,
+    /// The model's name for it (may be empty): layers, files and errors refer to it.
+    pub name: String,
+}
+
+/// Two dims that must be equal once symbols are bound, though it cannot be proved before.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Constraint {
+    /// One side.
+    pub left: Dim,
+    /// The other.
+    pub right: Dim,
+    /// The node that needs it, for the message.
+    pub why: String,
+}
+
+/// A typed SSA tensor graph. Nodes are stored in topological order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Graph {
+    /// Name of the model.
+    pub name: String,
+    /// Nodes, operands before users.
+    pub nodes: Vec<Node>,
+    /// Values, in order of definition.
+    pub values: Vec<Value>,
+    /// Values of the `Op::Input` nodes, in the order of the signature.
+    pub inputs: Vec<ValueId>,
+    /// Named results.
+    pub outputs: Vec<(String, ValueId)>,
+    /// Data of `Op::Weight` nodes by name; a weight may still be unbound.
+    pub weights: BTreeMap<String, Tensor>,
+    /// Symbols that occur in shapes, with their ranges.
+    pub symbols: Symbols,
+    /// Equalities that a run must check.
+    pub constraints: Vec<Constraint>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: impl Into<String>) -> Graph {
+        Graph { name: name.into(), ..Graph::default() }
+    }
+
+    /// The value behind an id.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, id: ValueId) -> &TensorType {
+        &self.values[id.index()].ty
+    }
+
+    /// The node behind an id.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The node that defines a value.
+    pub fn producer(&self, id: ValueId) -> &Node {
+        self.node(self.value(id).node)
+    }
+
+    /// For each value, the nodes that use it (a node once a use).
+    pub fn users(&self) -> Vec<Vec<NodeId>> {
+        let mut users = vec![Vec::new(); self.values.len()];
+        for (i, node) in self.nodes.iter().enumerate() {
+            for input in &node.inputs {
+                users[input.index()].push(NodeId(i as u32));
+            }
+        }
+        users
+    }
+
+    /// Appends a node whose result types are already known. Everything but parsers and rewriters goes through [`Graph::add`], which infers
+    /// them.
+    pub fn push_node(&mut self, op: Op, inputs: &[ValueId], types: Vec<TensorType>, name: &str) -> Vec<ValueId> {
+        let node = NodeId(self.nodes.len() as u32);
+        let outputs: Vec<ValueId> = types
+            .into_iter()
+            .enumerate()
+            .map(|(i, ty)| {
+                let id = ValueId(self.values.len() as u32);
+                self.values.push(Value { ty, node, result: i as u32, name: String::new() });
+                id
+            })
+            .collect();
+        if let Op::Input { .. } = op {
+            self.inputs.extend(&outputs);
+        }
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), name: name.to_owned() });
+        outputs
+    }
+}

@@ -1,0 +1,69 @@
+//! Concrete tensors: constants, weights, inputs and outputs.
+
+use crate::{DType, Error, Result};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A dense row-major tensor in host memory. The bytes are shared: cloning is cheap, and they may be a slice of a mapped file.
+///
+/// Bytes are little-endian and need not be aligned to the element.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Bytes,
+}
+
+impl Tensor {
+    /// A tensor over `data`, whose length must be exactly what dtype and shape need.
+    pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Result<Tensor> {
+        let bytes = numel(&shape)
+            .and_then(|n| dtype.bytes_for(n))
+            .ok_or_else(|| Error::TooLarge { dtype, shape: shape.clone() })?;
+        if bytes != data.len() {
+            return Err(Error::DataLength { dtype, shape, expected: bytes, found: data.len() });
+        }
+        Ok(Tensor { dtype, shape, data })
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extents.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.shape.contains(&0)
+    }
+
+    /// The raw little-endian bytes.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The same bytes under another shape of equal element count.
+    pub fn reshaped(&self, shape: Vec<usize>) -> Result<Tensor> {
+        Tensor::new(self.dtype, shape, self.data.clone())
+    }
+}
+
+/// Element count of a shape, or `None` on overflow.
+fn numel(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({}{:?}, {} bytes)", self.dtype, self.shape, self.data.len())
+    }
+}

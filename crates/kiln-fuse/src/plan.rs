@@ -1,0 +1,157 @@
+//! What fusion hands on: regions, and the order in which they run over which buffers.
+
+use kiln_graph::{Constraint, Graph, Symbols, Tensor, TensorType};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Index of a buffer in its [`Plan`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BufferId(pub u32);
+
+impl BufferId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A connected subgraph of primitives that becomes one kernel.
+///
+/// Its graph's inputs are the region's operands in order (weights too: a region is independent of the data it runs on), its outputs the
+/// results. Literals stay inside as `Const` nodes. Two steps with structurally equal regions share one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Region {
+    /// A unique identifier-like name made from the model's node names, for instance `encoder_3_attention_softmax`.
+    pub name: String,
+    /// One line that says what it computes, for people: `softmax over keys: exp(x - max) / sum`.
+    pub summary: String,
+    /// The iteration space that the kernel is built around.
+    pub anchor: Anchor,
+    /// The computation. The reference interpreter runs it.
+    pub graph: Graph,
+}
+
+/// The op that decides how a region is scheduled; everything else in it is prologue or epilogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Anchor {
+    /// Elementwise ops and views only: every result element is computed on its own.
+    Map,
+    /// One or more reductions over the same trailing rows (softmax, normalization, plain reductions), with elementwise ops around them.
+    Reduce,
+    /// One contraction.
+    Contract,
+    /// One convolution.
+    Conv,
+    /// One window reduction.
+    Window,
+    /// One gather or scatter with data-dependent addresses.
+    Index,
+    /// One scan along an axis.
+    Scan,
+    /// One sort or top-k.
+    Sort,
+}
+
+/// What a buffer is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BufferKind {
+    /// Supplied by the caller under this name.
+    Input(String),
+    /// A weight of [`Plan::weights`].
+    Weight(String),
+    /// Lives between steps.
+    Temp,
+}
+
+/// A region of device memory with a type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Element type and (symbolic) shape; dense row-major.
+    pub ty: TensorType,
+    /// Where its contents come from.
+    pub kind: BufferKind,
+    /// The model's name for the value, for messages and layer-by-layer comparison (may be empty).
+    pub name: String,
+    /// Set when this is the same memory as another buffer under another shape (a reshape that costs nothing).
+    pub alias_of: Option<BufferId>,
+}
+
+/// One thing to do, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Launch a region.
+    Run {
+        /// Index into [`Plan::regions`].
+        region: usize,
+        /// One buffer a region input.
+        inputs: Vec<BufferId>,
+        /// One buffer a region output.
+        outputs: Vec<BufferId>,
+        /// The model's nodes that this step computes, for reports.
+        nodes: Vec<String>,
+    },
+    /// Take one of two branches by a scalar bool.
+    If {
+        /// The condition.
+        cond: BufferId,
+        /// Taken when true: inputs are `captures`.
+        then_plan: Box<Plan>,
+        /// Taken when false.
+        else_plan: Box<Plan>,
+        /// Buffers of this plan that become the branch's inputs, in order.
+        captures: Vec<BufferId>,
+        /// Buffers that receive the branch's outputs, in order.
+        outputs: Vec<BufferId>,
+    },
+    /// Repeat a body. Semantics of `kiln_graph::Op::Loop`.
+    Loop {
+        /// Trip count (i64 scalar).
+        trip: BufferId,
+        /// Initial condition (bool scalar).
+        cond: BufferId,
+        /// The body; inputs `(i, cond, carried.., captures..)`, outputs `(cond, carried.., scans..)`.
+        body: Box<Plan>,
+        /// Initial carried values.
+        carried: Vec<BufferId>,
+        /// Invariant values.
+        captures: Vec<BufferId>,
+        /// Final carried values, then stacked scans.
+        outputs: Vec<BufferId>,
+    },
+    /// A node that only the host can run, through the reference implementation: `graph` is that node alone.
+    Host {
+        /// The node as a graph of its own.
+        graph: Graph,
+        /// One buffer a graph input.
+        inputs: Vec<BufferId>,
+        /// One buffer a graph output.
+        outputs: Vec<BufferId>,
+    },
+}
+
+/// An ordered program of regions over buffers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Name of the model.
+    pub name: String,
+    /// Distinct regions.
+    pub regions: Vec<Region>,
+    /// Buffers.
+    pub buffers: Vec<Buffer>,
+    /// Steps in order of execution.
+    pub steps: Vec<Step>,
+    /// Input buffers in the order of the model's signature.
+    pub inputs: Vec<BufferId>,
+    /// Named results in order.
+    pub outputs: Vec<(String, BufferId)>,
+    /// Weights after constant folding, by name.
+    #[serde(skip)]
+    pub weights: BTreeMap<String, Tensor>,
+    /// Symbols of the shapes, with ranges.
+    pub symbols: Symbols,
+    /// Equalities that binding must check.
+    pub constraints: Vec<Constraint>,
+}

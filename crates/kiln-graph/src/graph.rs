@@ -1,6 +1,6 @@
 //! The graph: an arena of nodes and values in topological order.
 
-use crate::{Bindings, DType, Dim, Op, Result, Symbols, Tensor};
+use crate::{Bindings, DType, Dim, Error, Op, Result, Symbols, Tensor, infer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -189,5 +189,37 @@ impl Graph {
         }
         self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), name: name.to_owned() });
         outputs
+    }
+
+    /// Appends a node, inferring its result types. `name` is the model's name for it (may be empty) and goes into messages. Equalities that
+    /// cannot be proved are recorded in [`Graph::constraints`].
+    pub fn add(&mut self, op: Op, inputs: &[ValueId], name: &str) -> Result<Vec<ValueId>> {
+        let label = |op: &str| if name.is_empty() { op.to_owned() } else { format!("{op} `{name}`") };
+        if let Some(id) = inputs.iter().find(|id| id.index() >= self.values.len()) {
+            return Err(Error::Infer { op: label(op.name()), message: format!("operand %{} does not exist", id.0) });
+        }
+        let types: Vec<&TensorType> = inputs.iter().map(|&id| self.ty(id)).collect();
+        let inference = infer(&op, &types, &self.symbols).map_err(|e| match e {
+            Error::Infer { op, message } => Error::Infer { op: label(&op), message },
+            other => other,
+        })?;
+        for (left, right) in inference.constraints {
+            if !self.constraints.iter().any(|c| c.left == left && c.right == right) {
+                self.constraints.push(Constraint { left, right, why: label(op.name()) });
+            }
+        }
+        Ok(self.push_node(op, inputs, inference.results, name))
+    }
+
+    /// [`Graph::add`] for an op with exactly one result.
+    pub fn add1(&mut self, op: Op, inputs: &[ValueId], name: &str) -> Result<ValueId> {
+        let mnemonic = op.name();
+        match self.add(op, inputs, name)?.as_slice() {
+            [id] => Ok(*id),
+            ids => Err(Error::Infer {
+                op: mnemonic.to_owned(),
+                message: format!("expected one result, found {}", ids.len()),
+            }),
+        }
     }
 }

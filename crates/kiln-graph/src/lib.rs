@@ -11,6 +11,8 @@ mod dim;
 mod dtype;
 mod error;
 mod graph;
+mod infer;
+mod mnemonic;
 mod op;
 mod tensor;
 
@@ -18,6 +20,7 @@ pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use graph::{Constraint, Graph, Node, NodeId, TensorType, Value, ValueId};
+pub use infer::{Inference, infer};
 pub use op::{
     ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
 };

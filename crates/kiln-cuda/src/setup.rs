@@ -1,0 +1,293 @@
+//! Fetching NVRTC for a user: one pinned wheel, checked by hash, unpacked under `$KILN_HOME`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::python::{Python, WheelRequest};
+use crate::{CudaError, Home, Result, wheel};
+
+/// The NVRTC release that [`setup`] fetches. Its PTX loads on r580 drivers.
+pub const NVRTC_VERSION: &str = "13.0.88";
+
+/// What [`setup`] is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetupStep {
+    /// This release is already installed there; nothing to do.
+    AlreadyInstalled(PathBuf),
+    /// Another process is setting up the same folder.
+    WaitingForOther,
+    /// pip is downloading: bytes so far, bytes in all.
+    Downloading {
+        /// Bytes that have arrived.
+        bytes: u64,
+        /// Size of the wheel.
+        total: u64,
+    },
+    /// The wheel's hash is being checked.
+    Verifying,
+    /// A library is being unpacked.
+    Unpacking(String),
+    /// Installed in this folder.
+    Installed(PathBuf),
+}
+
+/// A wheel of one release for one kind of host.
+struct Pin {
+    platforms: &'static [&'static str],
+    sha256: &'static str,
+    bytes: u64,
+}
+
+/// Bound on what is unpacked: the libraries are about 114 MB on either host.
+const UNPACKED_LIMIT: u64 = 400 << 20;
+
+fn pin_for_host() -> Result<Pin> {
+    match (std::env::consts::OS, std::env::consts::ARCH) {
+        ("linux", "x86_64") => Ok(Pin {
+            platforms: &["manylinux2010_x86_64", "manylinux_2_12_x86_64"],
+            sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+            bytes: 90_215_200,
+        }),
+        ("linux", "aarch64") => Ok(Pin {
+            platforms: &["manylinux2014_aarch64", "manylinux_2_17_aarch64"],
+            sha256: "d27f20a0ca67a4bb34268a5e951033496c5b74870b868bacd046b1b8e0c3267b",
+            bytes: 43_015_449,
+        }),
+        (os, arch) => Err(CudaError::UnsupportedHost { os, arch }),
+    }
+}
+
+/// What was installed, kept beside the libraries so that a damaged folder is noticed.
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    wheel_sha256: String,
+    files: Vec<(String, u64)>,
+}
+
+const MANIFEST: &str = "installed.json";
+
+/// Installs [`NVRTC_VERSION`] under `home` unless it is there, and returns the folder that holds `libnvrtc.so`.
+///
+/// Needs python3 with pip; which package index is used is pip's own configuration. Safe to call from several
+/// processes at once: one installs, the others wait and find it done. An interrupted run leaves nothing behind that
+/// a later one would take for an installation.
+///
+/// # Errors
+/// No python, no pip, no network, another file than the pinned one, disk full: each says what to do.
+pub fn setup(home: &Home, progress: impl FnMut(SetupStep)) -> Result<PathBuf> {
+    install(home, &pin_for_host()?, Python::find, progress)
+}
+
+/// The folder with the pinned release's libraries, if `home` has them whole.
+pub fn installed(home: &Home) -> Option<PathBuf> {
+    let folder = home.nvrtc().join(NVRTC_VERSION);
+    is_whole(&folder, pin_for_host().ok()?.sha256).then_some(folder)
+}
+
+fn is_whole(folder: &Path, wheel_sha256: &str) -> bool {
+    let Ok(text) = fs::read(folder.join(MANIFEST)) else { return false };
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return false };
+    manifest.wheel_sha256 == wheel_sha256
+        && manifest
+            .files
+            .iter()
+            .all(|(name, size)| fs::metadata(folder.join(name)).is_ok_and(|meta| meta.is_file() && meta.len() == *size))
+}
+
+fn install(
+    home: &Home,
+    pin: &Pin,
+    python: impl FnOnce() -> Result<Python>,
+    mut progress: impl FnMut(SetupStep),
+) -> Result<PathBuf> {
+    let releases = home.nvrtc();
+    let target = releases.join(NVRTC_VERSION);
+    if is_whole(&target, pin.sha256) {
+        progress(SetupStep::AlreadyInstalled(target.clone()));
+        return Ok(target);
+    }
+    fs::create_dir_all(&releases).map_err(|e| CudaError::io("create folder", &releases, e))?;
+    let _lock = lock(&releases, &mut progress)?;
+    if is_whole(&target, pin.sha256) {
+        progress(SetupStep::AlreadyInstalled(target.clone()));
+        return Ok(target);
+    }
+
+    let python = python()?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".setup-")
+        .tempdir_in(&releases)
+        .map_err(|e| CudaError::io("create folder", &releases, e))?;
+    let folder = |name: &str| {
+        let path = scratch.path().join(name);
+        fs::create_dir(&path).map_err(|e| CudaError::io("create folder", &path, e)).map(|()| path)
+    };
+    let (download, work, unpacked) = (folder("download")?, folder("work")?, folder("unpacked")?);
+
+    let requirement = format!("nvidia-cuda-nvrtc=={NVRTC_VERSION}");
+    let request =
+        WheelRequest { requirement: &requirement, platforms: pin.platforms, disk: pin.bytes * 2 + UNPACKED_LIMIT / 2 };
+    progress(SetupStep::Downloading { bytes: 0, total: pin.bytes });
+    let wheel_path = python.download_wheel(&request, &download, &work, &mut |bytes| {
+        progress(SetupStep::Downloading { bytes: bytes.min(pin.bytes), total: pin.bytes });
+    })?;
+
+    progress(SetupStep::Verifying);
+    let found = wheel::sha256_hex(&wheel_path)?;
+    if found != pin.sha256 {
+        let file = wheel_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(CudaError::HashMismatch { file, expected: pin.sha256.to_owned(), found });
+    }
+
+    let files = wheel::unpack(&wheel_path, &unpacked, UNPACKED_LIMIT, wanted_member, |name| {
+        progress(SetupStep::Unpacking(name.to_owned()));
+    })?;
+    if !files.iter().any(|(name, _)| name.starts_with("libnvrtc.so")) {
+        let file = wheel_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(CudaError::BadWheel { file, reason: "it holds no libnvrtc.so".to_owned() });
+    }
+    let manifest = Manifest { wheel_sha256: found, files };
+    let manifest_path = unpacked.join(MANIFEST);
+    let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
+    fs::write(&manifest_path, text).map_err(|e| CudaError::io("write", &manifest_path, e))?;
+
+    if target.exists() {
+        fs::remove_dir_all(&target).map_err(|e| CudaError::io("remove the damaged folder", &target, e))?;
+    }
+    fs::rename(&unpacked, &target).map_err(|e| CudaError::io("install into", &target, e))?;
+    progress(SetupStep::Installed(target.clone()));
+    Ok(target)
+}
+
+/// The libraries and their licence; the `.alt` builds are the same compilers with another allocator.
+fn wanted_member(path: &str) -> Option<String> {
+    let name = path.rsplit('/').next()?;
+    let library = path.contains("/lib/") && name.starts_with("libnvrtc") && !name.contains(".alt.");
+    (library || path.ends_with("/licenses/License.txt")).then(|| name.to_owned())
+}
+
+/// An exclusive lock that lasts as long as the returned file, or the process.
+fn lock(folder: &Path, progress: &mut impl FnMut(SetupStep)) -> Result<File> {
+    let path = folder.join(".lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| CudaError::io("open", &path, e))?;
+    if file.try_lock().is_err() {
+        progress(SetupStep::WaitingForOther);
+        file.lock().map_err(|e| CudaError::io("lock", &path, e))?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A stand-in for python3: answers the version question, then runs `pip` (shell text; `$dest` is where wheels go).
+    fn fake_python(folder: &Path, pip: &str) -> Python {
+        let path = folder.join("python3");
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = -c ]; then echo 3.11.0; exit 0; fi\n\
+             while [ $# -gt 0 ]; do if [ \"$1\" = --dest ]; then dest=$2; fi; shift; done\n{pip}\n"
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // Another test's fork may briefly hold the script open for writing.
+        for _ in 0..50 {
+            match Python::at(&path) {
+                Ok(python) => return python,
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            }
+        }
+        Python::at(&path).unwrap()
+    }
+
+    fn wheel_with(members: &[(&str, &[u8])]) -> (tempfile::NamedTempFile, String) {
+        use std::io::Write;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut zip = zip::ZipWriter::new(file.reopen().unwrap());
+        for (name, bytes) in members {
+            zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap();
+        let hash = wheel::sha256_hex(file.path()).unwrap();
+        (file, hash)
+    }
+
+    fn run(pip: &str, sha256: &str) -> (Result<PathBuf>, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let python = fake_python(root.path(), pip);
+        let pin = Pin { platforms: &["any"], sha256: Box::leak(sha256.to_owned().into_boxed_str()), bytes: 10 };
+        let home = Home::at(root.path().join("home"));
+        (install(&home, &pin, || Ok(python), |_| {}), root)
+    }
+
+    #[test]
+    fn each_way_to_fail_says_what_to_do() {
+        let cases = [
+            ("echo 'python3: No module named pip' >&2; exit 1", "python3-pip"),
+            ("echo 'NewConnectionError: refused' >&2; exit 1", "check the network"),
+            ("echo 'OSError: No space left on device' >&2; exit 1", "set KILN_HOME"),
+            ("echo 'ERROR: No matching distribution found' >&2; exit 1", "No matching distribution"),
+            ("echo junk > $dest/x.whl", "expected sha256 00ff"),
+            ("true", "expected one wheel, found 0"),
+        ];
+        for (pip, expected) in cases {
+            let (result, root) = run(pip, "00ff");
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(expected), "{pip}: {error}");
+            let left: Vec<_> = fs::read_dir(root.path().join("home/nvrtc")).unwrap().flatten().collect();
+            assert!(left.iter().all(|entry| entry.file_name() == ".lock"), "{pip} left {left:?}");
+        }
+        let error = install(
+            &Home::at(tempfile::tempdir().unwrap().path()),
+            &Pin { platforms: &[], sha256: "", bytes: 0 },
+            || Err(CudaError::NoPython { detail: "no python3".to_owned() }),
+            |_| {},
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains("install python3"), "{error}");
+    }
+
+    #[test]
+    fn installs_once_and_repairs_a_damaged_folder() {
+        let (wheel, hash) = wheel_with(&[
+            ("nvidia/cu13/lib/libnvrtc.so.13", b"library"),
+            ("nvidia/cu13/lib/libnvrtc.alt.so.13", b"other build"),
+            ("nvidia/cu13/lib/libnvrtc-builtins.so.13.0", b"builtins"),
+            ("x.dist-info/METADATA", b"meta"),
+        ]);
+        let root = tempfile::tempdir().unwrap();
+        let python = fake_python(root.path(), &format!("cp '{}' $dest/x.whl", wheel.path().display()));
+        let pin = Pin { platforms: &["any"], sha256: Box::leak(hash.into_boxed_str()), bytes: 10 };
+        let home = Home::at(root.path().join("home"));
+        let mut steps = Vec::new();
+        let folder = install(&home, &pin, || Ok(python.clone()), |step| steps.push(step)).unwrap();
+        assert_eq!(fs::read(folder.join("libnvrtc.so.13")).unwrap(), b"library");
+        assert!(!folder.join("libnvrtc.alt.so.13").exists());
+        assert_eq!(steps.last(), Some(&SetupStep::Installed(folder.clone())));
+
+        let no_python = || Err(CudaError::NoPython { detail: String::new() });
+        install(&home, &pin, no_python, |step| assert_eq!(step, SetupStep::AlreadyInstalled(folder.clone()))).unwrap();
+
+        fs::write(folder.join("libnvrtc.so.13"), b"trunc").unwrap();
+        assert!(matches!(install(&home, &pin, no_python, |_| {}), Err(CudaError::NoPython { .. })));
+        install(&home, &pin, || Ok(python), |_| {}).unwrap();
+        assert_eq!(fs::read(folder.join("libnvrtc.so.13")).unwrap(), b"library");
+    }
+
+    #[test]
+    fn a_wheel_without_the_library_is_refused() {
+        let (wheel, hash) = wheel_with(&[("nvidia/cu13/include/nvrtc.h", b"header")]);
+        let (result, _root) = run(&format!("cp '{}' $dest/x.whl", wheel.path().display()), &hash);
+        assert!(result.unwrap_err().to_string().contains("no libnvrtc.so"));
+    }
+}

@@ -174,10 +174,7 @@ impl FromStr for Arch {
         if text == "sm_90" {
             return Ok(Arch::Sm90a);
         }
-        Arch::ALL
-            .into_iter()
-            .find(|arch| arch.name() == text)
-            .ok_or_else(|| UnknownArch { found: text.to_owned() })
+        Arch::ALL.into_iter().find(|arch| arch.name() == text).ok_or_else(|| UnknownArch { found: text.to_owned() })
     }
 }
 

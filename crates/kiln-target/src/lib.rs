@@ -1,3 +1,13 @@
-//! What a GPU or CPU is: capacities, rates and the roofline cost model.
+//! What a GPU or CPU is: architectures, capacities, rates, occupancy and the roofline cost model.
+//!
+//! Must not know: graphs, kernels or how anything is scheduled.
+#![forbid(unsafe_code)]
 
 pub mod arch;
+mod gpu;
+mod occupancy;
+mod target;
+
+pub use gpu::{Gpu, Rates};
+pub use occupancy::{BlockResources, Limit, Occupancy, max_blocks_per_sm, occupancy};
+pub use target::{Cpu, Precision, Target, UnknownTarget, Work};

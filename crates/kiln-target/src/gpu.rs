@@ -1,0 +1,167 @@
+//! One GPU: how many of what an architecture has, how fast they run, and what memory feeds them.
+//!
+//! Figures are dense rates from the vendor's datasheets and architecture whitepapers: Tesla T4 datasheet (2019), A100 80GB SXM
+//! datasheet (2021), A10 datasheet (2021), Jetson AGX Orin technical brief (2022), L4 and L40S datasheets (2023), Ada whitepaper
+//! (RTX 4090), H100 and H200 SXM datasheets, HGX B200 / B300 datasheets, Blackwell RTX whitepaper (RTX 5090).
+
+use crate::Precision;
+use crate::arch::Arch;
+use serde::{Deserialize, Serialize};
+
+/// Peak rates of one GPU in 10^12 operations a second (a multiply-add counts as two).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// binary64 outside the tensor cores.
+    pub f64: f64,
+    /// binary32 outside the tensor cores.
+    pub f32: f64,
+    /// TF32 tensor cores; 0 where there are none.
+    pub tf32: f64,
+    /// f16 (and, from sm_80, bf16) tensor cores with f32 accumulators.
+    pub f16: f64,
+    /// 8-bit float tensor cores; 0 where there are none.
+    pub f8: f64,
+    /// 8-bit integer tensor cores.
+    pub i8: f64,
+}
+
+/// A GPU, or the typical GPU of an architecture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// The vendor's product name.
+    pub name: String,
+    /// What code is compiled for.
+    pub arch: Arch,
+    /// Streaming multiprocessors.
+    pub sms: u32,
+    /// Boost clock in GHz.
+    pub clock_ghz: f64,
+    /// Device memory in GB (10^9 bytes).
+    pub memory_gb: f64,
+    /// Device memory bandwidth in GB/s.
+    pub bandwidth_gbs: f64,
+    /// Level-2 cache in bytes.
+    pub l2_bytes: u64,
+    /// Peak rates.
+    pub rates: Rates,
+    /// Time that one launch adds to a stream, in seconds (within a replayed CUDA graph; a lone launch costs about twice that).
+    pub launch_seconds: f64,
+}
+
+struct Row {
+    key: &'static str,
+    name: &'static str,
+    arch: Arch,
+    sms: u32,
+    clock_ghz: f64,
+    memory_gb: f64,
+    bandwidth_gbs: f64,
+    l2_mib: u64,
+    /// f64, f32, tf32, f16, f8, i8.
+    rates: [f64; 6],
+}
+
+/// Known GPUs; the first of an architecture is its default.
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    Row { key: "t4", name: "Tesla T4", arch: Arch::Sm75, sms: 40, clock_ghz: 1.59, memory_gb: 16.0, bandwidth_gbs: 320.0, l2_mib: 4, rates: [0.25, 8.1, 0.0, 65.0, 0.0, 130.0] },
+    Row { key: "a100", name: "A100 80GB SXM", arch: Arch::Sm80, sms: 108, clock_ghz: 1.41, memory_gb: 80.0, bandwidth_gbs: 2039.0, l2_mib: 40, rates: [9.7, 19.5, 156.0, 312.0, 0.0, 624.0] },
+    Row { key: "a10", name: "A10", arch: Arch::Sm86, sms: 72, clock_ghz: 1.695, memory_gb: 24.0, bandwidth_gbs: 600.0, l2_mib: 6, rates: [0.49, 31.2, 62.5, 125.0, 0.0, 250.0] },
+    Row { key: "orin", name: "Jetson AGX Orin 64GB", arch: Arch::Sm87, sms: 16, clock_ghz: 1.3, memory_gb: 64.0, bandwidth_gbs: 204.8, l2_mib: 4, rates: [0.08, 5.3, 21.0, 42.5, 0.0, 85.0] },
+    Row { key: "l4", name: "L4", arch: Arch::Sm89, sms: 58, clock_ghz: 2.04, memory_gb: 24.0, bandwidth_gbs: 300.0, l2_mib: 48, rates: [0.47, 30.3, 60.0, 121.0, 242.5, 242.5] },
+    Row { key: "l40s", name: "L40S", arch: Arch::Sm89, sms: 142, clock_ghz: 2.52, memory_gb: 48.0, bandwidth_gbs: 864.0, l2_mib: 96, rates: [1.43, 91.6, 183.0, 362.0, 733.0, 733.0] },
+    Row { key: "rtx4090", name: "GeForce RTX 4090", arch: Arch::Sm89, sms: 128, clock_ghz: 2.52, memory_gb: 24.0, bandwidth_gbs: 1008.0, l2_mib: 72, rates: [1.29, 82.6, 82.6, 165.2, 330.3, 660.6] },
+    Row { key: "h100", name: "H100 SXM", arch: Arch::Sm90a, sms: 132, clock_ghz: 1.98, memory_gb: 80.0, bandwidth_gbs: 3350.0, l2_mib: 50, rates: [34.0, 67.0, 494.7, 989.4, 1978.9, 1978.9] },
+    Row { key: "h200", name: "H200 SXM", arch: Arch::Sm90a, sms: 132, clock_ghz: 1.98, memory_gb: 141.0, bandwidth_gbs: 4800.0, l2_mib: 50, rates: [34.0, 67.0, 494.7, 989.4, 1978.9, 1978.9] },
+    Row { key: "b200", name: "B200", arch: Arch::Sm100, sms: 148, clock_ghz: 1.965, memory_gb: 180.0, bandwidth_gbs: 8000.0, l2_mib: 126, rates: [37.0, 75.0, 1100.0, 2250.0, 4500.0, 4500.0] },
+    Row { key: "b300", name: "B300", arch: Arch::Sm103, sms: 148, clock_ghz: 1.965, memory_gb: 270.0, bandwidth_gbs: 8000.0, l2_mib: 126, rates: [1.2, 75.0, 1100.0, 2250.0, 4500.0, 150.0] },
+    Row { key: "rtx5090", name: "GeForce RTX 5090", arch: Arch::Sm120, sms: 170, clock_ghz: 2.407, memory_gb: 32.0, bandwidth_gbs: 1792.0, l2_mib: 96, rates: [1.64, 104.8, 104.8, 209.5, 419.0, 838.0] },
+];
+
+impl From<&Row> for Gpu {
+    fn from(row: &Row) -> Gpu {
+        let [f64, f32, tf32, f16, f8, i8] = row.rates;
+        Gpu {
+            name: row.name.to_owned(),
+            arch: row.arch,
+            sms: row.sms,
+            clock_ghz: row.clock_ghz,
+            memory_gb: row.memory_gb,
+            bandwidth_gbs: row.bandwidth_gbs,
+            l2_bytes: row.l2_mib << 20,
+            rates: Rates { f64, f32, tf32, f16, f8, i8 },
+            launch_seconds: 2.5e-6,
+        }
+    }
+}
+
+impl Gpu {
+    /// The GPU under a short name such as `h200` or `rtx4090`.
+    pub fn named(key: &str) -> Option<Gpu> {
+        TABLE.iter().find(|row| row.key == key).map(Gpu::from)
+    }
+
+    /// Short names that [`Gpu::named`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        TABLE.iter().map(|row| row.key)
+    }
+
+    /// The typical GPU of an architecture: what the cost model assumes when only `sm_XX` is given. `None` for an architecture that
+    /// the table lacks.
+    pub fn typical(arch: Arch) -> Option<Gpu> {
+        TABLE.iter().find(|row| row.arch == arch).map(Gpu::from)
+    }
+
+    /// Peak operations a second at a precision, on tensor cores where `matrix` allows and the GPU has them.
+    pub fn peak_ops(&self, precision: Precision, matrix: bool) -> f64 {
+        let r = &self.rates;
+        let tensor = match precision {
+            Precision::F64 | Precision::F32 => 0.0,
+            Precision::Tf32 => r.tf32,
+            Precision::F16 => r.f16,
+            Precision::Bf16 => {
+                if self.arch.has_bf16() {
+                    r.f16
+                } else {
+                    0.0
+                }
+            }
+            Precision::F8 => r.f8,
+            Precision::I8 => r.i8,
+        };
+        let scalar = if precision == Precision::F64 { r.f64 } else { r.f32 };
+        1e12 * if matrix && tensor > 0.0 { tensor } else { scalar }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_architecture_has_a_typical_gpu() {
+        for arch in Arch::ALL {
+            assert_eq!(Gpu::typical(arch).map(|g| g.arch), Some(arch));
+        }
+    }
+
+    #[test]
+    fn scalar_rates_follow_from_cores_and_clock() {
+        // 2 operations x cores x clock, at 64 (T4, A100) or 128 f32 lanes an SM: a check against mistyped rows.
+        for key in Gpu::names() {
+            let gpu = Gpu::named(key).unwrap();
+            let lanes = if matches!(gpu.arch, Arch::Sm75 | Arch::Sm80) { 64.0 } else { 128.0 };
+            let derived = 2.0 * lanes * f64::from(gpu.sms) * gpu.clock_ghz / 1e3;
+            let ratio = gpu.rates.f32 / derived;
+            assert!((0.9..1.1).contains(&ratio), "{key}: table {} derived {derived}", gpu.rates.f32);
+        }
+    }
+
+    #[test]
+    fn tensor_cores_only_where_they_exist() {
+        let t4 = Gpu::named("t4").unwrap();
+        assert_eq!(t4.peak_ops(Precision::F16, true), 65e12);
+        assert_eq!(t4.peak_ops(Precision::Bf16, true), 8.1e12);
+        assert_eq!(t4.peak_ops(Precision::F16, false), 8.1e12);
+    }
+}

@@ -1,0 +1,190 @@
+//! What a model is compiled for, and the roofline that ranks candidate kernels before anything is measured.
+
+use crate::arch::Arch;
+use crate::gpu::Gpu;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Number format of arithmetic, as far as rates differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// binary64 (and 64-bit integers).
+    F64,
+    /// binary32 (and 16- and 32-bit integers).
+    F32,
+    /// binary32 operands rounded to TF32 on tensor cores.
+    Tf32,
+    /// binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit floats.
+    F8,
+    /// 8-bit integers.
+    I8,
+}
+
+/// The processor that runs the CPU device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Threads that share the work.
+    pub threads: u32,
+    /// f32 operations a second of one thread.
+    pub ops_per_thread: f64,
+    /// Memory bandwidth of all threads together, in bytes a second.
+    pub bandwidth: f64,
+    /// Time to hand one region to the threads and gather them again, in seconds.
+    pub launch_seconds: f64,
+}
+
+impl Default for Cpu {
+    /// A server core with two 256-bit FMA units at 3 GHz, and two channels of DDR4-3200 (JEDEC: 25.6 GB/s each).
+    fn default() -> Cpu {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Cpu { threads, ops_per_thread: 96e9, bandwidth: 51.2e9, launch_seconds: 3e-6 }
+    }
+}
+
+/// What a model is compiled for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// A GPU: one cubin a kernel for its architecture.
+    Gpu(Gpu),
+    /// The CPU device of this machine.
+    Cpu(Cpu),
+}
+
+/// What a kernel does, for [`Target::seconds`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Bytes read from and written to device memory.
+    pub bytes: f64,
+    /// Arithmetic operations outside contractions.
+    pub scalar_ops: f64,
+    /// Operations of contractions (a multiply-add counts as two).
+    pub matrix_ops: f64,
+    /// Format of the contractions' operands.
+    pub precision: Precision,
+}
+
+impl Target {
+    /// The CPU device of this machine.
+    pub fn cpu() -> Target {
+        Target::Cpu(Cpu::default())
+    }
+
+    /// The architecture to compile for; `None` for the CPU.
+    pub fn arch(&self) -> Option<Arch> {
+        match self {
+            Target::Gpu(gpu) => Some(gpu.arch),
+            Target::Cpu(_) => None,
+        }
+    }
+
+    /// Time that starting one kernel adds, in seconds.
+    pub fn launch_seconds(&self) -> f64 {
+        match self {
+            Target::Gpu(gpu) => gpu.launch_seconds,
+            Target::Cpu(cpu) => cpu.launch_seconds,
+        }
+    }
+
+    /// Roofline time of one kernel without its launch, in seconds: the larger of memory time and arithmetic time.
+    pub fn seconds(&self, work: &Work) -> f64 {
+        let (bandwidth, scalar, matrix) = match self {
+            Target::Gpu(gpu) => {
+                (gpu.bandwidth_gbs * 1e9, gpu.peak_ops(Precision::F32, false), gpu.peak_ops(work.precision, true))
+            }
+            Target::Cpu(cpu) => {
+                let f32_rate = cpu.ops_per_thread * f64::from(cpu.threads);
+                // Elementwise code reaches a fraction of the FMA rate: transcendental functions and no fused multiply-adds.
+                (
+                    cpu.bandwidth,
+                    f32_rate / 8.0,
+                    if work.precision == Precision::F64 { f32_rate / 2.0 } else { f32_rate },
+                )
+            }
+        };
+        (work.bytes / bandwidth).max(work.scalar_ops / scalar + work.matrix_ops / matrix)
+    }
+}
+
+impl fmt::Display for Target {
+    /// The name that parses back to the architecture: `sm_90a` or `cpu`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Gpu(gpu) => f.write_str(gpu.arch.name()),
+            Target::Cpu(_) => f.write_str("cpu"),
+        }
+    }
+}
+
+/// Text that names no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is not a target; choose `cpu`, an architecture ({}) or a GPU ({})", arch_names(), gpu_names())]
+pub struct UnknownTarget {
+    /// What was given.
+    pub found: String,
+}
+
+fn arch_names() -> String {
+    Arch::ALL.map(Arch::name).join(", ")
+}
+
+fn gpu_names() -> String {
+    Gpu::names().collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Target {
+    type Err = UnknownTarget;
+
+    /// Accepts `cpu`, an architecture (its typical GPU is assumed) or a GPU's short name.
+    fn from_str(text: &str) -> Result<Target, UnknownTarget> {
+        let lower = text.trim().to_ascii_lowercase();
+        if lower == "cpu" {
+            return Ok(Target::cpu());
+        }
+        Gpu::named(&lower)
+            .or_else(|| lower.parse().ok().and_then(Gpu::typical))
+            .map(Target::Gpu)
+            .ok_or_else(|| UnknownTarget { found: text.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse() {
+        assert_eq!("cpu".parse::<Target>().unwrap().to_string(), "cpu");
+        for arch in Arch::ALL {
+            assert_eq!(arch.name().parse::<Target>().unwrap().arch(), Some(arch));
+        }
+        let Target::Gpu(h200) = "H200".parse::<Target>().unwrap() else { panic!("a GPU") };
+        assert_eq!((h200.arch, h200.bandwidth_gbs), (Arch::Sm90a, 4800.0));
+        let err = "sm_91".parse::<Target>().unwrap_err().to_string();
+        for word in ["sm_91", "cpu", "sm_75", "sm_120", "h100"] {
+            assert!(err.contains(word), "{err}");
+        }
+    }
+
+    #[test]
+    fn roofline_takes_the_slower_side() {
+        let target: Target = "a100".parse().unwrap();
+        let gemm = |n: f64| Work {
+            bytes: 3.0 * n * n * 2.0,
+            scalar_ops: 0.0,
+            matrix_ops: 2.0 * n * n * n,
+            precision: Precision::F16,
+        };
+        // Small square GEMMs are bound by memory, large ones by the tensor cores.
+        let small = target.seconds(&gemm(64.0));
+        assert!((small - 3.0 * 64.0 * 64.0 * 2.0 / 2039e9).abs() < 1e-15);
+        let large = target.seconds(&gemm(8192.0));
+        assert!((large - 2.0 * 8192f64.powi(3) / 312e12).abs() < 1e-9);
+    }
+}

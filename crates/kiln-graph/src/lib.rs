@@ -9,19 +9,24 @@
 
 mod dim;
 mod dtype;
+mod element;
 mod error;
 mod graph;
 mod infer;
 mod mnemonic;
+pub mod number;
 mod op;
+mod random;
 mod tensor;
 
 pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use dtype::DType;
+pub use element::Element;
 pub use error::{Error, Result};
 pub use graph::{Constraint, Graph, Node, NodeId, TensorType, Value, ValueId};
 pub use infer::{Inference, infer};
 pub use op::{
     ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
 };
+pub use random::Rng;
 pub use tensor::Tensor;

@@ -53,7 +53,7 @@ pub enum Op {
     Cast {
         /// Result dtype.
         to: DType,
-        /// For f8 targets: clamp finite overflow to the largest finite value instead of NaN / infinity.
+        /// For f8 targets: overflow and infinities become the largest finite value instead of NaN / infinity.
         saturate: bool,
     },
     /// Reduction that removes `axes`. Sums of narrow floats accumulate in f32. Empty extents give the identity. `(x)`.

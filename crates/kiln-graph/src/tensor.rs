@@ -26,6 +26,11 @@ impl Tensor {
         Ok(Tensor { dtype, shape, data })
     }
 
+    /// A tensor over bytes that are known to fit.
+    pub(crate) fn raw(dtype: DType, shape: Vec<usize>, data: Bytes) -> Tensor {
+        Tensor { dtype, shape, data }
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -58,7 +63,7 @@ impl Tensor {
 }
 
 /// Element count of a shape, or `None` on overflow.
-fn numel(shape: &[usize]) -> Option<usize> {
+pub(crate) fn numel(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }
 

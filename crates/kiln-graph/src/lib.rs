@@ -7,6 +7,7 @@
 //! Must not know: GPUs, files, or how anything is scheduled.
 #![forbid(unsafe_code)]
 
+mod build;
 mod dim;
 mod dtype;
 mod element;
@@ -19,6 +20,7 @@ mod op;
 mod random;
 mod tensor;
 
+pub use build::{Builder, PadMode, Pool};
 pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use dtype::DType;
 pub use element::Element;

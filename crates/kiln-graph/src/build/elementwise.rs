@@ -1,0 +1,136 @@
+//! Arithmetic with numpy broadcasting.
+
+use super::Builder;
+use crate::{BinaryOp, CompareOp, DType, Dim, Op, Result, UnaryOp, ValueId};
+
+macro_rules! unary {
+    ($($name:ident => $op:ident),* $(,)?) => {
+        /// Elementwise functions of one operand; see [`UnaryOp`].
+        #[allow(missing_docs, reason = "named after the op")]
+        impl Builder {
+            $(pub fn $name(&mut self, x: ValueId) -> Result<ValueId> {
+                self.unary(UnaryOp::$op, x)
+            })*
+        }
+    };
+}
+
+unary!(neg => Neg, abs => Abs, sign => Sign, ceil => Ceil, floor => Floor, round => Round, sqrt => Sqrt, rsqrt => Rsqrt,
+    recip => Recip, exp => Exp, exp2 => Exp2, log => Log, log2 => Log2, log1p => Log1p, expm1 => Expm1, sin => Sin, cos => Cos,
+    tan => Tan, asin => Asin, acos => Acos, atan => Atan, sinh => Sinh, cosh => Cosh, tanh => Tanh, asinh => Asinh,
+    acosh => Acosh, atanh => Atanh, erf => Erf, not => Not, is_nan => IsNan, is_inf => IsInf);
+
+macro_rules! binary {
+    ($($name:ident => $op:ident),* $(,)?) => {
+        /// Elementwise functions of two operands, broadcast; see [`BinaryOp`].
+        #[allow(missing_docs, reason = "named after the op")]
+        impl Builder {
+            $(pub fn $name(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
+                self.binary(BinaryOp::$op, a, b)
+            })*
+        }
+    };
+}
+
+binary!(plus => Add, sub => Sub, mul => Mul, div => Div, modulo => Mod, rem => Rem, pow => Pow, min => Min, max => Max,
+    atan2 => Atan2, and => And, or => Or, xor => Xor, shl => Shl, shr => Shr);
+
+impl Builder {
+    /// Any [`UnaryOp`].
+    pub fn unary(&mut self, op: UnaryOp, x: ValueId) -> Result<ValueId> {
+        self.add1(Op::Unary(op), &[x])
+    }
+
+    /// Any [`BinaryOp`], broadcast.
+    pub fn binary(&mut self, op: BinaryOp, a: ValueId, b: ValueId) -> Result<ValueId> {
+        let [a, b] = self.broadcast_together([a, b])?;
+        self.add1(Op::Binary(op), &[a, b])
+    }
+
+    /// A [`BinaryOp`] with a literal on the right, in the dtype of `a`.
+    pub fn binary_scalar(&mut self, op: BinaryOp, a: ValueId, b: f64) -> Result<ValueId> {
+        let b = self.scalar(self.dtype(a), b)?;
+        self.binary(op, a, b)
+    }
+
+    /// `x + c`.
+    pub fn plus_scalar(&mut self, x: ValueId, c: f64) -> Result<ValueId> {
+        self.binary_scalar(BinaryOp::Add, x, c)
+    }
+
+    /// `x * c`.
+    pub fn mul_scalar(&mut self, x: ValueId, c: f64) -> Result<ValueId> {
+        self.binary_scalar(BinaryOp::Mul, x, c)
+    }
+
+    /// Any [`CompareOp`], broadcast; gives bool.
+    pub fn compare(&mut self, op: CompareOp, a: ValueId, b: ValueId) -> Result<ValueId> {
+        let [a, b] = self.broadcast_together([a, b])?;
+        self.add1(Op::Compare(op), &[a, b])
+    }
+
+    /// A [`CompareOp`] with a literal on the right.
+    pub fn compare_scalar(&mut self, op: CompareOp, a: ValueId, b: f64) -> Result<ValueId> {
+        let b = self.scalar(self.dtype(a), b)?;
+        self.compare(op, a, b)
+    }
+
+    /// `cond ? a : b`, broadcast (numpy's `where`).
+    pub fn select(&mut self, cond: ValueId, a: ValueId, b: ValueId) -> Result<ValueId> {
+        let [cond, a, b] = self.broadcast_together([cond, a, b])?;
+        self.add1(Op::Select, &[cond, a, b])
+    }
+
+    /// Conversion; nothing if the dtype is already `to`. Overflow to f8 gives NaN or infinity.
+    pub fn cast(&mut self, x: ValueId, to: DType) -> Result<ValueId> {
+        if self.dtype(x) == to { Ok(x) } else { self.add1(Op::Cast { to, saturate: false }, &[x]) }
+    }
+
+    /// Conversion that clamps at the largest finite f8.
+    pub fn cast_saturating(&mut self, x: ValueId, to: DType) -> Result<ValueId> {
+        if self.dtype(x) == to { Ok(x) } else { self.add1(Op::Cast { to, saturate: true }, &[x]) }
+    }
+
+    /// Broadcasts operands to their common numpy shape.
+    pub fn broadcast_together<const N: usize>(&mut self, values: [ValueId; N]) -> Result<[ValueId; N]> {
+        let shapes: Vec<&[Dim]> = values.iter().map(|&v| self.shape(v)).collect();
+        let target = self.broadcast_shape(&shapes)?;
+        let mut result = values;
+        for v in &mut result {
+            // Dims that are merely assumed equal need no node: the user of the value records the constraint.
+            let old = self.shape(*v);
+            if old.len() != target.len() || old.iter().zip(&target).any(|(o, t)| o.is(1) && o != t) {
+                *v = self.broadcast_to(*v, &target)?;
+            }
+        }
+        Ok(result)
+    }
+
+    /// The numpy broadcast of shapes, aligned right. Two dims that are neither provably equal nor 1 are assumed equal: the nodes that use them
+    /// record the constraint, or fail if they provably differ.
+    pub fn broadcast_shape(&self, shapes: &[&[Dim]]) -> Result<Vec<Dim>> {
+        let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+        let mut target = vec![Dim::from(1); rank];
+        for shape in shapes {
+            for (t, d) in target[rank - shape.len()..].iter_mut().zip(*shape) {
+                if t.is(1) || (t.as_const().is_none() && d.as_const().is_some_and(|c| c != 1)) {
+                    *t = d.clone();
+                }
+            }
+        }
+        for shape in shapes {
+            for (t, d) in target[rank - shape.len()..].iter().zip(*shape) {
+                let (low, high) = (t.clone() - d.clone()).bounds(&self.graph.symbols);
+                if !d.is(1) && (low > 0 || high < 0) {
+                    let shapes: Vec<String> = shapes.iter().map(|s| text(s)).collect();
+                    return self.fail("broadcast", format!("shapes {} differ: {t} and {d}", shapes.join(" and ")));
+                }
+            }
+        }
+        Ok(target)
+    }
+}
+
+fn text(shape: &[Dim]) -> String {
+    format!("[{}]", shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", "))
+}

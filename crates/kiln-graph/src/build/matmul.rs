@@ -1,0 +1,83 @@
+//! Matrix products. Broadcast batch axes become free labels, so nothing is copied.
+
+use super::Builder;
+use crate::{DType, Dim, EinsumSpec, Op, Result, ValueId};
+
+impl Builder {
+    /// A two-operand einsum primitive.
+    pub fn contract(
+        &mut self,
+        spec: EinsumSpec,
+        lhs: ValueId,
+        rhs: ValueId,
+        acc: DType,
+        out: DType,
+    ) -> Result<ValueId> {
+        self.add1(Op::Contract { spec, acc, out }, &[lhs, rhs])
+    }
+
+    /// Numpy matmul: rank-1 operands are vectors, leading axes are batch axes and broadcast. Accumulates in [`DType::accumulator`].
+    pub fn matmul(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
+        let dtype = self.dtype(a);
+        self.matmul_as(a, b, dtype.accumulator(), dtype)
+    }
+
+    /// [`Builder::matmul`] with the dtypes of the sums and of the result.
+    pub fn matmul_as(&mut self, a: ValueId, b: ValueId, acc: DType, out: DType) -> Result<ValueId> {
+        if self.rank(a) == 0 || self.rank(b) == 0 {
+            return self.fail("matmul", format!("needs axes to contract, found {} and {}", self.ty(a), self.ty(b)));
+        }
+        let (m, n) = (self.rank(a) > 1, self.rank(b) > 1);
+        let (batch_a, batch_b) = (self.rank(a).saturating_sub(2), self.rank(b).saturating_sub(2));
+        let batch = batch_a.max(batch_b);
+        // An operand axis of 1 beside a longer one is dropped: its label is then free in the other operand.
+        let dropped = |this: &Builder, x: ValueId, own: usize, other: ValueId, others: usize| -> Vec<i64> {
+            (0..own)
+                .filter(|&i| {
+                    let from_end = own - i;
+                    let facing = others.checked_sub(from_end).map(|j| &this.shape(other)[j]);
+                    this.shape(x)[i].is(1) && facing.is_some_and(|d: &Dim| !d.is(1))
+                })
+                .map(|i| i as i64)
+                .collect()
+        };
+        let (drop_a, drop_b) = (dropped(self, a, batch_a, b, batch_b), dropped(self, b, batch_b, a, batch_a));
+        let labels = |own: usize, drop: &[i64], last: &[char]| -> Vec<char> {
+            let kept = (0..own).filter(|&i| !drop.contains(&(i as i64)));
+            kept.map(|i| label(batch - own + i)).chain(last.iter().copied()).collect()
+        };
+        let lhs = labels(batch_a, &drop_a, if m { &['m', 'k'] } else { &['k'] });
+        let rhs = labels(batch_b, &drop_b, if n { &['k', 'n'] } else { &['k'] });
+        let mut out_labels: Vec<char> = (0..batch).map(label).collect();
+        out_labels.extend(m.then_some('m'));
+        out_labels.extend(n.then_some('n'));
+        let a = if drop_a.is_empty() { a } else { self.squeeze(a, &drop_a)? };
+        let b = if drop_b.is_empty() { b } else { self.squeeze(b, &drop_b)? };
+        self.contract(EinsumSpec { lhs, rhs, out: out_labels }, a, b, acc, out)
+    }
+
+    /// `x[.., in] * w + bias[out]`, with `w[out, in]` if `transposed` (as PyTorch stores it), else `w[in, out]`.
+    pub fn linear(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>, transposed: bool) -> Result<ValueId> {
+        let Some(lead) = self.rank(x).checked_sub(1) else {
+            return self.fail("linear", format!("needs an axis to contract, found {}", self.ty(x)));
+        };
+        let dtype = self.dtype(x);
+        let rows: Vec<char> = (0..lead).map(label).collect();
+        let spec = EinsumSpec {
+            lhs: rows.iter().copied().chain(['k']).collect(),
+            rhs: if transposed { vec!['n', 'k'] } else { vec!['k', 'n'] },
+            out: rows.iter().copied().chain(['n']).collect(),
+        };
+        let y = self.contract(spec, x, w, dtype.accumulator(), dtype)?;
+        match bias {
+            Some(bias) => self.plus(y, bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// Label of batch axis `i`: `a..j`, then beyond the alphabet; never `k`, `m` or `n`.
+fn label(i: usize) -> char {
+    const NAMES: [char; 10] = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j'];
+    NAMES.get(i).copied().or_else(|| char::from_u32(0x3b1 + i as u32)).unwrap_or('?')
+}

@@ -234,9 +234,9 @@ pub enum CudaError {
         reason: String,
     },
 
-    /// A copy outside its buffer, or while a graph is being captured.
+    /// An operation that its operands do not allow: outside a buffer, on another device, or while a graph is captured.
     #[error("{what}: {reason}")]
-    BadCopy {
+    BadOperation {
         /// The operation.
         what: &'static str,
         /// The range asked for and the buffer's size.

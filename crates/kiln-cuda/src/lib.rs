@@ -12,8 +12,10 @@
 
 mod cache;
 mod compile;
+mod device;
 mod diagnostic;
 pub mod discover;
+pub mod doctor;
 mod error;
 mod home;
 mod nvrtc;
@@ -24,6 +26,10 @@ mod wheel;
 
 pub use cache::{CacheSize, CubinCache};
 pub use compile::{CacheOutcome, CompileProgress, CompileRequest, Compiled, Compiler};
+pub use device::{
+    Arg, CudaDevice, CudaModule, DeviceBuffer, DeviceProperties, DevicePtr, Event, Graph, KernelFunction, LaunchConfig,
+    Stream, driver_version,
+};
 pub use diagnostic::{CompileFailure, Diagnostic};
 pub use error::CudaError;
 pub use home::Home;

@@ -1,0 +1,211 @@
+//! A CUDA GPU: memory, modules, launches, streams, events and graphs, through cudarc's driver bindings.
+//!
+//! Only cudarc's `driver::result` and `sys` layers are used, with its context for keeping the primary context alive. Its
+//! safe layer tracks events on every buffer for use on several streams, which an engine that plans its own order and
+//! memory does not want to pay for on each launch.
+//!
+//! Nothing here hands out host memory to the device, so a kernel that misbehaves can fault the GPU's context but not
+//! touch this process's memory; that is why launching is a safe function. Device code itself is trusted like any
+//! compiler's output.
+
+mod elf;
+mod graph;
+mod launch;
+mod memory;
+mod module;
+mod properties;
+mod stream;
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+
+pub use graph::Graph;
+pub use launch::{Arg, LaunchConfig};
+pub use memory::{DeviceBuffer, DevicePtr};
+pub use module::{CudaModule, KernelFunction};
+pub use properties::{DeviceProperties, driver_version};
+pub use stream::{Event, Stream};
+
+use crate::{CudaError, Result};
+
+/// An open GPU, with one stream of its own. The context lives until the last object made from it is dropped.
+pub struct CudaDevice {
+    gpu: Arc<Gpu>,
+    stream: Stream,
+}
+
+/// What every object on a device shares.
+struct Gpu {
+    context: Arc<CudaContext>,
+    properties: DeviceProperties,
+    sync_each_launch: AtomicBool,
+}
+
+impl Gpu {
+    /// Makes this device's context current on the calling thread, as most driver calls need.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(driver_error(|| format!("using cuda:{}", self.properties.ordinal)))
+    }
+}
+
+impl CudaDevice {
+    /// How many GPUs the driver reports: 0 if it has none.
+    ///
+    /// # Errors
+    /// [`CudaError::NoDriver`], [`CudaError::DriverTooOld`].
+    pub fn count() -> Result<usize> {
+        match init_driver()? {
+            Devices::None => Ok(0),
+            Devices::Some => {
+                let count = result::device::get_count().map_err(driver_error(|| "counting GPUs".to_owned()))?;
+                Ok(usize::try_from(count).unwrap_or(0))
+            }
+        }
+    }
+
+    /// Opens GPU `ordinal`.
+    ///
+    /// # Errors
+    /// [`CudaError::NoDriver`] without libcuda, [`CudaError::DriverTooOld`], [`CudaError::NoDevice`], or the driver's
+    /// own error.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        let properties = DeviceProperties::query(ordinal)?;
+        let context = CudaContext::new(ordinal).map_err(driver_error(|| format!("opening cuda:{ordinal}")))?;
+        let gpu = Arc::new(Gpu { context, properties, sync_each_launch: AtomicBool::new(false) });
+        let stream = Stream::new(&gpu)?;
+        Ok(Self { gpu, stream })
+    }
+
+    /// What the GPU is.
+    pub fn properties(&self) -> &DeviceProperties {
+        &self.gpu.properties
+    }
+
+    /// The device's own stream.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// A further stream, which runs at the same time as the others.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn new_stream(&self) -> Result<Stream> {
+        Stream::new(&self.gpu)
+    }
+
+    /// An event, for timing.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn new_event(&self) -> Result<Event> {
+        Event::new(&self.gpu)
+    }
+
+    /// Free and total bytes of device memory.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn memory_info(&self) -> Result<(usize, usize)> {
+        self.gpu.bind()?;
+        result::mem_get_info().map_err(driver_error(|| "reading free device memory".to_owned()))
+    }
+
+    /// `bytes` of device memory, 256-byte aligned, with undefined content.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`], with the memory left, if it does not fit.
+    pub fn alloc(&self, bytes: usize) -> Result<DeviceBuffer> {
+        DeviceBuffer::new(&self.gpu, bytes)
+    }
+
+    /// Loads a cubin. `name` is for messages.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`] if the image is not whole or is for another architecture.
+    pub fn load_module(&self, name: &str, cubin: &[u8]) -> Result<CudaModule> {
+        CudaModule::load(&self.gpu, name, cubin)
+    }
+
+    /// Waits after every launch, so that a fault names the very kernel. Slow; for finding a fault.
+    pub fn set_sync_each_launch(&self, on: bool) {
+        self.gpu.sync_each_launch.store(on, Ordering::Relaxed);
+    }
+
+    /// Waits for everything on the device's own stream.
+    ///
+    /// # Errors
+    /// [`CudaError::DeviceFault`], naming the kernels that may be at fault.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize()
+    }
+}
+
+impl std::fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaDevice").field("properties", &self.gpu.properties).finish_non_exhaustive()
+    }
+}
+
+enum Devices {
+    None,
+    Some,
+}
+
+/// cudarc binds the CUDA 13.0 interface and resolves a symbol when it is first called, with a panic if it is missing.
+/// A driver of at least this version has them all.
+const NEEDED_DRIVER: (i32, &str) = (13_000, "13.0");
+
+/// Initializes the driver if this machine has one that will do.
+fn init_driver() -> Result<Devices> {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    // SAFETY: opens libcuda by name, as every CUDA program does, and nothing else. cudarc panics at its first call if the
+    // library is absent, so this must come first.
+    if !*PRESENT.get_or_init(|| unsafe { sys::is_culib_present() }) {
+        return Err(CudaError::NoDriver);
+    }
+    match result::init() {
+        Ok(()) => {}
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Devices::None),
+        Err(error) => return Err(driver_error(|| "initializing the CUDA driver".to_owned())(error)),
+    }
+    let found = properties::driver_cuda_version()?;
+    if found < NEEDED_DRIVER.0 {
+        return Err(CudaError::DriverTooOld { found: properties::dotted(found), needed: NEEDED_DRIVER.1 });
+    }
+    Ok(Devices::Some)
+}
+
+/// Turns a driver error into this crate's, with what was being done.
+fn driver_error(what: impl FnOnce() -> String) -> impl FnOnce(DriverError) -> CudaError {
+    move |error| CudaError::Driver { what: what(), detail: describe(error) }
+}
+
+/// The driver's name and text for an error: `CUDA_ERROR_INVALID_VALUE (invalid argument)`.
+fn describe(error: DriverError) -> String {
+    let text = |found: Result<&std::ffi::CStr, DriverError>| found.ok().map(|text| text.to_string_lossy().into_owned());
+    match (text(error.error_name()), text(error.error_string())) {
+        (Some(name), Some(meaning)) => format!("{name} ({meaning})"),
+        _ => format!("CUDA error {:?}", error.0),
+    }
+}
+
+/// A driver handle. The driver may be called with any handle from any thread once the context is bound there.
+struct Handle<T>(T);
+
+// SAFETY: see above; the handles wrapped (streams, modules, functions, events) are documented to be usable from any
+// thread, and the driver locks internally.
+unsafe impl<T> Send for Handle<T> {}
+// SAFETY: as for Send.
+unsafe impl<T> Sync for Handle<T> {}
+
+impl<T> Deref for Handle<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

@@ -1,0 +1,312 @@
+//! Streams and events: ordered work, copies, device-side time, and faults that name a kernel.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cudarc::driver::result::stream::StreamKind;
+use cudarc::driver::{DriverError, result, sys};
+
+use super::memory::DeviceBuffer;
+use super::module::{CudaModule, Function};
+use super::{Gpu, Handle, describe, driver_error};
+use crate::{CudaError, Result};
+
+/// A queue of work on a device, run in order.
+pub struct Stream {
+    pub(super) gpu: Arc<Gpu>,
+    pub(super) raw: Handle<sys::CUstream>,
+    history: Mutex<History>,
+}
+
+/// What was queued since the last synchronization that succeeded.
+#[derive(Default)]
+struct History {
+    latest: VecDeque<Arc<str>>,
+    count: usize,
+    /// While a graph is captured: the modules of the kernels in it.
+    captured: Option<Vec<CudaModule>>,
+}
+
+/// Names kept for a fault's message.
+const NAMES_KEPT: usize = 8;
+
+impl Stream {
+    pub(super) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
+        gpu.bind()?;
+        let raw =
+            result::stream::create(StreamKind::NonBlocking).map_err(driver_error(|| "creating a stream".to_owned()))?;
+        Ok(Self { gpu: Arc::clone(gpu), raw: Handle(raw), history: Mutex::default() })
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        // The record is for messages; a panic elsewhere does not make it wrong.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a launch, and waits for it if the device is set so.
+    pub(super) fn launched(&self, kernel: &Function) -> Result<()> {
+        let mut history = self.history();
+        if let Some(modules) = &mut history.captured {
+            modules.push(kernel.module.clone());
+            return Ok(());
+        }
+        history.note(&kernel.name);
+        drop(history);
+        if self.gpu.sync_each_launch.load(Ordering::Relaxed) { self.synchronize() } else { Ok(()) }
+    }
+
+    pub(super) fn note(&self, name: &Arc<str>) {
+        self.history().note(name);
+    }
+
+    /// Starts or ends the record of a capture; returns the modules of one that ends.
+    pub(super) fn set_capturing(&self, on: bool) -> Option<Vec<CudaModule>> {
+        std::mem::replace(&mut self.history().captured, on.then(Vec::new))
+    }
+
+    pub(super) fn is_capturing(&self) -> bool {
+        self.history().captured.is_some()
+    }
+
+    fn check_not_capturing(&self, what: &'static str) -> Result<()> {
+        if self.is_capturing() {
+            return Err(CudaError::BadOperation { what, reason: "a graph is being captured on the stream".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Waits for all work queued so far.
+    ///
+    /// # Errors
+    /// [`CudaError::DeviceFault`] if a kernel faulted, naming those launched since the last synchronization. The
+    /// device's context is then lost; open it in a new process.
+    pub fn synchronize(&self) -> Result<()> {
+        self.check_not_capturing("synchronizing a stream")?;
+        self.gpu.bind()?;
+        // SAFETY: a stream of this context, alive as long as `self`.
+        let waited = unsafe { result::stream::synchronize(*self.raw) };
+        let mut history = self.history();
+        match waited {
+            Ok(()) => {
+                history.latest.clear();
+                history.count = 0;
+                Ok(())
+            }
+            Err(error) => Err(history.fault(error)),
+        }
+    }
+
+    /// Copies `data` into the buffer at byte `offset`, after the work queued so far; returns when it is there.
+    ///
+    /// # Errors
+    /// [`CudaError::BadOperation`] outside the buffer or while capturing; [`CudaError::DeviceFault`].
+    pub fn upload(&self, buffer: &DeviceBuffer, offset: usize, data: &[u8]) -> Result<()> {
+        const WHAT: &str = "uploading to a device buffer";
+        let target = self.range_of(buffer, WHAT, offset, data.len())?;
+        self.check_not_capturing(WHAT)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range is inside the buffer, and `data` is borrowed until the wait below.
+        let queued = unsafe { result::memcpy_htod_async(target, data, *self.raw) };
+        // Waits even if queueing failed, so that no copy still reads `data` afterwards.
+        let waited = self.synchronize();
+        queued.map_err(driver_error(|| format!("uploading {} bytes", data.len())))?;
+        waited
+    }
+
+    /// Copies from the buffer at byte `offset` into `data`, after the work queued so far.
+    ///
+    /// # Errors
+    /// As for [`Stream::upload`].
+    pub fn download(&self, buffer: &DeviceBuffer, offset: usize, data: &mut [u8]) -> Result<()> {
+        const WHAT: &str = "downloading from a device buffer";
+        let source = self.range_of(buffer, WHAT, offset, data.len())?;
+        self.check_not_capturing(WHAT)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range is inside the buffer, and `data` is borrowed until the wait below.
+        let queued = unsafe { result::memcpy_dtoh_async(data, source, *self.raw) };
+        let waited = self.synchronize();
+        queued.map_err(driver_error(|| format!("downloading {} bytes", data.len())))?;
+        waited
+    }
+
+    /// Queues a copy of `len` bytes between two device buffers (or two parts of one that do not overlap).
+    ///
+    /// # Errors
+    /// [`CudaError::BadOperation`] outside a buffer.
+    pub fn copy(
+        &self,
+        to: &DeviceBuffer,
+        to_offset: usize,
+        from: &DeviceBuffer,
+        from_offset: usize,
+        len: usize,
+    ) -> Result<()> {
+        const WHAT: &str = "copying between device buffers";
+        let target = self.range_of(to, WHAT, to_offset, len)?;
+        let source = self.range_of(from, WHAT, from_offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: both ranges are inside live buffers of this context.
+        unsafe { result::memcpy_dtod_async(target, source, len, *self.raw) }
+            .map_err(driver_error(|| format!("copying {len} bytes on the device")))
+    }
+
+    /// Queues setting `len` bytes from `offset` to `byte`: 0 to clear, 0xFF to poison (every float is then NaN).
+    ///
+    /// # Errors
+    /// [`CudaError::BadOperation`] outside the buffer.
+    pub fn fill(&self, buffer: &DeviceBuffer, offset: usize, len: usize, byte: u8) -> Result<()> {
+        let target = self.range_of(buffer, "filling a device buffer", offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is inside the buffer.
+        unsafe { result::memset_d8_async(target, byte, len, *self.raw) }
+            .map_err(driver_error(|| format!("filling {len} bytes on the device")))
+    }
+
+    /// Checks a range and the buffer's device, and binds the context for the call that follows.
+    fn range_of(&self, buffer: &DeviceBuffer, what: &'static str, offset: usize, len: usize) -> Result<u64> {
+        self.same_device(&buffer.gpu, what)?;
+        let start = buffer.range(what, offset, len)?;
+        self.gpu.bind()?;
+        Ok(start.0)
+    }
+
+    fn same_device(&self, other: &Arc<Gpu>, what: &'static str) -> Result<()> {
+        if self.gpu.properties.ordinal != other.properties.ordinal {
+            let reason = format!(
+                "it belongs to cuda:{}, the stream to cuda:{}",
+                other.properties.ordinal, self.gpu.properties.ordinal
+            );
+            return Err(CudaError::BadOperation { what, reason });
+        }
+        Ok(())
+    }
+
+    /// Queues a time stamp.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn record(&self, event: &Event) -> Result<()> {
+        self.same_device(&event.gpu, "recording an event")?;
+        self.gpu.bind()?;
+        // SAFETY: an event and a stream of one device, both alive.
+        unsafe { result::event::record(*event.raw, *self.raw) }
+            .map_err(driver_error(|| "recording an event".to_owned()))
+    }
+
+    /// Runs `work`, which queues on this stream, and returns the time the device took from its first to its last item.
+    ///
+    /// # Errors
+    /// Those of `work`, or [`CudaError::DeviceFault`].
+    pub fn time(&self, work: impl FnOnce(&Self) -> Result<()>) -> Result<Duration> {
+        let (start, end) = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
+        self.record(&start)?;
+        work(self)?;
+        self.record(&end)?;
+        self.synchronize()?;
+        end.since(&start)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_ok() {
+            // SAFETY: created once, destroyed once; the driver lets queued work finish.
+            let _ = unsafe { result::stream::destroy(*self.raw) };
+        }
+    }
+}
+
+impl History {
+    fn note(&mut self, name: &Arc<str>) {
+        if self.latest.len() == NAMES_KEPT {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(Arc::clone(name));
+        self.count += 1;
+    }
+
+    fn fault(&self, error: DriverError) -> CudaError {
+        CudaError::DeviceFault { detail: describe(error), suspects: self.suspects() }
+    }
+
+    fn suspects(&self) -> String {
+        let names = self.latest.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        match self.count {
+            0 => "work queued before the last synchronization, or on another stream".to_owned(),
+            1 => format!("kernel {names}"),
+            count if count <= NAMES_KEPT => format!("one of the kernels {names}"),
+            count => format!("one of the last {count} kernels, of which the latest are {names}"),
+        }
+    }
+}
+
+/// A point in a stream's work, with the device's time.
+pub struct Event {
+    gpu: Arc<Gpu>,
+    raw: Handle<sys::CUevent>,
+}
+
+impl Event {
+    pub(super) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
+        gpu.bind()?;
+        let raw = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
+            .map_err(driver_error(|| "creating an event".to_owned()))?;
+        Ok(Self { gpu: Arc::clone(gpu), raw: Handle(raw) })
+    }
+
+    /// Device time from `start` to this event, once both have happened; waits for this one. Resolution is about half
+    /// a microsecond.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`] if either was not recorded.
+    pub fn since(&self, start: &Self) -> Result<Duration> {
+        let what = || "measuring the time between two events".to_owned();
+        self.gpu.bind()?;
+        // SAFETY: live events of this device.
+        let milliseconds = unsafe {
+            result::event::synchronize(*self.raw).map_err(driver_error(what))?;
+            result::event::elapsed(*start.raw, *self.raw).map_err(driver_error(what))?
+        };
+        Ok(Duration::try_from_secs_f64(f64::from(milliseconds) / 1e3).unwrap_or_default())
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_ok() {
+            // SAFETY: created once, destroyed once.
+            let _ = unsafe { result::event::destroy(*self.raw) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_name_the_suspects() {
+        let mut history = History::default();
+        assert!(history.suspects().contains("another stream"));
+        history.note(&"first".into());
+        assert_eq!(history.suspects(), "kernel `first`");
+        history.note(&"second".into());
+        assert_eq!(history.suspects(), "one of the kernels `first`, `second`");
+        for i in 0..30 {
+            history.note(&format!("k{i}").into());
+        }
+        let text = history.suspects();
+        assert!(text.starts_with("one of the last 32 kernels") && text.ends_with("`k29`"), "{text}");
+        assert!(!text.contains("`k21`") && text.contains("`k22`"), "{text}");
+    }
+}

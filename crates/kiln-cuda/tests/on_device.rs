@@ -74,8 +74,47 @@ extern "C" __global__ void axpy(const float* __restrict__ x, float* __restrict__
 "#;
 const AXPY_SIZES: [usize; 4] = [8, 8, 4, 4];
 
+const SPREAD: &str = r#"
+struct alignas(64) Map { unsigned word[32]; };
+extern "C" __global__ void spread(char tag, const __grid_constant__ Map map, unsigned* out) {
+    out[threadIdx.x] = map.word[threadIdx.x] + tag;
+}
+"#;
+const REVERSE: &str = r#"
+extern "C" __global__ void reverse(float* x, int n) {
+    extern __shared__ float tile[];
+    for (int i = threadIdx.x; i < n; i += blockDim.x) tile[i] = x[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] = tile[n - 1 - i];
+}
+"#;
+const RANK: &str = r#"
+extern "C" __global__ void rank(unsigned* out) {
+    unsigned rank, size;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+    out[blockIdx.x] = rank + 100 * size;
+}
+"#;
+const SPIN: &str = r#"
+extern "C" __global__ void spin(long long nanoseconds) {
+    long long start, now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
+    do { asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)); } while (now - start < nanoseconds);
+}
+"#;
+const WILD: &str = "extern \"C\" __global__ void wild(long long at) { *(volatile int*)at = 1; }";
+
 fn axpy(device: &CudaDevice) -> KernelFunction {
     module(device, AXPY).function("axpy", &AXPY_SIZES).unwrap()
+}
+
+/// Runs everywhere, so that the kernels below cannot rot where there is no GPU.
+#[test]
+fn the_kernels_compile() {
+    for source in [AXPY, SPREAD, REVERSE, RANK, SPIN, WILD] {
+        assert_eq!(cubin("sm_90a", source)[..4], *b"\x7fELF");
+    }
 }
 
 #[test]
@@ -140,13 +179,7 @@ fn launches_are_checked() {
 #[test]
 fn struct_arguments_arrive_whole() {
     let Some(device) = gpu() else { return };
-    let source = r#"
-struct alignas(64) Map { unsigned word[32]; };
-extern "C" __global__ void spread(char tag, const __grid_constant__ Map map, unsigned* out) {
-    out[threadIdx.x] = map.word[threadIdx.x] + tag;
-}
-"#;
-    let kernel = module(&device, source).function("spread", &[1, 128, 8]).unwrap();
+    let kernel = module(&device, SPREAD).function("spread", &[1, 128, 8]).unwrap();
     let map: Vec<u8> = (0..32u32).flat_map(|i| (i * i * 1000).to_ne_bytes()).collect();
     let out = device.alloc(128).unwrap();
     let args = [Arg::Bytes(&[5]), Arg::Bytes(&map), Arg::Ptr(out.ptr())];
@@ -161,15 +194,7 @@ extern "C" __global__ void spread(char tag, const __grid_constant__ Map map, uns
 #[test]
 fn large_dynamic_shared_memory_is_opted_into() {
     let Some(device) = gpu() else { return };
-    let source = r#"
-extern "C" __global__ void reverse(float* x, int n) {
-    extern __shared__ float tile[];
-    for (int i = threadIdx.x; i < n; i += blockDim.x) tile[i] = x[i];
-    __syncthreads();
-    for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] = tile[n - 1 - i];
-}
-"#;
-    let kernel = module(&device, source).function("reverse", &[8, 4]).unwrap();
+    let kernel = module(&device, REVERSE).function("reverse", &[8, 4]).unwrap();
     let smem = device.properties().smem_per_block_optin;
     let n = smem as usize / 4;
     let x = random(3, n);
@@ -194,15 +219,7 @@ fn clusters_share_their_rank() {
         println!("skipped: clusters need compute capability 9.0");
         return;
     }
-    let source = r#"
-extern "C" __global__ void rank(unsigned* out) {
-    unsigned rank, size;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-    out[blockIdx.x] = rank + 100 * size;
-}
-"#;
-    let kernel = module(&device, source).function("rank", &[8]).unwrap();
+    let kernel = module(&device, RANK).function("rank", &[8]).unwrap();
     let out = device.alloc(32 * 4).unwrap();
     for cluster in [1u32, 2, 4, 8, 16] {
         let config = LaunchConfig { cluster: Some([cluster, 1, 1]), ..line(32, 64) };
@@ -260,14 +277,7 @@ fn graphs_replay_what_was_captured() {
 #[test]
 fn time_is_the_devices() {
     let Some(device) = gpu() else { return };
-    let source = r#"
-extern "C" __global__ void spin(long long nanoseconds) {
-    long long start, now;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
-    do { asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)); } while (now - start < nanoseconds);
-}
-"#;
-    let kernel = module(&device, source).function("spin", &[8]).unwrap();
+    let kernel = module(&device, SPIN).function("spin", &[8]).unwrap();
     let spin = |ms: i64| {
         let launch = |stream: &kiln_cuda::Stream| stream.launch(&kernel, &line(1, 1), &[Arg::I64(ms * 1_000_000)]);
         device.stream().time(launch).unwrap()
@@ -369,8 +379,7 @@ fn a_fault_names_the_kernel() {
 #[ignore = "run by a_fault_names_the_kernel in a process of its own"]
 fn fault_in_this_process() {
     let Some(device) = gpu() else { return };
-    let source = "extern \"C\" __global__ void wild(long long at) { *(volatile int*)at = 1; }";
-    let kernel = module(&device, source).function("wild", &[8]).unwrap();
+    let kernel = module(&device, WILD).function("wild", &[8]).unwrap();
     device.set_sync_each_launch(true);
     let error = device.stream().launch(&kernel, &line(1, 1), &[Arg::I64(0x10)]).unwrap_err();
     assert!(matches!(error, CudaError::DeviceFault { .. }), "{error}");

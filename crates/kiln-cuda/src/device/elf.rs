@@ -75,6 +75,32 @@ mod tests {
         image
     }
 
+    /// NVRTC's own images must pass, or nothing would load; each cut of one must not.
+    #[test]
+    fn real_cubins_pass_and_cut_ones_do_not() {
+        use crate::{CompileRequest, Compiler, Home, Nvrtc, setup};
+        let home = Home::from_env().unwrap();
+        let nvrtc = Nvrtc::discover(&home).unwrap_or_else(|_| {
+            setup::setup(&home, |_| {}).unwrap();
+            Nvrtc::discover(&home).unwrap()
+        });
+        let source = "extern \"C\" __global__ void k(float* x) { __shared__ float s[9]; s[0] = x[1]; x[0] = s[0]; }";
+        for arch in ["sm_75", "sm_90a", "sm_100", "sm_120"] {
+            let request = CompileRequest {
+                name: "k".to_owned(),
+                source: source.to_owned(),
+                arch: arch.to_owned(),
+                options: Vec::new(),
+                line_info: false,
+            };
+            let cubin = Compiler::new(&nvrtc).compile(&request).unwrap().cubin;
+            assert_eq!(check(&cubin), Ok(()), "{arch}");
+            for len in 0..cubin.len() {
+                assert!(check(&cubin[..len]).is_err(), "{arch} cut to {len} of {}", cubin.len());
+            }
+        }
+    }
+
     #[test]
     fn whole_images_pass_and_cut_ones_do_not() {
         let image = image();

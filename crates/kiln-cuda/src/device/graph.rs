@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use super::module::CudaModule;
+use super::stream::InFlight;
 use super::{Gpu, Handle, Stream, driver_error};
 use crate::{CudaError, Result};
 
@@ -15,12 +16,23 @@ use crate::{CudaError, Result};
 ///
 /// May move between threads but not be shared by them: the driver does not lock graphs.
 pub struct Graph {
-    gpu: Arc<Gpu>,
-    graph: Handle<sys::CUgraph>,
-    exec: Handle<sys::CUgraphExec>,
-    modules: Vec<CudaModule>,
+    executable: Arc<Executable>,
+    kernels: usize,
     name: Arc<str>,
     _not_sync: PhantomData<Cell<()>>,
+}
+
+/// An instantiated graph with what it needs. Streams hold it too while a replay may be running.
+pub(super) struct Executable {
+    exec: Handle<sys::CUgraphExec>,
+    captured: Captured,
+    _modules: Vec<CudaModule>,
+}
+
+/// A graph as captured.
+struct Captured {
+    gpu: Arc<Gpu>,
+    raw: Handle<sys::CUgraph>,
 }
 
 impl Stream {
@@ -41,26 +53,21 @@ impl Stream {
             result::stream::begin_capture(*self.raw, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         }
         .map_err(driver_error(|| WHAT.to_owned()))?;
-        self.set_capturing(true);
+        self.start_record();
         let mut open = OpenCapture { stream: self, ended: false };
         let worked = work(self);
         let ended = open.end();
         // The reason `work` gives explains more than the capture's own failure that follows from it.
         worked?;
-        let (graph, modules) = ended?;
+        let (captured, modules) = ended?;
         // SAFETY: a graph that the capture just gave.
-        let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
-        let exec = exec.map_err(|error| {
-            // SAFETY: as above, and not used again.
-            let _ = unsafe { result::graph::destroy(graph) };
-            driver_error(|| "instantiating a graph".to_owned())(error)
-        })?;
+        let exec = unsafe { result::graph::instantiate(*captured.raw, sys::CUgraphInstantiate_flags(0)) }
+            .map_err(driver_error(|| "instantiating a graph".to_owned()))?;
+        let kernels = modules.len();
         Ok(Graph {
-            gpu: Arc::clone(&self.gpu),
-            graph: Handle(graph),
-            exec: Handle(exec),
-            name: format!("graph of {} kernels", modules.len()).into(),
-            modules,
+            executable: Arc::new(Executable { exec: Handle(exec), captured, _modules: modules }),
+            kernels,
+            name: format!("a graph of {kernels} kernels").into(),
             _not_sync: PhantomData,
         })
     }
@@ -73,29 +80,26 @@ struct OpenCapture<'a> {
 }
 
 impl OpenCapture<'_> {
-    fn end(&mut self) -> Result<(sys::CUgraph, Vec<CudaModule>)> {
+    fn end(&mut self) -> Result<(Captured, Vec<CudaModule>)> {
         self.ended = true;
-        let modules = self.stream.set_capturing(false).unwrap_or_default();
+        let modules = self.stream.end_record();
         self.stream.gpu.bind()?;
         // SAFETY: the stream is capturing, begun on this thread.
-        let graph = unsafe { result::stream::end_capture(*self.stream.raw) }
+        let raw = unsafe { result::stream::end_capture(*self.stream.raw) }
             .map_err(driver_error(|| "ending the capture of a graph".to_owned()))?;
-        if graph.is_null() {
+        if raw.is_null() {
             let detail = "the capture was invalidated".to_owned();
             return Err(CudaError::Driver { what: "capturing a graph".to_owned(), detail });
         }
-        Ok((graph, modules))
+        Ok((Captured { gpu: Arc::clone(&self.stream.gpu), raw: Handle(raw) }, modules))
     }
 }
 
 impl Drop for OpenCapture<'_> {
     fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        if let Ok((graph, _)) = self.end() {
-            // SAFETY: a graph of our own that nobody else has.
-            let _ = unsafe { result::graph::destroy(graph) };
+        if !self.ended {
+            // Only a panic of the closure comes here; the graph, if any, is dropped.
+            let _ = self.end();
         }
     }
 }
@@ -106,30 +110,35 @@ impl Graph {
     /// # Errors
     /// [`CudaError::Driver`]; faults of its kernels come from the next synchronization.
     pub fn replay(&self, stream: &Stream) -> Result<()> {
-        self.gpu.bind()?;
-        // SAFETY: an instantiated graph and a stream, both alive; `Graph` is not shared between threads.
-        unsafe { result::graph::launch(*self.exec, *stream.raw) }
-            .map_err(driver_error(|| format!("replaying a {}", self.name)))?;
-        stream.note(&self.name);
-        Ok(())
+        let gpu = &self.executable.captured.gpu;
+        stream.check_same_device(gpu, "replaying a graph")?;
+        gpu.bind()?;
+        // SAFETY: an instantiated graph and a stream of one device, both alive; `Graph` is not shared between threads.
+        unsafe { result::graph::launch(*self.executable.exec, *stream.raw) }
+            .map_err(driver_error(|| format!("replaying {}", self.name)))?;
+        stream.queued(&self.name, InFlight::Graph(Arc::clone(&self.executable)))
     }
 
     /// Kernels in it.
     pub fn kernels(&self) -> usize {
-        self.modules.len()
+        self.kernels
     }
 }
 
-impl Drop for Graph {
+impl Drop for Executable {
+    fn drop(&mut self) {
+        if self.captured.gpu.bind().is_ok() {
+            // SAFETY: made once, destroyed once; streams hold it while it may run.
+            let _ = unsafe { result::graph::exec_destroy(*self.exec) };
+        }
+    }
+}
+
+impl Drop for Captured {
     fn drop(&mut self) {
         if self.gpu.bind().is_ok() {
-            // A replay may still run.
-            let _ = result::ctx::synchronize();
-            // SAFETY: made once, destroyed once, and idle.
-            unsafe {
-                let _ = result::graph::exec_destroy(*self.exec);
-                let _ = result::graph::destroy(*self.graph);
-            }
+            // SAFETY: captured once, destroyed once.
+            let _ = unsafe { result::graph::destroy(*self.raw) };
         }
     }
 }

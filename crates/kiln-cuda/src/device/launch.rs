@@ -5,10 +5,11 @@ use std::ptr;
 
 use cudarc::driver::sys;
 
+use super::describe;
 use super::memory::DevicePtr;
 use super::module::{KernelFunction, Parameter};
 use super::properties::DeviceProperties;
-use super::{describe, stream::Stream};
+use super::stream::{InFlight, Stream};
 use crate::{CudaError, Result};
 
 /// The shape of a launch.
@@ -207,7 +208,7 @@ impl Stream {
             kernel: kernel.name.to_string(),
             reason: format!("{} for {config:?}", describe(error)),
         })?;
-        self.launched(kernel)
+        self.queued(&kernel.name, InFlight::Module(kernel.module.clone()))
     }
 }
 

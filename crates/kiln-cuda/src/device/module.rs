@@ -8,7 +8,7 @@ use cudarc::driver::{result, sys, sys::CUfunction_attribute as Attribute};
 use super::{Gpu, Handle, driver_error, elf};
 use crate::{CudaError, Result};
 
-/// A cubin on a device. Cheap to clone; unloaded with the last function of it.
+/// A cubin on a device. Cheap to clone; unloaded when nothing made from it is left and its launches are done.
 #[derive(Clone)]
 pub struct CudaModule(pub(super) Arc<Loaded>);
 
@@ -123,9 +123,7 @@ fn check_declared(kernel: &str, declared: &[usize], found: &[Parameter]) -> Resu
 impl Drop for Loaded {
     fn drop(&mut self) {
         if self.gpu.bind().is_ok() {
-            // A kernel of the module may still run. After a fault both calls fail, and there is nothing left to unload.
-            let _ = result::ctx::synchronize();
-            // SAFETY: loaded once, unloaded once, and idle.
+            // SAFETY: loaded once, unloaded once; streams hold the module while a kernel of it may run.
             let _ = unsafe { result::module::unload(*self.raw) };
         }
     }

@@ -1,6 +1,6 @@
 //! Streams and events: ordered work, copies, device-side time, and faults that name a kernel.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,8 +8,9 @@ use std::time::Duration;
 use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::{DriverError, result, sys};
 
+use super::graph::Executable;
 use super::memory::DeviceBuffer;
-use super::module::{CudaModule, Function};
+use super::module::CudaModule;
 use super::{Gpu, Handle, describe, driver_error};
 use crate::{CudaError, Result};
 
@@ -25,8 +26,26 @@ pub struct Stream {
 struct History {
     latest: VecDeque<Arc<str>>,
     count: usize,
-    /// While a graph is captured: the modules of the kernels in it.
+    /// What must not be unloaded before the work is done, by address. Waiting for the device when a module is dropped
+    /// instead would break a capture that another thread has open.
+    in_flight: HashMap<usize, InFlight>,
+    /// While a graph is captured: the module of each kernel in it.
     captured: Option<Vec<CudaModule>>,
+}
+
+/// Something that queued work runs.
+pub(super) enum InFlight {
+    Module(CudaModule),
+    Graph(Arc<Executable>),
+}
+
+impl InFlight {
+    fn address(&self) -> usize {
+        match self {
+            Self::Module(module) => Arc::as_ptr(&module.0).addr(),
+            Self::Graph(graph) => Arc::as_ptr(graph).addr(),
+        }
+    }
 }
 
 /// Names kept for a fault's message.
@@ -45,29 +64,31 @@ impl Stream {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a launch, and waits for it if the device is set so.
-    pub(super) fn launched(&self, kernel: &Function) -> Result<()> {
+    /// Notes work just queued, and waits for it if the device is set so.
+    pub(super) fn queued(&self, name: &Arc<str>, what: InFlight) -> Result<()> {
         let mut history = self.history();
-        if let Some(modules) = &mut history.captured {
-            modules.push(kernel.module.clone());
+        if let (Some(modules), InFlight::Module(module)) = (&mut history.captured, &what) {
+            modules.push(module.clone());
             return Ok(());
         }
-        history.note(&kernel.name);
+        history.note(name);
+        history.in_flight.entry(what.address()).or_insert(what);
         drop(history);
         if self.gpu.sync_each_launch.load(Ordering::Relaxed) { self.synchronize() } else { Ok(()) }
     }
 
-    pub(super) fn note(&self, name: &Arc<str>) {
-        self.history().note(name);
-    }
-
-    /// Starts or ends the record of a capture; returns the modules of one that ends.
-    pub(super) fn set_capturing(&self, on: bool) -> Option<Vec<CudaModule>> {
-        std::mem::replace(&mut self.history().captured, on.then(Vec::new))
-    }
-
     pub(super) fn is_capturing(&self) -> bool {
         self.history().captured.is_some()
+    }
+
+    /// Starts the record of a capture.
+    pub(super) fn start_record(&self) {
+        self.history().captured = Some(Vec::new());
+    }
+
+    /// Ends the record of a capture, and returns the module of each kernel in it.
+    pub(super) fn end_record(&self) -> Vec<CudaModule> {
+        self.history().captured.take().unwrap_or_default()
     }
 
     fn check_not_capturing(&self, what: &'static str) -> Result<()> {
@@ -85,16 +106,17 @@ impl Stream {
     pub fn synchronize(&self) -> Result<()> {
         self.check_not_capturing("synchronizing a stream")?;
         self.gpu.bind()?;
+        // What other threads queue while this waits must stay in the record.
+        let before = std::mem::take(&mut *self.history());
         // SAFETY: a stream of this context, alive as long as `self`.
-        let waited = unsafe { result::stream::synchronize(*self.raw) };
-        let mut history = self.history();
-        match waited {
-            Ok(()) => {
-                history.latest.clear();
-                history.count = 0;
-                Ok(())
+        match unsafe { result::stream::synchronize(*self.raw) } {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let fault = before.fault(error);
+                // The context is lost, and so is what ran on it; later errors should name the same suspects.
+                *self.history() = before;
+                Err(fault)
             }
-            Err(error) => Err(history.fault(error)),
         }
     }
 
@@ -174,13 +196,13 @@ impl Stream {
 
     /// Checks a range and the buffer's device, and binds the context for the call that follows.
     fn range_of(&self, buffer: &DeviceBuffer, what: &'static str, offset: usize, len: usize) -> Result<u64> {
-        self.same_device(&buffer.gpu, what)?;
+        self.check_same_device(&buffer.gpu, what)?;
         let start = buffer.range(what, offset, len)?;
         self.gpu.bind()?;
         Ok(start.0)
     }
 
-    fn same_device(&self, other: &Arc<Gpu>, what: &'static str) -> Result<()> {
+    pub(super) fn check_same_device(&self, other: &Arc<Gpu>, what: &'static str) -> Result<()> {
         if self.gpu.properties.ordinal != other.properties.ordinal {
             let reason = format!(
                 "it belongs to cuda:{}, the stream to cuda:{}",
@@ -196,7 +218,7 @@ impl Stream {
     /// # Errors
     /// [`CudaError::Driver`].
     pub fn record(&self, event: &Event) -> Result<()> {
-        self.same_device(&event.gpu, "recording an event")?;
+        self.check_same_device(&event.gpu, "recording an event")?;
         self.gpu.bind()?;
         // SAFETY: an event and a stream of one device, both alive.
         unsafe { result::event::record(*event.raw, *self.raw) }
@@ -220,8 +242,12 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if self.gpu.bind().is_ok() {
-            // SAFETY: created once, destroyed once; the driver lets queued work finish.
-            let _ = unsafe { result::stream::destroy(*self.raw) };
+            // SAFETY: created once, destroyed once. The wait is for the modules that queued work runs, which are
+            // unloaded with the record.
+            unsafe {
+                let _ = result::stream::synchronize(*self.raw);
+                let _ = result::stream::destroy(*self.raw);
+            }
         }
     }
 }

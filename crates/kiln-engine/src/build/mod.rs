@@ -1,0 +1,239 @@
+//! Graph to engine: fuse, generate, compile, assemble, for every target.
+
+mod report;
+
+pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
+
+use crate::engine::{Compiled, Engine, Image, Port, Resources, TargetImage, Toolchain};
+use crate::schedule::nested;
+use crate::validate::all_regions;
+use crate::{Error, Result};
+use bytes::Bytes;
+use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
+use kiln_fuse::{Fused, Plan};
+use kiln_graph::{Graph, Tensor};
+use kiln_kernels::Implementation;
+use kiln_target::Target;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// What to compile for.
+    pub targets: Vec<Target>,
+    /// Which rewrites are allowed.
+    pub numerics: kiln_fuse::Numerics,
+    /// Where NVRTC and the kernel cache are.
+    pub home: Home,
+    /// Compile GPU kernels with source line information, as the simulator's findings want.
+    pub line_info: bool,
+}
+
+/// News of a build.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// A stage begins.
+    Stage {
+        /// `fuse`, `generate`, `compile`.
+        stage: &'static str,
+        /// The target.
+        target: &'a str,
+        /// How many [`Progress::Kernel`] will follow.
+        kernels: usize,
+    },
+    /// A kernel was compiled or found in the cache.
+    Kernel {
+        /// Its name.
+        name: &'a str,
+        /// How many are ready.
+        done: usize,
+        /// How many there are.
+        total: usize,
+    },
+}
+
+/// Builds an engine for all targets of the options.
+pub fn build(
+    graph: &Graph,
+    options: &BuildOptions,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<(Engine, BuildReport)> {
+    let mut report = BuildReport::new(graph);
+    let mut weights: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut targets = Vec::new();
+    let mut fused_for: Vec<(bool, Fused)> = Vec::new();
+    let mut compiler = None;
+    for target in &options.targets {
+        let name = target.to_string();
+        let mut stages = Vec::new();
+        let start = Instant::now();
+        progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
+        // One fusion serves all GPUs: their balance of bandwidth to arithmetic differs too little to change the cuts.
+        let is_gpu = target.arch().is_some();
+        let fused = match fused_for.iter().find(|(gpu, _)| *gpu == is_gpu) {
+            Some((_, fused)) => fused.clone(),
+            None => {
+                let fused_options = kiln_fuse::Options { target: target.clone(), numerics: options.numerics, ..Default::default() };
+                let fused = kiln_fuse::fuse(graph, &fused_options)?;
+                fused_for.push((is_gpu, fused.clone()));
+                fused
+            }
+        };
+        stages.push(StageTime::since("fuse", start));
+        let mut plan = fused.plan;
+        take_weights(&mut plan, &mut weights)?;
+        let (kernels, toolchain) = match target.arch() {
+            None => (Vec::new(), None),
+            Some(arch) => {
+                let start = Instant::now();
+                progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
+                let implementations = lower(&plan, arch)?;
+                stages.push(StageTime::since("generate", start));
+                let start = Instant::now();
+                if compiler.is_none() {
+                    let nvrtc = Nvrtc::discover(&options.home)?;
+                    compiler = Some(Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&options.home)));
+                }
+                let Some(compiler) = &compiler else { return Err(no_compiler()) };
+                let total: usize = implementations.iter().map(|i| i.kernels.len()).sum();
+                progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
+                let result = compile(compiler, implementations, &name, options.line_info, progress)?;
+                stages.push(StageTime::since("compile", start));
+                (result.0, Some(result.1))
+            }
+        };
+        report.targets.push(TargetReport::new(&name, &plan, &kernels, stages, &fused.report));
+        let kernels = kernels.into_iter().map(|(compiled, _)| compiled).collect();
+        targets.push(TargetImage { target: name, toolchain, plan, kernels });
+    }
+    let port = |name: &str, id| Port { name: name.to_owned(), ty: graph.ty(id).clone() };
+    let inputs = graph
+        .inputs
+        .iter()
+        .map(|&id| match &graph.producer(id).op {
+            kiln_graph::Op::Input { name, .. } => port(name, id),
+            _ => port("", id),
+        })
+        .collect();
+    let engine = Engine {
+        model: graph.name.clone(),
+        kiln: env!("CARGO_PKG_VERSION").to_owned(),
+        graph_hash: graph_hash(graph),
+        graph_text: graph.to_text(),
+        inputs,
+        outputs: graph.outputs.iter().map(|(name, id)| port(name, *id)).collect(),
+        symbols: graph.symbols.clone(),
+        targets,
+        weights,
+        path: PathBuf::from("(in memory)"),
+    };
+    report.finish(&engine)?;
+    Ok((engine, report))
+}
+
+fn no_compiler() -> Error {
+    Error::Internal { place: "the build".into(), message: "no compiler".into() }
+}
+
+/// BLAKE3 of the canonical form of a graph and of its weights.
+pub fn graph_hash(graph: &Graph) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&graph.canonical_bytes());
+    for (name, tensor) in &graph.weights {
+        hasher.update(name.as_bytes());
+        hasher.update_rayon(tensor.data());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Moves the weights of a plan and its nested plans into the engine's table. Plans of other targets share names only for equal data.
+fn take_weights(plan: &mut Plan, table: &mut BTreeMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in std::mem::take(&mut plan.weights) {
+        match table.get(&name) {
+            Some(present) if *present != tensor => {
+                return Err(Error::Internal {
+                    place: "the build".into(),
+                    message: format!("weight `{name}` differs between plans"),
+                });
+            }
+            Some(_) => {}
+            None => {
+                table.insert(name, tensor);
+            }
+        }
+    }
+    for step in &mut plan.steps {
+        match step {
+            kiln_fuse::Step::If { then_plan, else_plan, .. } => {
+                take_weights(then_plan, table)?;
+                take_weights(else_plan, table)?;
+            }
+            kiln_fuse::Step::Loop { body, .. } => take_weights(body, table)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Kernels of every region, in the order of [`all_regions`].
+fn lower(plan: &Plan, arch: kiln_target::arch::Arch) -> Result<Vec<Implementation>> {
+    let mut all = plan
+        .regions
+        .iter()
+        .map(|region| Ok(kiln_kernels::lower(region, arch, &plan.symbols)?))
+        .collect::<Result<Vec<_>>>()?;
+    for inner in plan.steps.iter().flat_map(nested) {
+        all.extend(lower(inner, arch)?);
+    }
+    debug_assert_eq!(all.len(), all_regions(plan).len());
+    Ok(all)
+}
+
+/// A compiled region and, for each kernel, its compile time in milliseconds and whether the cache had it.
+pub(crate) type Timed = (Compiled, Vec<(f64, bool)>);
+
+fn compile(
+    compiler: &Compiler,
+    implementations: Vec<Implementation>,
+    target: &str,
+    line_info: bool,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<(Vec<Timed>, Toolchain)> {
+    let requests: Vec<CompileRequest> = implementations
+        .iter()
+        .flat_map(|i| &i.kernels)
+        .map(|kernel| CompileRequest {
+            name: kernel.entry.clone(),
+            source: kernel.source.clone(),
+            arch: target.to_owned(),
+            options: Vec::new(),
+            line_info,
+        })
+        .collect();
+    let results = compiler.compile_all(&requests, |news| {
+        progress(Progress::Kernel { name: &news.request.name, done: news.done, total: news.total });
+    });
+    let mut results = results.into_iter();
+    let mut all = Vec::with_capacity(implementations.len());
+    for implementation in implementations {
+        let (mut images, mut times) = (Vec::new(), Vec::new());
+        for kernel in &implementation.kernels {
+            let compiled = results.next().ok_or_else(no_compiler)??;
+            let log = &compiled.log;
+            let resources = Resources {
+                registers: log.registers(),
+                spill_bytes: log.spill_stores() + log.spill_loads(),
+                shared_bytes: log.static_smem() + kernel.launch.dynamic_shared,
+                stack_bytes: log.stack(),
+            };
+            times.push((compiled.compile_time.as_secs_f64() * 1e3, compiled.cache == CacheOutcome::Hit));
+            images.push(Image { cubin: Bytes::from(compiled.cubin), ptx: Bytes::from(compiled.ptx), resources });
+        }
+        all.push((Compiled { implementation, images }, times));
+    }
+    let options = requests.first().map(|r| compiler.options(r)).unwrap_or_default();
+    let toolchain = Toolchain { nvrtc: compiler.nvrtc().release().to_owned(), options, gpu: None, driver: None };
+    Ok((all, toolchain))
+}

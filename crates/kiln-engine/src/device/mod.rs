@@ -1,0 +1,137 @@
+//! What an engine runs on. A session does not know which implementation it has.
+
+mod arena;
+mod cpu;
+
+pub use cpu::CpuDevice;
+
+use crate::Result;
+use bytes::Bytes;
+use kiln_fuse::Region;
+use kiln_graph::Bindings;
+use kiln_kernels::Kernel;
+
+/// A block of device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemId(pub usize);
+
+/// A byte range of device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The block.
+    pub mem: MemId,
+    /// First byte.
+    pub offset: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// A loaded region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KernelId(pub usize);
+
+/// A loaded region with concrete shapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// What [`Device::launch`] takes.
+    pub id: usize,
+    /// Scratch memory that the launch needs.
+    pub scratch_bytes: usize,
+}
+
+/// A recorded sequence of launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecordingId(pub usize);
+
+/// Code of one region for one target.
+#[derive(Clone, Debug)]
+pub struct Module<'a> {
+    /// The region: the CPU device runs it directly; others use it for messages.
+    pub region: &'a Region,
+    /// GPU kernels in launch order with their images; empty for the CPU.
+    pub kernels: Vec<KernelImage<'a>>,
+    /// Scratch bytes that the kernels share.
+    pub scratch_bytes: kiln_graph::Dim,
+}
+
+/// One compiled kernel.
+#[derive(Clone, Debug)]
+pub struct KernelImage<'a> {
+    /// Launch description and source.
+    pub kernel: &'a Kernel,
+    /// Machine code for the exact architecture.
+    pub cubin: Bytes,
+    /// PTX of the same compilation.
+    pub ptx: Bytes,
+}
+
+/// Memory of one launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Arguments<'a> {
+    /// One place a region input.
+    pub inputs: &'a [Place],
+    /// One place a region output. Never overlaps an input or another output.
+    pub outputs: &'a [Place],
+    /// At least [`Prepared::scratch_bytes`].
+    pub scratch: Option<Place>,
+}
+
+/// A machine that runs regions.
+pub trait Device: Send {
+    /// For people: `cpu`, `cuda:0 NVIDIA H200`, `sim:sm_80`.
+    fn name(&self) -> String;
+
+    /// The engine target that it runs: `cpu` or `sm_XX[a]`.
+    fn target(&self) -> String;
+
+    /// Allocates device memory; contents are undefined.
+    fn alloc(&mut self, bytes: usize) -> Result<MemId>;
+
+    /// Makes host bytes readable on the device, without a copy where the device shares the host's memory.
+    fn map(&mut self, bytes: Bytes) -> Result<MemId>;
+
+    /// Releases a block.
+    fn free(&mut self, mem: MemId) -> Result<()>;
+
+    /// Host to device. `data` is as long as the place.
+    fn upload(&mut self, to: Place, data: &[u8]) -> Result<()>;
+
+    /// Device to host. `data` is as long as the place. Waits for earlier work.
+    fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()>;
+
+    /// Device to device, equal lengths, not overlapping.
+    fn copy(&mut self, to: Place, from: Place) -> Result<()>;
+
+    /// Sets every byte: tests poison outputs with it.
+    fn fill(&mut self, place: Place, byte: u8) -> Result<()>;
+
+    /// Loads a region's code.
+    fn load(&mut self, module: &Module<'_>) -> Result<KernelId>;
+
+    /// Fixes the shapes of a loaded region.
+    fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared>;
+
+    /// Runs a prepared region, in order with everything before.
+    fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()>;
+
+    /// Waits for all work; reports what failed.
+    fn synchronize(&mut self) -> Result<()>;
+
+    /// Starts to record launches instead of running them. `false`: this device gains nothing by it and records nothing.
+    fn begin_recording(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Ends a recording.
+    fn end_recording(&mut self) -> Result<RecordingId> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "recording launches".into() })
+    }
+
+    /// Runs a recording.
+    fn replay(&mut self, _recording: RecordingId) -> Result<()> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "replaying launches".into() })
+    }
+
+    /// How a loaded region is implemented, for reports.
+    fn implementation(&self, kernel: KernelId) -> String;
+}

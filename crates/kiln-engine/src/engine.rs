@@ -1,0 +1,125 @@
+//! An engine in memory: plans, code for each target, and weights.
+
+use crate::{Error, Result};
+use bytes::Bytes;
+use kiln_fuse::Plan;
+use kiln_graph::{Symbols, Tensor, TensorType};
+use kiln_kernels::Implementation;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Resources of one compiled kernel, from the assembler's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Registers a thread.
+    pub registers: u32,
+    /// Spill stores and loads, bytes.
+    pub spill_bytes: u32,
+    /// Static and dynamic shared memory a block, bytes.
+    pub shared_bytes: u32,
+    /// Stack frame, bytes.
+    pub stack_bytes: u32,
+}
+
+/// Machine code of one kernel.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// For the exact architecture.
+    pub cubin: Bytes,
+    /// PTX of the same compilation.
+    pub ptx: Bytes,
+    /// What it uses.
+    pub resources: Resources,
+}
+
+/// A region's kernels for one target.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// Source and launch.
+    pub implementation: Implementation,
+    /// One an implementation's kernel.
+    pub images: Vec<Image>,
+}
+
+/// Where the code of a target came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Toolchain {
+    /// NVRTC version, for instance `13.0`.
+    pub nvrtc: String,
+    /// Options of every compilation.
+    pub options: Vec<String>,
+    /// GPU that it was tuned on, if any.
+    pub gpu: Option<String>,
+    /// Driver at that time.
+    pub driver: Option<String>,
+}
+
+/// Everything for one target.
+#[derive(Clone, Debug)]
+pub struct TargetImage {
+    /// `cpu` or `sm_XX[a]`.
+    pub target: String,
+    /// Absent for the CPU, whose regions need no compilation.
+    pub toolchain: Option<Toolchain>,
+    /// What runs.
+    pub plan: Plan,
+    /// One a region: the plan's, then its nested plans' in step order. Empty for the CPU.
+    pub kernels: Vec<Compiled>,
+}
+
+/// Name and type of an input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Public name.
+    pub name: String,
+    /// Element type and symbolic shape.
+    #[serde(flatten)]
+    pub ty: TensorType,
+}
+
+/// A built or loaded engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// Name of the model.
+    pub model: String,
+    /// Version of Kiln that built it.
+    pub kiln: String,
+    /// BLAKE3 of the canonical graph with its weights.
+    pub graph_hash: String,
+    /// The original graph's text form, without weight data.
+    pub graph_text: String,
+    /// Signature.
+    pub inputs: Vec<Port>,
+    /// Signature.
+    pub outputs: Vec<Port>,
+    /// Ranges of the symbols: the profile.
+    pub symbols: Symbols,
+    /// One a target.
+    pub targets: Vec<TargetImage>,
+    /// Weights of all plans by name.
+    pub weights: BTreeMap<String, Tensor>,
+    /// The file, when it came from one.
+    pub path: PathBuf,
+}
+
+impl Engine {
+    /// The image for a target; the error names those present.
+    pub fn target(&self, target: &str) -> Result<&TargetImage> {
+        self.targets.iter().find(|t| t.target == target).ok_or_else(|| {
+            let present: Vec<&str> = self.targets.iter().map(|t| t.target.as_str()).collect();
+            Error::Mismatch {
+                path: self.path.clone(),
+                field: "target",
+                expected: target.to_owned(),
+                found: present.join(", "),
+                fix: format!("build the model again with `--target {}`", [&present[..], &[target]].concat().join(",")),
+            }
+        })
+    }
+
+    /// Bytes of all weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.values().map(|t| t.data().len()).sum()
+    }
+}

@@ -1,0 +1,112 @@
+//! What can go wrong when an engine is built, read or run.
+
+use std::path::PathBuf;
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of building, reading or running an engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A graph problem.
+    #[error(transparent)]
+    Graph(#[from] kiln_graph::Error),
+    /// A fusion problem.
+    #[error(transparent)]
+    Fuse(#[from] kiln_fuse::Error),
+    /// A region has no kernel for the target.
+    #[error(transparent)]
+    Kernels(#[from] kiln_kernels::Error),
+    /// NVRTC or the CUDA driver.
+    #[error(transparent)]
+    Cuda(#[from] kiln_cuda::Error),
+    /// The CPU device.
+    #[error(transparent)]
+    Cpu(#[from] kiln_cpu::Error),
+    /// The simulator.
+    #[error(transparent)]
+    Sim(#[from] kiln_sim::Error),
+    /// A file cannot be read or written.
+    #[error("{action} {path}: {source}{}", disk_hint(source))]
+    Io {
+        /// `read`, `write`, `map`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The bytes are not an engine, or a damaged one.
+    #[error("{path}: not a usable Kiln engine: {message}; build it again with `kiln build`")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Field, expected, found.
+        message: String,
+    },
+    /// The engine was made by or for something else.
+    #[error("{path}: {field} does not match: expected {expected}, found {found}; {fix}")]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The field of the stamp.
+        field: &'static str,
+        /// What this program or device needs.
+        expected: String,
+        /// What the file says.
+        found: String,
+        /// The command that helps.
+        fix: String,
+    },
+    /// A run was given the wrong input.
+    #[error("input `{name}`: {message}")]
+    Input {
+        /// The input.
+        name: String,
+        /// Expected and found.
+        message: String,
+    },
+    /// The device cannot do this.
+    #[error("{device}: {what} is not supported")]
+    Unsupported {
+        /// The device.
+        device: String,
+        /// What was asked.
+        what: String,
+    },
+    /// Memory ran out.
+    #[error("{device}: cannot allocate {bytes} bytes; use smaller shapes or a device with more memory")]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// A promise between engine and device was broken: a bug in Kiln.
+    #[error("internal error in {place}: {message}; please report it")]
+    Internal {
+        /// Where.
+        place: String,
+        /// What.
+        message: String,
+    },
+    /// A compiled kernel spills registers, which Kiln does not ship.
+    #[error("kernel `{kernel}` for {target} spills {bytes} bytes of registers")]
+    Spill {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        target: String,
+        /// Spilled bytes.
+        bytes: u32,
+    },
+}
+
+fn disk_hint(e: &std::io::Error) -> &'static str {
+    match e.kind() {
+        std::io::ErrorKind::StorageFull => "; free some disk space and try again (nothing was lost)",
+        std::io::ErrorKind::NotFound => "; check the path",
+        _ => "",
+    }
+}

@@ -1,0 +1,147 @@
+//! Reading an engine: every length and offset is checked against the file before it is used.
+
+use super::header::{Header, KernelRecord, Section};
+use super::{FORMAT, HEADER_AT, MAGIC, map};
+use crate::engine::{Compiled, Engine, Image, TargetImage};
+use crate::{Error, Result, validate};
+use bytes::Bytes;
+use kiln_graph::Tensor;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Maps an engine and reads its header only.
+pub fn read_header(path: &Path) -> Result<Header> {
+    let file = map::map(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+    header(&file, path)
+}
+
+/// Maps an engine. Weights stay in the mapped file; every section is checked against its hash.
+pub fn load(path: &Path) -> Result<Engine> {
+    let file = map::map(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+    parse(&file, path)
+}
+
+fn corrupt(path: &Path, message: impl Into<String>) -> Error {
+    Error::Corrupt { path: path.to_owned(), message: message.into() }
+}
+
+fn header(file: &Bytes, path: &Path) -> Result<Header> {
+    if file.len() < HEADER_AT || !file.starts_with(MAGIC) {
+        return Err(corrupt(path, format!("expected the magic bytes KILNENG at the start, in a file of {} bytes", file.len())));
+    }
+    let word = |at: usize, n: usize| file[at..at + n].iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
+    let format = word(8, 4);
+    if format != u64::from(FORMAT) {
+        return Err(Error::Mismatch {
+            path: path.to_owned(),
+            field: "format version",
+            expected: FORMAT.to_string(),
+            found: format.to_string(),
+            fix: "build the engine again with this version of Kiln, or use the version that built it".into(),
+        });
+    }
+    let length = usize::try_from(word(16, 8)).unwrap_or(usize::MAX);
+    let Some(json) = HEADER_AT.checked_add(length).and_then(|end| file.get(HEADER_AT..end)) else {
+        return Err(corrupt(path, format!("the header has {length} bytes, the whole file {}; it is truncated", file.len())));
+    };
+    let hash = blake3::hash(json);
+    if hash.as_bytes()[..] != file[24..56] {
+        return Err(corrupt(path, "the header does not match its hash"));
+    }
+    let header: Header = serde_json::from_slice(json).map_err(|e| corrupt(path, format!("header: {e}")))?;
+    if header.stamp.kiln != env!("CARGO_PKG_VERSION") {
+        return Err(Error::Mismatch {
+            path: path.to_owned(),
+            field: "Kiln version",
+            expected: env!("CARGO_PKG_VERSION").into(),
+            found: header.stamp.kiln,
+            fix: "build the engine again with this version of Kiln, or use the version that built it".into(),
+        });
+    }
+    Ok(header)
+}
+
+/// Reads an engine from bytes; `path` is for messages.
+pub(crate) fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
+    let header = header(file, path)?;
+    let mut sections: BTreeMap<&str, Bytes> = BTreeMap::new();
+    for section in &header.sections {
+        if sections.insert(&section.name, contents(file, section, path)?).is_some() {
+            return Err(corrupt(path, format!("section `{}` occurs twice", section.name)));
+        }
+    }
+    let get = |name: &str| sections.get(name).cloned().ok_or_else(|| corrupt(path, format!("section `{name}` is missing")));
+    let mut targets = Vec::new();
+    for t in &header.targets {
+        let plan: kiln_fuse::Plan =
+            serde_json::from_slice(&get(&t.plan)?).map_err(|e| corrupt(path, format!("section `{}`: {e}", t.plan)))?;
+        let kernels = match (&t.kernels, &t.code) {
+            (Some(kernels), Some(code)) => {
+                let (json, code) = (get(kernels)?, get(code)?);
+                let records: Vec<KernelRecord> =
+                    serde_json::from_slice(&json).map_err(|e| corrupt(path, format!("section `{kernels}`: {e}")))?;
+                records.into_iter().map(|r| compiled(r, &code, path)).collect::<Result<Vec<_>>>()?
+            }
+            _ => Vec::new(),
+        };
+        validate::plan(&plan, &t.target, &kernels).map_err(|message| corrupt(path, message))?;
+        targets.push(TargetImage { target: t.target.clone(), toolchain: t.toolchain.clone(), plan, kernels });
+    }
+    let data = get("weights")?;
+    let mut weights = BTreeMap::new();
+    for w in &header.weights {
+        let bytes = w.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| w.dtype.bytes_for(n));
+        let range = bytes.and_then(|b| Some(w.offset..w.offset.checked_add(b)?)).filter(|r| r.end <= data.len());
+        let Some(range) = range else {
+            return Err(corrupt(path, format!("weight `{}` leaves its section of {} bytes", w.name, data.len())));
+        };
+        weights.insert(w.name.clone(), Tensor::new(w.dtype, w.shape.clone(), data.slice(range))?);
+    }
+    for target in &targets {
+        validate::weights(&target.plan, &weights).map_err(|message| corrupt(path, message))?;
+    }
+    let graph_text = String::from_utf8(get("graph")?.to_vec()).map_err(|e| corrupt(path, format!("section `graph`: {e}")))?;
+    Ok(Engine {
+        model: header.model,
+        kiln: header.stamp.kiln,
+        graph_hash: header.stamp.graph_hash,
+        graph_text,
+        inputs: header.inputs,
+        outputs: header.outputs,
+        symbols: header.symbols,
+        targets,
+        weights,
+        path: path.to_owned(),
+    })
+}
+
+fn contents(file: &Bytes, section: &Section, path: &Path) -> Result<Bytes> {
+    let Section { name, offset, length, blake3 } = section;
+    let Some(end) = offset.checked_add(*length).filter(|&end| end <= file.len()) else {
+        return Err(corrupt(
+            path,
+            format!("section `{name}` has {length} bytes at {offset}, the whole file {}; it is truncated", file.len()),
+        ));
+    };
+    let data = file.slice(*offset..end);
+    let found = blake3::Hasher::new().update_rayon(&data).finalize().to_hex();
+    if found.as_str() != blake3 {
+        return Err(corrupt(path, format!("section `{name}` does not match its hash: expected {blake3}, found {found}")));
+    }
+    Ok(data)
+}
+
+fn compiled(record: KernelRecord, code: &Bytes, path: &Path) -> Result<Compiled> {
+    let cut = |(at, length): (usize, usize)| {
+        at.checked_add(length)
+            .filter(|&end| end <= code.len())
+            .map(|end| code.slice(at..end))
+            .ok_or_else(|| corrupt(path, format!("a kernel's code at {at}, {length} bytes, leaves its section of {}", code.len())))
+    };
+    let images = record
+        .images
+        .iter()
+        .map(|i| Ok(Image { cubin: cut(i.cubin)?, ptx: cut(i.ptx)?, resources: i.resources }))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Compiled { implementation: record.implementation, images })
+}

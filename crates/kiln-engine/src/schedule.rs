@@ -1,0 +1,368 @@
+//! A plan under concrete shapes: every buffer has a place, every step its prepared kernel.
+
+use crate::device::{Device, KernelId, MemId, Place};
+use crate::memory::{self, Lifetime};
+use crate::{Error, Result};
+use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_graph::{Bindings, Graph};
+use std::collections::BTreeMap;
+
+/// The loaded kernels of a plan and, in step order, of its nested plans.
+#[derive(Clone, Debug, Default)]
+pub struct LoadedPlan {
+    /// One a region.
+    pub kernels: Vec<KernelId>,
+    /// One a nested plan, in the order [`nested`] yields them.
+    pub nested: Vec<LoadedPlan>,
+}
+
+/// The plans inside a step: an `If`'s branches or a `Loop`'s body.
+pub fn nested(step: &Step) -> Vec<&Plan> {
+    match step {
+        Step::If { then_plan, else_plan, .. } => vec![then_plan, else_plan],
+        Step::Loop { body, .. } => vec![body],
+        _ => Vec::new(),
+    }
+}
+
+/// One executable step.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Launch a prepared region.
+    Launch {
+        /// From [`Device::prepare`].
+        prepared: usize,
+        /// Operands.
+        inputs: Vec<Place>,
+        /// Results.
+        outputs: Vec<Place>,
+        /// Scratch.
+        scratch: Option<Place>,
+    },
+    /// Branch.
+    If {
+        /// One byte: bool.
+        cond: Place,
+        /// The two branches.
+        branches: Box<[Schedule; 2]>,
+        /// Copied to the branch's inputs.
+        captures: Vec<Place>,
+        /// Copied from the branch's outputs.
+        outputs: Vec<Place>,
+    },
+    /// Repetition.
+    Loop {
+        /// i64.
+        trip: Place,
+        /// bool.
+        cond: Place,
+        /// The body.
+        body: Box<Schedule>,
+        /// Initial values.
+        carried: Vec<Place>,
+        /// Invariants.
+        captures: Vec<Place>,
+        /// Carried results, then scans.
+        outputs: Vec<Place>,
+        /// Where carried values rest between iterations when the body hands inputs straight through.
+        staging: Vec<Place>,
+    },
+    /// A node that the host runs.
+    Host {
+        /// Operands.
+        inputs: Vec<(BufferId, Place)>,
+        /// Results.
+        outputs: Vec<(BufferId, Place)>,
+    },
+}
+
+/// A plan with concrete shapes and places.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// Executable steps, one a plan step.
+    pub actions: Vec<Action>,
+    /// The place of every buffer.
+    pub places: Vec<Place>,
+    /// Extents of every buffer.
+    pub shapes: Vec<Vec<usize>>,
+    /// Arena bytes this schedule uses.
+    pub arena_bytes: usize,
+    /// No layout of the same lifetimes can use less.
+    pub lower_bound: usize,
+    /// The symbol values that it was made for.
+    pub bindings: Bindings,
+}
+
+/// The arena of a schedule before it is allocated; [`Schedule::rebase`] replaces it.
+const ARENA: MemId = MemId(usize::MAX);
+
+/// Where weights lie: name to place.
+pub type WeightPlaces = BTreeMap<String, Place>;
+
+/// Lays out `plan` under `bindings`. `keep_inputs`: inputs stay alive to the end, as a loop body needs. The arena is symbolic until
+/// [`Schedule::rebase`].
+pub fn schedule(
+    plan: &Plan,
+    loaded: &LoadedPlan,
+    bindings: &Bindings,
+    weights: &WeightPlaces,
+    device: &mut dyn Device,
+    keep_inputs: bool,
+) -> Result<Schedule> {
+    let shapes = plan.buffers.iter().map(|b| b.ty.concrete(bindings)).collect::<kiln_graph::Result<Vec<_>>>()?;
+    let bytes = plan
+        .buffers
+        .iter()
+        .zip(&shapes)
+        .map(|(b, shape)| {
+            let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| b.ty.dtype.bytes_for(n));
+            n.ok_or_else(|| kiln_graph::Error::TooLarge { dtype: b.ty.dtype, shape: shape.clone() }.into())
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let root = |id: BufferId| -> usize {
+        let mut at = id.index();
+        while let Some(next) = plan.buffers[at].alias_of {
+            at = next.index();
+        }
+        at
+    };
+    let end = plan.steps.len();
+    let mut live: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
+    let mut touch = |id: BufferId, at: usize| {
+        let l = live[root(id)].get_or_insert((at, at));
+        *l = (l.0.min(at), l.1.max(at));
+    };
+    for &input in &plan.inputs {
+        touch(input, 0);
+        if keep_inputs {
+            touch(input, end);
+        }
+    }
+    for (_, output) in &plan.outputs {
+        touch(*output, end);
+    }
+    for (i, step) in plan.steps.iter().enumerate() {
+        for id in operands(step).chain(results(step)) {
+            touch(id, i);
+        }
+    }
+    // One lifetime a root buffer outside the weights, then one a scratch.
+    let mut lifetimes = Vec::new();
+    let mut slot = vec![usize::MAX; plan.buffers.len()];
+    for (i, buffer) in plan.buffers.iter().enumerate() {
+        if buffer.alias_of.is_none()
+            && !matches!(buffer.kind, BufferKind::Weight(_))
+            && let Some((first, last)) = live[i]
+        {
+            slot[i] = lifetimes.len();
+            lifetimes.push(Lifetime { bytes: bytes[i], first, last });
+        }
+    }
+    enum Pending {
+        Launch { prepared: usize, scratch: Option<usize> },
+        Nested { schedules: Vec<(Schedule, usize)>, staging: Vec<usize> },
+        Host,
+    }
+    let mut pending = Vec::with_capacity(plan.steps.len());
+    let mut nested_plans = loaded.nested.iter();
+    for (i, step) in plan.steps.iter().enumerate() {
+        let mut reserve = |bytes: usize| {
+            lifetimes.push(Lifetime { bytes, first: i, last: i });
+            lifetimes.len() - 1
+        };
+        pending.push(match step {
+            Step::Run { region, .. } => {
+                let prepared = device.prepare(loaded.kernels[*region], bindings)?;
+                let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
+                Pending::Launch { prepared: prepared.id, scratch }
+            }
+            Step::Host { .. } => Pending::Host,
+            Step::If { .. } | Step::Loop { .. } => {
+                let keep = matches!(step, Step::Loop { .. });
+                let mut schedules = Vec::new();
+                for inner in nested(step) {
+                    let loaded = nested_plans.next().ok_or_else(|| internal("a nested plan is not loaded"))?;
+                    let s = schedule(inner, loaded, bindings, weights, device, keep)?;
+                    let at = reserve(s.arena_bytes);
+                    schedules.push((s, at));
+                }
+                let mut staging = Vec::new();
+                if let Step::Loop { body, carried, .. } = step {
+                    for (_, out) in body.outputs.iter().take(1 + carried.len()) {
+                        staging.push(reserve(bytes_of(body, *out, bindings)?));
+                    }
+                }
+                Pending::Nested { schedules, staging }
+            }
+        });
+    }
+    let layout = memory::plan(&lifetimes);
+    let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
+    let places = (0..plan.buffers.len())
+        .map(|i| {
+            let at = root(BufferId(i as u32));
+            Ok(match &plan.buffers[at].kind {
+                BufferKind::Weight(name) => {
+                    let place = weights.get(name).ok_or_else(|| internal(&format!("weight `{name}` is not loaded")))?;
+                    if place.bytes != bytes[i] {
+                        return Err(internal(&format!("weight `{name}` has {} bytes, not {}", place.bytes, bytes[i])));
+                    }
+                    *place
+                }
+                _ if slot[at] == usize::MAX => Place { mem: ARENA, offset: 0, bytes: 0 },
+                _ => arena(slot[at], bytes[i]),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let at = |ids: &[BufferId]| ids.iter().map(|id| places[id.index()]).collect::<Vec<_>>();
+    let actions = plan
+        .steps
+        .iter()
+        .zip(pending)
+        .map(|(step, pending)| {
+            Ok(match (step, pending) {
+                (Step::Run { inputs, outputs, .. }, Pending::Launch { prepared, scratch }) => Action::Launch {
+                    prepared,
+                    inputs: at(inputs),
+                    outputs: at(outputs),
+                    scratch: scratch.map(|s| arena(s, lifetimes[s].bytes)),
+                },
+                (Step::Host { inputs, outputs, .. }, Pending::Host) => Action::Host {
+                    inputs: inputs.iter().map(|&b| (b, places[b.index()])).collect(),
+                    outputs: outputs.iter().map(|&b| (b, places[b.index()])).collect(),
+                },
+                (Step::If { cond, captures, outputs, .. }, Pending::Nested { mut schedules, .. }) => {
+                    for (s, slot) in &mut schedules {
+                        s.shift(layout.offsets[*slot]);
+                    }
+                    let mut branches = schedules.into_iter().map(|(s, _)| s);
+                    let (Some(a), Some(b)) = (branches.next(), branches.next()) else {
+                        return Err(internal("an If has two branches"));
+                    };
+                    Action::If {
+                        cond: places[cond.index()],
+                        branches: Box::new([a, b]),
+                        captures: at(captures),
+                        outputs: at(outputs),
+                    }
+                }
+                (Step::Loop { trip, cond, carried, captures, outputs, .. }, Pending::Nested { mut schedules, staging }) => {
+                    let Some((mut body, slot)) = schedules.pop() else { return Err(internal("a Loop has a body")) };
+                    body.shift(layout.offsets[slot]);
+                    Action::Loop {
+                        trip: places[trip.index()],
+                        cond: places[cond.index()],
+                        body: Box::new(body),
+                        carried: at(carried),
+                        captures: at(captures),
+                        outputs: at(outputs),
+                        staging: staging.into_iter().map(|s| arena(s, lifetimes[s].bytes)).collect(),
+                    }
+                }
+                _ => return Err(internal("a step changed its kind")),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Schedule {
+        actions,
+        places,
+        shapes,
+        arena_bytes: layout.arena_bytes,
+        lower_bound: layout.lower_bound,
+        bindings: bindings.clone(),
+    })
+}
+
+fn bytes_of(plan: &Plan, id: BufferId, bindings: &Bindings) -> Result<usize> {
+    let ty = &plan.buffers[id.index()].ty;
+    let shape = ty.concrete(bindings)?;
+    shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .and_then(|n| ty.dtype.bytes_for(n))
+        .ok_or_else(|| kiln_graph::Error::TooLarge { dtype: ty.dtype, shape }.into())
+}
+
+fn internal(message: &str) -> Error {
+    Error::Internal { place: "the scheduler".into(), message: message.into() }
+}
+
+/// Buffers that a step reads.
+pub fn operands(step: &Step) -> impl Iterator<Item = BufferId> {
+    let (head, a, b): (Vec<BufferId>, &[BufferId], &[BufferId]) = match step {
+        Step::Run { inputs, .. } | Step::Host { inputs, .. } => (Vec::new(), inputs, &[]),
+        Step::If { cond, captures, .. } => (vec![*cond], captures, &[]),
+        Step::Loop { trip, cond, carried, captures, .. } => (vec![*trip, *cond], carried, captures),
+    };
+    head.into_iter().chain(a.iter().copied()).chain(b.iter().copied())
+}
+
+/// Buffers that a step writes.
+pub fn results(step: &Step) -> impl Iterator<Item = BufferId> {
+    let (Step::Run { outputs, .. } | Step::Host { outputs, .. } | Step::If { outputs, .. } | Step::Loop { outputs, .. }) =
+        step;
+    outputs.iter().copied()
+}
+
+impl Schedule {
+    fn each_place(&mut self, f: &mut dyn FnMut(&mut Place)) {
+        self.places.iter_mut().for_each(&mut *f);
+        for action in &mut self.actions {
+            match action {
+                Action::Launch { inputs, outputs, scratch, .. } => {
+                    inputs.iter_mut().chain(outputs).chain(scratch).for_each(&mut *f);
+                }
+                Action::Host { inputs, outputs, .. } => {
+                    inputs.iter_mut().chain(outputs).for_each(|(_, p)| f(p));
+                }
+                Action::If { cond, branches, captures, outputs } => {
+                    f(cond);
+                    captures.iter_mut().chain(outputs).for_each(&mut *f);
+                    branches.iter_mut().for_each(|b| b.each_place(f));
+                }
+                Action::Loop { trip, cond, body, carried, captures, outputs, staging } => {
+                    f(trip);
+                    f(cond);
+                    carried.iter_mut().chain(captures).chain(outputs).chain(staging).for_each(&mut *f);
+                    body.each_place(f);
+                }
+            }
+        }
+    }
+
+    fn shift(&mut self, by: usize) {
+        self.each_place(&mut |p| {
+            if p.mem == ARENA {
+                p.offset += by;
+            }
+        });
+    }
+
+    /// Puts the schedule's arena at the start of a block.
+    pub fn rebase(&mut self, arena: MemId) {
+        self.each_place(&mut |p| {
+            if p.mem == ARENA {
+                p.mem = arena;
+            }
+        });
+    }
+}
+
+/// The inputs, symbols and constraints of a plan as a graph without computation: what binding needs.
+pub fn signature(plan: &Plan) -> Graph {
+    let mut graph = Graph::new(plan.name.clone());
+    for &id in &plan.inputs {
+        let buffer = &plan.buffers[id.index()];
+        if let BufferKind::Input(name) = &buffer.kind {
+            graph.push_node(
+                kiln_graph::Op::Input { name: name.clone(), ty: buffer.ty.clone() },
+                &[],
+                vec![buffer.ty.clone()],
+                name,
+            );
+        }
+    }
+    graph.symbols = plan.symbols.clone();
+    graph.constraints = plan.constraints.clone();
+    graph
+}

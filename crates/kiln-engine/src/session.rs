@@ -1,0 +1,386 @@
+//! Running an engine: named tensors in, named tensors out.
+
+use crate::device::{Arguments, Device, KernelImage, MemId, Module, Place, RecordingId};
+use crate::engine::{Engine, TargetImage};
+use crate::schedule::{Action, LoadedPlan, Schedule, WeightPlaces, nested, schedule, signature};
+use crate::{Error, Result};
+use bytes::Bytes;
+use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// An engine loaded on a device.
+pub struct Session {
+    device: Box<dyn Device>,
+    plan: Plan,
+    loaded: LoadedPlan,
+    signature: Graph,
+    weights: WeightPlaces,
+    weight_bytes: usize,
+    arena: Option<(MemId, usize)>,
+    schedules: HashMap<Vec<(String, i64)>, Prepared>,
+}
+
+struct Prepared {
+    schedule: Schedule,
+    recording: Recording,
+}
+
+enum Recording {
+    /// The next run may be recorded.
+    Wanted,
+    Ready(RecordingId),
+    /// Control flow, host steps, or a device without recordings.
+    Never,
+}
+
+/// Wall time of the parts of one run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunTimes {
+    /// Binding shapes and copying inputs to the device.
+    pub upload: Duration,
+    /// Issuing the launches.
+    pub enqueue: Duration,
+    /// From the first launch until the last has finished.
+    pub compute: Duration,
+    /// Copying outputs to the host.
+    pub download: Duration,
+}
+
+/// Memory of a session under its last shapes, bytes.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Memory {
+    /// Weights.
+    pub weights: usize,
+    /// The activation arena.
+    pub arena: usize,
+    /// The most that is alive at one step: no arena can be smaller.
+    pub lower_bound: usize,
+}
+
+/// What an observer of a run sees after each step.
+pub struct Observation<'a> {
+    /// Index of the step.
+    pub index: usize,
+    /// The step.
+    pub step: &'a Step,
+    /// Its wall time, with the device idle before and after.
+    pub time: Duration,
+    /// Its results: buffer and contents.
+    pub results: Vec<(BufferId, Tensor)>,
+}
+
+type Observer<'a> = &'a mut dyn FnMut(Observation<'_>);
+
+impl Session {
+    /// Loads an engine's code for the device's target, and its weights. Weights are mapped, not copied, where the device shares memory.
+    pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
+        let image = engine.target(&device.target())?;
+        let plan = image.plan.clone();
+        let loaded = load(&plan, image, &mut 0, device.as_mut())?;
+        let mut weights = WeightPlaces::new();
+        let mut weight_bytes = 0;
+        for (name, tensor) in &engine.weights {
+            let mem = device.map(tensor.data().clone())?;
+            weight_bytes += tensor.data().len();
+            weights.insert(name.clone(), Place { mem, offset: 0, bytes: tensor.data().len() });
+        }
+        let signature = signature(&plan);
+        Ok(Session { device, plan, loaded, signature, weights, weight_bytes, arena: None, schedules: HashMap::new() })
+    }
+
+    /// What runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Values of the shape symbols that these inputs give; an error names the input that does not fit.
+    pub fn bind(&self, inputs: &[(&str, &Tensor)]) -> Result<Bindings> {
+        let shapes: Vec<Vec<usize>> = self.order(inputs)?.iter().map(|t| t.shape().to_vec()).collect();
+        Ok(kiln_graph::bind_symbols(&self.signature, &shapes)?)
+    }
+
+    /// The device's name.
+    pub fn device_name(&self) -> String {
+        self.device.name()
+    }
+
+    /// Inputs: name and type.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
+        self.plan.inputs.iter().map(|id| {
+            let b = &self.plan.buffers[id.index()];
+            let name = match &b.kind {
+                BufferKind::Input(name) => name.as_str(),
+                _ => b.name.as_str(),
+            };
+            (name, &b.ty)
+        })
+    }
+
+    /// Outputs: name and type.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
+        self.plan.outputs.iter().map(|(name, id)| (name.as_str(), &self.plan.buffers[id.index()].ty))
+    }
+
+    /// Memory under the last shapes that ran.
+    pub fn memory(&self) -> Memory {
+        let used = self.schedules.values().map(|p| &p.schedule).max_by_key(|s| s.arena_bytes);
+        Memory {
+            weights: self.weight_bytes,
+            arena: self.arena.map_or(0, |a| a.1),
+            lower_bound: used.map_or(0, |s| s.lower_bound),
+        }
+    }
+
+    /// How each region of the plan runs: name and implementation.
+    pub fn implementations(&self) -> Vec<(String, String)> {
+        let names = self.plan.regions.iter().map(|r| r.name.clone());
+        names.zip(self.loaded.kernels.iter().map(|&k| self.device.implementation(k))).collect()
+    }
+
+    /// Runs the model. Inputs by name, in any order; outputs in the model's order.
+    pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.execute(inputs, None)?.0)
+    }
+
+    /// [`Session::run`] with the wall time of its parts.
+    pub fn run_timed(&mut self, inputs: &[(&str, &Tensor)]) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
+        self.execute(inputs, None)
+    }
+
+    /// [`Session::run`], showing every step's results and time. Slower: the device waits after each step.
+    pub fn run_observed(&mut self, inputs: &[(&str, &Tensor)], observer: Observer<'_>) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.execute(inputs, Some(observer))?.0)
+    }
+
+    /// Fills the arena with a byte, so that a kernel that fails to write its output is noticed.
+    pub fn poison(&mut self, byte: u8) -> Result<()> {
+        match self.arena {
+            Some((mem, bytes)) => self.device.fill(Place { mem, offset: 0, bytes }, byte),
+            None => Ok(()),
+        }
+    }
+
+    fn execute(&mut self, inputs: &[(&str, &Tensor)], observer: Option<Observer<'_>>) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
+        let start = Instant::now();
+        let ordered = self.order(inputs)?;
+        let bindings = self.bind(inputs)?;
+        let key: Vec<(String, i64)> = bindings.iter().map(|(k, v)| (k.clone(), *v)).collect();
+        self.prepare(&key, &bindings)?;
+        let Session { device, plan, schedules, .. } = self;
+        let Some(Prepared { schedule, recording }) = schedules.get_mut(&key) else {
+            return Err(internal("a schedule is missing"));
+        };
+        for (tensor, id) in ordered.iter().zip(&plan.inputs) {
+            device.upload(schedule.places[id.index()], tensor.data())?;
+        }
+        device.synchronize()?;
+        let upload = start.elapsed();
+        let launched = Instant::now();
+        let run = |device: &mut dyn Device, observer| run_schedule(device, plan, schedule, observer);
+        match recording {
+            _ if observer.is_some() => run(device.as_mut(), observer)?,
+            Recording::Ready(id) => device.replay(*id)?,
+            Recording::Wanted if schedule.actions.iter().all(|a| matches!(a, Action::Launch { .. })) && device.begin_recording()? => {
+                run(device.as_mut(), None)?;
+                let id = device.end_recording()?;
+                *recording = Recording::Ready(id);
+                device.replay(id)?;
+            }
+            _ => {
+                *recording = Recording::Never;
+                run(device.as_mut(), None)?;
+            }
+        }
+        let enqueue = launched.elapsed();
+        device.synchronize()?;
+        let compute = launched.elapsed();
+        let done = Instant::now();
+        let outputs = plan
+            .outputs
+            .iter()
+            .map(|(name, id)| Ok((name.clone(), fetch(device.as_mut(), plan, schedule, *id)?)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok((outputs, RunTimes { upload, enqueue, compute, download: done.elapsed() }))
+    }
+
+    fn order<'t>(&self, inputs: &[(&str, &'t Tensor)]) -> Result<Vec<&'t Tensor>> {
+        let known: Vec<(&str, &TensorType)> = self.inputs().collect();
+        for (name, _) in inputs {
+            if !known.iter().any(|(k, _)| k == name) {
+                let names: Vec<&str> = known.iter().map(|k| k.0).collect();
+                return Err(input_error(name, format!("the model has no such input; it has {}", names.join(", "))));
+            }
+        }
+        known
+            .iter()
+            .map(|(name, ty)| {
+                let Some((_, tensor)) = inputs.iter().find(|(n, _)| n == name) else {
+                    return Err(input_error(name, format!("missing; expected {ty}")));
+                };
+                if tensor.dtype() != ty.dtype || tensor.shape().len() != ty.rank() {
+                    return Err(input_error(name, format!("expected {ty}, found {}{:?}", tensor.dtype(), tensor.shape())));
+                }
+                Ok(*tensor)
+            })
+            .collect()
+    }
+
+    fn prepare(&mut self, key: &[(String, i64)], bindings: &Bindings) -> Result<()> {
+        if self.schedules.contains_key(key) {
+            return Ok(());
+        }
+        let mut made = schedule(&self.plan, &self.loaded, bindings, &self.weights, self.device.as_mut(), false)?;
+        let arena = match self.arena {
+            Some((mem, bytes)) if bytes >= made.arena_bytes => mem,
+            old => {
+                // Schedules and recordings point into the old arena: they go with it.
+                self.schedules.clear();
+                self.arena = None;
+                if let Some((mem, _)) = old {
+                    self.device.free(mem)?;
+                }
+                let mem = self.device.alloc(made.arena_bytes)?;
+                self.arena = Some((mem, made.arena_bytes));
+                mem
+            }
+        };
+        made.rebase(arena);
+        self.schedules.insert(key.to_vec(), Prepared { schedule: made, recording: Recording::Wanted });
+        Ok(())
+    }
+}
+
+fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Device) -> Result<LoadedPlan> {
+    let mut loaded = LoadedPlan::default();
+    for region in &plan.regions {
+        let module = match image.kernels.get(*next) {
+            Some(compiled) => Module {
+                region,
+                kernels: compiled
+                    .implementation
+                    .kernels
+                    .iter()
+                    .zip(&compiled.images)
+                    .map(|(kernel, i)| KernelImage { kernel, cubin: i.cubin.clone(), ptx: i.ptx.clone() })
+                    .collect(),
+                scratch_bytes: compiled.implementation.scratch_bytes.clone(),
+            },
+            None => Module { region, kernels: Vec::new(), scratch_bytes: Dim::from(0) },
+        };
+        *next += 1;
+        loaded.kernels.push(device.load(&module)?);
+    }
+    for inner in plan.steps.iter().flat_map(nested) {
+        loaded.nested.push(load(inner, image, next, device)?);
+    }
+    Ok(loaded)
+}
+
+fn internal(message: &str) -> Error {
+    Error::Internal { place: "the session".into(), message: message.into() }
+}
+
+fn input_error(name: &str, message: String) -> Error {
+    Error::Input { name: name.into(), message }
+}
+
+fn fetch(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, id: BufferId) -> Result<Tensor> {
+    let place = schedule.places[id.index()];
+    let mut data = vec![0; place.bytes];
+    device.download(place, &mut data)?;
+    Ok(Tensor::new(plan.buffers[id.index()].ty.dtype, schedule.shapes[id.index()].clone(), Bytes::from(data))?)
+}
+
+fn scalar(device: &mut dyn Device, place: Place) -> Result<i64> {
+    let mut data = vec![0; place.bytes];
+    device.download(place, &mut data)?;
+    match <[u8; 8]>::try_from(data.as_slice()) {
+        Ok(bytes) => Ok(i64::from_le_bytes(bytes)),
+        Err(_) => Ok(i64::from(data.first().is_some_and(|&b| b != 0))),
+    }
+}
+
+fn run_schedule(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, mut observer: Option<Observer<'_>>) -> Result<()> {
+    for (index, (action, step)) in schedule.actions.iter().zip(&plan.steps).enumerate() {
+        let start = Instant::now();
+        match (action, step) {
+            (Action::Launch { prepared, inputs, outputs, scratch }, _) => {
+                device.launch(*prepared, Arguments { inputs, outputs, scratch: *scratch })?;
+            }
+            (Action::Host { inputs, outputs, .. }, Step::Host { graph, .. }) => {
+                let tensors = inputs
+                    .iter()
+                    .map(|(id, _)| fetch(device, plan, schedule, *id))
+                    .collect::<Result<Vec<_>>>()?;
+                for (result, (_, place)) in kiln_graph::interpret(graph, &tensors)?.iter().zip(outputs) {
+                    device.upload(*place, result.data())?;
+                }
+            }
+            (Action::If { cond, branches, captures, outputs }, Step::If { then_plan, else_plan, .. }) => {
+                let (inner, plan) = if scalar(device, *cond)? != 0 { (&branches[0], then_plan) } else { (&branches[1], else_plan) };
+                for (from, to) in captures.iter().zip(&plan.inputs) {
+                    device.copy(inner.places[to.index()], *from)?;
+                }
+                run_schedule(device, plan, inner, None)?;
+                for ((_, from), to) in plan.outputs.iter().zip(outputs) {
+                    device.copy(*to, inner.places[from.index()])?;
+                }
+            }
+            (Action::Loop { .. }, Step::Loop { body, .. }) => run_loop(device, body, action)?,
+            _ => return Err(internal("the schedule does not match its plan")),
+        }
+        if let Some(observer) = &mut observer {
+            device.synchronize()?;
+            let time = start.elapsed();
+            let results = crate::schedule::results(step)
+                .map(|id| Ok((id, fetch(device, plan, schedule, id)?)))
+                .collect::<Result<Vec<_>>>()?;
+            observer(Observation { index, step, time, results });
+        }
+    }
+    Ok(())
+}
+
+fn run_loop(device: &mut dyn Device, plan: &Plan, action: &Action) -> Result<()> {
+    let Action::Loop { trip, cond, body, carried, captures, outputs, staging } = action else {
+        return Err(internal("not a loop"));
+    };
+    let at = |id: &BufferId| body.places[id.index()];
+    let inputs: Vec<Place> = plan.inputs.iter().map(at).collect();
+    let results: Vec<Place> = plan.outputs.iter().map(|(_, id)| at(id)).collect();
+    let (state, invariant) = inputs.split_at((2 + carried.len()).min(inputs.len()));
+    for (from, to) in std::iter::once(cond).chain(carried).zip(&state[1..]).chain(captures.iter().zip(invariant)) {
+        device.copy(*to, *from)?;
+    }
+    let trips = scalar(device, *trip)?;
+    let mut i = 0;
+    while i < trips && scalar(device, state[1])? != 0 {
+        device.upload(state[0], &i.to_le_bytes())?;
+        run_schedule(device, plan, body, None)?;
+        for (scan, to) in results[1 + carried.len()..].iter().zip(&outputs[carried.len()..]) {
+            let offset = to.offset + i as usize * scan.bytes;
+            device.copy(Place { offset, bytes: scan.bytes, ..*to }, *scan)?;
+        }
+        // Through staging, because a body may hand an input straight to another output.
+        for (from, rest) in results.iter().zip(staging) {
+            device.copy(*rest, *from)?;
+        }
+        for (rest, to) in staging.iter().zip(&state[1..]) {
+            device.copy(*to, *rest)?;
+        }
+        i += 1;
+    }
+    if outputs.len() > carried.len() && i != trips {
+        return Err(Error::Unsupported {
+            device: device.name(),
+            what: format!("a loop with scan outputs that stops after {i} of {trips} iterations"),
+        });
+    }
+    for (from, to) in state[2..].iter().zip(outputs) {
+        device.copy(*to, *from)?;
+    }
+    Ok(())
+}
+

@@ -1,0 +1,116 @@
+//! Invariants of a plan that was read from a file: what the scheduler and the devices take for granted.
+
+use crate::engine::Compiled;
+use crate::schedule::{nested, operands, results};
+use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_graph::Tensor;
+use kiln_kernels::Param;
+use std::collections::BTreeMap;
+
+type Check = Result<(), String>;
+
+/// Checks indices, arities and types of a plan, and that GPU targets have the code for every region.
+pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
+    check(plan)?;
+    let regions = all_regions(plan);
+    if target == "cpu" {
+        return Ok(());
+    }
+    if regions.len() != kernels.len() {
+        return Err(format!("target {target} has code for {} regions, the plan has {}", kernels.len(), regions.len()));
+    }
+    for (region, compiled) in regions.iter().zip(kernels) {
+        if compiled.images.len() != compiled.implementation.kernels.len() {
+            return Err(format!("region `{}` for {target} lacks code for a kernel", region.name));
+        }
+        for param in compiled.implementation.kernels.iter().flat_map(|k| &k.launch.params) {
+            let fits = match param {
+                Param::Input(i) => *i < region.graph.inputs.len(),
+                Param::Output(i) => *i < region.graph.outputs.len(),
+                _ => true,
+            };
+            if !fits {
+                return Err(format!("a kernel of region `{}` takes {param:?}, which the region lacks", region.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Regions of a plan and its nested plans, in the order in which their kernels are stored.
+pub fn all_regions(plan: &Plan) -> Vec<&kiln_fuse::Region> {
+    let inner = plan.steps.iter().flat_map(nested).flat_map(all_regions);
+    plan.regions.iter().chain(inner).collect()
+}
+
+/// Checks that every weight buffer has data of its type.
+pub fn weights(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Check {
+    for buffer in &plan.buffers {
+        if let BufferKind::Weight(name) = &buffer.kind {
+            let tensor = weights.get(name).ok_or_else(|| format!("weight `{name}` is missing"))?;
+            if tensor.dtype() != buffer.ty.dtype || buffer.ty.const_shape().as_deref() != Some(tensor.shape()) {
+                return Err(format!("weight `{name}`: expected {}, found {}{:?}", buffer.ty, tensor.dtype(), tensor.shape()));
+            }
+        }
+    }
+    plan.steps.iter().flat_map(nested).try_for_each(|p| self::weights(p, weights))
+}
+
+fn check(plan: &Plan) -> Check {
+    let buffers = plan.buffers.len();
+    let known = |id: BufferId| match id.index() < buffers {
+        true => Ok(()),
+        false => Err(format!("buffer {} of {buffers} is used", id.0)),
+    };
+    for (i, buffer) in plan.buffers.iter().enumerate() {
+        // Pointing to earlier buffers only keeps chains finite.
+        if let Some(target) = buffer.alias_of
+            && target.index() >= i
+        {
+            return Err(format!("buffer {i} is an alias of the later buffer {}", target.0));
+        }
+    }
+    plan.inputs.iter().try_for_each(|&id| known(id))?;
+    plan.outputs.iter().try_for_each(|(_, id)| known(*id))?;
+    for region in &plan.regions {
+        region.graph.verify().map_err(|e| format!("region `{}`: {e}", region.name))?;
+    }
+    for step in &plan.steps {
+        operands(step).chain(results(step)).try_for_each(known)?;
+        match step {
+            Step::Run { region, inputs, outputs, .. } => {
+                let region = plan.regions.get(*region).ok_or_else(|| format!("region {region} is used"))?;
+                arity(&region.name, inputs, outputs, &region.graph)?;
+            }
+            Step::Host { graph, inputs, outputs } => {
+                graph.verify().map_err(|e| format!("host step: {e}"))?;
+                arity("host step", inputs, outputs, graph)?;
+            }
+            Step::If { then_plan, else_plan, captures, outputs, .. } => {
+                for inner in [then_plan, else_plan] {
+                    same("an If's captures", captures.len(), inner.inputs.len())?;
+                    same("an If's outputs", outputs.len(), inner.outputs.len())?;
+                    check(inner)?;
+                }
+            }
+            Step::Loop { body, carried, captures, outputs, .. } => {
+                same("a Loop's inputs", 2 + carried.len() + captures.len(), body.inputs.len())?;
+                same("a Loop's outputs", 1 + outputs.len(), body.outputs.len())?;
+                if outputs.len() < carried.len() {
+                    return Err("a Loop has fewer outputs than carried values".into());
+                }
+                check(body)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn arity(name: &str, inputs: &[BufferId], outputs: &[BufferId], graph: &kiln_graph::Graph) -> Check {
+    same(&format!("inputs of `{name}`"), graph.inputs.len(), inputs.len())?;
+    same(&format!("outputs of `{name}`"), graph.outputs.len(), outputs.len())
+}
+
+fn same(what: &str, expected: usize, found: usize) -> Check {
+    if expected == found { Ok(()) } else { Err(format!("{what}: expected {expected}, found {found}")) }
+}

@@ -163,7 +163,7 @@ impl Compiler {
         let compile_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         if !output.ok {
             let failure = CompileFailure::new(&request.name, &request.arch, &request.source, FILE, output.log);
-            return Err(CudaError::Compile(Box::new(failure)));
+            return Err(CudaError::Compile(Box::new(self.with_ptx(request, failure))));
         }
         let ptx = String::from_utf8(output.ptx).ok().filter(|ptx| !ptx.is_empty() && !output.cubin.is_empty());
         let Some(ptx) = ptx else {
@@ -181,6 +181,20 @@ impl Compiler {
             },
         };
         Ok(compiled(request, entry, outcome))
+    }
+
+    /// Adds the PTX that the assembler refused: NVRTC gives it only when asked for a virtual architecture, whose PTX it
+    /// does not assemble.
+    fn with_ptx(&self, request: &CompileRequest, failure: CompileFailure) -> CompileFailure {
+        if !failure.needs_ptx() {
+            return failure;
+        }
+        let virtual_arch = request.arch.replacen("sm_", "compute_", 1);
+        let options = self.options(&CompileRequest { arch: virtual_arch, ..request.clone() });
+        match self.nvrtc.run_to_ptx(&request.name, &request.source, FILE, &options) {
+            Ok(output) => failure.with_ptx(String::from_utf8_lossy(&output.ptx).into_owned()),
+            Err(_) => failure,
+        }
     }
 
     fn check(&self, request: &CompileRequest) -> Result<()> {

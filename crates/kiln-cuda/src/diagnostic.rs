@@ -2,11 +2,22 @@
 
 use std::fmt;
 
+/// Where a message points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A line of the kernel's CUDA C, from 1.
+    Source(u32),
+    /// A line of the PTX made from it, from 1: the assembler's complaint, of inline PTX as a rule.
+    Ptx(u32),
+    /// No line.
+    Whole,
+}
+
 /// One message of the compiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Line in the kernel's source, from 1; `None` when the assembler complains about the PTX.
-    pub line: Option<u32>,
+    /// The line at fault.
+    pub place: Place,
     /// The message, without position or severity.
     pub message: String,
 }
@@ -23,6 +34,7 @@ pub struct CompileFailure {
     /// Everything the compiler printed.
     pub log: String,
     source: String,
+    ptx: String,
 }
 
 /// Errors shown in full; the rest are counted.
@@ -33,8 +45,23 @@ const CONTEXT: usize = 2;
 impl CompileFailure {
     /// Reads the errors from NVRTC's log; `file` is the name the source had.
     pub(crate) fn new(kernel: &str, arch: &str, source: &str, file: &str, log: String) -> Self {
-        let errors = log.lines().filter_map(|line| parse_line(line, file)).collect();
-        Self { kernel: kernel.to_owned(), arch: arch.to_owned(), errors, log, source: source.to_owned() }
+        let mut errors: Vec<Diagnostic> = log.lines().filter_map(|line| parse_line(line, file)).collect();
+        // ptxas closes with a line that only says that there were errors.
+        if errors.iter().any(|error| error.place != Place::Whole) {
+            errors.retain(|error| !error.message.contains("aborted due to errors"));
+        }
+        let (kernel, arch, source) = (kernel.to_owned(), arch.to_owned(), source.to_owned());
+        Self { kernel, arch, errors, log, source, ptx: String::new() }
+    }
+
+    /// True if a line of PTX is at fault, so that having the PTX would help.
+    pub(crate) fn needs_ptx(&self) -> bool {
+        self.errors.iter().any(|error| matches!(error.place, Place::Ptx(_)))
+    }
+
+    /// The same with the PTX, whose lines are then shown.
+    pub(crate) fn with_ptx(self, ptx: String) -> Self {
+        Self { ptx, ..self }
     }
 }
 
@@ -42,22 +69,16 @@ fn parse_line(line: &str, file: &str) -> Option<Diagnostic> {
     if let Some(rest) = line.strip_prefix(file).and_then(|rest| rest.strip_prefix('(')) {
         let (number, rest) = rest.split_once("): ")?;
         let (severity, message) = rest.split_once(": ")?;
-        return severity
-            .contains("error")
-            .then(|| Diagnostic { line: number.parse().ok(), message: message.trim().to_owned() });
+        let place = number.parse().map_or(Place::Whole, Place::Source);
+        return severity.contains("error").then(|| Diagnostic { place, message: message.trim().to_owned() });
     }
     // "ptxas application ptx input, line 14; error   : Unexpected instruction types..."
-    let assembler = line.strip_prefix("ptxas ")?;
-    let (place, message) = assembler.split_once(':')?;
-    let (place, fault) = (place.trim(), place.contains("error") || place.contains("fatal"));
-    let at = place.split_once("line ").and_then(|(_, rest)| rest.split(';').next());
-    fault.then(|| Diagnostic {
-        line: None,
-        message: match at {
-            Some(at) => format!("assembler, PTX line {}: {}", at.trim(), message.trim()),
-            None => format!("assembler: {}", message.trim()),
-        },
-    })
+    let (head, message) = line.strip_prefix("ptxas ")?.split_once(':')?;
+    if !head.contains("error") && !head.contains("fatal") {
+        return None;
+    }
+    let number = head.split_once("line ").and_then(|(_, rest)| rest.split(';').next()?.trim().parse().ok());
+    Some(Diagnostic { place: number.map_or(Place::Whole, Place::Ptx), message: message.trim().to_owned() })
 }
 
 impl fmt::Display for CompileFailure {
@@ -66,18 +87,16 @@ impl fmt::Display for CompileFailure {
         if self.errors.is_empty() {
             return write!(f, "; the compiler says:\n{}", self.log.trim());
         }
-        let lines: Vec<&str> = self.source.lines().collect();
         for error in self.errors.iter().take(SHOWN) {
-            match error.line {
-                None => write!(f, "\n{}", error.message)?,
-                Some(number) => {
-                    write!(f, "\nline {number}: {}", error.message)?;
-                    let at = number as usize;
-                    let last = (at + CONTEXT).min(lines.len());
-                    for shown in at.saturating_sub(CONTEXT).max(1)..=last {
-                        let mark = if shown == at { '>' } else { ' ' };
-                        write!(f, "\n{mark} {shown:>5} | {}", lines[shown - 1])?;
-                    }
+            match error.place {
+                Place::Whole => write!(f, "\n{}", error.message)?,
+                Place::Source(line) => {
+                    write!(f, "\nline {line}: {}", error.message)?;
+                    excerpt(f, &self.source, line)?;
+                }
+                Place::Ptx(line) => {
+                    write!(f, "\nassembler, PTX line {line}: {}", error.message)?;
+                    excerpt(f, &self.ptx, line)?;
                 }
             }
         }
@@ -86,6 +105,18 @@ impl fmt::Display for CompileFailure {
         }
         Ok(())
     }
+}
+
+/// The lines around `line`, which is marked; nothing if the text has no such line.
+fn excerpt(f: &mut fmt::Formatter<'_>, text: &str, line: u32) -> fmt::Result {
+    let line = line as usize;
+    let first = line.saturating_sub(CONTEXT).max(1);
+    let shown = text.lines().enumerate().map(|(at, text)| (at + 1, text));
+    for (at, text) in shown.skip(first - 1).take_while(|&(at, _)| at <= line + CONTEXT) {
+        let mark = if at == line { '>' } else { ' ' };
+        write!(f, "\n{mark} {at:>5} | {text}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -99,7 +130,7 @@ mod tests {
         let failure = CompileFailure::new("rows", "sm_80", source, "k.cu", log.to_owned());
         assert_eq!(
             failure.errors,
-            [Diagnostic { line: Some(4), message: "identifier \"four\" is undefined".to_owned() }]
+            [Diagnostic { place: Place::Source(4), message: "identifier \"four\" is undefined".to_owned() }]
         );
         let text = failure.to_string();
         assert!(text.starts_with("kernel `rows` does not compile for sm_80\nline 4: identifier"), "{text}");
@@ -114,8 +145,13 @@ mod tests {
     fn assembler_errors_and_unknown_logs_are_kept() {
         let log = "ptxas application ptx input, line 14; error   : Feature 'wgmma' not supported on .target 'sm_80'\nptxas fatal   : Ptx assembly aborted due to errors";
         let failure = CompileFailure::new("k", "sm_80", "x", "k.cu", log.to_owned());
-        assert_eq!(failure.errors.len(), 2);
-        assert!(failure.to_string().contains("PTX line 14: Feature 'wgmma'"), "{failure}");
+        assert_eq!(failure.errors.len(), 1, "{:?}", failure.errors);
+        assert!(failure.needs_ptx());
+        let text = failure.with_ptx((1..30).map(|i| format!("ptx{i}\n")).collect()).to_string();
+        assert!(text.contains("PTX line 14: Feature 'wgmma'") && text.contains(">    14 | ptx14\n"), "{text}");
+        let fatal = "ptxas fatal   : Unresolved extern function 'f'";
+        let failure = CompileFailure::new("k", "sm_80", "x", "k.cu", fatal.to_owned());
+        assert!(failure.to_string().ends_with("\nUnresolved extern function 'f'"), "{failure}");
         let failure = CompileFailure::new("k", "sm_80", "x", "k.cu", "something else".to_owned());
         assert!(failure.to_string().contains("something else"));
         // A line number past the end of the source must not fail.

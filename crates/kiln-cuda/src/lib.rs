@@ -30,7 +30,7 @@ pub use device::{
     Arg, CudaDevice, CudaModule, DeviceBuffer, DeviceProperties, DevicePtr, Event, Graph, KernelFunction, LaunchConfig,
     Stream, driver_version,
 };
-pub use diagnostic::{CompileFailure, Diagnostic};
+pub use diagnostic::{CompileFailure, Diagnostic, Place};
 pub use error::CudaError;
 pub use home::Home;
 pub use nvrtc::Nvrtc;

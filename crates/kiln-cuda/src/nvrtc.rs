@@ -144,9 +144,14 @@ impl Nvrtc {
         &self.0.architectures
     }
 
-    /// Compiles `source`, called `name` in messages, for the name and options given.
-    pub(crate) fn run(&self, kernel: &str, source: &str, name: &str, options: &[String]) -> Result<Output> {
-        self.0.run(kernel, source, name, options, true)
+    /// Compiles the `source` of `kernel` to cubin and PTX; messages call its text `file`.
+    pub(crate) fn run(&self, kernel: &str, source: &str, file: &str, options: &[String]) -> Result<Output> {
+        self.0.run(kernel, source, file, options, true)
+    }
+
+    /// The same for options that name a virtual architecture, which gives PTX only.
+    pub(crate) fn run_to_ptx(&self, kernel: &str, source: &str, file: &str, options: &[String]) -> Result<Output> {
+        self.0.run(kernel, source, file, options, false)
     }
 }
 

@@ -61,7 +61,7 @@ impl ResourceLog {
                     function.barriers = number_before(used, " barriers");
                     function.static_smem = number_before(used, " bytes smem");
                 }
-            } else if text.contains("(C75") || text.contains("warning") {
+            } else if text.contains("(C75") || text.contains(": warning") || text.starts_with("ptxas warning") {
                 parsed.warnings.push(text.to_owned());
             }
         }
@@ -140,6 +140,9 @@ mod tests {
 
     const LOG: &str = "\
 kernel.cu(3): warning #177-D: variable \"unused\" was declared but never referenced
+
+Remark: The warnings can be suppressed with \"-diag-suppress <warning-number>\"
+
 ptxas info    : 12 bytes gmem
 ptxas info    : Compiling entry function 'rows' for 'sm_90a'
 ptxas info    : Function properties for rows

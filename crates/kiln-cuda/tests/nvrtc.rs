@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, CudaError, Home, Nvrtc, setup};
+use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, CudaError, Home, Nvrtc, Place, setup};
 
 fn nvrtc() -> &'static Nvrtc {
     static NVRTC: OnceLock<Nvrtc> = OnceLock::new();
@@ -132,6 +132,8 @@ extern "C" __global__ void __launch_bounds__(128) serial(float* out, unsigned lo
     // The same instruction is unknown without the suffix: the assembler's complaint must be readable.
     let error = compiler.compile(&request("serial", "sm_90", source)).unwrap_err().to_string();
     assert!(error.contains("`serial` does not compile for sm_90") && error.contains("wgmma"), "{error}");
+    let marked = error.lines().find(|line| line.starts_with('>')).unwrap_or_default();
+    assert!(marked.contains("wgmma.fence.sync.aligned;"), "{error}");
 }
 
 #[test]
@@ -140,7 +142,7 @@ fn compile_errors_show_the_line() {
     let error = Compiler::new(nvrtc()).compile(&request("axpy", "sm_86", &source)).unwrap_err();
     let CudaError::Compile(failure) = &error else { panic!("{error}") };
     assert_eq!(failure.errors.len(), 1);
-    assert_eq!(failure.errors[0].line, Some(4));
+    assert_eq!(failure.errors[0].place, Place::Source(4));
     let text = error.to_string();
     for part in ["`axpy`", "sm_86", "line 4", "\"alpha\" is undefined", ">     4 |     if (i < n) y[i] = alpha"] {
         assert!(text.contains(part), "`{part}` missing from:\n{text}");

@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod einsum;
 mod elementwise;
+mod expect;
 mod index;
 mod matmul;
 mod norm;

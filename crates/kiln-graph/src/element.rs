@@ -2,7 +2,7 @@
 
 use crate::number::{
     bf16_from_f64, bf16_to_f64, f8e4m3_from_f64, f8e4m3_to_f64, f8e5m2_from_f64, f8e5m2_to_f64, f16_from_f64,
-    f16_to_f64, float_to_int, wrap_int,
+    f16_to_f64, float_to_int, int_to_float, wrap_int,
 };
 use crate::tensor::numel;
 use crate::{DType, Error, Result, Tensor};
@@ -131,7 +131,7 @@ impl Tensor {
     pub fn from_i128(dtype: DType, shape: &[usize], values: &[i128]) -> Result<Tensor> {
         check(dtype, shape, values.len())?;
         if dtype.is_float() {
-            return Tensor::generate(dtype, shape, |i| values[i] as f64);
+            return Tensor::generate(dtype, shape, |i| int_to_float(dtype, values[i], false));
         }
         pack(dtype, shape, |i| values[i])
     }

@@ -58,6 +58,14 @@ pub enum Error {
     /// A graph breaks an invariant.
     #[error("invalid graph: {0}")]
     Verify(String),
+    /// Inputs do not fit the graph's signature, its symbols' ranges or its constraints.
+    #[error("{what}: {message}")]
+    Binding {
+        /// The input, symbol or node, as text.
+        what: String,
+        /// Expected and found.
+        message: String,
+    },
     /// The reference interpreter cannot run a node.
     #[error("node {node}: {message}")]
     Interpret {

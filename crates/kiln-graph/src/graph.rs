@@ -160,6 +160,14 @@ impl Graph {
         self.node(self.value(id).node)
     }
 
+    /// The public name of an input, from the node that defines it.
+    pub fn input_name(&self, id: ValueId) -> String {
+        match &self.producer(id).op {
+            Op::Input { name, .. } => name.clone(),
+            _ => self.value(id).name.clone(),
+        }
+    }
+
     /// For each value, the nodes that use it (a node once a use).
     pub fn users(&self) -> Vec<Vec<NodeId>> {
         let mut users = vec![Vec::new(); self.values.len()];

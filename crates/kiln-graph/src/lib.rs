@@ -14,6 +14,7 @@ mod element;
 mod error;
 mod graph;
 mod infer;
+mod interp;
 mod mnemonic;
 pub mod number;
 mod op;
@@ -27,6 +28,7 @@ pub use element::Element;
 pub use error::{Error, Result};
 pub use graph::{Constraint, Graph, Node, NodeId, TensorType, Value, ValueId};
 pub use infer::{Inference, infer};
+pub use interp::{bind_symbols, interpret, interpret_all};
 pub use op::{
     ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
 };

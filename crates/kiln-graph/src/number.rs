@@ -145,6 +145,21 @@ pub fn float_to_int(dtype: DType, v: f64) -> i128 {
     }
 }
 
+/// Integer to float, rounded once.
+pub fn int_to_float(dtype: DType, v: i128, saturate: bool) -> f64 {
+    let nearest = v as f64;
+    if dtype == DType::F64 || nearest as i128 == v {
+        return round_to(dtype, nearest, saturate);
+    }
+    // Rounding to odd keeps the second rounding exact.
+    let toward_zero = if (nearest as i128).unsigned_abs() > v.unsigned_abs() {
+        f64::from_bits(nearest.to_bits() - 1)
+    } else {
+        nearest
+    };
+    round_to(dtype, f64::from_bits(toward_zero.to_bits() | 1), saturate)
+}
+
 /// Integer to integer: keeps the low bits; to bool: `v != 0`.
 pub fn wrap_int(dtype: DType, v: i128) -> i128 {
     if dtype == DType::Bool {
@@ -229,6 +244,17 @@ mod tests {
             let expected = half::f16::from_f32(v);
             assert!(expected.is_nan() || f16_from_f64(f64::from(v)) == expected.to_bits(), "{v:e}");
         }
+    }
+
+    #[test]
+    fn wide_integers_round_once() {
+        let mut rng = Rng::new(3);
+        for _ in 0..100_000 {
+            let v = rng.next_u64() as i64 >> rng.range(0, 40);
+            assert_eq!(int_to_float(DType::F32, i128::from(v), false), f64::from(v as f32), "{v}");
+        }
+        let tie_and_more = (1i128 << 60) + (1 << 36) + 1;
+        assert_eq!(int_to_float(DType::F32, tie_and_more, false), 2f64.powi(60) + 2f64.powi(37));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub enum Op {
         /// For f8 targets: overflow and infinities become the largest finite value instead of NaN / infinity.
         saturate: bool,
     },
-    /// Reduction that removes `axes`. Sums of narrow floats accumulate in f32. Empty extents give the identity. `(x)`.
+    /// Reduction that removes `axes`. Integers wrap. Sums of narrow floats accumulate in f32. Empty extents give the identity. `(x)`.
     Reduce {
         /// What to compute.
         op: ReduceOp,
@@ -175,7 +175,7 @@ pub enum Op {
         /// Run from the last element to the first.
         reverse: bool,
     },
-    /// The `k` extreme elements along `axis` in order, and their indices (i64); ties by lower index. Two results. `(x)`.
+    /// The `k` extreme elements along `axis` in order, and their indices (i64); ties by lower index, NaN above everything. Two results. `(x)`.
     TopK {
         /// Axis.
         axis: usize,
@@ -184,7 +184,9 @@ pub enum Op {
         /// Largest first, else smallest first.
         largest: bool,
     },
-    /// `saturate(round_even(x / scale) + zero_point)`. `(x, scale, zero_point)`; scale and zero point have the shape [`QuantAxes`] gives.
+    /// `saturate(round_even(x / scale) + zero_point)`. `(x, scale, zero_point)`; scale and zero point have the shape [`QuantAxes`] gives. The
+    /// quotient is taken in the scale's [`DType::accumulator`] (f32 for all but f64); NaN gives 0 in an integer type. f8 is not rounded to whole
+    /// numbers.
     Quantize {
         /// Result dtype (integer or f8), equal to the zero point's.
         to: DType,

@@ -1,0 +1,145 @@
+//! From a tile program to CUDA C and what is needed to launch it.
+
+use crate::dtype::{DType, Scalar};
+use crate::error::{Result, TileError};
+use crate::expr::Expr;
+use crate::pass::{layout, lower, sync};
+use crate::print;
+use crate::program::{Access, Param, Program, Worker};
+use crate::verify::verify;
+use kiln_target::arch::Arch;
+use serde::{Deserialize, Serialize};
+
+/// A kernel in CUDA C, ready for NVRTC and for a launch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Entry point.
+    pub name: String,
+    /// CUDA C without includes.
+    pub source: String,
+    /// What it was generated for.
+    pub arch: Arch,
+    /// Threads of one block.
+    pub threads: u32,
+    /// Dynamic shared memory of one block, in bytes.
+    pub dynamic_shared: u32,
+    /// Launch arguments in order.
+    pub params: Vec<KernelParam>,
+    /// Points of the domain, over the scalar parameters.
+    points: Expr,
+    /// Points that one block covers.
+    points_per_block: u32,
+    /// Ids of the scalar parameters' variables, in parameter order.
+    scalar_ids: Vec<Option<u32>>,
+}
+
+/// What one launch argument is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum KernelParam {
+    /// A device pointer, 16-byte aligned.
+    Buffer {
+        /// Its name in the source.
+        name: String,
+        /// Element type.
+        dtype: DType,
+        /// How it is used.
+        access: Access,
+    },
+    /// A number, passed as this type ([`DType::I32`] or [`DType::I64`] for a dimension).
+    Scalar {
+        /// Its name in the source.
+        name: String,
+        /// Type of the argument.
+        dtype: DType,
+    },
+}
+
+impl Kernel {
+    /// Blocks to launch for these scalar arguments (one entry per parameter, `None` for buffers). Zero means there is
+    /// nothing to do: skip the launch.
+    pub fn grid(&self, scalars: &[Option<i64>]) -> Result<u32> {
+        let points = self.points.substitute(&|var| {
+            let position = self.scalar_ids.iter().position(|id| *id == Some(var.id))?;
+            scalars.get(position).copied().flatten().map(Expr::index)
+        });
+        let blocks = points.as_const().map(|points| points.max(0) as u128);
+        let blocks = blocks.map(|points| points.div_ceil(self.points_per_block.into()));
+        match blocks.and_then(|blocks| i32::try_from(blocks).ok()) {
+            Some(blocks) => Ok(blocks.unsigned_abs()),
+            None => Err(TileError::Argument {
+                kernel: self.name.clone(),
+                position: scalars.len(),
+                name: "grid".to_owned(),
+                what: match blocks {
+                    Some(blocks) => format!("{blocks} blocks are more than a grid can have"),
+                    None => "a dimension that the grid depends on was not given".to_owned(),
+                },
+            }),
+        }
+    }
+}
+
+/// Compiles `program` for `arch`.
+pub fn compile(program: &Program, arch: Arch) -> Result<Kernel> {
+    verify(program)?;
+    let layouts = layout::layout(program)?;
+    let body = sync::sync(&program.body);
+    let (function, helpers) = lower::lower(program, &body, &layouts, arch)?;
+    let mut source = String::new();
+    for helper in &helpers {
+        source += &helper.source(arch);
+        source.push('\n');
+    }
+    source += &print::function(&function);
+    let points_per_block = match program.domain.worker {
+        Worker::Block => 1,
+        Worker::Warp => program.threads / 32,
+        Worker::Thread => program.threads * layouts.width(&program.domain.axes),
+    };
+    Ok(Kernel {
+        name: function.name,
+        source,
+        arch,
+        threads: program.threads,
+        dynamic_shared: 0,
+        params: program.params.iter().map(kernel_param).collect(),
+        points: program.points(),
+        points_per_block,
+        scalar_ids: program.params.iter().map(scalar_id).collect(),
+    })
+}
+
+fn scalar_id(param: &Param) -> Option<u32> {
+    match param {
+        Param::Scalar { var, .. } => Some(var.id),
+        Param::Buffer { .. } => None,
+    }
+}
+
+fn kernel_param(param: &Param) -> KernelParam {
+    match param {
+        Param::Buffer { buffer, access } => {
+            KernelParam::Buffer { name: buffer.name.clone(), dtype: buffer.dtype, access: *access }
+        }
+        Param::Scalar { var, range, .. } => {
+            let dtype = match var.dtype {
+                DType::Index if range.1 <= i32::MAX.into() && range.0 >= i32::MIN.into() => DType::I32,
+                DType::Index => DType::I64,
+                dtype => dtype,
+            };
+            KernelParam::Scalar { name: var.name.to_string(), dtype }
+        }
+    }
+}
+
+impl KernelParam {
+    /// Bytes of a scalar argument, in the order a launch takes them; `None` for a buffer.
+    pub fn encode(&self, value: Scalar) -> Option<Vec<u8>> {
+        match self {
+            KernelParam::Buffer { .. } => None,
+            KernelParam::Scalar { dtype, .. } => {
+                Some(crate::dtype::Array::from_values(*dtype, [value]).bytes().to_vec())
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What is known about index expressions: their range, a divisor, and how they vary over the lanes of a wide access.
+
+use crate::dtype::DType;
+use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
+use crate::program::{Param, Program, Scope};
+use std::collections::HashMap;
+
+/// An inclusive interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    /// Least possible value.
+    pub lo: i128,
+    /// Greatest possible value.
+    pub hi: i128,
+}
+
+impl Range {
+    /// The interval `lo..=hi`.
+    pub fn new(lo: i128, hi: i128) -> Range {
+        Range { lo, hi }
+    }
+
+    /// Whether every value fits a C `int`.
+    pub fn fits_int(self) -> bool {
+        self.lo >= i128::from(i32::MIN) && self.hi <= i128::from(i32::MAX)
+    }
+
+    fn hull(self, other: Range) -> Range {
+        Range::new(self.lo.min(other.lo), self.hi.max(other.hi))
+    }
+
+    fn corners(self, other: Range, f: impl Fn(i128, i128) -> i128) -> Range {
+        let values = [f(self.lo, other.lo), f(self.lo, other.hi), f(self.hi, other.lo), f(self.hi, other.hi)];
+        let (lo, hi) = values.iter().fold((values[0], values[0]), |(lo, hi), &v| (lo.min(v), hi.max(v)));
+        Range::new(lo, hi)
+    }
+}
+
+/// What is known about one variable.
+#[derive(Clone, Copy, Debug)]
+pub struct VarFacts {
+    /// Its possible values.
+    pub range: Range,
+    /// A divisor of its value in lane 0.
+    pub multiple: i128,
+    /// How much it grows from one lane to the next; `None` if that is not constant.
+    pub lane_step: Option<i128>,
+}
+
+/// What is known about the variables in scope.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    vars: HashMap<u32, VarFacts>,
+}
+
+/// Values of any integer that fits in memory.
+const ANY: Range = Range { lo: i64::MIN as i128, hi: u64::MAX as i128 };
+
+impl Facts {
+    /// The facts that the parameters of `program` declare.
+    pub fn of_params(program: &Program) -> Facts {
+        let mut facts = Facts::default();
+        for param in &program.params {
+            if let Param::Scalar { var, range, multiple_of } = param {
+                let range = Range::new(range.0.into(), range.1.into());
+                let multiple = (*multiple_of).into();
+                facts.vars.insert(var.id, VarFacts { range, multiple, lane_step: Some(0) });
+            }
+        }
+        facts
+    }
+
+    /// Records what is known about `var`.
+    pub fn set(&mut self, var: &Var, facts: VarFacts) {
+        self.vars.insert(var.id, facts);
+    }
+
+    /// Records a variable that may take any value of its type, the same in all lanes.
+    pub fn set_unknown(&mut self, var: &Var) {
+        let range = var.dtype.int_range().map_or(ANY, |(lo, hi)| Range::new(lo, hi));
+        self.set(var, VarFacts { range, multiple: 1, lane_step: Some(0) });
+    }
+
+    /// Records a loop variable over `0..extent`, the same in all lanes.
+    pub fn set_axis(&mut self, var: &Var, extent: &Expr) {
+        let hi = (self.range(extent).hi - 1).max(0);
+        self.set(var, VarFacts { range: Range::new(0, hi), multiple: 1, lane_step: Some(0) });
+    }
+
+    /// Records a loop variable over `0..extent` that takes `width` neighbouring values in as many lanes.
+    pub fn set_lane_axis(&mut self, var: &Var, extent: &Expr, width: u32) {
+        let hi = (self.range(extent).hi - 1).max(0);
+        let facts = VarFacts { range: Range::new(0, hi), multiple: width.into(), lane_step: Some(1) };
+        self.set(var, facts);
+    }
+
+    /// Records a name for `value` in code that handles `width` lanes.
+    pub fn bind(&mut self, var: &Var, value: &Expr, width: u32) {
+        let facts = VarFacts {
+            range: self.range(value),
+            multiple: self.multiple(value),
+            lane_step: self.lane_step(value, width),
+        };
+        self.set(var, facts);
+    }
+
+    /// Possible values of an integer expression.
+    pub fn range(&self, e: &Expr) -> Range {
+        let of_type = e.dtype().int_range().map_or(ANY, |(lo, hi)| Range::new(lo, hi));
+        let range = match e.kind() {
+            ExprKind::Const(value) => Range::new(value.as_i128(), value.as_i128()),
+            ExprKind::Var(var) => self.vars.get(&var.id).map_or(of_type, |facts| facts.range),
+            ExprKind::Binary(op, a, b) => {
+                let (x, y) = (self.range(a), self.range(b));
+                match op {
+                    BinaryOp::Add => Range::new(x.lo + y.lo, x.hi + y.hi),
+                    BinaryOp::Sub => Range::new(x.lo - y.hi, x.hi - y.lo),
+                    BinaryOp::Mul => x.corners(y, i128::saturating_mul),
+                    BinaryOp::Div if y.lo > 0 => x.corners(y, |a, b| a / b),
+                    BinaryOp::Rem if y.lo > 0 => {
+                        let hi = if x.lo >= 0 { x.hi.min(y.hi - 1) } else { y.hi - 1 };
+                        Range::new(if x.lo >= 0 { 0 } else { 1 - y.hi }, hi)
+                    }
+                    BinaryOp::Min => Range::new(x.lo.min(y.lo), x.hi.min(y.hi)),
+                    BinaryOp::Max => Range::new(x.lo.max(y.lo), x.hi.max(y.hi)),
+                    BinaryOp::And if x.lo >= 0 && y.lo >= 0 => Range::new(0, x.hi.min(y.hi)),
+                    _ => of_type,
+                }
+            }
+            ExprKind::Select(_, a, b) => self.range(a).hull(self.range(b)),
+            ExprKind::Cast(a) if !a.dtype().is_float() => self.range(a),
+            _ => of_type,
+        };
+        // Index arithmetic is exact by contract; other integers wrap.
+        let inside = range.lo >= of_type.lo && range.hi <= of_type.hi;
+        if e.dtype() == DType::Index || inside {
+            Range::new(range.lo.max(ANY.lo), range.hi.min(ANY.hi))
+        } else {
+            of_type
+        }
+    }
+
+    /// A divisor of the expression's value in lane 0 (0 if that value is zero).
+    pub fn multiple(&self, e: &Expr) -> i128 {
+        match e.kind() {
+            ExprKind::Const(value) => value.as_i128().abs(),
+            ExprKind::Var(var) => self.vars.get(&var.id).map_or(1, |facts| facts.multiple),
+            ExprKind::Binary(op, a, b) => {
+                let (x, y) = (self.multiple(a), self.multiple(b));
+                match op {
+                    BinaryOp::Add | BinaryOp::Sub | BinaryOp::Min | BinaryOp::Max => gcd(x, y),
+                    BinaryOp::Mul => x.saturating_mul(y),
+                    BinaryOp::Div => match b.as_const() {
+                        Some(c) if c > 0 && x % c == 0 => x / c,
+                        _ => 1,
+                    },
+                    BinaryOp::Rem => b.as_const().map_or(1, |c| gcd(x, c.abs())),
+                    _ => 1,
+                }
+            }
+            ExprKind::Select(_, a, b) => gcd(self.multiple(a), self.multiple(b)),
+            ExprKind::Cast(a) if a.dtype().is_int() && e.dtype() == DType::Index => self.multiple(a),
+            _ => 1,
+        }
+    }
+
+    /// How much the expression grows from one of `width` lanes to the next; 0 if all lanes agree, `None` if not constant.
+    pub fn lane_step(&self, e: &Expr, width: u32) -> Option<i128> {
+        let step = |e: &Expr| self.lane_step(e, width);
+        let uniform = || e.operands().into_iter().all(|operand| step(operand) == Some(0)).then_some(0);
+        match e.kind() {
+            ExprKind::Const(_) => Some(0),
+            ExprKind::Var(var) => self.vars.get(&var.id).map_or(Some(0), |facts| facts.lane_step),
+            ExprKind::Binary(op, a, b) if e.dtype() == DType::Index => match op {
+                BinaryOp::Add => Some(step(a)? + step(b)?),
+                BinaryOp::Sub => Some(step(a)? - step(b)?),
+                BinaryOp::Mul => match b.as_const() {
+                    Some(c) => Some(step(a)? * c),
+                    None => uniform(),
+                },
+                BinaryOp::Div | BinaryOp::Rem => match (step(a)?, b.as_const()) {
+                    (0, _) => uniform(),
+                    (s, Some(c)) if c > 0 && self.range(a).lo >= 0 => {
+                        // All lanes stay within one multiple of c if the first is a multiple of g | c and they span < g.
+                        let g = gcd(self.multiple(a), c);
+                        let quotient = op == &BinaryOp::Div;
+                        if s > 0 && s * i128::from(width - 1) < g {
+                            Some(if quotient { 0 } else { s })
+                        } else if s % c == 0 {
+                            Some(if quotient { s / c } else { 0 })
+                        } else {
+                            None
+                        }
+                    }
+                    _ => None,
+                },
+                _ => uniform(),
+            },
+            ExprKind::Compare(op, a, b) => {
+                let (low, high) = match op {
+                    CompareOp::Lt | CompareOp::Ge => (a, b),
+                    CompareOp::Gt | CompareOp::Le => (b, a),
+                    _ => return uniform(),
+                };
+                match (step(low)?, step(high)?) {
+                    (0, 0) => Some(0),
+                    // low + lane < high for all lanes or for none when both are multiples of something wider.
+                    (s, 0) if s > 0 && low.dtype() == DType::Index => {
+                        let g = gcd(self.multiple(low), self.multiple(high));
+                        (g == 0 || s * i128::from(width - 1) < g).then_some(0)
+                    }
+                    _ => None,
+                }
+            }
+            ExprKind::Select(c, a, b) => (step(c)? == 0 && step(a)? == step(b)?).then_some(step(a)?),
+            ExprKind::Cast(a) if a.dtype().is_int() && e.dtype() == DType::Index => step(a),
+            ExprKind::Load(buffer, _) if buffer.scope == Scope::Fragment => None,
+            _ => uniform(),
+        }
+    }
+}
+
+/// Greatest common divisor; `gcd(x, 0) = x`.
+pub fn gcd(a: i128, b: i128) -> i128 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn var(id: u32) -> Var {
+        Var { id, name: format!("v{id}").into(), dtype: DType::Index }
+    }
+
+    /// Compares the analysis with brute force on `(i / c) * d + i % c`-like expressions.
+    #[test]
+    fn lane_steps_hold_for_every_value() {
+        let i = var(0);
+        let e = Expr::var(&i);
+        let exprs =
+            [&e / 64 * 128 + &e % 64, &e / 12, &e % 12 * 4, &e % 8 / 4, (&e + 4) % 16, &e * 3 + 1, (&e + 1) / 8];
+        for width in [2u32, 4, 8] {
+            for (number, expr) in exprs.iter().enumerate() {
+                let mut facts = Facts::default();
+                facts.set_lane_axis(&i, &Expr::index(1024), width);
+                let eval = |value: i64| expr.substitute(&|_| Some(Expr::index(value))).as_const().unwrap();
+                let step = facts.lane_step(expr, width);
+                let range = facts.range(expr);
+                for base in (0..1024).step_by(width as usize) {
+                    let first = eval(base);
+                    assert_eq!(first % facts.multiple(expr).max(1), 0);
+                    for lane in 0..i64::from(width) {
+                        let value = eval(base + lane);
+                        assert!(range.lo <= value && value <= range.hi);
+                        if let Some(step) = step {
+                            assert_eq!(value, first + step * i128::from(lane), "expr {number}, width {width}");
+                        }
+                    }
+                }
+            }
+        }
+        let mut facts = Facts::default();
+        facts.set_lane_axis(&i, &Expr::index(1024), 4);
+        assert_eq!(facts.lane_step(&exprs[0], 4), Some(1));
+        assert_eq!(facts.lane_step(&exprs[1], 4), Some(0));
+        assert_eq!(facts.lane_step(&e.lt(Expr::index(8)), 4), Some(0));
+        assert_eq!(facts.lane_step(&e.lt(Expr::index(6)), 4), None);
+    }
+}

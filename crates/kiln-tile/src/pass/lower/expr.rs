@@ -1,0 +1,308 @@
+//! Lowers scalar expressions to C.
+
+use super::Lower;
+use crate::dtype::{DType, Scalar};
+use crate::error::{Result, TileError};
+use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, UnaryOp};
+use crate::pass::layout::FragmentLayout;
+use crate::print::prelude::Helper;
+use crate::program::{Buffer, Scope};
+use crate::thread::{CExpr, CType};
+
+/// A C expression with its type.
+pub type Value = (CExpr, CType);
+
+impl Lower<'_> {
+    /// Lowers `e`.
+    pub fn expr(&mut self, e: &Expr) -> Result<CExpr> {
+        Ok(self.value(e)?.0)
+    }
+
+    /// Lowers `e` and tells the C type, which for an index depends on its range.
+    pub fn value(&mut self, e: &Expr) -> Result<Value> {
+        let dtype = e.dtype();
+        let own = CType::of(dtype, false);
+        match e.kind() {
+            ExprKind::Const(value) => {
+                self.helpers.extend(small_float(dtype));
+                Ok(literal(*value, dtype))
+            }
+            ExprKind::Var(var) => match self.vars.get(&var.id) {
+                Some(value) => Ok(value.clone()),
+                None => Err(self.internal(format!("`{}` has no C name", var.name))),
+            },
+            ExprKind::Unary(op, a) => {
+                let (x, ty) = self.value(a)?;
+                let ty = if dtype == DType::Bool { CType::Bool } else { ty };
+                Ok((self.unary(*op, a.dtype(), x), ty))
+            }
+            ExprKind::Binary(op, a, b) if dtype == DType::Index => self.index_binary(e, *op, a, b),
+            ExprKind::Binary(op, a, b) => {
+                let (x, y) = (self.expr(a)?, self.expr(b)?);
+                Ok((self.binary(*op, dtype, x, y), own))
+            }
+            ExprKind::Compare(op, a, b) => {
+                let op = match op {
+                    CompareOp::Eq => "==",
+                    CompareOp::Ne => "!=",
+                    CompareOp::Lt => "<",
+                    CompareOp::Le => "<=",
+                    CompareOp::Gt => ">",
+                    CompareOp::Ge => ">=",
+                };
+                let (x, y) = (self.expr(a)?, self.expr(b)?);
+                Ok((CExpr::Binary(op, Box::new(x), Box::new(y)), CType::Bool))
+            }
+            ExprKind::Select(c, a, b) => {
+                let c = self.expr(c)?;
+                let ((x, tx), (y, ty)) = (self.value(a)?, self.value(b)?);
+                let ty = if tx == CType::Long { tx } else { ty };
+                Ok((CExpr::Ternary(Box::new(c), Box::new(x), Box::new(y)), ty))
+            }
+            ExprKind::Fma(a, b, c) => {
+                let name = if dtype == DType::F32 { "fmaf" } else { "fma" };
+                let args = [self.expr(a)?, self.expr(b)?, self.expr(c)?];
+                Ok((CExpr::call(name, args), own))
+            }
+            ExprKind::Cast(a) => {
+                let value = self.value(a)?;
+                self.cast(value, a.dtype(), dtype)
+            }
+            ExprKind::Load(buffer, index) => {
+                let element = self.load(buffer, index)?;
+                Ok((element, own))
+            }
+        }
+    }
+
+    fn index_binary(&mut self, e: &Expr, op: BinaryOp, a: &Expr, b: &Expr) -> Result<Value> {
+        let (mut x, tx) = self.value(a)?;
+        let (mut y, ty) = self.value(b)?;
+        let mut wide = tx == CType::Long || ty == CType::Long;
+        if !wide && !self.facts.range(e).fits_int() {
+            x = widen(x);
+            wide = true;
+        } else if wide && matches!(op, BinaryOp::Min | BinaryOp::Max) {
+            // The two overloads of min and max do not mix.
+            if tx == CType::Int {
+                x = widen(x);
+            }
+            if ty == CType::Int {
+                y = widen(y);
+            }
+        }
+        Ok((self.binary(op, DType::Index, x, y), if wide { CType::Long } else { CType::Int }))
+    }
+
+    /// Position of an element in its buffer, in 32 bits where that is provably enough.
+    pub fn offset(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
+        self.expr(&buffer.offset(index))
+    }
+
+    fn load(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
+        if let Some(hoisted) = self.hoisted(buffer, index)? {
+            return Ok(hoisted);
+        }
+        let place = self.place(buffer, index)?;
+        match (buffer.dtype, place) {
+            (DType::I4 | DType::U4, CExpr::Index(base, offset)) => {
+                self.helpers.insert(Helper::Int4);
+                let name = if buffer.dtype == DType::I4 { "load_i4" } else { "load_u4" };
+                Ok(CExpr::call(name, [*base, *offset]))
+            }
+            (_, place) => Ok(place),
+        }
+    }
+
+    /// The C lvalue of an element.
+    pub fn place(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
+        let base = CExpr::name(self.buffer_name(buffer));
+        if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) == FragmentLayout::Spread {
+            return match self.register_index() {
+                Some(register) => Ok(base.at(register)),
+                None => Err(self.internal(format!("`{}` is used outside of a loop over it", buffer.name))),
+            };
+        }
+        Ok(base.at(self.offset(buffer, index)?))
+    }
+
+    fn unary(&mut self, op: UnaryOp, dtype: DType, x: CExpr) -> CExpr {
+        let name = match op {
+            UnaryOp::Neg => return CExpr::Unary("-", Box::new(x)),
+            UnaryOp::Not if dtype == DType::Bool => return CExpr::Unary("!", Box::new(x)),
+            UnaryOp::Not => return CExpr::Unary("~", Box::new(x)),
+            UnaryOp::Abs => match dtype {
+                DType::F32 => "fabsf",
+                DType::F64 => "fabs",
+                DType::I64 => "llabs",
+                DType::U32 | DType::U64 => return x,
+                _ => "abs",
+            },
+            UnaryOp::Round => "rint",
+            UnaryOp::IsNan => return CExpr::call("isnan", [x]),
+            UnaryOp::IsInf => return CExpr::call("isinf", [x]),
+            UnaryOp::Exp => "exp",
+            UnaryOp::Exp2 => "exp2",
+            UnaryOp::Expm1 => "expm1",
+            UnaryOp::Log => "log",
+            UnaryOp::Log2 => "log2",
+            UnaryOp::Log1p => "log1p",
+            UnaryOp::Sqrt => "sqrt",
+            UnaryOp::Rsqrt => "rsqrt",
+            UnaryOp::Sin => "sin",
+            UnaryOp::Cos => "cos",
+            UnaryOp::Tan => "tan",
+            UnaryOp::Asin => "asin",
+            UnaryOp::Acos => "acos",
+            UnaryOp::Atan => "atan",
+            UnaryOp::Sinh => "sinh",
+            UnaryOp::Cosh => "cosh",
+            UnaryOp::Tanh => "tanh",
+            UnaryOp::Asinh => "asinh",
+            UnaryOp::Acosh => "acosh",
+            UnaryOp::Atanh => "atanh",
+            UnaryOp::Erf => "erf",
+            UnaryOp::Floor => "floor",
+            UnaryOp::Ceil => "ceil",
+            UnaryOp::Trunc => "trunc",
+        };
+        let single = dtype == DType::F32 && op != UnaryOp::Abs;
+        CExpr::call(if single { format!("{name}f") } else { name.to_owned() }, [x])
+    }
+
+    /// Lowers a function of two values of type `dtype`.
+    pub fn binary(&mut self, op: BinaryOp, dtype: DType, x: CExpr, y: CExpr) -> CExpr {
+        let float = dtype.is_float();
+        let single = |name: &str| if dtype == DType::F32 { format!("{name}f") } else { name.to_owned() };
+        let operator = match op {
+            BinaryOp::Add => "+",
+            BinaryOp::Sub => "-",
+            BinaryOp::Mul => "*",
+            BinaryOp::Div => "/",
+            BinaryOp::Rem if float => return CExpr::call(single("fmod"), [x, y]),
+            BinaryOp::Rem => "%",
+            BinaryOp::Min | BinaryOp::Max => {
+                if float {
+                    self.helpers.insert(Helper::MinMax);
+                }
+                let least = op == BinaryOp::Min;
+                let name = match (float, least) {
+                    (true, true) => "min_of",
+                    (true, false) => "max_of",
+                    (false, true) => "min",
+                    (false, false) => "max",
+                };
+                return CExpr::call(name, [x, y]);
+            }
+            BinaryOp::Pow => return CExpr::call(single("pow"), [x, y]),
+            BinaryOp::Atan2 => return CExpr::call(single("atan2"), [x, y]),
+            BinaryOp::And if dtype == DType::Bool => "&&",
+            BinaryOp::Or if dtype == DType::Bool => "||",
+            BinaryOp::Xor if dtype == DType::Bool => "!=",
+            BinaryOp::And => "&",
+            BinaryOp::Or => "|",
+            BinaryOp::Xor => "^",
+            BinaryOp::Shl => "<<",
+            BinaryOp::Shr => ">>",
+        };
+        if dtype == DType::Index { x.op(operator, y) } else { CExpr::Binary(operator, Box::new(x), Box::new(y)) }
+    }
+
+    /// Converts a value of type `from` to `to`.
+    fn cast(&mut self, (x, ty): Value, from: DType, to: DType) -> Result<Value> {
+        let convert = |x: CExpr, from: CType, to: CType| {
+            if from == to { x } else { CExpr::Cast(to, Box::new(x)) }
+        };
+        if let Some(helper) = small_float(from) {
+            self.helpers.insert(helper);
+            let single = CExpr::call("to_f32", [x]);
+            return if to == DType::F32 {
+                Ok((single, CType::Float))
+            } else {
+                self.cast((single, CType::Float), DType::F32, to)
+            };
+        }
+        if let Some(helper) = small_float(to) {
+            self.helpers.insert(helper);
+            let single = convert(x, ty, CType::Float);
+            let own = CType::of(to, false);
+            return Ok((CExpr::call(format!("to_{}", own.name()), [single]), own));
+        }
+        let value = match to {
+            DType::Bool => {
+                let zero = literal(if from.is_float() { Scalar::Float(0.0) } else { Scalar::Int(0) }, from).0;
+                (CExpr::Binary("!=", Box::new(x), Box::new(zero)), CType::Bool)
+            }
+            DType::I4 | DType::U4 => {
+                return Err(TileError::Unsupported {
+                    kernel: self.program.name.clone(),
+                    arch: self.arch,
+                    what: format!("a cast to {to}"),
+                    help: "clamp and pack two values into a u8".to_owned(),
+                });
+            }
+            DType::Index => match ty {
+                // C promotes what is narrower than int.
+                CType::Char | CType::UChar | CType::Short | CType::UShort | CType::Int | CType::Bool => (x, CType::Int),
+                ty => (convert(x, ty, CType::Long), CType::Long),
+            },
+            DType::I8 | DType::U8 | DType::I16 | DType::U16 if from.is_float() => {
+                let own = CType::of(to, false);
+                (convert(convert(x, ty, CType::Int), CType::Int, own), own)
+            }
+            to => {
+                let own = CType::of(to, false);
+                (convert(x, ty, own), own)
+            }
+        };
+        Ok(value)
+    }
+}
+
+/// The prelude type that holds a small float.
+pub fn small_float(dtype: DType) -> Option<Helper> {
+    match dtype {
+        DType::F16 => Some(Helper::F16),
+        DType::BF16 => Some(Helper::Bf16),
+        DType::F8E4M3 => Some(Helper::E4m3),
+        DType::F8E5M2 => Some(Helper::E5m2),
+        _ => None,
+    }
+}
+
+/// `x` as a `long long`.
+fn widen(x: CExpr) -> CExpr {
+    match x {
+        CExpr::Int(value, _) => CExpr::Int(value, CType::Long),
+        x => CExpr::Cast(CType::Long, Box::new(x)),
+    }
+}
+
+/// A literal of type `dtype`.
+pub fn literal(value: Scalar, dtype: DType) -> Value {
+    match dtype {
+        DType::Bool => (CExpr::Bool(value.as_i128() != 0), CType::Bool),
+        DType::Index => {
+            let x = value.as_i128();
+            let wide = x < i128::from(i32::MIN) || x > i128::from(i32::MAX);
+            let ty = CType::of(dtype, wide);
+            (CExpr::Int(x, ty), ty)
+        }
+        DType::F32 | DType::F64 => {
+            let ty = CType::of(dtype, false);
+            (CExpr::Float(value.as_f64(), ty), ty)
+        }
+        DType::F16 | DType::BF16 | DType::F8E4M3 | DType::F8E5M2 => {
+            let mut array = crate::dtype::Array::zeros(dtype, 1);
+            array.set(0, value);
+            let bits = array.bytes().iter().rev().fold(0, |bits, &byte| bits << 8 | i128::from(byte));
+            let ty = CType::of(dtype, false);
+            // Brace initialisation of the prelude's struct.
+            (CExpr::Name(format!("{}{{{bits:#x}}}", ty.name())), ty)
+        }
+        _ => {
+            let ty = CType::of(dtype, false);
+            (CExpr::Int(value.as_i128(), ty), ty)
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Wide loops: a thread handles several neighbouring points, loading and storing them together.
+//!
+//! The body becomes: values that all lanes share, wide loads, an unrolled loop over the lanes, wide stores.
+
+use super::Lower;
+use crate::error::Result;
+use crate::expr::{Expr, ExprKind};
+use crate::pass::layout::{is_wide, unconditional_loads};
+use crate::print::prelude::Helper;
+use crate::program::{Axis, Buffer, Scope, Stmt};
+use crate::thread::{CExpr, CStmt, CType};
+use std::collections::HashMap;
+
+/// The lanes of the wide loop being written.
+pub struct Lanes {
+    /// How many.
+    pub width: u32,
+    /// The axis whose neighbours they are.
+    axis: u32,
+    /// The axis's value in lane 0.
+    base: CExpr,
+    /// Number of the lane.
+    lane: CExpr,
+    /// Index values bound inside, to be seen through in addresses.
+    bound: HashMap<u32, Expr>,
+    /// Vectors standing for memory, by buffer and address in lane 0.
+    vectors: HashMap<(u32, String), String>,
+}
+
+/// Whether `stmt` accesses `buffer`.
+pub fn touches(stmt: &Stmt, buffer: &Buffer) -> bool {
+    touches_any(stmt, &|b| b.id == buffer.id)
+}
+
+/// Whether `stmt` accesses a fragment.
+pub fn touches_fragment(stmt: &Stmt) -> bool {
+    touches_any(stmt, &|b| b.scope == Scope::Fragment)
+}
+
+fn touches_any(stmt: &Stmt, test: &dyn Fn(&Buffer) -> bool) -> bool {
+    let mut found = false;
+    stmt.walk(&mut |s| {
+        if let Stmt::Store { buffer, .. } = s {
+            found |= test(buffer);
+        }
+        let load = |e: &Expr| e.any(&mut |e| matches!(e.kind(), ExprKind::Load(b, _) if test(b)));
+        found |= s.exprs().into_iter().any(load);
+    });
+    found
+}
+
+impl Lower<'_> {
+    /// Writes `body` for `width` neighbours along `axis`, whose variable holds the first one.
+    pub fn wide_body(&mut self, axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
+        // Values that all lanes share come first, and a condition that all lanes share goes around.
+        let uniform = |lower: &Self, e: &Expr| lower.facts.lane_step(e, width) == Some(0);
+        if let [binds @ .., Stmt::If { cond, then, .. }] = body {
+            for bind in binds {
+                self.stmt(bind)?;
+            }
+            let cond = self.expr(cond)?;
+            let then = self.nested(|lower| lower.wide_body(axis, width, then))?;
+            self.push(CStmt::If { cond, then, otherwise: vec![] });
+            return Ok(());
+        }
+        self.helpers.insert(Helper::Vec);
+        let mut rest = vec![];
+        let mut bound = HashMap::new();
+        for stmt in body {
+            match stmt {
+                Stmt::Bind { var, value } if uniform(self, value) => self.bind(var, value)?,
+                Stmt::Bind { var, value } => {
+                    self.facts.bind(var, value, width);
+                    bound.insert(var.id, value.clone());
+                    rest.push(stmt);
+                }
+                stmt => rest.push(stmt),
+            }
+        }
+        let base = self.expr(&Expr::var(&axis.var))?;
+        let lane = CExpr::name(self.names.fresh("v"));
+        let lanes = Lanes { width, axis: axis.var.id, base, lane, bound, vectors: HashMap::new() };
+        self.lanes = Some(lanes);
+        let result = self.lane_loop(&rest);
+        self.lanes = None;
+        result
+    }
+
+    fn lane_loop(&mut self, body: &[&Stmt]) -> Result<()> {
+        let Some((width, axis, base, lane)) =
+            self.lanes.as_ref().map(|l| (l.width, l.axis, l.base.clone(), l.lane.clone()))
+        else {
+            return Ok(());
+        };
+        let mut wide_loads = vec![];
+        let mut wide_stores = vec![];
+        for stmt in body {
+            for e in stmt.exprs() {
+                unconditional_loads(e, &mut |buffer, index| wide_loads.push((buffer.clone(), index.to_vec())));
+            }
+            if let Stmt::Store { buffer, index, .. } = stmt {
+                wide_stores.push((buffer.clone(), index.clone()));
+            }
+        }
+        for (buffer, index) in &wide_loads {
+            self.vector(buffer, index, true)?;
+        }
+        let mut stores = vec![];
+        for (buffer, index) in &wide_stores {
+            stores.extend(self.vector(buffer, index, false)?);
+        }
+        let ty = self.vars.get(&axis).map_or(CType::Int, |value| value.1);
+        self.vars.insert(axis, (base.clone().op("+", lane.clone()), ty));
+        let inner = self.nested(|lower| body.iter().try_for_each(|stmt| lower.stmt(stmt)))?;
+        self.vars.insert(axis, (base, ty));
+        self.push(CStmt::For {
+            ty: CType::Int,
+            var: crate::print::expr(&lane),
+            start: CExpr::int(0),
+            end: CExpr::int(width.into()),
+            step: CExpr::int(1),
+            unroll: true,
+            body: inner,
+        });
+        stores.into_iter().for_each(|store| self.push(store));
+        Ok(())
+    }
+
+    /// Declares the vector for a wide access, loading it if `load`; returns the statement that stores it.
+    fn vector(&mut self, buffer: &Buffer, index: &[Expr], load: bool) -> Result<Option<CStmt>> {
+        let Some(width) = self.lanes.as_ref().map(|lanes| lanes.width) else { return Ok(None) };
+        if !is_wide(&self.facts, buffer, index, width) {
+            return Ok(None);
+        }
+        let address = self.address(buffer, index)?;
+        let key = (buffer.id, crate::print::expr(&address));
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.vectors.contains_key(&key)) {
+            return Ok(None);
+        }
+        let name = self.names.fresh(&format!("{}_v", buffer.name));
+        let element = self.element_type(buffer.dtype);
+        let ty = format!("Vec<{element}, {width}>");
+        let value = load.then(|| CExpr::call(format!("load<{width}>"), [address.clone()]));
+        self.push(CStmt::Declare { ty, name: name.clone(), value, constant: load });
+        if let Some(lanes) = &mut self.lanes {
+            lanes.vectors.insert(key, name.clone());
+        }
+        let store = CExpr::call("store", [address, CExpr::name(name)]);
+        Ok((!load).then_some(CStmt::Expr(store)))
+    }
+
+    /// Address of an element in lane 0.
+    fn address(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
+        let mut offset = buffer.offset(index);
+        let mut restore = None;
+        if let Some(lanes) = &self.lanes {
+            offset = see_through(&offset, &lanes.bound);
+            let ty = self.vars.get(&lanes.axis).map_or(CType::Int, |value| value.1);
+            restore = self.vars.insert(lanes.axis, (lanes.base.clone(), ty)).map(|value| (lanes.axis, value));
+        }
+        let offset = self.expr(&offset)?;
+        self.vars.extend(restore);
+        Ok(CExpr::name(self.buffer_name(buffer)).offset(offset))
+    }
+
+    /// The vector element that stands for a load, if the load was made wide.
+    pub fn hoisted(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<Option<CExpr>> {
+        let Some(lanes) = &self.lanes else { return Ok(None) };
+        if lanes.vectors.is_empty() || !is_wide(&self.facts, buffer, index, lanes.width) {
+            return Ok(None);
+        }
+        let lane = lanes.lane.clone();
+        let key = (buffer.id, crate::print::expr(&self.address(buffer, index)?));
+        let name = self.lanes.as_ref().and_then(|lanes| lanes.vectors.get(&key));
+        Ok(name.map(|name| CExpr::name(name.clone()).at(lane)))
+    }
+
+    /// The vector element that a store goes to first, if the store is wide.
+    pub fn deferred(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<Option<CExpr>> {
+        self.hoisted(buffer, index)
+    }
+
+    /// Index into this thread's part of a spread fragment.
+    pub fn register_index(&self) -> Option<CExpr> {
+        let first = self.spread.clone()?;
+        Some(match &self.lanes {
+            Some(lanes) => first.op("+", lanes.lane.clone()),
+            None => first,
+        })
+    }
+}
+
+fn see_through(e: &Expr, bound: &HashMap<u32, Expr>) -> Expr {
+    e.substitute(&|var| bound.get(&var.id).map(|value| see_through(value, bound)))
+}

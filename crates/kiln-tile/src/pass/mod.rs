@@ -1,0 +1,6 @@
+//! The compiler's passes, in order: [`layout`], [`sync`], [`lower`]; [`facts`] is the analysis they share.
+
+pub mod facts;
+pub mod layout;
+pub mod lower;
+pub mod sync;

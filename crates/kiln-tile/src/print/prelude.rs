@@ -1,0 +1,199 @@
+//! The device functions that generated code may call, each emitted only where used. No header is needed.
+
+use kiln_target::arch::Arch;
+
+/// A piece of the prelude. The order of the variants is the order of emission, so uses come after definitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // each variant is the piece of its name
+pub enum Helper {
+    Vec,
+    F16,
+    Bf16,
+    E4m3,
+    E5m2,
+    Int4,
+    MinMax,
+    WarpReduce,
+    BlockReduce,
+    ReduceSum,
+    ReduceProd,
+    ReduceMin,
+    ReduceMax,
+    ReduceAnd,
+    ReduceOr,
+}
+
+impl Helper {
+    /// What this piece calls itself.
+    pub fn needs(self) -> &'static [Helper] {
+        match self {
+            Helper::ReduceMin | Helper::ReduceMax => &[Helper::MinMax],
+            Helper::BlockReduce => &[Helper::WarpReduce],
+            _ => &[],
+        }
+    }
+
+    /// Its source for `arch`.
+    pub fn source(self, arch: Arch) -> String {
+        match self {
+            Helper::Vec => VEC.to_owned(),
+            Helper::F16 => F16.to_owned(),
+            Helper::Bf16 => format!("{BF16}{}", if arch.has_bf16() { BF16_CVT } else { BF16_ROUND }),
+            Helper::E4m3 => f8(arch, "e4m3", 3, 7, "0x43e00000u /* 448 */", E4M3_DECODE),
+            Helper::E5m2 => f8(arch, "e5m2", 2, 15, "0x47600000u /* 57344 */", E5M2_DECODE),
+            Helper::Int4 => INT4.to_owned(),
+            Helper::MinMax => MIN_MAX.to_owned(),
+            Helper::WarpReduce => WARP_REDUCE.to_owned(),
+            Helper::BlockReduce => BLOCK_REDUCE.to_owned(),
+            Helper::ReduceSum => functor("Sum", "a + b"),
+            Helper::ReduceProd => functor("Prod", "a * b"),
+            Helper::ReduceMin => functor("Min", "min_of(a, b)"),
+            Helper::ReduceMax => functor("Max", "max_of(a, b)"),
+            Helper::ReduceAnd => functor("And", "a & b"),
+            Helper::ReduceOr => functor("Or", "a | b"),
+        }
+    }
+}
+
+fn functor(name: &str, body: &str) -> String {
+    format!("struct {name} {{\n    template <class T> static __device__ T of(T a, T b) {{ return {body}; }}\n}};\n")
+}
+
+const VEC: &str = "\
+// N neighbours in memory, moved by accesses of up to 16 bytes.
+template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vec {
+    T at[N];
+    __device__ T& operator[](int i) { return at[i]; }
+    __device__ const T& operator[](int i) const { return at[i]; }
+};
+template <int N, class T> __device__ __forceinline__ Vec<T, N> load(const T* from) {
+    return *reinterpret_cast<const Vec<T, N>*>(from);
+}
+template <class T, int N> __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
+    *reinterpret_cast<Vec<T, N>*>(to) = value;
+}
+";
+
+const F16: &str = r#"struct f16 { unsigned short bits; };
+__device__ __forceinline__ float to_f32(f16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+__device__ __forceinline__ f16 to_f16(float x) {
+    f16 y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+"#;
+
+const BF16: &str = "\
+struct bf16 { unsigned short bits; };
+__device__ __forceinline__ float to_f32(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+";
+
+const BF16_CVT: &str = r#"__device__ __forceinline__ bf16 to_bf16(float x) {
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+"#;
+
+const BF16_ROUND: &str = "\
+__device__ __forceinline__ bf16 to_bf16(float x) {
+    // Rounds to nearest even by hand: this architecture has no conversion.
+    const unsigned bits = __float_as_uint(x);
+    const unsigned rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    return bf16{(unsigned short)(x == x ? rounded : 0x7fffu)};
+}
+";
+
+/// Finite magnitudes decode by rescaling an f32 with the same fields; only the special codes differ by format.
+const E4M3_DECODE: &str = "magnitude == 0x7fu ? __uint_as_float(0x7fffffffu)";
+const E5M2_DECODE: &str =
+    "magnitude > 0x7cu ? __uint_as_float(0x7fffffffu) : magnitude == 0x7cu ? __uint_as_float(0x7f800000u)";
+
+fn f8(arch: Arch, name: &str, mantissa: u32, bias: i32, max: &str, special: &str) -> String {
+    let shift = 23 - mantissa;
+    // 2^(127 - bias): the exponent field of an 8-bit float, read as that of an f32, is too small by this much.
+    let rescale = ((254 - bias) as u32) << 23;
+    let mut out = format!(
+        "struct {name} {{ unsigned char bits; }};
+__device__ __forceinline__ float to_f32({name} x) {{
+    const unsigned magnitude = x.bits & 0x7fu;
+    const float y = {special} : __uint_as_float(magnitude << {shift}) * __uint_as_float({rescale:#x}u);
+    return x.bits & 0x80u ? -y : y;
+}}
+"
+    );
+    if arch.has_f8_convert() {
+        out += &format!(
+            r#"__device__ __forceinline__ {name} to_{name}(float x) {{
+    unsigned short pair;
+    asm("cvt.rn.satfinite.{name}x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(x));
+    return {name}{{(unsigned char)pair}};
+}}
+"#
+        );
+    } else {
+        // Adding and removing a power of two rounds to the format's quantum: 2^23 of its units fill the f32 mantissa.
+        let lowest = (1 - bias + 127) as u32;
+        out += &format!(
+            "__device__ __forceinline__ {name} to_{name}(float x) {{
+    // Rounds to nearest even by hand: this architecture has no conversion.
+    const unsigned bits = __float_as_uint(x);
+    const unsigned sign = bits >> 24 & 0x80u;
+    const unsigned magnitude = min(bits & 0x7fffffffu, {max});
+    const unsigned exponent = max(magnitude >> 23, {lowest}u);
+    const float units = rintf(__uint_as_float(magnitude) * __uint_as_float(({}u - exponent) << 23));
+    const unsigned code = (unsigned)units + ((exponent - {lowest}u) << {mantissa});
+    return {name}{{(unsigned char)(sign | (x == x ? code : 0x7fu))}};
+}}
+",
+            254 + mantissa
+        );
+    }
+    out
+}
+
+const INT4: &str = "\
+// Two 4-bit elements a byte, low half first.
+__device__ __forceinline__ signed char load_i4(const unsigned char* packed, long long i) {
+    return (signed char)(packed[i / 2] << (i % 2 ? 0 : 4)) >> 4;
+}
+__device__ __forceinline__ unsigned char load_u4(const unsigned char* packed, long long i) {
+    return packed[i / 2] >> (i % 2 ? 4 : 0) & 0xf;
+}
+";
+
+const MIN_MAX: &str = "\
+// NaN if either is NaN.
+template <class T> __device__ __forceinline__ T min_of(T a, T b) { return a < b || a != a ? a : b; }
+template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b || a != a ? a : b; }
+";
+
+const WARP_REDUCE: &str = "\
+// Combines one value of each thread of a warp; all get the result.
+template <class Op, class T> __device__ __forceinline__ T warp_reduce(T value) {
+    #pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        value = Op::of(value, (T)__shfl_xor_sync(0xffffffffu, value, distance));
+    }
+    return value;
+}
+";
+
+const BLOCK_REDUCE: &str = "\
+// Combines one value of each thread of a block; all get the result.
+template <class Op, int threads, class T> __device__ __forceinline__ T block_reduce(T value) {
+    __shared__ T partial[threads / 32];
+    value = warp_reduce<Op>(value);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = partial[0];
+    #pragma unroll
+    for (int warp = 1; warp < threads / 32; ++warp) value = Op::of(value, partial[warp]);
+    __syncthreads();
+    return value;
+}
+";

@@ -1,0 +1,438 @@
+//! Checks the rules of the language: types, scopes, ranks, who may do what.
+
+use crate::dtype::DType;
+use crate::error::{Result, TileError};
+use crate::expr::{BinaryOp, Expr, ExprKind, UnaryOp, Var};
+use crate::program::{Access, AtomicOp, Axis, Buffer, Param, Program, ReduceOp, Scope, Stmt, Worker};
+use std::collections::{HashMap, HashSet};
+
+/// Checks `program`; the first broken rule is the error.
+pub fn verify(program: &Program) -> Result<()> {
+    let mut verifier =
+        Verifier { program, scope: HashSet::new(), mutable: HashMap::new(), access: HashMap::new(), cooperative: 0 };
+    verifier.program()
+}
+
+struct Verifier<'a> {
+    program: &'a Program,
+    scope: HashSet<u32>,
+    /// Declared variables, with the number of cooperative loops around the declaration.
+    mutable: HashMap<u32, usize>,
+    access: HashMap<u32, Access>,
+    /// Cooperative loops (`parallel`, `reduce`, `copy`) around the statement.
+    cooperative: usize,
+}
+
+impl Verifier<'_> {
+    fn invalid<T>(&self, what: String, place: &str, help: &str) -> Result<T> {
+        Err(TileError::Invalid {
+            kernel: self.program.name.clone(),
+            what,
+            place: place.to_owned(),
+            help: help.to_owned(),
+        })
+    }
+
+    fn require(&self, e: &Expr, place: &str, expected: DType) -> Result<()> {
+        self.expr(e)?;
+        self.types(e.dtype() == expected, e.dtype(), place, expected.name())
+    }
+
+    fn types(&self, ok: bool, found: DType, place: &str, expected: &str) -> Result<()> {
+        if ok {
+            return Ok(());
+        }
+        let (kernel, place, expected) = (self.program.name.clone(), place.to_owned(), expected.to_owned());
+        Err(TileError::Type { kernel, place, found, expected })
+    }
+
+    fn program(&mut self) -> Result<()> {
+        let threads = self.program.threads;
+        if threads == 0 || threads > 1024 || threads % 32 != 0 {
+            let what = format!("{threads} threads a block");
+            return self.invalid(what, "threads", "use a multiple of 32 up to 1024");
+        }
+        for param in &self.program.params {
+            match param {
+                Param::Scalar { var, range, multiple_of } => {
+                    if range.0 > range.1 || *multiple_of < 1 {
+                        let what = format!("range {range:?}, multiple of {multiple_of}");
+                        return self.invalid(what, &var.name, "give a non-empty range");
+                    }
+                    self.types(var.dtype.is_compute(), var.dtype, &var.name, "a compute type")?;
+                    self.scope.insert(var.id);
+                }
+                Param::Buffer { buffer, access } => {
+                    self.access.insert(buffer.id, *access);
+                }
+            }
+        }
+        for param in &self.program.params {
+            if let Param::Buffer { buffer, .. } = param {
+                self.buffer(buffer, Scope::Global)?;
+            }
+        }
+        for buffer in &self.program.buffers {
+            self.buffer(buffer, buffer.scope)?;
+            if buffer.const_len().is_none() {
+                let what = "an extent is not a constant".to_owned();
+                return self.invalid(what, &buffer.name, "shared tiles and fragments have fixed sizes");
+            }
+            if buffer.scope == Scope::Shared && self.program.domain.worker != Worker::Block {
+                let what = "shared memory without a block".to_owned();
+                return self.invalid(what, &buffer.name, "use Worker::Block");
+            }
+            if buffer.dtype.bits() < 8 {
+                let what = format!("{} elements are packed", buffer.dtype);
+                return self.invalid(what, &buffer.name, "use i8 or u8 on the chip");
+            }
+        }
+        self.axes(&self.program.domain.axes)?;
+        self.body(&self.program.body)
+    }
+
+    fn buffer(&self, buffer: &Buffer, scope: Scope) -> Result<()> {
+        if buffer.scope != scope || buffer.shape.len() != buffer.strides.len() {
+            let what = format!(
+                "{:?} buffer of rank {} with {} strides",
+                buffer.scope,
+                buffer.shape.len(),
+                buffer.strides.len()
+            );
+            return self.invalid(what, &buffer.name, "one stride a dimension, in the right scope");
+        }
+        self.types(buffer.dtype != DType::Index, buffer.dtype, &buffer.name, "a stored type")?;
+        for e in buffer.shape.iter().chain(&buffer.strides) {
+            self.require(e, &format!("extent or stride of `{}`", buffer.name), DType::Index)?;
+        }
+        Ok(())
+    }
+
+    fn axes(&mut self, axes: &[Axis]) -> Result<()> {
+        for axis in axes {
+            self.require(&axis.extent, &format!("extent of `{}`", axis.var.name), DType::Index)?;
+        }
+        for axis in axes {
+            self.types(axis.var.dtype == DType::Index, axis.var.dtype, &axis.var.name, "index")?;
+            self.scope.insert(axis.var.id);
+        }
+        Ok(())
+    }
+
+    /// Checks a body; names bound in it end with it.
+    fn body(&mut self, body: &[Stmt]) -> Result<()> {
+        let outer = self.scope.clone();
+        for stmt in body {
+            self.stmt(stmt)?;
+        }
+        self.scope = outer;
+        Ok(())
+    }
+
+    fn cooperative(&mut self, place: &str, axes: &[Axis]) -> Result<()> {
+        if self.program.domain.worker == Worker::Thread {
+            let what = format!("`{place}` under Worker::Thread");
+            return self.invalid(what, place, "use a serial loop, or Worker::Warp or Worker::Block");
+        }
+        if self.cooperative > 0 {
+            let what = format!("`{place}` inside a loop that is already spread over threads");
+            return self.invalid(what, place, "merge the axes, or use a serial loop inside");
+        }
+        if axes.is_empty() {
+            return self.invalid("no axes".to_owned(), place, "give at least one axis");
+        }
+        self.cooperative += 1;
+        Ok(())
+    }
+
+    fn block_only(&self, place: &str) -> Result<()> {
+        if self.program.domain.worker != Worker::Block || self.cooperative > 0 {
+            let what = format!("`{place}` needs all threads of a block");
+            return self.invalid(what, place, "put it at the top level of a Worker::Block body");
+        }
+        Ok(())
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
+        match stmt {
+            Stmt::Bind { var, value } | Stmt::Declare { var, value } => {
+                self.require(value, &format!("value of `{}`", var.name), var.dtype)?;
+                if matches!(stmt, Stmt::Declare { .. }) {
+                    self.mutable.insert(var.id, self.cooperative);
+                }
+                self.scope.insert(var.id);
+                Ok(())
+            }
+            Stmt::Assign { var, value } => {
+                self.require(value, &format!("value of `{}`", var.name), var.dtype)?;
+                match self.mutable.get(&var.id) {
+                    Some(&depth) if depth == self.cooperative && self.scope.contains(&var.id) => Ok(()),
+                    Some(&depth) if depth != self.cooperative => {
+                        let what = "assigned by many threads at once".to_owned();
+                        self.invalid(what, &var.name, "use `reduce` to combine values over threads")
+                    }
+                    _ => self.invalid("assigned but not declared".to_owned(), &var.name, "declare it first"),
+                }
+            }
+            Stmt::Store { buffer, index, value } => self.store(buffer, index, value),
+            Stmt::Atomic { op, buffer, index, value } => self.atomic(*op, buffer, index, value),
+            Stmt::For { var, start, end, unroll, body } => {
+                self.require(start, &format!("start of `{}`", var.name), DType::Index)?;
+                self.require(end, &format!("end of `{}`", var.name), DType::Index)?;
+                if *unroll && (start.as_const().is_none() || end.as_const().is_none()) {
+                    let what = "unrolled loop without constant bounds".to_owned();
+                    return self.invalid(what, &var.name, "use for_range");
+                }
+                self.scope.insert(var.id);
+                self.body(body)
+            }
+            Stmt::If { cond, then, otherwise } => {
+                self.require(cond, "condition of `if`", DType::Bool)?;
+                self.body(then)?;
+                self.body(otherwise)
+            }
+            Stmt::Parallel { axes, body } => {
+                self.cooperative("parallel", axes)?;
+                self.axes(axes)?;
+                self.body(body)?;
+                self.shared_race(stmt)?;
+                self.cooperative -= 1;
+                Ok(())
+            }
+            Stmt::Reduce { axes, body, results } => {
+                self.cooperative("reduce", axes)?;
+                self.axes(axes)?;
+                let outer = self.scope.clone();
+                for stmt in body {
+                    if !matches!(stmt, Stmt::Bind { .. }) {
+                        let what = "only `bind` may stand in the body of a reduction".to_owned();
+                        return self.invalid(what, "reduce", "move other statements to a `parallel`");
+                    }
+                    self.stmt(stmt)?;
+                }
+                for result in results {
+                    let (name, dtype) = (&result.var.name, result.var.dtype);
+                    self.require(&result.value, &format!("value of `{name}`"), dtype)?;
+                    let logical = matches!(result.op, ReduceOp::And | ReduceOp::Or);
+                    let ok = if logical { !dtype.is_float() } else { dtype != DType::Bool };
+                    self.types(ok && dtype.is_compute(), dtype, name, "a type the reduction is defined on")?;
+                }
+                self.scope = outer;
+                self.scope.extend(results.iter().map(|result| result.var.id));
+                self.cooperative -= 1;
+                Ok(())
+            }
+            Stmt::Fill { buffer, value } => {
+                if buffer.scope != Scope::Fragment || self.cooperative > 0 {
+                    let what = format!("fill of a {:?} buffer", buffer.scope);
+                    return self.invalid(what, &buffer.name, "fill fragments, outside of `parallel`");
+                }
+                self.require(value, &format!("value of fill `{}`", buffer.name), buffer.dtype)
+            }
+            Stmt::Copy { dst, axes, mask, value, fill } => {
+                self.block_only("copy")?;
+                let extents_match = axes.len() == dst.shape.len()
+                    && axes.iter().zip(&dst.shape).all(|(axis, extent)| {
+                        axis.extent.as_const().is_some() && axis.extent.as_const() == extent.as_const()
+                    });
+                if dst.scope != Scope::Shared || !extents_match {
+                    let what = "copy into something else than a whole shared tile".to_owned();
+                    return self.invalid(what, &dst.name, "one axis per dimension, with its extent");
+                }
+                self.axes(axes)?;
+                self.require(mask, &format!("mask of `{}`", dst.name), DType::Bool)?;
+                self.require(value, &format!("element of `{}`", dst.name), dst.dtype)?;
+                self.require(fill, &format!("fill of `{}`", dst.name), dst.dtype)
+            }
+            Stmt::Gemm { acc, a, b, transpose_a, transpose_b } => {
+                self.block_only("gemm")?;
+                self.gemm(acc, a, b, *transpose_a, *transpose_b)
+            }
+            Stmt::Pipelined { var, extent, stages, body } => {
+                self.block_only("pipelined")?;
+                self.require(extent, &format!("extent of `{}`", var.name), DType::Index)?;
+                let copies = body.iter().take_while(|s| matches!(s, Stmt::Copy { .. })).count();
+                let late = body[copies..].iter().any(|s| {
+                    let mut found = false;
+                    s.walk(&mut |s| found |= matches!(s, Stmt::Copy { .. } | Stmt::Pipelined { .. }));
+                    found
+                });
+                if copies == 0 || late || *stages < 2 {
+                    let what = format!("{stages} stages, {copies} leading copies");
+                    let help = "copies come first and only first, with at least 2 stages";
+                    return self.invalid(what, &var.name, help);
+                }
+                self.scope.insert(var.id);
+                self.body(body)
+            }
+            Stmt::Barrier => self.block_only("barrier"),
+        }
+    }
+
+    fn gemm(&self, acc: &Buffer, a: &Buffer, b: &Buffer, ta: bool, tb: bool) -> Result<()> {
+        let dims = |buffer: &Buffer, scope: Scope, swap: bool| -> Result<(i128, i128)> {
+            let extents: Vec<i128> = buffer.shape.iter().filter_map(Expr::as_const).collect();
+            match extents[..] {
+                [x, y] if buffer.scope == scope => Ok(if swap { (y, x) } else { (x, y) }),
+                _ => self.invalid(
+                    format!("gemm operand of rank {} in {:?} memory", buffer.shape.len(), buffer.scope),
+                    &buffer.name,
+                    "accumulate [M, N] in a fragment from [M, K] and [K, N] shared tiles",
+                ),
+            }
+        };
+        let (m, n) = dims(acc, Scope::Fragment, false)?;
+        let (am, ak) = dims(a, Scope::Shared, ta)?;
+        let (bk, bn) = dims(b, Scope::Shared, tb)?;
+        if (am, bn, ak) != (m, n, bk) {
+            let what = format!("gemm of [{am}, {ak}] by [{bk}, {bn}] into [{m}, {n}]");
+            return self.invalid(what, &acc.name, "make the tiles agree on M, N and K");
+        }
+        let ok = a.dtype == b.dtype && acc.dtype == a.dtype.compute();
+        self.types(ok, acc.dtype, &acc.name, "the compute type of both operands")
+    }
+
+    fn store(&self, buffer: &Buffer, index: &[Expr], value: &Expr) -> Result<()> {
+        self.index(buffer, index)?;
+        self.require(value, &format!("value stored in `{}`", buffer.name), buffer.dtype)?;
+        if self.access.get(&buffer.id) == Some(&Access::Read) {
+            let what = "store into an input".to_owned();
+            return self.invalid(what, &buffer.name, "declare it with output or in_out");
+        }
+        if buffer.dtype.bits() < 8 {
+            let what = format!("{} elements share a byte", buffer.dtype);
+            return self.invalid(what, &buffer.name, "store whole bytes (u8) that hold two of them");
+        }
+        if self.cooperative == 0 && self.program.domain.worker != Worker::Thread {
+            let what = "store at warp or block level".to_owned();
+            return self.invalid(what, &buffer.name, "put it in a `parallel`, over one point if need be");
+        }
+        Ok(())
+    }
+
+    fn atomic(&self, op: AtomicOp, buffer: &Buffer, index: &[Expr], value: &Expr) -> Result<()> {
+        self.store(buffer, index, value)?;
+        if buffer.scope != Scope::Global {
+            return self.invalid("atomic on the chip".to_owned(), &buffer.name, "use `reduce`");
+        }
+        let dtype = buffer.dtype;
+        let ok = match op {
+            AtomicOp::Add => {
+                matches!(dtype, DType::I32 | DType::U32 | DType::I64 | DType::U64 | DType::F32 | DType::F64)
+            }
+            AtomicOp::Min | AtomicOp::Max => {
+                matches!(dtype, DType::I32 | DType::U32 | DType::I64 | DType::U64)
+            }
+        };
+        self.types(ok, dtype, &buffer.name, "a type with this atomic (add: 32/64 bit; min, max: integers)")
+    }
+
+    /// A `parallel` that stores and loads one shared tile has threads that read what others may not have written yet.
+    fn shared_race(&self, stmt: &Stmt) -> Result<()> {
+        let mut stored = HashSet::new();
+        let mut loaded = HashMap::new();
+        stmt.walk(&mut |s| {
+            if let Stmt::Store { buffer, .. } = s {
+                stored.insert(buffer.id);
+            }
+            for e in s.exprs() {
+                e.walk(&mut |e| {
+                    if let ExprKind::Load(buffer, _) = e.kind()
+                        && buffer.scope == Scope::Shared
+                    {
+                        loaded.insert(buffer.id, buffer.name.clone());
+                    }
+                });
+            }
+        });
+        match loaded.into_iter().find(|(id, _)| stored.contains(id)) {
+            Some((_, name)) => {
+                let what = "one `parallel` both stores and loads this shared tile".to_owned();
+                self.invalid(what, &name, "split it in two: the compiler puts a barrier between them")
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn index(&self, buffer: &Buffer, index: &[Expr]) -> Result<()> {
+        if index.len() != buffer.shape.len() {
+            let what = format!("{} indices for rank {}", index.len(), buffer.shape.len());
+            return self.invalid(what, &buffer.name, "give one index per dimension");
+        }
+        for (position, (i, extent)) in index.iter().zip(&buffer.shape).enumerate() {
+            self.require(i, &format!("index {position} of `{}`", buffer.name), DType::Index)?;
+            if let (Some(i), Some(extent)) = (i.as_const(), extent.as_const())
+                && !(0..extent).contains(&i)
+            {
+                let what = format!("index {i} in dimension {position} of extent {extent}");
+                return self.invalid(what, &buffer.name, "keep indices inside the shape");
+            }
+        }
+        Ok(())
+    }
+
+    fn variable(&self, var: &Var) -> Result<()> {
+        if self.scope.contains(&var.id) {
+            return Ok(());
+        }
+        let what = format!("`{}` is used outside of where it is defined", var.name);
+        self.invalid(what, &var.name, "bind it in an enclosing body, or use it inside")
+    }
+
+    fn expr(&self, e: &Expr) -> Result<()> {
+        for operand in e.operands() {
+            self.expr(operand)?;
+        }
+        let same =
+            |a: &Expr, b: &Expr, place: String| self.types(a.dtype() == b.dtype(), b.dtype(), &place, a.dtype().name());
+        match e.kind() {
+            ExprKind::Const(_) | ExprKind::Cast(_) => Ok(()),
+            ExprKind::Var(var) => self.variable(var),
+            ExprKind::Unary(op, a) => {
+                let dtype = a.dtype();
+                let ok = match op {
+                    UnaryOp::Not => !dtype.is_float(),
+                    UnaryOp::Neg | UnaryOp::Abs => dtype != DType::Bool,
+                    _ => dtype.is_float(),
+                };
+                let place = format!("operand of {op:?}");
+                self.types(ok && dtype.is_compute(), dtype, &place, "a compute type it is defined on")
+            }
+            ExprKind::Binary(op, a, b) => {
+                same(a, b, format!("right operand of {op:?}"))?;
+                let dtype = a.dtype();
+                let ok = match op {
+                    BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => !dtype.is_float(),
+                    BinaryOp::Shl | BinaryOp::Shr => dtype.is_int(),
+                    BinaryOp::Pow | BinaryOp::Atan2 => dtype.is_float(),
+                    _ => dtype != DType::Bool,
+                };
+                let place = format!("operand of {op:?}");
+                self.types(ok && dtype.is_compute(), dtype, &place, "a compute type it is defined on")
+            }
+            ExprKind::Compare(op, a, b) => {
+                same(a, b, format!("right operand of {op:?}"))?;
+                let place = format!("operand of {op:?}");
+                self.types(a.dtype().is_compute(), a.dtype(), &place, "a compute type")
+            }
+            ExprKind::Select(c, a, b) => {
+                self.types(c.dtype() == DType::Bool, c.dtype(), "condition of select", "bool")?;
+                same(a, b, "second value of select".to_owned())
+            }
+            ExprKind::Fma(a, b, c) => {
+                same(a, b, "factor of fma".to_owned())?;
+                same(a, c, "addend of fma".to_owned())?;
+                let ok = matches!(a.dtype(), DType::F32 | DType::F64);
+                self.types(ok, a.dtype(), "operand of fma", "f32 or f64")
+            }
+            ExprKind::Load(buffer, index) => {
+                self.index(buffer, index)?;
+                if self.access.get(&buffer.id) == Some(&Access::Write) {
+                    let what = "load from an output".to_owned();
+                    return self.invalid(what, &buffer.name, "declare it with in_out");
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Tile program in, CUDA C out. `KILN_BLESS=1 cargo test -p kiln-tile --test golden` accepts the present output.
+
+mod programs;
+
+use kiln_target::arch::Arch;
+use kiln_tile::{DType, Program, compile};
+use std::path::PathBuf;
+
+fn check(name: &str, program: &Program, arch: Arch) {
+    let source = compile(program, arch).unwrap().source;
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.{arch}.cu"));
+    if std::env::var_os("KILN_BLESS").is_some() {
+        std::fs::write(&path, &source).unwrap();
+        return;
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(golden == source, "{} differs from:\n{source}\nrun with KILN_BLESS=1 to accept", path.display());
+}
+
+#[test]
+fn maps() {
+    check("bias_gelu_f16", &programs::bias_gelu(DType::F16, 768), Arch::Sm80);
+    check("bias_gelu_odd", &programs::bias_gelu(DType::F32, 77), Arch::Sm80);
+    check("functions", &programs::functions(), Arch::Sm75);
+    check("cast_f32_bf16", &programs::cast(DType::F32, DType::BF16), Arch::Sm75);
+    check("cast_f16_f8e4m3", &programs::cast(DType::F16, DType::F8E4M3), Arch::Sm80);
+    check("cast_i4_f32", &programs::cast(DType::I4, DType::F32), Arch::Sm90a);
+}
+
+#[test]
+fn rows() {
+    check("softmax_block", &programs::softmax_block(DType::BF16, 1000), Arch::Sm90a);
+    check("layer_norm_wide", &programs::layer_norm_warp(DType::F16, 8), Arch::Sm86);
+    check("layer_norm_odd", &programs::layer_norm_warp(DType::F32, 1), Arch::Sm120);
+}
+
+#[test]
+fn indexed() {
+    check("gather_rows", &programs::gather_rows(DType::F32, 384), Arch::Sm89);
+    check("max_pool", &programs::max_pool(), Arch::Sm75);
+    check("transpose", &programs::transpose_tiled(DType::F32), Arch::Sm100);
+    check("histogram", &programs::histogram(), Arch::Sm80);
+}

@@ -1,0 +1,110 @@
+// N neighbours in memory, moved by accesses of up to 16 bytes.
+template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vec {
+    T at[N];
+    __device__ T& operator[](int i) { return at[i]; }
+    __device__ const T& operator[](int i) const { return at[i]; }
+};
+template <int N, class T> __device__ __forceinline__ Vec<T, N> load(const T* from) {
+    return *reinterpret_cast<const Vec<T, N>*>(from);
+}
+template <class T, int N> __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
+    *reinterpret_cast<Vec<T, N>*>(to) = value;
+}
+
+struct bf16 { unsigned short bits; };
+__device__ __forceinline__ float to_f32(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ __forceinline__ bf16 to_bf16(float x) {
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+
+// NaN if either is NaN.
+template <class T> __device__ __forceinline__ T min_of(T a, T b) { return a < b || a != a ? a : b; }
+template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b || a != a ? a : b; }
+
+// Combines one value of each thread of a warp; all get the result.
+template <class Op, class T> __device__ __forceinline__ T warp_reduce(T value) {
+    #pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        value = Op::of(value, (T)__shfl_xor_sync(0xffffffffu, value, distance));
+    }
+    return value;
+}
+
+// Combines one value of each thread of a block; all get the result.
+template <class Op, int threads, class T> __device__ __forceinline__ T block_reduce(T value) {
+    __shared__ T partial[threads / 32];
+    value = warp_reduce<Op>(value);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = partial[0];
+    #pragma unroll
+    for (int warp = 1; warp < threads / 32; ++warp) value = Op::of(value, partial[warp]);
+    __syncthreads();
+    return value;
+}
+
+struct Sum {
+    template <class T> static __device__ T of(T a, T b) { return a + b; }
+};
+
+struct Max {
+    template <class T> static __device__ T of(T a, T b) { return max_of(a, b); }
+};
+
+// y = softmax(x) along the last axis
+extern "C" __global__ void __launch_bounds__(128) softmax_block(
+    int rows,
+    const bf16* __restrict__ x,
+    bf16* __restrict__ y) {
+    float held[8];
+    const int row = blockIdx.x;
+    #pragma unroll
+    for (int turn = 0; turn < 1; ++turn) {
+        const int col = (turn * 128 + threadIdx.x) * 8;
+        if (col < 1000) {
+            const Vec<bf16, 8> x_v = load<8>(x + row * 1000 + col);
+            #pragma unroll
+            for (int v = 0; v < 8; ++v) {
+                held[turn * 8 + v] = to_f32(x_v[v]);
+            }
+        }
+    }
+    float peak_partial = __int_as_float(0xff800000);
+    #pragma unroll
+    for (int turn = 0; turn < 1; ++turn) {
+        const int col = (turn * 128 + threadIdx.x) * 8;
+        if (col < 1000) {
+            #pragma unroll
+            for (int v = 0; v < 8; ++v) {
+                peak_partial = max_of(peak_partial, held[turn * 8 + v]);
+            }
+        }
+    }
+    const float peak = block_reduce<Max, 128>(peak_partial);
+    float total_partial = 0.0f;
+    #pragma unroll
+    for (int turn = 0; turn < 1; ++turn) {
+        const int col = (turn * 128 + threadIdx.x) * 8;
+        if (col < 1000) {
+            #pragma unroll
+            for (int v = 0; v < 8; ++v) {
+                total_partial += expf(held[turn * 8 + v] - peak);
+            }
+        }
+    }
+    const float total = block_reduce<Sum, 128>(total_partial);
+    #pragma unroll
+    for (int turn = 0; turn < 1; ++turn) {
+        const int col = (turn * 128 + threadIdx.x) * 8;
+        if (col < 1000) {
+            Vec<bf16, 8> y_v;
+            #pragma unroll
+            for (int v = 0; v < 8; ++v) {
+                y_v[v] = to_bf16(expf(held[turn * 8 + v] - peak) / total);
+            }
+            store(y + row * 1000 + col, y_v);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Every broken rule gives an error that names the place and the remedy.
+
+use kiln_tile::{Array, Builder, DType, Expr, ReduceOp, TileError, Worker, interp};
+
+fn n(value: i64) -> Expr {
+    Expr::index(value)
+}
+
+/// Error of a program over `x: f32[8] -> y: f32[8]` whose body is `build`.
+fn error(worker: Worker, build: impl FnOnce(&mut Builder, &kiln_tile::Buffer, &kiln_tile::Buffer, &Expr)) -> String {
+    let mut k = Builder::new("k", "");
+    let x = k.input("x", DType::F32, &[n(8)]);
+    let y = k.output("y", DType::F32, &[n(8)]);
+    k.for_each(worker, &[("i", n(8))], |k, ix| build(k, &x, &y, &ix[0]));
+    k.finish().expect_err("accepted").to_string()
+}
+
+#[track_caller]
+fn says(message: &str, words: &[&str]) {
+    for word in words {
+        assert!(message.contains(word), "`{word}` is missing from: {message}");
+    }
+}
+
+#[test]
+fn types() {
+    let mixed = error(Worker::Thread, |k, x, y, i| k.store(y, [i], x.at([i]) + Expr::int(DType::I32, 1)));
+    says(&mixed, &["k", "Add", "i32", "f32", "cast"]);
+    let small = error(Worker::Thread, |k, x, y, i| {
+        let half = x.at([i]).cast(DType::F16);
+        k.store(y, [i], half.clone() + half);
+    });
+    says(&small, &["f16", "compute type"]);
+    let not_float = error(Worker::Thread, |k, _, y, i| k.store(y, [i], i.exp().cast(DType::F32)));
+    says(&not_float, &["Exp", "index"]);
+    let index = error(Worker::Thread, |k, x, y, i| k.store(y, [&x.at([i])], x.at([i])));
+    says(&index, &["index 0", "`y`", "f32"]);
+}
+
+#[test]
+fn scopes() {
+    let into_input = error(Worker::Thread, |k, x, _, i| k.store(x, [i], x.at([i])));
+    says(&into_input, &["input", "`", "output"]);
+    let from_output = error(Worker::Thread, |k, _, y, i| k.store(y, [i], y.at([i])));
+    says(&from_output, &["load from an output", "in_out"]);
+    let bare = error(Worker::Block, |k, x, y, i| k.store(y, [i], x.at([i])));
+    says(&bare, &["block level", "parallel"]);
+    let spread_thread = error(Worker::Thread, |k, x, y, i| {
+        k.parallel(&[("j", n(8))], |k, j| k.store(y, [i], x.at(j)));
+    });
+    says(&spread_thread, &["parallel", "Worker::Thread"]);
+    let nested = error(Worker::Block, |k, x, y, _| {
+        k.parallel(&[("j", n(8))], |k, _| k.parallel(&[("l", n(8))], |k, l| k.store(y, l, x.at(l))));
+    });
+    says(&nested, &["already spread"]);
+    let shared = error(Worker::Warp, |k, x, y, _| {
+        let tile = k.shared("tile", DType::F32, &[8]);
+        k.parallel(&[("j", n(8))], |k, j| k.store(&tile, j, x.at(j)));
+        k.parallel(&[("j", n(8))], |k, j| k.store(y, j, tile.at(j)));
+    });
+    says(&shared, &["tile", "Worker::Block"]);
+    let race = error(Worker::Block, |k, x, _, _| {
+        let tile = k.shared("tile", DType::F32, &[8]);
+        k.parallel(&[("j", n(8))], |k, j| k.store(&tile, j, x.at(j) + tile.at([n(0)])));
+    });
+    says(&race, &["tile", "barrier"]);
+}
+
+#[test]
+fn variables() {
+    let escaped = error(Worker::Thread, |k, x, y, i| {
+        let mut leaked = None;
+        k.for_range("j", 0, 4, |k, j| leaked = Some(k.bind("inner", x.at([j]))));
+        k.store(y, [i], leaked.unwrap());
+    });
+    says(&escaped, &["inner", "outside"]);
+    let raced = error(Worker::Block, |k, x, _, _| {
+        let sum = k.declare("sum", Expr::float(DType::F32, 0.0));
+        k.parallel(&[("j", n(8))], |k, j| k.assign(&sum, Expr::var(&sum) + x.at(j)));
+    });
+    says(&raced, &["sum", "reduce"]);
+}
+
+#[test]
+fn shapes() {
+    let rank = error(Worker::Thread, |k, x, y, i| k.store(y, [i, i], x.at([i])));
+    says(&rank, &["2 indices", "rank 1"]);
+    let outside = error(Worker::Thread, |k, x, y, i| k.store(y, [i], x.at([n(8)])));
+    says(&outside, &["index 8", "extent 8"]);
+    let tiles = error(Worker::Block, |k, _, _, _| {
+        let a = k.shared("a", DType::F32, &[64, 16]);
+        let b = k.shared("b", DType::F32, &[32, 64]);
+        let acc = k.fragment("acc", DType::F32, &[64, 64]);
+        k.gemm(&acc, &a, &b, false, false);
+    });
+    says(&tiles, &["[64, 16]", "[32, 64]", "agree"]);
+    let sum_of_bool = error(Worker::Warp, |k, x, _, _| {
+        k.reduce("r", ReduceOp::Sum, &[("j", n(8))], |_, j| x.at(j).lt(0.0));
+    });
+    says(&sum_of_bool, &["bool", "r"]);
+}
+
+#[test]
+fn the_interpreter_checks_accesses_and_arguments() {
+    let mut k = Builder::new("shifted", "y[i] = x[i + 1]");
+    let count = k.dim("count", 1..=8);
+    let x = k.input("x", DType::I32, &[count.clone()]);
+    let y = k.output("y", DType::I32, &[count.clone()]);
+    k.for_each(Worker::Thread, &[("i", count)], |k, i| k.store(&y, i, x.at([&i[0] + 1])));
+    let program = k.finish().unwrap();
+    let array = || interp::Arg::Array(Array::zeros(DType::I32, 4));
+    let found = interp::run(&program, &mut [interp::Arg::dim(4), array(), array()]).unwrap_err();
+    assert!(
+        matches!(&found, TileError::OutOfBounds { buffer, index, .. } if buffer == "x" && index == &[4]),
+        "{found}"
+    );
+    let found = interp::run(&program, &mut [interp::Arg::dim(9), array(), array()]).unwrap_err().to_string();
+    says(&found, &["count", "9", "8"]);
+    let found = interp::run(&program, &mut [interp::Arg::dim(4), array()]).unwrap_err().to_string();
+    says(&found, &["2 arguments for 3"]);
+}

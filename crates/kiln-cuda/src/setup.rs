@@ -68,6 +68,7 @@ struct Manifest {
 }
 
 const MANIFEST: &str = "installed.json";
+const SCRATCH_PREFIX: &str = ".setup-";
 
 /// Installs [`NVRTC_VERSION`] under `home` unless it is there, and returns the folder that holds `libnvrtc.so`.
 ///
@@ -116,9 +117,11 @@ fn install(
         return Ok(target);
     }
 
+    remove_leftovers(&releases);
+
     let python = python()?;
     let scratch = tempfile::Builder::new()
-        .prefix(".setup-")
+        .prefix(SCRATCH_PREFIX)
         .tempdir_in(&releases)
         .map_err(|e| CudaError::io("create folder", &releases, e))?;
     let folder = |name: &str| {
@@ -160,6 +163,16 @@ fn install(
     fs::rename(&unpacked, &target).map_err(|e| CudaError::io("install into", &target, e))?;
     progress(SetupStep::Installed(target.clone()));
     Ok(target)
+}
+
+/// Removes the working folders of runs that were killed. Only called under the lock, so no live run owns one. What cannot
+/// be removed is only in the way of disk space.
+fn remove_leftovers(releases: &Path) {
+    for entry in fs::read_dir(releases).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// The libraries and their licence; the `.alt` builds are the same compilers with another allocator.
@@ -282,6 +295,29 @@ mod tests {
         assert!(matches!(install(&home, &pin, no_python, |_| {}), Err(CudaError::NoPython { .. })));
         install(&home, &pin, || Ok(python), |_| {}).unwrap();
         assert_eq!(fs::read(folder.join("libnvrtc.so.13")).unwrap(), b"library");
+    }
+
+    #[test]
+    fn several_at_once_install_once_and_clear_what_a_killed_run_left() {
+        let (wheel, hash) = wheel_with(&[("nvidia/cu13/lib/libnvrtc.so.13", b"library")]);
+        let root = tempfile::tempdir().unwrap();
+        let log = root.path().join("downloads");
+        let pip = format!("echo one >> '{}'; cp '{}' $dest/x.whl", log.display(), wheel.path().display());
+        let python = fake_python(root.path(), &pip);
+        let home = Home::at(root.path().join("home"));
+        let leftover = home.nvrtc().join(".setup-abc/work");
+        fs::create_dir_all(&leftover).unwrap();
+        let sha256: &'static str = Box::leak(hash.into_boxed_str());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let pin = Pin { platforms: &["any"], sha256, bytes: 10 };
+                    install(&home, &pin, || Ok(python.clone()), |_| {}).unwrap();
+                });
+            }
+        });
+        assert_eq!(fs::read_to_string(log).unwrap().lines().count(), 1);
+        assert!(!leftover.exists());
     }
 
     #[test]

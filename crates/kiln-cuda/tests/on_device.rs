@@ -269,7 +269,9 @@ fn graphs_replay_what_was_captured() {
     let error = stream.capture(|stream| stream.upload(&dx, 0, &[1, 2, 3])).err().unwrap().to_string();
     assert!(error.contains("being captured"), "{error}");
     stream.upload(&dx, 0, &[1, 2, 3]).unwrap();
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stream.capture(|_| panic!("on purpose"))));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        stream.capture::<CudaError>(|_| panic!("on purpose"))
+    }));
     assert!(panicked.is_err());
     stream.synchronize().unwrap();
 }

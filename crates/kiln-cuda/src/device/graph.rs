@@ -40,36 +40,14 @@ impl Stream {
     ///
     /// # Errors
     /// Those of `work` (an upload or download, say, cannot be captured), or [`CudaError::Driver`].
-    pub fn capture(&self, work: impl FnOnce(&Self) -> Result<()>) -> Result<Graph> {
-        const WHAT: &str = "capturing a graph";
-        if self.is_capturing() {
-            let reason = "a graph is being captured on the stream already".to_owned();
-            return Err(CudaError::BadOperation { what: WHAT, reason });
-        }
-        self.gpu.bind()?;
-        // Thread-local: allocations by other threads go on undisturbed.
-        // SAFETY: a live stream of the context just bound.
-        unsafe {
-            result::stream::begin_capture(*self.raw, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-        }
-        .map_err(driver_error(|| WHAT.to_owned()))?;
-        self.start_record();
-        let mut open = OpenCapture { stream: self, ended: false };
+    pub fn capture<E: From<CudaError>>(&self, work: impl FnOnce(&Self) -> Result<(), E>) -> Result<Graph, E> {
+        let mut open = OpenCapture::begin(self)?;
         let worked = work(self);
         let ended = open.end();
         // The reason `work` gives explains more than the capture's own failure that follows from it.
         worked?;
         let (captured, modules) = ended?;
-        // SAFETY: a graph that the capture just gave.
-        let exec = unsafe { result::graph::instantiate(*captured.raw, sys::CUgraphInstantiate_flags(0)) }
-            .map_err(driver_error(|| "instantiating a graph".to_owned()))?;
-        let kernels = modules.len();
-        Ok(Graph {
-            executable: Arc::new(Executable { exec: Handle(exec), captured, _modules: modules }),
-            kernels,
-            name: format!("a graph of {kernels} kernels").into(),
-            _not_sync: PhantomData,
-        })
+        Ok(Graph::instantiate(captured, modules)?)
     }
 }
 
@@ -79,7 +57,24 @@ struct OpenCapture<'a> {
     ended: bool,
 }
 
-impl OpenCapture<'_> {
+impl<'a> OpenCapture<'a> {
+    fn begin(stream: &'a Stream) -> Result<Self> {
+        const WHAT: &str = "capturing a graph";
+        if stream.is_capturing() {
+            let reason = "a graph is being captured on the stream already".to_owned();
+            return Err(CudaError::BadOperation { what: WHAT, reason });
+        }
+        stream.gpu.bind()?;
+        // Thread-local: allocations by other threads go on undisturbed.
+        // SAFETY: a live stream of the context just bound.
+        unsafe {
+            result::stream::begin_capture(*stream.raw, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        }
+        .map_err(driver_error(|| WHAT.to_owned()))?;
+        stream.start_record();
+        Ok(Self { stream, ended: false })
+    }
+
     fn end(&mut self) -> Result<(Captured, Vec<CudaModule>)> {
         self.ended = true;
         let modules = self.stream.end_record();
@@ -105,6 +100,19 @@ impl Drop for OpenCapture<'_> {
 }
 
 impl Graph {
+    fn instantiate(captured: Captured, modules: Vec<CudaModule>) -> Result<Self> {
+        // SAFETY: a graph that a capture gave, alive as long as `captured`.
+        let exec = unsafe { result::graph::instantiate(*captured.raw, sys::CUgraphInstantiate_flags(0)) }
+            .map_err(driver_error(|| "instantiating a graph".to_owned()))?;
+        let kernels = modules.len();
+        Ok(Self {
+            executable: Arc::new(Executable { exec: Handle(exec), captured, _modules: modules }),
+            kernels,
+            name: format!("a graph of {kernels} kernels").into(),
+            _not_sync: PhantomData,
+        })
+    }
+
     /// Queues the captured work on `stream`.
     ///
     /// # Errors

@@ -229,13 +229,13 @@ impl Stream {
     ///
     /// # Errors
     /// Those of `work`, or [`CudaError::DeviceFault`].
-    pub fn time(&self, work: impl FnOnce(&Self) -> Result<()>) -> Result<Duration> {
+    pub fn time<E: From<CudaError>>(&self, work: impl FnOnce(&Self) -> Result<(), E>) -> Result<Duration, E> {
         let (start, end) = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
         self.record(&start)?;
         work(self)?;
         self.record(&end)?;
         self.synchronize()?;
-        end.since(&start)
+        Ok(end.since(&start)?)
     }
 }
 

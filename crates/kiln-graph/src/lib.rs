@@ -28,7 +28,7 @@ pub use element::Element;
 pub use error::{Error, Result};
 pub use graph::{Constraint, Graph, Node, NodeId, TensorType, Value, ValueId};
 pub use infer::{Inference, infer};
-pub use interp::{bind_symbols, interpret, interpret_all};
+pub use interp::{bind_symbols, bind_within, interpret, interpret_all, interpret_within};
 pub use op::{
     ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
 };

@@ -12,7 +12,7 @@ pub fn bind_symbols(graph: &Graph, shapes: &[Vec<usize>]) -> Result<Bindings> {
 }
 
 /// [`bind_symbols`] for a subgraph: the symbols of the graph around it keep their values.
-pub(super) fn bind_within(graph: &Graph, shapes: &[Vec<usize>], outer: &Bindings) -> Result<Bindings> {
+pub fn bind_within(graph: &Graph, shapes: &[Vec<usize>], outer: &Bindings) -> Result<Bindings> {
     if shapes.len() != graph.inputs.len() {
         let message = format!("expected {} inputs, found {}", graph.inputs.len(), shapes.len());
         return Err(Error::Binding { what: format!("graph `{}`", graph.name), message });

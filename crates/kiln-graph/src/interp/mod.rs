@@ -17,12 +17,19 @@ use crate::{Bindings, DType, Dim, Error, Graph, Node, NodeId, Op, Result, Tensor
 use array::{Array, Eval};
 use std::collections::BTreeMap;
 
-pub use bind::bind_symbols;
+pub use bind::{bind_symbols, bind_within};
 
 /// Runs a graph on inputs in the order of [`Graph::inputs`] and gives its outputs in order.
 pub fn interpret(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    interpret_within(graph, inputs, &Bindings::new())
+}
+
+/// [`interpret`] for a piece of a larger graph: the symbols of what surrounds it keep the values in `outer`.
+pub fn interpret_within(graph: &Graph, inputs: &[Tensor], outer: &Bindings) -> Result<Vec<Tensor>> {
     let arrays = start(graph, inputs)?;
-    let run = Run { graph, bindings: bindings(graph, inputs)?, weights: vec![&graph.weights], keep: false };
+    let shapes: Vec<Vec<usize>> = inputs.iter().map(|t| t.shape().to_vec()).collect();
+    let bindings = bind_within(graph, &shapes, outer)?;
+    let run = Run { graph, bindings, weights: vec![&graph.weights], keep: false };
     run.outputs(arrays)?.iter().map(Array::to_tensor).collect()
 }
 

@@ -1,1 +1,77 @@
-//! `#[kiln::model]`.
+//! `#[kiln::model]`: a model is an ordinary Rust function, and its shapes are checked while it compiles.
+//!
+//! Knows: Rust syntax and `kiln-graph`, whose builder interprets a model's body abstractly at expansion, so that a wrong dtype or
+//! shape is a compile error at the expression that made it.
+//!
+//! Must not know: files, kernels, GPUs, or how a graph is executed.
+//!
+//! The pipeline is one file a step: [`signature`](mod@signature) reads the function's types, [`lower`](mod@lower) walks statements and
+//! expressions and yields both their abstract value and the Rust that builds them, [`host`](mod@host) does the same for config values
+//! and dims, [`methods`](mod@methods) is the table of tensor methods, [`call`](mod@call) inlines one model into another, and
+//! [`expand`](mod@expand) writes the result.
+#![forbid(unsafe_code)]
+
+mod args;
+mod call;
+mod control;
+mod expand;
+mod host;
+mod lower;
+mod methods;
+mod scope;
+mod signature;
+mod types;
+
+use proc_macro::TokenStream;
+
+/// Makes a function over tensors a model.
+///
+/// ```text
+/// #[kiln::model]
+/// fn mlp<B>(x: Tensor<f32, B, 784>, cfg: &Config) -> Tensor<f32, B, 10> {
+///     let w1 = weight!("fc1.weight", f32, [cfg.hidden, 784]);
+///     let b1 = weight!("fc1.bias", f32, [cfg.hidden]);
+///     let mut h = x.linear(w1, b1).relu();
+///     for i in 0..cfg.layers {
+///         h = h + block(h, cfg, i);
+///     }
+///     h.linear(weight!("out.weight", f32, [10, cfg.hidden]), weight!("out.bias", f32, [10]))
+/// }
+///
+/// let graph = mlp::graph(&cfg)?;
+/// ```
+///
+/// # Types
+///
+/// `Tensor<dtype, axis, axis, ..>` is a tensor; every other parameter is a *config* value, an ordinary Rust value that is known
+/// when the graph is built. An axis is an integer, a *symbol* (a type parameter without bounds, whose value is known only when
+/// the graph runs) or a braced expression over integers, symbols, const generics and config values: `{ cfg.hidden / cfg.heads }`.
+///
+/// # What it becomes
+///
+/// A type of the function's name with two functions: `graph(config..) -> Result<Graph>`, and `build(&mut Builder, params..) ->
+/// Result<..>`, which adds the model to a graph under construction. Calling a model from a model inlines it. An output takes the name of
+/// the variable that is returned, else `output` (`output0`, `output1`, .. in a tuple).
+///
+/// # What is checked, and when
+///
+/// Everything that follows from the signature is checked at compile time. A config value such as `cfg.hidden` is provably equal
+/// to itself only; a mistake that depends on its value is the same error, returned by `graph`.
+///
+/// # The body
+///
+/// `let`, assignment, blocks, `for` over config values, `if` and `match` on config values, tuples, `+ - * /`, unary `-` and `!`, the
+/// tensor methods, and `concat`, `einsum`, `select`, `full`, `iota`. `weight!("name", dtype, [dims..])` is a named weight; the name
+/// takes inline arguments as `format!` does: `weight!("layer.{i}.bias", f32, [cfg.hidden])`. A number meets a tensor in the tensor's dtype. Comparisons
+/// are methods (`x.lt(y)`), as in any Rust library of tensors.
+#[proc_macro_attribute]
+pub fn model(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    expand::attribute(attribute.into(), item.into()).into()
+}
+
+/// Continues the expansion of a model with the signature of a model that it calls. Not for use by hand.
+#[doc(hidden)]
+#[proc_macro]
+pub fn model_step(input: TokenStream) -> TokenStream {
+    expand::step(input.into()).into()
+}

@@ -1,0 +1,238 @@
+//! Calls: one model in another, which inlines it, and the few free functions over tensors.
+//!
+//! A procedural macro sees one function at a time. So each model leaves behind a macro of its own name that hands out its signature, and
+//! a model that calls another asks for it before it is checked: see [`crate::expand`].
+
+use crate::expand::support;
+use crate::lower::{Lower, Lowered, Res, Stop};
+use crate::scope::{Host, Scopes, Val};
+use crate::signature::{ParamKind, Signature};
+use crate::types::as_ident;
+use kiln_graph::TensorType;
+use quote::{ToTokens, quote};
+use std::collections::BTreeMap;
+use syn::{Error, Expr, ExprCall, GenericArgument, GenericParam, PathArguments};
+
+/// Signatures that were asked for, by path.
+pub(crate) type Known = BTreeMap<String, Signature>;
+
+/// The free functions.
+const FUNCTIONS: [&str; 5] = ["concat", "einsum", "select", "full", "iota"];
+
+/// Whether a call to `func` makes a tensor whatever its arguments are.
+pub(crate) fn creates(func: &Expr) -> bool {
+    as_ident(func).is_some_and(|i| FUNCTIONS.iter().any(|f| i == f))
+}
+
+/// The path of a model without generic arguments, and those of its last segment.
+pub(crate) fn plain(path: &syn::Path) -> (syn::Path, PathArguments) {
+    let mut plain = path.clone();
+    let arguments = plain.segments.last_mut().map(|s| std::mem::take(&mut s.arguments)).unwrap_or_default();
+    (plain, arguments)
+}
+
+/// The key of a path in [`Known`].
+pub(crate) fn key(path: &syn::Path) -> String {
+    path.to_token_stream().to_string().replace(' ', "")
+}
+
+impl Lower<'_> {
+    pub(crate) fn call(&mut self, call: &ExprCall, expr: &Expr) -> Res<Lowered> {
+        let Expr::Path(func) = &*call.func else {
+            return Err(Error::new_spanned(&call.func, "only models are called with tensors").into());
+        };
+        if creates(&call.func)
+            && let Some(ident) = as_ident(&call.func)
+        {
+            let args: Vec<&Expr> = call.args.iter().collect();
+            return self.function(&ident.to_string(), &args, expr);
+        }
+        let (path, arguments) = plain(&func.path);
+        if path.is_ident(&self.model) {
+            return Err(Error::new_spanned(&path, "a model that calls itself never ends: a call inlines it").into());
+        }
+        let known = self.known;
+        let Some(signature) = known.get(&key(&path)) else { return Err(Stop::Want(path)) };
+        if call.args.len() != signature.params.len() {
+            let names: Vec<String> = signature.params.iter().map(|p| p.ident.to_string()).collect();
+            let message = format!(
+                "model `{}` takes {} arguments ({}), found {}",
+                signature.ident,
+                names.len(),
+                names.join(", "),
+                call.args.len()
+            );
+            return Err(Error::new_spanned(expr, message).into());
+        }
+        let args = call.args.iter().map(|a| self.expr(a)).collect::<Res<Vec<_>>>()?;
+        let results = self.inlined(signature, &args, call, &arguments)?;
+        let (b, attempt) = (self.builder(), self.attempt(expr));
+        let (mut lets, mut passed) = (Vec::new(), Vec::new());
+        for (param, arg) in signature.params.iter().zip(args) {
+            let tokens = arg.tokens;
+            if param.tensor().is_some() {
+                let t = self.temporary();
+                lets.push(quote!(let #t = #tokens;));
+                passed.push(t.to_token_stream());
+            } else {
+                passed.push(tokens);
+            }
+        }
+        let tokens = quote!({ #(#lets)* #path::build #arguments (#b, #(#passed),*)#attempt });
+        Ok(Lowered { val: results, tokens })
+    }
+
+    /// Checks arguments against a signature and yields the value of the call.
+    fn inlined(
+        &mut self,
+        signature: &Signature,
+        args: &[Lowered],
+        call: &ExprCall,
+        arguments: &PathArguments,
+    ) -> Res<Val> {
+        let mut callee = Scopes::default();
+        callee.enter();
+        let mut host = |ident: &syn::Ident, host: Host| callee.declare(ident, Val::Host(host), false);
+        for ((param, arg), source) in signature.params.iter().zip(args).zip(&call.args) {
+            match (&param.kind, &arg.val) {
+                (ParamKind::Host(_), Val::Host(value)) => host(&param.ident, value.clone()),
+                (ParamKind::Tensor(_), Val::Tensor(_)) => {}
+                (ParamKind::Tensor(spec), val) => {
+                    let message = format!(
+                        "argument `{}` of `{}` is {}, found {}",
+                        param.ident,
+                        signature.ident,
+                        spec.source
+                            .to_string()
+                            .replace(" ,", ",")
+                            .replace("< ", "<")
+                            .replace(" <", "<")
+                            .replace(" >", ">"),
+                        val.describe()
+                    );
+                    return Err(Error::new_spanned(source, message).into());
+                }
+                (ParamKind::Host(_), val) => {
+                    let message = format!(
+                        "argument `{}` of `{}` is a config value, found {}",
+                        param.ident,
+                        signature.ident,
+                        val.describe()
+                    );
+                    return Err(Error::new_spanned(source, message).into());
+                }
+            }
+        }
+        let mut given = match arguments {
+            PathArguments::AngleBracketed(list) => list.args.iter().collect::<Vec<_>>().into_iter(),
+            _ => Vec::new().into_iter(),
+        };
+        for param in signature.generics.params.iter() {
+            let argument = if matches!(param, GenericParam::Lifetime(_)) { None } else { given.next() };
+            if let GenericParam::Const(generic) = param {
+                let value = match argument {
+                    Some(GenericArgument::Const(expr)) => self.host(expr)?.0,
+                    Some(GenericArgument::Type(ty)) => match syn::parse2::<Expr>(ty.to_token_stream()) {
+                        Ok(expr) => self.host(&expr)?.0,
+                        Err(_) => Host::default(),
+                    },
+                    _ => Host::default(),
+                };
+                let name = value.name.or_else(|| Some(self.unique(&format!("{}::{}", signature.ident, generic.ident))));
+                host(&generic.ident, Host { name, ..value });
+            }
+        }
+        // A symbol takes the extent of the first axis that it is alone on.
+        let tensors = signature.params.iter().zip(args).filter_map(|(p, a)| Some((p.tensor()?, &a.val)));
+        for (spec, val) in tensors.clone() {
+            let ty = match val {
+                Val::Tensor(Some(id)) => Some(self.ty(*id)),
+                _ => None,
+            };
+            for (axis, dim) in spec.dims.iter().enumerate() {
+                if let Some(symbol) = as_ident(dim).filter(|i| signature.symbols.contains(i))
+                    && callee.get(&symbol.to_string()).is_none()
+                {
+                    let dim = match ty.as_ref().and_then(|t| t.shape.get(axis)) {
+                        Some(dim) => dim.clone(),
+                        None => self.opaque(&symbol.to_string()),
+                    };
+                    let host = Host { name: Some(dim.to_string()), dim: Some(dim), symbolic: true };
+                    callee.declare(symbol, Val::Host(host), false);
+                }
+            }
+        }
+        let caller = std::mem::replace(&mut self.scopes, callee);
+        let types = (|| {
+            let params = signature.tensors().map(|(_, s)| Ok(self.spec(s)?.0)).collect::<Res<Vec<TensorType>>>()?;
+            let outputs = signature.outputs.iter().map(|s| Ok(self.spec(s)?.0)).collect::<Res<Vec<TensorType>>>()?;
+            Ok::<_, Stop>((params, outputs))
+        })();
+        self.scopes = caller;
+        let (params, outputs) = types?;
+        let sources = signature.params.iter().zip(args).zip(&call.args).filter(|((p, _), _)| p.tensor().is_some());
+        for (((param, arg), source), ty) in sources.zip(&params) {
+            if let Val::Tensor(Some(id)) = arg.val {
+                let outcome = self.graph.expect(id, ty, &argument(&param.ident, &signature.ident));
+                self.judge(outcome, source)?;
+            }
+        }
+        let mut vals = outputs
+            .into_iter()
+            .map(|ty| Ok(Val::Tensor(Some(self.value(ty, &call.func)?))))
+            .collect::<Res<Vec<_>>>()?;
+        Ok(match (signature.tuple, vals.pop()) {
+            (false, Some(val)) => val,
+            (_, last) => Val::Tuple(vals.into_iter().chain(last).collect()),
+        })
+    }
+
+    /// `weight!("name", dtype, [dims..])`.
+    pub(crate) fn weight(&mut self, mac: &syn::Macro) -> Res<Lowered> {
+        const USAGE: &str = "a weight is `weight!(\"name\", dtype, [dims..])`";
+        let args: Vec<Expr> = mac
+            .parse_body_with(syn::punctuated::Punctuated::<Expr, syn::Token![,]>::parse_terminated)?
+            .into_iter()
+            .collect();
+        let [name, dtype, dims] = args.as_slice() else {
+            let missing = match args.len() {
+                0 => "its name, dtype and dims are missing",
+                1 => "its dtype and dims are missing",
+                2 => "its dims are missing",
+                _ => "there are too many arguments",
+            };
+            return Err(Error::new_spanned(mac, format!("{USAGE}; {missing}")).into());
+        };
+        let Expr::Path(path) = dtype else { return Err(Error::new_spanned(dtype, USAGE).into()) };
+        let dtype = crate::types::dtype(&path.path)?;
+        let Expr::Array(list) = dims else { return Err(Error::new_spanned(dims, USAGE).into()) };
+        let (mut shape, mut built) = (Vec::new(), Vec::new());
+        for expr in &list.elems {
+            let (dim, tokens) = self.dim(expr)?;
+            let mut names = Default::default();
+            dim.symbols(&mut names);
+            if let Some(symbol) = names.iter().find(|n| self.symbols.contains(*n)) {
+                let message =
+                    format!("a weight's shape is known when the graph is built, and the symbol `{symbol}` is not");
+                return Err(Error::new_spanned(expr, message).into());
+            }
+            shape.push(dim);
+            built.push(tokens);
+        }
+        let label = match name {
+            Expr::Lit(lit) if matches!(lit.lit, syn::Lit::Str(_)) => quote!(::std::format!(#lit)),
+            name => quote!(::std::string::ToString::to_string(&(#name))),
+        };
+        let (p, b, attempt) = (support(), self.builder(), self.attempt(name));
+        let (id, variant) = (self.value(TensorType { dtype, shape }, mac)?, crate::lower::dtype_tokens(dtype));
+        let tokens = quote!(
+            #p::weight(#b, &#label, #variant, ::std::vec![#(#built),*])#attempt
+        );
+        Ok(Lowered { val: Val::Tensor(Some(id)), tokens })
+    }
+}
+
+/// How messages call a parameter.
+pub(crate) fn argument(param: &syn::Ident, model: &syn::Ident) -> String {
+    format!("argument `{param}` of `{model}`")
+}

@@ -1,0 +1,209 @@
+//! Control flow over config values: both sides of a branch must agree, and a loop must leave the types it carries as they were.
+
+use crate::lower::{Lower, Lowered, Res};
+use crate::scope::{Scopes, Val};
+use crate::types::as_ident;
+use kiln_graph::{TensorType, ValueId};
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::visit::Visit;
+use syn::{Error, Expr, ExprForLoop, ExprIf, ExprMatch};
+
+/// How two types relate as far as expansion can tell.
+enum Relation {
+    Equal,
+    Undecided,
+    Different,
+}
+
+impl Lower<'_> {
+    /// Whether an expression holds a tensor, so that it belongs to the graph and not to the config.
+    pub(crate) fn tensorial(&self, expr: &Expr) -> bool {
+        let mut search = Search { lower: self, found: false };
+        search.visit_expr(expr);
+        search.found
+    }
+
+    pub(crate) fn branch(&mut self, branch: &ExprIf) -> Res<Lowered> {
+        self.host_only(&branch.cond, "the condition of `if`", "use `.select(a, b)` on a bool tensor")?;
+        let cond = &branch.cond;
+        self.scopes.enter();
+        if let Expr::Let(binding) = &**cond {
+            self.declare_host(&binding.pat, Default::default());
+        }
+        let before = self.scopes.clone();
+        let then = self.block(&branch.then_branch);
+        let then_scopes = std::mem::replace(&mut self.scopes, before);
+        let Lowered { val: then_val, tokens: then } = then?;
+        let (val, tokens) = match &branch.else_branch {
+            Some((_, other)) => {
+                let Lowered { val, tokens } = self.expr(other)?;
+                let val = self.join(then_val, val, other)?;
+                (val, quote!(if #cond { #then } else { #tokens }))
+            }
+            None => (Val::Unit, quote!(if #cond { #then })),
+        };
+        self.merge(&then_scopes)?;
+        self.scopes.leave();
+        Ok(Lowered { val, tokens })
+    }
+
+    pub(crate) fn arms(&mut self, arms: &ExprMatch) -> Res<Lowered> {
+        self.host_only(&arms.expr, "the subject of `match`", "use `.select(a, b)` on bool tensors")?;
+        let subject = &arms.expr;
+        let before = self.scopes.clone();
+        let mut tokens = TokenStream::new();
+        let mut joined: Option<(Val, Scopes)> = None;
+        for arm in &arms.arms {
+            self.scopes = before.clone();
+            self.scopes.enter();
+            self.declare_host(&arm.pat, Default::default());
+            let Lowered { val, tokens: body } = self.expr(&arm.body)?;
+            self.scopes.leave();
+            let (pat, guard) = (&arm.pat, arm.guard.as_ref().map(|(token, guard)| quote!(#token #guard)));
+            tokens.extend(quote!(#pat #guard => { #body }));
+            let val = match joined.take() {
+                Some((first, scopes)) => {
+                    self.merge(&scopes)?;
+                    self.join(first, val, &arm.body)?
+                }
+                None => val,
+            };
+            joined = Some((val, self.scopes.clone()));
+        }
+        let val = joined.map_or(Val::Unit, |(val, _)| val);
+        Ok(Lowered { val, tokens: quote!(match #subject { #tokens }) })
+    }
+
+    pub(crate) fn repeat(&mut self, repeat: &ExprForLoop) -> Res<Lowered> {
+        self.host_only(
+            &repeat.expr,
+            "what a loop runs over",
+            "a loop repeats over config values, such as `0..cfg.layers`",
+        )?;
+        let (pat, iter) = (&repeat.pat, &repeat.expr);
+        let before = self.scopes.clone();
+        self.scopes.enter();
+        self.declare_host(pat, Default::default());
+        let Lowered { tokens, .. } = self.block(&repeat.body)?;
+        self.scopes.leave();
+        let mut changed = Vec::new();
+        for (name, var, old) in self.scopes.zip(&before) {
+            if let (Val::Tensor(now), Val::Tensor(then)) = (&var.val, &old.val)
+                && now != then
+            {
+                changed.push((name.clone(), *now, *then, var.assigned.clone()));
+            }
+        }
+        for (name, now, then, assigned) in changed {
+            let relation = self.relation(now, then);
+            if let (Relation::Different, Some(now), Some(then)) = (&relation, now, then) {
+                let message = format!(
+                    "`{name}` is carried around the loop and must keep its type: {} before the loop, {} after one turn",
+                    self.ty(then),
+                    self.ty(now)
+                );
+                self.errors.push(Error::new_spanned(assigned.unwrap_or_else(|| pat.to_token_stream()), message));
+            }
+            if let Some(var) = self.scopes.get_mut(&name) {
+                var.val = Val::Tensor(if matches!(relation, Relation::Equal) { then } else { None });
+            }
+        }
+        let label = &repeat.label;
+        Ok(Lowered { val: Val::Unit, tokens: quote!(#label for #pat in #iter { #tokens }) })
+    }
+
+    fn host_only(&self, expr: &Expr, what: &str, instead: &str) -> Res<()> {
+        if self.tensorial(expr) {
+            let message = format!("{what} is known when the graph is built, and a tensor is not; {instead}");
+            return Err(Error::new_spanned(expr, message).into());
+        }
+        Ok(())
+    }
+
+    /// Joins variables that the other branch may have assigned.
+    fn merge(&mut self, other: &Scopes) -> Res<()> {
+        let pairs: Vec<_> = self
+            .scopes
+            .zip(other)
+            .filter(|(_, a, _)| a.val.is_tensor())
+            .map(|(n, a, b)| {
+                (n.clone(), a.val.clone(), b.val.clone(), b.assigned.clone().or_else(|| a.assigned.clone()))
+            })
+            .collect();
+        for (name, a, b, assigned) in pairs {
+            let joined = self.join(b, a, &assigned.unwrap_or_default())?;
+            if let Some(var) = self.scopes.get_mut(&name) {
+                var.val = joined;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of an expression that is `a` on one branch and `b` on another.
+    fn join(&mut self, a: Val, b: Val, source: &impl ToTokens) -> Res<Val> {
+        match (a, b) {
+            (Val::Tensor(a), Val::Tensor(b)) => match (self.relation(a, b), a, b) {
+                (Relation::Equal, ..) => Ok(Val::Tensor(a)),
+                (Relation::Different, Some(a), Some(b)) => {
+                    let message =
+                        format!("branches must agree in type: one is {}, this one {}", self.ty(a), self.ty(b));
+                    Err(Error::new_spanned(source, message).into())
+                }
+                _ => Ok(Val::Tensor(None)),
+            },
+            (Val::Tuple(a), Val::Tuple(b)) if a.len() == b.len() => {
+                let items = a.into_iter().zip(b).map(|(a, b)| self.join(a, b, source)).collect::<Res<_>>()?;
+                Ok(Val::Tuple(items))
+            }
+            (Val::Host(_), Val::Host(_)) => Ok(Val::Host(Default::default())),
+            (Val::Unit, Val::Unit) => Ok(Val::Unit),
+            (a, b) => {
+                let message = format!("branches must agree: one is {}, this one {}", a.describe(), b.describe());
+                Err(Error::new_spanned(source, message).into())
+            }
+        }
+    }
+
+    fn relation(&mut self, a: Option<ValueId>, b: Option<ValueId>) -> Relation {
+        let (Some(a), Some(b)) = (a, b) else { return Relation::Undecided };
+        let (a, b): (TensorType, TensorType) = (self.ty(a), self.ty(b));
+        if a == b {
+            return Relation::Equal;
+        }
+        if a.dtype != b.dtype || a.rank() != b.rank() {
+            return Relation::Different;
+        }
+        let differ = a.shape.iter().zip(&b.shape).any(|(x, y)| {
+            let (low, high) = (x.clone() - y.clone()).bounds(self.ranges());
+            x != y && (low > 0 || high < 0 || self.settled(x) && self.settled(y))
+        });
+        if differ { Relation::Different } else { Relation::Undecided }
+    }
+}
+
+/// Looks for tensors, except where only their extents are read.
+struct Search<'a, 'b> {
+    lower: &'a Lower<'b>,
+    found: bool,
+}
+
+impl<'ast> Visit<'ast> for Search<'_, '_> {
+    fn visit_expr(&mut self, expr: &'ast Expr) {
+        if let Some(ident) = as_ident(expr)
+            && let Some(var) = self.lower.scopes.get(&ident.to_string())
+        {
+            self.found |= var.val.is_tensor();
+        }
+        match expr {
+            Expr::MethodCall(call) if call.method == "dim" => {}
+            Expr::Macro(mac) => self.found |= mac.mac.path.is_ident("weight"),
+            Expr::Call(call) if crate::call::creates(&call.func) => self.found = true,
+            expr => syn::visit::visit_expr(self, expr),
+        }
+    }
+
+    fn visit_stmt_macro(&mut self, mac: &'ast syn::StmtMacro) {
+        self.found |= mac.mac.path.is_ident("weight");
+    }
+}

@@ -1,0 +1,119 @@
+//! What the code that `#[kiln::model]` generates calls. Not for use by hand.
+
+pub use kiln_graph::{
+    Builder, CompareOp, ConvSpec, DType, Dim, Error, Graph, Pool, Result, TensorType, ValueId, WindowSpec,
+};
+
+/// A config value in the place of a dim.
+pub trait ToDim {
+    /// The dim.
+    fn to_dim(&self) -> Dim;
+}
+
+macro_rules! to_dim {
+    ($($int:ty),*) => {$(
+        impl ToDim for $int {
+            fn to_dim(&self) -> Dim {
+                Dim::from(i64::try_from(*self).unwrap_or(i64::MAX))
+            }
+        }
+    )*};
+}
+
+to_dim!(i8, i16, i32, i64, isize, u8, u16, u32, u64, usize);
+
+impl ToDim for Dim {
+    fn to_dim(&self) -> Dim {
+        self.clone()
+    }
+}
+
+impl<T: ToDim + ?Sized> ToDim for &T {
+    fn to_dim(&self) -> Dim {
+        (**self).to_dim()
+    }
+}
+
+/// A config value as a dim.
+pub fn dim(value: &impl ToDim) -> Dim {
+    value.to_dim()
+}
+
+/// Adds the place in the model to an error of a build.
+pub fn at(error: Error, place: &str) -> Error {
+    match error {
+        Error::Infer { op, message } => Error::Infer { op: format!("{place}: {op}"), message },
+        other => Error::Infer { op: place.to_owned(), message: other.to_string() },
+    }
+}
+
+/// The extent of an axis.
+pub fn axis(builder: &Builder, value: ValueId, axis: i64) -> Result<Dim> {
+    Ok(builder.shape(value)[builder.axis(value, axis)?].clone())
+}
+
+/// A number in the dtype of the tensor beside it.
+pub fn number(builder: &mut Builder, like: ValueId, value: f64) -> Result<ValueId> {
+    let dtype = builder.dtype(like);
+    if dtype == DType::Bool || dtype.is_int() && value.fract() != 0.0 {
+        let message = format!("`{value}` is no {dtype} and cannot meet {}; insert a cast", builder.ty(like));
+        return Err(Error::Infer { op: "scalar".into(), message });
+    }
+    builder.scalar(dtype, value)
+}
+
+/// A dim's value in the dtype of the tensor beside it.
+pub fn symbolic(builder: &mut Builder, like: ValueId, dim: &Dim) -> Result<ValueId> {
+    let dtype = builder.dtype(like);
+    builder.dim_value(dim, dtype)
+}
+
+/// A graph input.
+pub fn input(builder: &mut Builder, name: &str, ty: TensorType) -> Result<ValueId> {
+    builder.input(name, ty.dtype, &ty.shape)
+}
+
+/// A weight whose shape came from config values.
+pub fn weight(builder: &mut Builder, name: &str, dtype: DType, shape: Vec<Dim>) -> Result<ValueId> {
+    let ty = TensorType { dtype, shape };
+    match ty.const_shape() {
+        Some(shape) => builder.weight(name, dtype, &shape),
+        None => {
+            let message = format!("weight `{name}` needs a constant shape, found {ty}");
+            Err(Error::Infer { op: "weight".into(), message })
+        }
+    }
+}
+
+/// A tensor of one number.
+pub fn full(builder: &mut Builder, dtype: DType, shape: &[Dim], value: f64) -> Result<ValueId> {
+    let scalar = builder.scalar(dtype, value)?;
+    builder.broadcast_to(scalar, shape)
+}
+
+/// Names a value after its variable, unless it already has a name.
+pub fn name(builder: &mut Builder, value: ValueId, name: &str) {
+    if builder.graph().value(value).name.is_empty() {
+        builder.set_name(value, name);
+    }
+}
+
+/// An undilated convolution, padded alike on both sides.
+pub fn conv_spec(strides: &[usize], pads: &[usize], groups: usize) -> ConvSpec {
+    ConvSpec { strides: strides.to_vec(), pads: both(pads), dilations: vec![1; strides.len()], groups }
+}
+
+/// An undilated pooling, padded alike on both sides.
+pub fn pool(window: &[usize], strides: &[usize], pads: &[usize]) -> Pool {
+    let spec = WindowSpec {
+        window: window.to_vec(),
+        strides: strides.to_vec(),
+        pads: both(pads),
+        dilations: vec![1; window.len()],
+    };
+    Pool { spec, ceil_mode: false }
+}
+
+fn both(pads: &[usize]) -> Vec<(usize, usize)> {
+    pads.iter().map(|&p| (p, p)).collect()
+}

@@ -3,6 +3,22 @@
 //! Knows: the e-graph, rewrite rules, legal cuts and their cost. Must not know: CUDA.
 #![forbid(unsafe_code)]
 
+mod cuts;
+mod egraph;
+mod emit;
+mod error;
+mod fuse;
+mod interpret;
+mod options;
 mod plan;
+mod region;
+mod report;
+mod rules;
 
+pub use error::{Error, Result};
+pub use fuse::{Fused, fuse};
+pub use interpret::interpret_plan;
+pub use options::{Numerics, Options};
 pub use plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
+pub use region::{MAX_NODES, MAX_OPERANDS, OpKind, Rows, Stage};
+pub use report::{LaunchReport, Report};

@@ -1,0 +1,177 @@
+//! Modelled time of a candidate kernel: the target's roofline over its bytes and operations.
+
+use super::cut::{Inner, is_literal};
+use crate::egraph::{ClassIx, Dag};
+use crate::region::OpKind;
+use crate::{Anchor, Options};
+use kiln_graph::{Bindings, BinaryOp, DType, Dim, Op, Symbols, UnaryOp};
+use kiln_target::{Precision, Target, Work};
+
+/// The value a symbol counts as when the caller gave none.
+const TYPICAL: i64 = 64;
+/// Breaks ties in favour of fewer nodes.
+const PER_NODE: f64 = 1e-12;
+/// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
+const OVERLAP_LOSS: f64 = 0.1;
+
+/// Sizes of everything, evaluated once.
+pub(crate) struct Costs<'a> {
+    target: &'a Target,
+    sizes: Bindings,
+    /// Elements of each class.
+    numel: Vec<f64>,
+    /// Bytes of each class.
+    bytes: Vec<f64>,
+}
+
+/// Modelled bytes, operations and time of one kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Estimate {
+    pub bytes: f64,
+    pub ops: f64,
+    pub seconds: f64,
+}
+
+impl<'a> Costs<'a> {
+    pub fn new(dag: &Dag, symbols: &Symbols, options: &'a Options) -> Costs<'a> {
+        let mut used = std::collections::BTreeSet::new();
+        for class in &dag.classes {
+            class.types.iter().flat_map(|t| &t.shape).for_each(|d| d.symbols(&mut used));
+        }
+        let mut sizes = Bindings::new();
+        for name in used {
+            let (low, high) = symbols.range(&name);
+            let size = options.sizes.get(&name).copied().unwrap_or(TYPICAL).clamp(low, high.max(low));
+            sizes.insert(name, size);
+        }
+        let count = |shape: &[Dim]| shape.iter().map(|d| extent(d, &sizes)).product::<f64>();
+        let numel: Vec<f64> = dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape)).sum()).collect();
+        let bytes = dag.classes.iter().map(|c| {
+            c.types.iter().map(|t| count(&t.shape) * t.dtype.bits() as f64 / 8.0).sum()
+        });
+        let bytes = bytes.collect();
+        Costs { target: &options.target, sizes, numel, bytes }
+    }
+
+    pub fn numel(&self, class: ClassIx) -> f64 {
+        self.numel[class.index()]
+    }
+
+    pub fn bytes(&self, class: ClassIx) -> f64 {
+        self.bytes[class.index()]
+    }
+
+    pub fn launch(&self) -> f64 {
+        self.target.launch_seconds()
+    }
+
+    /// Modelled time to move bytes, in seconds.
+    pub fn transfer(&self, bytes: f64) -> f64 {
+        self.target.seconds(&Work { bytes, scalar_ops: 0.0, matrix_ops: 0.0, precision: Precision::F32 })
+    }
+
+    /// Modelled cost of a cone as one kernel with these results, launch included.
+    pub fn estimate(
+        &self,
+        dag: &Dag,
+        inner: &[Inner],
+        leaves: &[ClassIx],
+        outputs: &[ClassIx],
+        anchor: Anchor,
+    ) -> Estimate {
+        let Some(root) = inner.last().map(|i| i.0) else { return Estimate::default() };
+        let mut domain = self.numel(root);
+        let mut matrix_ops = 0.0;
+        let mut precision = Precision::F32;
+        let mut full: Vec<ClassIx> = Vec::new();
+        for (class, node) in inner {
+            let node = &dag.class(*class).nodes[usize::from(*node)];
+            let Some(op) = &node.op else { continue };
+            let ty = |i: usize| dag.class(node.operands[i]).ty();
+            match op {
+                Op::Contract { spec, .. } => {
+                    let contracted = spec.lhs.iter().zip(&ty(0).shape).filter(|(l, _)| !spec.out.contains(l));
+                    let depth: f64 = contracted.map(|(_, d)| extent(d, &self.sizes)).product();
+                    matrix_ops += 2.0 * self.numel(*class) * depth;
+                    precision = precision_of(ty(0).dtype);
+                    (domain, full) = (self.numel(*class), node.operands.clone());
+                }
+                Op::Conv { .. } => {
+                    let taps: f64 = ty(1).shape[1..].iter().map(|d| extent(d, &self.sizes)).product();
+                    matrix_ops += 2.0 * self.numel(*class) * taps;
+                    precision = precision_of(ty(0).dtype);
+                    (domain, full) = (self.numel(*class), node.operands.clone());
+                }
+                Op::WindowReduce { .. } => (domain, full) = (self.numel(*class), node.operands.clone()),
+                Op::Reduce { .. } | Op::ArgReduce { .. } => domain = self.numel(node.operands[0]),
+                _ => {}
+            }
+        }
+        let mut scalar_ops = 0.0;
+        for (class, node) in inner {
+            let Some(op) = &dag.class(*class).nodes[usize::from(*node)].op else { continue };
+            let times = match anchor {
+                // What stands before a broadcast is computed again for every element that it reaches.
+                Anchor::Map | Anchor::Index => domain,
+                Anchor::Reduce => if OpKind::of(op) == OpKind::Reduce { domain } else { self.numel(*class).max(1.0) },
+                _ => self.numel(*class),
+            };
+            scalar_ops += times * weight(op, self.window(op));
+        }
+        let read = |leaf: &ClassIx| {
+            if is_literal(dag, *leaf) {
+                return 0.0;
+            }
+            let width = self.bytes(*leaf) / self.numel(*leaf).max(1.0);
+            let whole = full.contains(leaf) || !matches!(anchor, Anchor::Map | Anchor::Index);
+            if whole { self.bytes(*leaf) } else { self.bytes(*leaf).min(width * domain) }
+        };
+        let bytes = leaves.iter().map(read).sum::<f64>() + outputs.iter().map(|c| self.bytes(*c)).sum::<f64>();
+        let work = |bytes, scalar_ops, matrix_ops| {
+            self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, precision })
+        };
+        let (memory, arithmetic) = (work(bytes, 0.0, 0.0), work(0.0, scalar_ops, matrix_ops));
+        let seconds = memory.max(arithmetic)
+            + OVERLAP_LOSS * memory.min(arithmetic)
+            + self.launch()
+            + PER_NODE * inner.len() as f64;
+        Estimate { bytes, ops: scalar_ops + matrix_ops, seconds }
+    }
+
+    fn window(&self, op: &Op) -> f64 {
+        match op {
+            Op::WindowReduce { spec, .. } => spec.window.iter().map(|w| *w as f64).product(),
+            _ => 1.0,
+        }
+    }
+}
+
+fn extent(d: &Dim, sizes: &Bindings) -> f64 {
+    d.eval(sizes).map_or(TYPICAL as f64, |v| v.max(0) as f64)
+}
+
+fn precision_of(dtype: DType) -> Precision {
+    match dtype {
+        DType::F64 | DType::I64 | DType::U64 => Precision::F64,
+        DType::F16 => Precision::F16,
+        DType::BF16 => Precision::Bf16,
+        DType::F8E4M3 | DType::F8E5M2 => Precision::F8,
+        DType::I8 | DType::U8 | DType::I4 | DType::U4 => Precision::I8,
+        _ => Precision::F32,
+    }
+}
+
+/// Arithmetic operations of one element: transcendental functions take a dozen.
+fn weight(op: &Op, window: f64) -> f64 {
+    match op {
+        Op::Unary(UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Sign) => 1.0,
+        Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Recip) => 4.0,
+        Op::Unary(_) => 12.0,
+        Op::Binary(BinaryOp::Div | BinaryOp::Mod | BinaryOp::Rem) => 6.0,
+        Op::Binary(BinaryOp::Pow | BinaryOp::Atan2) => 24.0,
+        Op::WindowReduce { .. } => window,
+        op if OpKind::of(op) == OpKind::View || OpKind::of(op) == OpKind::Nullary => 0.0,
+        Op::Contract { .. } | Op::Conv { .. } => 0.0,
+        _ => 1.0,
+    }
+}

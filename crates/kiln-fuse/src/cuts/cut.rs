@@ -1,0 +1,164 @@
+//! One candidate kernel.
+
+use crate::egraph::{ClassIx, Dag, DagNode};
+use crate::region::{OpKind, Sub, SubNode, SubOperand};
+use crate::Anchor;
+
+/// An inner class and which of its nodes computes it.
+pub(crate) type Inner = (ClassIx, u16);
+
+/// A cone of the e-graph: inner classes with the node chosen for each, and the leaf classes that it reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    /// In topological order; the last is the root.
+    pub inner: Vec<Inner>,
+    /// Sorted. Literals count as leaves, though they end up inside the region.
+    pub leaves: Vec<ClassIx>,
+    pub anchor: Anchor,
+    /// Modelled seconds of the kernel, launch included.
+    pub cost: f64,
+    /// Cost plus the flow of the leaves.
+    pub flow: f64,
+}
+
+impl Cut {
+    pub fn node<'d>(&self, dag: &'d Dag, inner: Inner) -> &'d DagNode {
+        &dag.class(inner.0).nodes[usize::from(inner.1)]
+    }
+}
+
+/// Inner classes and leaves under construction.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cone {
+    pub inner: Vec<Inner>,
+    pub leaves: Vec<ClassIx>,
+    /// What cannot be joined with another of its like.
+    pub core: Core,
+}
+
+/// The anchor of a cone as far as joining cones goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Core {
+    #[default]
+    Map,
+    Gather,
+    /// Reductions of values of this type and axes: the class and node of one of them.
+    Reduce(Inner),
+    /// Contraction, convolution, window or scan at this class.
+    Heavy(ClassIx),
+    /// Nothing may be joined to it or put on top.
+    Closed,
+}
+
+impl Cone {
+    /// A cone that only reads a class.
+    pub fn leaf(class: ClassIx) -> Cone {
+        Cone { inner: Vec::new(), leaves: vec![class], core: Core::Map }
+    }
+
+    /// Both cones together; `None` if they choose different nodes for a class or have anchors that exclude each other.
+    pub fn join(&self, other: &Cone, dag: &Dag) -> Option<Cone> {
+        let core = self.core.join(other.core, dag)?;
+        let mut inner = Vec::with_capacity(self.inner.len() + other.inner.len());
+        let (mut a, mut b) = (self.inner.iter().peekable(), other.inner.iter().peekable());
+        loop {
+            match (a.peek(), b.peek()) {
+                (Some(x), Some(y)) if x.0 == y.0 => {
+                    if x.1 != y.1 {
+                        return None;
+                    }
+                    inner.push(**x);
+                    a.next();
+                    b.next();
+                }
+                (Some(x), Some(y)) if x.0 < y.0 => {
+                    inner.push(**x);
+                    a.next();
+                }
+                (Some(x), None) => {
+                    inner.push(**x);
+                    a.next();
+                }
+                (_, Some(y)) => {
+                    inner.push(**y);
+                    b.next();
+                }
+                (None, None) => break,
+            }
+        }
+        let mut leaves: Vec<ClassIx> = self.leaves.iter().chain(&other.leaves).copied().collect();
+        leaves.sort();
+        leaves.dedup();
+        // What one cone reads and the other computes is computed.
+        leaves.retain(|l| inner.binary_search_by_key(l, |i| i.0).is_err());
+        Some(Cone { inner, leaves, core })
+    }
+
+    /// The subgraph, for the legality predicate.
+    pub fn sub<'d>(&self, dag: &'d Dag, outputs: &[ClassIx]) -> Sub<'d> {
+        subgraph(dag, &self.inner, &self.leaves, outputs)
+    }
+}
+
+/// The subgraph of inner classes, for the legality predicate.
+pub(crate) fn subgraph<'d>(dag: &'d Dag, inner: &[Inner], leaves: &[ClassIx], outputs: &[ClassIx]) -> Sub<'d> {
+    let place = |c: &ClassIx| inner.binary_search_by_key(c, |i| i.0).ok();
+    let nodes = inner.iter().filter_map(|(class, node)| {
+        let node = &dag.class(*class).nodes[usize::from(*node)];
+        let operands =
+            node.operands.iter().map(|c| SubOperand { ty: dag.class(*c).ty(), inner: place(c) }).collect();
+        Some(SubNode { op: node.op.as_ref()?, operands, ty: dag.class(*class).ty() })
+    });
+    Sub {
+        nodes: nodes.collect(),
+        outputs: outputs.iter().filter_map(place).collect(),
+        operands: leaves.iter().filter(|c| !is_literal(dag, **c)).count(),
+    }
+}
+
+/// Whether a class is a single literal: it costs nothing to read and becomes a `Const` node of the region.
+pub(crate) fn is_literal(dag: &Dag, class: ClassIx) -> bool {
+    let c = dag.class(class);
+    c.literal && c.types.first().and_then(|t| t.const_shape()).is_some_and(|s| s.iter().product::<usize>() == 1)
+}
+
+impl Core {
+    fn join(self, other: Core, dag: &Dag) -> Option<Core> {
+        Some(match (self, other) {
+            (Core::Closed, _) | (_, Core::Closed) => return None,
+            (Core::Map, x) | (x, Core::Map) => x,
+            (Core::Gather, Core::Gather) => Core::Gather,
+            (Core::Heavy(a), Core::Heavy(b)) if a == b => self,
+            (Core::Reduce(a), Core::Reduce(b)) if same_rows(dag, a, b) => self,
+            _ => return None,
+        })
+    }
+
+    /// The core of a cone with `node` of `class` put on top; `None` if that cannot be legal.
+    pub fn under(self, dag: &Dag, at: Inner) -> Option<Core> {
+        let node = &dag.class(at.0).nodes[usize::from(at.1)];
+        let own = match OpKind::of(node.op.as_ref()?) {
+            OpKind::Nullary | OpKind::Elementwise | OpKind::View => Core::Map,
+            OpKind::Gather => Core::Gather,
+            OpKind::Reduce => Core::Reduce(at),
+            OpKind::Contract | OpKind::Conv | OpKind::Window => Core::Heavy(at.0),
+            OpKind::Scan | OpKind::Scatter => return (self == Core::Map).then_some(Core::Closed),
+            OpKind::Source | OpKind::Sort | OpKind::Opaque => return None,
+        };
+        self.join(own, dag)
+    }
+}
+
+/// Whether two reductions run over the same rows.
+fn same_rows(dag: &Dag, a: Inner, b: Inner) -> bool {
+    let rows = |(class, node): Inner| {
+        let node = &dag.class(class).nodes[usize::from(node)];
+        let shape = &dag.class(node.operands[0]).ty().shape;
+        match &node.op {
+            Some(kiln_graph::Op::Reduce { axes, .. }) => Some((shape, axes.clone())),
+            Some(kiln_graph::Op::ArgReduce { axis, .. }) => Some((shape, vec![*axis])),
+            _ => None,
+        }
+    };
+    a == b || rows(a) == rows(b)
+}

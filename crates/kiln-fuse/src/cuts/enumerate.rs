@@ -1,0 +1,96 @@
+//! Priority cuts: the few best cones of each class, built from those of its operands.
+
+use super::cost::Costs;
+use super::cut::{Cone, Core, Cut, is_literal};
+use crate::egraph::{ClassIx, Dag};
+use crate::region::{MAX_NODES, MAX_OPERANDS, OpKind, legal};
+use kiln_graph::Op;
+
+/// Cuts kept a class.
+const KEPT: usize = 8;
+/// Partial joins kept while the operands of one node are joined.
+const PARTIAL: usize = 24;
+
+/// The legal cuts of `class`, best flow first, given those of earlier classes. `flow` is the cost of having a class in memory.
+pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<Cut>], flow: &[f64]) -> Vec<Cut> {
+    let mut found: Vec<Cut> = Vec::new();
+    for (n, node) in dag.class(class).nodes.iter().enumerate() {
+        let at = (class, n as u16);
+        let Some(op) = &node.op else { continue };
+        let kind = OpKind::of(op);
+        if matches!(kind, OpKind::Source | OpKind::Sort | OpKind::Opaque)
+            || matches!(op, Op::Const { value } if value.len() != 1)
+            || node.operands.iter().any(|c| dag.class(*c).tuple)
+        {
+            continue;
+        }
+        let Some(own) = Core::Map.under(dag, at) else { continue };
+        // Only what may stand before this op is worth joining.
+        let open = !matches!(own, Core::Closed) || kind == OpKind::Scan;
+        let mut partial = vec![Cone::default()];
+        let mut operands = node.operands.clone();
+        operands.sort();
+        operands.dedup();
+        for operand in &operands {
+            let mut options = vec![Cone::leaf(*operand)];
+            if open && !is_literal(dag, *operand) {
+                options.extend(earlier[operand.index()].iter().filter_map(|cut| as_operand(dag, cut, kind)));
+            }
+            let mut next: Vec<Cone> = Vec::new();
+            for a in &partial {
+                next.extend(options.iter().filter_map(|b| a.join(b, dag)).filter(|c| c.core.under(dag, at).is_some()));
+            }
+            prune(&mut next, flow);
+            partial = next;
+        }
+        for mut cone in partial {
+            let Some(core) = cone.core.under(dag, at) else { continue };
+            cone.core = core;
+            cone.inner.push(at);
+            if cone.inner.len() > MAX_NODES || cone.leaves.len() > 2 * MAX_OPERANDS {
+                continue;
+            }
+            let Ok(anchor) = legal(&cone.sub(dag, &[class])) else { continue };
+            let cost = costs.estimate(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds;
+            let flow = cost + cone.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
+            found.push(Cut { inner: cone.inner, leaves: cone.leaves, anchor, cost, flow });
+        }
+    }
+    found.sort_by(|a, b| {
+        let size = a.inner.len().cmp(&b.inner.len());
+        a.flow.total_cmp(&b.flow).then(size).then_with(|| a.leaves.cmp(&b.leaves)).then_with(|| a.inner.cmp(&b.inner))
+    });
+    let mut seen = std::collections::BTreeSet::new();
+    found.retain(|cut| seen.insert(cut.leaves.clone()));
+    found.truncate(KEPT);
+    found
+}
+
+/// A cut of an operand as the start of a cone under an op of `kind`; anchors take only what [`crate::region`] allows as prologue.
+fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
+    let fits = match kind {
+        OpKind::Conv | OpKind::Window | OpKind::Scatter => false,
+        OpKind::Contract => {
+            let narrow = |op: &Option<Op>| matches!(op, Some(Op::Cast { .. } | Op::Dequantize { .. }));
+            cut.inner.iter().all(|i| narrow(&cut.node(dag, *i).op))
+        }
+        _ => true,
+    };
+    fits.then(|| {
+        let core = cut.inner.iter().try_fold(Core::Map, |core, i| core.under(dag, *i)).unwrap_or(Core::Closed);
+        Cone { inner: cut.inner.clone(), leaves: cut.leaves.clone(), core }
+    })
+}
+
+/// Keeps the cones whose leaves are cheapest to have; of equal ones, those that compute less again.
+fn prune(cones: &mut Vec<Cone>, flow: &[f64]) {
+    if cones.len() <= PARTIAL {
+        return;
+    }
+    let key = |c: &Cone| c.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
+    cones.sort_by(|a, b| {
+        key(a).total_cmp(&key(b)).then(a.inner.len().cmp(&b.inner.len())).then_with(|| a.inner.cmp(&b.inner))
+    });
+    cones.dedup_by(|a, b| a.inner == b.inner && a.leaves == b.leaves);
+    cones.truncate(PARTIAL);
+}

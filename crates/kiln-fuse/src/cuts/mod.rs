@@ -1,0 +1,12 @@
+//! Kernels are cuts of the saturated e-graph: enumerate the legal ones, cost them, choose a cover.
+
+mod cost;
+mod cut;
+mod enumerate;
+mod select;
+mod share;
+
+pub(crate) use cost::Costs;
+pub(crate) use cut::is_literal;
+pub(crate) use select::{Choice, Cover, select};
+pub(crate) use share::{Launch, share};

@@ -1,0 +1,177 @@
+//! Choice of a cover: area-flow dynamic programming, repeated with the sharing that the last cover had.
+//!
+//! The flow of a class is the modelled time of everything it needs, with the time of a shared operand divided among its users. Ranking by
+//! flow rather than by own cost is what makes a kernel worth growing even though its own time rises.
+
+use super::cost::Costs;
+use super::cut::{Cut, is_literal};
+use super::enumerate::cuts_of;
+use crate::egraph::{ClassIx, Dag};
+use crate::{Error, Options, Result};
+use kiln_graph::Op;
+
+/// How a class gets into memory.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// It is an input, a weight, a literal, or folded when the plan is built.
+    Free,
+    /// The same memory as another class under another shape.
+    Alias(ClassIx),
+    /// The root of a kernel.
+    Region(Cut),
+    /// A result of an op with several.
+    Part(ClassIx),
+    /// An op with several results, by node number.
+    Step(u16),
+}
+
+/// The chosen way for every class that has to be in memory.
+#[derive(Debug)]
+pub(crate) struct Cover {
+    pub choices: Vec<Option<Choice>>,
+    /// Modelled seconds of all kernels.
+    pub seconds: f64,
+}
+
+/// Repetitions of enumeration and choice.
+const PASSES: usize = 3;
+/// Modelled time of a step that the host runs.
+const HOST_SECONDS: f64 = 1e-4;
+/// Folding may not grow data by more than this factor (a dequantized int8 weight), or it would trade memory traffic for arithmetic.
+const FOLD_GROWTH: f64 = 4.0;
+/// Folded data below this size is always worth it, in bytes.
+const FOLD_SMALL: f64 = 4096.0;
+
+/// Chooses a cover of `roots`. `users` is how many users each class has in the model.
+pub(crate) fn select(
+    dag: &Dag,
+    costs: &Costs,
+    roots: &[ClassIx],
+    users: &[f64],
+    options: &Options,
+) -> Result<Cover> {
+    let free = free_classes(dag, costs, options);
+    let mut refs = users.to_vec();
+    let mut best: Option<Cover> = None;
+    for _ in 0..PASSES {
+        let choices = choose(dag, costs, &free, &refs);
+        let (cover, used) = cover(dag, costs, roots, &choices)?;
+        for (estimate, n) in refs.iter_mut().zip(used) {
+            *estimate = (2.0 * *estimate + n) / 3.0;
+        }
+        if best.as_ref().is_none_or(|b| cover.seconds < b.seconds) {
+            best = Some(cover);
+        }
+    }
+    best.ok_or_else(|| Error::NoCover { value: "the model".into(), why: "it has no outputs".into() })
+}
+
+/// Classes that need no kernel.
+fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
+    // Bytes of the weights that a weight-only class is computed from, at least.
+    let mut source = vec![0.0f64; dag.classes.len()];
+    let mut free = Vec::with_capacity(dag.classes.len());
+    for c in dag.indices() {
+        let class = dag.class(c);
+        let named = class.nodes.iter().any(|n| matches!(n.op, Some(Op::Input { .. } | Op::Weight { .. })));
+        if class.weight_only && !class.tuple {
+            source[c.index()] = class
+                .nodes
+                .iter()
+                .map(|n| match &n.op {
+                    Some(Op::Weight { .. } | Op::Const { .. } | Op::Iota { .. }) => costs.bytes(c),
+                    _ => n.operands.iter().map(|o| source[o.index()]).sum(),
+                })
+                .fold(f64::INFINITY, f64::min);
+        }
+        let bytes = costs.bytes(c);
+        let computable = |n: &crate::egraph::DagNode| n.operands.iter().all(|o| dag.class(*o).weight_only);
+        let folds = class.weight_only
+            && !class.tuple
+            && class.ty().const_shape().is_some()
+            && class.nodes.iter().any(|n| n.op.is_some() && computable(n) && n.operands.iter().all(|o| is_fixed(dag, *o)))
+            && bytes <= FOLD_GROWTH * source[c.index()] + FOLD_SMALL
+            && bytes <= options.fold_bytes as f64;
+        free.push(named || is_literal(dag, c) || folds);
+    }
+    free
+}
+
+/// Whether a class has a shape that is known at build time.
+fn is_fixed(dag: &Dag, c: ClassIx) -> bool {
+    dag.class(c).types.iter().all(|t| t.const_shape().is_some())
+}
+
+fn choose(dag: &Dag, costs: &Costs, free: &[bool], refs: &[f64]) -> Vec<Option<Choice>> {
+    let mut flow: Vec<f64> = Vec::with_capacity(dag.classes.len());
+    let mut cuts: Vec<Vec<Cut>> = Vec::with_capacity(dag.classes.len());
+    let mut choices = Vec::with_capacity(dag.classes.len());
+    for c in dag.indices() {
+        let class = dag.class(c);
+        let own = if class.tuple { Vec::new() } else { cuts_of(dag, costs, c, &cuts, &flow) };
+        let mut best: Option<(f64, Choice)> = None;
+        let mut offer = |f: f64, choice: Choice| {
+            if best.as_ref().is_none_or(|(b, _)| f < *b) {
+                best = Some((f, choice));
+            }
+        };
+        if free[c.index()] {
+            offer(0.0, Choice::Free);
+        } else {
+            for (i, node) in class.nodes.iter().enumerate() {
+                let below = || node.operands.iter().map(|o| flow[o.index()]).sum::<f64>();
+                match &node.op {
+                    None => offer(below(), Choice::Part(node.operands[0])),
+                    Some(Op::Reshape { .. }) => offer(below(), Choice::Alias(node.operands[0])),
+                    Some(Op::TopK { .. }) => {
+                        let moved: f64 = costs.bytes(c) + costs.bytes(node.operands[0]);
+                        offer(below() + costs.launch() + costs.transfer(moved), Choice::Step(i as u16));
+                    }
+                    Some(_) if class.tuple => offer(below() + HOST_SECONDS, Choice::Step(i as u16)),
+                    Some(_) => {}
+                }
+            }
+            if let Some(cut) = own.first() {
+                offer(cut.flow, Choice::Region(cut.clone()));
+            }
+        }
+        flow.push(best.as_ref().map_or(f64::INFINITY, |(f, _)| f / refs[c.index()].max(1.0)));
+        choices.push(best.map(|(_, choice)| choice));
+        cuts.push(own);
+    }
+    choices
+}
+
+/// The classes that `roots` need under the choices, and how many kernels read each.
+fn cover(dag: &Dag, costs: &Costs, roots: &[ClassIx], choices: &[Option<Choice>]) -> Result<(Cover, Vec<f64>)> {
+    let mut used = vec![0.0; dag.classes.len()];
+    let mut out: Vec<Option<Choice>> = vec![None; dag.classes.len()];
+    let mut seconds = 0.0;
+    for root in roots {
+        used[root.index()] += 1.0;
+    }
+    for c in dag.indices().rev() {
+        if used[c.index()] == 0.0 {
+            continue;
+        }
+        let choice = choices[c.index()].clone().ok_or_else(|| {
+            let op = dag.class(c).nodes.iter().find_map(|n| n.op.as_ref()).map_or("a value", Op::name);
+            let ty = dag.class(c).types.first().map_or(String::new(), ToString::to_string);
+            Error::NoCover { value: format!("{op} {ty}"), why: "no legal region contains it".into() }
+        })?;
+        match &choice {
+            Choice::Free => {}
+            Choice::Alias(of) | Choice::Part(of) => used[of.index()] += 1.0,
+            Choice::Region(cut) => {
+                cut.leaves.iter().for_each(|l| used[l.index()] += 1.0);
+                seconds += cut.cost;
+            }
+            Choice::Step(n) => {
+                dag.class(c).nodes[usize::from(*n)].operands.iter().for_each(|o| used[o.index()] += 1.0);
+                seconds += costs.launch();
+            }
+        }
+        out[c.index()] = Some(choice);
+    }
+    Ok((Cover { choices: out, seconds }, used))
+}

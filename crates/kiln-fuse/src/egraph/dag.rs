@@ -1,0 +1,218 @@
+//! The saturated e-graph as a dense acyclic one: classes in topological order, and only those e-nodes whose operands come earlier.
+//!
+//! Rewriting makes cycles (`x * 1 = x` puts `x` below itself). An e-node stays only if each operand is in another strongly connected
+//! component or strictly shallower, so that every choice of e-nodes is a finite term.
+
+use super::{EGraph, Head, op_of};
+use egg::Id;
+use kiln_graph::{Op, TensorType};
+use std::collections::HashMap;
+
+/// Index of a class in its [`Dag`]: operands have smaller ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ClassIx(pub u32);
+
+impl ClassIx {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One way to compute a class.
+#[derive(Clone, Debug)]
+pub(crate) struct DagNode {
+    /// What it does; `None` for one result of the (single) operand, an op with several.
+    pub op: Option<Op>,
+    /// Which result of the operand, where `op` is none.
+    pub part: usize,
+    pub operands: Vec<ClassIx>,
+}
+
+/// One value (or, for ops with several results, their tuple).
+#[derive(Clone, Debug)]
+pub(crate) struct DagClass {
+    pub types: Vec<TensorType>,
+    /// Op with several results: only reached through `result` nodes.
+    pub tuple: bool,
+    pub weight_only: bool,
+    pub literal: bool,
+    pub nodes: Vec<DagNode>,
+}
+
+impl DagClass {
+    /// The type of a value; a tuple has none.
+    pub fn ty(&self) -> &TensorType {
+        &self.types[0]
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Dag {
+    pub classes: Vec<DagClass>,
+    index: HashMap<Id, ClassIx>,
+}
+
+impl Dag {
+    /// The part of an e-graph that `roots` can be computed from.
+    pub fn new(egraph: &EGraph, roots: &[Id]) -> Dag {
+        let order = Components::of(egraph, roots);
+        let mut index = HashMap::new();
+        let mut depth: HashMap<Id, u32> = HashMap::new();
+        let mut classes: Vec<DagClass> = Vec::new();
+        for component in &order {
+            let inside = |id: Id| component.contains(&id);
+            // Depths within the component, to a fixed point.
+            depth.extend(component.iter().map(|id| (*id, u32::MAX)));
+            let looped = component.len() > 1;
+            loop {
+                let mut changed = false;
+                for id in component {
+                    let best = values_below(egraph, *id)
+                        .filter_map(|children| {
+                            children.iter().filter(|c| inside(**c)).try_fold(0, |d: u32, c| match depth[c] {
+                                u32::MAX => None,
+                                below => Some(d.max(below + 1)),
+                            })
+                        })
+                        .min();
+                    if let Some(best) = best
+                        && best < depth[id]
+                    {
+                        depth.insert(*id, best);
+                        changed = true;
+                    }
+                }
+                if !changed || !looped {
+                    break;
+                }
+            }
+            let mut sorted = component.clone();
+            sorted.sort_by_key(|id| (depth[id], *id));
+            for id in &sorted {
+                index.insert(*id, ClassIx(classes.len() as u32));
+                let class = &egraph[*id];
+                let nodes = class
+                    .nodes
+                    .iter()
+                    .filter_map(|term| {
+                        let (op, part, operands) = match term.head {
+                            Head::Result(i) => (None, i as usize, term.children.clone()),
+                            _ => op_of(egraph, term).map(|(op, operands)| (Some(op), 0, operands))?,
+                        };
+                        let operands: Vec<Id> = operands.into_iter().map(|c| egraph.find(c)).collect();
+                        let earlier = operands.iter().all(|c| !inside(*c) || depth[c] < depth[id]);
+                        earlier.then(|| DagNode { op, part, operands: operands.iter().map(|c| index[c]).collect() })
+                    })
+                    .collect::<Vec<_>>();
+                let tuple = nodes.iter().any(|n| is_tuple(n.op.as_ref()));
+                let f = &class.data;
+                classes.push(DagClass {
+                    types: f.types.clone(),
+                    tuple,
+                    weight_only: f.weight_only,
+                    literal: f.literal,
+                    nodes,
+                });
+            }
+        }
+        Dag { classes, index }
+    }
+
+    /// The class of an e-class id, if the roots can be computed from it.
+    pub fn find(&self, egraph: &EGraph, id: Id) -> Option<ClassIx> {
+        self.index.get(&egraph.find(id)).copied()
+    }
+
+    /// A class by index.
+    pub fn class(&self, ix: ClassIx) -> &DagClass {
+        &self.classes[ix.index()]
+    }
+
+    /// Every class index in topological order.
+    pub fn indices(&self) -> impl DoubleEndedIterator<Item = ClassIx> + use<> {
+        (0..self.classes.len() as u32).map(ClassIx)
+    }
+}
+
+/// Whether an op has (or may have) other than one result.
+pub(crate) fn is_tuple(op: Option<&Op>) -> bool {
+    matches!(op, Some(Op::TopK { .. } | Op::If { .. } | Op::Loop { .. } | Op::Host { .. }))
+}
+
+/// Operand values of each e-node of a class (attributes left out).
+fn values_below(egraph: &EGraph, id: Id) -> impl Iterator<Item = Vec<Id>> {
+    egraph[id].nodes.iter().map(|term| {
+        term.children.iter().map(|c| egraph.find(*c)).filter(|c| !egraph[*c].data.types.is_empty()).collect()
+    })
+}
+
+/// Tarjan's strongly connected components, operands first, without recursion: models are deeper than a thread's stack.
+struct Components {
+    order: HashMap<Id, u32>,
+    low: HashMap<Id, u32>,
+    on_stack: std::collections::HashSet<Id>,
+    stack: Vec<Id>,
+    found: Vec<Vec<Id>>,
+}
+
+impl Components {
+    fn of(egraph: &EGraph, roots: &[Id]) -> Vec<Vec<Id>> {
+        let mut s = Components {
+            order: HashMap::new(),
+            low: HashMap::new(),
+            on_stack: Default::default(),
+            stack: Vec::new(),
+            found: Vec::new(),
+        };
+        let below = |id: Id| {
+            let mut all: Vec<Id> = values_below(egraph, id).flatten().collect();
+            all.sort();
+            all.dedup();
+            all
+        };
+        for root in roots.iter().map(|r| egraph.find(*r)) {
+            if s.order.contains_key(&root) {
+                continue;
+            }
+            let mut frames = vec![(root, below(root), 0usize)];
+            s.enter(root);
+            while let Some((id, children, next)) = frames.last_mut() {
+                let id = *id;
+                if let Some(&child) = children.get(*next) {
+                    *next += 1;
+                    if !s.order.contains_key(&child) {
+                        s.enter(child);
+                        frames.push((child, below(child), 0));
+                    } else if s.on_stack.contains(&child) {
+                        let low = s.low[&id].min(s.order[&child]);
+                        s.low.insert(id, low);
+                    }
+                    continue;
+                }
+                frames.pop();
+                if let Some((parent, _, _)) = frames.last() {
+                    let low = s.low[parent].min(s.low[&id]);
+                    s.low.insert(*parent, low);
+                }
+                if s.low[&id] == s.order[&id] {
+                    let at = s.stack.iter().rposition(|x| *x == id).unwrap_or(0);
+                    let component = s.stack.split_off(at);
+                    for c in &component {
+                        s.on_stack.remove(c);
+                    }
+                    s.found.push(component);
+                }
+            }
+        }
+        s.found
+    }
+
+    fn enter(&mut self, id: Id) {
+        let n = self.order.len() as u32;
+        self.order.insert(id, n);
+        self.low.insert(id, n);
+        self.stack.push(id);
+        self.on_stack.insert(id);
+    }
+}

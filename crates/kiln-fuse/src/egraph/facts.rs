@@ -1,0 +1,190 @@
+//! What is known of each e-class: type, constant value, and whether it depends on weights alone.
+
+use super::{Head, Term};
+use egg::{Analysis, DidMerge, Id};
+use kiln_graph::{BinaryOp, CompareOp, Constraint, Graph, Op, Symbols, TensorType, UnaryOp, infer};
+use std::collections::HashMap;
+
+pub(crate) type EGraph = egg::EGraph<Term, Knowledge>;
+
+/// Facts of one class. Attributes have no types; ops with several results have one each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Facts {
+    pub types: Vec<TensorType>,
+    /// Every element is this value.
+    pub splat: Option<f64>,
+    /// Computable from bound weights and literals.
+    pub weight_only: bool,
+    /// Computable from literals.
+    pub literal: bool,
+}
+
+/// Tables that the whole e-graph shares.
+#[derive(Debug, Default)]
+pub(crate) struct Knowledge {
+    pub symbols: Symbols,
+    pub constraints: Vec<Constraint>,
+    ops: Vec<Op>,
+    index: HashMap<String, Vec<u32>>,
+    /// Names of weights whose data is present.
+    pub bound: std::collections::BTreeSet<String>,
+    /// Unions that claimed equality of different types.
+    pub unsound: Vec<String>,
+}
+
+impl Knowledge {
+    /// What is known before the first op is added.
+    pub fn of(graph: &Graph) -> Knowledge {
+        Knowledge {
+            symbols: graph.symbols.clone(),
+            constraints: graph.constraints.clone(),
+            bound: graph.weights.keys().cloned().collect(),
+            ..Knowledge::default()
+        }
+    }
+
+    /// The number of an op with its attributes.
+    pub fn intern(&mut self, op: &Op) -> u32 {
+        // The debug text of a tensor leaves out its data, so equal keys are compared.
+        let bucket = self.index.entry(format!("{op:?}")).or_default();
+        if let Some(&i) = bucket.iter().find(|&&i| self.ops[i as usize] == *op) {
+            return i;
+        }
+        let i = self.ops.len() as u32;
+        self.ops.push(op.clone());
+        bucket.push(i);
+        i
+    }
+
+    /// A number for an op that no other shares, even if equal.
+    pub fn fresh(&mut self, op: &Op) -> u32 {
+        self.ops.push(op.clone());
+        self.ops.len() as u32 - 1
+    }
+
+    pub fn op(&self, attr: u32) -> &Op {
+        &self.ops[attr as usize]
+    }
+}
+
+/// Whether operands of a binary op may be exchanged.
+pub(crate) fn commutes(op: BinaryOp) -> bool {
+    use BinaryOp::{Add, And, Max, Min, Mul, Or, Xor};
+    matches!(op, Add | Mul | Min | Max | And | Or | Xor)
+}
+
+/// The op that a term applies, and its operands.
+pub(crate) fn op_of(egraph: &EGraph, term: &Term) -> Option<(Op, Vec<Id>)> {
+    match term.head {
+        Head::Op(name) => {
+            let plain = UnaryOp::from_name(name)
+                .map(Op::Unary)
+                .or_else(|| BinaryOp::from_name(name).map(Op::Binary))
+                .or_else(|| CompareOp::from_name(name).map(Op::Compare))
+                .or_else(|| (name == "select").then_some(Op::Select));
+            match plain {
+                Some(op) => Some((op, term.children.clone())),
+                None => {
+                    let (attr, operands) = term.children.split_first()?;
+                    Some((egraph.attr(*attr)?.clone(), operands.to_vec()))
+                }
+            }
+        }
+        Head::Opaque(i) => Some((egraph.analysis.op(i).clone(), term.children.clone())),
+        Head::Attr(_) | Head::Result(_) => None,
+    }
+}
+
+/// Reading attributes off an e-graph.
+pub(crate) trait Attributes {
+    /// The op behind an attribute class.
+    fn attr(&self, id: Id) -> Option<&Op>;
+}
+
+impl Attributes for EGraph {
+    fn attr(&self, id: Id) -> Option<&Op> {
+        self[id].nodes.iter().find_map(|n| match n.head {
+            Head::Attr(i) => Some(self.analysis.op(i)),
+            _ => None,
+        })
+    }
+}
+
+impl Analysis<Term> for Knowledge {
+    type Data = Facts;
+
+    fn make(egraph: &mut EGraph, term: &Term, _id: Id) -> Facts {
+        match term.head {
+            Head::Attr(_) => return Facts::default(),
+            Head::Result(i) => {
+                let of = &egraph[term.children[0]].data;
+                return Facts {
+                    types: of.types.get(i as usize).cloned().into_iter().collect(),
+                    weight_only: of.weight_only,
+                    literal: of.literal,
+                    splat: None,
+                };
+            }
+            Head::Op(_) | Head::Opaque(_) => {}
+        }
+        let Some((op, operands)) = op_of(egraph, term) else {
+            egraph.analysis.unsound.push(format!("`{term}` has no attributes"));
+            return Facts::default();
+        };
+        let facts: Vec<&Facts> = operands.iter().map(|id| &egraph[*id].data).collect();
+        let types: Option<Vec<&TensorType>> = facts.iter().map(|f| f.types.first()).collect();
+        let inferred = types.ok_or("an operand has no type".to_owned()).and_then(|types| {
+            infer(&op, &types, &egraph.analysis.symbols).map(|i| i.results).map_err(|e| e.to_string())
+        });
+        let of_operands = |f: fn(&Facts) -> bool| facts.iter().all(|x| f(x));
+        let mut out = Facts::default();
+        match &op {
+            Op::Input { .. } | Op::DimValue { .. } | Op::If { .. } | Op::Loop { .. } | Op::Host { .. } => {}
+            Op::Weight { name, .. } => out.weight_only = egraph.analysis.bound.contains(name),
+            Op::Const { value } => {
+                (out.weight_only, out.literal) = (true, true);
+                if value.len() == 1 {
+                    out.splat = value.to_f64_vec().first().copied().filter(|v| exact(value.dtype(), *v));
+                }
+            }
+            Op::Iota { ty, .. } => {
+                let fixed = ty.const_shape().is_some();
+                (out.weight_only, out.literal) = (fixed, fixed);
+            }
+            _ => {
+                out.weight_only = of_operands(|f| f.weight_only);
+                out.literal = of_operands(|f| f.literal);
+                if matches!(op, Op::Broadcast { .. } | Op::Reshape { .. } | Op::Permute { .. } | Op::Slice { .. }) {
+                    out.splat = facts[0].splat;
+                }
+            }
+        }
+        match inferred {
+            Ok(types) => out.types = types,
+            Err(e) => egraph.analysis.unsound.push(format!("`{term}` does not type: {e}")),
+        }
+        out
+    }
+
+    fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
+        if a.types != b.types {
+            let text = |f: &Facts| f.types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            self.unsound.push(format!("{} was set equal to {}", text(a), text(&b)));
+        }
+        let merged = Facts {
+            types: a.types.clone(),
+            splat: a.splat.or(b.splat),
+            weight_only: a.weight_only || b.weight_only,
+            literal: a.literal || b.literal,
+        };
+        let known = |f: &Facts| (f.splat.map(f64::to_bits), f.weight_only, f.literal);
+        let did = DidMerge(known(a) != known(&merged), known(&b) != known(&merged));
+        *a = merged;
+        did
+    }
+}
+
+/// Whether an f64 carries a value of this dtype without loss (64-bit integers may not fit), and is a number.
+fn exact(dtype: kiln_graph::DType, v: f64) -> bool {
+    !v.is_nan() && (dtype.is_float() || v.abs() < 9e15)
+}

@@ -1,0 +1,9 @@
+//! From launches to a [`Plan`]: regions, buffers, steps, folded weights and names.
+
+mod fold;
+mod names;
+mod plan_builder;
+mod region_builder;
+
+pub(crate) use names::Provenance;
+pub(crate) use plan_builder::{Emission, emit};

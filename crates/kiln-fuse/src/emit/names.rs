@@ -1,0 +1,131 @@
+//! Names and summaries of regions, from the model's own.
+
+use crate::Anchor;
+use crate::egraph::{ClassIx, Dag, EGraph};
+use egg::Id;
+use kiln_graph::{Graph, Op, ReduceOp, UnaryOp};
+use std::collections::BTreeSet;
+
+/// Longest region name: it becomes part of a kernel's symbol.
+const MAX_NAME: usize = 64;
+
+/// What the model calls each class.
+pub(crate) struct Provenance {
+    /// Names of the model's nodes whose values are in the class.
+    pub nodes: Vec<Vec<String>>,
+    /// The model's name for the value (may be empty).
+    pub value: Vec<String>,
+    /// How many of the model's nodes use the class, at least 1.
+    pub users: Vec<f64>,
+}
+
+impl Provenance {
+    pub fn new(graph: &Graph, dag: &Dag, egraph: &EGraph, class_of: &[Option<Id>]) -> Provenance {
+        let n = dag.classes.len();
+        let mut p = Provenance { nodes: vec![Vec::new(); n], value: vec![String::new(); n], users: vec![1.0; n] };
+        let users = graph.users();
+        for (i, value) in graph.values.iter().enumerate() {
+            let Some(c) = class_of[i].and_then(|id| dag.find(egraph, id)) else { continue };
+            let c = c.index();
+            let node = graph.node(value.node);
+            if !matches!(node.op, Op::Input { .. } | Op::Weight { .. } | Op::Const { .. }) {
+                let name = if node.name.is_empty() { format!("{}_{}", node.op.name(), value.node.0) } else { node.name.clone() };
+                if !p.nodes[c].contains(&name) {
+                    p.nodes[c].push(name);
+                }
+            }
+            let own = if value.name.is_empty() { &node.name } else { &value.name };
+            if p.value[c].is_empty() {
+                p.value[c].clone_from(own);
+            }
+            let distinct: BTreeSet<_> = users[i].iter().collect();
+            p.users[c] = p.users[c].max(distinct.len() as f64);
+        }
+        p
+    }
+}
+
+/// Identifier-like and unique among `taken`, which it joins.
+pub(crate) fn unique(raw: &str, taken: &mut BTreeSet<String>) -> String {
+    let mut name = String::new();
+    for c in raw.chars() {
+        match c {
+            c if c.is_ascii_alphanumeric() => name.push(c.to_ascii_lowercase()),
+            _ if name.ends_with('_') || name.is_empty() => {}
+            _ => name.push('_'),
+        }
+    }
+    // The end of a path says more than its start.
+    let cut = name.len().saturating_sub(MAX_NAME);
+    let mut name = name[cut..].trim_matches('_').to_owned();
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+        name.insert_str(0, "k_");
+    }
+    let mut candidate = name.clone();
+    let mut n = 2;
+    while !taken.insert(candidate.clone()) {
+        candidate = format!("{name}_{n}");
+        n += 1;
+    }
+    candidate
+}
+
+/// A name for a region before it is made unique.
+pub(crate) fn propose(inner: &[ClassIx], anchor_class: Option<ClassIx>, provenance: &Provenance, what: &str) -> String {
+    let of = |c: &ClassIx| provenance.nodes[c.index()].first();
+    let base = anchor_class.as_ref().and_then(of).or_else(|| inner.iter().rev().find_map(of));
+    match base {
+        Some(base) if base.to_ascii_lowercase().contains(what) => base.clone(),
+        Some(base) => format!("{base}_{what}"),
+        None => what.to_owned(),
+    }
+}
+
+/// What a region computes, in a word that goes into its name and a line for people.
+pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
+    let ops: Vec<&Op> = graph.nodes.iter().map(|n| &n.op).filter(|op| !matches!(op, Op::Input { .. } | Op::Const { .. })).collect();
+    let has = |name: &str| ops.iter().any(|op| op.name() == name);
+    let sums = ops.iter().filter(|op| matches!(op, Op::Reduce { op: ReduceOp::Sum, .. })).count();
+    let word = match anchor {
+        Anchor::Map if ops.is_empty() => "copy",
+        Anchor::Map => "map",
+        Anchor::Reduce if has("reduce_max") && has("exp") && has("reduce_sum") => "softmax",
+        Anchor::Reduce if sums == 2 && (has("rsqrt") || has("sqrt")) => "layer_norm",
+        Anchor::Reduce if sums == 1 && (has("rsqrt") || has("sqrt")) => "norm",
+        Anchor::Reduce => "reduce",
+        Anchor::Contract => "gemm",
+        Anchor::Conv => "conv",
+        Anchor::Window => "pool",
+        Anchor::Index => {
+            if ops.iter().any(|op| op.name().starts_with("scatter")) {
+                "scatter"
+            } else {
+                "gather"
+            }
+        }
+        Anchor::Scan => "scan",
+        Anchor::Sort => "topk",
+    };
+    let mut steps: Vec<String> = Vec::new();
+    for op in &ops {
+        let text = match op {
+            Op::Contract { spec, .. } => {
+                let text = |labels: &[char]| labels.iter().collect::<String>();
+                format!("contract {},{}->{}", text(&spec.lhs), text(&spec.rhs), text(&spec.out))
+            }
+            Op::Reshape { .. } | Op::Broadcast { .. } => continue,
+            Op::Unary(UnaryOp::Erf) => "erf (GELU)".to_owned(),
+            op => op.name().to_owned(),
+        };
+        match steps.last_mut() {
+            Some(last) if *last == text => {}
+            _ => steps.push(text),
+        }
+    }
+    let shown = steps.len().min(12);
+    let mut line = steps[..shown].join(", ");
+    if shown < steps.len() {
+        line.push_str(&format!(", and {} more", steps.len() - shown));
+    }
+    (word.to_owned(), if line.is_empty() { word.to_owned() } else { format!("{word}: {line}") })
+}

@@ -1,0 +1,280 @@
+//! Buffers and steps.
+
+use super::fold::Folder;
+use super::names::{Provenance, describe, propose, unique};
+use super::region_builder::{part_of, region_graph};
+use crate::cuts::{Choice, Cover, Launch, is_literal};
+use crate::egraph::{ClassIx, Dag};
+use crate::plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
+use crate::region::OpKind;
+use crate::{Error, Options, Result};
+use kiln_graph::{Graph, Op, TensorType};
+use std::collections::{BTreeSet, HashMap};
+
+/// What emission works from.
+pub(crate) struct Emission<'a> {
+    pub graph: &'a Graph,
+    pub dag: &'a Dag,
+    pub cover: &'a Cover,
+    pub provenance: &'a Provenance,
+    pub options: &'a Options,
+}
+
+/// The plan of a cover, and the region index of each launch in order (none for other steps).
+pub(crate) fn emit(from: &Emission, launches: &[Launch], results: &[ClassIx]) -> Result<(Plan, Vec<Option<usize>>)> {
+    let graph = from.graph;
+    let mut b = PlanBuilder {
+        from,
+        plan: Plan {
+            name: graph.name.clone(),
+            symbols: graph.symbols.clone(),
+            constraints: graph.constraints.clone(),
+            ..Plan::default()
+        },
+        buffers: HashMap::new(),
+        folder: Folder::new(&graph.weights),
+        by_shape: HashMap::new(),
+        region_names: BTreeSet::new(),
+        weight_names: graph.weights.keys().cloned().collect(),
+    };
+    for v in &graph.inputs {
+        let Op::Input { name, ty } = &graph.producer(*v).op else { continue };
+        let id = b.buffer(ty.clone(), BufferKind::Input(name.clone()), name, None);
+        b.plan.inputs.push(id);
+    }
+    let mut regions = Vec::with_capacity(launches.len());
+    for launch in launches {
+        regions.push(match launch {
+            Launch::Region { inner, outputs, anchor, .. } => Some(b.region(inner, outputs, *anchor)?),
+            Launch::Step(class, node) => b.step(*class, *node)?,
+        });
+    }
+    for ((name, _), class) in graph.outputs.iter().zip(results) {
+        let id = b.output(*class)?;
+        b.plan.outputs.push((name.clone(), id));
+    }
+    Ok((b.plan, regions))
+}
+
+struct PlanBuilder<'a> {
+    from: &'a Emission<'a>,
+    plan: Plan,
+    buffers: HashMap<ClassIx, BufferId>,
+    folder: Folder<'a>,
+    /// Regions by a key that equal ones share.
+    by_shape: HashMap<String, Vec<usize>>,
+    region_names: BTreeSet<String>,
+    weight_names: BTreeSet<String>,
+}
+
+impl PlanBuilder<'_> {
+    fn buffer(&mut self, ty: TensorType, kind: BufferKind, name: &str, alias_of: Option<BufferId>) -> BufferId {
+        self.plan.buffers.push(Buffer { ty, kind, name: name.to_owned(), alias_of });
+        BufferId(self.plan.buffers.len() as u32 - 1)
+    }
+
+    fn temp(&mut self, class: ClassIx) -> BufferId {
+        let name = self.from.provenance.value[class.index()].clone();
+        let id = self.buffer(self.from.dag.class(class).ty().clone(), BufferKind::Temp, &name, None);
+        self.buffers.insert(class, id);
+        id
+    }
+
+    /// The buffer that holds a class, which an earlier step has written unless it needs none.
+    fn read(&mut self, class: ClassIx) -> Result<BufferId> {
+        if let Some(id) = self.buffers.get(&class) {
+            return Ok(*id);
+        }
+        let missing = || Error::Plan {
+            plan: self.from.graph.name.clone(),
+            message: format!("a step reads {} before it is written", self.from.dag.class(class).ty()),
+        };
+        let id = match self.from.cover.choices[class.index()].clone() {
+            Some(Choice::Alias(of)) => self.alias(class, of)?,
+            Some(Choice::Free) => self.known(class)?,
+            _ => return Err(missing()),
+        };
+        self.buffers.insert(class, id);
+        Ok(id)
+    }
+
+    fn alias(&mut self, class: ClassIx, of: ClassIx) -> Result<BufferId> {
+        let of = self.read(of)?;
+        let base = &self.plan.buffers[of.index()];
+        let (kind, base) = (base.kind.clone(), base.alias_of.unwrap_or(of));
+        let name = self.from.provenance.value[class.index()].clone();
+        Ok(self.buffer(self.from.dag.class(class).ty().clone(), kind, &name, Some(base)))
+    }
+
+    /// The buffer of an input, a weight or a folded value.
+    fn known(&mut self, class: ClassIx) -> Result<BufferId> {
+        let dag = self.from.dag;
+        let ty = dag.class(class).ty().clone();
+        for node in &dag.class(class).nodes {
+            match &node.op {
+                Some(Op::Input { name, .. }) => {
+                    let own = |id: &&BufferId| self.plan.buffers[id.index()].kind == BufferKind::Input(name.clone());
+                    if let Some(id) = self.plan.inputs.iter().find(own) {
+                        return Ok(*id);
+                    }
+                }
+                Some(Op::Weight { name, .. }) => {
+                    if let Some(data) = self.from.graph.weights.get(name) {
+                        self.plan.weights.insert(name.clone(), data.clone());
+                    }
+                    return Ok(self.buffer(ty, BufferKind::Weight(name.clone()), name, None));
+                }
+                _ => {}
+            }
+        }
+        // A reshaped weight shares its data.
+        for node in &dag.class(class).nodes {
+            let weight = |c: ClassIx| dag.class(c).nodes.iter().any(|n| matches!(n.op, Some(Op::Weight { .. })));
+            if matches!(node.op, Some(Op::Reshape { .. })) && weight(node.operands[0]) {
+                let of = match self.buffers.get(&node.operands[0]) {
+                    Some(id) => *id,
+                    None => {
+                        let id = self.known(node.operands[0])?;
+                        self.buffers.insert(node.operands[0], id);
+                        id
+                    }
+                };
+                let kind = self.plan.buffers[of.index()].kind.clone();
+                return Ok(self.buffer(ty, kind, "", Some(of)));
+            }
+        }
+        let value = self.folder.value(dag, class)?;
+        let raw = match self.from.provenance.value[class.index()].as_str() {
+            "" => "folded",
+            name => name,
+        };
+        let name = unique(raw, &mut self.weight_names);
+        self.plan.weights.insert(name.clone(), value);
+        Ok(self.buffer(ty, BufferKind::Weight(name.clone()), &name, None))
+    }
+
+    fn region(&mut self, inner: &[(ClassIx, u16)], outputs: &[ClassIx], anchor: Anchor) -> Result<usize> {
+        let dag = self.from.dag;
+        let cone = region_graph(dag, inner, outputs, &self.from.graph.symbols, &mut self.folder)?;
+        let classes: Vec<ClassIx> = inner.iter().map(|i| i.0).collect();
+        let anchored = |(class, node): &&(ClassIx, u16)| {
+            let op = dag.class(*class).nodes[usize::from(*node)].op.as_ref();
+            op.is_some_and(|op| OpKind::of(op).anchor() == Some(anchor))
+        };
+        // Reductions are named after what they end in, other anchors after themselves.
+        let named = if anchor == Anchor::Reduce { None } else { inner.iter().find(anchored).map(|i| i.0) };
+        let region = self.intern(cone.graph, anchor, |word| propose(&classes, named, self.from.provenance, word));
+        let inputs = cone.operands.iter().map(|c| self.read(*c)).collect::<Result<_>>()?;
+        let outputs = outputs.iter().map(|c| self.temp(*c)).collect();
+        let mut nodes: Vec<String> = Vec::new();
+        for class in &classes {
+            for name in &self.from.provenance.nodes[class.index()] {
+                if !nodes.contains(name) {
+                    nodes.push(name.clone());
+                }
+            }
+        }
+        self.plan.steps.push(Step::Run { region, inputs, outputs, nodes });
+        Ok(region)
+    }
+
+    /// The index of a region with this graph.
+    fn intern(&mut self, graph: Graph, anchor: Anchor, name: impl Fn(&str) -> String) -> usize {
+        let key = format!("{:?}", graph.nodes);
+        let same = self.by_shape.entry(key).or_default();
+        if let Some(i) = same.iter().find(|i| self.plan.regions[**i].graph == graph) {
+            return *i;
+        }
+        let (word, summary) = describe(anchor, &graph);
+        let name = unique(&name(&word), &mut self.region_names);
+        same.push(self.plan.regions.len());
+        self.plan.regions.push(Region { name, summary, anchor, graph });
+        self.plan.regions.len() - 1
+    }
+
+    /// An op with several results: control flow, host ops, top-k.
+    fn step(&mut self, class: ClassIx, number: u16) -> Result<Option<usize>> {
+        let dag = self.from.dag;
+        let node = &dag.class(class).nodes[usize::from(number)];
+        let Some(op) = &node.op else { return Ok(None) };
+        let mut parts: Vec<Option<ClassIx>> = vec![None; dag.class(class).types.len()];
+        for c in dag.indices() {
+            if matches!(self.from.cover.choices[c.index()], Some(Choice::Part(of)) if of == class)
+                && let Some(slot) = part_of(dag, c, class).and_then(|i| parts.get_mut(i))
+            {
+                *slot = Some(c);
+            }
+        }
+        if matches!(op, Op::TopK { .. }) {
+            let inner = [(class, number)];
+            let wanted: Vec<ClassIx> = parts.into_iter().flatten().collect();
+            return self.region(&inner, &wanted, Anchor::Sort).map(Some);
+        }
+        let inputs: Vec<BufferId> = node.operands.iter().map(|c| self.read(*c)).collect::<Result<_>>()?;
+        let mut outputs = Vec::with_capacity(parts.len());
+        for (i, part) in parts.into_iter().enumerate() {
+            outputs.push(match part {
+                Some(c) => self.temp(c),
+                None => self.buffer(dag.class(class).types[i].clone(), BufferKind::Temp, "", None),
+            });
+        }
+        let body = |graph: &Graph| crate::fuse(graph, self.from.options).map(|f| Box::new(f.plan));
+        let step = match op {
+            Op::If { then_graph, else_graph } => Step::If {
+                cond: inputs[0],
+                then_plan: body(then_graph)?,
+                else_plan: body(else_graph)?,
+                captures: inputs[1..].to_vec(),
+                outputs,
+            },
+            Op::Loop { body: graph, carried, .. } => Step::Loop {
+                trip: inputs[0],
+                cond: inputs[1],
+                body: body(graph)?,
+                carried: inputs[2..2 + carried].to_vec(),
+                captures: inputs[2 + carried..].to_vec(),
+                outputs,
+            },
+            _ => {
+                let mut graph = Graph::new("");
+                let mut operands = Vec::with_capacity(inputs.len());
+                for (i, c) in node.operands.iter().enumerate() {
+                    let ty = dag.class(*c).ty().clone();
+                    let op = Op::Input { name: format!("x{i}"), ty: ty.clone() };
+                    operands.extend(graph.push_node(op, &[], vec![ty], ""));
+                }
+                let results = graph.push_node(op.clone(), &operands, dag.class(class).types.clone(), "");
+                graph.outputs = results.into_iter().enumerate().map(|(i, v)| (format!("y{i}"), v)).collect();
+                graph.symbols = super::region_builder::symbols_of(&graph, &self.from.graph.symbols);
+                Step::Host { graph, inputs, outputs }
+            }
+        };
+        self.plan.steps.push(step);
+        Ok(None)
+    }
+
+    /// A result of the plan: never an input or weight itself, so that results are the caller's to keep.
+    fn output(&mut self, class: ClassIx) -> Result<BufferId> {
+        let id = if is_literal(self.from.dag, class) && !self.buffers.contains_key(&class) {
+            let id = self.known(class)?;
+            self.buffers.insert(class, id);
+            id
+        } else {
+            self.read(class)?
+        };
+        let buffer = &self.plan.buffers[id.index()];
+        if buffer.kind == BufferKind::Temp {
+            return Ok(id);
+        }
+        let ty = buffer.ty.clone();
+        let mut graph = Graph::new("");
+        let op = Op::Input { name: "x0".into(), ty: ty.clone() };
+        let x = graph.push_node(op, &[], vec![ty.clone()], "")[0];
+        graph.outputs.push(("y0".into(), x));
+        graph.symbols = super::region_builder::symbols_of(&graph, &self.from.graph.symbols);
+        let region = self.intern(graph, Anchor::Map, |word| word.to_owned());
+        let out = self.buffer(ty, BufferKind::Temp, "", None);
+        self.plan.steps.push(Step::Run { region, inputs: vec![id], outputs: vec![out], nodes: vec![] });
+        Ok(out)
+    }
+}

@@ -1,0 +1,97 @@
+//! One region's graph from a cone of the e-graph.
+
+use super::fold::Folder;
+use crate::Result;
+use crate::cuts::is_literal;
+use crate::egraph::{ClassIx, Dag};
+use kiln_graph::{Graph, Op, Symbols, ValueId};
+use std::collections::{BTreeSet, HashMap};
+
+/// A region's graph and which classes its inputs are.
+pub(crate) struct Cone {
+    pub graph: Graph,
+    pub operands: Vec<ClassIx>,
+}
+
+/// Inner nodes over leaves as a graph: operands `x0, x1, ..` in order of first use, results `y0, y1, ..`, no other names, so that equal
+/// computations are equal graphs.
+pub(crate) fn region_graph(
+    dag: &Dag,
+    inner: &[(ClassIx, u16)],
+    outputs: &[ClassIx],
+    symbols: &Symbols,
+    folder: &mut Folder,
+) -> Result<Cone> {
+    let mut graph = Graph::new("");
+    let mut values: HashMap<ClassIx, ValueId> = HashMap::new();
+    let mut operands = Vec::new();
+    let computed: BTreeSet<ClassIx> = inner.iter().map(|i| i.0).collect();
+    // Inputs first, so that a region reads like a function.
+    for (class, node) in inner {
+        for operand in &dag.class(*class).nodes[usize::from(*node)].operands {
+            if !computed.contains(operand) && !values.contains_key(operand) && !is_literal(dag, *operand) {
+                let ty = dag.class(*operand).ty().clone();
+                let op = Op::Input { name: format!("x{}", operands.len()), ty: ty.clone() };
+                values.insert(*operand, graph.push_node(op, &[], vec![ty], "")[0]);
+                operands.push(*operand);
+            }
+        }
+    }
+    for (class, node) in inner {
+        let node = &dag.class(*class).nodes[usize::from(*node)];
+        let Some(op) = &node.op else { continue };
+        let mut inputs = Vec::with_capacity(node.operands.len());
+        for operand in &node.operands {
+            let id = match values.get(operand) {
+                Some(id) => *id,
+                None => {
+                    let value = folder.value(dag, *operand)?;
+                    let ty = dag.class(*operand).ty().clone();
+                    let id = graph.push_node(Op::Const { value }, &[], vec![ty], "")[0];
+                    values.insert(*operand, id);
+                    id
+                }
+            };
+            inputs.push(id);
+        }
+        let results = graph.push_node(op.clone(), &inputs, dag.class(*class).types.clone(), "");
+        values.insert(*class, results[0]);
+        // Results of an op with several are asked for by number.
+        for other in outputs.iter().filter(|o| !computed.contains(o)) {
+            if let Some(part) = part_of(dag, *other, *class) {
+                values.insert(*other, results[part]);
+            }
+        }
+    }
+    for (i, class) in outputs.iter().enumerate() {
+        if let Some(id) = values.get(class) {
+            graph.outputs.push((format!("y{i}"), *id));
+        }
+    }
+    graph.symbols = symbols_of(&graph, symbols);
+    Ok(Cone { graph, operands })
+}
+
+/// Which result of the op `tuple` a class is.
+pub(crate) fn part_of(dag: &Dag, class: ClassIx, tuple: ClassIx) -> Option<usize> {
+    dag.class(class).nodes.iter().find_map(|n| (n.op.is_none() && n.operands == [tuple]).then_some(n.part))
+}
+
+/// The ranges of the symbols that occur in a graph.
+pub(crate) fn symbols_of(graph: &Graph, all: &Symbols) -> Symbols {
+    let mut used = BTreeSet::new();
+    graph.values.iter().flat_map(|v| &v.ty.shape).for_each(|d| d.symbols(&mut used));
+    for node in &graph.nodes {
+        match &node.op {
+            Op::DimValue { dim } => dim.symbols(&mut used),
+            Op::Slice { starts, .. } => starts.iter().for_each(|d| d.symbols(&mut used)),
+            Op::Pad { low, high, .. } => low.iter().chain(high).for_each(|d| d.symbols(&mut used)),
+            _ => {}
+        }
+    }
+    let mut symbols = Symbols::default();
+    for (name, (low, high)) in all.iter().filter(|(name, _)| used.contains(*name)) {
+        symbols.declare(name, low, high);
+    }
+    symbols
+}

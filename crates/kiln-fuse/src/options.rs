@@ -1,0 +1,48 @@
+//! What the caller decides about fusion.
+
+use kiln_graph::Bindings;
+use kiln_target::Target;
+use serde::{Deserialize, Serialize};
+
+/// How far rewriting may change results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Numerics {
+    /// Every value stays what the graph's own arithmetic gives (up to the sign of zero and NaN payloads).
+    Exact,
+    /// Sums and products of finite values may be grouped differently, as parallel hardware does anyway: last-bit differences.
+    Reassoc,
+    /// Formulas may be replaced by close ones.
+    Approx,
+}
+
+/// Settings of [`crate::fuse`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the plan is for: ranks candidate kernels.
+    pub target: Target,
+    /// Which rules may fire.
+    pub numerics: Numerics,
+    /// Typical values of shape symbols for the cost model. A symbol without one counts as 64, clamped to its range.
+    pub sizes: Bindings,
+    /// Largest result of folding weight-only terms, in bytes, over the whole model.
+    pub fold_bytes: usize,
+    /// E-nodes at which saturation stops.
+    pub node_limit: usize,
+    /// Rounds of rewriting after which saturation stops.
+    pub iter_limit: usize,
+}
+
+impl Options {
+    /// Defaults for a target: reassociation allowed, folding up to 1 GiB.
+    pub fn new(target: Target) -> Options {
+        Options {
+            target,
+            numerics: Numerics::Reassoc,
+            sizes: Bindings::new(),
+            fold_bytes: 1 << 30,
+            node_limit: 60_000,
+            iter_limit: 12,
+        }
+    }
+}

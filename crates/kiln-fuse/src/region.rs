@@ -1,0 +1,433 @@
+//! Which subgraphs may be one region. Kernel generators and devices may rely on every rule here; [`Region::verify`] checks them.
+//!
+//! Notation: *leaf* is an operand of the region, *anchor* the op that its [`Anchor`] names. The *prologue* feeds the anchor, the
+//! *epilogue* depends on it; nodes that do neither (the bias that an epilogue adds) are *side* nodes.
+//!
+//! * **Any region** has at most [`MAX_NODES`] nodes and [`MAX_OPERANDS`] operands. `Const` nodes hold one element; larger constants are
+//!   weights. Control flow, host ops and weights never stand inside.
+//! * **Map**: elementwise ops, views and `Iota` / `DimValue` / `Const` in any combination: every result element is a function of its
+//!   index. All results have one shape.
+//! * **Index**: as Map, with one or more gathers among the views; or one scatter alone.
+//! * **Reduce**: all reductions (also arg-reductions) have the same input shape `S` and the same axes `R`. What depends on a reduction
+//!   is elementwise on the full shape `S`, on the reduced shape (`S` without `R`), or on the kept shape (`S` with `R` set to 1); a
+//!   reshape between reduced and kept; a broadcast from kept (or, when `R` is the leading axes, from reduced) to `S`. What does not
+//!   depend on one is a Map without gathers. Results have one of the three shapes.
+//! * **Contract**: prologue only casts and dequantizations, whose scales are leaves. Epilogue elementwise, plus permutes and reshapes;
+//!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
+//!   and concat. All results lie behind the same chain of views.
+//! * **Conv**, **Window**: as Contract with no prologue.
+//! * **Scan**: the scan is the result; prologue elementwise with broadcasts of leaves and literals.
+//! * **Sort**: one top-k alone.
+
+use crate::plan::{Anchor, Region};
+use kiln_graph::{Dim, Graph, NodeId, Op, TensorType};
+
+/// Most nodes of a region.
+pub const MAX_NODES: usize = 64;
+/// Most operands of a region: they are kernel parameters.
+pub const MAX_OPERANDS: usize = 24;
+
+/// What an op is to fusion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpKind {
+    /// Input or weight: never inside a region's computation.
+    Source,
+    /// No operands, computed from the index: const, iota, dim value.
+    Nullary,
+    /// Each element from the elements at the same place (scales of (de)quantization are looked up).
+    Elementwise,
+    /// Each element is one element elsewhere, or padding.
+    View,
+    /// As a view, but the place is data.
+    Gather,
+    /// Data-dependent writes.
+    Scatter,
+    /// Removes axes.
+    Reduce,
+    /// Einsum.
+    Contract,
+    /// Convolution.
+    Conv,
+    /// Window reduction.
+    Window,
+    /// Running reduction.
+    Scan,
+    /// Top-k.
+    Sort,
+    /// Runs as a step of its own: control flow and host ops.
+    Opaque,
+}
+
+impl OpKind {
+    /// The kind of an op.
+    pub fn of(op: &Op) -> OpKind {
+        match op {
+            Op::Input { .. } | Op::Weight { .. } => OpKind::Source,
+            Op::Const { .. } | Op::Iota { .. } | Op::DimValue { .. } => OpKind::Nullary,
+            Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Compare(_)
+            | Op::Select
+            | Op::Cast { .. }
+            | Op::Quantize { .. }
+            | Op::Dequantize { .. } => OpKind::Elementwise,
+            Op::Permute { .. }
+            | Op::Reshape { .. }
+            | Op::Broadcast { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. } => OpKind::View,
+            Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. } => OpKind::Gather,
+            Op::ScatterElements { .. } | Op::ScatterNd { .. } => OpKind::Scatter,
+            Op::Reduce { .. } | Op::ArgReduce { .. } => OpKind::Reduce,
+            Op::Contract { .. } => OpKind::Contract,
+            Op::Conv { .. } => OpKind::Conv,
+            Op::WindowReduce { .. } => OpKind::Window,
+            Op::Scan { .. } => OpKind::Scan,
+            Op::TopK { .. } => OpKind::Sort,
+            _ => OpKind::Opaque,
+        }
+    }
+
+    /// The anchor that an op of this kind makes of its region; `None` for what is prologue, epilogue or outside.
+    pub fn anchor(self) -> Option<Anchor> {
+        Some(match self {
+            OpKind::Gather | OpKind::Scatter => Anchor::Index,
+            OpKind::Reduce => Anchor::Reduce,
+            OpKind::Contract => Anchor::Contract,
+            OpKind::Conv => Anchor::Conv,
+            OpKind::Window => Anchor::Window,
+            OpKind::Scan => Anchor::Scan,
+            OpKind::Sort => Anchor::Sort,
+            OpKind::Source | OpKind::Nullary | OpKind::Elementwise | OpKind::View | OpKind::Opaque => return None,
+        })
+    }
+}
+
+/// Where a node of a region stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// A region operand.
+    Operand,
+    /// Feeds an anchor. In a Map, everything.
+    Prologue,
+    /// An anchor.
+    Anchor,
+    /// Depends on an anchor.
+    Epilogue,
+    /// Feeds the epilogue, but neither feeds an anchor nor depends on one.
+    Side,
+}
+
+/// The iteration space of a Reduce region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Shape over which all reductions run.
+    pub shape: Vec<Dim>,
+    /// Axes of it that they remove.
+    pub axes: Vec<usize>,
+}
+
+impl Rows {
+    /// The shape without the axes.
+    pub fn reduced(&self) -> Vec<Dim> {
+        let kept = |(i, d): (usize, &Dim)| (!self.axes.contains(&i)).then(|| d.clone());
+        self.shape.iter().enumerate().filter_map(kept).collect()
+    }
+
+    /// The shape with the axes set to 1.
+    pub fn kept(&self) -> Vec<Dim> {
+        let one = |(i, d): (usize, &Dim)| if self.axes.contains(&i) { Dim::from(1) } else { d.clone() };
+        self.shape.iter().enumerate().map(one).collect()
+    }
+
+    fn of(op: &Op, input: &TensorType) -> Option<Rows> {
+        let axes = match op {
+            Op::Reduce { axes, .. } => axes.clone(),
+            Op::ArgReduce { axis, .. } => vec![*axis],
+            _ => return None,
+        };
+        Some(Rows { shape: input.shape.clone(), axes })
+    }
+}
+
+impl Region {
+    /// The anchors: the reductions of a Reduce region, the gathers of an Index region, else the one op that the anchor names. None for
+    /// a Map.
+    pub fn anchors(&self) -> Vec<NodeId> {
+        let wanted = |op: &Op| OpKind::of(op).anchor() == Some(self.anchor);
+        (0..self.graph.nodes.len()).filter(|&i| wanted(&self.graph.nodes[i].op)).map(|i| NodeId(i as u32)).collect()
+    }
+
+    /// The stage of each node.
+    pub fn stages(&self) -> Vec<Stage> {
+        let g = &self.graph;
+        let anchors = self.anchors();
+        let mut stages: Vec<Stage> = vec![Stage::Side; g.nodes.len()];
+        let mut feeds = vec![false; g.nodes.len()];
+        for i in (0..g.nodes.len()).rev() {
+            if feeds[i] || anchors.contains(&NodeId(i as u32)) || anchors.is_empty() {
+                for v in &g.nodes[i].inputs {
+                    feeds[g.value(*v).node.index()] = true;
+                }
+            }
+        }
+        for (i, node) in g.nodes.iter().enumerate() {
+            let below = |s: Stage| node.inputs.iter().any(|v| stages[g.value(*v).node.index()] == s);
+            stages[i] = if matches!(node.op, Op::Input { .. }) {
+                Stage::Operand
+            } else if anchors.contains(&NodeId(i as u32)) {
+                Stage::Anchor
+            } else if below(Stage::Anchor) || below(Stage::Epilogue) {
+                Stage::Epilogue
+            } else if feeds[i] || anchors.is_empty() {
+                Stage::Prologue
+            } else {
+                Stage::Side
+            };
+        }
+        stages
+    }
+
+    /// The iteration space of a Reduce region.
+    pub fn rows(&self) -> Option<Rows> {
+        let node = self.graph.nodes.iter().find(|n| OpKind::of(&n.op) == OpKind::Reduce)?;
+        Rows::of(&node.op, self.graph.ty(*node.inputs.first()?))
+    }
+
+    /// Checks that the graph is legal as one region (see the module) and that the anchor is what it names.
+    pub fn verify(&self) -> Result<(), String> {
+        let sub = Sub::of_graph(&self.graph)?;
+        match legal(&sub) {
+            Ok(anchor) if anchor == self.anchor => Ok(()),
+            Ok(anchor) => Err(format!("region `{}` says {:?} but is {anchor:?}", self.name, self.anchor)),
+            Err(why) => Err(format!("region `{}`: {why}", self.name)),
+        }
+    }
+}
+
+/// An operand of a node in a [`Sub`].
+#[derive(Clone, Copy)]
+pub(crate) struct SubOperand<'a> {
+    pub ty: &'a TensorType,
+    /// The inner node that computes it; a leaf otherwise.
+    pub inner: Option<usize>,
+}
+
+/// A node of a [`Sub`].
+pub(crate) struct SubNode<'a> {
+    pub op: &'a Op,
+    pub operands: Vec<SubOperand<'a>>,
+    /// Type of its (first) result.
+    pub ty: &'a TensorType,
+}
+
+/// A subgraph whose legality is asked: inner nodes in topological order.
+pub(crate) struct Sub<'a> {
+    pub nodes: Vec<SubNode<'a>>,
+    /// Inner nodes whose values are results.
+    pub outputs: Vec<usize>,
+    pub operands: usize,
+}
+
+impl<'a> Sub<'a> {
+    fn of_graph(graph: &'a Graph) -> Result<Sub<'a>, String> {
+        let mut place = vec![None; graph.nodes.len()];
+        let mut nodes = Vec::new();
+        for (i, node) in graph.nodes.iter().enumerate() {
+            if matches!(node.op, Op::Input { .. }) {
+                continue;
+            }
+            place[i] = Some(nodes.len());
+            let operands = node.inputs.iter();
+            let operands =
+                operands.map(|v| SubOperand { ty: graph.ty(*v), inner: place[graph.value(*v).node.index()] }).collect();
+            let ty = graph.ty(*node.outputs.first().ok_or("a node without results")?);
+            nodes.push(SubNode { op: &node.op, operands, ty });
+        }
+        // A result that is an operand is a copy: it has no inner node.
+        let mut outputs: Vec<usize> =
+            graph.outputs.iter().filter_map(|(_, v)| place[graph.value(*v).node.index()]).collect();
+        outputs.dedup();
+        Ok(Sub { nodes, outputs, operands: graph.inputs.len() })
+    }
+}
+
+/// The anchor of a subgraph if it may be one region, else why not.
+pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
+    if sub.nodes.len() > MAX_NODES {
+        return Err("too many nodes");
+    }
+    if sub.operands > MAX_OPERANDS {
+        return Err("too many operands");
+    }
+    let mut heavy = None;
+    let (mut reduces, mut gathers) = (false, false);
+    for (i, node) in sub.nodes.iter().enumerate() {
+        match OpKind::of(node.op) {
+            OpKind::Source | OpKind::Opaque => return Err("control flow, host ops and weights stand outside"),
+            OpKind::Nullary => {
+                if matches!(node.op, Op::Const { value } if value.len() != 1) {
+                    return Err("a constant of several elements is a weight");
+                }
+            }
+            OpKind::Elementwise | OpKind::View => {}
+            OpKind::Gather => gathers = true,
+            OpKind::Reduce => reduces = true,
+            kind => {
+                if heavy.replace((i, kind)).is_some() {
+                    return Err("two anchors");
+                }
+            }
+        }
+    }
+    if usize::from(heavy.is_some()) + usize::from(reduces) + usize::from(gathers) > 1 {
+        return Err("anchors of two kinds");
+    }
+    match heavy {
+        Some((i, OpKind::Contract)) => anchored(sub, i, true).map(|()| Anchor::Contract),
+        Some((i, OpKind::Conv)) => anchored(sub, i, false).map(|()| Anchor::Conv),
+        Some((i, OpKind::Window)) => anchored(sub, i, false).map(|()| Anchor::Window),
+        Some((i, OpKind::Scan)) => scan(sub, i).map(|()| Anchor::Scan),
+        Some((_, kind)) => match (sub.nodes.len(), kind.anchor()) {
+            (1, Some(anchor)) => Ok(anchor),
+            _ => Err("scatter and top-k stand alone"),
+        },
+        None if reduces => rows(sub).map(|()| Anchor::Reduce),
+        None => {
+            let shape = |i: usize| &sub.nodes[i].ty.shape;
+            if sub.outputs.windows(2).any(|w| shape(w[0]) != shape(w[1])) {
+                return Err("results of a map differ in shape");
+            }
+            Ok(if gathers { Anchor::Index } else { Anchor::Map })
+        }
+    }
+}
+
+/// Whether each node depends on one of `anchors`, themselves included.
+fn dependents(sub: &Sub, anchor: impl Fn(&SubNode) -> bool) -> Vec<bool> {
+    let mut post = vec![false; sub.nodes.len()];
+    for (i, node) in sub.nodes.iter().enumerate() {
+        post[i] = anchor(node) || node.operands.iter().any(|o| o.inner.is_some_and(|j| post[j]));
+    }
+    post
+}
+
+/// A quantization whose scale or zero point depends on the anchor cannot be an elementwise epilogue.
+fn scales_depend(node: &SubNode, post: &[bool]) -> bool {
+    matches!(node.op, Op::Quantize { .. } | Op::Dequantize { .. })
+        && node.operands[1..].iter().any(|o| o.inner.is_some_and(|j| post[j]))
+}
+
+fn anchored(sub: &Sub, anchor: usize, prologue: bool) -> Result<(), &'static str> {
+    let post = dependents(sub, |n| std::ptr::eq(n, &sub.nodes[anchor]));
+    // Backwards from the anchor: the prologue.
+    let mut stack: Vec<usize> = sub.nodes[anchor].operands.iter().filter_map(|o| o.inner).collect();
+    while let Some(i) = stack.pop() {
+        let node = &sub.nodes[i];
+        let narrow = matches!(node.op, Op::Cast { .. } | Op::Dequantize { .. });
+        if !prologue || !narrow || node.operands[1..].iter().any(|o| o.inner.is_some()) {
+            return Err("prologue other than a cast or dequantization");
+        }
+        stack.extend(node.operands[0].inner);
+    }
+    let mut views: Vec<Vec<&Op>> = vec![Vec::new(); sub.nodes.len()];
+    for (i, node) in sub.nodes.iter().enumerate() {
+        if i == anchor {
+            continue;
+        }
+        let kind = OpKind::of(node.op);
+        if !post[i] {
+            if matches!(node.op, Op::Pad { .. } | Op::Concat { .. }) {
+                return Err("pad or concat beside an anchor");
+            }
+            continue;
+        }
+        let mut from = node.operands.iter().filter_map(|o| o.inner).filter(|&j| post[j]);
+        let first = from.next().ok_or("an epilogue without operand")?;
+        match (kind, node.op) {
+            (OpKind::Elementwise, _) => {
+                if scales_depend(node, &post) || from.any(|j| views[j] != views[first]) {
+                    return Err("an epilogue sees the anchor's result at two places");
+                }
+                views[i] = views[first].clone();
+            }
+            (_, Op::Permute { .. } | Op::Reshape { .. }) => {
+                views[i] = views[first].clone();
+                views[i].push(node.op);
+            }
+            _ => return Err("an epilogue of other than elementwise ops, permutes and reshapes"),
+        }
+    }
+    let mut results = sub.outputs.iter();
+    let first = results.next().ok_or("no result")?;
+    if !post[*first] || results.any(|o| !post[*o] || views[*o] != views[*first]) {
+        return Err("results under different views");
+    }
+    Ok(())
+}
+
+fn scan(sub: &Sub, anchor: usize) -> Result<(), &'static str> {
+    if sub.outputs != [anchor] {
+        return Err("an epilogue after a scan");
+    }
+    let shape = &sub.nodes[anchor].ty.shape;
+    let fits = |n: &SubNode| match OpKind::of(n.op) {
+        OpKind::Elementwise => n.ty.shape == *shape,
+        OpKind::Nullary => true,
+        _ => matches!(n.op, Op::Broadcast { .. }),
+    };
+    let all = sub.nodes.iter().enumerate().all(|(i, n)| i == anchor || fits(n));
+    all.then_some(()).ok_or("a scan's prologue is elementwise")
+}
+
+fn rows(sub: &Sub) -> Result<(), &'static str> {
+    let post = dependents(sub, |n| OpKind::of(n.op) == OpKind::Reduce);
+    let mut space: Option<Rows> = None;
+    for node in sub.nodes.iter().filter(|n| OpKind::of(n.op) == OpKind::Reduce) {
+        let found = Rows::of(node.op, node.operands[0].ty).ok_or("not a reduction")?;
+        match &space {
+            Some(rows) if *rows != found => return Err("reductions over different rows"),
+            Some(_) => {}
+            None => space = Some(found),
+        }
+    }
+    let space = space.ok_or("no reduction")?;
+    if space.axes.is_empty() {
+        return Err("a reduction over no axes");
+    }
+    let (reduced, kept) = (space.reduced(), space.kept());
+    let known = |shape: &[Dim]| shape == space.shape || shape == reduced || shape == kept;
+    let leading = space.axes.iter().enumerate().all(|(i, &a)| i == a);
+    for (i, node) in sub.nodes.iter().enumerate() {
+        if !post[i] {
+            continue;
+        }
+        let to = &node.ty.shape;
+        let from = || &node.operands[0].ty.shape;
+        match node.op {
+            Op::Reduce { .. } | Op::ArgReduce { .. } => {}
+            Op::Reshape { .. } => {
+                let row = |s: &[Dim]| s == reduced || s == kept;
+                if !row(to) || !row(from()) {
+                    return Err("a reshape of rows");
+                }
+            }
+            Op::Broadcast { .. } => {
+                if *to != space.shape || !(*from() == kept || leading && *from() == reduced) {
+                    return Err("a broadcast that is not back over the rows");
+                }
+            }
+            op if OpKind::of(op) == OpKind::Elementwise => {
+                if !known(to) || scales_depend(node, &post) {
+                    return Err("an epilogue off the rows");
+                }
+            }
+            _ => return Err("an epilogue of other than elementwise ops on the rows"),
+        }
+    }
+    if sub.outputs.iter().any(|&o| !known(&sub.nodes[o].ty.shape) || !post[o] && sub.nodes[o].ty.shape != space.shape) {
+        return Err("a result off the rows");
+    }
+    Ok(())
+}

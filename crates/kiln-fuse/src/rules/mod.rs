@@ -1,0 +1,163 @@
+//! Rewrite rules, one family a file. A rule carries its whole premise: nothing is legal because a later stage would filter it.
+
+mod contraction;
+mod reduce;
+mod scale;
+mod simplify;
+mod views;
+
+use crate::egraph::{Attributes, EGraph, Facts, Knowledge, Put, Term};
+use crate::{Error, Numerics, Options, Result};
+use egg::{Applier, Id, Pattern, PatternAst, Rewrite, Runner, Searcher, SimpleScheduler, StopReason, Subst, Symbol, Var};
+use kiln_graph::{Op, TensorType};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One rewrite rule.
+pub(crate) struct Rule {
+    pub name: &'static str,
+    pub numerics: Numerics,
+    rewrite: Rewrite<Term, Knowledge>,
+}
+
+/// What a rule's right-hand side sees: the e-graph, and the class it matched.
+pub(crate) struct Match<'a> {
+    egraph: &'a mut EGraph,
+    /// The class that the left-hand side matched.
+    pub root: Id,
+}
+
+impl Match<'_> {
+    /// Adds an op if it types under what the graph already requires.
+    pub fn add(&mut self, op: Op, operands: &[Id]) -> Option<Id> {
+        self.egraph.try_put(&op, operands)
+    }
+
+    /// The attributes behind a pattern variable.
+    pub fn attr(&self, id: Id) -> Option<Op> {
+        self.egraph.attr(id).cloned()
+    }
+
+    pub fn facts(&self, id: Id) -> &Facts {
+        &self.egraph[id].data
+    }
+
+    pub fn ty(&self, id: Id) -> Option<TensorType> {
+        self.facts(id).types.first().cloned()
+    }
+
+    /// The type of the class that matched.
+    pub fn root_ty(&self) -> Option<TensorType> {
+        self.ty(self.root)
+    }
+
+    /// The value that all elements of a class have, if known.
+    pub fn splat(&self, id: Id) -> Option<f64> {
+        self.facts(id).splat
+    }
+
+    pub fn weight_only(&self, id: Id) -> bool {
+        self.facts(id).weight_only
+    }
+
+    /// Ops by which a class can be computed, with operands. For premises that look deeper than the pattern.
+    pub fn ways(&self, id: Id) -> Vec<(Op, Vec<Id>)> {
+        self.egraph[id].nodes.iter().filter_map(|t| crate::egraph::op_of(self.egraph, t)).collect()
+    }
+}
+
+/// The right-hand side of a rule with `N` pattern variables, which it gets in textual order.
+struct Action<const N: usize, F> {
+    vars: [Var; N],
+    apply: F,
+}
+
+impl<const N: usize, F> Applier<Term, Knowledge> for Action<N, F>
+where
+    F: Fn(&mut Match, [Id; N]) -> Option<Id>,
+{
+    fn apply_one(
+        &self,
+        egraph: &mut EGraph,
+        eclass: Id,
+        subst: &Subst,
+        _: Option<&PatternAst<Term>>,
+        _: Symbol,
+    ) -> Vec<Id> {
+        let ids = self.vars.map(|v| subst[v]);
+        let mut m = Match { egraph, root: eclass };
+        let Some(id) = (self.apply)(&mut m, ids) else { return vec![] };
+        // Dims that are equal but not in one canonical form would make the class's type depend on the order of rewriting.
+        if egraph[id].data.types != egraph[eclass].data.types {
+            return vec![];
+        }
+        if egraph.union(eclass, id) { vec![eclass] } else { vec![] }
+    }
+}
+
+/// A rule from a pattern and its right-hand side.
+pub(crate) fn rule<const N: usize>(
+    name: &'static str,
+    numerics: Numerics,
+    pattern: &str,
+    apply: impl Fn(&mut Match, [Id; N]) -> Option<Id> + Send + Sync + 'static,
+) -> Result<Rule> {
+    let broken = |why: String| Error::Unsound(format!("rule `{name}`: {why}"));
+    let pattern: Pattern<Term> = pattern.parse().map_err(|e| broken(format!("{e}")))?;
+    let vars: Vec<Var> = Searcher::<Term, Knowledge>::vars(&pattern);
+    let count = vars.len();
+    let vars = <[Var; N]>::try_from(vars).map_err(|_| broken(format!("takes {N} variables, pattern has {count}")))?;
+    let rewrite = Rewrite::new(name, pattern, Action { vars, apply }).map_err(broken)?;
+    Ok(Rule { name, numerics, rewrite })
+}
+
+/// Every rule.
+pub(crate) fn all() -> Result<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for family in [simplify::rules, views::rules, reduce::rules, contraction::rules, scale::rules] {
+        rules.extend(family()?);
+    }
+    Ok(rules)
+}
+
+/// What saturation did.
+#[derive(Debug)]
+pub(crate) struct Saturation {
+    pub fired: BTreeMap<String, usize>,
+    pub stopped: String,
+    pub nodes: usize,
+    pub iterations: usize,
+}
+
+/// Rewrites until nothing new is found or a limit is met.
+pub(crate) fn saturate(egraph: EGraph, rules: &[Rule], options: &Options) -> Result<(EGraph, Saturation)> {
+    let active: Vec<&Rewrite<Term, Knowledge>> =
+        rules.iter().filter(|r| r.numerics <= options.numerics).map(|r| &r.rewrite).collect();
+    let knowledge = Knowledge::default();
+    let runner = Runner::<Term, Knowledge>::new(knowledge)
+        .with_egraph(egraph)
+        .with_scheduler(SimpleScheduler)
+        .with_iter_limit(options.iter_limit)
+        .with_node_limit(options.node_limit)
+        // Only counts stop saturation: a clock would make plans depend on how busy the machine is.
+        .with_time_limit(Duration::MAX)
+        .run(active);
+    let mut fired = BTreeMap::new();
+    for iteration in &runner.iterations {
+        for (name, n) in &iteration.applied {
+            *fired.entry(name.to_string()).or_insert(0) += n;
+        }
+    }
+    if let Some(why) = runner.egraph.analysis.unsound.first() {
+        return Err(Error::Unsound(why.clone()));
+    }
+    let stopped = match runner.stop_reason {
+        Some(StopReason::Saturated) => "saturated".to_owned(),
+        Some(StopReason::IterationLimit(n)) => format!("iteration limit {n}"),
+        Some(StopReason::NodeLimit(n)) => format!("node limit {n}"),
+        Some(other) => format!("{other:?}"),
+        None => "not run".to_owned(),
+    };
+    let nodes = runner.egraph.total_size();
+    Ok((runner.egraph, Saturation { fired, stopped, nodes, iterations: runner.iterations.len() }))
+}

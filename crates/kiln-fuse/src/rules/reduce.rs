@@ -1,0 +1,8 @@
+//! TODO
+
+use super::Rule;
+use crate::Result;
+
+pub(super) fn rules() -> Result<Vec<Rule>> {
+    Ok(vec![])
+}

@@ -1,0 +1,42 @@
+//! Fusion of whole blocks: results equal the graph's, and the kernels are those that a person would write.
+
+mod common;
+
+use common::{check, convnet, encoder, kernels, options};
+use kiln_fuse::{Anchor, Numerics};
+use kiln_graph::{DType, Dim, Tensor};
+
+fn encoder_inputs(n: usize, s: usize, h: usize) -> Vec<Tensor> {
+    let mask = Tensor::generate(DType::I64, &[n, s], |i| f64::from(u8::from(i % s < s - s / 3))).unwrap();
+    vec![Tensor::random(DType::F32, &[n, s, h], 3).unwrap(), mask]
+}
+
+#[test]
+fn an_encoder_layer_is_a_dozen_kernels() {
+    for target in ["sm_90a", "cpu"] {
+        for (n, s) in [(Dim::from(2), Dim::from(5)), (Dim::sym("N"), Dim::sym("S"))] {
+            let graph = encoder(2, n, s, 16, 2);
+            let fused = check(&graph, &encoder_inputs(2, 5, 16), &options(target, Numerics::Reassoc), 1e-5);
+            println!("{}", fused.report);
+            let names = kernels(&fused);
+            println!("{}", names.join("\n"));
+            // The mask, then two layers.
+            assert!(fused.report.kernels <= 1 + 2 * 12, "{}", names.join("\n"));
+            let reduces = fused.report.launches.iter().filter(|l| l.anchor == Anchor::Reduce).count();
+            assert_eq!(reduces, 2 * 3, "one softmax and two norms a layer");
+        }
+    }
+}
+
+#[test]
+fn a_convnet_block() {
+    for target in ["sm_80", "cpu"] {
+        for (n, side) in [(Dim::from(2), Dim::from(9)), (Dim::sym("N"), Dim::sym("H"))] {
+            let graph = convnet(n, side, 5);
+            let inputs = [Tensor::random(DType::F32, &[2, 3, 9, 9], 5).unwrap()];
+            let fused = check(&graph, &inputs, &options(target, Numerics::Reassoc), 1e-5);
+            println!("{}", fused.report);
+            println!("{}", kernels(&fused).join("\n"));
+        }
+    }
+}

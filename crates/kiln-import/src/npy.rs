@@ -29,7 +29,10 @@ pub fn load_npz(path: &Path) -> Result<Vec<(String, Tensor)>> {
         // Deflate expands at most about 1032 times: a declared size beyond that is a lie, and is not allocated.
         let limit = size.saturating_mul(1032).saturating_add(4096);
         let mut bytes = Vec::new();
-        entry.take(limit).read_to_end(&mut bytes).map_err(|e| Error::malformed(format!("{what}, array `{name}`"), e))?;
+        entry
+            .take(limit)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Error::malformed(format!("{what}, array `{name}`"), e))?;
         arrays.push((name.clone(), parse(&bytes, &format!("{what}, array `{name}`"))?));
     }
     Ok(arrays)
@@ -54,7 +57,12 @@ fn parse(bytes: &[u8], what: &str) -> Result<Tensor> {
         (TypeChar::Uint, 2) => DType::U16,
         (TypeChar::Uint, 1) => DType::U8,
         (TypeChar::Bool, 1) => DType::Bool,
-        _ => return Err(Error::malformed(what, format!("dtype {ty} is not supported; use bool, an integer or a float dtype"))),
+        _ => {
+            return Err(Error::malformed(
+                what,
+                format!("dtype {ty} is not supported; use bool, an integer or a float dtype"),
+            ));
+        }
     };
     if ty.endianness() == npyz::Endianness::Big {
         return Err(Error::malformed(what, "big-endian data; save it with `.astype(a.dtype.newbyteorder('<'))`"));

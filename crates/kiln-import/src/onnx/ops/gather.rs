@@ -1,0 +1,125 @@
+//! Gathers, scatters and one-hot.
+
+use super::super::lower::{Lower, OpResult, invalid};
+use super::super::node::Node;
+use super::super::value::Val;
+use super::Handler;
+use kiln_graph::{CompareOp, DType, ScatterOp, ValueId};
+
+pub(super) fn lookup(op: &str) -> Option<Handler> {
+    let handler: Handler = match op {
+        "Gather" => gather,
+        "GatherElements" => gather_elements,
+        "GatherND" => gather_nd,
+        "Scatter" | "ScatterElements" => scatter_elements,
+        "ScatterND" => scatter_nd,
+        "OneHot" => one_hot,
+        "ReverseSequence" => reverse_sequence,
+        _ => return None,
+    };
+    Some(handler)
+}
+
+/// Indices in a dtype that primitives take.
+fn indices<'m>(l: &mut Lower<'m>, n: &Node<'m>, i: usize) -> OpResult<ValueId> {
+    let idx = l.arg(n, i)?;
+    Ok(if l.dtype(idx) == DType::I32 { idx } else { l.cast(idx, DType::I64)? })
+}
+
+fn gather<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let x = l.arg(n, 0)?;
+    let axis = n.int("axis", 0)?;
+    // A constant place is a slice.
+    if let Some(t) = n.input(1)?.as_const()
+        && t.shape().is_empty()
+        && let Some([at]) = t.to_i64_vec().as_deref()
+    {
+        let a = l.axis(x, axis)?;
+        let low = l.shape(x)[a].bounds(&l.graph().symbols).0;
+        if (0..low).contains(at) || (-low..0).contains(at) {
+            let y = l.index_axis(x, axis, *at)?;
+            return l.done(y);
+        }
+    }
+    let idx = indices(l, n, 1)?;
+    let y = l.gather(x, idx, axis)?;
+    l.done(y)
+}
+
+fn gather_elements<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let x = l.arg(n, 0)?;
+    let idx = indices(l, n, 1)?;
+    let y = l.gather_elements(x, idx, n.int("axis", 0)?)?;
+    l.done(y)
+}
+
+fn gather_nd<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let x = l.arg(n, 0)?;
+    let idx = indices(l, n, 1)?;
+    let Ok(batch) = usize::try_from(n.int("batch_dims", 0)?) else { return invalid("batch_dims is negative") };
+    let y = l.gather_nd(x, idx, batch)?;
+    l.done(y)
+}
+
+fn reduction(n: &Node<'_>) -> OpResult<ScatterOp> {
+    Ok(match n.string("reduction", "none")? {
+        "none" => ScatterOp::Set,
+        "add" => ScatterOp::Add,
+        "mul" => ScatterOp::Mul,
+        "max" => ScatterOp::Max,
+        "min" => ScatterOp::Min,
+        other => return invalid(format!("reduction is `{other}`")),
+    })
+}
+
+fn scatter_elements<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let (x, updates) = (l.arg(n, 0)?, l.arg(n, 2)?);
+    let idx = indices(l, n, 1)?;
+    let y = l.scatter_elements(x, idx, updates, n.int("axis", 0)?, reduction(n)?)?;
+    l.done(y)
+}
+
+fn scatter_nd<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let (x, updates) = (l.arg(n, 0)?, l.arg(n, 2)?);
+    let idx = indices(l, n, 1)?;
+    let y = l.scatter_nd(x, idx, updates, reduction(n)?)?;
+    l.done(y)
+}
+
+fn one_hot<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let depth = n.input(1)?;
+    let depth = match depth.as_const() {
+        // The depth may be given as a float.
+        Some(t) if t.len() == 1 => kiln_graph::Dim::from(t.to_f64_vec()[0] as i64),
+        _ => match l.known_dims(depth, "the depth")?.as_slice() {
+            [one] => one.clone(),
+            _ => return invalid("the depth must be one number"),
+        },
+    };
+    let idx = l.arg(n, 0)?;
+    let idx = l.cast(idx, DType::I64)?;
+    let values = l.arg(n, 2)?;
+    let (off, on) = (l.index_axis(values, 0, 0)?, l.index_axis(values, 0, 1)?);
+    let y = l.one_hot(idx, &depth, n.int("axis", -1)?, on, off)?;
+    l.done(y)
+}
+
+/// Reverses the first `sequence_lens[b]` elements of each batch entry: a gather whose places are computed.
+fn reverse_sequence<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let (x, lens) = (l.arg(n, 0)?, l.arg(n, 1)?);
+    let (batch, time) = (l.axis(x, n.int("batch_axis", 1)?)?, l.axis(x, n.int("time_axis", 0)?)?);
+    if batch == time || l.rank(lens) != 1 {
+        return invalid(format!("batch and time axes are both {batch}, or the lengths {} are no vector", l.ty(lens)));
+    }
+    let shape = l.shape(x).to_vec();
+    let place = l.iota(DType::I64, &shape, time)?;
+    let trailing: Vec<i64> = (1..(shape.len() - batch) as i64).collect();
+    let lens = l.cast(lens, DType::I64)?;
+    let lens = l.unsqueeze(lens, &trailing)?;
+    let last = l.plus_scalar(lens, -1.0)?;
+    let mirrored = l.sub(last, place)?;
+    let inside = l.compare(CompareOp::Lt, place, lens)?;
+    let idx = l.select(inside, mirrored, place)?;
+    let y = l.gather_elements(x, idx, time as i64)?;
+    l.done(y)
+}

@@ -1,0 +1,45 @@
+//! Lowerings of ONNX operators, one family a file.
+
+mod activation;
+mod control;
+mod conv;
+mod elementwise;
+mod gather;
+mod matmul;
+mod norm;
+mod pool;
+mod quant;
+mod reduce;
+mod resize;
+mod shape;
+mod view;
+
+use super::lower::{Lower, OpResult};
+use super::node::Node;
+use super::value::Val;
+
+/// Lowers one node to its results.
+pub(super) type Handler = for<'m> fn(&mut Lower<'m>, &Node<'m>) -> OpResult<Vec<Val>>;
+
+/// The lowering of an operator.
+pub(super) fn lookup(domain: &str, op: &str) -> Option<Handler> {
+    if !domain.is_empty() {
+        return None;
+    }
+    let families = [
+        elementwise::lookup,
+        activation::lookup,
+        shape::lookup,
+        view::lookup,
+        matmul::lookup,
+        conv::lookup,
+        pool::lookup,
+        norm::lookup,
+        reduce::lookup,
+        gather::lookup,
+        quant::lookup,
+        resize::lookup,
+        control::lookup,
+    ];
+    families.iter().find_map(|family| family(op))
+}

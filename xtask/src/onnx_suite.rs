@@ -1,0 +1,231 @@
+//! `xtask onnx-suite`: the ONNX backend node tests through the importer, with pass / fail / unsupported by operator.
+
+use crate::{Outcome, python, workspace};
+use bytes::Bytes;
+use kiln_cuda::Home;
+use kiln_graph::{DType, Graph, Tensor};
+use kiln_import::onnx::{self, Options};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// Runs a graph on inputs in the order of its signature.
+type Executor<'a> = &'a dyn Fn(&Graph, &[Tensor]) -> Result<Vec<Tensor>, String>;
+
+#[derive(Deserialize)]
+struct Index {
+    onnx: String,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    ops: Vec<String>,
+    rtol: f64,
+    atol: f64,
+    model: (usize, usize),
+    inputs: Vec<Stored>,
+    outputs: Vec<Stored>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    name: String,
+    dtype: Option<String>,
+    #[serde(default)]
+    shape: Vec<usize>,
+    #[serde(default)]
+    data: (usize, usize),
+}
+
+/// What became of a case.
+enum Verdict {
+    Pass,
+    Fail(String),
+    Unsupported(String),
+}
+
+/// Runs the cases whose names contain one of `filters` (all if there are none); a full run writes the report.
+pub fn run(filters: &[&str]) -> Outcome<()> {
+    let home = Home::from_env()?;
+    let folder = home.cases().join(format!("onnx-suite-{}", python::ONNX.version));
+    if !folder.join("index.json").is_file() {
+        let onnx = python::ONNX.install(&home)?;
+        python::run("onnx_suite.py", &onnx, [&folder])?;
+    }
+    let index: Index = serde_json::from_slice(&fs::read(folder.join("index.json"))?)?;
+    let data = Bytes::from(fs::read(folder.join("data.bin"))?);
+    let reference = |graph: &Graph, inputs: &[Tensor]| kiln_graph::interpret(graph, inputs).map_err(|e| e.to_string());
+    // A panic is a failure of its case; its message is in the report.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut results = Vec::new();
+    for case in &index.cases {
+        if !filters.is_empty() && !filters.iter().any(|f| case.name.contains(f)) {
+            continue;
+        }
+        let verdict = catch_unwind(AssertUnwindSafe(|| verdict(case, &data, &reference)))
+            .unwrap_or_else(|panic| Verdict::Fail(format!("panic: {}", panic_text(&*panic))));
+        if !filters.is_empty() {
+            match &verdict {
+                Verdict::Pass => println!("pass         {}", case.name),
+                Verdict::Fail(why) => println!("FAIL         {}: {why}", case.name),
+                Verdict::Unsupported(why) => println!("unsupported  {}: {why}", case.name),
+            }
+        }
+        results.push((case, verdict));
+    }
+    let _ = std::panic::take_hook();
+    let report = report(&index.onnx, &results);
+    println!("{}", report.lines().find(|l| l.starts_with("**")).unwrap_or_default());
+    if filters.is_empty() {
+        let path = workspace().join("docs/onnx-coverage.md");
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        fs::write(&path, report)?;
+        println!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("(no message)").to_owned()
+}
+
+fn verdict(case: &Case, data: &Bytes, execute: Executor<'_>) -> Verdict {
+    let mut candidates = BTreeMap::new();
+    for input in &case.inputs {
+        match tensor(input, data) {
+            Ok(Some(t)) => {
+                candidates.insert(input.name.clone(), t);
+            }
+            Ok(None) => {} // The importer says why it cannot take such an input.
+            Err(e) => return Verdict::Fail(e),
+        }
+    }
+    let (at, len) = case.model;
+    let options = Options { candidates: candidates.clone(), ..Options::default() };
+    let graph = match onnx::import_bytes(data.slice(at..at + len), &options) {
+        Ok(graph) => graph,
+        Err(kiln_import::Error::Unsupported(ops)) => {
+            let group = &ops.groups[0];
+            return Verdict::Unsupported(format!("{}: {}", group.op, group.reason));
+        }
+        Err(e) => return Verdict::Fail(format!("import: {e}")),
+    };
+    let mut inputs = Vec::new();
+    for &id in &graph.inputs {
+        match candidates.get(&graph.value(id).name) {
+            Some(t) => inputs.push(t.clone()),
+            None => return Verdict::Fail(format!("no value for input `{}`", graph.value(id).name)),
+        }
+    }
+    let outputs = match execute(&graph, &inputs) {
+        Ok(outputs) => outputs,
+        Err(e) => return Verdict::Fail(format!("run: {e}")),
+    };
+    if outputs.len() != case.outputs.len() {
+        return Verdict::Fail(format!("{} outputs, expected {}", outputs.len(), case.outputs.len()));
+    }
+    for (found, stored) in outputs.iter().zip(&case.outputs) {
+        match tensor(stored, data) {
+            Ok(Some(expected)) => {
+                if let Err(e) = close(found, &expected, case.rtol, case.atol) {
+                    return Verdict::Fail(format!("output `{}`: {e}", stored.name));
+                }
+            }
+            Ok(None) => {
+                return Verdict::Unsupported(format!("output `{}` is not a tensor Kiln has a dtype for", stored.name));
+            }
+            Err(e) => return Verdict::Fail(e),
+        }
+    }
+    Verdict::Pass
+}
+
+fn tensor(stored: &Stored, data: &Bytes) -> Result<Option<Tensor>, String> {
+    let Some(dtype) = &stored.dtype else { return Ok(None) };
+    let dtype: DType = dtype.parse()?;
+    let (at, len) = stored.data;
+    Tensor::new(dtype, stored.shape.clone(), data.slice(at..at + len)).map(Some).map_err(|e| e.to_string())
+}
+
+/// numpy's `assert_allclose`, which is how the suite's own runner compares.
+fn close(found: &Tensor, expected: &Tensor, rtol: f64, atol: f64) -> Result<(), String> {
+    if found.dtype() != expected.dtype() || found.shape() != expected.shape() {
+        return Err(format!(
+            "{}{:?}, expected {}{:?}",
+            found.dtype(),
+            found.shape(),
+            expected.dtype(),
+            expected.shape()
+        ));
+    }
+    let (a, b) = (found.to_f64_vec(), expected.to_f64_vec());
+    let wrong = |(a, b): (&f64, &f64)| {
+        let equal = a == b || (a.is_nan() && b.is_nan());
+        let near = a.is_finite() && b.is_finite() && (a - b).abs() <= atol + rtol * b.abs();
+        !(equal || near)
+    };
+    let count = a.iter().zip(&b).filter(|&p| wrong(p)).count();
+    match a.iter().zip(&b).position(wrong) {
+        Some(i) => Err(format!("{count} of {} elements differ, the first at {i}: {} expected {}", a.len(), a[i], b[i])),
+        None => Ok(()),
+    }
+}
+
+/// The operator a case is about: expansions of functions are counted apart.
+fn subject(case: &Case) -> String {
+    match case.name.split_once("_expanded") {
+        Some((name, _)) => {
+            let word = name.trim_start_matches("test_").split('_').next().unwrap_or_default();
+            format!("{word}.. (expanded)")
+        }
+        None => case.ops.iter().find(|op| *op != "Constant").or(case.ops.first()).cloned().unwrap_or_default(),
+    }
+}
+
+fn report(version: &str, results: &[(&Case, Verdict)]) -> String {
+    let mut by_op: BTreeMap<String, [usize; 3]> = BTreeMap::new();
+    let mut total = [0; 3];
+    let (mut failures, mut unsupported) = (String::new(), BTreeMap::<&str, Vec<&str>>::new());
+    for (case, verdict) in results {
+        let column = match verdict {
+            Verdict::Pass => 0,
+            Verdict::Fail(why) => {
+                let _ = writeln!(failures, "* `{}`: {}", case.name, why.replace('\n', " "));
+                1
+            }
+            Verdict::Unsupported(why) => {
+                unsupported.entry(why).or_default().push(&case.name);
+                2
+            }
+        };
+        by_op.entry(subject(case)).or_default()[column] += 1;
+        total[column] += 1;
+    }
+    let mut text = format!(
+        "# ONNX operator coverage\n\nThe node tests of onnx {version} (`onnx.backend.test`), imported and run with their own inputs and tolerances. \
+         Written by `cargo xtask onnx-suite`.\n\n**{} of {} pass; {} fail; {} are unsupported.**\n\n\
+         An input is taken as a constant where the importer asks for one: a shape depends on it. Unsupported means that the importer \
+         refuses the model with the reason given below.\n\n## By operator\n\n| operator | pass | fail | unsupported |\n| --- | ---: | ---: | ---: |\n",
+        total[0],
+        results.len(),
+        total[1],
+        total[2]
+    );
+    for (op, [pass, fail, not]) in &by_op {
+        let _ = writeln!(text, "| {op} | {pass} | {fail} | {not} |");
+    }
+    if !failures.is_empty() {
+        let _ = write!(text, "\n## Known failures\n\n{failures}");
+    }
+    text.push_str("\n## Unsupported\n\n");
+    for (why, names) in unsupported {
+        let _ = writeln!(text, "* {why}: {}", names.join(", "));
+    }
+    text
+}

@@ -44,7 +44,7 @@ pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
     let provenance = Provenance::new(graph, &dag, &egraph, &built.class_of);
     lap("order");
     let costs = Costs::new(&dag, &graph.symbols, options);
-    let cover = select(&dag, &costs, &roots, &provenance.users, options)?;
+    let cover = select(&dag, &costs, &roots, options)?;
     let launches = share(&dag, &costs, &cover);
     lap("select");
     let emission = Emission { graph, dag: &dag, cover: &cover, provenance: &provenance, options };

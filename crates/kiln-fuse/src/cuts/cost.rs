@@ -65,6 +65,13 @@ impl<'a> Costs<'a> {
         self.target.launch_seconds()
     }
 
+    /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.
+    pub fn again(&self, dag: &Dag, anchor: ClassIx) -> f64 {
+        let nodes = &dag.class(anchor).nodes;
+        let read = |n: &crate::egraph::DagNode| n.operands.iter().map(|o| self.bytes(*o)).sum::<f64>();
+        self.launch() + self.transfer(self.bytes(anchor) + nodes.iter().map(read).fold(0.0, f64::max))
+    }
+
     /// Modelled time to move bytes, in seconds.
     pub fn transfer(&self, bytes: f64) -> f64 {
         self.target.seconds(&Work { bytes, scalar_ops: 0.0, matrix_ops: 0.0, precision: Precision::F32 })

@@ -14,6 +14,8 @@ pub(crate) struct Cut {
     pub inner: Vec<Inner>,
     /// Sorted. Literals count as leaves, though they end up inside the region.
     pub leaves: Vec<ClassIx>,
+    /// Inner classes that are anchors, sorted: what would be costly to compute twice.
+    pub anchors: Vec<ClassIx>,
     pub anchor: Anchor,
     /// Modelled seconds of the kernel, launch included.
     pub cost: f64,
@@ -32,6 +34,8 @@ impl Cut {
 pub(crate) struct Cone {
     pub inner: Vec<Inner>,
     pub leaves: Vec<ClassIx>,
+    /// Inner classes that are anchors, sorted.
+    pub anchors: Vec<ClassIx>,
     /// What cannot be joined with another of its like.
     pub core: Core,
 }
@@ -53,7 +57,7 @@ pub(crate) enum Core {
 impl Cone {
     /// A cone that only reads a class.
     pub fn leaf(class: ClassIx) -> Cone {
-        Cone { inner: Vec::new(), leaves: vec![class], core: Core::Map }
+        Cone { leaves: vec![class], ..Cone::default() }
     }
 
     /// Both cones together; `None` if they choose different nodes for a class or have anchors that exclude each other.
@@ -91,7 +95,21 @@ impl Cone {
         leaves.dedup();
         // What one cone reads and the other computes is computed.
         leaves.retain(|l| inner.binary_search_by_key(l, |i| i.0).is_err());
-        Some(Cone { inner, leaves, core })
+        let mut anchors: Vec<ClassIx> = self.anchors.iter().chain(&other.anchors).copied().collect();
+        anchors.sort();
+        anchors.dedup();
+        Some(Cone { inner, leaves, anchors, core })
+    }
+
+    /// Puts a node on top; `None` if that cannot be legal.
+    pub fn push(mut self, dag: &Dag, at: Inner) -> Option<Cone> {
+        self.core = self.core.under(dag, at)?;
+        self.inner.push(at);
+        let op = dag.class(at.0).nodes[usize::from(at.1)].op.as_ref()?;
+        if OpKind::of(op).anchor().is_some() {
+            self.anchors.push(at.0);
+        }
+        Some(self)
     }
 
     /// The subgraph, for the legality predicate.

@@ -5,11 +5,14 @@ use super::cut::{Cone, Core, Cut, is_literal};
 use crate::egraph::{ClassIx, Dag};
 use crate::region::{MAX_NODES, MAX_OPERANDS, OpKind, legal};
 use kiln_graph::Op;
+use std::collections::BTreeMap;
 
 /// Cuts kept a class.
-const KEPT: usize = 8;
-/// Partial joins kept while the operands of one node are joined.
-const PARTIAL: usize = 24;
+const KEPT: usize = 10;
+/// Cuts kept a class of those that compute the same anchors: flow alone would crowd out the cut that reads what is shared.
+const KEPT_ALIKE: usize = 3;
+/// Partial joins kept while the operands of one node are joined, in all and alike.
+const PARTIAL: (usize, usize) = (24, 6);
 
 /// The legal cuts of `class`, best flow first, given those of earlier classes. `flow` is the cost of having a class in memory.
 pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<Cut>], flow: &[f64]) -> Vec<Cut> {
@@ -40,29 +43,30 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
             for a in &partial {
                 next.extend(options.iter().filter_map(|b| a.join(b, dag)).filter(|c| c.core.under(dag, at).is_some()));
             }
-            prune(&mut next, flow);
+            prune(&mut next, step(costs, class), flow);
             partial = next;
         }
-        for mut cone in partial {
-            let Some(core) = cone.core.under(dag, at) else { continue };
-            cone.core = core;
-            cone.inner.push(at);
+        for cone in partial {
+            let Some(cone) = cone.push(dag, at) else { continue };
             if cone.inner.len() > MAX_NODES || cone.leaves.len() > 2 * MAX_OPERANDS {
                 continue;
             }
             let Ok(anchor) = legal(&cone.sub(dag, &[class])) else { continue };
             let cost = costs.estimate(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds;
             let flow = cost + cone.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
-            found.push(Cut { inner: cone.inner, leaves: cone.leaves, anchor, cost, flow });
+            let Cone { inner, leaves, anchors, .. } = cone;
+            found.push(Cut { inner, leaves, anchors, anchor, cost, flow });
         }
     }
+    let step = step(costs, class);
+    let rank = |cut: &Cut| ((cut.flow / step).round() as u64, cut.inner.len());
     found.sort_by(|a, b| {
-        let size = a.inner.len().cmp(&b.inner.len());
-        a.flow.total_cmp(&b.flow).then(size).then_with(|| a.leaves.cmp(&b.leaves)).then_with(|| a.inner.cmp(&b.inner))
+        let flow = rank(a).cmp(&rank(b)).then(a.flow.total_cmp(&b.flow));
+        flow.then_with(|| a.leaves.cmp(&b.leaves)).then_with(|| a.inner.cmp(&b.inner))
     });
     let mut seen = std::collections::BTreeSet::new();
     found.retain(|cut| seen.insert(cut.leaves.clone()));
-    found.truncate(KEPT);
+    keep(&mut found, KEPT, KEPT_ALIKE, |cut| &cut.anchors);
     found
 }
 
@@ -78,19 +82,39 @@ fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
     };
     fits.then(|| {
         let core = cut.inner.iter().try_fold(Core::Map, |core, i| core.under(dag, *i)).unwrap_or(Core::Closed);
-        Cone { inner: cut.inner.clone(), leaves: cut.leaves.clone(), core }
+        Cone { inner: cut.inner.clone(), leaves: cut.leaves.clone(), anchors: cut.anchors.clone(), core }
     })
 }
 
+/// The step in which flows are compared: a quarter of a launch and of writing the class. Along a chain, reading any of its values costs
+/// about the same; of such cuts the one that computes least again must survive, because that value may be in memory anyway.
+fn step(costs: &Costs, class: ClassIx) -> f64 {
+    (costs.launch() + costs.transfer(costs.bytes(class))) / 4.0
+}
+
 /// Keeps the cones whose leaves are cheapest to have; of equal ones, those that compute less again.
-fn prune(cones: &mut Vec<Cone>, flow: &[f64]) {
-    if cones.len() <= PARTIAL {
+fn prune(cones: &mut Vec<Cone>, step: f64, flow: &[f64]) {
+    if cones.len() <= PARTIAL.1 {
         return;
     }
-    let key = |c: &Cone| c.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
+    let rank = |c: &Cone| {
+        let leaves = c.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
+        ((leaves / step).round() as u64, c.inner.len())
+    };
     cones.sort_by(|a, b| {
-        key(a).total_cmp(&key(b)).then(a.inner.len().cmp(&b.inner.len())).then_with(|| a.inner.cmp(&b.inner))
+        rank(a).cmp(&rank(b)).then_with(|| a.leaves.cmp(&b.leaves)).then_with(|| a.inner.cmp(&b.inner))
     });
     cones.dedup_by(|a, b| a.inner == b.inner && a.leaves == b.leaves);
-    cones.truncate(PARTIAL);
+    keep(cones, PARTIAL.0, PARTIAL.1, |cone| &cone.anchors);
+}
+
+/// Keeps the first `all`, but of those with equal anchors only the first `alike`.
+fn keep<T>(items: &mut Vec<T>, all: usize, alike: usize, anchors: impl Fn(&T) -> &[ClassIx]) {
+    let mut seen: BTreeMap<Vec<ClassIx>, usize> = BTreeMap::new();
+    items.retain(|item| {
+        let n = seen.entry(anchors(item).to_vec()).or_insert(0);
+        *n += 1;
+        *n <= alike
+    });
+    items.truncate(all);
 }

@@ -3,6 +3,7 @@
 mod cost;
 mod cut;
 mod enumerate;
+mod refine;
 mod select;
 mod share;
 

@@ -1,11 +1,14 @@
-//! Choice of a cover: area-flow dynamic programming, repeated with the sharing that the last cover had.
+//! Choice of a cover: area-flow dynamic programming, repeated with the sharing that the last cover had, each time refined by exact
+//! local cost.
 //!
-//! The flow of a class is the modelled time of everything it needs, with the time of a shared operand divided among its users. Ranking by
-//! flow rather than by own cost is what makes a kernel worth growing even though its own time rises.
+//! The flow of a class is the modelled time of everything it needs, with the time of a shared operand divided among the kernels that read
+//! it. Ranking by flow rather than by own cost is what makes a kernel worth growing even though its own time rises. Sharing is first taken
+//! to be none: users that end up in one kernel do not share, and counting them would make the flow of what they read look cheap.
 
 use super::cost::Costs;
 use super::cut::{Cut, is_literal};
 use super::enumerate::cuts_of;
+use super::refine::refine;
 use crate::egraph::{ClassIx, Dag};
 use crate::{Error, Options, Result};
 use kiln_graph::Op;
@@ -25,11 +28,38 @@ pub(crate) enum Choice {
     Step(u16),
 }
 
+impl Choice {
+    /// Anchors that it computes.
+    pub fn anchors(&self) -> &[ClassIx] {
+        match self {
+            Choice::Region(cut) => &cut.anchors,
+            _ => &[],
+        }
+    }
+
+    /// The classes that have to be in memory for it.
+    pub fn needs<'a>(&'a self, dag: &'a Dag, class: ClassIx) -> &'a [ClassIx] {
+        match self {
+            Choice::Free => &[],
+            Choice::Alias(of) | Choice::Part(of) => std::slice::from_ref(of),
+            Choice::Region(cut) => &cut.leaves,
+            Choice::Step(n) => &dag.class(class).nodes[usize::from(*n)].operands,
+        }
+    }
+}
+
+/// One way to get a class into memory, with its own modelled seconds.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub seconds: f64,
+    pub choice: Choice,
+}
+
 /// The chosen way for every class that has to be in memory.
 #[derive(Debug)]
 pub(crate) struct Cover {
     pub choices: Vec<Option<Choice>>,
-    /// Modelled seconds of all kernels.
+    /// Modelled seconds of all kernels, with charges for what is computed twice.
     pub seconds: f64,
 }
 
@@ -42,22 +72,18 @@ const FOLD_GROWTH: f64 = 4.0;
 /// Folded data below this size is always worth it, in bytes.
 const FOLD_SMALL: f64 = 4096.0;
 
-/// Chooses a cover of `roots`. `users` is how many users each class has in the model.
-pub(crate) fn select(
-    dag: &Dag,
-    costs: &Costs,
-    roots: &[ClassIx],
-    users: &[f64],
-    options: &Options,
-) -> Result<Cover> {
+/// Chooses a cover of `roots`.
+pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Options) -> Result<Cover> {
     let free = free_classes(dag, costs, options);
-    let mut refs = users.to_vec();
+    let mut refs = vec![1.0; dag.classes.len()];
     let mut best: Option<Cover> = None;
     for _ in 0..PASSES {
-        let choices = choose(dag, costs, &free, &refs);
-        let (cover, used) = cover(dag, costs, roots, &choices)?;
+        let (candidates, mut chosen) = candidates(dag, costs, &free, &refs);
+        let charged = refine(dag, costs, roots, &candidates, &mut chosen);
+        let (mut cover, used) = cover(dag, roots, &candidates, &chosen)?;
+        cover.seconds += charged;
         for (estimate, n) in refs.iter_mut().zip(used) {
-            *estimate = (2.0 * *estimate + n) / 3.0;
+            *estimate = f64::max(n, 1.0);
         }
         if best.as_ref().is_none_or(|b| cover.seconds < b.seconds) {
             best = Some(cover);
@@ -102,50 +128,53 @@ fn is_fixed(dag: &Dag, c: ClassIx) -> bool {
     dag.class(c).types.iter().all(|t| t.const_shape().is_some())
 }
 
-fn choose(dag: &Dag, costs: &Costs, free: &[bool], refs: &[f64]) -> Vec<Option<Choice>> {
+/// Every class's candidates, best flow first, and the number of the one with the least flow (none where there is no way).
+fn candidates(dag: &Dag, costs: &Costs, free: &[bool], refs: &[f64]) -> (Vec<Vec<Candidate>>, Vec<Option<usize>>) {
     let mut flow: Vec<f64> = Vec::with_capacity(dag.classes.len());
     let mut cuts: Vec<Vec<Cut>> = Vec::with_capacity(dag.classes.len());
-    let mut choices = Vec::with_capacity(dag.classes.len());
+    let mut all = Vec::with_capacity(dag.classes.len());
+    let mut chosen = Vec::with_capacity(dag.classes.len());
     for c in dag.indices() {
         let class = dag.class(c);
         let own = if class.tuple { Vec::new() } else { cuts_of(dag, costs, c, &cuts, &flow) };
-        let mut best: Option<(f64, Choice)> = None;
-        let mut offer = |f: f64, choice: Choice| {
-            if best.as_ref().is_none_or(|(b, _)| f < *b) {
-                best = Some((f, choice));
-            }
-        };
+        let mut ways: Vec<Candidate> = Vec::new();
         if free[c.index()] {
-            offer(0.0, Choice::Free);
+            ways.push(Candidate { seconds: 0.0, choice: Choice::Free });
         } else {
             for (i, node) in class.nodes.iter().enumerate() {
-                let below = || node.operands.iter().map(|o| flow[o.index()]).sum::<f64>();
-                match &node.op {
-                    None => offer(below(), Choice::Part(node.operands[0])),
-                    Some(Op::Reshape { .. }) => offer(below(), Choice::Alias(node.operands[0])),
+                let (seconds, choice) = match &node.op {
+                    None => (0.0, Choice::Part(node.operands[0])),
+                    Some(Op::Reshape { .. }) => (0.0, Choice::Alias(node.operands[0])),
                     Some(Op::TopK { .. }) => {
                         let moved: f64 = costs.bytes(c) + costs.bytes(node.operands[0]);
-                        offer(below() + costs.launch() + costs.transfer(moved), Choice::Step(i as u16));
+                        (costs.launch() + costs.transfer(moved), Choice::Step(i as u16))
                     }
-                    Some(_) if class.tuple => offer(below() + HOST_SECONDS, Choice::Step(i as u16)),
-                    Some(_) => {}
-                }
+                    Some(_) if class.tuple => (HOST_SECONDS, Choice::Step(i as u16)),
+                    Some(_) => continue,
+                };
+                ways.push(Candidate { seconds, choice });
             }
-            if let Some(cut) = own.first() {
-                offer(cut.flow, Choice::Region(cut.clone()));
-            }
+            ways.extend(own.iter().map(|cut| Candidate { seconds: cut.cost, choice: Choice::Region(cut.clone()) }));
         }
-        flow.push(best.as_ref().map_or(f64::INFINITY, |(f, _)| f / refs[c.index()].max(1.0)));
-        choices.push(best.map(|(_, choice)| choice));
+        let total = |w: &Candidate| w.seconds + w.choice.needs(dag, c).iter().map(|l| flow[l.index()]).sum::<f64>();
+        let best = (0..ways.len()).min_by(|a, b| total(&ways[*a]).total_cmp(&total(&ways[*b])));
+        flow.push(best.map_or(f64::INFINITY, |i| total(&ways[i]) / refs[c.index()]));
+        chosen.push(best);
+        all.push(ways);
         cuts.push(own);
     }
-    choices
+    (all, chosen)
 }
 
 /// The classes that `roots` need under the choices, and how many kernels read each.
-fn cover(dag: &Dag, costs: &Costs, roots: &[ClassIx], choices: &[Option<Choice>]) -> Result<(Cover, Vec<f64>)> {
+fn cover(
+    dag: &Dag,
+    roots: &[ClassIx],
+    candidates: &[Vec<Candidate>],
+    chosen: &[Option<usize>],
+) -> Result<(Cover, Vec<f64>)> {
     let mut used = vec![0.0; dag.classes.len()];
-    let mut out: Vec<Option<Choice>> = vec![None; dag.classes.len()];
+    let mut choices: Vec<Option<Choice>> = vec![None; dag.classes.len()];
     let mut seconds = 0.0;
     for root in roots {
         used[root.index()] += 1.0;
@@ -154,24 +183,14 @@ fn cover(dag: &Dag, costs: &Costs, roots: &[ClassIx], choices: &[Option<Choice>]
         if used[c.index()] == 0.0 {
             continue;
         }
-        let choice = choices[c.index()].clone().ok_or_else(|| {
+        let way = chosen[c.index()].and_then(|i| candidates[c.index()].get(i)).ok_or_else(|| {
             let op = dag.class(c).nodes.iter().find_map(|n| n.op.as_ref()).map_or("a value", Op::name);
             let ty = dag.class(c).types.first().map_or(String::new(), ToString::to_string);
             Error::NoCover { value: format!("{op} {ty}"), why: "no legal region contains it".into() }
         })?;
-        match &choice {
-            Choice::Free => {}
-            Choice::Alias(of) | Choice::Part(of) => used[of.index()] += 1.0,
-            Choice::Region(cut) => {
-                cut.leaves.iter().for_each(|l| used[l.index()] += 1.0);
-                seconds += cut.cost;
-            }
-            Choice::Step(n) => {
-                dag.class(c).nodes[usize::from(*n)].operands.iter().for_each(|o| used[o.index()] += 1.0);
-                seconds += costs.launch();
-            }
-        }
-        out[c.index()] = Some(choice);
+        way.choice.needs(dag, c).iter().for_each(|l| used[l.index()] += 1.0);
+        seconds += way.seconds;
+        choices[c.index()] = Some(way.choice.clone());
     }
-    Ok((Cover { choices: out, seconds }, used))
+    Ok((Cover { choices, seconds }, used))
 }

@@ -15,15 +15,12 @@ pub(crate) struct Provenance {
     pub nodes: Vec<Vec<String>>,
     /// The model's name for the value (may be empty).
     pub value: Vec<String>,
-    /// How many of the model's nodes use the class, at least 1.
-    pub users: Vec<f64>,
 }
 
 impl Provenance {
     pub fn new(graph: &Graph, dag: &Dag, egraph: &EGraph, class_of: &[Option<Id>]) -> Provenance {
         let n = dag.classes.len();
-        let mut p = Provenance { nodes: vec![Vec::new(); n], value: vec![String::new(); n], users: vec![1.0; n] };
-        let users = graph.users();
+        let mut p = Provenance { nodes: vec![Vec::new(); n], value: vec![String::new(); n] };
         for (i, value) in graph.values.iter().enumerate() {
             let Some(c) = class_of[i].and_then(|id| dag.find(egraph, id)) else { continue };
             let c = c.index();
@@ -38,8 +35,6 @@ impl Provenance {
             if p.value[c].is_empty() {
                 p.value[c].clone_from(own);
             }
-            let distinct: BTreeSet<_> = users[i].iter().collect();
-            p.users[c] = p.users[c].max(distinct.len() as f64);
         }
         p
     }

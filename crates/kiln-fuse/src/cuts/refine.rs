@@ -1,0 +1,141 @@
+//! Exact local cost: a candidate costs its own time plus that of everything which only it would need.
+//!
+//! Flow is an estimate; here each class in use is taken out of the cover, with whatever nothing else needs, and put back by the candidate
+//! that adds the least. Computing an anchor that another kernel computes too is charged as a kernel of its own: the roofline of a small
+//! contraction says that computing it twice is free, and no device agrees.
+
+use super::cost::Costs;
+use super::select::Candidate;
+use crate::egraph::{ClassIx, Dag};
+
+/// Sweeps over the cover.
+const SWEEPS: usize = 2;
+/// A candidate must be better by this share of the time, or rounding would make sweeps undo each other.
+const GAIN: f64 = 1e-9;
+
+/// Improves the choices in place and gives the charges for anchors that are still computed more than once.
+pub(super) fn refine(dag: &Dag, costs: &Costs, roots: &[ClassIx], candidates: &[Vec<Candidate>], chosen: &mut [Option<usize>]) -> f64 {
+    let n = dag.classes.len();
+    let mut cover = Counted { dag, costs, candidates, chosen, users: vec![0; n], computed: vec![0; n] };
+    for root in roots {
+        cover.enter(*root);
+    }
+    for _ in 0..SWEEPS {
+        let mut changed = false;
+        for c in dag.indices() {
+            changed |= cover.users[c.index()] > 0 && cover.improve(c);
+        }
+        if !changed {
+            break;
+        }
+    }
+    let again = |c: ClassIx| f64::from(cover.computed[c.index()].saturating_sub(1));
+    dag.indices().filter(|c| again(*c) > 0.0).map(|c| again(c) * costs.again(dag, c)).sum()
+}
+
+struct Counted<'a> {
+    dag: &'a Dag,
+    costs: &'a Costs<'a>,
+    candidates: &'a [Vec<Candidate>],
+    chosen: &'a mut [Option<usize>],
+    /// Uses of each class by the cover.
+    users: Vec<u32>,
+    /// Kernels of the cover that compute each class, for anchors.
+    computed: Vec<u32>,
+}
+
+impl<'a> Counted<'a> {
+    fn way(&self, c: ClassIx) -> Option<&'a Candidate> {
+        self.chosen[c.index()].and_then(|i| self.candidates[c.index()].get(i))
+    }
+
+    /// Adds a use of a class, and of what it needs if it was not in the cover. Gives the time added.
+    fn enter(&mut self, class: ClassIx) -> f64 {
+        let mut added = 0.0;
+        let mut stack = vec![class];
+        while let Some(c) = stack.pop() {
+            self.users[c.index()] += 1;
+            if self.users[c.index()] > 1 {
+                continue;
+            }
+            match self.way(c) {
+                Some(way) => {
+                    added += way.seconds + self.compute(way);
+                    stack.extend(way.choice.needs(self.dag, c));
+                }
+                None => added += f64::INFINITY,
+            }
+        }
+        added
+    }
+
+    /// Counts the anchors of a kernel that joins the cover. Gives what computing them again is charged.
+    fn compute(&mut self, way: &Candidate) -> f64 {
+        let mut charged = 0.0;
+        for anchor in way.choice.anchors() {
+            if self.computed[anchor.index()] > 0 {
+                charged += self.costs.again(self.dag, *anchor);
+            }
+            self.computed[anchor.index()] += 1;
+        }
+        charged
+    }
+
+    /// The reverse of [`Counted::compute`].
+    fn forget(&mut self, way: &Candidate) -> f64 {
+        let mut saved = 0.0;
+        for anchor in way.choice.anchors() {
+            self.computed[anchor.index()] -= 1;
+            if self.computed[anchor.index()] > 0 {
+                saved += self.costs.again(self.dag, *anchor);
+            }
+        }
+        saved
+    }
+
+    /// The reverse of [`Counted::enter`]. Gives the time saved.
+    fn leave(&mut self, class: ClassIx) -> f64 {
+        let mut saved = 0.0;
+        let mut stack = vec![class];
+        while let Some(c) = stack.pop() {
+            self.users[c.index()] -= 1;
+            if self.users[c.index()] > 0 {
+                continue;
+            }
+            if let Some(way) = self.way(c) {
+                saved += way.seconds + self.forget(way);
+                stack.extend(way.choice.needs(self.dag, c));
+            }
+        }
+        saved
+    }
+
+    /// Puts the class's best candidate in place of the present one.
+    fn improve(&mut self, c: ClassIx) -> bool {
+        let Some(present) = self.chosen[c.index()].filter(|_| self.candidates[c.index()].len() > 1) else { return false };
+        let ways = &self.candidates[c.index()];
+        // All that changes with the candidate; the class itself stays in use.
+        let old = self.take(c, &ways[present]);
+        let mut best = (old, present);
+        for (i, way) in ways.iter().enumerate().filter(|(i, _)| *i != present) {
+            let total = self.put(c, way);
+            self.take(c, way);
+            if total < best.0 * (1.0 - GAIN) {
+                best = (total, i);
+            }
+        }
+        self.chosen[c.index()] = Some(best.1);
+        self.put(c, &ways[best.1]);
+        best.1 != present
+    }
+
+    fn put(&mut self, c: ClassIx, way: &Candidate) -> f64 {
+        let own = way.seconds + self.compute(way);
+        own + way.choice.needs(self.dag, c).iter().map(|l| self.enter(*l)).sum::<f64>()
+    }
+
+    fn take(&mut self, c: ClassIx, way: &Candidate) -> f64 {
+        let own = way.seconds + self.forget(way);
+        own + way.choice.needs(self.dag, c).iter().map(|l| self.leave(*l)).sum::<f64>()
+    }
+}

@@ -3,6 +3,10 @@
 //! Knows: regions and tile programs. Must not know: how anything is compiled, launched or timed.
 #![forbid(unsafe_code)]
 
+mod error;
 mod kernel;
+mod lower;
 
+pub use error::{Error, Result};
 pub use kernel::{Implementation, Kernel, Launch, Param};
+pub use lower::lower;

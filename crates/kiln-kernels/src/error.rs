@@ -1,0 +1,39 @@
+//! What can be wrong with a region on its way to kernels.
+
+use kiln_tile::TileError;
+
+/// Why a region has no kernel.
+#[derive(Clone, Debug, thiserror::Error, PartialEq)]
+pub enum Error {
+    /// No family can express the region.
+    #[error("region `{region}` ({summary}): {what}; {help}")]
+    Unsupported {
+        /// The region's name.
+        region: String,
+        /// The region's summary.
+        summary: String,
+        /// What is missing, with the op and types at fault.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// The region breaks a rule that fusion promises.
+    #[error("region `{region}` is malformed: {what}; this is a defect of the plan, check it with `Region::verify`")]
+    Malformed {
+        /// The region's name.
+        region: String,
+        /// The rule that is broken.
+        what: String,
+    },
+    /// A family made a tile program that the tile compiler refused.
+    #[error("region `{region}`: {source}")]
+    Tile {
+        /// The region's name.
+        region: String,
+        /// What the compiler said.
+        source: TileError,
+    },
+}
+
+/// Result with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

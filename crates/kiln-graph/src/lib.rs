@@ -8,7 +8,9 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod canonical;
 mod dim;
+mod dot;
 mod dtype;
 mod element;
 mod error;
@@ -20,6 +22,8 @@ pub mod number;
 mod op;
 mod random;
 mod tensor;
+mod text;
+mod verify;
 
 pub use build::{Builder, PadMode, Pool};
 pub use dim::{Atom, Bindings, Dim, Symbols};
@@ -34,3 +38,4 @@ pub use op::{
 };
 pub use random::Rng;
 pub use tensor::Tensor;
+pub use verify::verify;

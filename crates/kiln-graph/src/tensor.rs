@@ -8,10 +8,27 @@ use serde::{Deserialize, Serialize};
 ///
 /// Bytes are little-endian and need not be aligned to the element.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Parts")]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: Bytes,
+}
+
+/// What is deserialized, before it is checked.
+#[derive(Deserialize)]
+struct Parts {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Bytes,
+}
+
+impl TryFrom<Parts> for Tensor {
+    type Error = Error;
+
+    fn try_from(parts: Parts) -> Result<Tensor> {
+        Tensor::new(parts.dtype, parts.shape, parts.data)
+    }
 }
 
 impl Tensor {

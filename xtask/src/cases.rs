@@ -1,8 +1,13 @@
-//! `xtask cases`: the public models, and what onnxruntime makes of seeded random inputs.
+//! `xtask cases`: the public models, what onnxruntime makes of seeded random inputs, and whether the reference interpreter agrees.
 
+use crate::compare::close;
 use crate::{Outcome, python};
 use kiln_cuda::Home;
-use std::path::PathBuf;
+use kiln_import::npy::load_npz;
+use kiln_import::onnx::{self, Options};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A public model.
 pub struct Case {
@@ -110,14 +115,42 @@ impl Case {
     }
 }
 
-/// Fetches every model and records its outputs.
-pub fn run() -> Outcome<()> {
+/// Fetches every model and records its outputs; with `check`, imports each and compares the reference interpreter with the recordings.
+pub fn run(check: bool, filters: &[&str]) -> Outcome<()> {
     let home = Home::from_env()?;
-    for case in CASES {
-        println!("{}: {}", case.name, case.model(&home)?.display());
+    let mut wrong = 0;
+    for case in CASES.iter().filter(|c| filters.is_empty() || filters.contains(&c.name)) {
+        let model = case.model(&home)?;
+        println!("{}: {}", case.name, model.display());
         for recording in case.recordings(&home)? {
-            println!("  {}\n  {}", recording.inputs.display(), recording.outputs.display());
+            if !check {
+                println!("  {}\n  {}", recording.inputs.display(), recording.outputs.display());
+                continue;
+            }
+            let start = Instant::now();
+            let verdict = compare(&model, &recording);
+            println!("  {:.1} s: {}", start.elapsed().as_secs_f64(), verdict.as_deref().unwrap_or("equal"));
+            wrong += usize::from(verdict.is_some());
         }
     }
-    Ok(())
+    if wrong == 0 { Ok(()) } else { Err(format!("{wrong} runs differ from onnxruntime").into()) }
+}
+
+/// Runs a recorded case on the reference interpreter; what differs, if anything.
+fn compare(model: &Path, recording: &Recording) -> Option<String> {
+    let run = || -> Outcome<()> {
+        let inputs: BTreeMap<_, _> = load_npz(&recording.inputs)?.into_iter().collect();
+        let graph = onnx::load(model, &Options { candidates: inputs.clone(), ..Options::default() })?;
+        let named = graph.inputs.iter().map(|&id| graph.input_name(id));
+        let values =
+            named.map(|name| inputs.get(&name).cloned().ok_or_else(|| format!("no input `{name}` is recorded")));
+        let found = kiln_graph::interpret(&graph, &values.collect::<Result<Vec<_>, _>>()?)?;
+        let expected: BTreeMap<_, _> = load_npz(&recording.outputs)?.into_iter().collect();
+        for ((name, _), found) in graph.outputs.iter().zip(&found) {
+            let expected = expected.get(name).ok_or_else(|| format!("output `{name}` is not recorded"))?;
+            close(found, expected, 1e-3, 1e-5).map_err(|e| format!("output `{name}`: {e}"))?;
+        }
+        Ok(())
+    };
+    run().err().map(|e| e.to_string())
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cases;
+mod compare;
 mod onnx_suite;
 mod proto;
 mod python;
@@ -11,15 +12,16 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const HELP: &str = "cargo xtask COMMAND
 
-  cases                get the public models and record their reference outputs
-  onnx-suite           run the ONNX backend node tests, write docs/onnx-coverage.md
+  cases [--check] [..] get the public models and record onnxruntime's outputs; compare the reference interpreter with them
+  onnx-suite [..]      run the ONNX backend node tests, write docs/onnx-coverage.md
   proto [--check]      generate the ONNX message types, or check that they are current";
 
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
-        ["cases"] => cases::run(),
+        ["cases", "--check", rest @ ..] => cases::run(true, rest),
+        ["cases", rest @ ..] => cases::run(false, rest),
         ["onnx-suite", rest @ ..] => onnx_suite::run(rest),
         ["proto"] => proto::run(false),
         ["proto", "--check"] => proto::run(true),

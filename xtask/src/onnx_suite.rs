@@ -1,5 +1,6 @@
 //! `xtask onnx-suite`: the ONNX backend node tests through the importer, with pass / fail / unsupported by operator.
 
+use crate::compare::close;
 use crate::{Outcome, python, workspace};
 use bytes::Bytes;
 use kiln_cuda::Home;
@@ -151,30 +152,6 @@ fn tensor(stored: &Stored, data: &Bytes) -> Result<Option<Tensor>, String> {
     let dtype: DType = dtype.parse()?;
     let (at, len) = stored.data;
     Tensor::new(dtype, stored.shape.clone(), data.slice(at..at + len)).map(Some).map_err(|e| e.to_string())
-}
-
-/// numpy's `assert_allclose`, which is how the suite's own runner compares.
-fn close(found: &Tensor, expected: &Tensor, rtol: f64, atol: f64) -> Result<(), String> {
-    if found.dtype() != expected.dtype() || found.shape() != expected.shape() {
-        return Err(format!(
-            "{}{:?}, expected {}{:?}",
-            found.dtype(),
-            found.shape(),
-            expected.dtype(),
-            expected.shape()
-        ));
-    }
-    let (a, b) = (found.to_f64_vec(), expected.to_f64_vec());
-    let wrong = |(a, b): (&f64, &f64)| {
-        let equal = a == b || (a.is_nan() && b.is_nan());
-        let near = a.is_finite() && b.is_finite() && (a - b).abs() <= atol + rtol * b.abs();
-        !(equal || near)
-    };
-    let count = a.iter().zip(&b).filter(|&p| wrong(p)).count();
-    match a.iter().zip(&b).position(wrong) {
-        Some(i) => Err(format!("{count} of {} elements differ, the first at {i}: {} expected {}", a.len(), a[i], b[i])),
-        None => Ok(()),
-    }
 }
 
 /// The operator a case is about: expansions of functions are counted apart.

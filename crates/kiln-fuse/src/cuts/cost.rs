@@ -67,9 +67,12 @@ impl<'a> Costs<'a> {
 
     /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.
     pub fn again(&self, dag: &Dag, anchor: ClassIx) -> f64 {
-        let nodes = &dag.class(anchor).nodes;
-        let read = |n: &crate::egraph::DagNode| n.operands.iter().map(|o| self.bytes(*o)).sum::<f64>();
-        self.launch() + self.transfer(self.bytes(anchor) + nodes.iter().map(read).fold(0.0, f64::max))
+        let nodes = dag.class(anchor).nodes.iter().enumerate();
+        let alone = nodes.filter_map(|(i, node)| {
+            let kind = OpKind::of(node.op.as_ref()?).anchor()?;
+            Some(self.estimate(dag, &[(anchor, i as u16)], &node.operands, &[anchor], kind).seconds)
+        });
+        alone.fold(self.launch(), f64::max)
     }
 
     /// Modelled time to move bytes, in seconds.

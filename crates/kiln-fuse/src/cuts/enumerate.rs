@@ -43,7 +43,7 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
             for a in &partial {
                 next.extend(options.iter().filter_map(|b| a.join(b, dag)).filter(|c| c.core.under(dag, at).is_some()));
             }
-            prune(&mut next, step(costs, class), flow);
+            prune(&mut next, step(costs), flow);
             partial = next;
         }
         for cone in partial {
@@ -58,7 +58,7 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
             found.push(Cut { inner, leaves, anchors, anchor, cost, flow });
         }
     }
-    let step = step(costs, class);
+    let step = step(costs);
     let rank = |cut: &Cut| ((cut.flow / step).round() as u64, cut.inner.len());
     found.sort_by(|a, b| {
         let flow = rank(a).cmp(&rank(b)).then(a.flow.total_cmp(&b.flow));
@@ -86,10 +86,10 @@ fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
     })
 }
 
-/// The step in which flows are compared: a quarter of a launch and of writing the class. Along a chain, reading any of its values costs
-/// about the same; of such cuts the one that computes least again must survive, because that value may be in memory anyway.
-fn step(costs: &Costs, class: ClassIx) -> f64 {
-    (costs.launch() + costs.transfer(costs.bytes(class))) / 4.0
+/// The step in which flows are compared. Along a chain, reading any of its values costs about the same; of such cuts the one that
+/// computes least again must survive, because that value may be in memory anyway.
+fn step(costs: &Costs) -> f64 {
+    costs.launch() / 4.0
 }
 
 /// Keeps the cones whose leaves are cheapest to have; of equal ones, those that compute less again.

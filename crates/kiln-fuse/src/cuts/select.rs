@@ -2,14 +2,16 @@
 //! local cost.
 //!
 //! The flow of a class is the modelled time of everything it needs, with the time of a shared operand divided among the kernels that read
-//! it. Ranking by flow rather than by own cost is what makes a kernel worth growing even though its own time rises. Sharing is first taken
-//! to be none: users that end up in one kernel do not share, and counting them would make the flow of what they read look cheap.
+//! it. Ranking by flow rather than by own cost is what makes a kernel worth growing even though its own time rises. At first only operands
+//! of anchors without prologue count as shared, as those are in memory under any cover: users that end up in one kernel do not share, and
+//! counting them would make the flow of what they read look cheap.
 
 use super::cost::Costs;
 use super::cut::{Cut, is_literal};
 use super::enumerate::cuts_of;
 use super::refine::refine;
 use crate::egraph::{ClassIx, Dag};
+use crate::region::OpKind;
 use crate::{Error, Options, Result};
 use kiln_graph::Op;
 
@@ -64,7 +66,10 @@ pub(crate) struct Cover {
 }
 
 /// Repetitions of enumeration and choice.
-const PASSES: usize = 3;
+const PASSES: usize = 4;
+/// From this pass on, what the last cover has in memory counts as read by that many more kernels, so that cuts which end at it are among
+/// the candidates.
+const SETTLE: (usize, f64) = (2, 8.0);
 /// Modelled time of a step that the host runs.
 const HOST_SECONDS: f64 = 1e-4;
 /// Folding may not grow data by more than this factor (a dequantized int8 weight), or it would trade memory traffic for arithmetic.
@@ -75,14 +80,15 @@ const FOLD_SMALL: f64 = 4096.0;
 /// Chooses a cover of `roots`.
 pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Options) -> Result<Cover> {
     let free = free_classes(dag, costs, options);
-    let mut refs = vec![1.0; dag.classes.len()];
+    let mut refs = shared(dag);
     let mut best: Option<Cover> = None;
-    for _ in 0..PASSES {
+    for pass in 0..PASSES {
         let (candidates, mut chosen) = candidates(dag, costs, &free, &refs);
         let charged = refine(dag, costs, roots, &candidates, &mut chosen);
         let (mut cover, used) = cover(dag, roots, &candidates, &chosen)?;
         cover.seconds += charged;
         for (estimate, n) in refs.iter_mut().zip(used) {
+            let n = if pass + 1 >= SETTLE.0 { n * SETTLE.1 } else { n };
             *estimate = f64::max(n, 1.0);
         }
         if best.as_ref().is_none_or(|b| cover.seconds < b.seconds) {
@@ -90,6 +96,27 @@ pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Opti
         }
     }
     best.ok_or_else(|| Error::NoCover { value: "the model".into(), why: "it has no outputs".into() })
+}
+
+/// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest.
+fn shared(dag: &Dag) -> Vec<f64> {
+    let mut users = vec![0.0; dag.classes.len()];
+    let mut stored = vec![false; dag.classes.len()];
+    for c in dag.indices() {
+        let mut read: Vec<ClassIx> = Vec::new();
+        for node in &dag.class(c).nodes {
+            read.extend(&node.operands);
+            let kind = node.op.as_ref().map(OpKind::of);
+            use OpKind::{Contract, Conv, Opaque, Scatter, Sort, Window};
+            if matches!(kind, Some(Contract | Conv | Window | Scatter | Sort | Opaque)) {
+                node.operands.iter().for_each(|o| stored[o.index()] = true);
+            }
+        }
+        read.sort();
+        read.dedup();
+        read.iter().for_each(|o| users[o.index()] += 1.0);
+    }
+    users.into_iter().zip(stored).map(|(n, stored)| if stored { f64::max(n, 1.0) } else { 1.0 }).collect()
 }
 
 /// Classes that need no kernel.

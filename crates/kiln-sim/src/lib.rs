@@ -1,1 +1,60 @@
-//! A simulator that executes PTX, checks it for races and counts what it does.
+//! A simulator that executes PTX on the CPU, checks it for races and counts what it does.
+//!
+//! It runs the PTX that NVRTC and other compilers emit, so that what ships is what is tested, with no GPU: parse a
+//! [`Module`], decode a [`Kernel`], put data into a [`Device`]'s memory and launch. The [`Report`] lists what the
+//! kernel did wrong ([`Finding`]) and, if asked for, counters.
+//!
+//! The crate knows the PTX ISA and nothing else: no tile programs, no graphs, no CUDA driver. Chapter names in its
+//! comments are those of the PTX ISA document.
+//!
+//! ```
+//! use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
+//! let ptx = r#"
+//! .version 8.0
+//! .target sm_80
+//! .address_size 64
+//! .visible .entry double_it(.param .u64 p) {
+//!   .reg .b64 %rd<4>; .reg .b32 %r<2>; .reg .f32 %f<3>;
+//!   ld.param.u64 %rd1, [p];
+//!   mov.u32 %r1, %tid.x;
+//!   mul.wide.u32 %rd2, %r1, 4;
+//!   add.s64 %rd3, %rd1, %rd2;
+//!   ld.global.f32 %f1, [%rd3];
+//!   add.f32 %f2, %f1, %f1;
+//!   st.global.f32 [%rd3], %f2;
+//!   ret;
+//! }"#;
+//! let kernel = Module::parse(ptx)?.kernel("double_it")?;
+//! let device = Device::default();
+//! let address = device.alloc(16)?;
+//! device.upload(address, &[1.5f32, -2.0, 0.25, 8.0].map(f32::to_le_bytes).concat())?;
+//! let report = device.launch(&kernel, LaunchConfig::linear(1, 4), &[Arg::U64(address)], &Options::default())?;
+//! assert!(report.clean());
+//! let mut out = [0; 4];
+//! device.download(address + 4, &mut out)?;
+//! assert_eq!(f32::from_le_bytes(out), -4.0);
+//! # Ok::<(), kiln_sim::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod check;
+mod counters;
+mod decode;
+mod device;
+mod error;
+mod exec;
+mod launch;
+mod module;
+mod num;
+mod ptx;
+mod report;
+
+pub use check::FindingKind;
+pub use counters::{CounterReport, LineCounters, Mix};
+pub use device::Device;
+pub use error::{Error, Result};
+pub use launch::{Arg, Checks, LaunchConfig, Options, Swizzle, TensorMap, TensorType};
+pub use module::{Entry, Kernel, Module, Param};
+pub use report::{Finding, Report};

@@ -1,0 +1,139 @@
+//! A launch: clusters as tasks on rayon's threads.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::buffer::Buffer;
+use super::cluster::{Cluster, Run, Slice};
+use crate::check::Findings;
+use crate::counters::Counters;
+use crate::error::Result;
+use crate::launch::{LaunchConfig, Options};
+use crate::module::Kernel;
+use crate::report::Report;
+
+/// Instructions before a cluster that has not finished lets another run, so that CTAs may wait for each other.
+const SLICE: u64 = 4_000_000;
+/// Shared memory that any target offers at most to one CTA.
+const MAX_SHARED: u32 = 232_448;
+
+fn validate(kernel: &Kernel, config: &LaunchConfig) -> Result<[u32; 3]> {
+    let p = &kernel.program;
+    let err = |m: String| Err(kernel.launch_error(m));
+    if config.grid.contains(&0) || config.block.contains(&0) {
+        return err(format!("grid {:?} and block {:?} must have no zero", config.grid, config.block));
+    }
+    let threads: u64 = config.block.iter().map(|b| u64::from(*b)).product();
+    if threads > 1024 || config.block[2] > 64 {
+        return err(format!("block {:?} has {threads} threads; the limit is 1024, and 64 along z", config.block));
+    }
+    if config.grid[1] > 65535 || config.grid[2] > 65535 {
+        return err(format!("grid {:?} exceeds 65535 along y or z", config.grid));
+    }
+    if let Some(max) = p.max_threads
+        && threads > max.iter().map(|b| u64::from(*b)).product()
+    {
+        return err(format!("block of {threads} threads exceeds the kernel's .maxntid {max:?}"));
+    }
+    if let Some(want) = p.req_threads
+        && want != config.block
+    {
+        return err(format!("block {:?}, but the kernel requires {want:?}", config.block));
+    }
+    if u64::from(p.shared) + u64::from(config.shared) > u64::from(MAX_SHARED) {
+        return err(format!(
+            "{} static and {} dynamic bytes of shared memory exceed {MAX_SHARED}",
+            p.shared, config.shared
+        ));
+    }
+    let cluster = match (config.cluster, p.req_cluster) {
+        (Some(a), Some(b)) if a != b => return err(format!("cluster {a:?}, but the kernel requires {b:?}")),
+        (a, b) => a.or(b).unwrap_or([1, 1, 1]),
+    };
+    let size: u64 = cluster.iter().map(|c| u64::from(*c)).product();
+    if size == 0 || size > 16 || (0..3).any(|i| !config.grid[i].is_multiple_of(cluster[i])) {
+        return err(format!("cluster {cluster:?} has more than 16 CTAs or does not divide the grid {:?}", config.grid));
+    }
+    Ok(cluster)
+}
+
+pub(crate) fn launch(
+    kernel: &Kernel,
+    config: LaunchConfig,
+    params: &[u8],
+    options: &Options,
+    symbols: &[u64],
+    buffers: Vec<Arc<Buffer>>,
+) -> Result<Report> {
+    let cluster = validate(kernel, &config)?;
+    let total = (0..3).map(|i| u64::from(config.grid[i] / cluster[i])).product::<u64>();
+    if options.checks.global_races {
+        buffers.iter().for_each(|b| b.shadow.clear());
+    }
+    let run = Run {
+        program: &kernel.program,
+        buffers,
+        symbols,
+        params: params.chunks(4).map(|c| c.iter().rev().fold(0, |w, b| w << 8 | u32::from(*b))).collect(),
+        grid: config.grid,
+        block: config.block,
+        cluster,
+        dynamic: config.shared,
+        options,
+        wide_atomics: Mutex::new(()),
+        executed: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        sync: Default::default(),
+    };
+    let next = AtomicU64::new(0);
+    let parked: Mutex<VecDeque<Cluster<'_>>> = Mutex::default();
+    let done: Mutex<(Findings, Option<Counters>)> = Mutex::default();
+    let worker = || {
+        let mut findings = Findings::default();
+        let mut counters: Option<Counters> = None;
+        while !run.stop.load(Relaxed) {
+            // Fresh clusters first: one that waits for another needs that one to start.
+            let index = next.fetch_add(1, Relaxed);
+            let mut c = if index < total {
+                Cluster::new(&run, index)
+            } else {
+                match parked.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+                    Some(c) => c,
+                    None => break,
+                }
+            };
+            match c.slice(SLICE) {
+                Slice::Yield => parked.lock().unwrap_or_else(PoisonError::into_inner).push_back(c),
+                Slice::Done => {
+                    findings.merge(c.findings);
+                    if let Some(own) = c.counters {
+                        match &mut counters {
+                            Some(all) => all.merge(&own),
+                            None => counters = Some(*own),
+                        }
+                    }
+                }
+            }
+        }
+        let mut all = done.lock().unwrap_or_else(PoisonError::into_inner);
+        all.0.merge(findings);
+        match (&mut all.1, counters) {
+            (Some(a), Some(b)) => a.merge(&b),
+            (slot @ None, b) => *slot = b,
+            _ => {}
+        }
+    };
+    let workers = (rayon::current_num_threads() as u64).min(total);
+    if workers <= 1 {
+        worker();
+    } else {
+        rayon::scope(|s| (0..workers).for_each(|_| s.spawn(|_| worker())));
+    }
+    let (findings, counters) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Report {
+        findings: findings.into_list(kernel),
+        instructions: run.executed.load(Relaxed),
+        counters: counters.map(|c| c.report(kernel)),
+    })
+}

@@ -1,0 +1,38 @@
+//! Execution of decoded kernels.
+
+mod atomic;
+mod barrier;
+mod buffer;
+mod bulk;
+mod cluster;
+mod collective;
+mod copy;
+mod fragment;
+mod global;
+mod grid;
+mod mbarrier;
+mod memory;
+mod mma;
+mod regs;
+mod step;
+mod tensor;
+mod warp;
+mod wgmma;
+
+pub(crate) use buffer::Buffer;
+pub(crate) use cluster::Cluster;
+pub(crate) use grid::launch;
+pub(crate) use regs::{AluFn, FULL, Lane, Regs, f1, f1_wide, f2, f2_wide, f3, f3_wide};
+pub(crate) use tensor::encode as encode_tensor_map;
+pub(crate) use warp::Warp;
+
+/// Bytes of address space that one window of the generic space covers.
+pub(crate) const WINDOW: u64 = 1 << 32;
+/// Generic addresses of shared memory: this plus the shared address.
+pub(crate) const SHARED_BASE: u64 = 0x0001_0000_0000_0000;
+/// Generic addresses of local memory.
+pub(crate) const LOCAL_BASE: u64 = 0x0002_0000_0000_0000;
+/// Generic addresses of kernel parameters.
+pub(crate) const PARAM_BASE: u64 = 0x0003_0000_0000_0000;
+/// First address of global memory.
+pub(crate) const GLOBAL_BASE: u64 = 0x0000_0007_0000_0000;

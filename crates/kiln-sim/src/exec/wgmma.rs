@@ -1,0 +1,276 @@
+//! wgmma.mma_async ("Asynchronous Warpgroup-Level Matrix Instructions").
+//!
+//! Each warp of a warpgroup holds 16 of the 64 rows of A and D, so a warp computes its rows on its own.
+
+use super::cluster::Cluster;
+use super::mma::{element, integer_element};
+use super::regs::{LANES, wide};
+use super::step::Flow;
+use super::warp::Warp;
+use crate::check::{Access, FindingKind};
+use crate::decode::{Reg, Ty, Wgmma, WgmmaA};
+use crate::launch::Swizzle;
+use crate::num::{f16_to_f32, f32_to_f16};
+
+/// Rows of one warp.
+const ROWS: usize = 16;
+/// Largest N.
+const COLS: usize = 256;
+/// Largest K (8-bit types).
+const DEPTH: usize = 32;
+
+/// Groups of a warp that have not been waited for.
+#[derive(Default)]
+pub(crate) struct State {
+    /// wgmma issued since the last commit.
+    open: bool,
+    /// Committed groups.
+    groups: u32,
+    fenced: bool,
+}
+
+impl State {
+    pub(crate) fn fence(&mut self) {
+        self.fenced = true;
+    }
+
+    pub(crate) fn commit(&mut self) {
+        self.groups += u32::from(self.open);
+        self.open = false;
+    }
+}
+
+/// A shared-memory matrix descriptor ("Matrix Descriptor Format").
+struct Desc {
+    start: u32,
+    leading: u32,
+    stride: u32,
+    base_offset: u32,
+    swizzle: Swizzle,
+}
+
+impl Desc {
+    fn new(bits: u64) -> Desc {
+        let field = |at: u32| ((bits >> at & 0x3fff) as u32) << 4;
+        Desc {
+            start: field(0),
+            leading: field(16),
+            stride: field(32),
+            base_offset: (bits >> 49 & 7) as u32,
+            swizzle: match bits >> 62 {
+                0 => Swizzle::None,
+                1 => Swizzle::B128,
+                2 => Swizzle::B64,
+                _ => Swizzle::B32,
+            },
+        }
+    }
+
+    /// Shared byte address of element (`mn`, `k`), `size` bytes each. `transposed` means MN-major.
+    ///
+    /// The canonical layouts are those of "Shared Memory Matrix Layout": K-major atoms are 8 rows of one span;
+    /// MN-major atoms are one span of MN by 8 of K.
+    fn address(&self, mn: u32, k: u32, size: u32, transposed: bool) -> u32 {
+        let span = match self.swizzle {
+            Swizzle::None => 16,
+            s => s.span() as u32,
+        };
+        let linear = if transposed {
+            let per = span / size;
+            let (in_span, atom) = (mn % per * size, mn / per);
+            let (row, group) = (k % 8, k / 8);
+            match self.swizzle {
+                Swizzle::None => in_span + row * 16 + atom * self.stride + group * self.leading,
+                _ => in_span + row * span + atom * self.leading + group * self.stride,
+            }
+        } else {
+            let byte = k * size;
+            let row = mn % 8 * span + mn / 8 * self.stride;
+            match self.swizzle {
+                Swizzle::None => row + byte % 16 + byte / 16 * self.leading,
+                _ => row + byte,
+            }
+        };
+        self.swizzle.apply(self.start + linear)
+    }
+}
+
+impl Cluster<'_> {
+    pub(crate) fn wgmma(&mut self, w: &mut Warp, g: &Wgmma, m: u32) -> Flow {
+        if !self.whole_warp(w, m) {
+            return Flow::Moved;
+        }
+        w.wgmma.open = true;
+        if let Some(c) = &mut self.counters {
+            // One warp's share.
+            c.mma(w.pc, u64::from(2 * 16 * g.n * g.k));
+        }
+        let lead = Warp::lead(m);
+        let (n, k) = (g.n as usize, g.k as usize);
+        let size = g.a_ty.bits() / 8;
+        let per = 32 / g.a_ty.bits();
+        // Raw operand elements, zero-extended in words.
+        let mut a = vec![[0u32; DEPTH]; ROWS];
+        let mut b = vec![[0u32; COLS]; k];
+        match &g.a {
+            WgmmaA::Regs(regs) => {
+                for (r, reg) in regs.iter().enumerate() {
+                    let Reg::R(row) = *reg else { continue };
+                    for lane in 0..LANES {
+                        let word = w.regs.r[row as usize][lane];
+                        let at = 4 * per as usize * (r / 2) + per as usize * (lane % 4);
+                        for i in 0..per {
+                            let bits = g.a_ty.bits();
+                            let v = if bits == 32 { word } else { word >> (bits * i) & ((1 << bits) - 1) };
+                            a[lane / 4 + 8 * (r % 2)][at + i as usize] = v;
+                        }
+                    }
+                }
+            }
+            WgmmaA::Desc(row) => {
+                let desc = Desc::new(w.regs.d[*row as usize][lead]);
+                let first = 16 * (w.id % 4);
+                for (i, row) in a.iter_mut().enumerate() {
+                    for (j, v) in row.iter_mut().enumerate().take(k) {
+                        *v = self.wgmma_element(w, lead, &desc, first + i as u32, j as u32, size, g.trans_a);
+                    }
+                }
+            }
+        }
+        let desc = Desc::new(w.regs.d[g.b as usize][lead]);
+        for (j, row) in b.iter_mut().enumerate() {
+            for (i, v) in row.iter_mut().enumerate().take(n) {
+                *v = self.wgmma_element(w, lead, &desc, i as u32, j as u32, size, g.trans_b);
+            }
+        }
+        let (p, neg) = g.scale_d;
+        let keep = (w.regs.p[p as usize] >> lead & 1 != 0) != neg;
+        if matches!(g.a_ty, Ty::U8 | Ty::S8) {
+            integer(w, g, &a, &b, keep);
+        } else {
+            wide(
+                #[inline(always)]
+                || float(w, g, &a, &b, keep),
+            );
+        }
+        Flow::Next
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn wgmma_element(
+        &mut self,
+        w: &mut Warp,
+        lane: usize,
+        desc: &Desc,
+        mn: u32,
+        k: u32,
+        size: u32,
+        trans: bool,
+    ) -> u32 {
+        if desc.base_offset != 0 {
+            self.report(
+                w,
+                lane,
+                FindingKind::InvalidOperand,
+                None,
+                "a descriptor with a base offset is not supported".into(),
+            );
+        }
+        let at = desc.address(mn, k, size, trans);
+        let Some((cta, off)) = self.shared_checked(w, lane, at.into(), size, "wgmma operand") else { return 0 };
+        self.shared_access(w, lane, cta, off, size, Access::AsyncRead);
+        let word = self.ctas[cta].shared[off as usize / 4];
+        if size == 4 { word } else { word >> (8 * (off % 4)) & ((1 << (8 * size)) - 1) }
+    }
+
+    pub(crate) fn wgmma_wait(&mut self, w: &mut Warp, left: u32) {
+        w.wgmma.groups = w.wgmma.groups.min(left);
+    }
+}
+
+/// Accumulator register and packing of element (row half, column) for lane: D fragments of wgmma are the C
+/// fragment of mma.sync repeated every 8 columns.
+#[inline(always)]
+fn for_each_d(n: usize, mut f: impl FnMut(usize, usize, usize, usize)) {
+    for block in 0..n / 8 {
+        for half in 0..2 {
+            for lane in 0..LANES {
+                f(block, half, lane, lane / 4 + 8 * half);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn float(w: &mut Warp, g: &Wgmma, a: &[[u32; DEPTH]], b: &[[u32; COLS]], keep: bool) {
+    let n = g.n as usize;
+    let mut acc = vec![[0f32; COLS]; ROWS];
+    if keep {
+        for_each_d(n, |block, half, lane, row| {
+            let col = 8 * block + 2 * (lane % 4);
+            if g.d_ty == Ty::F16 {
+                if let Reg::R(r) = g.d[2 * block + half] {
+                    let v = w.regs.r[r as usize][lane];
+                    acc[row][col] = f16_to_f32(v & 0xffff);
+                    acc[row][col + 1] = f16_to_f32(v >> 16);
+                }
+            } else {
+                for i in 0..2 {
+                    if let Reg::R(r) = g.d[4 * block + 2 * half + i] {
+                        acc[row][col + i] = f32::from_bits(w.regs.r[r as usize][lane]);
+                    }
+                }
+            }
+        });
+    }
+    let sign = if g.neg_a != g.neg_b { -1.0 } else { 1.0 };
+    let mut line = [0f32; COLS];
+    for (k, row) in b.iter().enumerate() {
+        for (to, from) in line.iter_mut().zip(row).take(n) {
+            *to = element(g.b_ty, *from, 0);
+        }
+        for (acc, a) in acc.iter_mut().zip(a) {
+            let x = sign * element(g.a_ty, a[k], 0);
+            for (c, y) in acc.iter_mut().zip(&line).take(n) {
+                *c = x.mul_add(*y, *c);
+            }
+        }
+    }
+    for_each_d(n, |block, half, lane, row| {
+        let col = 8 * block + 2 * (lane % 4);
+        if g.d_ty == Ty::F16 {
+            if let Reg::R(r) = g.d[2 * block + half] {
+                w.regs.r[r as usize][lane] = f32_to_f16(acc[row][col]) | f32_to_f16(acc[row][col + 1]) << 16;
+            }
+        } else {
+            for i in 0..2 {
+                if let Reg::R(r) = g.d[4 * block + 2 * half + i] {
+                    w.regs.r[r as usize][lane] = acc[row][col + i].to_bits();
+                }
+            }
+        }
+    });
+}
+
+fn integer(w: &mut Warp, g: &Wgmma, a: &[[u32; DEPTH]], b: &[[u32; COLS]], keep: bool) {
+    for_each_d(g.n as usize, |block, half, lane, row| {
+        for i in 0..2 {
+            let Reg::R(r) = g.d[4 * block + 2 * half + i] else { continue };
+            let col = 8 * block + 2 * (lane % 4) + i;
+            let mut sum: i64 = b
+                .iter()
+                .enumerate()
+                .map(|(k, row_b)| {
+                    i64::from(integer_element(g.a_ty, a[row][k], 0)) * i64::from(integer_element(g.b_ty, row_b[col], 0))
+                })
+                .sum();
+            if keep {
+                sum += i64::from(w.regs.r[r as usize][lane] as i32);
+            }
+            if g.satfinite {
+                sum = sum.clamp(i32::MIN.into(), i32::MAX.into());
+            }
+            w.regs.r[r as usize][lane] = sum as u32;
+        }
+    });
+}

@@ -3,6 +3,7 @@
 use crate::dtype::{DType, Scalar};
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
+use crate::pass::lower::Lowered;
 use crate::pass::{layout, lower, sync};
 use crate::print;
 use crate::program::{Access, Param, Program, Worker};
@@ -25,10 +26,10 @@ pub struct Kernel {
     pub dynamic_shared: u32,
     /// Launch arguments in order.
     pub params: Vec<KernelParam>,
+    /// Points of the domain that one block covers: the grid is the number of points over this, rounded up.
+    pub points_per_block: u32,
     /// Points of the domain, over the scalar parameters.
     points: Expr,
-    /// Points that one block covers.
-    points_per_block: u32,
     /// Ids of the scalar parameters' variables, in parameter order.
     scalar_ids: Vec<Option<u32>>,
 }
@@ -82,9 +83,10 @@ impl Kernel {
 /// Compiles `program` for `arch`.
 pub fn compile(program: &Program, arch: Arch) -> Result<Kernel> {
     verify(program)?;
-    let layouts = layout::layout(program)?;
+    let layouts = layout::layout(program, arch)?;
     let body = sync::sync(&program.body);
-    let (function, helpers) = lower::lower(program, &body, &layouts, arch)?;
+    let width = layouts.width(&program.domain.axes);
+    let Lowered { function, helpers, dynamic_shared } = lower::lower(program, &body, layouts, arch)?;
     let mut source = String::new();
     for helper in &helpers {
         source += &helper.source(arch);
@@ -94,14 +96,14 @@ pub fn compile(program: &Program, arch: Arch) -> Result<Kernel> {
     let points_per_block = match program.domain.worker {
         Worker::Block => 1,
         Worker::Warp => program.threads / 32,
-        Worker::Thread => program.threads * layouts.width(&program.domain.axes),
+        Worker::Thread => program.threads * width,
     };
     Ok(Kernel {
         name: function.name,
         source,
         arch,
         threads: program.threads,
-        dynamic_shared: 0,
+        dynamic_shared,
         params: program.params.iter().map(kernel_param).collect(),
         points: program.points(),
         points_per_block,

@@ -115,23 +115,29 @@ impl CExpr {
         CExpr::Index(Box::new(self), Box::new(index))
     }
 
-    /// An infix operator; sums with a literal zero and products with a literal one are folded.
+    /// An infix operator on indices; sums with a literal zero and products with a literal one are folded.
     pub fn op(self, op: &'static str, rhs: CExpr) -> CExpr {
         let literal = |e: &CExpr| if let CExpr::Int(x, CType::Int) = e { Some(*x) } else { None };
         match (op, literal(&self), literal(&rhs)) {
             ("+", Some(0), _) | ("*", Some(1), _) => rhs,
             ("+" | "-", _, Some(0)) | ("*" | "/", _, Some(1)) => self,
             ("*", Some(0), _) | ("*", _, Some(0)) => CExpr::int(0),
+            ("+", _, _) if matches!(rhs, CExpr::Binary("+", ..)) => self.offset(rhs),
             _ => CExpr::Binary(op, Box::new(self), Box::new(rhs)),
         }
     }
 
-    /// Address `self + by`, summed from left to right.
+    /// `self + by`, summed from left to right.
     pub fn offset(self, by: CExpr) -> CExpr {
         match by {
-            CExpr::Binary("+", a, b) => self.offset(*a).op("+", *b),
+            CExpr::Binary("+", a, b) => self.offset(*a).offset(*b),
             by => self.op("+", by),
         }
+    }
+
+    /// An infix operator without folding.
+    pub fn infix(self, op: &'static str, rhs: CExpr) -> CExpr {
+        CExpr::Binary(op, Box::new(self), Box::new(rhs))
     }
 
     /// A call.
@@ -155,6 +161,17 @@ pub enum CStmt {
         value: Option<CExpr>,
         /// Whether it never changes.
         constant: bool,
+    },
+    /// `extern __shared__ unsigned char name[];`
+    DynamicShared(String),
+    /// `const auto name = [&](param) { body };`, always inlined.
+    Lambda {
+        /// What it is called.
+        name: String,
+        /// Its parameter as written.
+        param: String,
+        /// Its body.
+        body: Vec<CStmt>,
     },
     /// `[__shared__] type name[len];`
     Array {
@@ -201,6 +218,19 @@ pub enum CStmt {
     Return,
 }
 
+impl CStmt {
+    /// `for (int var = 0; var < end; ++var) body`, unrolled.
+    pub fn unrolled(var: String, end: u64, body: Vec<CStmt>) -> CStmt {
+        let (start, end, step) = (CExpr::int(0), CExpr::int(end.into()), CExpr::int(1));
+        CStmt::For { ty: CType::Int, var, start, end, step, unroll: true, body }
+    }
+
+    /// `const int name = value;`
+    pub fn constant(name: &str, value: CExpr) -> CStmt {
+        CStmt::Declare { ty: "int".to_owned(), name: name.to_owned(), value: Some(value), constant: true }
+    }
+}
+
 /// A lowered kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Function {
@@ -210,6 +240,8 @@ pub struct Function {
     pub name: String,
     /// Threads of a block.
     pub threads: u32,
+    /// Whether a thread may take all the registers that one block leaves it.
+    pub large: bool,
     /// Parameters as written.
     pub params: Vec<String>,
     /// Body.

@@ -4,6 +4,7 @@ mod programs;
 
 use kiln_target::arch::Arch;
 use kiln_tile::{DType, Program, compile};
+use programs::gemm::{Shape, gemm};
 use std::path::PathBuf;
 
 fn check(name: &str, program: &Program, arch: Arch) {
@@ -40,4 +41,23 @@ fn indexed() {
     check("max_pool", &programs::max_pool(), Arch::Sm75);
     check("transpose", &programs::transpose_tiled(DType::F32), Arch::Sm100);
     check("histogram", &programs::histogram(), Arch::Sm80);
+}
+
+#[test]
+fn products() {
+    let f16 = Shape::new(DType::F16, (128, 128, 32), 256);
+    check("gemm_f16_aligned", &gemm(Shape { multiple: 8, ..f16 }), Arch::Sm80);
+    check("gemm_f16_aligned", &gemm(Shape { multiple: 8, ..f16 }), Arch::Sm75);
+    check("gemm_f16_odd", &gemm(Shape { tile: (64, 64, 32), ..f16 }), Arch::Sm89);
+    let bf16 = Shape::new(DType::BF16, (128, 128, 64), 256);
+    let linear = Shape { transpose_b: true, stages: 4, multiple: 8, ..bf16 };
+    check("gemm_bf16_linear", &gemm(linear), Arch::Sm90a);
+    let prologue = Shape { transpose_a: true, prologue: true, multiple: 8, ..bf16 };
+    check("gemm_bf16_prologue", &gemm(prologue), Arch::Sm120);
+    check("gemm_bf16_simt", &gemm(Shape { tile: (64, 64, 16), ..bf16 }), Arch::Sm75);
+    let f32 = Shape::new(DType::F32, (64, 64, 16), 256);
+    check("gemm_f32_aligned", &gemm(Shape { multiple: 4, ..f32 }), Arch::Sm86);
+    check("gemm_f32_linear", &gemm(Shape { transpose_b: true, ..f32 }), Arch::Sm100);
+    check("gemm_i32", &gemm(Shape::new(DType::I32, (32, 64, 16), 128)), Arch::Sm75);
+    check("gemm_f64", &gemm(Shape::new(DType::F64, (32, 32, 16), 64)), Arch::Sm80);
 }

@@ -58,14 +58,23 @@ impl Pending {
                         out.push(Stmt::Barrier);
                         *self = Pending::default();
                     }
-                    // A pipelined loop ends with reads pending, as `touched` says.
                     self.add(next);
-                    out.push(stmt.clone());
+                    out.push(pipelined(stmt));
                 }
             }
         }
         out
     }
+}
+
+/// A pipelined loop places the barriers of its copies itself; what follows them in its body is synchronised here.
+fn pipelined(stmt: &Stmt) -> Stmt {
+    let Stmt::Pipelined { var, extent, stages, body } = stmt else { return stmt.clone() };
+    let copies = body.iter().take_while(|s| matches!(s, Stmt::Copy { .. })).count();
+    let (copies, rest) = body.split_at(copies);
+    let mut body = copies.to_vec();
+    body.extend(Pending::default().body(rest));
+    Stmt::Pipelined { var: var.clone(), extent: extent.clone(), stages: *stages, body }
 }
 
 fn touched(stmt: &Stmt) -> Pending {

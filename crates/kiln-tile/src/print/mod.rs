@@ -11,7 +11,9 @@ pub fn function(f: &Function) -> String {
     if !f.comment.is_empty() {
         let _ = writeln!(out, "// {}", f.comment);
     }
-    let head = format!("extern \"C\" __global__ void __launch_bounds__({}) {}(", f.threads, f.name);
+    // One block an SM is enough for a large tile: more would make the compiler spill.
+    let bounds = if f.large { format!("{}, 1", f.threads) } else { f.threads.to_string() };
+    let head = format!("extern \"C\" __global__ void __launch_bounds__({bounds}) {}(", f.name);
     let one_line = f.params.join(", ");
     if head.len() + one_line.len() < 110 {
         let _ = writeln!(out, "{head}{one_line}) {{");
@@ -20,6 +22,13 @@ pub fn function(f: &Function) -> String {
     }
     body(&mut out, &f.body, 1);
     out.push_str("}\n");
+    out
+}
+
+/// One statement.
+pub fn statement(s: &CStmt) -> String {
+    let mut out = String::new();
+    stmt(&mut out, s, 0);
     out
 }
 
@@ -46,8 +55,16 @@ fn stmt(out: &mut String, s: &CStmt, depth: usize) {
             let dims: String = dims.iter().map(|extent| format!("[{extent}]")).collect();
             writeln!(out, "{pad}{shared}{ty} {name}{dims};")
         }
+        CStmt::DynamicShared(name) => {
+            writeln!(out, "{pad}extern __shared__ __align__(16) unsigned char {name}[];")
+        }
+        CStmt::Lambda { name, param, body: inner } => {
+            let _ = writeln!(out, "{pad}const auto {name} = [&]({param}) __attribute__((always_inline)) {{");
+            body(out, inner, depth + 1);
+            writeln!(out, "{pad}}};")
+        }
         CStmt::Assign(target, value) => assign(out, &pad, target, value),
-        CStmt::Expr(call) => writeln!(out, "{pad}{};", expr(call)),
+        CStmt::Expr(call) => call_statement(out, &pad, call),
         CStmt::For { ty, var, start, end, step, unroll, body: inner } => {
             if *unroll {
                 let _ = writeln!(out, "{pad}#pragma unroll");
@@ -86,6 +103,17 @@ fn assign(out: &mut String, pad: &str, target: &CExpr, value: &CExpr) -> std::fm
         return writeln!(out, "{pad}{} {op}= {};", expr(target), expr(right));
     }
     writeln!(out, "{pad}{} = {};", expr(target), expr(value))
+}
+
+/// A call, its arguments on lines of their own if they do not fit one.
+fn call_statement(out: &mut String, pad: &str, call: &CExpr) -> std::fmt::Result {
+    match (call, expr(call)) {
+        (CExpr::Call(function, args), line) if pad.len() + line.len() > 115 => {
+            let args: Vec<String> = args.iter().map(|arg| format!("{pad}    {}", expr(arg))).collect();
+            writeln!(out, "{pad}{function}(\n{});", args.join(",\n"))
+        }
+        (_, line) => writeln!(out, "{pad}{line};"),
+    }
 }
 
 fn precedence(e: &CExpr) -> u8 {

@@ -21,6 +21,11 @@ pub enum Helper {
     ReduceMax,
     ReduceAnd,
     ReduceOr,
+    Swizzle,
+    CopyAsync,
+    LoadMatrix,
+    MmaF16,
+    MmaBf16,
 }
 
 impl Helper {
@@ -51,6 +56,12 @@ impl Helper {
             Helper::ReduceMax => functor("Max", "max_of(a, b)"),
             Helper::ReduceAnd => functor("And", "a & b"),
             Helper::ReduceOr => functor("Or", "a | b"),
+            Helper::Swizzle => SWIZZLE.to_owned(),
+            Helper::CopyAsync => COPY_ASYNC.to_owned(),
+            Helper::LoadMatrix => LOAD_MATRIX.to_owned(),
+            Helper::MmaF16 if arch.f16_mma().k == 8 => MMA_F16_K8.to_owned(),
+            Helper::MmaF16 => mma_k16("f16"),
+            Helper::MmaBf16 => mma_k16("bf16"),
         }
     }
 }
@@ -197,3 +208,63 @@ template <class Op, int threads, class T> __device__ __forceinline__ T block_red
     return value;
 }
 ";
+
+const SWIZZLE: &str = "\
+// Position of an element of a tile of 16-bit elements whose 16-byte chunks are permuted within each row: eight rows of one
+// column of chunks lie in different banks.
+template <int cols> __device__ __forceinline__ int swizzled(int row, int col) {
+    constexpr int chunks = cols / 8;
+    constexpr int group = (chunks & -chunks) < 8 ? (chunks & -chunks) : 8;
+    const int chunk = col / 8 ^ row / (8 / group) % group;
+    return row * cols + chunk * 8 + col % 8;
+}
+";
+
+const COPY_ASYNC: &str = r#"// Starts a copy to shared memory; writes zeros if the source does not exist.
+template <int bytes> __device__ __forceinline__ void copy_async(void* to, const void* from, bool exists) {
+    const unsigned address = __cvta_generic_to_shared(to);
+    if (bytes == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(exists ? 16 : 0) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(bytes), "r"(exists ? bytes : 0) : "memory");
+    }
+}
+__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most `pending` of the committed groups are unfinished.
+template <int pending> __device__ __forceinline__ void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+"#;
+
+const LOAD_MATRIX: &str = r#"// Four 8x8 matrices of 16-bit elements from shared memory; each lane gives the address of one row.
+__device__ __forceinline__ void load_matrix(unsigned (&to)[4], const void* row) {
+    const unsigned address = __cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(address) : "memory");
+}
+__device__ __forceinline__ void load_matrix_transposed(unsigned (&to)[4], const void* row) {
+    const unsigned address = __cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(address) : "memory");
+}
+"#;
+
+fn mma_k16(ty: &str) -> String {
+    format!(
+        r#"// c[16, 8] += a[16, 16] * b[16, 8] on the tensor cores, spread over a warp.
+__device__ __forceinline__ void mma_{ty}(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.{ty}.{ty}.f32 {{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}}
+"#
+    )
+}
+
+const MMA_F16_K8: &str = r#"// c[16, 8] += a[16, 16] * b[16, 8] on the tensor cores, spread over a warp, in two halves of the depth.
+__device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
+}
+"#;

@@ -1,6 +1,8 @@
 //! Tile programs that several tests share.
 #![allow(dead_code)] // each test uses some of them
 
+pub mod gemm;
+
 use kiln_tile::expr::{BinaryOp, UnaryOp};
 use kiln_tile::{AtomicOp, Builder, DType, Expr, Program, ReduceOp, Worker};
 

@@ -5,6 +5,7 @@ use crate::dtype::{DType, Scalar};
 use crate::error::{Result, TileError};
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, UnaryOp};
 use crate::pass::layout::FragmentLayout;
+use crate::pass::layout::tiled::SharedLayout;
 use crate::print::prelude::Helper;
 use crate::program::{Buffer, Scope};
 use crate::thread::{CExpr, CType};
@@ -96,7 +97,12 @@ impl Lower<'_> {
 
     /// Position of an element in its buffer, in 32 bits where that is provably enough.
     pub fn offset(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
-        self.expr(&buffer.offset(index))
+        if let (Some(SharedLayout::Swizzled { cols }), [row, col]) = (self.layouts.shared(buffer), index) {
+            self.helpers.insert(Helper::Swizzle);
+            let args = [self.expr(row)?, self.expr(col)?];
+            return Ok(CExpr::call(format!("swizzled<{cols}>"), args));
+        }
+        self.expr(&self.layouts.offset(buffer, index))
     }
 
     fn load(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
@@ -117,9 +123,9 @@ impl Lower<'_> {
     /// The C lvalue of an element.
     pub fn place(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
         let base = CExpr::name(self.buffer_name(buffer));
-        if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) == FragmentLayout::Spread {
+        if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) != FragmentLayout::Private {
             return match self.register_index() {
-                Some(register) => Ok(base.at(register)),
+                Some(registers) => Ok(registers.into_iter().fold(base, CExpr::at)),
                 None => Err(self.internal(format!("`{}` is used outside of a loop over it", buffer.name))),
             };
         }
@@ -209,7 +215,7 @@ impl Lower<'_> {
     }
 
     /// Converts a value of type `from` to `to`.
-    fn cast(&mut self, (x, ty): Value, from: DType, to: DType) -> Result<Value> {
+    pub fn cast(&mut self, (x, ty): Value, from: DType, to: DType) -> Result<Value> {
         let convert = |x: CExpr, from: CType, to: CType| {
             if from == to { x } else { CExpr::Cast(to, Box::new(x)) }
         };

@@ -5,7 +5,7 @@
 use super::Lower;
 use crate::error::Result;
 use crate::expr::{Expr, ExprKind};
-use crate::pass::layout::{is_wide, unconditional_loads};
+use crate::pass::layout::wide::{is_wide, unconditional_loads};
 use crate::print::prelude::Helper;
 use crate::program::{Axis, Buffer, Scope, Stmt};
 use crate::thread::{CExpr, CStmt, CType};
@@ -29,38 +29,88 @@ pub struct Lanes {
 
 /// Whether `stmt` accesses `buffer`.
 pub fn touches(stmt: &Stmt, buffer: &Buffer) -> bool {
-    touches_any(stmt, &|b| b.id == buffer.id)
+    find(stmt, &|b| b.id == buffer.id).is_some()
 }
 
-/// Whether `stmt` accesses a fragment.
-pub fn touches_fragment(stmt: &Stmt) -> bool {
-    touches_any(stmt, &|b| b.scope == Scope::Fragment)
+/// A fragment that `stmt` accesses, if it accesses any.
+pub fn touched_fragment(stmt: &Stmt) -> Option<Buffer> {
+    find(stmt, &|b| b.scope == Scope::Fragment)
 }
 
-fn touches_any(stmt: &Stmt, test: &dyn Fn(&Buffer) -> bool) -> bool {
-    let mut found = false;
+fn find(stmt: &Stmt, test: &dyn Fn(&Buffer) -> bool) -> Option<Buffer> {
+    let mut found = None;
+    let mut visit = |buffer: &Buffer| {
+        if found.is_none() && test(buffer) {
+            found = Some(buffer.clone());
+        }
+    };
     stmt.walk(&mut |s| {
         if let Stmt::Store { buffer, .. } = s {
-            found |= test(buffer);
+            visit(buffer);
         }
-        let load = |e: &Expr| e.any(&mut |e| matches!(e.kind(), ExprKind::Load(b, _) if test(b)));
-        found |= s.exprs().into_iter().any(load);
+        for e in s.exprs() {
+            e.walk(&mut |e| {
+                if let ExprKind::Load(buffer, _) = e.kind() {
+                    visit(buffer);
+                }
+            });
+        }
     });
     found
 }
 
 impl Lower<'_> {
+    /// Writes `body` for the `width` neighbours that one turn of the loop over `axes` handles; `axis` is the last one.
+    pub fn lane_body(&mut self, axes: &[Axis], axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
+        if width == 1 {
+            return self.stmts(body);
+        }
+        if self.layouts.wide(axes) {
+            return self.wide_body(axis, width, body);
+        }
+        self.scoped(|lower| lower.scalar_lanes(axis, width, body))
+    }
+
+    /// Writes `body` in a loop over lanes that share nothing.
+    fn scalar_lanes(&mut self, axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
+        self.facts.set_axis(&axis.var, &axis.extent);
+        let Some((base, ty)) = self.vars.get(&axis.var.id).cloned() else { return self.stmts(body) };
+        let name = self.names.fresh("v");
+        let lane = CExpr::name(name.clone());
+        self.vars.insert(axis.var.id, (base.op("+", lane.clone()), ty));
+        self.lane = Some(lane);
+        let result = self.nested(|lower| lower.stmts(body));
+        self.lane = None;
+        self.push(CStmt::unrolled(name, width.into(), result?));
+        Ok(())
+    }
+
     /// Writes `body` for `width` neighbours along `axis`, whose variable holds the first one.
     pub fn wide_body(&mut self, axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
-        // Values that all lanes share come first, and a condition that all lanes share goes around.
+        // Values that all lanes share come first, and a condition that all lanes share goes around; values that differ by
+        // lane move inside it.
         let uniform = |lower: &Self, e: &Expr| lower.facts.lane_step(e, width) == Some(0);
-        if let [binds @ .., Stmt::If { cond, then, .. }] = body {
+        if let [binds @ .., Stmt::If { cond, then, otherwise }] = body {
+            let mut inside = vec![];
+            let mut bound = HashMap::new();
             for bind in binds {
-                self.stmt(bind)?;
+                match bind {
+                    Stmt::Bind { var, value } if !uniform(self, value) => {
+                        self.facts.bind(var, value, width);
+                        bound.insert(var.id, value.clone());
+                        inside.push(bind.clone());
+                    }
+                    bind => self.stmt(bind)?,
+                }
             }
-            let cond = self.expr(cond)?;
-            let then = self.nested(|lower| lower.wide_body(axis, width, then))?;
-            self.push(CStmt::If { cond, then, otherwise: vec![] });
+            let cond = self.expr(&see_through(cond, &bound))?;
+            let mut branch = |body: &[Stmt]| {
+                let body = [&inside, body].concat();
+                self.nested(|lower| lower.wide_body(axis, width, &body))
+            };
+            let then = branch(then)?;
+            let otherwise = if otherwise.is_empty() { vec![] } else { branch(otherwise)? };
+            self.push(CStmt::If { cond, then, otherwise });
             return Ok(());
         }
         self.helpers.insert(Helper::Vec);
@@ -113,15 +163,7 @@ impl Lower<'_> {
         self.vars.insert(axis, (base.clone().op("+", lane.clone()), ty));
         let inner = self.nested(|lower| body.iter().try_for_each(|stmt| lower.stmt(stmt)))?;
         self.vars.insert(axis, (base, ty));
-        self.push(CStmt::For {
-            ty: CType::Int,
-            var: crate::print::expr(&lane),
-            start: CExpr::int(0),
-            end: CExpr::int(width.into()),
-            step: CExpr::int(1),
-            unroll: true,
-            body: inner,
-        });
+        self.push(CStmt::unrolled(crate::print::expr(&lane), width.into(), inner));
         stores.into_iter().for_each(|store| self.push(store));
         Ok(())
     }
@@ -129,7 +171,7 @@ impl Lower<'_> {
     /// Declares the vector for a wide access, loading it if `load`; returns the statement that stores it.
     fn vector(&mut self, buffer: &Buffer, index: &[Expr], load: bool) -> Result<Option<CStmt>> {
         let Some(width) = self.lanes.as_ref().map(|lanes| lanes.width) else { return Ok(None) };
-        if !is_wide(&self.facts, buffer, index, width) {
+        if !is_wide(&self.layouts, &self.facts, buffer, index, width) {
             return Ok(None);
         }
         let address = self.address(buffer, index)?;
@@ -151,14 +193,14 @@ impl Lower<'_> {
 
     /// Address of an element in lane 0.
     fn address(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
-        let mut offset = buffer.offset(index);
+        let mut index = index.to_vec();
         let mut restore = None;
         if let Some(lanes) = &self.lanes {
-            offset = see_through(&offset, &lanes.bound);
+            index = index.iter().map(|i| see_through(i, &lanes.bound)).collect();
             let ty = self.vars.get(&lanes.axis).map_or(CType::Int, |value| value.1);
             restore = self.vars.insert(lanes.axis, (lanes.base.clone(), ty)).map(|value| (lanes.axis, value));
         }
-        let offset = self.expr(&offset)?;
+        let offset = self.offset(buffer, &index)?;
         self.vars.extend(restore);
         Ok(CExpr::name(self.buffer_name(buffer)).offset(offset))
     }
@@ -166,7 +208,7 @@ impl Lower<'_> {
     /// The vector element that stands for a load, if the load was made wide.
     pub fn hoisted(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<Option<CExpr>> {
         let Some(lanes) = &self.lanes else { return Ok(None) };
-        if lanes.vectors.is_empty() || !is_wide(&self.facts, buffer, index, lanes.width) {
+        if lanes.vectors.is_empty() || !is_wide(&self.layouts, &self.facts, buffer, index, lanes.width) {
             return Ok(None);
         }
         let lane = lanes.lane.clone();
@@ -180,13 +222,14 @@ impl Lower<'_> {
         self.hoisted(buffer, index)
     }
 
-    /// Index into this thread's part of a spread fragment.
-    pub fn register_index(&self) -> Option<CExpr> {
-        let first = self.spread.clone()?;
-        Some(match &self.lanes {
-            Some(lanes) => first.op("+", lanes.lane.clone()),
-            None => first,
-        })
+    /// Index of the register that holds this point of a loop over fragments.
+    pub fn register_index(&self) -> Option<Vec<CExpr>> {
+        let mut index = self.registers.clone()?;
+        let lane = self.lanes.as_ref().map(|lanes| &lanes.lane).or(self.lane.as_ref());
+        if let (Some(lane), Some(last)) = (lane, index.last_mut()) {
+            *last = last.clone().op("+", lane.clone());
+        }
+        Some(index)
     }
 }
 

@@ -1,27 +1,43 @@
 //! Lowers a verified, laid out, synchronised tile program to what one thread does.
 
+mod crew;
 mod expr;
+mod gemm;
+mod grid;
 mod lanes;
+mod memory;
 mod names;
+mod pipeline;
 mod reduce;
 
 use crate::dtype::DType;
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, Var};
 use crate::pass::facts::{Facts, Range, VarFacts};
-use crate::pass::layout::{FragmentLayout, Layouts};
+use crate::pass::layout::Layouts;
+use crate::pass::layout::tiled::Tiled;
+use crate::pass::tidy::tidy;
 use crate::print::prelude::Helper;
-use crate::program::{Access, AtomicOp, Axis, Buffer, Param, Program, Scope, Stmt, Worker, product};
+use crate::program::{AtomicOp, Buffer, Program, Stmt};
 use crate::thread::{CExpr, CStmt, CType, Function};
-use expr::{Value, small_float};
+use expr::Value;
 use kiln_target::arch::Arch;
 use lanes::Lanes;
 use names::Names;
 use std::collections::{BTreeSet, HashMap};
 
-/// Lowers `program`, whose body is `body` after the earlier passes, for `arch`. Returns the function and the prelude
-/// pieces it calls.
-pub fn lower(program: &Program, body: &[Stmt], layouts: &Layouts, arch: Arch) -> Result<(Function, BTreeSet<Helper>)> {
+/// What lowering gives.
+pub struct Lowered {
+    /// The kernel.
+    pub function: Function,
+    /// The prelude pieces it calls.
+    pub helpers: BTreeSet<Helper>,
+    /// Dynamic shared memory it needs, in bytes.
+    pub dynamic_shared: u32,
+}
+
+/// Lowers `program`, whose body is `body` after the earlier passes, for `arch`.
+pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> Result<Lowered> {
     let mut lower = Lower {
         program,
         arch,
@@ -32,27 +48,30 @@ pub fn lower(program: &Program, body: &[Stmt], layouts: &Layouts, arch: Arch) ->
         buffers: HashMap::new(),
         helpers: BTreeSet::new(),
         out: vec![vec![]],
-        spread: None,
+        tiles: vec![],
+        registers: None,
+        lane: None,
         lanes: None,
     };
     let name = lower.names.fresh(&program.name);
     let params = lower.params();
-    lower.locals()?;
+    let dynamic_shared = lower.locals()?;
     lower.domain(body)?;
-    let body = lower.out.pop().unwrap_or_default();
+    let body = tidy(lower.out.pop().unwrap_or_default());
     let comment = program.comment.clone();
-    let function = Function { comment, name, threads: program.threads, params, body };
+    let large = !lower.tiles.is_empty();
+    let function = Function { comment, name, threads: program.threads, large, params, body };
     let mut helpers = lower.helpers;
     for helper in helpers.clone() {
         helpers.extend(helper.needs());
     }
-    Ok((function, helpers))
+    Ok(Lowered { function, helpers, dynamic_shared })
 }
 
 struct Lower<'a> {
     program: &'a Program,
     arch: Arch,
-    layouts: &'a Layouts,
+    layouts: Layouts,
     facts: Facts,
     names: Names,
     vars: HashMap<u32, Value>,
@@ -60,8 +79,12 @@ struct Lower<'a> {
     helpers: BTreeSet<Helper>,
     /// The bodies being written, innermost last.
     out: Vec<Vec<CStmt>>,
-    /// First register of this turn of the loop over a spread fragment.
-    spread: Option<CExpr>,
+    /// First row and column of this thread in each tiled layout, by name.
+    tiles: Vec<(Tiled, String, String)>,
+    /// Index of the first register of this turn of a loop over fragments.
+    registers: Option<Vec<CExpr>>,
+    /// Number of the lane in a loop over fragments whose lanes are handled one by one.
+    lane: Option<CExpr>,
     /// The lanes of the wide loop being written.
     lanes: Option<Lanes>,
 }
@@ -113,194 +136,12 @@ impl Lower<'_> {
         CType::of(var.dtype, wide && var.dtype == DType::Index)
     }
 
-    fn buffer_name(&self, buffer: &Buffer) -> String {
-        self.buffers.get(&buffer.id).cloned().unwrap_or_else(|| buffer.name.clone())
-    }
-
-    fn element_type(&mut self, dtype: DType) -> &'static str {
-        self.helpers.extend(small_float(dtype));
-        match dtype {
-            // Packed elements are read through their bytes.
-            DType::I4 | DType::U4 => "unsigned char",
-            dtype => CType::of(dtype, false).name(),
-        }
-    }
-
-    fn params(&mut self) -> Vec<String> {
-        let program = self.program;
-        let mut params = vec![];
-        for param in &program.params {
-            params.push(match param {
-                Param::Scalar { var, .. } => {
-                    let ty = self.index_type(var);
-                    format!("{} {}", ty.name(), self.name(var, ty))
-                }
-                Param::Buffer { buffer, access } => {
-                    let element = self.element_type(buffer.dtype);
-                    let name = self.names.fresh(&buffer.name);
-                    self.buffers.insert(buffer.id, name.clone());
-                    let constant = if *access == Access::Read { "const " } else { "" };
-                    format!("{constant}{element}* __restrict__ {name}")
-                }
-            });
-        }
-        params
-    }
-
-    fn locals(&mut self) -> Result<()> {
-        for buffer in &self.program.buffers {
-            let name = self.names.fresh(&buffer.name);
-            self.buffers.insert(buffer.id, name.clone());
-            let mut len = buffer.const_len().unwrap_or(0);
-            if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) == FragmentLayout::Spread {
-                len = u64::from(self.spread_registers(buffer));
-            }
-            let ty = self.element_type(buffer.dtype).to_owned();
-            let shared = buffer.scope == Scope::Shared;
-            self.push(CStmt::Array { ty, name, dims: vec![len], shared });
-        }
-        Ok(())
-    }
-
-    /// Threads that share the loops of one worker.
-    fn crew(&self) -> u32 {
-        if self.program.domain.worker == Worker::Block { self.program.threads } else { 32 }
-    }
-
-    /// Registers that each thread needs for its part of a spread fragment.
-    fn spread_registers(&self, buffer: &Buffer) -> u32 {
-        let len = buffer.const_len().unwrap_or(0);
-        let mut width = 1;
-        for stmt in &self.program.body {
-            stmt.walk(&mut |s| {
-                if let Stmt::Parallel { axes, .. } | Stmt::Reduce { axes, .. } = s
-                    && lanes::touches(s, buffer)
-                {
-                    width = self.layouts.width(axes);
-                }
-            });
-        }
-        let turn = u64::from(self.crew() * width);
-        len.div_ceil(turn) as u32 * width
-    }
-
     /// Writes `var = value;` as the declaration of a constant.
     fn declare(&mut self, var: &Var, value: CExpr, constant: bool) {
         let ty = self.index_type(var);
         let name = self.name(var, ty);
         let ty = ty.name().to_owned();
         self.push(CStmt::Declare { ty, name, value: Some(value), constant });
-    }
-
-    // ---- the grid ---------------------------------------------------------------------------------------------------
-
-    fn domain(&mut self, body: &[Stmt]) -> Result<()> {
-        let program = self.program;
-        let axes = &program.domain.axes;
-        let points = program.points();
-        let thread = CExpr::name("threadIdx.x");
-        match program.domain.worker {
-            Worker::Block => {
-                let block = Point { name: "block", value: CExpr::name("blockIdx.x"), spare: 0, width: 1 };
-                self.decode(axes, block)?;
-                self.stmts(body)
-            }
-            Worker::Warp => {
-                let warps = program.threads / 32;
-                let value = self
-                    .block_times(warps, &points)
-                    .op("+", CExpr::Binary("/", Box::new(thread), Box::new(CExpr::int(32))));
-                self.decode(axes, Point { name: "point", value, spare: warps, width: 1 })?;
-                self.stmts(body)
-            }
-            Worker::Thread => {
-                let width = self.layouts.width(axes);
-                let sum = self.block_times(program.threads, &points).op("+", thread);
-                let value = sum.op("*", CExpr::int(width.into()));
-                let spare = program.threads * width;
-                self.decode(axes, Point { name: "point", value, spare, width })?;
-                match axes.last() {
-                    Some(axis) if width > 1 => self.wide_body(axis, width, body),
-                    _ => self.stmts(body),
-                }
-            }
-        }
-    }
-
-    /// `blockIdx.x * size`, in 64 bits if the number of points asks for it.
-    fn block_times(&self, size: u32, points: &Expr) -> CExpr {
-        let block = CExpr::name("blockIdx.x");
-        let limit = self.facts.range(points).hi + i128::from(size) * 16;
-        let block = if limit > i128::from(i32::MAX) { CExpr::Cast(CType::Long, Box::new(block)) } else { block };
-        block.op("*", CExpr::int(size.into()))
-    }
-
-    /// Declares the loop variables of a linear point, and leaves if the point lies beyond the last one.
-    fn decode(&mut self, axes: &[Axis], point: Point) -> Result<()> {
-        let program = self.program;
-        let points = program.points();
-        let guard = point.spare > 0 && self.facts.multiple(&points) % i128::from(point.spare) != 0;
-        let range = self.facts.range(&points);
-        let wide = range.hi + i128::from(point.spare) > i128::from(i32::MAX);
-        if let [axis] = axes {
-            self.set_axis(axis, point.width);
-            let name = self.names.fresh(&axis.var.name);
-            let ty = CType::of(DType::Index, wide);
-            self.vars.insert(axis.var.id, (CExpr::name(name.clone()), ty));
-            let ty = ty.name().to_owned();
-            self.push(CStmt::Declare { ty, name: name.clone(), value: Some(point.value), constant: true });
-            if guard {
-                self.leave(CExpr::name(name), &points)?;
-            }
-            return Ok(());
-        }
-        let linear = CExpr::name(self.names.fresh(point.name));
-        if !axes.is_empty() {
-            let ty = CType::of(DType::Index, wide).name().to_owned();
-            let name = crate::print::expr(&linear);
-            self.push(CStmt::Declare { ty, name, value: Some(point.value.clone()), constant: true });
-        }
-        if guard {
-            let position = if axes.is_empty() { point.value } else { linear.clone() };
-            self.leave(position, &points)?;
-        }
-        self.unravel(axes, linear, point.width)
-    }
-
-    fn leave(&mut self, point: CExpr, points: &Expr) -> Result<()> {
-        let end = self.expr(points)?;
-        let cond = CExpr::Binary(">=", Box::new(point), Box::new(end));
-        self.push(CStmt::If { cond, then: vec![CStmt::Return], otherwise: vec![] });
-        Ok(())
-    }
-
-    fn set_axis(&mut self, axis: &Axis, width: u32) {
-        if width > 1 {
-            self.facts.set_lane_axis(&axis.var, &axis.extent, width);
-        } else {
-            self.facts.set_axis(&axis.var, &axis.extent);
-        }
-    }
-
-    /// Declares each variable of `axes` from a position in their row-major order.
-    fn unravel(&mut self, axes: &[Axis], linear: CExpr, width: u32) -> Result<()> {
-        for (i, axis) in axes.iter().enumerate() {
-            self.set_axis(axis, if i + 1 == axes.len() { width } else { 1 });
-            if axis.extent.as_const() == Some(1) {
-                self.vars.insert(axis.var.id, (CExpr::int(0), CType::Int));
-                let facts = VarFacts { range: Range::new(0, 0), multiple: 0, lane_step: Some(0) };
-                self.facts.set(&axis.var, facts);
-                continue;
-            }
-            let inner = self.expr(&product(&axes[i + 1..]))?;
-            let mut value = linear.clone().op("/", inner);
-            let outermost = axes[..i].iter().all(|axis| axis.extent.as_const() == Some(1));
-            if !outermost {
-                value = value.op("%", self.expr(&axis.extent)?);
-            }
-            self.declare(&axis.var, value, true);
-        }
-        Ok(())
     }
 
     // ---- statements -------------------------------------------------------------------------------------------------
@@ -337,10 +178,10 @@ impl Lower<'_> {
                 Ok(())
             }
             Stmt::Parallel { axes, body } => {
-                let spread = lanes::touches_fragment(stmt);
+                let fragment = lanes::touched_fragment(stmt);
                 self.scoped(|lower| {
-                    lower.crew_loop(axes, spread, |lower, axis, width| {
-                        if width > 1 { lower.wide_body(axis, width, body) } else { lower.stmts(body) }
+                    lower.crew_loop(axes, fragment.as_ref(), |lower, axis, width| {
+                        lower.lane_body(axes, axis, width, body)
                     })
                 })
             }
@@ -350,12 +191,16 @@ impl Lower<'_> {
                 self.push(CStmt::Expr(CExpr::call("__syncthreads", [])));
                 Ok(())
             }
-            Stmt::Copy { .. } | Stmt::Gemm { .. } | Stmt::Pipelined { .. } => Err(TileError::Unsupported {
-                kernel: self.program.name.clone(),
-                arch: self.arch,
-                what: "tiles in shared memory".to_owned(),
-                help: "use parallel and reduce".to_owned(),
-            }),
+            Stmt::Copy { dst, axes, mask, value, fill } => {
+                let element = pipeline::element(axes, mask, value, fill, dst);
+                self.scoped(|lower| {
+                    lower.crew_loop(axes, None, |lower, axis, width| lower.lane_body(axes, axis, width, &element))
+                })
+            }
+            Stmt::Gemm { acc, a, b, transpose_a, transpose_b } => {
+                self.scoped(|lower| lower.gemm(acc, (a, *transpose_a), (b, *transpose_b)))
+            }
+            Stmt::Pipelined { var, extent, body, .. } => self.scoped(|lower| lower.pipelined(var, extent, body)),
         }
     }
 
@@ -381,22 +226,19 @@ impl Lower<'_> {
     }
 
     fn fill(&mut self, buffer: &Buffer, value: &Expr) -> Result<()> {
-        let len = match self.layouts.fragment(buffer) {
-            FragmentLayout::Private => buffer.const_len().unwrap_or(0),
-            FragmentLayout::Spread => self.spread_registers(buffer).into(),
-        };
-        let name = self.names.fresh("i");
-        let element = CExpr::name(self.buffer_name(buffer)).at(CExpr::name(name.clone()));
         let value = self.expr(value)?;
-        self.push(CStmt::For {
-            ty: CType::Int,
-            var: name,
-            start: CExpr::int(0),
-            end: CExpr::int(len.into()),
-            step: CExpr::int(1),
-            unroll: true,
-            body: vec![CStmt::Assign(element, value)],
-        });
+        let mut element = CExpr::name(self.buffer_name(buffer));
+        let mut loops = vec![];
+        for extent in self.register_extents(buffer) {
+            let name = self.names.fresh("i");
+            element = element.at(CExpr::name(name.clone()));
+            loops.push((name, extent));
+        }
+        let mut body = vec![CStmt::Assign(element, value)];
+        for (name, extent) in loops.into_iter().rev() {
+            body = vec![CStmt::unrolled(name, extent, body)];
+        }
+        body.into_iter().for_each(|stmt| self.push(stmt));
         Ok(())
     }
 
@@ -427,85 +269,4 @@ impl Lower<'_> {
         self.push(CStmt::Expr(CExpr::call(name, [base.offset(offset), value])));
         Ok(())
     }
-
-    /// Writes a loop over `axes` spread over the worker's threads. `write` gets the last axis and the width.
-    fn crew_loop(
-        &mut self,
-        axes: &[Axis],
-        over_fragment: bool,
-        write: impl FnOnce(&mut Self, &Axis, u32) -> Result<()>,
-    ) -> Result<()> {
-        let Some(last) = axes.last() else { return Ok(()) };
-        let width = self.layouts.width(axes);
-        let points = product(axes);
-        let (crew, thread) = match self.program.domain.worker {
-            Worker::Block => (self.program.threads, CExpr::name("threadIdx.x")),
-            _ => {
-                let thread = CExpr::name("threadIdx.x");
-                (32, CExpr::Binary("%", Box::new(thread), Box::new(CExpr::int(32))))
-            }
-        };
-        let turn = crew * width;
-        let range = self.facts.range(&points);
-        let wide = range.hi + i128::from(turn) > i128::from(i32::MAX);
-        let ty = CType::of(DType::Index, wide);
-        let position = if let [axis] = axes { axis.var.name.to_string() } else { "element".to_owned() };
-        let name = self.names.fresh(&position);
-        let linear = CExpr::name(name.clone());
-        let end = self.expr(&points)?;
-        let write_body = |lower: &mut Self| {
-            if let [axis] = axes {
-                lower.set_axis(axis, width);
-                lower.vars.insert(axis.var.id, (linear.clone(), ty));
-            } else {
-                lower.unravel(axes, linear.clone(), width)?;
-            }
-            write(lower, last, width)
-        };
-        let first = thread.clone().op("*", CExpr::int(width.into()));
-        if !over_fragment {
-            let body = self.nested(write_body)?;
-            let step = CExpr::int(turn.into());
-            self.push(CStmt::For { ty, var: name, start: first, end, step, unroll: false, body });
-            return Ok(());
-        }
-        // Registers need constant indices, so the turns are counted and unrolled.
-        let turns = range.hi.max(0) as u64;
-        let turns = turns.div_ceil(turn.into());
-        let counter = self.names.fresh("turn");
-        let count = CExpr::name(counter.clone());
-        self.spread = Some(count.clone().op("*", CExpr::int(width.into())));
-        let body = self.nested(write_body)?;
-        self.spread = None;
-        let thread = count.op("*", CExpr::int(crew.into())).op("+", thread);
-        let value = if width == 1 { thread } else { thread.op("*", CExpr::int(width.into())) };
-        let mut turn_body =
-            vec![CStmt::Declare { ty: ty.name().to_owned(), name: name.clone(), value: Some(value), constant: true }];
-        if range.hi % i128::from(turn) == 0 {
-            turn_body.extend(body);
-        } else {
-            let cond = CExpr::Binary("<", Box::new(CExpr::name(name)), Box::new(end));
-            turn_body.push(CStmt::If { cond, then: body, otherwise: vec![] });
-        }
-        self.push(CStmt::For {
-            ty: CType::Int,
-            var: counter,
-            start: CExpr::int(0),
-            end: CExpr::int(turns.into()),
-            step: CExpr::int(1),
-            unroll: true,
-            body: turn_body,
-        });
-        Ok(())
-    }
-}
-
-/// A position in the domain's row-major order.
-struct Point {
-    /// What to call it if it has several axes.
-    name: &'static str,
-    value: CExpr,
-    /// Points that one block covers, if some may lie beyond the last; 0 if the grid is exact.
-    spare: u32,
-    width: u32,
 }

@@ -10,7 +10,8 @@ const RESERVED: &str = "alignas alignof and asm auto bitand bitor bool break cas
     sizeof static struct switch template this throw true try typedef typeid typename union unsigned using virtual void \
     volatile wchar_t while xor blockIdx blockDim gridDim threadIdx warpSize min max abs exp log pow sin cos tan sqrt load \
     store Vec f16 bf16 e4m3 e5m2 to_f32 to_f16 to_bf16 to_e4m3 to_e5m2 load_i4 load_u4 min_of max_of Sum Prod Min Max And \
-    Or warp_reduce block_reduce erf floor ceil round trunc fma rint half float2 float4 int2 int4 dim3 lane warp";
+    Or warp_reduce block_reduce erf floor ceil round trunc fma rint half float2 float4 int2 int4 dim3 swizzled copy_async \
+    copy_async_commit copy_async_wait load_matrix load_matrix_transposed mma_f16 mma_bf16 b_run";
 
 /// The names in use, by scope: a name may be used again after the block it was declared in.
 pub struct Names {

@@ -22,11 +22,9 @@ impl Lower<'_> {
             steps.push(Stmt::Assign { var: partial.clone(), value });
             partials.push(partial);
         }
-        let over_fragment = lanes::touches_fragment(stmt);
+        let fragment = lanes::touched_fragment(stmt);
         self.scoped(|lower| {
-            lower.crew_loop(axes, over_fragment, |lower, axis, width| {
-                if width > 1 { lower.wide_body(axis, width, &steps) } else { lower.stmts(&steps) }
-            })
+            lower.crew_loop(axes, fragment.as_ref(), |lower, axis, width| lower.lane_body(axes, axis, width, &steps))
         })?;
         for (result, partial) in results.iter().zip(&partials) {
             let (helper, functor) = match result.op {

@@ -1,0 +1,284 @@
+//! Chooses how loops and fragments are spread over threads, and how many neighbouring elements a thread handles at a time.
+
+pub mod tiled;
+pub mod wide;
+
+use crate::error::{Result, TileError};
+use crate::expr::{Expr, ExprKind, Var};
+use crate::pass::facts::Facts;
+use crate::program::{Axis, Buffer, Program, Reduction, Scope, Stmt, Worker};
+use kiln_target::arch::Arch;
+use std::collections::{HashMap, HashSet};
+use tiled::{SharedLayout, Tiled};
+use wide::{accesses, copy_width, in_lanes, is_wide, widest};
+
+/// Where the elements of a fragment are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FragmentLayout {
+    /// A whole copy in every thread ([`Worker::Thread`]).
+    Private,
+    /// Runs of neighbours dealt to the threads in turn, as every loop over the same extents deals its points.
+    Spread,
+    /// As a matrix product needs it.
+    Tiled(Tiled),
+}
+
+/// How the copies of a pipelined loop travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pipeline {
+    /// `cp.async` from global to shared memory, this many tiles in flight.
+    Async {
+        /// Copies of each tile.
+        stages: u32,
+    },
+    /// Through registers, loaded one iteration ahead into the other of two tiles.
+    Staged,
+}
+
+/// What the layout pass decided.
+#[derive(Clone, Debug, Default)]
+pub struct Layouts {
+    /// Elements a thread handles at a time, by the first loop variable of each loop spread over threads.
+    widths: HashMap<u32, u32>,
+    /// Loops over tiled fragments whose lanes cannot share wide accesses.
+    scalar_lanes: HashSet<u32>,
+    fragments: HashMap<u32, FragmentLayout>,
+    shared: HashMap<u32, SharedLayout>,
+    /// By loop variable.
+    pipelines: HashMap<u32, Pipeline>,
+}
+
+impl Layouts {
+    /// Elements that a thread handles at a time in the loop over `axes`.
+    pub fn width(&self, axes: &[Axis]) -> u32 {
+        axes.first().and_then(|axis| self.widths.get(&axis.var.id)).copied().unwrap_or(1)
+    }
+
+    /// Whether the lanes of the loop over `axes` can be handled between wide accesses.
+    pub fn wide(&self, axes: &[Axis]) -> bool {
+        self.width(axes) > 1 && axes.first().is_some_and(|axis| !self.scalar_lanes.contains(&axis.var.id))
+    }
+
+    /// Makes `buffer` a spread fragment whose loop over `axes` is `width` wide.
+    pub fn add_spread(&mut self, buffer: &Buffer) {
+        self.fragments.insert(buffer.id, FragmentLayout::Spread);
+    }
+
+    /// Layout of a shared tile; `None` is row-major.
+    pub fn shared(&self, buffer: &Buffer) -> Option<SharedLayout> {
+        self.shared.get(&buffer.id).copied()
+    }
+
+    /// How the copies of the pipelined loop over `var` travel.
+    pub fn pipeline(&self, var: &Var) -> Pipeline {
+        self.pipelines.get(&var.id).copied().unwrap_or(Pipeline::Staged)
+    }
+
+    /// Copies of each tile that the pipelined loop over `var` fills.
+    pub fn slots(&self, var: &Var) -> u32 {
+        match self.pipeline(var) {
+            Pipeline::Async { stages } => stages,
+            Pipeline::Staged => 2,
+        }
+    }
+
+    /// Position of an element, before any swizzle.
+    pub fn offset(&self, buffer: &Buffer, index: &[Expr]) -> Expr {
+        match (self.shared(buffer), index) {
+            (Some(SharedLayout::Padded { stride }), [row, col]) => row * i64::from(stride) + col,
+            _ => buffer.offset(index),
+        }
+    }
+
+    /// Layout of a fragment.
+    pub fn fragment(&self, buffer: &Buffer) -> FragmentLayout {
+        self.fragments.get(&buffer.id).copied().unwrap_or(FragmentLayout::Private)
+    }
+}
+
+/// Runs the pass.
+pub fn layout(program: &Program, arch: Arch) -> Result<Layouts> {
+    let mut pass = Pass { program, arch, layouts: Layouts::default(), loops: vec![] };
+    let mut facts = Facts::of_params(program);
+    let axes = &program.domain.axes;
+    if program.domain.worker == Worker::Thread {
+        let width = widest(&pass.layouts, &facts, axes, &program.body, &[], program.max_vector);
+        if let Some(axis) = axes.first() {
+            pass.layouts.widths.insert(axis.var.id, width);
+        }
+        return Ok(pass.layouts);
+    }
+    for axis in axes {
+        facts.set_axis(&axis.var, &axis.extent);
+    }
+    pass.products(&program.body)?;
+    pass.body(&mut facts, &program.body)?;
+    pass.agree();
+    Ok(pass.layouts)
+}
+
+struct Pass<'a> {
+    program: &'a Program,
+    arch: Arch,
+    layouts: Layouts,
+    /// Each spread loop with the fragments it touches.
+    loops: Vec<(u32, HashSet<u32>)>,
+}
+
+impl Pass<'_> {
+    /// Lays out accumulators and the tiles they are made from.
+    fn products(&mut self, body: &[Stmt]) -> Result<()> {
+        for stmt in body {
+            if let Stmt::Gemm { acc, a, b, transpose_a, transpose_b } = stmt {
+                let (tiled, of_a, of_b) = tiled::gemm(self.program, self.arch, acc, a, b, *transpose_a, *transpose_b)?;
+                let same = self.layouts.shared.insert(a.id, of_a).is_none_or(|old| old == of_a)
+                    & self.layouts.shared.insert(b.id, of_b).is_none_or(|old| old == of_b);
+                let layout = FragmentLayout::Tiled(tiled);
+                let agreed = self.layouts.fragments.insert(acc.id, layout).is_none_or(|old| old == layout);
+                if !same || !agreed {
+                    return Err(self.conflict(acc, "two products need different layouts of one tile"));
+                }
+            }
+            for body in stmt.bodies() {
+                self.products(body)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, buffer: &Buffer, what: &str) -> TileError {
+        TileError::Invalid {
+            kernel: self.program.name.clone(),
+            what: what.to_owned(),
+            place: buffer.name.clone(),
+            help: "give each use a tile of its own".to_owned(),
+        }
+    }
+
+    /// `cp.async` if the architecture has it and every copy is a plain one of 4, 8 or 16 bytes.
+    fn pipeline(&mut self, facts: &Facts, stages: u32, body: &[Stmt]) -> Pipeline {
+        let mut plain = self.arch.has_cp_async();
+        for stmt in body {
+            if let Stmt::Copy { dst, axes, mask, value, fill } = stmt {
+                let width = copy_width(&self.layouts, facts, dst, axes, mask, value);
+                if let Some(axis) = axes.first() {
+                    self.layouts.widths.insert(axis.var.id, width);
+                }
+                plain &= self.is_plain_copy(facts, dst, axes, value, fill, width);
+            }
+        }
+        if plain { Pipeline::Async { stages } } else { Pipeline::Staged }
+    }
+
+    fn is_plain_copy(&self, facts: &Facts, dst: &Buffer, axes: &[Axis], value: &Expr, fill: &Expr, width: u32) -> bool {
+        let ExprKind::Load(from, _) = value.kind() else { return false };
+        let zero = matches!(fill.kind(), ExprKind::Const(x) if x.as_f64() == 0.0);
+        let mut facts = facts.clone();
+        for (i, axis) in axes.iter().enumerate() {
+            if i + 1 == axes.len() {
+                facts.set_lane_axis(&axis.var, &axis.extent, width);
+            } else {
+                facts.set_axis(&axis.var, &axis.extent);
+            }
+        }
+        let index: Vec<Expr> = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
+        let whole = width == 1 || is_wide(&self.layouts, &facts, dst, &index, width);
+        from.scope == Scope::Global && zero && whole && width * dst.dtype.bits() >= 32
+    }
+
+    fn body(&mut self, facts: &mut Facts, body: &[Stmt]) -> Result<()> {
+        for stmt in body {
+            match stmt {
+                Stmt::Bind { var, value } => facts.bind(var, value, 1),
+                Stmt::Parallel { axes, body } => self.spread(facts, axes, body, &[])?,
+                Stmt::Reduce { axes, body, results } => self.spread(facts, axes, body, results)?,
+                Stmt::For { var, end, .. } => facts.set_axis(var, end),
+                Stmt::Pipelined { var, extent, stages, body } => {
+                    facts.set_axis(var, extent);
+                    let pipeline = self.pipeline(facts, *stages, body);
+                    self.layouts.pipelines.insert(var.id, pipeline);
+                }
+                Stmt::Copy { dst, axes, mask, value, .. } => {
+                    let width = copy_width(&self.layouts, facts, dst, axes, mask, value);
+                    if let Some(axis) = axes.first() {
+                        self.layouts.widths.insert(axis.var.id, width);
+                    }
+                }
+                _ => {}
+            }
+            if !matches!(stmt, Stmt::Parallel { .. } | Stmt::Reduce { .. }) {
+                for body in stmt.bodies() {
+                    self.body(facts, body)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn spread(&mut self, facts: &Facts, axes: &[Axis], body: &[Stmt], results: &[Reduction]) -> Result<()> {
+        let mut fragments = HashSet::new();
+        let mut buffers = vec![];
+        let (loaded, stored) = accesses(body, results);
+        for (buffer, index) in loaded.into_iter().chain(stored) {
+            if buffer.scope != Scope::Fragment {
+                continue;
+            }
+            let own = index.len() == axes.len()
+                && index.iter().zip(axes).all(|(i, axis)| matches!(i.kind(), ExprKind::Var(v) if *v == axis.var))
+                && axes.iter().zip(&buffer.shape).all(|(axis, extent)| {
+                    axis.extent.as_const().is_some() && axis.extent.as_const() == extent.as_const()
+                });
+            if !own {
+                return Err(TileError::Invalid {
+                    kernel: self.program.name.clone(),
+                    what: "a fragment is indexed by something else than the loop's own variables".to_owned(),
+                    place: buffer.name.clone(),
+                    help: "loop over exactly its extents and index it with exactly the loop's variables".to_owned(),
+                });
+            }
+            fragments.insert(buffer.id);
+            buffers.push(buffer);
+        }
+        // One fragment of a product makes all fragments of the loop follow its layout.
+        let tiled = buffers.iter().find_map(|buffer| match self.layouts.fragment(buffer) {
+            FragmentLayout::Tiled(tiled) => Some(tiled),
+            _ => None,
+        });
+        let layout = tiled.map_or(FragmentLayout::Spread, FragmentLayout::Tiled);
+        for buffer in buffers {
+            if self.layouts.fragments.insert(buffer.id, layout).is_some_and(|old| old != layout) {
+                return Err(self.conflict(&buffer, "loops need different layouts of one fragment"));
+            }
+        }
+        let Some(axis) = axes.first() else { return Ok(()) };
+        if let Some(tiled) = tiled {
+            self.layouts.widths.insert(axis.var.id, tiled.lanes());
+            if !results.is_empty() || !in_lanes(&self.layouts, facts, axes, body, tiled.lanes()) {
+                self.layouts.scalar_lanes.insert(axis.var.id);
+            }
+            return Ok(());
+        }
+        let width = widest(&self.layouts, facts, axes, body, results, self.program.max_vector);
+        self.layouts.widths.insert(axis.var.id, width);
+        self.loops.push((axis.var.id, fragments));
+        Ok(())
+    }
+
+    /// Loops that share a fragment must deal it out alike: the narrowest decides.
+    fn agree(&mut self) {
+        let mut fragment_width: HashMap<u32, u32> = HashMap::new();
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for (id, fragments) in &self.loops {
+                let Some(own) = self.layouts.widths.get_mut(id) else { continue };
+                for fragment in fragments {
+                    let shared = fragment_width.entry(*fragment).or_insert(*own);
+                    let width = (*own).min(*shared);
+                    changed |= *own != width || *shared != width;
+                    (*own, *shared) = (width, width);
+                }
+            }
+        }
+    }
+}

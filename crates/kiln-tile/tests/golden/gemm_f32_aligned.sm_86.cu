@@ -1,0 +1,170 @@
+// N neighbours in memory, moved by accesses of up to 16 bytes.
+template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vec {
+    T at[N];
+    __device__ T& operator[](int i) { return at[i]; }
+    __device__ const T& operator[](int i) const { return at[i]; }
+};
+template <int N, class T> __device__ __forceinline__ Vec<T, N> load(const T* from) {
+    return *reinterpret_cast<const Vec<T, N>*>(from);
+}
+template <class T, int N> __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
+    *reinterpret_cast<Vec<T, N>*>(to) = value;
+}
+
+// c = a * b + bias
+extern "C" __global__ void __launch_bounds__(256, 1) gemm(
+    int batch,
+    int m,
+    int n,
+    int k,
+    const float* __restrict__ a,
+    const float* __restrict__ b,
+    const float* __restrict__ bias,
+    float* __restrict__ c) {
+    float acc[4][1][4];
+    const int acc_row = threadIdx.x / 16;
+    const int acc_col = threadIdx.x % 16 * 4;
+    __shared__ __align__(16) float a_tile[2176];
+    __shared__ __align__(16) float b_tile[2048];
+    const int block = blockIdx.x;
+    const int z = block / ((m + 63) / 64 * ((n + 63) / 64));
+    const int tile_m = block / ((n + 63) / 64) % ((m + 63) / 64);
+    const int tile_n = block % ((n + 63) / 64);
+    #pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        #pragma unroll
+        for (int i_2 = 0; i_2 < 1; ++i_2) {
+            #pragma unroll
+            for (int i_3 = 0; i_3 < 4; ++i_3) {
+                acc[i][i_2][i_3] = 0.0f;
+            }
+        }
+    }
+    const int step_count = (k + 15) / 16;
+    float a_tile_next[4];
+    float b_tile_next[4];
+    const auto fetch = [&](int step) __attribute__((always_inline)) {
+        #pragma unroll
+        for (int turn = 0; turn < 1; ++turn) {
+            const int element = (turn * 256 + threadIdx.x) * 4;
+            const int i = element / 16;
+            const int kk = element % 16;
+            if (tile_m * 64 + i < m && step * 16 + kk < k) {
+                const Vec<float, 4> a_v = load<4>(a + (long long)z * (k * m) + (tile_m * 64 + i) * k + step * 16 + kk);
+                #pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    a_tile_next[turn * 4 + v] = a_v[v];
+                }
+            } else {
+                #pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    a_tile_next[turn * 4 + v] = 0.0f;
+                }
+            }
+        }
+        #pragma unroll
+        for (int turn = 0; turn < 1; ++turn) {
+            const int element = (turn * 256 + threadIdx.x) * 4;
+            const int kk = element / 64;
+            const int j = element % 64;
+            if (tile_n * 64 + j < n && step * 16 + kk < k) {
+                const Vec<float, 4> b_v = load<4>(b + (long long)z * (n * k) + (step * 16 + kk) * n + tile_n * 64 + j);
+                #pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    b_tile_next[turn * 4 + v] = b_v[v];
+                }
+            } else {
+                #pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    b_tile_next[turn * 4 + v] = 0.0f;
+                }
+            }
+        }
+    };
+    const auto put = [&](int step) __attribute__((always_inline)) {
+        float* const a_tile_slot = a_tile + step % 2 * 1088;
+        float* const b_tile_slot = b_tile + step % 2 * 1024;
+        #pragma unroll
+        for (int turn = 0; turn < 1; ++turn) {
+            const int element = (turn * 256 + threadIdx.x) * 4;
+            const int i = element / 16;
+            const int kk = element % 16;
+            #pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                a_tile_slot[i * 17 + kk + v] = a_tile_next[turn * 4 + v];
+            }
+        }
+        #pragma unroll
+        for (int turn = 0; turn < 1; ++turn) {
+            const int element = (turn * 256 + threadIdx.x) * 4;
+            const int kk = element / 64;
+            const int j = element % 64;
+            Vec<float, 4> b_tile_v;
+            #pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                b_tile_v[v] = b_tile_next[turn * 4 + v];
+            }
+            store(b_tile_slot + kk * 64 + j, b_tile_v);
+        }
+    };
+    if (0 < step_count) {
+        fetch(0);
+        put(0);
+    }
+    __syncthreads();
+    for (int step = 0; step < step_count; ++step) {
+        if (step + 1 < step_count) {
+            fetch(step + 1);
+        }
+        float* const a_tile_slot = a_tile + step % 2 * 1088;
+        float* const b_tile_slot = b_tile + step % 2 * 1024;
+        for (int kk = 0; kk < 16; ++kk) {
+            float a_frag[4];
+            float b_frag[1][4];
+            #pragma unroll
+            for (int mi = 0; mi < 4; ++mi) {
+                a_frag[mi] = a_tile_slot[(acc_row + mi * 16) * 17 + kk];
+            }
+            #pragma unroll
+            for (int ni = 0; ni < 1; ++ni) {
+                const Vec<float, 4> b_run = load<4>(b_tile_slot + kk * 64 + acc_col + ni * 64);
+                #pragma unroll
+                for (int r = 0; r < 4; ++r) {
+                    b_frag[ni][r] = b_run[r];
+                }
+            }
+            #pragma unroll
+            for (int mi = 0; mi < 4; ++mi) {
+                #pragma unroll
+                for (int ni = 0; ni < 1; ++ni) {
+                    #pragma unroll
+                    for (int r = 0; r < 4; ++r) {
+                        acc[mi][ni][r] += a_frag[mi] * b_frag[ni][r];
+                    }
+                }
+            }
+        }
+        if (step + 1 < step_count) {
+            put(step + 1);
+        }
+        __syncthreads();
+    }
+    #pragma unroll
+    for (int mi = 0; mi < 4; ++mi) {
+        #pragma unroll
+        for (int ni = 0; ni < 1; ++ni) {
+            const int i = acc_row + mi * 16;
+            const int j = acc_col + ni * 64;
+            const int row = tile_m * 64 + i;
+            if (row < m && tile_n * 64 + j < n) {
+                const Vec<float, 4> bias_v = load<4>(bias + tile_n * 64 + j);
+                Vec<float, 4> c_v;
+                #pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    c_v[v] = acc[mi][ni][v] + bias_v[v];
+                }
+                store(c + (long long)z * (n * m) + row * n + tile_n * 64 + j, c_v);
+            }
+        }
+    }
+}

@@ -170,13 +170,15 @@ pub(super) fn odometer(shape: &[usize], strides: &[isize], offset: isize, mut f:
 /// Reads a strided view in row-major order.
 pub(super) fn strided<T: Copy>(src: &[T], shape: &[usize], strides: &[isize], offset: isize) -> Vec<T> {
     let mut out = Vec::with_capacity(shape.iter().product());
+    if shape.contains(&0) {
+        return out;
+    }
     let Some((&n, outer)) = shape.split_last() else {
         out.push(src[offset as usize]);
         return out;
     };
     let step = strides[outer.len()];
     odometer(outer, &strides[..outer.len()], offset, |at| match step {
-        _ if n == 0 => {}
         1 => out.extend_from_slice(&src[at as usize..][..n]),
         0 => out.extend(std::iter::repeat_n(src[at as usize], n)),
         _ => out.extend((0..n as isize).map(|i| src[(at + i * step) as usize])),

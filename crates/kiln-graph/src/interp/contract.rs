@@ -94,7 +94,7 @@ fn batched<T: Ring>(count: usize, m: usize, n: usize, k: usize, a: &[T], b: &[T]
 const POSITIONS: usize = 2048;
 
 pub(super) fn conv(spec: &ConvSpec, x: &Array, w: &Array, acc: DType, out: DType, shape: &[usize]) -> Eval<Array> {
-    if w.shape[0] % spec.groups != 0 {
+    if !w.shape[0].is_multiple_of(spec.groups) {
         return Err(format!("{} output channels do not divide into {} groups", w.shape[0], spec.groups));
     }
     let sums = match (x.data.as_ref(), w.data.as_ref()) {

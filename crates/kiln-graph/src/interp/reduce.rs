@@ -5,8 +5,11 @@ use super::elementwise::{max, min};
 use crate::{ArgOp, DType, ReduceOp, ScanOp};
 use std::cmp::Ordering;
 
-/// The empty reduction and the step of `op` on floats.
-pub(super) fn float_fold(op: ReduceOp) -> Eval<(f64, fn(f64, f64) -> f64)> {
+/// The result of an empty reduction, and how it takes in an element.
+pub(super) type Fold<T> = (T, fn(T, T) -> T);
+
+/// `op` on floats.
+pub(super) fn float_fold(op: ReduceOp) -> Eval<Fold<f64>> {
     Ok(match op {
         ReduceOp::Sum => (0.0, |a, b| a + b),
         ReduceOp::Prod => (1.0, |a, b| a * b),
@@ -16,8 +19,8 @@ pub(super) fn float_fold(op: ReduceOp) -> Eval<(f64, fn(f64, f64) -> f64)> {
     })
 }
 
-/// The empty reduction and the step of `op` on the integers of `dtype`; the low 64 bits of sums and products are exact.
-pub(super) fn int_fold(op: ReduceOp, dtype: DType) -> (i128, fn(i128, i128) -> i128) {
+/// `op` on the integers of `dtype`; the low 64 bits of sums and products are exact.
+pub(super) fn int_fold(op: ReduceOp, dtype: DType) -> Fold<i128> {
     let (low, high) = dtype.int_range().unwrap_or((0, 0));
     match op {
         ReduceOp::Sum => (0, i128::wrapping_add),

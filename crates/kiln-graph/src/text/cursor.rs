@@ -151,7 +151,7 @@ impl<'a> Cursor<'a> {
         let digits = self.while_(|c| c.is_ascii_hexdigit());
         let bytes = (0..digits.len() / 2).map(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16));
         match bytes.collect::<std::result::Result<Vec<u8>, _>>() {
-            Ok(bytes) if digits.len() % 2 == 0 => {
+            Ok(bytes) if digits.len().is_multiple_of(2) => {
                 self.need("\"")?;
                 Ok(bytes)
             }

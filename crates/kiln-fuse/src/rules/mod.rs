@@ -1,5 +1,6 @@
 //! Rewrite rules, one family a file. A rule carries its whole premise: nothing is legal because a later stage would filter it.
 
+mod broadcast;
 mod contraction;
 mod reduce;
 mod scale;
@@ -9,13 +10,14 @@ mod views;
 use crate::egraph::{Attributes, EGraph, Facts, Knowledge, Put, Term};
 use crate::{Error, Numerics, Options, Result};
 use egg::{Applier, Id, Pattern, PatternAst, Rewrite, Runner, Searcher, SimpleScheduler, StopReason, Subst, Symbol, Var};
-use kiln_graph::{Op, TensorType};
+use kiln_graph::{Dim, Op, TensorType};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// One rewrite rule.
 pub(crate) struct Rule {
-    pub name: &'static str,
+    #[cfg(test)]
+    pub name: String,
     pub numerics: Numerics,
     rewrite: Rewrite<Term, Knowledge>,
 }
@@ -54,6 +56,11 @@ impl Match<'_> {
     /// The value that all elements of a class have, if known.
     pub fn splat(&self, id: Id) -> Option<f64> {
         self.facts(id).splat
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, id: Id) -> Option<Vec<Dim>> {
+        self.ty(id).map(|t| t.shape)
     }
 
     pub fn weight_only(&self, id: Id) -> bool {
@@ -97,24 +104,30 @@ where
 
 /// A rule from a pattern and its right-hand side.
 pub(crate) fn rule<const N: usize>(
-    name: &'static str,
+    name: impl Into<String>,
     numerics: Numerics,
     pattern: &str,
     apply: impl Fn(&mut Match, [Id; N]) -> Option<Id> + Send + Sync + 'static,
 ) -> Result<Rule> {
+    let name = name.into();
     let broken = |why: String| Error::Unsound(format!("rule `{name}`: {why}"));
     let pattern: Pattern<Term> = pattern.parse().map_err(|e| broken(format!("{e}")))?;
     let vars: Vec<Var> = Searcher::<Term, Knowledge>::vars(&pattern);
     let count = vars.len();
     let vars = <[Var; N]>::try_from(vars).map_err(|_| broken(format!("takes {N} variables, pattern has {count}")))?;
-    let rewrite = Rewrite::new(name, pattern, Action { vars, apply }).map_err(broken)?;
-    Ok(Rule { name, numerics, rewrite })
+    let rewrite = Rewrite::new(name.as_str(), pattern, Action { vars, apply }).map_err(broken)?;
+    Ok(Rule {
+        #[cfg(test)]
+        name,
+        numerics,
+        rewrite,
+    })
 }
 
 /// Every rule.
 pub(crate) fn all() -> Result<Vec<Rule>> {
     let mut rules = Vec::new();
-    for family in [simplify::rules, views::rules, reduce::rules, contraction::rules, scale::rules] {
+    for family in [simplify::rules, views::rules, broadcast::rules, reduce::rules, contraction::rules, scale::rules] {
         rules.extend(family()?);
     }
     Ok(rules)

@@ -1,1 +1,21 @@
-//! CPU device: runs a Plan's Regions on rayon and a GEMM library.
+//! The CPU device: runs the regions of a plan on rayon's current pool.
+//!
+//! A [`Kernel`] holds a region; [`Kernel::bind`] fixes its shapes and lowers it to stages: loop nests for elementwise ops, views and row
+//! reductions (register programs over cache-sized tiles), packed matrix products, convolutions, windows, gathers and the rest. Any region runs;
+//! one without stages falls back to the graph's reference interpreter and says so in [`BoundKernel::implementation`].
+//!
+//! Knows: regions, vector units, caches. Must not know: CUDA, files, engines.
+#![deny(unsafe_code)]
+
+mod error;
+mod gemm;
+mod kernel;
+mod lower;
+mod math;
+mod memory;
+mod program;
+mod simd;
+mod stage;
+
+pub use error::{Error, Result};
+pub use kernel::{BoundKernel, Kernel};

@@ -1,0 +1,93 @@
+//! Errors of the CPU device.
+
+use kiln_graph::DType;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong between a region and its results.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shape or dimension error from the graph.
+    #[error("region `{region}`: {source}")]
+    Graph {
+        /// The region.
+        region: String,
+        /// The cause.
+        #[source]
+        source: kiln_graph::Error,
+    },
+    /// The region holds something this device cannot run.
+    #[error("region `{region}`, node `{node}`: {message}")]
+    Unsupported {
+        /// The region.
+        region: String,
+        /// Mnemonic or name of the node.
+        node: String,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// Wrong number of operands.
+    #[error("region `{region}` takes {expected} {what}, found {found}")]
+    Arity {
+        /// The region.
+        region: String,
+        /// `inputs` or `outputs`.
+        what: &'static str,
+        /// How many it has.
+        expected: usize,
+        /// How many were given.
+        found: usize,
+    },
+    /// A buffer of the wrong size.
+    #[error("region `{region}`: {what} {index} of type {dtype}{shape:?} takes {expected} bytes, found {found}")]
+    Size {
+        /// The region.
+        region: String,
+        /// `input` or `output`.
+        what: &'static str,
+        /// Which.
+        index: usize,
+        /// Its dtype.
+        dtype: DType,
+        /// Its extents.
+        shape: Vec<usize>,
+        /// Bytes needed.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+    /// Too little scratch memory.
+    #[error("region `{region}` needs {expected} bytes of scratch, found {found}")]
+    Scratch {
+        /// The region.
+        region: String,
+        /// Bytes needed.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+    /// A shape whose size in bytes overflows.
+    #[error("region `{region}`: a value of type {dtype}{shape:?} is too large")]
+    TooLarge {
+        /// The region.
+        region: String,
+        /// Its dtype.
+        dtype: DType,
+        /// Its extents.
+        shape: Vec<usize>,
+    },
+    /// A gather or scatter address outside its axis.
+    #[error("region `{region}`: index {index} is outside axis {axis} of extent {extent}")]
+    Index {
+        /// The region.
+        region: String,
+        /// The offending index.
+        index: i64,
+        /// The axis of the addressed operand.
+        axis: usize,
+        /// Its extent.
+        extent: usize,
+    },
+}

@@ -1,0 +1,223 @@
+//! Contractions to batched matrix products.
+
+use super::affine::{Affine, dense_strides};
+use super::pull::{Domain, Pull, Stop};
+use super::{Lowering, Nest};
+use crate::error::Result;
+use crate::program::{Class, Kind, Level};
+use crate::stage::{Arithmetic, MatMul, Stage, Strided};
+use kiln_graph::{DType, EinsumSpec, ValueId};
+
+/// A strided view of a slot with one stride an axis.
+pub(super) struct Viewed {
+    pub(super) slot: usize,
+    pub(super) offset: isize,
+    pub(super) strides: Vec<isize>,
+}
+
+/// A loop of a contraction: extent and strides of lhs, rhs and result.
+#[derive(Clone, Copy, Debug)]
+struct Loop {
+    extent: usize,
+    strides: [isize; 3],
+}
+
+impl<'g> Lowering<'g> {
+    /// `v` as a strided view of a slot, when only views lie between.
+    pub(super) fn view(&self, v: ValueId) -> Option<Viewed> {
+        let shape = self.shape(v);
+        let domain = Domain::new(shape, shape.len());
+        let coords: Vec<Affine> = (0..shape.len()).map(|a| domain.coord(a)).collect();
+        let mut pull = Pull::new(self, &domain, None);
+        let id = pull.value(v, &coords).ok()?;
+        let [instr] = pull.program.instrs.as_slice() else { return None };
+        let Kind::Load(access) = instr.kind else { return None };
+        let access = &pull.program.accesses[access];
+        (id == 0 && access.dtype == self.dtype(v)).then(|| Viewed {
+            slot: access.slot,
+            offset: access.offset,
+            strides: access.strides.clone(),
+        })
+    }
+
+    /// Stores `v` as `dtype` with its axes in `order`, with everything elementwise before it fused in.
+    pub(super) fn pack(&mut self, v: ValueId, order: &[usize], dtype: DType) -> Result<Viewed> {
+        let shape: Vec<usize> = order.iter().map(|&a| self.shape(v)[a]).collect();
+        let slot = self.temp(dtype, shape.iter().product());
+        let mut domain = Domain::new(&shape, shape.len());
+        loop {
+            let mut coords = vec![Affine::default(); order.len()];
+            for (i, &a) in order.iter().enumerate() {
+                coords[a] = domain.coord(i);
+            }
+            let ordered: Vec<Affine> = order.iter().map(|&a| coords[a].clone()).collect();
+            let to = super::affine::linear(&ordered, &shape);
+            let mut pull = Pull::new(self, &domain, None);
+            let stop = match pull.store_as(v, &coords, slot, &to, Level::Full, dtype) {
+                Ok(()) => {
+                    let dims = domain.dims();
+                    let (program, kept) = (pull.program, dims.len());
+                    self.stages.push(Stage::Nest(Box::new(Nest::new(program, dims, kept, self.threads))));
+                    break;
+                }
+                Err(stop) => stop,
+            };
+            match stop {
+                Stop::Refine { dim, inner } => domain.refine(dim, inner),
+                Stop::Materialise(u) => {
+                    self.materialise(u)?;
+                }
+                Stop::Fail(e) => return Err(e),
+            }
+        }
+        let mut strides = vec![0; order.len()];
+        for (&a, s) in order.iter().zip(dense_strides(&shape)) {
+            strides[a] = s;
+        }
+        Ok(Viewed { slot, offset: 0, strides })
+    }
+
+    /// An operand in memory as `dtype`: a view where it is one, else packed in `order`.
+    pub(super) fn operand_as(&mut self, v: ValueId, order: &[usize], dtype: DType) -> Result<Viewed> {
+        loop {
+            if self.dtype(v) == dtype
+                && let Some(view) = self.view(v)
+            {
+                return Ok(view);
+            }
+            // What computes the operand may be a stage of its own, whose result is then viewed.
+            match self.anchor_below(v) {
+                Some(u) => {
+                    self.materialise(u)?;
+                }
+                None => return self.pack(v, order, dtype),
+            }
+        }
+    }
+
+    pub(super) fn contract(&mut self, v: ValueId, spec: &EinsumSpec, acc: DType, out: DType) -> Result<()> {
+        let node = self.graph.producer(v);
+        let [lhs, rhs] = node.inputs[..] else {
+            return Err(self.unsupported(node, "takes two operands".into()));
+        };
+        let class = Class::of(acc);
+        let narrow = |d: DType| d.bits() <= 8 && d.is_int();
+        let (arithmetic, operand) = match class {
+            Class::F32 => (Arithmetic::F32, DType::F32),
+            Class::F64 => (Arithmetic::F64, DType::F64),
+            Class::I32 if narrow(self.dtype(lhs)) && narrow(self.dtype(rhs)) => (Arithmetic::I16, DType::I16),
+            Class::I32 => (Arithmetic::I32, DType::I32),
+            Class::I64 => (Arithmetic::I64, DType::I64),
+        };
+        let at = |labels: &[char], l: char| labels.iter().position(|&x| x == l);
+        let in_l = |l: &char| spec.lhs.contains(l);
+        let in_r = |l: &char| spec.rhs.contains(l);
+        let batch: Vec<char> = spec.out.iter().copied().filter(|l| in_l(l) && in_r(l)).collect();
+        let rows: Vec<char> = spec.out.iter().copied().filter(|l| in_l(l) && !in_r(l)).collect();
+        let cols: Vec<char> = spec.out.iter().copied().filter(|l| !in_l(l) && in_r(l)).collect();
+        let summed: Vec<char> = spec.lhs.iter().copied().filter(|l| !spec.out.contains(l)).collect();
+        let axes = |labels: &[char], groups: [&[char]; 3]| -> Vec<usize> {
+            groups.iter().flat_map(|g| g.iter()).filter_map(|&l| at(labels, l)).collect()
+        };
+        let float = matches!(arithmetic, Arithmetic::F32 | Arithmetic::F64);
+        let (order_l, order_r) = (
+            axes(&spec.lhs, [&batch, &rows, &summed]),
+            axes(&spec.rhs, if float { [&batch, &summed, &cols] } else { [&batch, &cols, &summed] }),
+        );
+        let (mut a, mut b) = if float {
+            (self.operand_as(lhs, &order_l, operand)?, self.operand_as(rhs, &order_r, operand)?)
+        } else {
+            (self.pack(lhs, &order_l, operand)?, self.pack(rhs, &order_r, operand)?)
+        };
+
+        let out_shape = self.shape(v).to_vec();
+        let out_strides = dense_strides(&out_shape);
+        let extent = |l: char| -> usize {
+            at(&spec.lhs, l)
+                .map(|i| self.shape(lhs)[i])
+                .or_else(|| at(&spec.rhs, l).map(|i| self.shape(rhs)[i]))
+                .unwrap_or(1)
+        };
+        let extents: Vec<(char, usize)> = spec.lhs.iter().chain(&spec.rhs).map(|&l| (l, extent(l))).collect();
+        let loops = |labels: &[char], a: &Viewed, b: &Viewed| -> Vec<Loop> {
+            let list = labels
+                .iter()
+                .map(|&l| Loop {
+                    extent: extents.iter().find(|e| e.0 == l).map_or(1, |e| e.1),
+                    strides: [
+                        at(&spec.lhs, l).map_or(0, |i| a.strides[i]),
+                        at(&spec.rhs, l).map_or(0, |i| b.strides[i]),
+                        at(&spec.out, l).map_or(0, |i| out_strides[i]),
+                    ],
+                })
+                .collect();
+            merge(list)
+        };
+        let mut k = loops(&summed, &a, &b);
+        if k.len() > 1 {
+            (a, b) = (self.pack(lhs, &order_l, operand)?, self.pack(rhs, &order_r, operand)?);
+            k = loops(&summed, &a, &b);
+        }
+        let unit = Loop { extent: 1, strides: [0; 3] };
+        let k = k.first().copied().unwrap_or(unit);
+        let (mut m, mut n) = (loops(&rows, &a, &b), loops(&cols, &a, &b));
+        let mut outer = loops(&batch, &a, &b);
+        // Of several loops that do not merge, the longest is the matrix's, the others go outside.
+        let mut take = |list: &mut Vec<Loop>| {
+            let longest = (0..list.len()).max_by_key(|&i| list[i].extent);
+            let chosen = longest.map_or(unit, |i| list.remove(i));
+            outer.append(list);
+            chosen
+        };
+        let (m, n) = (take(&mut m), take(&mut n));
+
+        // The product lands in the result when it has the accumulator's type.
+        let acc_dtype = class.dtype();
+        let direct = acc == out && (acc == acc_dtype || acc == DType::U64);
+        let to = if direct { self.assign(v) } else { self.temp(acc_dtype, out_shape.iter().product()) };
+        let mut product = MatMul {
+            arithmetic,
+            m: m.extent,
+            n: n.extent,
+            k: k.extent,
+            a: Strided { slot: a.slot, offset: a.offset, row: m.strides[0], col: k.strides[0] },
+            b: Strided { slot: b.slot, offset: b.offset, row: k.strides[1], col: n.strides[1] },
+            out: Strided { slot: to, offset: 0, row: m.strides[2], col: n.strides[2] },
+            batch: outer.iter().map(|l| (l.extent, l.strides)).collect(),
+            threads: self.threads,
+        };
+        if float && product.out.col != 1 && product.out.row == 1 {
+            product.transpose();
+        }
+        self.stages.push(Stage::MatMul(product));
+        if !direct {
+            self.convert(to, acc_dtype, v, acc, out);
+        }
+        Ok(())
+    }
+
+    /// A nest that rounds `from` to the accumulator's dtype and then to the result's.
+    pub(super) fn convert(&mut self, from: usize, from_dtype: DType, v: ValueId, acc: DType, out: DType) {
+        let to = self.assign(v);
+        let n = self.len(v);
+        let program = crate::program::Program::cast((from, from_dtype), acc, (to, out));
+        self.stages.push(Stage::Nest(Box::new(Nest::new(program, vec![n], 1, self.threads))));
+    }
+}
+
+/// Merges neighbouring loops that all three operands walk as one, and drops those of extent 1.
+fn merge(list: Vec<Loop>) -> Vec<Loop> {
+    let mut merged: Vec<Loop> = Vec::new();
+    for l in list {
+        if l.extent == 1 {
+            continue;
+        }
+        match merged.last_mut() {
+            Some(last) if (0..3).all(|i| last.strides[i] == l.strides[i] * l.extent as isize) => {
+                *last = Loop { extent: last.extent * l.extent, strides: l.strides };
+            }
+            _ => merged.push(l),
+        }
+    }
+    merged
+}

@@ -1,0 +1,207 @@
+//! Batched matrix products.
+
+use super::Context;
+use super::parallel::share;
+use crate::gemm::{Blocking, Matrix, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
+use crate::memory::Slot;
+use bytemuck::Pod;
+
+/// A strided matrix in a slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strided {
+    pub(crate) slot: usize,
+    pub(crate) offset: isize,
+    pub(crate) row: isize,
+    pub(crate) col: isize,
+}
+
+/// Element type of a product's operands and accumulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    F32,
+    F64,
+    /// 8-bit values widened to i16, accumulated in i32. B is given transposed.
+    I16,
+    /// Wrapping i32. B is given transposed.
+    I32,
+    /// Wrapping i64. B is given transposed.
+    I64,
+}
+
+/// `out[b.., m, n] = sum over k of a[b.., m, k] * b[b.., k, n]`.
+#[derive(Debug)]
+pub(crate) struct MatMul {
+    pub(crate) arithmetic: Arithmetic,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) a: Strided,
+    pub(crate) b: Strided,
+    pub(crate) out: Strided,
+    /// Outer loops: extent, then strides of a, b and out.
+    pub(crate) batch: Vec<(usize, [isize; 3])>,
+    pub(crate) threads: usize,
+}
+
+/// Columns or rows that one integer task covers.
+const INT_BLOCK: usize = 64;
+
+impl MatMul {
+    /// Computes the transpose: `out' = b' * a'`.
+    pub(crate) fn transpose(&mut self) {
+        std::mem::swap(&mut self.m, &mut self.n);
+        std::mem::swap(&mut self.a, &mut self.b);
+        for s in [&mut self.a, &mut self.b, &mut self.out] {
+            std::mem::swap(&mut s.row, &mut s.col);
+        }
+        for (_, s) in &mut self.batch {
+            s.swap(0, 1);
+        }
+    }
+
+    fn batches(&self) -> usize {
+        self.batch.iter().map(|b| b.0).product()
+    }
+
+    fn parts(&self) -> usize {
+        let work = self.m * self.n * self.k.max(1) * self.batches();
+        if work < 64 * 1024 { 1 } else { self.threads }
+    }
+
+    /// How M and N are cut into tasks: extents of a task.
+    fn task(&self) -> (usize, usize) {
+        let parts = self.parts();
+        let cuts = (2 * parts).div_ceil(self.batches().max(1));
+        if parts == 1 || self.batches() >= 2 * parts {
+            return (self.m, self.n);
+        }
+        // The longer side, in whole register tiles.
+        if self.n >= self.m {
+            (self.m, self.n.div_ceil(cuts).next_multiple_of(64).min(self.n))
+        } else {
+            (self.m.div_ceil(cuts).next_multiple_of(24).min(self.m), self.n)
+        }
+    }
+
+    fn blocking(&self) -> Blocking {
+        let (m, n) = self.task();
+        Blocking::new(m, n, self.k)
+    }
+
+    fn element(&self) -> usize {
+        match self.arithmetic {
+            Arithmetic::F32 => 4,
+            Arithmetic::F64 => 8,
+            _ => 0,
+        }
+    }
+
+    fn thread_bytes(&self) -> usize {
+        (self.blocking().packing() * self.element()).next_multiple_of(64)
+    }
+
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.thread_bytes() * self.parts()
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self.arithmetic {
+            Arithmetic::F32 | Arithmetic::F64 => "gemm",
+            _ => "integer gemm",
+        }
+    }
+
+    pub(crate) fn run(&self, cx: Context<'_>) {
+        let (tm, tn) = match self.arithmetic {
+            Arithmetic::F32 | Arithmetic::F64 => self.task(),
+            _ => (self.m.min(INT_BLOCK), self.n.min(INT_BLOCK)),
+        };
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        let (ms, ns) = (self.m.div_ceil(tm), self.n.div_ceil(tn));
+        let units = self.batches() * ms * ns;
+        let blocking = self.blocking();
+        let slots = cx.slots;
+        share(self.parts(), units, cx.scratch, self.thread_bytes(), |scratch, next| {
+            while let Some(range) = next() {
+                for unit in range {
+                    let (r, c) = (unit / ns % ms * tm, unit % ns * tn);
+                    let size = [tm.min(self.m - r), tn.min(self.n - c)];
+                    let at = self.offsets(unit / (ms * ns), r, c);
+                    match self.arithmetic {
+                        Arithmetic::F32 => {
+                            let (a, b, out) = self.operands(slots, at);
+                            let packing = bytemuck::cast_slice_mut(scratch);
+                            gemm_f32(blocking, size[0], size[1], self.k, a, b, out, packing);
+                        }
+                        Arithmetic::F64 => {
+                            let (a, b, out) = self.operands(slots, at);
+                            let packing = bytemuck::cast_slice_mut(scratch);
+                            gemm_f64(blocking, size[0], size[1], self.k, a, b, out, packing);
+                        }
+                        Arithmetic::I16 => self.dots(slots, at, size, dot_i16),
+                        Arithmetic::I32 => self.dots(slots, at, size, dot_i32),
+                        Arithmetic::I64 => self.dots(slots, at, size, dot_i64),
+                    }
+                }
+            }
+        });
+    }
+
+    /// Offsets of a, b and out for an element of the batch and a block's corner.
+    fn offsets(&self, batch: usize, r: usize, c: usize) -> [isize; 3] {
+        let (r, c) = (r as isize, c as isize);
+        let mut at = [
+            self.a.offset + r * self.a.row,
+            self.b.offset + c * self.b.col,
+            self.out.offset + r * self.out.row + c * self.out.col,
+        ];
+        let mut rest = batch;
+        for &(extent, strides) in self.batch.iter().rev() {
+            let i = (rest % extent) as isize;
+            rest /= extent;
+            for (at, s) in at.iter_mut().zip(strides) {
+                *at += i * s;
+            }
+        }
+        at
+    }
+
+    fn operands<'s, T: Pod>(&self, slots: &[Slot<'s>], at: [isize; 3]) -> (Matrix<'s, T>, Matrix<'s, T>, Target<'s>) {
+        let (a, b, out) = (&self.a, &self.b, &self.out);
+        (
+            Matrix { data: slots[a.slot].typed(), offset: at[0], row: a.row, col: a.col },
+            Matrix { data: slots[b.slot].typed(), offset: at[1], row: b.row, col: b.col },
+            Target { slot: slots[out.slot], offset: at[2], row: out.row, col: out.col },
+        )
+    }
+
+    /// A block of dot products of rows of A and of transposed B, both contiguous along K.
+    fn dots<T: Pod, S: Pod>(
+        &self,
+        slots: &[Slot<'_>],
+        at: [isize; 3],
+        size: [usize; 2],
+        dot: impl Fn(&[T], [&[T]; 4]) -> [S; 4],
+    ) {
+        let (a, b): (&[T], &[T]) = (slots[self.a.slot].typed(), slots[self.b.slot].typed());
+        let out = &slots[self.out.slot];
+        let k = self.k;
+        for r in 0..size[0] {
+            let from = (at[0] + r as isize * self.a.row) as usize;
+            let row = &a[from..from + k];
+            for c in (0..size[1]).step_by(4) {
+                let columns = [0, 1, 2, 3].map(|i| {
+                    let from = (at[1] + (c + i).min(size[1] - 1) as isize * self.b.col) as usize;
+                    &b[from..from + k]
+                });
+                let sums = dot(row, columns);
+                for (i, &sum) in sums.iter().enumerate().take(size[1] - c) {
+                    let to = at[2] + r as isize * self.out.row + (c + i) as isize * self.out.col;
+                    out.put(to as usize, sum);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Gathers, scatters, padding and concatenation: data that moves.
+
+use super::Context;
+use super::parallel::{each, threads_for};
+use crate::error::{Error, Result};
+use crate::lower::affine::dense_strides;
+use crate::memory::Slot;
+use crate::program::Class;
+use bytemuck::Pod;
+use kiln_graph::{DType, ScatterOp};
+
+/// The element of `extent` that an index names; negative ones count from the end.
+fn place(index: i64, extent: usize, axis: usize, region: &str) -> Result<usize> {
+    let at = if index < 0 { index.saturating_add(extent as i64) } else { index };
+    match usize::try_from(at) {
+        Ok(at) if at < extent => Ok(at),
+        _ => Err(Error::Index { region: region.to_owned(), index, axis, extent }),
+    }
+}
+
+fn check(indices: &[i64], extent: usize, axis: usize, region: &str) -> Result<()> {
+    let low = -(extent as i64);
+    match indices.iter().find(|&&i| i < low || i >= extent as i64) {
+        Some(&index) => Err(Error::Index { region: region.to_owned(), index, axis, extent }),
+        None => Ok(()),
+    }
+}
+
+fn wrapped(index: i64, extent: usize) -> usize {
+    (if index < 0 { index + extent as i64 } else { index }) as usize
+}
+
+/// Copies `n` elements; those of 4-bit dtypes one at a time.
+fn copy(dtype: DType, from: &Slot<'_>, at: usize, out: &Slot<'_>, to: usize, n: usize) {
+    if dtype.bits() == 4 {
+        let bytes = from.bytes();
+        for i in 0..n {
+            let nibble = (bytes[(at + i) / 2] >> ((at + i) % 2 * 4)) & 15;
+            put_nibble(out, to + i, nibble);
+        }
+        return;
+    }
+    let size = dtype.bits() / 8;
+    out.range_mut::<u8>(to * size, n * size).copy_from_slice(&from.bytes()[at * size..(at + n) * size]);
+}
+
+fn put_nibble(out: &Slot<'_>, at: usize, nibble: u8) {
+    let byte = &mut out.range_mut::<u8>(at / 2, 1)[0];
+    let shift = at % 2 * 4;
+    *byte = (*byte & !(15 << shift)) | (nibble << shift);
+}
+
+/// Threads for moving `elements`: 4-bit elements share bytes, so one thread writes them.
+fn movers(dtype: DType, elements: usize, threads: usize) -> usize {
+    if dtype.bits() == 4 { 1 } else { threads_for(elements / 2, threads) }
+}
+
+/// Rows picked along one axis.
+#[derive(Debug)]
+pub(crate) struct Gather {
+    pub(crate) x: usize,
+    pub(crate) indices: usize,
+    pub(crate) out: usize,
+    pub(crate) dtype: DType,
+    pub(crate) axis: usize,
+    pub(crate) outer: usize,
+    pub(crate) extent: usize,
+    pub(crate) inner: usize,
+    pub(crate) threads: usize,
+}
+
+impl Gather {
+    pub(crate) fn run(&self, cx: Context<'_>) -> Result<()> {
+        let indices: &[i64] = cx.slots[self.indices].typed();
+        let (x, out) = (&cx.slots[self.x], &cx.slots[self.out]);
+        let n = indices.len();
+        if self.outer * self.inner > 0 {
+            check(indices, self.extent, self.axis, cx.region)?;
+        }
+        let units = self.outer * n;
+        each(movers(self.dtype, units * self.inner, self.threads), units, |u| {
+            let row = wrapped(indices[u % n], self.extent);
+            copy(self.dtype, x, (u / n * self.extent + row) * self.inner, out, u * self.inner, self.inner);
+        });
+        Ok(())
+    }
+}
+
+/// Elements picked along one axis.
+#[derive(Debug)]
+pub(crate) struct GatherElements {
+    pub(crate) x: usize,
+    pub(crate) indices: usize,
+    pub(crate) out: usize,
+    pub(crate) dtype: DType,
+    pub(crate) axis: usize,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) index_shape: Vec<usize>,
+    pub(crate) threads: usize,
+}
+
+/// The element of a tensor of `shape` that entry `i` of an index tensor of `index_shape` addresses along `axis`.
+fn along(i: usize, index: i64, axis: usize, shape: &[usize], strides: &[isize], index_shape: &[usize]) -> usize {
+    let (mut rest, mut at) = (i, 0);
+    for a in (0..shape.len()).rev() {
+        let c = rest % index_shape[a];
+        rest /= index_shape[a];
+        at += if a == axis { wrapped(index, shape[a]) } else { c } * strides[a] as usize;
+    }
+    at
+}
+
+impl GatherElements {
+    pub(crate) fn run(&self, cx: Context<'_>) -> Result<()> {
+        let indices: &[i64] = cx.slots[self.indices].typed();
+        let (x, out) = (&cx.slots[self.x], &cx.slots[self.out]);
+        check(indices, self.shape[self.axis], self.axis, cx.region)?;
+        let strides = dense_strides(&self.shape);
+        let block = 256;
+        each(movers(self.dtype, indices.len() * 8, self.threads), indices.len().div_ceil(block), |u| {
+            for i in u * block..indices.len().min((u + 1) * block) {
+                let at = along(i, indices[i], self.axis, &self.shape, &strides, &self.index_shape);
+                copy(self.dtype, x, at, out, i, 1);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Slices picked by coordinates.
+#[derive(Debug)]
+pub(crate) struct GatherNd {
+    pub(crate) x: usize,
+    pub(crate) indices: usize,
+    pub(crate) out: usize,
+    pub(crate) dtype: DType,
+    pub(crate) batch_dims: usize,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) index_shape: Vec<usize>,
+    pub(crate) threads: usize,
+}
+
+/// Offsets of the slices that rows of coordinates address, and the length of a slice.
+fn coordinates(
+    indices: &[i64],
+    shape: &[usize],
+    index_shape: &[usize],
+    batch_dims: usize,
+    region: &str,
+) -> Result<(Vec<usize>, usize)> {
+    let strides = dense_strides(shape);
+    let k = index_shape.last().copied().unwrap_or(0);
+    let rows: usize = index_shape[..index_shape.len().saturating_sub(1)].iter().product();
+    let batches: usize = shape[..batch_dims].iter().product();
+    let volume: usize = shape[batch_dims..].iter().product();
+    let slice = shape[batch_dims + k..].iter().product();
+    let each = rows.checked_div(batches).unwrap_or(0).max(1);
+    let mut offsets = Vec::with_capacity(rows);
+    for row in 0..rows {
+        let mut at = row / each * volume;
+        for (a, &i) in indices[row * k..(row + 1) * k].iter().enumerate() {
+            let axis = batch_dims + a;
+            at += strides[axis] as usize * place(i, shape[axis], axis, region)?;
+        }
+        offsets.push(at);
+    }
+    Ok((offsets, slice))
+}
+
+impl GatherNd {
+    pub(crate) fn run(&self, cx: Context<'_>) -> Result<()> {
+        let indices: &[i64] = cx.slots[self.indices].typed();
+        let (x, out) = (&cx.slots[self.x], &cx.slots[self.out]);
+        let (offsets, slice) = coordinates(indices, &self.shape, &self.index_shape, self.batch_dims, cx.region)?;
+        each(movers(self.dtype, offsets.len() * slice, self.threads), offsets.len(), |u| {
+            copy(self.dtype, x, offsets[u], out, u * slice, slice);
+        });
+        Ok(())
+    }
+}
+
+/// How a scatter addresses its target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ScatterKind {
+    Elements { axis: usize },
+    Nd,
+}
+
+/// A copy of `x` with updates. Slots hold the dtype's class. Updates are applied in order, by one thread.
+#[derive(Debug)]
+pub(crate) struct Scatter {
+    pub(crate) kind: ScatterKind,
+    pub(crate) op: ScatterOp,
+    pub(crate) class: Class,
+    pub(crate) dtype: DType,
+    pub(crate) x: usize,
+    pub(crate) indices: usize,
+    pub(crate) updates: usize,
+    pub(crate) out: usize,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) index_shape: Vec<usize>,
+}
+
+impl Scatter {
+    pub(crate) fn run(&self, cx: Context<'_>) -> Result<()> {
+        macro_rules! float {
+            ($t:ident) => {
+                self.apply::<$t>(&cx, |old, new| match self.op {
+                    ScatterOp::Set => new,
+                    ScatterOp::Add => old + new,
+                    ScatterOp::Mul => old * new,
+                    ScatterOp::Max => {
+                        if old > new || old != old {
+                            old
+                        } else {
+                            new
+                        }
+                    }
+                    ScatterOp::Min => {
+                        if old < new || old != old {
+                            old
+                        } else {
+                            new
+                        }
+                    }
+                })
+            };
+        }
+        let dtype = self.dtype;
+        let unsigned = dtype == DType::U64;
+        let int = move |op: ScatterOp, old: i64, new: i64| {
+            crate::program::wrap(
+                match op {
+                    ScatterOp::Set => new,
+                    ScatterOp::Add => old.wrapping_add(new),
+                    ScatterOp::Mul => old.wrapping_mul(new),
+                    ScatterOp::Max if unsigned => (old as u64).max(new as u64) as i64,
+                    ScatterOp::Min if unsigned => (old as u64).min(new as u64) as i64,
+                    ScatterOp::Max => old.max(new),
+                    ScatterOp::Min => old.min(new),
+                },
+                dtype,
+            )
+        };
+        match self.class {
+            Class::F32 => float!(f32),
+            Class::F64 => float!(f64),
+            Class::I32 => self.apply::<i32>(&cx, |old, new| int(self.op, old.into(), new.into()) as i32),
+            Class::I64 => self.apply::<i64>(&cx, |old, new| int(self.op, old, new)),
+        }
+    }
+
+    fn apply<T: Pod>(&self, cx: &Context<'_>, f: impl Fn(T, T) -> T) -> Result<()> {
+        let indices: &[i64] = cx.slots[self.indices].typed();
+        let (x, updates): (&[T], &[T]) = (cx.slots[self.x].typed(), cx.slots[self.updates].typed());
+        let out = cx.slots[self.out].range_mut::<T>(0, x.len());
+        out.copy_from_slice(x);
+        match self.kind {
+            ScatterKind::Elements { axis } => {
+                check(indices, self.shape[axis], axis, cx.region)?;
+                let strides = dense_strides(&self.shape);
+                for (i, &index) in indices.iter().enumerate() {
+                    let at = along(i, index, axis, &self.shape, &strides, &self.index_shape);
+                    out[at] = f(out[at], updates[i]);
+                }
+            }
+            ScatterKind::Nd => {
+                let (offsets, slice) = coordinates(indices, &self.shape, &self.index_shape, 0, cx.region)?;
+                for (row, &at) in offsets.iter().enumerate() {
+                    let new = &updates[row * slice..(row + 1) * slice];
+                    for (o, &u) in out[at..at + slice].iter_mut().zip(new) {
+                        *o = f(*o, u);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A copy into a larger tensor filled with one value.
+#[derive(Debug)]
+pub(crate) struct Pad {
+    pub(crate) x: usize,
+    pub(crate) value: usize,
+    pub(crate) out: usize,
+    pub(crate) dtype: DType,
+    /// Extents of `x`.
+    pub(crate) shape: Vec<usize>,
+    /// Distance in the result of neighbours in `x`, an axis each.
+    pub(crate) strides: Vec<isize>,
+    pub(crate) offset: isize,
+    pub(crate) threads: usize,
+}
+
+impl Pad {
+    pub(crate) fn run(&self, cx: Context<'_>) {
+        let (x, out) = (&cx.slots[self.x], &cx.slots[self.out]);
+        self.fill(&cx.slots[self.value], out);
+        let (row, lead) = match self.shape.split_last() {
+            Some((&row, lead)) => (row, lead),
+            None => (1, &[][..]),
+        };
+        if row == 0 {
+            return;
+        }
+        let step = self.strides.last().copied().unwrap_or(1) as usize;
+        let rows: usize = lead.iter().product();
+        each(movers(self.dtype, rows * row, self.threads), rows, |r| {
+            let (mut rest, mut to) = (r, self.offset);
+            for (a, &extent) in lead.iter().enumerate().rev() {
+                to += (rest % extent) as isize * self.strides[a];
+                rest /= extent;
+            }
+            let to = to as usize;
+            if step == 1 {
+                copy(self.dtype, x, r * row, out, to, row);
+            } else {
+                for i in 0..row {
+                    copy(self.dtype, x, r * row + i, out, to + i * step, 1);
+                }
+            }
+        });
+    }
+
+    fn fill(&self, value: &Slot<'_>, out: &Slot<'_>) {
+        let bytes = out.range_mut::<u8>(0, out.len());
+        let v = value.bytes();
+        match v {
+            [b] if self.dtype.bits() == 4 => bytes.fill((b & 15) | (b << 4)),
+            v if v.iter().all(|b| *b == v[0]) && !v.is_empty() => bytes.fill(v[0]),
+            v if !v.is_empty() => bytes.chunks_exact_mut(v.len()).for_each(|c| c.copy_from_slice(v)),
+            _ => {}
+        }
+    }
+}
+
+/// Runs of several operands side by side: concatenation.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Slots, each with the elements that it adds to one outer index.
+    pub(crate) parts: Vec<(usize, usize)>,
+    pub(crate) out: usize,
+    pub(crate) dtype: DType,
+    pub(crate) outer: usize,
+    pub(crate) threads: usize,
+}
+
+impl Place {
+    pub(crate) fn run(&self, cx: Context<'_>) {
+        let out = &cx.slots[self.out];
+        let run: usize = self.parts.iter().map(|p| p.1).sum();
+        each(movers(self.dtype, run * self.outer, self.threads), self.outer, |o| {
+            let mut to = o * run;
+            for &(slot, n) in &self.parts {
+                copy(self.dtype, &cx.slots[slot], o * n, out, to, n);
+                to += n;
+            }
+        });
+    }
+}

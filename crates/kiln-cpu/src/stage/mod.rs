@@ -1,0 +1,118 @@
+//! Stages: what a lowered region does, in order, over slots.
+
+mod conv;
+mod gemm;
+mod index;
+mod nest;
+mod parallel;
+mod scan;
+mod sort;
+mod window;
+
+pub(crate) use conv::Conv;
+pub(crate) use gemm::{Arithmetic, MatMul, Strided};
+pub(crate) use index::{Gather, GatherElements, GatherNd, Pad, Place, Scatter, ScatterKind};
+pub(crate) use scan::Scan;
+pub(crate) use sort::TopK;
+pub(crate) use window::{Spatial, Window};
+
+use crate::error::Result;
+use crate::lower::Nest;
+use crate::memory::Slot;
+
+/// What a stage may use while it runs.
+pub(crate) struct Context<'a> {
+    pub(crate) slots: &'a [Slot<'a>],
+    /// Private scratch, aligned to 64 bytes.
+    pub(crate) scratch: &'a mut [u8],
+    /// Name of the region, for errors.
+    pub(crate) region: &'a str,
+}
+
+/// One step of a bound region.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    Copy { from: usize, to: usize },
+    Nest(Box<Nest>),
+    MatMul(MatMul),
+    Conv(Box<Conv>),
+    Window(Window),
+    Gather(Gather),
+    GatherElements(GatherElements),
+    GatherNd(GatherNd),
+    Scatter(Scatter),
+    Pad(Pad),
+    Place(Place),
+    Scan(Scan),
+    TopK(TopK),
+}
+
+impl Stage {
+    /// Calls `f` with every slot it reads or writes.
+    pub(crate) fn each_slot(&self, f: &mut dyn FnMut(usize)) {
+        match self {
+            Stage::Copy { from, to } => [*from, *to].into_iter().for_each(f),
+            Stage::Nest(s) => s.program.accesses.iter().for_each(|a| f(a.slot)),
+            Stage::MatMul(s) => [s.a.slot, s.b.slot, s.out.slot].into_iter().for_each(f),
+            Stage::Conv(s) => [s.x, s.w, s.out].into_iter().for_each(f),
+            Stage::Window(s) => [s.x, s.out].into_iter().for_each(f),
+            Stage::Gather(s) => [s.x, s.indices, s.out].into_iter().for_each(f),
+            Stage::GatherElements(s) => [s.x, s.indices, s.out].into_iter().for_each(f),
+            Stage::GatherNd(s) => [s.x, s.indices, s.out].into_iter().for_each(f),
+            Stage::Scatter(s) => [s.x, s.indices, s.updates, s.out].into_iter().for_each(f),
+            Stage::Pad(s) => [s.x, s.value, s.out].into_iter().for_each(f),
+            Stage::Place(s) => s.parts.iter().map(|p| p.0).chain([s.out]).for_each(f),
+            Stage::Scan(s) => [s.x, s.out].into_iter().for_each(f),
+            Stage::TopK(s) => [s.x, s.values, s.indices].into_iter().for_each(f),
+        }
+    }
+
+    /// Bytes of private scratch.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        match self {
+            Stage::Nest(s) => s.scratch_bytes(),
+            Stage::MatMul(s) => s.scratch_bytes(),
+            Stage::Conv(s) => s.scratch_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// What it is called in reports.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Stage::Copy { .. } => "copy",
+            Stage::Nest(s) => s.name(),
+            Stage::MatMul(s) => s.name(),
+            Stage::Conv(s) => s.name(),
+            Stage::Window(_) => "window",
+            Stage::Gather(_) | Stage::GatherElements(_) | Stage::GatherNd(_) => "gather",
+            Stage::Scatter(_) => "scatter",
+            Stage::Pad(_) => "pad",
+            Stage::Place(_) => "concat",
+            Stage::Scan(_) => "scan",
+            Stage::TopK(_) => "sort",
+        }
+    }
+
+    pub(crate) fn run(&self, cx: Context<'_>) -> Result<()> {
+        match self {
+            Stage::Copy { from, to } => {
+                let source = cx.slots[*from].bytes();
+                cx.slots[*to].range_mut::<u8>(0, source.len()).copy_from_slice(source);
+            }
+            Stage::Nest(s) => s.run(cx),
+            Stage::MatMul(s) => s.run(cx),
+            Stage::Conv(s) => s.run(cx),
+            Stage::Window(s) => s.run(cx),
+            Stage::Gather(s) => s.run(cx)?,
+            Stage::GatherElements(s) => s.run(cx)?,
+            Stage::GatherNd(s) => s.run(cx)?,
+            Stage::Scatter(s) => s.run(cx)?,
+            Stage::Pad(s) => s.run(cx),
+            Stage::Place(s) => s.run(cx),
+            Stage::Scan(s) => s.run(cx),
+            Stage::TopK(s) => s.run(cx),
+        }
+        Ok(())
+    }
+}

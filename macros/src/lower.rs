@@ -493,7 +493,7 @@ fn idents(pat: &Pat) -> Vec<(Ident, bool)> {
 /// Source of an expression, shortened, for messages of the build.
 fn excerpt(tokens: &TokenStream) -> String {
     const MOST: usize = 60;
-    let text = tokens.span().source_text().unwrap_or_else(|| tokens.to_string());
+    let text = tokens.to_string();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.chars().count() <= MOST { text } else { text.chars().take(MOST).chain("..".chars()).collect() }
 }

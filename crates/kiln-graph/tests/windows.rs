@@ -189,3 +189,30 @@ fn global_pools_keep_the_axes() {
     assert_eq!((mean.shape(), mean.to_f64_vec()), (&[1, 2, 1, 1][..], vec![2.0, -6.0]));
     assert_eq!(run_on(&[x], |b, v| b.global_max_pool(v[0])).to_f64_vec(), [3.0, -4.0]);
 }
+
+#[test]
+fn absurd_geometry_is_refused() {
+    let huge = [usize::MAX, usize::MAX / 2, 1 << 40];
+    for big in huge {
+        let mut b = Builder::new("huge");
+        let n = b.symbol("N", 1, 64);
+        for extent in [n, Dim::from(8)] {
+            let x = b.input(&format!("x{extent}{big}"), DType::F32, &[1i64.into(), 2i64.into(), extent]).unwrap();
+            let w = b.constant(Tensor::random(DType::F32, &[2, 2, 3], 1).unwrap()).unwrap();
+            for field in 0..4 {
+                let pick = |at: usize, usual: usize| if at == field { big } else { usual };
+                let (strides, pads, dilations) = (vec![pick(0, 1)], vec![(pick(1, 0), pick(2, 0))], vec![pick(3, 1)]);
+                let spec =
+                    ConvSpec { strides: strides.clone(), pads: pads.clone(), dilations: dilations.clone(), groups: 1 };
+                assert!(b.conv(x, w, None, spec.clone()).is_err());
+                let window = WindowSpec { window: vec![2], strides, pads, dilations };
+                for ceil_mode in [false, true] {
+                    assert!(b.max_pool(x, &Pool { spec: window.clone(), ceil_mode }).is_err());
+                    assert!(b.avg_pool(x, &Pool { spec: window.clone(), ceil_mode }, true).is_err());
+                }
+                // Whatever it makes of it, it must not panic.
+                let _ = b.conv_transpose(x, w, None, spec, &[big]);
+            }
+        }
+    }
+}

@@ -86,9 +86,11 @@ impl Builder {
 
     /// `clip(alpha * x + beta, 0, 1)`.
     pub fn hard_sigmoid(&mut self, x: ValueId, alpha: f64, beta: f64) -> Result<ValueId> {
-        let scaled = self.mul_scalar(x, alpha)?;
-        let shifted = self.plus_scalar(scaled, beta)?;
-        self.clip(shifted, Some(0.0), Some(1.0))
+        self.widened(x, |b, x| {
+            let scaled = b.mul_scalar(x, alpha)?;
+            let shifted = b.plus_scalar(scaled, beta)?;
+            b.clip(shifted, Some(0.0), Some(1.0))
+        })
     }
 
     /// `x * hard_sigmoid(x, 1/6, 1/2)`.

@@ -52,12 +52,14 @@ impl Builder {
                 let Some(taps) = b.shape(w)[2 + a].as_const() else {
                     return b.fail("conv_transpose", "the kernel extents must be constant".into());
                 };
-                let reach = spec.dilations[a] as i64 * (taps - 1);
-                let before = reach - spec.pads[a].0 as i64;
+                let [dilation, before, after, extra] =
+                    [spec.dilations[a], spec.pads[a].0, spec.pads[a].1, output_padding[a]].map(clamped);
+                let reach = dilation.saturating_mul(taps - 1);
+                let before = reach - before;
                 low[2 + a] = Dim::from(before.max(0));
                 cropped[2 + a] = (-before).max(0);
-                high[2 + a] = Dim::from(reach - spec.pads[a].1 as i64 + output_padding[a] as i64);
-                interior[2 + a] = spec.strides[a] as i64 - 1;
+                high[2 + a] = Dim::from(reach.saturating_add(extra) - after);
+                interior[2 + a] = clamped(spec.strides[a]) - 1;
             }
             // What `pads` cut beyond the reach of the kernel is cut from the spread input.
             let cut_after: Vec<i64> = high.iter().map(|d| d.as_const().map_or(0, |v| (-v).max(0))).collect();
@@ -98,4 +100,9 @@ impl Builder {
         let w = self.transpose(w, &perm)?;
         self.reshape(w, &merged)
     }
+}
+
+/// As i64; what does not fit is large enough to be refused by inference.
+fn clamped(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }

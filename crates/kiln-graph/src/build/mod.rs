@@ -222,7 +222,7 @@ impl Builder {
         Err(Error::Infer { op, message })
     }
 
-    /// Computes in f32 what is stored in a narrower float: widens, runs `f`, rounds back.
+    /// Computes in the accumulator what is stored in a narrower type: widens, runs `f`, rounds back.
     fn widened(&mut self, x: ValueId, f: impl FnOnce(&mut Builder, ValueId) -> Result<ValueId>) -> Result<ValueId> {
         let dtype = self.dtype(x);
         let wide = self.widen(x)?;
@@ -230,9 +230,9 @@ impl Builder {
         self.cast(y, dtype)
     }
 
-    /// The value in the type that floats of its dtype are accumulated in.
+    /// The value in the type that numbers of its dtype are accumulated in.
     fn widen(&mut self, x: ValueId) -> Result<ValueId> {
         let dtype = self.dtype(x);
-        if dtype.is_float() { self.cast(x, dtype.accumulator()) } else { Ok(x) }
+        if dtype == DType::Bool { Ok(x) } else { self.cast(x, dtype.accumulator()) }
     }
 }

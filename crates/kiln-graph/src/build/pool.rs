@@ -1,7 +1,7 @@
 //! Pooling over sliding windows.
 
 use super::Builder;
-use crate::{Dim, Op, ReduceOp, Result, ValueId, WindowSpec};
+use crate::{BinaryOp, Dim, Op, ReduceOp, Result, ValueId, WindowSpec};
 
 /// Geometry of a pooling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ impl Builder {
         self.widened(x, |b, x| {
             let sum = b.window(ReduceOp::Sum, x, spec.clone())?;
             if !padded || (count_include_pad && !overhang) {
-                let taps: usize = spec.window.iter().product();
-                return b.binary_scalar(crate::BinaryOp::Div, sum, taps as f64);
+                let taps: f64 = spec.window.iter().map(|&w| w as f64).product();
+                return b.binary_scalar(BinaryOp::Div, sum, taps);
             }
             // Windows differ in how many elements they see: count them by pooling ones.
             let first = b.rank(x) - spec.window.len();
@@ -82,16 +82,18 @@ impl Builder {
         let first = self.rank(x) - n;
         for a in 0..n {
             let (stride, pads) = (spec.strides[a], spec.pads[a]);
-            let span = spec.dilations[a] * (spec.window[a] - 1) + 1;
+            let span = spec.dilations[a].saturating_mul(spec.window[a] - 1).saturating_add(1);
             let extent = &self.shape(x)[first + a];
             if let Some(d) = extent.as_const().and_then(|d| usize::try_from(d).ok()) {
-                let Some(room) = (d + pads.0 + pads.1).checked_sub(span) else { continue };
-                let mut count = room.div_ceil(stride) + 1;
-                if (count - 1) * stride >= d + pads.0 {
-                    count -= 1;
+                let padded = d.saturating_add(pads.0).saturating_add(pads.1);
+                let Some(room) = padded.checked_sub(span) else { continue };
+                let mut steps = room.div_ceil(stride);
+                if steps.saturating_mul(stride) >= d.saturating_add(pads.0) {
+                    steps -= 1;
                 }
-                spec.pads[a].1 += ((count - 1) * stride).saturating_sub(room);
-            } else if stride + pads.1 <= span {
+                let overhang = steps.saturating_mul(stride).saturating_sub(room);
+                spec.pads[a].1 = pads.1.saturating_add(overhang);
+            } else if stride.saturating_add(pads.1) <= span {
                 // No window can start in the padding, so rounding up is plain padding by what rounding down drops.
                 spec.pads[a].1 += stride - 1;
             } else {

@@ -83,6 +83,10 @@ pub(super) fn window(cx: &Cx, op: ReduceOp, spec: &WindowSpec) -> Result<TensorT
     cx.entries("strides", spec.strides.len(), n)?;
     cx.entries("pads", spec.pads.len(), n)?;
     cx.entries("dilations", spec.dilations.len(), n)?;
+    let taps = spec.window.iter().try_fold(1usize, |n, &w| n.checked_mul(w));
+    if taps.is_none_or(|n| n > MAX_GEOMETRY) {
+        return cx.fail(format!("a window of {:?} has more than {MAX_GEOMETRY} taps", spec.window));
+    }
     if n > x.rank() {
         return cx.fail(format!("a window of {n} axes does not fit {x}"));
     }
@@ -95,10 +99,16 @@ pub(super) fn window(cx: &Cx, op: ReduceOp, spec: &WindowSpec) -> Result<TensorT
     Ok(TensorType { dtype: x.dtype, shape })
 }
 
+/// Largest stride, dilation or padding, and most taps of a window: products of indices and these stay within 64 bits.
+const MAX_GEOMETRY: usize = 1 << 24;
+
 /// Number of positions of a window on an axis: `floor((n + pads - dilation * (taps - 1) - 1) / stride) + 1`.
 fn windows(cx: &Cx, n: &Dim, taps: &Dim, stride: usize, pads: (usize, usize), dilation: usize) -> Result<Dim> {
     if stride == 0 || dilation == 0 || taps.bounds(cx.symbols).1 < 1 {
         return cx.fail(format!("window {taps}, stride {stride} and dilation {dilation} must be at least 1"));
+    }
+    if [stride, dilation, pads.0, pads.1].iter().any(|&n| n > MAX_GEOMETRY) {
+        return cx.fail(format!("stride {stride}, dilation {dilation} or padding {pads:?} is beyond {MAX_GEOMETRY}"));
     }
     let padded = n.clone() + Dim::from(pads.0) + Dim::from(pads.1);
     let span = (taps.clone() - Dim::from(1)) * Dim::from(dilation) + Dim::from(1);

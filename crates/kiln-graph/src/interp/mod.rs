@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 
 pub use bind::{bind_symbols, bind_within};
 
+/// Most elements of one value: a reference in f64 beyond this is a mistake in a shape.
+const MAX_ELEMENTS: usize = 1 << 31;
+
 /// Runs a graph on inputs in the order of [`Graph::inputs`] and gives its outputs in order.
 pub fn interpret(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     interpret_within(graph, inputs, &Bindings::new())
@@ -146,9 +149,9 @@ impl Run<'_> {
     fn extents(&self, dims: &[Dim]) -> Eval<Vec<usize>> {
         let shape: Vec<usize> =
             dims.iter().map(|d| d.eval_extent(&self.bindings).map_err(|e| e.to_string())).collect::<Eval<_>>()?;
-        match crate::tensor::numel(&shape).filter(|&n| n <= isize::MAX as usize / 16) {
+        match crate::tensor::numel(&shape).filter(|&n| n <= MAX_ELEMENTS) {
             Some(_) => Ok(shape),
-            None => Err(format!("{shape:?} has too many elements")),
+            None => Err(format!("{shape:?} has more than {MAX_ELEMENTS} elements, too many for the reference")),
         }
     }
 

@@ -154,7 +154,7 @@ pub fn first_departure(
             });
             let expected = operands
                 .collect::<kiln_graph::Result<Vec<_>>>()
-                .and_then(|operands| kiln_graph::interpret_with(&region.graph, &operands, &bindings));
+                .and_then(|operands| kiln_graph::interpret_within(&region.graph, &operands, &bindings));
             match expected {
                 Err(e) => failure = Some(e),
                 Ok(expected) => {

@@ -20,7 +20,7 @@ pub enum Error {
     Kernels(#[from] kiln_kernels::Error),
     /// NVRTC or the CUDA driver.
     #[error(transparent)]
-    Cuda(#[from] kiln_cuda::Error),
+    Cuda(#[from] kiln_cuda::CudaError),
     /// The CPU device.
     #[error(transparent)]
     Cpu(#[from] kiln_cpu::Error),
@@ -67,6 +67,22 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// No device is called that.
+    #[error("`{name}` is not a device; use `cpu`, `cpu:THREADS`, `cuda:N` or `sim:sm_XX`")]
+    UnknownDevice {
+        /// What was given.
+        name: String,
+    },
+    /// The simulator's checks found fault with a kernel.
+    #[error("{device}: kernel `{kernel}`:\n  {findings}")]
+    Findings {
+        /// The device.
+        device: String,
+        /// The kernel.
+        kernel: String,
+        /// One a line.
+        findings: String,
+    },
     /// The device cannot do this.
     #[error("{device}: {what} is not supported")]
     Unsupported {
@@ -90,16 +106,6 @@ pub enum Error {
         place: String,
         /// What.
         message: String,
-    },
-    /// A compiled kernel spills registers, which Kiln does not ship.
-    #[error("kernel `{kernel}` for {target} spills {bytes} bytes of registers")]
-    Spill {
-        /// The kernel.
-        kernel: String,
-        /// The architecture.
-        target: String,
-        /// Spilled bytes.
-        bytes: u32,
     },
 }
 

@@ -20,7 +20,8 @@ pub use build::{
 };
 pub use compare::{Departure, Difference, Tolerance, first_departure};
 pub use device::{
-    Arguments, CpuDevice, Device, KernelId, KernelImage, MemId, Module, Place, Prepared, RecordingId, open_device,
+    Arguments, CpuDevice, Device, GpuDevice, KernelId, KernelImage, MemId, Module, Place, Prepared, RecordingId,
+    SimDevice, open_device,
 };
 pub use engine::{Compiled, Engine, Image, Port, Resources, TargetImage, Toolchain};
 pub use error::{Error, Result};

@@ -4,7 +4,7 @@ use crate::device::{Device, KernelId, MemId, Place};
 use crate::memory::{self, Lifetime};
 use crate::{Error, Result};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
-use kiln_graph::{Bindings, Graph};
+use kiln_graph::{Bindings, DType, Graph};
 use std::collections::BTreeMap;
 
 /// The loaded kernels of a plan and, in step order, of its nested plans.
@@ -99,37 +99,31 @@ const ARENA: MemId = MemId(usize::MAX);
 /// Where weights lie: name to place.
 pub type WeightPlaces = BTreeMap<String, Place>;
 
-/// Lays out `plan` under `bindings`. `keep_inputs`: inputs stay alive to the end, as a loop body needs. The arena is symbolic until
-/// [`Schedule::rebase`].
-pub fn schedule(
-    plan: &Plan,
-    loaded: &LoadedPlan,
-    bindings: &Bindings,
-    weights: &WeightPlaces,
-    device: &mut dyn Device,
-    keep_inputs: bool,
-) -> Result<Schedule> {
+/// Concrete sizes of a plan's buffers, and how long each must live.
+struct Lifetimes {
+    shapes: Vec<Vec<usize>>,
+    bytes: Vec<usize>,
+    /// For each buffer that needs arena memory of its own, its index in `lifetimes`; else `usize::MAX`.
+    slot: Vec<usize>,
+    lifetimes: Vec<Lifetime>,
+}
+
+/// The buffer whose memory this one is.
+fn root(plan: &Plan, mut at: usize) -> usize {
+    while let Some(next) = plan.buffers[at].alias_of {
+        at = next.index();
+    }
+    at
+}
+
+fn lifetimes(plan: &Plan, bindings: &Bindings, keep_inputs: bool) -> Result<Lifetimes> {
     let shapes = plan.buffers.iter().map(|b| b.ty.concrete(bindings)).collect::<kiln_graph::Result<Vec<_>>>()?;
-    let bytes = plan
-        .buffers
-        .iter()
-        .zip(&shapes)
-        .map(|(b, shape)| {
-            let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| b.ty.dtype.bytes_for(n));
-            n.ok_or_else(|| kiln_graph::Error::TooLarge { dtype: b.ty.dtype, shape: shape.clone() }.into())
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let root = |id: BufferId| -> usize {
-        let mut at = id.index();
-        while let Some(next) = plan.buffers[at].alias_of {
-            at = next.index();
-        }
-        at
-    };
+    let bytes =
+        plan.buffers.iter().zip(&shapes).map(|(b, shape)| byte_size(b.ty.dtype, shape)).collect::<Result<Vec<_>>>()?;
     let end = plan.steps.len();
     let mut live: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
     let mut touch = |id: BufferId, at: usize| {
-        let l = live[root(id)].get_or_insert((at, at));
+        let l = live[root(plan, id.index())].get_or_insert((at, at));
         *l = (l.0.min(at), l.1.max(at));
     };
     for &input in &plan.inputs {
@@ -146,7 +140,6 @@ pub fn schedule(
             touch(id, i);
         }
     }
-    // One lifetime a root buffer outside the weights, then one a scratch.
     let mut lifetimes = Vec::new();
     let mut slot = vec![usize::MAX; plan.buffers.len()];
     for (i, buffer) in plan.buffers.iter().enumerate() {
@@ -158,6 +151,25 @@ pub fn schedule(
             lifetimes.push(Lifetime { bytes: bytes[i], first, last });
         }
     }
+    Ok(Lifetimes { shapes, bytes, slot, lifetimes })
+}
+
+/// Arena bytes of a plan's own buffers, without kernels' scratch and nested plans.
+pub fn activation_bytes(plan: &Plan, bindings: &Bindings) -> Result<usize> {
+    Ok(memory::plan(&lifetimes(plan, bindings, false)?.lifetimes).arena_bytes)
+}
+
+/// Lays out `plan` under `bindings`. `keep_inputs`: inputs stay alive to the end, as a loop body needs. The arena is symbolic until
+/// [`Schedule::rebase`].
+pub fn schedule(
+    plan: &Plan,
+    loaded: &LoadedPlan,
+    bindings: &Bindings,
+    weights: &WeightPlaces,
+    device: &mut dyn Device,
+    keep_inputs: bool,
+) -> Result<Schedule> {
+    let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, keep_inputs)?;
     enum Pending {
         Launch { prepared: usize, scratch: Option<usize> },
         Nested { schedules: Vec<(Schedule, usize)>, staging: Vec<usize> },
@@ -200,7 +212,7 @@ pub fn schedule(
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
     let places = (0..plan.buffers.len())
         .map(|i| {
-            let at = root(BufferId(i as u32));
+            let at = root(plan, i);
             Ok(match &plan.buffers[at].kind {
                 BufferKind::Weight(name) => {
                     let place = weights.get(name).ok_or_else(|| internal(&format!("weight `{name}` is not loaded")))?;
@@ -246,7 +258,10 @@ pub fn schedule(
                         outputs: at(outputs),
                     }
                 }
-                (Step::Loop { trip, cond, carried, captures, outputs, .. }, Pending::Nested { mut schedules, staging }) => {
+                (
+                    Step::Loop { trip, cond, carried, captures, outputs, .. },
+                    Pending::Nested { mut schedules, staging },
+                ) => {
                     let Some((mut body, slot)) = schedules.pop() else { return Err(internal("a Loop has a body")) };
                     body.shift(layout.offsets[slot]);
                     Action::Loop {
@@ -275,12 +290,13 @@ pub fn schedule(
 
 fn bytes_of(plan: &Plan, id: BufferId, bindings: &Bindings) -> Result<usize> {
     let ty = &plan.buffers[id.index()].ty;
-    let shape = ty.concrete(bindings)?;
-    shape
-        .iter()
-        .try_fold(1usize, |n, &d| n.checked_mul(d))
-        .and_then(|n| ty.dtype.bytes_for(n))
-        .ok_or_else(|| kiln_graph::Error::TooLarge { dtype: ty.dtype, shape }.into())
+    byte_size(ty.dtype, &ty.concrete(bindings)?)
+}
+
+fn byte_size(dtype: DType, shape: &[usize]) -> Result<usize> {
+    let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let bytes = numel.and_then(|n| dtype.bytes_for(n));
+    bytes.ok_or_else(|| kiln_graph::Error::TooLarge { dtype, shape: shape.to_vec() }.into())
 }
 
 fn internal(message: &str) -> Error {
@@ -299,8 +315,10 @@ pub fn operands(step: &Step) -> impl Iterator<Item = BufferId> {
 
 /// Buffers that a step writes.
 pub fn results(step: &Step) -> impl Iterator<Item = BufferId> {
-    let (Step::Run { outputs, .. } | Step::Host { outputs, .. } | Step::If { outputs, .. } | Step::Loop { outputs, .. }) =
-        step;
+    let (Step::Run { outputs, .. }
+    | Step::Host { outputs, .. }
+    | Step::If { outputs, .. }
+    | Step::Loop { outputs, .. }) = step;
     outputs.iter().copied()
 }
 

@@ -133,10 +133,18 @@ impl Session {
         }
     }
 
-    /// How each region of the plan runs: name and implementation.
-    pub fn implementations(&self) -> Vec<(String, String)> {
-        let names = self.plan.regions.iter().map(|r| r.name.clone());
-        names.zip(self.loaded.kernels.iter().map(|&k| self.device.implementation(k))).collect()
+    /// How each step that launches a region runs under the shapes of these inputs: the region's name and the implementation.
+    pub fn implementations(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, String)>> {
+        let bindings = self.bind(inputs)?;
+        let key: Vec<(String, i64)> = bindings.into_iter().collect();
+        let Some(prepared) = self.schedules.get(&key) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for (action, step) in prepared.schedule.actions.iter().zip(&self.plan.steps) {
+            if let (Action::Launch { prepared, .. }, Step::Run { region, .. }) = (action, step) {
+                found.push((self.plan.regions[*region].name.clone(), self.device.implementation(*prepared)));
+            }
+        }
+        Ok(found)
     }
 
     /// Runs the model. Inputs by name, in any order; outputs in the model's order.
@@ -150,7 +158,11 @@ impl Session {
     }
 
     /// [`Session::run`], showing every step's results and time. Slower: the device waits after each step.
-    pub fn run_observed(&mut self, inputs: &[(&str, &Tensor)], observer: Observer<'_>) -> Result<Vec<(String, Tensor)>> {
+    pub fn run_observed(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        observer: Observer<'_>,
+    ) -> Result<Vec<(String, Tensor)>> {
         Ok(self.execute(inputs, Some(observer))?.0)
     }
 
@@ -162,7 +174,11 @@ impl Session {
         }
     }
 
-    fn execute(&mut self, inputs: &[(&str, &Tensor)], observer: Option<Observer<'_>>) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
+    fn execute(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        observer: Option<Observer<'_>>,
+    ) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
         let start = Instant::now();
         let ordered = self.order(inputs)?;
         let bindings = self.bind(inputs)?;
@@ -178,20 +194,20 @@ impl Session {
         device.synchronize()?;
         let upload = start.elapsed();
         let launched = Instant::now();
-        let run = |device: &mut dyn Device, observer| run_schedule(device, plan, schedule, observer);
         match recording {
-            _ if observer.is_some() => run(device.as_mut(), observer)?,
+            _ if observer.is_some() => run_schedule(device.as_mut(), plan, schedule, observer)?,
             Recording::Ready(id) => device.replay(*id)?,
-            Recording::Wanted if schedule.actions.iter().all(|a| matches!(a, Action::Launch { .. })) && device.begin_recording()? => {
-                run(device.as_mut(), None)?;
-                let id = device.end_recording()?;
-                *recording = Recording::Ready(id);
-                device.replay(id)?;
-            }
-            _ => {
-                *recording = Recording::Never;
-                run(device.as_mut(), None)?;
-            }
+            Recording::Never => run_schedule(device.as_mut(), plan, schedule, None)?,
+            Recording::Wanted => match record(device.as_mut(), schedule)? {
+                Some(id) => {
+                    *recording = Recording::Ready(id);
+                    device.replay(id)?;
+                }
+                None => {
+                    *recording = Recording::Never;
+                    run_schedule(device.as_mut(), plan, schedule, None)?;
+                }
+            },
         }
         let enqueue = launched.elapsed();
         device.synchronize()?;
@@ -220,7 +236,10 @@ impl Session {
                     return Err(input_error(name, format!("missing; expected {ty}")));
                 };
                 if tensor.dtype() != ty.dtype || tensor.shape().len() != ty.rank() {
-                    return Err(input_error(name, format!("expected {ty}, found {}{:?}", tensor.dtype(), tensor.shape())));
+                    return Err(input_error(
+                        name,
+                        format!("expected {ty}, found {}{:?}", tensor.dtype(), tensor.shape()),
+                    ));
                 }
                 Ok(*tensor)
             })
@@ -293,6 +312,21 @@ fn fetch(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, id: BufferId
     Ok(Tensor::new(plan.buffers[id.index()].ty.dtype, schedule.shapes[id.index()].clone(), Bytes::from(data))?)
 }
 
+/// Records a schedule that only launches.
+fn record(device: &mut dyn Device, schedule: &Schedule) -> Result<Option<RecordingId>> {
+    let launches: Option<Vec<(usize, Arguments<'_>)>> = schedule
+        .actions
+        .iter()
+        .map(|action| match action {
+            Action::Launch { prepared, inputs, outputs, scratch } => {
+                Some((*prepared, Arguments { inputs, outputs, scratch: *scratch }))
+            }
+            _ => None,
+        })
+        .collect();
+    launches.map_or(Ok(None), |launches| device.record(&launches))
+}
+
 fn scalar(device: &mut dyn Device, place: Place) -> Result<i64> {
     let mut data = vec![0; place.bytes];
     device.download(place, &mut data)?;
@@ -302,7 +336,12 @@ fn scalar(device: &mut dyn Device, place: Place) -> Result<i64> {
     }
 }
 
-fn run_schedule(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, mut observer: Option<Observer<'_>>) -> Result<()> {
+fn run_schedule(
+    device: &mut dyn Device,
+    plan: &Plan,
+    schedule: &Schedule,
+    mut observer: Option<Observer<'_>>,
+) -> Result<()> {
     for (index, (action, step)) in schedule.actions.iter().zip(&plan.steps).enumerate() {
         let start = Instant::now();
         match (action, step) {
@@ -310,16 +349,15 @@ fn run_schedule(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, mut o
                 device.launch(*prepared, Arguments { inputs, outputs, scratch: *scratch })?;
             }
             (Action::Host { inputs, outputs, .. }, Step::Host { graph, .. }) => {
-                let tensors = inputs
-                    .iter()
-                    .map(|(id, _)| fetch(device, plan, schedule, *id))
-                    .collect::<Result<Vec<_>>>()?;
+                let tensors =
+                    inputs.iter().map(|(id, _)| fetch(device, plan, schedule, *id)).collect::<Result<Vec<_>>>()?;
                 for (result, (_, place)) in kiln_graph::interpret(graph, &tensors)?.iter().zip(outputs) {
                     device.upload(*place, result.data())?;
                 }
             }
             (Action::If { cond, branches, captures, outputs }, Step::If { then_plan, else_plan, .. }) => {
-                let (inner, plan) = if scalar(device, *cond)? != 0 { (&branches[0], then_plan) } else { (&branches[1], else_plan) };
+                let (inner, plan) =
+                    if scalar(device, *cond)? != 0 { (&branches[0], then_plan) } else { (&branches[1], else_plan) };
                 for (from, to) in captures.iter().zip(&plan.inputs) {
                     device.copy(inner.places[to.index()], *from)?;
                 }
@@ -383,4 +421,3 @@ fn run_loop(device: &mut dyn Device, plan: &Plan, action: &Action) -> Result<()>
     }
     Ok(())
 }
-

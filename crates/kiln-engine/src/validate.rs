@@ -49,7 +49,12 @@ pub fn weights(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Check {
         if let BufferKind::Weight(name) = &buffer.kind {
             let tensor = weights.get(name).ok_or_else(|| format!("weight `{name}` is missing"))?;
             if tensor.dtype() != buffer.ty.dtype || buffer.ty.const_shape().as_deref() != Some(tensor.shape()) {
-                return Err(format!("weight `{name}`: expected {}, found {}{:?}", buffer.ty, tensor.dtype(), tensor.shape()));
+                return Err(format!(
+                    "weight `{name}`: expected {}, found {}{:?}",
+                    buffer.ty,
+                    tensor.dtype(),
+                    tensor.shape()
+                ));
             }
         }
     }
@@ -73,7 +78,7 @@ fn check(plan: &Plan) -> Check {
     plan.inputs.iter().try_for_each(|&id| known(id))?;
     plan.outputs.iter().try_for_each(|(_, id)| known(*id))?;
     for region in &plan.regions {
-        region.graph.verify().map_err(|e| format!("region `{}`: {e}", region.name))?;
+        kiln_graph::verify(&region.graph).map_err(|e| format!("region `{}`: {e}", region.name))?;
     }
     for step in &plan.steps {
         operands(step).chain(results(step)).try_for_each(known)?;
@@ -83,7 +88,7 @@ fn check(plan: &Plan) -> Check {
                 arity(&region.name, inputs, outputs, &region.graph)?;
             }
             Step::Host { graph, inputs, outputs } => {
-                graph.verify().map_err(|e| format!("host step: {e}"))?;
+                kiln_graph::verify(graph).map_err(|e| format!("host step: {e}"))?;
                 arity("host step", inputs, outputs, graph)?;
             }
             Step::If { then_plan, else_plan, captures, outputs, .. } => {

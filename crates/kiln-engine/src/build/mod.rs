@@ -75,7 +75,8 @@ pub fn build(
         let fused = match fused_for.iter().find(|(gpu, _)| *gpu == is_gpu) {
             Some((_, fused)) => fused.clone(),
             None => {
-                let fused_options = kiln_fuse::Options { target: target.clone(), numerics: options.numerics, ..Default::default() };
+                let fused_options =
+                    kiln_fuse::Options { numerics: options.numerics, ..kiln_fuse::Options::new(target.clone()) };
                 let fused = kiln_fuse::fuse(graph, &fused_options)?;
                 fused_for.push((is_gpu, fused.clone()));
                 fused
@@ -121,7 +122,7 @@ pub fn build(
         model: graph.name.clone(),
         kiln: env!("CARGO_PKG_VERSION").to_owned(),
         graph_hash: graph_hash(graph),
-        graph_text: graph.to_text(),
+        graph_text: graph.to_string(),
         inputs,
         outputs: graph.outputs.iter().map(|(name, id)| port(name, *id)).collect(),
         symbols: graph.symbols.clone(),
@@ -140,7 +141,7 @@ fn no_compiler() -> Error {
 /// BLAKE3 of the canonical form of a graph and of its weights.
 pub fn graph_hash(graph: &Graph) -> String {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&graph.canonical_bytes());
+    hasher.update(&graph.interface_bytes());
     for (name, tensor) in &graph.weights {
         hasher.update(name.as_bytes());
         hasher.update_rayon(tensor.data());

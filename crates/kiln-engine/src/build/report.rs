@@ -1,10 +1,10 @@
 //! What a build did, for people and scripts.
 
 use super::Timed;
+use crate::Result;
 use crate::engine::Engine;
-use crate::schedule::nested;
+use crate::schedule::{activation_bytes, nested};
 use crate::validate::all_regions;
-use crate::{Result, memory};
 use kiln_fuse::{Plan, Step};
 use kiln_graph::Graph;
 use serde::Serialize;
@@ -128,7 +128,7 @@ fn largest_arena(plan: &Plan) -> Option<usize> {
         return None;
     }
     let bindings = plan.symbols.iter().map(|(name, (_, max))| (name.to_owned(), max)).collect();
-    memory::activation_bytes(plan, &bindings).ok()
+    activation_bytes(plan, &bindings).ok()
 }
 
 impl TargetReport {

@@ -113,7 +113,9 @@ impl Device for CpuDevice {
             return self.upload(to, &data);
         }
         match self.memory.get_mut(to.mem.0) {
-            Some(Memory::Owned(block)) if range(from).end <= block.bytes().len() && range(to).end <= block.bytes().len() => {
+            Some(Memory::Owned(block))
+                if range(from).end <= block.bytes().len() && range(to).end <= block.bytes().len() =>
+            {
                 block.bytes_mut().copy_within(range(from), to.offset);
                 Ok(())
             }
@@ -182,7 +184,7 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn implementation(&self, kernel: KernelId) -> String {
-        self.kernels.get(kernel.0).map(|k| k.implementation().to_owned()).unwrap_or_default()
+    fn implementation(&self, prepared: usize) -> String {
+        self.bound.get(prepared).map(BoundKernel::implementation).unwrap_or_default()
     }
 }

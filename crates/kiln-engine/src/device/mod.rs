@@ -2,8 +2,13 @@
 
 mod arena;
 mod cpu;
+mod cuda;
+mod gpu;
+mod sim;
 
 pub use cpu::CpuDevice;
+pub use cuda::GpuDevice;
+pub use sim::SimDevice;
 
 use crate::Result;
 use bytes::Bytes;
@@ -117,14 +122,9 @@ pub trait Device: Send {
     /// Waits for all work; reports what failed.
     fn synchronize(&mut self) -> Result<()>;
 
-    /// Starts to record launches instead of running them. `false`: this device gains nothing by it and records nothing.
-    fn begin_recording(&mut self) -> Result<bool> {
-        Ok(false)
-    }
-
-    /// Ends a recording.
-    fn end_recording(&mut self) -> Result<RecordingId> {
-        Err(crate::Error::Unsupported { device: self.name(), what: "recording launches".into() })
+    /// Records launches without running them, for [`Device::replay`]. `None`: this device gains nothing by it.
+    fn record(&mut self, _launches: &[(usize, Arguments<'_>)]) -> Result<Option<RecordingId>> {
+        Ok(None)
     }
 
     /// Runs a recording.
@@ -132,6 +132,27 @@ pub trait Device: Send {
         Err(crate::Error::Unsupported { device: self.name(), what: "replaying launches".into() })
     }
 
-    /// How a loaded region is implemented, for reports.
-    fn implementation(&self, kernel: KernelId) -> String;
+    /// How a prepared region runs, for reports.
+    fn implementation(&self, prepared: usize) -> String;
+}
+
+/// Opens a device by name: `cpu`, `cpu:THREADS`, `cuda:N`, `sim:sm_XX` (every check on), or `sim:sm_XX:fast` (bounds and alignment only).
+pub fn open_device(name: &str) -> Result<Box<dyn Device>> {
+    let unknown = || crate::Error::UnknownDevice { name: name.to_owned() };
+    let (kind, rest) = name.split_once(':').unwrap_or((name, ""));
+    let number = || rest.parse::<usize>().map_err(|_| unknown());
+    match kind {
+        "cpu" if rest.is_empty() => Ok(Box::new(CpuDevice::new(None)?)),
+        "cpu" => Ok(Box::new(CpuDevice::new(Some(number()?))?)),
+        "cuda" => Ok(Box::new(GpuDevice::new(if rest.is_empty() { 0 } else { number()? })?)),
+        "sim" => {
+            let (arch, options) = match rest.strip_suffix(":fast") {
+                Some(arch) => (arch, kiln_sim::Options::fast()),
+                None => (rest, kiln_sim::Options::default()),
+            };
+            let arch: kiln_target::arch::Arch = arch.parse().map_err(|_| unknown())?;
+            Ok(Box::new(SimDevice::new(arch.name(), options)))
+        }
+        _ => Err(unknown()),
+    }
 }

@@ -27,7 +27,10 @@ fn corrupt(path: &Path, message: impl Into<String>) -> Error {
 
 fn header(file: &Bytes, path: &Path) -> Result<Header> {
     if file.len() < HEADER_AT || !file.starts_with(MAGIC) {
-        return Err(corrupt(path, format!("expected the magic bytes KILNENG at the start, in a file of {} bytes", file.len())));
+        return Err(corrupt(
+            path,
+            format!("expected the magic bytes KILNENG at the start, in a file of {} bytes", file.len()),
+        ));
     }
     let word = |at: usize, n: usize| file[at..at + n].iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
     let format = word(8, 4);
@@ -42,7 +45,10 @@ fn header(file: &Bytes, path: &Path) -> Result<Header> {
     }
     let length = usize::try_from(word(16, 8)).unwrap_or(usize::MAX);
     let Some(json) = HEADER_AT.checked_add(length).and_then(|end| file.get(HEADER_AT..end)) else {
-        return Err(corrupt(path, format!("the header has {length} bytes, the whole file {}; it is truncated", file.len())));
+        return Err(corrupt(
+            path,
+            format!("the header has {length} bytes, the whole file {}; it is truncated", file.len()),
+        ));
     };
     let hash = blake3::hash(json);
     if hash.as_bytes()[..] != file[24..56] {
@@ -70,7 +76,8 @@ pub(crate) fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
             return Err(corrupt(path, format!("section `{}` occurs twice", section.name)));
         }
     }
-    let get = |name: &str| sections.get(name).cloned().ok_or_else(|| corrupt(path, format!("section `{name}` is missing")));
+    let get =
+        |name: &str| sections.get(name).cloned().ok_or_else(|| corrupt(path, format!("section `{name}` is missing")));
     let mut targets = Vec::new();
     for t in &header.targets {
         let plan: kiln_fuse::Plan =
@@ -100,7 +107,8 @@ pub(crate) fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
     for target in &targets {
         validate::weights(&target.plan, &weights).map_err(|message| corrupt(path, message))?;
     }
-    let graph_text = String::from_utf8(get("graph")?.to_vec()).map_err(|e| corrupt(path, format!("section `graph`: {e}")))?;
+    let graph_text =
+        String::from_utf8(get("graph")?.to_vec()).map_err(|e| corrupt(path, format!("section `graph`: {e}")))?;
     Ok(Engine {
         model: header.model,
         kiln: header.stamp.kiln,
@@ -126,17 +134,19 @@ fn contents(file: &Bytes, section: &Section, path: &Path) -> Result<Bytes> {
     let data = file.slice(*offset..end);
     let found = blake3::Hasher::new().update_rayon(&data).finalize().to_hex();
     if found.as_str() != blake3 {
-        return Err(corrupt(path, format!("section `{name}` does not match its hash: expected {blake3}, found {found}")));
+        return Err(corrupt(
+            path,
+            format!("section `{name}` does not match its hash: expected {blake3}, found {found}"),
+        ));
     }
     Ok(data)
 }
 
 fn compiled(record: KernelRecord, code: &Bytes, path: &Path) -> Result<Compiled> {
     let cut = |(at, length): (usize, usize)| {
-        at.checked_add(length)
-            .filter(|&end| end <= code.len())
-            .map(|end| code.slice(at..end))
-            .ok_or_else(|| corrupt(path, format!("a kernel's code at {at}, {length} bytes, leaves its section of {}", code.len())))
+        at.checked_add(length).filter(|&end| end <= code.len()).map(|end| code.slice(at..end)).ok_or_else(|| {
+            corrupt(path, format!("a kernel's code at {at}, {length} bytes, leaves its section of {}", code.len()))
+        })
     };
     let images = record
         .images

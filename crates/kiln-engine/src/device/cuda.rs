@@ -1,0 +1,210 @@
+//! A GPU through the CUDA driver as a [`Device`].
+
+use super::gpu::{Resolved, Value, resolve};
+use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use crate::{Error, Result};
+use bytes::Bytes;
+use kiln_cuda::{Arg, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig};
+use kiln_graph::{Bindings, Dim};
+use kiln_kernels::{Kernel, Param};
+
+/// Runs cubins on one GPU.
+pub struct GpuDevice {
+    // Recordings first: they must go before the memory that they point into.
+    recordings: Vec<Graph>,
+    memory: Vec<Option<DeviceBuffer>>,
+    regions: Vec<Region>,
+    prepared: Vec<(usize, Vec<Option<Resolved>>)>,
+    device: CudaDevice,
+    target: String,
+}
+
+struct Region {
+    kernels: Vec<(Kernel, KernelFunction)>,
+    scratch: Dim,
+}
+
+impl GpuDevice {
+    /// The GPU of that ordinal. Absent driver or GPU: an error.
+    pub fn new(ordinal: usize) -> Result<GpuDevice> {
+        let device = CudaDevice::new(ordinal)?;
+        let (major, minor) = device.properties().compute_capability;
+        let number = format!("sm_{major}{minor}");
+        // Architectures whose kernels use architecture-specific instructions carry the `a` suffix.
+        let target = kiln_target::arch::Arch::ALL
+            .iter()
+            .map(|a| a.name())
+            .find(|name| name.trim_end_matches('a') == number)
+            .map_or(number.clone(), str::to_owned);
+        Ok(GpuDevice {
+            recordings: Vec::new(),
+            memory: Vec::new(),
+            regions: Vec::new(),
+            prepared: Vec::new(),
+            device,
+            target,
+        })
+    }
+
+    fn buffer(&self, place: Place) -> Result<&DeviceBuffer> {
+        let buffer = self.memory.get(place.mem.0).and_then(Option::as_ref);
+        let buffer = buffer.ok_or_else(|| internal(format!("{place:?} is not allocated")))?;
+        match place.offset.checked_add(place.bytes) {
+            Some(end) if end <= buffer.len() => Ok(buffer),
+            _ => Err(internal(format!("{place:?} leaves its block of {} bytes", buffer.len()))),
+        }
+    }
+
+    fn address(&self, place: Place) -> Result<DevicePtr> {
+        Ok(self.buffer(place)?.ptr_at(place.offset)?)
+    }
+
+    fn issue(&self, prepared: usize, args: Arguments<'_>) -> Result<()> {
+        let (region, launches) =
+            self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
+        let region = &self.regions[*region];
+        for ((kernel, function), launch) in region.kernels.iter().zip(launches) {
+            let Some(launch) = launch else { continue };
+            let place = |places: &[Place], i: usize| {
+                let place = places.get(i).ok_or_else(|| internal(format!("`{}` lacks argument {i}", kernel.entry)))?;
+                Ok::<_, Error>(Arg::Ptr(self.address(*place)?))
+            };
+            let values = launch
+                .values
+                .iter()
+                .map(|value| match *value {
+                    Value::Input(i) => place(args.inputs, i),
+                    Value::Output(i) => place(args.outputs, i),
+                    Value::Scratch => place(args.scratch.as_slice(), 0),
+                    Value::I32(v) => Ok(Arg::I32(v)),
+                    Value::I64(v) => Ok(Arg::I64(v)),
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let config = LaunchConfig {
+                grid: launch.grid,
+                block: kernel.launch.block,
+                dynamic_smem: kernel.launch.dynamic_shared,
+                cluster: None,
+            };
+            self.device.stream().launch(function, &config, &values)?;
+        }
+        Ok(())
+    }
+}
+
+fn internal(message: String) -> Error {
+    Error::Internal { place: "the CUDA device".into(), message }
+}
+
+fn parameter_bytes(param: &Param) -> usize {
+    match param {
+        Param::I32(_) => 4,
+        _ => 8,
+    }
+}
+
+impl Device for GpuDevice {
+    fn name(&self) -> String {
+        let properties = self.device.properties();
+        format!("cuda:{} {}", properties.ordinal, properties.name)
+    }
+
+    fn target(&self) -> String {
+        self.target.clone()
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<MemId> {
+        self.memory.push(Some(self.device.alloc(bytes)?));
+        Ok(MemId(self.memory.len() - 1))
+    }
+
+    fn map(&mut self, bytes: Bytes) -> Result<MemId> {
+        let mem = self.alloc(bytes.len())?;
+        self.upload(Place { mem, offset: 0, bytes: bytes.len() }, &bytes)?;
+        Ok(mem)
+    }
+
+    fn free(&mut self, mem: MemId) -> Result<()> {
+        // Queued work and recordings may still use the block.
+        self.device.synchronize()?;
+        self.recordings.clear();
+        if let Some(slot) = self.memory.get_mut(mem.0) {
+            *slot = None;
+        }
+        Ok(())
+    }
+
+    fn upload(&mut self, to: Place, data: &[u8]) -> Result<()> {
+        Ok(self.device.stream().upload(self.buffer(to)?, to.offset, data)?)
+    }
+
+    fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()> {
+        Ok(self.device.stream().download(self.buffer(from)?, from.offset, data)?)
+    }
+
+    fn copy(&mut self, to: Place, from: Place) -> Result<()> {
+        if to.bytes != from.bytes {
+            return Err(internal(format!("copy of {from:?} to {to:?}")));
+        }
+        Ok(self.device.stream().copy(self.buffer(to)?, to.offset, self.buffer(from)?, from.offset, from.bytes)?)
+    }
+
+    fn fill(&mut self, place: Place, byte: u8) -> Result<()> {
+        Ok(self.device.stream().fill(self.buffer(place)?, place.offset, place.bytes, byte)?)
+    }
+
+    fn load(&mut self, module: &Module<'_>) -> Result<KernelId> {
+        let kernels = module
+            .kernels
+            .iter()
+            .map(|image| {
+                let loaded = self.device.load_module(&image.kernel.entry, &image.cubin)?;
+                let sizes: Vec<usize> = image.kernel.launch.params.iter().map(parameter_bytes).collect();
+                let function = loaded.function(&image.kernel.entry, &sizes)?;
+                if image.kernel.launch.dynamic_shared > 0 {
+                    function.set_max_dynamic_smem(image.kernel.launch.dynamic_shared)?;
+                }
+                Ok((image.kernel.clone(), function))
+            })
+            .collect::<Result<_>>()?;
+        self.regions.push(Region { kernels, scratch: module.scratch_bytes.clone() });
+        Ok(KernelId(self.regions.len() - 1))
+    }
+
+    fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
+        let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
+        let launches = region.kernels.iter().map(|(k, _)| resolve(k, bindings)).collect::<Result<_>>()?;
+        let scratch_bytes = region.scratch.eval_extent(bindings)?;
+        self.prepared.push((kernel.0, launches));
+        Ok(Prepared { id: self.prepared.len() - 1, scratch_bytes })
+    }
+
+    fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {
+        self.issue(prepared, args)
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(self.device.synchronize()?)
+    }
+
+    fn record(&mut self, launches: &[(usize, Arguments<'_>)]) -> Result<Option<RecordingId>> {
+        let graph = self
+            .device
+            .stream()
+            .capture(|_| launches.iter().try_for_each(|(prepared, args)| self.issue(*prepared, *args)))?;
+        self.recordings.push(graph);
+        Ok(Some(RecordingId(self.recordings.len() - 1)))
+    }
+
+    fn replay(&mut self, recording: RecordingId) -> Result<()> {
+        let graph = self.recordings.get(recording.0).ok_or_else(|| internal(format!("{recording:?} is gone")))?;
+        Ok(graph.replay(self.device.stream())?)
+    }
+
+    fn implementation(&self, prepared: usize) -> String {
+        let region = self.prepared.get(prepared).and_then(|(r, _)| self.regions.get(*r));
+        region
+            .map(|r| r.kernels.iter().map(|(k, _)| k.entry.as_str()).collect::<Vec<_>>().join(" + "))
+            .unwrap_or_default()
+    }
+}

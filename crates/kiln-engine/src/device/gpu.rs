@@ -1,0 +1,69 @@
+//! What the CUDA device and the simulator share: launches with concrete geometry and arguments.
+
+use crate::{Error, Result};
+use kiln_graph::Bindings;
+use kiln_kernels::{Kernel, Param};
+
+/// A kernel argument once shapes are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Address of a region input.
+    Input(usize),
+    /// Address of a region output.
+    Output(usize),
+    /// Address of the scratch.
+    Scratch,
+    /// A number.
+    I32(i32),
+    /// A number.
+    I64(i64),
+}
+
+/// A launch once shapes are known.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Blocks on each axis, none zero.
+    pub grid: [u32; 3],
+    /// Arguments in order.
+    pub values: Vec<Value>,
+}
+
+/// Largest grid on each axis (CUDA C++ Programming Guide, "Technical specifications per compute capability").
+const MAX_GRID: [i64; 3] = [0x7fff_ffff, 65_535, 65_535];
+
+/// Evaluates a kernel's launch. `None`: the grid is empty and there is nothing to do.
+pub fn resolve(kernel: &Kernel, bindings: &Bindings) -> Result<Option<Resolved>> {
+    let fail = |message: String| Error::Internal { place: format!("the launch of `{}`", kernel.entry), message };
+    let mut grid = [0u32; 3];
+    for (axis, dim) in kernel.launch.grid.iter().enumerate() {
+        let blocks = dim.eval(bindings)?;
+        if !(0..=MAX_GRID[axis]).contains(&blocks) {
+            return Err(fail(format!("grid axis {axis} is {blocks} blocks, outside 0..={}", MAX_GRID[axis])));
+        }
+        grid[axis] = blocks as u32;
+    }
+    if grid.contains(&0) {
+        return Ok(None);
+    }
+    let values = kernel
+        .launch
+        .params
+        .iter()
+        .map(|param| {
+            Ok(match param {
+                Param::Input(i) => Value::Input(*i),
+                Param::Output(i) => Value::Output(*i),
+                Param::Scratch => Value::Scratch,
+                Param::I64(dim) => Value::I64(dim.eval(bindings)?),
+                Param::I32(dim) => {
+                    let v = dim.eval(bindings)?;
+                    Value::I32(
+                        i32::try_from(v)
+                            .map_err(|_| fail(format!("`{dim}` is {v}, beyond 32 bits: use smaller shapes")))?,
+                    )
+                }
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Some(Resolved { grid, values }))
+}

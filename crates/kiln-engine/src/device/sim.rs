@@ -1,0 +1,169 @@
+//! The PTX simulator as a [`Device`]: the kernels that would run on a GPU, on any machine, checked as they run.
+
+use super::gpu::{Resolved, Value, resolve};
+use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared};
+use crate::{Error, Result};
+use bytes::Bytes;
+use kiln_graph::{Bindings, Dim};
+use kiln_kernels::Kernel;
+use kiln_sim::{Arg, LaunchConfig, Options};
+
+/// Executes an engine's PTX.
+pub struct SimDevice {
+    device: kiln_sim::Device,
+    target: String,
+    options: Options,
+    memory: Vec<Option<(u64, usize)>>,
+    regions: Vec<Region>,
+    prepared: Vec<(usize, Vec<Option<Resolved>>)>,
+}
+
+struct Region {
+    kernels: Vec<(Kernel, kiln_sim::Kernel)>,
+    scratch: Dim,
+}
+
+impl SimDevice {
+    /// A simulated GPU of architecture `target`. A kernel that a check finds fault with is an error.
+    pub fn new(target: &str, options: Options) -> SimDevice {
+        SimDevice {
+            device: kiln_sim::Device::default(),
+            target: target.to_owned(),
+            options,
+            memory: Vec::new(),
+            regions: Vec::new(),
+            prepared: Vec::new(),
+        }
+    }
+
+    fn address(&self, place: Place) -> Result<u64> {
+        match self.memory.get(place.mem.0) {
+            Some(Some((base, bytes))) if place.offset.saturating_add(place.bytes) <= *bytes => {
+                Ok(base + place.offset as u64)
+            }
+            _ => Err(internal(format!("{place:?} is not allocated"))),
+        }
+    }
+}
+
+fn internal(message: String) -> Error {
+    Error::Internal { place: "the simulated device".into(), message }
+}
+
+impl Device for SimDevice {
+    fn name(&self) -> String {
+        format!("sim:{}", self.target)
+    }
+
+    fn target(&self) -> String {
+        self.target.clone()
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<MemId> {
+        let base = self.device.alloc(bytes.max(1) as u64)?;
+        self.memory.push(Some((base, bytes)));
+        Ok(MemId(self.memory.len() - 1))
+    }
+
+    fn map(&mut self, bytes: Bytes) -> Result<MemId> {
+        let mem = self.alloc(bytes.len())?;
+        self.upload(Place { mem, offset: 0, bytes: bytes.len() }, &bytes)?;
+        Ok(mem)
+    }
+
+    fn free(&mut self, mem: MemId) -> Result<()> {
+        if let Some(slot) = self.memory.get_mut(mem.0)
+            && let Some((base, _)) = slot.take()
+        {
+            self.device.free(base)?;
+        }
+        Ok(())
+    }
+
+    fn upload(&mut self, to: Place, data: &[u8]) -> Result<()> {
+        Ok(self.device.upload(self.address(to)?, data)?)
+    }
+
+    fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()> {
+        Ok(self.device.download(self.address(from)?, data)?)
+    }
+
+    fn copy(&mut self, to: Place, from: Place) -> Result<()> {
+        let mut data = vec![0; from.bytes];
+        self.download(from, &mut data)?;
+        self.upload(to, &data)
+    }
+
+    fn fill(&mut self, place: Place, byte: u8) -> Result<()> {
+        Ok(self.device.fill(self.address(place)?, byte, place.bytes as u64)?)
+    }
+
+    fn load(&mut self, module: &Module<'_>) -> Result<KernelId> {
+        let kernels = module
+            .kernels
+            .iter()
+            .map(|image| {
+                let text = std::str::from_utf8(&image.ptx)
+                    .map_err(|e| internal(format!("the PTX of `{}` is not text: {e}", image.kernel.entry)))?;
+                let parsed = kiln_sim::Module::parse(text.trim_end_matches('\0'))?;
+                Ok((image.kernel.clone(), parsed.kernel(&image.kernel.entry)?))
+            })
+            .collect::<Result<_>>()?;
+        self.regions.push(Region { kernels, scratch: module.scratch_bytes.clone() });
+        Ok(KernelId(self.regions.len() - 1))
+    }
+
+    fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
+        let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
+        let launches = region.kernels.iter().map(|(k, _)| resolve(k, bindings)).collect::<Result<_>>()?;
+        let scratch_bytes = region.scratch.eval_extent(bindings)?;
+        self.prepared.push((kernel.0, launches));
+        Ok(Prepared { id: self.prepared.len() - 1, scratch_bytes })
+    }
+
+    fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {
+        let (region, launches) =
+            self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
+        for ((kernel, code), launch) in self.regions[*region].kernels.iter().zip(launches) {
+            let Some(launch) = launch else { continue };
+            let place = |places: &[Place], i: usize| {
+                let place = places.get(i).ok_or_else(|| internal(format!("`{}` lacks argument {i}", kernel.entry)))?;
+                Ok::<_, Error>(Arg::U64(self.address(*place)?))
+            };
+            let values = launch
+                .values
+                .iter()
+                .map(|value| match *value {
+                    Value::Input(i) => place(args.inputs, i),
+                    Value::Output(i) => place(args.outputs, i),
+                    Value::Scratch => place(args.scratch.as_slice(), 0),
+                    Value::I32(v) => Ok(Arg::I32(v)),
+                    Value::I64(v) => Ok(Arg::I64(v)),
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let config = LaunchConfig {
+                grid: launch.grid,
+                block: kernel.launch.block,
+                shared: kernel.launch.dynamic_shared,
+                cluster: None,
+            };
+            let report = self.device.launch(code, config, &values, &self.options)?;
+            if !report.clean() {
+                let findings = report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
+                return Err(Error::Findings { device: self.name(), kernel: kernel.entry.clone(), findings });
+            }
+        }
+        Ok(())
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn implementation(&self, prepared: usize) -> String {
+        let region = self.prepared.get(prepared).and_then(|(r, _)| self.regions.get(*r));
+        region
+            .map(|r| r.kernels.iter().map(|(k, _)| k.entry.as_str()).collect::<Vec<_>>().join(" + "))
+            .unwrap_or_default()
+    }
+}

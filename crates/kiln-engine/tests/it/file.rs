@@ -1,0 +1,70 @@
+use crate::models::{block, convnet, engine};
+use kiln_engine::{Error, Session, load, open_device, save};
+use kiln_graph::{DType, Tensor};
+
+#[test]
+fn a_loaded_engine_gives_the_same_bits_and_equal_builds_equal_bytes() {
+    for graph in [block(), convnet()] {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.kiln"), dir.path().join("b.kiln"));
+        let engine_a = engine(&graph, &["cpu"], dir.path());
+        save(&engine_a, &a).unwrap();
+        save(&engine(&graph, &["cpu"], dir.path()), &b).unwrap();
+        assert!(std::fs::read(&a).unwrap() == std::fs::read(&b).unwrap(), "builds differ");
+        let loaded = load(&a).unwrap();
+        assert_eq!(loaded.weights, engine_a.weights);
+        assert_eq!(loaded.targets[0].plan.regions, engine_a.targets[0].plan.regions);
+        let shape = if graph.name == "block" { vec![2, 7, 24] } else { vec![1, 3, 9, 13] };
+        let x = Tensor::random(DType::F32, &shape, 4).unwrap();
+        let mut results = [&engine_a, &loaded].map(|e| {
+            let mut s = Session::new(e, open_device("cpu:1").unwrap()).unwrap();
+            let name = s.inputs().next().unwrap().0.to_owned();
+            s.run(&[(&name, &x)]).unwrap()
+        });
+        let last = results[1].clone();
+        assert_eq!(std::mem::take(&mut results[0]), last);
+    }
+}
+
+#[test]
+fn weights_are_slices_of_the_mapped_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("e.kiln");
+    save(&engine(&block(), &["cpu"], dir.path()), &path).unwrap();
+    let loaded = load(&path).unwrap();
+    for (name, tensor) in &loaded.weights {
+        assert_eq!(tensor.data().as_ptr().align_offset(64), 0, "{name} is not aligned");
+    }
+    let mut addresses: Vec<usize> = loaded.weights.values().map(|t| t.data().as_ptr() as usize).collect();
+    addresses.sort_unstable();
+    let span = addresses.last().unwrap() - addresses[0];
+    assert!(span < std::fs::metadata(&path).unwrap().len() as usize, "weights are not in one mapping");
+}
+
+#[test]
+fn other_targets_formats_and_versions_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("e.kiln");
+    save(&engine(&block(), &["cpu"], dir.path()), &path).unwrap();
+    let text = load(&path).unwrap().target("sm_90a").unwrap_err().to_string();
+    assert!(text.contains("target") && text.contains("sm_90a") && text.contains("cpu") && text.contains("--target"), "{text}");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[8] = 99;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = load(&path).unwrap_err();
+    assert!(matches!(error, Error::Mismatch { field: "format version", .. }), "{error}");
+    assert!(error.to_string().contains("99"));
+    bytes[8] = 1;
+    // Another Kiln version with a right hash, as another release would write.
+    let length = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[56..56 + length].to_vec()).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let other = header.replacen(&format!("\"kiln\":\"{version}\""), "\"kiln\":\"9.9.9\"", 1);
+    assert_eq!(other.len(), header.len());
+    bytes[56..56 + length].copy_from_slice(other.as_bytes());
+    let hash = *blake3::hash(other.as_bytes()).as_bytes();
+    bytes[24..56].copy_from_slice(&hash);
+    std::fs::write(&path, &bytes).unwrap();
+    let text = load(&path).unwrap_err().to_string();
+    assert!(text.contains("Kiln version") && text.contains("9.9.9") && text.contains(version), "{text}");
+}

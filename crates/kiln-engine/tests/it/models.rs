@@ -1,0 +1,58 @@
+//! Graphs that the tests build.
+
+use kiln_engine::{BuildOptions, Engine, build};
+use kiln_graph::{Builder, ConvSpec, DType, Graph, Tensor};
+use kiln_target::Target;
+
+/// One transformer-like block with a symbolic batch and sequence, weights random.
+pub fn block() -> Graph {
+    let mut b = Builder::new("block");
+    let (batch, seq, width) = (b.symbol("B", 1, 8), b.symbol("S", 1, 64), 24usize);
+    let x = b.input("x", DType::F32, &[batch, seq, width.into()]).unwrap();
+    let mut weight = |b: &mut Builder, name: &str, shape: &[usize], seed| {
+        b.weight_data(name, Tensor::random(DType::F32, shape, seed).unwrap()).unwrap()
+    };
+    let (gamma, beta) = (weight(&mut b, "gamma", &[width], 1), weight(&mut b, "beta", &[width], 2));
+    let h = b.layer_norm(x, -1, Some(gamma), Some(beta), 1e-5).unwrap();
+    let [q, k, v] = ["q", "k", "v"].map(|n| {
+        let w = weight(&mut b, n, &[width, width], n.as_bytes()[0].into());
+        b.linear(h, w, None, true).unwrap()
+    });
+    let kt = b.swap_axes(k, -1, -2).unwrap();
+    let scores = b.matmul(q, kt).unwrap();
+    let scores = b.mul_scalar(scores, 0.2).unwrap();
+    let p = b.softmax(scores, -1).unwrap();
+    let o = b.matmul(p, v).unwrap();
+    let o = b.gelu(o).unwrap();
+    let y = b.binary(kiln_graph::BinaryOp::Add, o, x).unwrap();
+    b.output("y", y);
+    b.finish()
+}
+
+/// A small convolutional net with a symbolic image size.
+pub fn convnet() -> Graph {
+    let mut b = Builder::new("convnet");
+    let (h, w) = (b.symbol("H", 5, 40), b.symbol("W", 5, 40));
+    let x = b.input("image", DType::F32, &[1.into(), 3.into(), h, w]).unwrap();
+    let spec = |stride, groups| ConvSpec { strides: vec![stride; 2], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups };
+    let w1 = b.weight_data("stem", Tensor::random(DType::F32, &[8, 3, 3, 3], 5).unwrap()).unwrap();
+    let bias = b.weight_data("bias", Tensor::random(DType::F32, &[8], 6).unwrap()).unwrap();
+    let c = b.conv(x, w1, Some(bias), spec(2, 1)).unwrap();
+    let c = b.relu(c).unwrap();
+    let w2 = b.weight_data("depthwise", Tensor::random(DType::F32, &[8, 1, 3, 3], 7).unwrap()).unwrap();
+    let d = b.conv(c, w2, None, spec(1, 8)).unwrap();
+    let d = b.hard_swish(d).unwrap();
+    let y = b.global_avg_pool(d).unwrap();
+    b.output("features", y);
+    b.finish()
+}
+
+pub fn engine(graph: &Graph, targets: &[&str], home: &std::path::Path) -> Engine {
+    let options = BuildOptions {
+        targets: targets.iter().map(|t| t.parse::<Target>().unwrap()).collect(),
+        numerics: kiln_fuse::Numerics::Reassoc,
+        home: kiln_cuda::Home::at(home),
+        line_info: false,
+    };
+    build(graph, &options, &|_| {}).unwrap().0
+}

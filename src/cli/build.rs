@@ -1,0 +1,57 @@
+//! `kiln build`.
+
+use super::model::{self, ModelArgs};
+use kiln_cuda::Home;
+use kiln_target::Target;
+use miette::IntoDiagnostic;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Imports a model, fuses it, compiles its kernels for each target and writes one engine file.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The ONNX model.
+    model: PathBuf,
+    /// The engine to write; default: the model's name with `.kiln`.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Targets: `cpu`, architectures such as `sm_90a`, or GPUs such as `h100`.
+    #[arg(long, value_delimiter = ',', default_value = "cpu")]
+    target: Vec<Target>,
+    #[command(flatten)]
+    options: ModelArgs,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> miette::Result<ExitCode> {
+    let start = Instant::now();
+    let graph = model::import(&args.model, &args.options, &[])?;
+    let imported = start.elapsed();
+    let home = Home::from_env().into_diagnostic()?;
+    let (engine, report) = model::build(&graph, &args.target, &args.options, home, args.json)?;
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("kiln"));
+    let writing = Instant::now();
+    kiln_engine::save(&engine, &output).into_diagnostic()?;
+    if args.json {
+        super::print_json(&serde_json::json!({
+            "engine": output,
+            "import_ms": imported.as_secs_f64() * 1e3,
+            "write_ms": writing.elapsed().as_secs_f64() * 1e3,
+            "total_ms": start.elapsed().as_secs_f64() * 1e3,
+            "build": report,
+        }))?;
+    } else {
+        super::report::print(&report);
+        println!(
+            "\nimport {:.0} ms, write {:.0} ms, all {:.1} s -> {}",
+            imported.as_secs_f64() * 1e3,
+            writing.elapsed().as_secs_f64() * 1e3,
+            start.elapsed().as_secs_f64(),
+            output.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,135 @@
+//! `kiln inspect`.
+
+use super::report::bytes;
+use miette::{IntoDiagnostic, Result, miette};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Shows an engine's stamp, signature, targets, kernels and memory; the CUDA C of a kernel; or the model's graph as SVG.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The engine.
+    engine: PathBuf,
+    /// Print the header as JSON.
+    #[arg(long, conflicts_with_all = ["cuda", "graph"])]
+    json: bool,
+    /// Print the CUDA C of this kernel (or of all whose name contains this).
+    #[arg(long, value_name = "KERNEL")]
+    cuda: Option<String>,
+    /// Which target's kernels; default: the first GPU's.
+    #[arg(long)]
+    target: Option<String>,
+    /// Write the graph: Graphviz text to `.dot`, a picture to `.svg` (needs Graphviz's `dot` on the PATH).
+    #[arg(long, value_name = "FILE")]
+    graph: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let header = kiln_engine::read_header(&args.engine).into_diagnostic()?;
+    if args.json {
+        super::print_json(&header)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
+    if let Some(file) = &args.graph {
+        write_graph(&engine, file)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(name) = &args.cuda {
+        return print_cuda(&engine, name, args.target.as_deref());
+    }
+    println!(
+        "{}: {} (Kiln {}, format {})",
+        args.engine.display(),
+        header.model,
+        header.stamp.kiln,
+        header.stamp.format
+    );
+    println!("graph {}", header.stamp.graph_hash);
+    for (what, ports) in [("input ", &header.inputs), ("output", &header.outputs)] {
+        for port in ports {
+            println!("{what} {}: {}", port.name, port.ty);
+        }
+    }
+    for (name, (min, max)) in header.symbols.iter() {
+        let max = if max == i64::MAX { "any".to_owned() } else { max.to_string() };
+        println!("symbol {name}: {min}..={max}");
+    }
+    println!("weights: {} in {} tensors", bytes(engine.weight_bytes()), engine.weights.len());
+    for (image, target) in engine.targets.iter().zip(&header.targets) {
+        println!("\n{}: {} steps, {} regions", image.target, image.plan.steps.len(), image.plan.regions.len());
+        if let Some(t) = &image.toolchain {
+            println!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "));
+            println!("  configs {}", target.config_hash);
+            for compiled in &image.kernels {
+                for (kernel, i) in compiled.implementation.kernels.iter().zip(&compiled.images) {
+                    println!(
+                        "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]",
+                        i.resources.registers,
+                        i.resources.spill_bytes,
+                        bytes(i.resources.shared_bytes as usize),
+                        bytes(i.cubin.len()),
+                        kernel.entry,
+                        compiled.implementation.family
+                    );
+                }
+            }
+        } else {
+            for region in &image.plan.regions {
+                println!("  {}: {}", region.name, region.summary);
+            }
+        }
+    }
+    println!("\nsections:");
+    for s in &header.sections {
+        println!("  {:>10} at {:>12}  {}  {}", bytes(s.length), s.offset, &s.blake3[..16.min(s.blake3.len())], s.name);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_cuda(engine: &kiln_engine::Engine, name: &str, target: Option<&str>) -> Result<ExitCode> {
+    let image = match target {
+        Some(target) => engine.target(target).into_diagnostic()?,
+        None => engine
+            .targets
+            .iter()
+            .find(|t| !t.kernels.is_empty())
+            .ok_or_else(|| miette!("this engine has no GPU target; build it with `--target sm_90a` or another"))?,
+    };
+    let kernels = || image.kernels.iter().flat_map(|c| &c.implementation.kernels);
+    let mut hits: Vec<_> = kernels().filter(|k| k.entry == name).collect();
+    if hits.is_empty() {
+        hits = kernels().filter(|k| k.entry.contains(name)).collect();
+    }
+    if hits.is_empty() {
+        let names: Vec<&str> = kernels().map(|k| k.entry.as_str()).collect();
+        return Err(miette!(
+            "no kernel of {} is named like `{name}`; there are:\n  {}",
+            image.target,
+            names.join("\n  ")
+        ));
+    }
+    for kernel in hits {
+        println!("{}", kernel.source);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_graph(engine: &kiln_engine::Engine, file: &std::path::Path) -> Result<()> {
+    let graph: kiln_graph::Graph = engine.graph_text.parse().into_diagnostic()?;
+    let dot = graph.to_dot();
+    if file.extension().is_some_and(|e| e == "dot") {
+        return std::fs::write(file, dot).into_diagnostic();
+    }
+    let source = tempfile::NamedTempFile::new().into_diagnostic()?;
+    std::fs::write(source.path(), dot).into_diagnostic()?;
+    let format = file.extension().and_then(|e| e.to_str()).unwrap_or("svg");
+    let status = std::process::Command::new("dot")
+        .arg(format!("-T{format}"))
+        .arg(source.path())
+        .arg("-o")
+        .arg(file)
+        .status()
+        .map_err(|e| miette!("cannot run Graphviz's `dot` ({e}); install Graphviz, or write a `.dot` file"))?;
+    if status.success() { Ok(()) } else { Err(miette!("Graphviz's `dot` failed: {status}")) }
+}

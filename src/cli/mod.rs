@@ -1,0 +1,61 @@
+//! Subcommands, one a file.
+
+mod bench;
+mod build;
+mod compare;
+mod doctor;
+mod inspect;
+mod model;
+mod report;
+mod run;
+mod setup;
+mod tensors;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Compiles models into tuned, stamped GPU engines, and runs them.
+#[derive(Parser)]
+#[command(name = "kiln", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch NVRTC, the CUDA C compiler library, into $KILN_HOME.
+    Setup(setup::Args),
+    /// Report GPU, driver, NVRTC, CPU and cache.
+    Doctor(doctor::Args),
+    /// Compile a model into an engine file.
+    Build(build::Args),
+    /// Run a model or an engine on named inputs.
+    Run(run::Args),
+    /// Compare a model's outputs with expected ones; on a difference, find the first layer that departs.
+    Compare(compare::Args),
+    /// Show what is in an engine.
+    Inspect(inspect::Args),
+    /// Measure latency and throughput.
+    Bench(bench::Args),
+}
+
+/// Runs the command. The exit code is 0 for success and 1 where the command answers a question with no; errors are 2.
+pub fn run(cli: Cli) -> miette::Result<ExitCode> {
+    match cli.command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    }
+}
+
+/// Prints a value as JSON on standard output.
+fn print_json<T: serde::Serialize>(value: &T) -> miette::Result<()> {
+    use miette::IntoDiagnostic;
+    println!("{}", serde_json::to_string_pretty(value).into_diagnostic()?);
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! `kiln run`.
+
+use super::model::{self, ModelArgs};
+use super::tensors;
+use kiln_engine::{Session, open_device};
+use miette::IntoDiagnostic;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Runs a model once. An ONNX model is built first and the engine kept for the next time.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An engine (`.kiln`) or an ONNX model.
+    model: PathBuf,
+    /// An input: `name=file.npy`, or a `.npz` whose arrays are the inputs.
+    #[arg(short, long, required = true)]
+    input: Vec<String>,
+    /// Where outputs go as `NAME.npy`; without it their shapes and first values are printed.
+    #[arg(short = 'o', long)]
+    output_dir: Option<PathBuf>,
+    /// `cpu`, `cuda:N`, `sim:sm_XX`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    #[command(flatten)]
+    options: ModelArgs,
+    /// Print timings and outputs as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> miette::Result<ExitCode> {
+    let inputs = tensors::load(&args.input)?;
+    let device = open_device(&args.device).into_diagnostic()?;
+    let (engine, folded) = model::open(&args.model, &device.target(), &args.options, &inputs)?;
+    let mut session = Session::new(&engine, device).into_diagnostic()?;
+    let inputs = tensors::without(inputs, &folded);
+    let (outputs, times) = session.run_timed(&tensors::borrow(&inputs)).into_diagnostic()?;
+    let mut files = Vec::new();
+    if let Some(folder) = &args.output_dir {
+        std::fs::create_dir_all(folder).into_diagnostic()?;
+        for (name, tensor) in &outputs {
+            // Output names may hold path separators; the file must stay in the folder.
+            let file = folder.join(format!("{}.npy", name.replace(['/', '\\'], "_")));
+            kiln_import::npy::save(&file, tensor).into_diagnostic()?;
+            files.push(file);
+        }
+    }
+    if args.json {
+        let outputs: Vec<_> = outputs
+            .iter()
+            .map(|(name, t)| serde_json::json!({ "name": name, "dtype": t.dtype(), "shape": t.shape() }))
+            .collect();
+        super::print_json(&serde_json::json!({
+            "device": session.device_name(),
+            "outputs": outputs,
+            "files": files,
+            "compute_ms": times.compute.as_secs_f64() * 1e3,
+            "memory": session.memory(),
+        }))?;
+    } else {
+        for (i, (name, tensor)) in outputs.iter().enumerate() {
+            print!("{name}: {}{:?}", tensor.dtype(), tensor.shape());
+            match files.get(i) {
+                Some(file) => println!(" -> {}", file.display()),
+                None => println!(" = {}", tensors::preview(tensor)),
+            }
+        }
+        println!("{} in {:.2} ms", session.device_name(), times.compute.as_secs_f64() * 1e3);
+    }
+    Ok(ExitCode::SUCCESS)
+}

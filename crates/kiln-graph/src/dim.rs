@@ -114,9 +114,11 @@ impl Dim {
                 self.terms.iter().cloned().partition(|(m, c)| !m.is_empty() && c % b == 0);
             let constant: i64 = rest.iter().filter(|(m, _)| m.is_empty()).map(|(_, c)| *c).sum();
             let shift = constant.div_euclid(b);
-            if !whole.is_empty() || shift != 0 {
+            if (!whole.is_empty() || shift != 0)
+                && let Some(shifted) = shift.checked_mul(b)
+            {
                 let whole = Dim { terms: whole.into_iter().map(|(m, c)| (m, c / b)).collect() } + Dim::from(shift);
-                let rest = Dim { terms: rest } - Dim::from(shift * b);
+                let rest = Dim { terms: rest } - Dim::from(shifted);
                 return whole + rest.floor_div(by);
             }
         }
@@ -136,7 +138,7 @@ impl Dim {
         let [(divisor, coefficient)] = by.terms.as_slice() else { return None };
         let mut terms = Vec::new();
         for (m, c) in &self.terms {
-            if c % coefficient != 0 {
+            if c.checked_rem(*coefficient) != Some(0) {
                 return None;
             }
             let mut rest = m.clone();
@@ -578,6 +580,44 @@ mod tests {
         for bad in ["", "H +", "floor(H)", "2 3", "foo(1, 2)", "99999999999999999999", &"(".repeat(1000)] {
             assert!(bad.parse::<Dim>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn extreme_constants_never_panic() {
+        let mut rng = crate::Rng::new(1);
+        let atoms = ["9223372036854775807", "4611686018427387904", "H", "K", "3", "2", "0", "1"];
+        fn make(rng: &mut crate::Rng, atoms: &[&str], depth: usize) -> String {
+            let atom = atoms[rng.range(0, atoms.len() as i64 - 1) as usize].to_owned();
+            if depth == 0 {
+                return atom;
+            }
+            let [a, b] = [(); 2].map(|()| make(rng, atoms, depth - 1));
+            match rng.range(0, 6) {
+                0 => format!("({a} + {b})"),
+                1 => format!("({a} - {b})"),
+                2 => format!("(-{a})"),
+                3 => format!("({a})*({b})"),
+                4 => format!("min({a}, {b})"),
+                5 => format!("max({a}, {b})"),
+                _ => format!("floor({a}, {b})"),
+            }
+        }
+        let mut symbols = Symbols::default();
+        symbols.declare("H", 1, i64::MAX);
+        symbols.declare("K", 0, 7);
+        let mut parsed = 0;
+        for round in 0..20_000 {
+            let text = make(&mut rng, &atoms, round % 4);
+            let Ok(dim) = text.parse::<Dim>() else { continue };
+            parsed += 1;
+            let _ = dim.bounds(&symbols);
+            for h in [1, 5, i64::MAX] {
+                let _ = dim.eval(&Bindings::from([("H".into(), h), ("K".into(), 3)]));
+            }
+            let _ = dim.exact_div(&d("-1*H")).is_some() || dim.exact_div(&Dim::from(-1)).is_some();
+            let _ = dim.substitute(&BTreeMap::from([("H".to_owned(), d("K*9223372036854775807"))]));
+        }
+        assert!(parsed > 10_000, "{parsed}");
     }
 
     #[test]

@@ -79,9 +79,11 @@ impl Tensor {
     }
 }
 
-/// Element count of a shape, or `None` on overflow.
+/// Element count of a shape, or `None` if the product of any of its extents overflows: that of an empty shape's other extents too, so that strides
+/// never do.
 pub(crate) fn numel(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    let full = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+    Some(if shape.contains(&0) { 0 } else { full })
 }
 
 impl std::fmt::Debug for Tensor {

@@ -21,7 +21,7 @@ pub(super) fn branch(cx: &mut Cx, then_graph: &Graph, else_graph: &Graph) -> Res
 }
 
 pub(super) fn repeat(cx: &mut Cx, body: &Graph, carried: usize, trip: Option<&Dim>) -> Result<Vec<TensorType>> {
-    if cx.inputs.len() < 2 + carried {
+    if cx.inputs.len().checked_sub(2).is_none_or(|n| n < carried) {
         return cx.fail(format!(
             "expected a trip count, a condition and {carried} carried values, found {} operands",
             cx.inputs.len()

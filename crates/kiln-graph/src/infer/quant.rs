@@ -44,8 +44,8 @@ fn parameters(cx: &mut Cx, x: &TensorType, scale: &TensorType, zero: &TensorType
         }
         QuantAxes::Block { axis, block } => {
             cx.check_axis(*axis, x.rank())?;
-            if *block == 0 {
-                return cx.fail("blocks must have at least 1 element".into());
+            if *block == 0 || *block > u32::MAX as usize {
+                return cx.fail(format!("a block must have 1 to {} elements, found {block}", u32::MAX));
             }
             let mut shape = x.shape.clone();
             shape[*axis] = shape[*axis].ceil_div(&Dim::from(*block));

@@ -149,7 +149,8 @@ impl Run<'_> {
     fn extents(&self, dims: &[Dim]) -> Eval<Vec<usize>> {
         let shape: Vec<usize> =
             dims.iter().map(|d| d.eval_extent(&self.bindings).map_err(|e| e.to_string())).collect::<Eval<_>>()?;
-        match crate::tensor::numel(&shape).filter(|&n| n <= MAX_ELEMENTS) {
+        // An empty shape's other extents count too: reductions over them are sized by their product.
+        match shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).filter(|&n| n <= MAX_ELEMENTS) {
             Some(_) => Ok(shape),
             None => Err(format!("{shape:?} has more than {MAX_ELEMENTS} elements, too many for the reference")),
         }
@@ -160,15 +161,15 @@ impl Run<'_> {
     }
 
     fn evaluate(&self, node: &Node, args: &[Array]) -> Eval<Vec<Array>> {
-        let shape = |i: usize| match node.outputs.get(i) {
-            Some(&id) => self.extents(&self.graph.ty(id).shape),
-            None => Err("has no result".into()),
-        };
+        // Before anything is computed: a result that is too large is refused, not allocated.
+        let shapes =
+            node.outputs.iter().map(|&id| self.extents(&self.graph.ty(id).shape)).collect::<Eval<Vec<Vec<usize>>>>()?;
+        let shape = |i: usize| shapes.get(i).map(Vec::as_slice).ok_or_else(|| "has no result".to_owned());
         let one = match &node.op {
             Op::Input { name, .. } => return Err(format!("input `{name}` was not supplied")),
             Op::Weight { name, .. } => self.weight(name)?,
             Op::Const { value } => Array::from_tensor(value),
-            Op::Iota { ty, axis } => iota(ty.dtype, &self.extents(&ty.shape)?, *axis),
+            Op::Iota { ty, axis } => iota(ty.dtype, shape(0)?, *axis),
             Op::DimValue { dim } => Array::scalar(dim.eval(&self.bindings).map_err(|e| e.to_string())?),
             Op::Unary(op) => elementwise::unary(*op, &args[0])?,
             Op::Binary(op) => {
@@ -199,33 +200,33 @@ impl Run<'_> {
                 contract::contract(spec, &args[0], &args[1], *acc, *out)?
             }
             Op::Conv { spec, acc, out } => {
-                let (found, expected) = (args[0].shape[1], args[1].shape[1] * spec.groups);
+                let (found, expected) = (args[0].shape[1], args[1].shape[1].saturating_mul(spec.groups));
                 if found != expected {
                     return Err(format!("expected {expected} channels, found {found}"));
                 }
-                contract::conv(spec, &args[0], &args[1], *acc, *out, &shape(0)?)?
+                contract::conv(spec, &args[0], &args[1], *acc, *out, shape(0)?)?
             }
-            Op::WindowReduce { op, spec } => window::window(*op, spec, &args[0], &shape(0)?)?,
+            Op::WindowReduce { op, spec } => window::window(*op, spec, &args[0], shape(0)?)?,
             Op::Permute { perm } => args[0].permuted(perm),
             Op::Reshape { .. } => {
                 let to = shape(0)?;
                 if to.iter().product::<usize>() != args[0].len() {
                     return Err(format!("{:?} does not reshape to {to:?}", args[0].shape));
                 }
-                args[0].with_shape(to)
+                args[0].with_shape(to.to_vec())
             }
-            Op::Broadcast { .. } => view::broadcast(&args[0], &shape(0)?)?,
-            Op::Slice { starts, steps, .. } => view::slice(&args[0], &self.places(starts)?, &shape(0)?, steps)?,
+            Op::Broadcast { .. } => view::broadcast(&args[0], shape(0)?)?,
+            Op::Slice { starts, steps, .. } => view::slice(&args[0], &self.places(starts)?, shape(0)?, steps)?,
             Op::Pad { low, high, interior } => {
                 if let Some(h) = self.places(high)?.iter().find(|h| **h < 0) {
                     return Err(format!("padding by {h}; amounts must be at least 0"));
                 }
-                view::pad(&args[0], &args[1], &self.places(low)?, interior, &shape(0)?)?
+                view::pad(&args[0], &args[1], &self.places(low)?, interior, shape(0)?)?
             }
-            Op::Concat { axis } => view::concat(args, *axis, &shape(0)?)?,
+            Op::Concat { axis } => view::concat(args, *axis, shape(0)?)?,
             Op::Gather { axis } => index::gather(&args[0], &args[1], *axis)?,
             Op::GatherElements { axis } => index::gather_elements(&args[0], &args[1], *axis)?,
-            Op::GatherNd { batch_dims } => index::gather_nd(&args[0], &args[1], *batch_dims, &shape(0)?)?,
+            Op::GatherNd { batch_dims } => index::gather_nd(&args[0], &args[1], *batch_dims, shape(0)?)?,
             Op::ScatterElements { axis, op } => index::scatter_elements(&args[0], &args[1], &args[2], *axis, *op)?,
             Op::ScatterNd { op } => index::scatter_nd(&args[0], &args[1], &args[2], *op)?,
             Op::Quantize { to, axes } => quant::quantize(&args[0], &args[1], &args[2], *to, axes)?,

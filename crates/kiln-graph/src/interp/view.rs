@@ -37,7 +37,8 @@ pub(super) fn slice(x: &Array, starts: &[i64], sizes: &[usize], steps: &[i64]) -
             ));
         }
         offset += own[a] * starts[a] as isize;
-        walked[a] = own[a].wrapping_mul(steps[a] as isize);
+        // The step of a single element is never taken, and may be anything.
+        walked[a] = if sizes[a] > 1 { own[a] * steps[a] as isize } else { 0 };
     }
     Ok(x.view(sizes.to_vec(), &walked, offset))
 }
@@ -47,9 +48,14 @@ pub(super) fn pad(x: &Array, value: &Array, low: &[i64], interior: &[i64], shape
         return Err(format!("padding by {l}; amounts must be at least 0"));
     }
     let own = strides(shape);
-    let offset: isize = own.iter().zip(low).map(|(s, &l)| s * l as isize).sum();
-    let spread: Vec<isize> = own.iter().zip(interior).map(|(s, &i)| s * (i as isize + 1)).collect();
     let mut data = fill(value, shape.iter().product())?;
+    if x.len() == 0 {
+        return Ok(Array::new(x.dtype, shape.to_vec(), data));
+    }
+    let offset: isize = own.iter().zip(low).map(|(s, &l)| s * l as isize).sum();
+    // The gap after a single element is never taken, and may be anything.
+    let gap = |a: usize| if x.shape[a] > 1 { interior[a] as isize + 1 } else { 0 };
+    let spread: Vec<isize> = own.iter().enumerate().map(|(a, s)| s * gap(a)).collect();
     write(&mut data, x, &spread, offset)?;
     Ok(Array::new(x.dtype, shape.to_vec(), data))
 }

@@ -174,7 +174,8 @@ impl BoundKernel {
         let skip = scratch.as_ptr().align_offset(ALIGN);
         let scratch = match scratch.get_mut(skip..) {
             Some(aligned) if lowered.scratch_bytes > 0 => &mut aligned[..lowered.scratch_bytes],
-            _ => &mut [],
+            // Empty, and aligned all the same.
+            _ => bytemuck::cast_slice_mut::<u64, u8>(&mut []),
         };
 
         // Buffers whose address does not suit their dtype are replaced by aligned copies.

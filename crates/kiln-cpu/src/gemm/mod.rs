@@ -42,6 +42,6 @@ impl Blocking {
 
     /// Elements of packing space.
     pub(crate) fn packing(&self) -> usize {
-        self.kc * (self.mc.next_multiple_of(PAD) + self.nc.next_multiple_of(PAD)) + PAD
+        self.kc * (self.mc + PAD + self.nc + PAD)
     }
 }

@@ -50,7 +50,10 @@ impl Domain {
     pub(super) fn coord(&self, axis: usize) -> Affine {
         let first: usize = self.factors[..axis].iter().map(Vec::len).sum();
         let strides = dense_strides(&self.factors[axis]);
-        (0..strides.len()).fold(Affine::default(), |a, i| a.plus(&Affine::dim(first + i), strides[i]))
+        (0..strides.len())
+            // An axis of extent 1 is at 0, however it is written.
+            .filter(|&i| self.factors[axis][i] != 1)
+            .fold(Affine::default(), |a, i| a.plus(&Affine::dim(first + i), strides[i]))
     }
 
     pub(super) fn refine(&mut self, dim: usize, inner: usize) {
@@ -122,7 +125,7 @@ impl<'l, 'g> Pull<'l, 'g> {
     }
 
     fn level_of(&self, index: &Affine) -> Level {
-        let inner = index.terms.iter().any(|t| t.0 >= self.kept && self.dims[t.0] > 1);
+        let inner = index.terms.iter().any(|t| t.0 >= self.kept && self.dims[t.0] != 1);
         if inner { Level::Full } else { self.lowest() }
     }
 

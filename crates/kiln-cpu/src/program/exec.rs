@@ -284,9 +284,14 @@ impl<'a> Machine<'a> {
                     Class::F32 => {
                         map2(dst, self.f32(x, n), self.f32(z, n), |x, z| x - z);
                     }
-                    Class::I32 => map2(dst, self.i32(x, n), self.i32(z, n), |x, z| x.wrapping_sub(z) as f32),
+                    Class::I32 if self.instr(x).dtype.bits() <= 16 => {
+                        map2(dst, self.i32(x, n), self.i32(z, n), |x, z| x.wrapping_sub(z) as f32);
+                    }
+                    Class::I32 => {
+                        map2(dst, self.i32(x, n), self.i32(z, n), |x, z| (i64::from(x) - i64::from(z)) as f32);
+                    }
                     Class::F64 => map2(dst, self.f64(x, n), self.f64(z, n), |x, z| (x - z) as f32),
-                    Class::I64 => map2(dst, self.i64(x, n), self.i64(z, n), |x, z| x.wrapping_sub(z) as f32),
+                    Class::I64 => map2(dst, self.i64(x, n), self.i64(z, n), |x, z| (x as f64 - z as f64) as f32),
                 }
                 crate::simd::update(dst, s, |x, s| x * s);
             }
@@ -366,7 +371,7 @@ impl<'a> Machine<'a> {
             Kind::Quantize(x, s, z) => {
                 let (low, high) = to.int_range().unwrap_or((0, 0));
                 let (low, high) = (low as f64, high as f64);
-                if self.class(x) == Class::F32 {
+                if self.class(x) == Class::F32 && to.bits() <= 16 {
                     // Beyond 2^24 the result saturates whatever the zero point. NaN gives 0, like a cast.
                     map2(dst, self.f32(x, n), self.f32(s, n), |x, s| {
                         let q = x / s;

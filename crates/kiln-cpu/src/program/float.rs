@@ -61,9 +61,9 @@ macro_rules! float_ops {
                     #[inline(always)]
                     |x| $tanh(x),
                 ),
-                UnaryOp::Asinh => map1(dst, a, |x| x.asinh()),
-                UnaryOp::Acosh => map1(dst, a, |x| x.acosh()),
-                UnaryOp::Atanh => map1(dst, a, |x| x.atanh()),
+                UnaryOp::Asinh => map1(dst, a, |x| libm::asinh(f64::from(x)) as $t),
+                UnaryOp::Acosh => map1(dst, a, |x| libm::acosh(f64::from(x)) as $t),
+                UnaryOp::Atanh => map1(dst, a, |x| libm::atanh(f64::from(x)) as $t),
                 UnaryOp::Erf => map1(
                     dst,
                     a,

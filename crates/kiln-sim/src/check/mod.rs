@@ -26,6 +26,10 @@ pub(crate) enum Access {
     BulkLand,
     /// A read by the async proxy.
     AsyncRead,
+    /// The same by an operation that goes on until it is waited for: nobody may write until then.
+    AsyncHold,
+    /// Such an operation has been waited for.
+    AsyncDone,
 }
 
 impl Access {
@@ -36,12 +40,12 @@ impl Access {
             Access::Atomic => "atomic",
             Access::AsyncIssue | Access::AsyncLand => "asynchronous copy",
             Access::BulkLand => "bulk copy",
-            Access::AsyncRead => "asynchronous read",
+            Access::AsyncRead | Access::AsyncHold | Access::AsyncDone => "asynchronous read",
         }
     }
 
     pub(crate) fn writes(self) -> bool {
-        !matches!(self, Access::Read | Access::AsyncRead)
+        !matches!(self, Access::Read | Access::AsyncRead | Access::AsyncHold | Access::AsyncDone)
     }
 }
 

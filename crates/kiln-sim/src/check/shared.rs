@@ -35,6 +35,9 @@ impl SharedShadow {
     }
 }
 
+/// Read time of an asynchronous operation that has not been waited for: after everything.
+const HELD: u32 = u32::MAX;
+
 /// What is wrong with an access: the kind, and the other access as (what, warp, PC).
 type Conflict = (FindingKind, &'static str, Option<(u16, u32)>);
 
@@ -57,6 +60,13 @@ impl SharedShadow {
             found.get_or_insert(c);
         };
         let landing = matches!(access, Access::AsyncLand | Access::BulkLand);
+        if access == Access::AsyncDone {
+            // Everything was checked when the operation was issued.
+            if let (Some(c), Some(time)) = (clocks, self.reads.get_mut(word * warps + warp)) {
+                *time = c.time(warp);
+            }
+            return None;
+        }
         if cell.pending & bytes != 0 && !landing {
             raise((
                 FindingKind::AsyncPending,
@@ -82,7 +92,7 @@ impl SharedShadow {
             {
                 raise((FindingKind::SharedRace, "unordered with a write", Some((cell.writer, cell.writer_pc))));
             }
-            if access == Access::AsyncRead
+            if matches!(access, Access::AsyncRead | Access::AsyncHold)
                 && checks.proxy_fences
                 && cell.generic
                 && cell.written & bytes != 0
@@ -103,7 +113,7 @@ impl SharedShadow {
             if access.writes() {
                 if !landing {
                     for (r, time) in reads.iter_mut().enumerate() {
-                        if r != warp && *time != 0 && !c.ordered(warp, r, *time) {
+                        if *time == HELD || r != warp && *time != 0 && !c.ordered(warp, r, *time) {
                             found.get_or_insert((
                                 FindingKind::SharedRace,
                                 "unordered with a read",
@@ -115,7 +125,7 @@ impl SharedShadow {
                 }
                 cell.writer_time = c.time(warp);
             } else {
-                reads[warp] = c.time(warp);
+                reads[warp] = if access == Access::AsyncHold { HELD } else { c.time(warp) };
                 cell.reader_pc = pc;
             }
         }

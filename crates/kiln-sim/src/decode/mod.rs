@@ -51,6 +51,7 @@ impl<'a> Code<'a> {
 pub(crate) fn decode(file: &PtxFile, name: &str) -> Result<Program> {
     let flat = flatten(file, name)?;
     let slots = slots::allocate(&flat);
+    let rows = slots::row_access(&flat, &slots);
     let mut b = Build::new(file, &flat, slots);
     let mut insts = Vec::with_capacity(flat.stmts.len() + 1);
     for stmt in &flat.stmts {
@@ -63,7 +64,7 @@ pub(crate) fn decode(file: &PtxFile, name: &str) -> Result<Program> {
     }
     // Falling off the end is an exit, as in the ISA.
     insts.push(Inst { op: Op::Exit, guard: Inst::NO_GUARD, negate: false, line: 0, loc: (0, 0) });
-    Ok(b.finish(insts))
+    Ok(b.finish(insts, rows))
 }
 
 fn instruction(b: &mut Build<'_>, stmt: &Stmt) -> Result<Op> {

@@ -9,6 +9,8 @@ use super::Ty;
 pub(crate) struct Program {
     pub name: String,
     pub insts: Vec<Inst>,
+    /// Rows read and rows overwritten by each instruction, in kernels with wgmma.
+    pub row_access: Vec<[Box<[u32]>; 2]>,
     /// Rows of the 32-bit, 64-bit and predicate files.
     pub rows: [u32; 3],
     pub fills: Vec<Fill>,

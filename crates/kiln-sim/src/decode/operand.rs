@@ -169,11 +169,12 @@ impl<'a> Build<'a> {
         list.1.iter().map(|l| self.label(&Arg::Label(*l))).collect()
     }
 
-    pub(crate) fn finish(self, insts: Vec<Inst>) -> Program {
+    pub(crate) fn finish(self, insts: Vec<Inst>, row_access: Vec<[Box<[u32]>; 2]>) -> Program {
         let Build { slots, fills, flat, .. } = self;
         Program {
             name: flat.name.clone(),
             insts,
+            row_access,
             rows: slots.count,
             fills,
             frame: flat.frame.next_multiple_of(16),

@@ -69,6 +69,24 @@ fn access(stmt: &Stmt, defs: &mut Vec<u32>, uses: &mut Vec<u32>) {
     }
 }
 
+/// Rows of 32-bit registers that each instruction reads and overwrites, for the check of registers that wgmma still
+/// owns; empty for kernels without wgmma.
+pub(crate) fn row_access(flat: &Flat, slots: &Slots) -> Vec<[Box<[u32]>; 2]> {
+    if !flat.stmts.iter().any(|s| s.op.starts_with("wgmma.mma_async")) {
+        return Vec::new();
+    }
+    let (mut defs, mut uses) = (Vec::new(), Vec::new());
+    let rows = |regs: &[u32]| {
+        let narrow = regs.iter().filter(|r| matches!(flat.regs[**r as usize], RegKind::R32(_)));
+        narrow.map(|r| slots.row[*r as usize]).collect()
+    };
+    let each = flat.stmts.iter().map(|stmt| {
+        access(stmt, &mut defs, &mut uses);
+        [rows(&uses), rows(&defs)]
+    });
+    each.collect()
+}
+
 struct Block {
     from: usize,
     to: usize,

@@ -51,6 +51,8 @@ impl Cluster<'_> {
                 c.bulk(w.pc, job.bytes.into());
             }
             if job.dir == BulkDir::ToGlobal {
+                let (cta, off) = job.shared;
+                self.shared_access(w, lane, cta, off, job.bytes, Access::AsyncHold);
                 w.bulk.open.push(job);
             } else if self.run.options.checks.async_copies {
                 for cta in job.targets.clone() {
@@ -242,7 +244,7 @@ impl Cluster<'_> {
     fn bulk_store(&mut self, w: &mut Warp, job: &Job) {
         let (cta, at) = job.shared;
         let swizzle = job.tensor.as_ref().map_or(Swizzle::None, |(m, _)| m.swizzle);
-        self.shared_access(w, job.lane, cta, at, job.bytes, Access::AsyncRead);
+        self.shared_access(w, job.lane, cta, at, job.bytes, Access::AsyncDone);
         let memory = &self.ctas[cta].shared;
         let data: Vec<u8> = (0..job.bytes / 4)
             .flat_map(|i| memory.get(swizzle.apply(at + 4 * i) as usize / 4).copied().unwrap_or(0).to_le_bytes())

@@ -34,6 +34,9 @@ impl Cluster<'_> {
             if counting && let Some(c) = &mut self.counters {
                 c.issue(w.pc, m, w.alive());
             }
+            if w.wgmma.busy() {
+                self.wgmma_registers(w, m);
+            }
             match &inst.op {
                 Op::Alu(f) => {
                     if m != 0 {
@@ -133,7 +136,7 @@ impl Cluster<'_> {
             Op::Movmatrix { dst, src } => return self.movmatrix(w, *dst, *src, m),
             Op::Mma(desc) => return self.mma(w, desc, m),
             Op::Wgmma(desc) => return self.wgmma(w, desc, m),
-            Op::WgmmaFence => w.wgmma.fence(),
+            Op::WgmmaFence => {}
             Op::WgmmaCommit => w.wgmma.commit(),
             Op::WgmmaWait(left) => self.wgmma_wait(w, *left),
             Op::CpAsync { dst, src, size, src_size, ignore } => {

@@ -2,13 +2,15 @@
 //!
 //! Each warp of a warpgroup holds 16 of the 64 rows of A and D, so a warp computes its rows on its own.
 
+use std::collections::{HashSet, VecDeque};
+
 use super::cluster::Cluster;
 use super::mma::{element, integer_element};
 use super::regs::{LANES, wide};
 use super::step::Flow;
 use super::warp::Warp;
 use crate::check::{Access, FindingKind};
-use crate::decode::{Reg, Ty, Wgmma, WgmmaA};
+use crate::decode::{Op, Reg, Ty, Wgmma, WgmmaA};
 use crate::launch::Swizzle;
 use crate::num::{f16_to_f32, f32_to_f16};
 
@@ -19,24 +21,43 @@ const COLS: usize = 256;
 /// Largest K (8-bit types).
 const DEPTH: usize = 32;
 
-/// Groups of a warp that have not been waited for.
+/// What an unfinished group still owns.
+#[derive(Default)]
+struct Pending {
+    /// Rows of accumulators.
+    rows: Vec<u32>,
+    /// Words of shared memory being read: (CTA, byte offset).
+    reads: HashSet<(usize, u32)>,
+}
+
+/// Groups of a warp that have not been waited for. Results are computed at once; what is checked is that nobody uses
+/// the registers or overwrites the operands before the wait.
 #[derive(Default)]
 pub(crate) struct State {
-    /// wgmma issued since the last commit.
-    open: bool,
-    /// Committed groups.
-    groups: u32,
-    fenced: bool,
+    open: Pending,
+    groups: VecDeque<Pending>,
 }
 
 impl State {
-    pub(crate) fn fence(&mut self) {
-        self.fenced = true;
+    /// Whether registers are in flight.
+    #[inline(always)]
+    pub(crate) fn busy(&self) -> bool {
+        !self.open.rows.is_empty() || !self.groups.is_empty()
     }
 
     pub(crate) fn commit(&mut self) {
-        self.groups += u32::from(self.open);
-        self.open = false;
+        let group = std::mem::take(&mut self.open);
+        self.groups.push_back(group);
+    }
+
+    fn owns(&self, row: u32) -> bool {
+        self.groups.iter().chain([&self.open]).any(|g| g.rows.contains(&row))
+    }
+
+    fn disown(&mut self, row: u32) {
+        for g in self.groups.iter_mut().chain([&mut self.open]) {
+            g.rows.retain(|r| *r != row);
+        }
     }
 }
 
@@ -100,7 +121,6 @@ impl Cluster<'_> {
         if !self.whole_warp(w, m) {
             return Flow::Moved;
         }
-        w.wgmma.open = true;
         if let Some(c) = &mut self.counters {
             // One warp's share.
             c.mma(w.pc, u64::from(2 * 16 * g.n * g.k));
@@ -143,6 +163,9 @@ impl Cluster<'_> {
                 *v = self.wgmma_element(w, lead, &desc, i as u32, j as u32, size, g.trans_b);
             }
         }
+        if self.run.options.checks.async_copies {
+            w.wgmma.open.rows.extend(g.d.iter().filter_map(|r| if let Reg::R(row) = r { Some(*row) } else { None }));
+        }
         let (p, neg) = g.scale_d;
         let keep = (w.regs.p[p as usize] >> lead & 1 != 0) != neg;
         if matches!(g.a_ty, Ty::U8 | Ty::S8) {
@@ -178,13 +201,39 @@ impl Cluster<'_> {
         }
         let at = desc.address(mn, k, size, trans);
         let Some((cta, off)) = self.shared_checked(w, lane, at.into(), size, "wgmma operand") else { return 0 };
-        self.shared_access(w, lane, cta, off, size, Access::AsyncRead);
+        if self.ctas[cta].shadow.is_some() {
+            let hold = self.run.options.checks.async_copies;
+            self.shared_access(w, lane, cta, off, size, if hold { Access::AsyncHold } else { Access::AsyncRead });
+            if hold {
+                w.wgmma.open.reads.insert((cta, off & !3));
+            }
+        }
         let word = self.ctas[cta].shared[off as usize / 4];
         if size == 4 { word } else { word >> (8 * (off % 4)) & ((1 << (8 * size)) - 1) }
     }
 
     pub(crate) fn wgmma_wait(&mut self, w: &mut Warp, left: u32) {
-        w.wgmma.groups = w.wgmma.groups.min(left);
+        while w.wgmma.groups.len() > left as usize {
+            let Some(group) = w.wgmma.groups.pop_front() else { break };
+            for (cta, off) in group.reads {
+                if !w.wgmma.groups.iter().chain([&w.wgmma.open]).any(|g| g.reads.contains(&(cta, off))) {
+                    self.shared_access(w, 0, cta, off, 4, Access::AsyncDone);
+                }
+            }
+        }
+    }
+
+    /// Reports an instruction that reads an accumulator in flight.
+    pub(crate) fn wgmma_registers(&mut self, w: &mut Warp, m: u32) {
+        let Some([uses, defs]) = self.run.program.row_access.get(w.pc as usize) else { return };
+        if let Op::Wgmma(_) = self.run.program.insts[w.pc as usize].op {
+            return;
+        }
+        if uses.iter().any(|r| w.wgmma.owns(*r)) {
+            let text = "reads an accumulator of a wgmma that has not been waited for".to_string();
+            self.report(w, Warp::lead(m), FindingKind::Wgmma, None, text);
+        }
+        defs.iter().for_each(|r| w.wgmma.disown(*r));
     }
 }
 

@@ -1,12 +1,20 @@
 //! Kernel families: a [`kiln_fuse::Region`] becomes tile programs with Config spaces, and CUDA C.
 //!
 //! Knows: regions and tile programs. Must not know: how anything is compiled, launched or timed.
+//!
+//! [`lower`] picks a family by the region's anchor. A family spreads the anchor's iteration space over workers; what surrounds the anchor
+//! is written by `value`, which gives the value of any graph node at any index as a tile expression. A result never needs
+//! agreement between families: each is compared with the reference interpreter on its own.
 #![forbid(unsafe_code)]
 
 mod error;
+mod family;
 mod kernel;
 mod lower;
+mod program;
+mod value;
 
 pub use error::{Error, Result};
 pub use kernel::{Implementation, Kernel, Launch, Param};
-pub use lower::lower;
+pub use lower::{lower, tile_programs};
+pub use program::{Argument, TileProgram};

@@ -1,17 +1,23 @@
-//! From a region to its kernels: the choice of a family.
+//! From a region to its kernels.
 
-use crate::{Error, Implementation, Result};
+use crate::program::TileProgram;
+use crate::{Implementation, Result, family};
 use kiln_fuse::Region;
-use kiln_graph::Symbols;
+use kiln_graph::{Dim, Symbols};
 use kiln_target::arch::Arch;
 
 /// Kernels for `region` on `arch`. `symbols` gives the ranges of the symbolic dimensions.
 pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Implementation> {
-    let _ = symbols;
-    Err(Error::Unsupported {
-        region: region.name.clone(),
-        summary: region.summary.clone(),
-        what: format!("no kernel family takes {:?} regions on {arch} yet", region.anchor),
-        help: "run the model on the CPU device".to_owned(),
+    let (family, programs) = family::programs(region, arch, symbols)?;
+    Ok(Implementation {
+        family: family.to_owned(),
+        config: serde_json::json!({}),
+        kernels: programs.iter().map(|p| p.compile(arch)).collect::<Result<_>>()?,
+        scratch_bytes: Dim::from(0),
     })
+}
+
+/// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
+pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
+    family::programs(region, arch, symbols).map(|(_, programs)| programs)
 }

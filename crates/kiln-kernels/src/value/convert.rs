@@ -1,0 +1,47 @@
+//! Casts between element types.
+
+use super::Values;
+use super::dtype::{compute, float_to_int, register, round};
+use crate::Result;
+use kiln_graph::DType;
+use kiln_tile::{Builder, DType as TileType, Expr};
+
+impl Values<'_> {
+    /// `x`, a value of type `from`, as a value of type `to`.
+    pub fn convert(&mut self, k: &mut Builder, x: Expr, from: DType, to: DType, saturate: bool) -> Result<Expr> {
+        if from == to {
+            return Ok(x);
+        }
+        let x = x.cast(compute(from));
+        match to {
+            DType::Bool => Ok(x.cast(TileType::Bool)),
+            DType::F8E4M3 | DType::F8E5M2 if !saturate => self.f8(k, &x, to),
+            _ if to.is_float() => Ok(x.cast(register(to))),
+            _ if from.is_float() => {
+                let x = self.name(k, "unrounded", x);
+                Ok(float_to_int(&x, to))
+            }
+            _ => Ok(round(&x, to)),
+        }
+    }
+
+    /// The result of arithmetic, `x` in the compute type, as a value of `dtype`.
+    pub fn rounded(&mut self, k: &mut Builder, x: &Expr, dtype: DType) -> Result<Expr> {
+        match dtype {
+            DType::F8E4M3 | DType::F8E5M2 => self.f8(k, x, dtype),
+            _ => Ok(round(x, dtype)),
+        }
+    }
+
+    /// Rounding to an 8-bit float that overflows as IEEE formats do. The hardware's conversion saturates instead.
+    fn f8(&mut self, k: &mut Builder, x: &Expr, to: DType) -> Result<Expr> {
+        if to == DType::F8E5M2 {
+            let what = "a rounding to f8e5m2 that may overflow to infinity";
+            return self.unsupported(what, "cast with `saturate`, or compute in f16 and store that");
+        }
+        let x = self.name(k, "unrounded", x.cast(TileType::F32));
+        // 464 lies between the greatest value, 448, and what would be the next one; the tie rounds down.
+        let nan = Expr::float(TileType::F8E4M3, f64::NAN);
+        Ok(x.abs().gt(464.0).select(&nan, x.cast(TileType::F8E4M3)))
+    }
+}

@@ -1,0 +1,323 @@
+//! The value of a graph node at an index, as a tile expression: what every family is made of.
+//!
+//! A value is computed where it is used, recursing through elementwise ops, views and gathers down to the region's inputs, and
+//! through what the family has computed already ([`Values::give`]). Every value is rounded to its declared dtype where it is defined: an
+//! expression has the type that holds the dtype in a register, and arithmetic casts it to the compute type. What is used more than once is
+//! named once.
+
+mod convert;
+pub mod dims;
+pub mod dtype;
+mod elementwise;
+mod gather;
+mod quant;
+mod reshape;
+mod view;
+
+use crate::program::{Argument, TileProgram};
+use crate::{Error, Result};
+use kiln_fuse::Region;
+use kiln_graph::{Dim, Graph, Op, Symbols, ValueId};
+use kiln_tile::expr::{Expr, ExprKind};
+use kiln_tile::{Buffer, Builder};
+use std::collections::HashMap;
+use std::fmt::Write;
+
+/// Nodes of an expression past which it is named, so that generated code has no endless lines.
+const LONG: usize = 14;
+/// Nodes of a value, counted as a tree, up to which it may stand inside a conditional expression, where nothing can be named.
+const LIGHT: u64 = 24;
+/// The same for values that cannot stand anywhere else.
+const HEAVY: u64 = 2048;
+
+/// Writes values of one region into one kernel.
+pub struct Values<'a> {
+    pub region: &'a Region,
+    pub graph: &'a Graph,
+    symbols: &'a Symbols,
+    arguments: Vec<Argument>,
+    dims: Vec<(Dim, Expr)>,
+    inputs: Vec<Buffer>,
+    outputs: Vec<Buffer>,
+    uses: Vec<u32>,
+    /// Size of each value's expression as a tree.
+    weights: Vec<u64>,
+    /// Expressions known in the open scopes, innermost last.
+    scopes: Vec<HashMap<String, Expr>>,
+    /// Depth of conditional expressions around what is being written: nothing may be named inside.
+    guards: u32,
+    /// Values that the family has computed, whatever the index.
+    given: HashMap<ValueId, Expr>,
+}
+
+impl<'a> Values<'a> {
+    /// Starts a kernel for `region`, called `name`, and declares the region's inputs and outputs in it.
+    pub fn start(region: &'a Region, symbols: &'a Symbols, name: &str) -> Result<(Values<'a>, Builder)> {
+        let mut k = Builder::new(name, &region.summary);
+        let graph = &region.graph;
+        let mut values = Values {
+            region,
+            graph,
+            symbols,
+            arguments: vec![],
+            dims: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            uses: vec![0; graph.values.len()],
+            weights: vec![1; graph.values.len()],
+            scopes: vec![HashMap::new()],
+            guards: 0,
+            given: HashMap::new(),
+        };
+        values.count()?;
+        for (i, &v) in graph.inputs.iter().enumerate() {
+            let ty = graph.ty(v);
+            let shape = values.dims(&mut k, &ty.shape);
+            let buffer = k.input(&graph.input_name(v), dtype::memory(ty.dtype), &shape);
+            values.inputs.push(buffer);
+            values.arguments.push(Argument::Input(i));
+        }
+        for (i, (name, v)) in graph.outputs.iter().enumerate() {
+            let ty = graph.ty(*v);
+            if ty.dtype.bits() < 8 {
+                let what = format!("result `{name}` is {}: two elements share a byte", ty.dtype);
+                return values.unsupported(what, "keep 4-bit values in constants, or store them as i8");
+            }
+            let shape = values.dims(&mut k, &ty.shape);
+            values.outputs.push(k.output(name, dtype::memory(ty.dtype), &shape));
+            values.arguments.push(Argument::Output(i));
+        }
+        Ok((values, k))
+    }
+
+    /// Uses and sizes of all values.
+    fn count(&mut self) -> Result<()> {
+        if let Some(value) = self.graph.values.iter().find(|v| !dtype::is_known(v.ty.dtype)) {
+            return self.unsupported(format!("a value of type {}", value.ty.dtype), "cast it on the way in");
+        }
+        for node in &self.graph.nodes {
+            let mut weight = 1u64;
+            for input in &node.inputs {
+                self.uses[input.index()] += 1;
+                weight = weight.saturating_add(self.weights[input.index()]);
+            }
+            if let Op::Binary(kiln_graph::BinaryOp::Pow) = node.op {
+                weight = weight.saturating_mul(2);
+            }
+            for output in &node.outputs {
+                self.weights[output.index()] = weight;
+            }
+        }
+        for (_, v) in &self.graph.outputs {
+            self.uses[v.index()] += 1;
+        }
+        if self.graph.outputs.is_empty() {
+            return self.malformed("it has no result");
+        }
+        Ok(())
+    }
+
+    /// The finished program.
+    pub fn finish(self, k: Builder, points: Dim) -> Result<TileProgram> {
+        let region = &self.region.name;
+        let program = k.finish().map_err(|source| Error::Tile { region: region.clone(), source })?;
+        Ok(TileProgram { program, arguments: self.arguments, points })
+    }
+
+    /// An error that says what no family can express.
+    pub fn unsupported<T>(&self, what: impl Into<String>, help: &str) -> Result<T> {
+        Err(Error::Unsupported {
+            region: self.region.name.clone(),
+            summary: self.region.summary.clone(),
+            what: what.into(),
+            help: help.to_owned(),
+        })
+    }
+
+    /// An error for a broken promise of fusion.
+    pub fn malformed<T>(&self, what: impl Into<String>) -> Result<T> {
+        Err(Error::Malformed { region: self.region.name.clone(), what: what.into() })
+    }
+
+    /// The value of output `i` of the region.
+    pub fn output(&self, i: usize) -> ValueId {
+        self.graph.outputs[i].1
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, v: ValueId) -> &'a [Dim] {
+        &self.graph.ty(v).shape
+    }
+
+    /// From here on `v` is `value`, at every index.
+    pub fn give(&mut self, v: ValueId, value: Expr) {
+        self.given.insert(v, value);
+    }
+
+    /// Runs `write` in a block: what it names is known only inside.
+    pub fn scoped<T>(&mut self, write: impl FnOnce(&mut Self) -> T) -> T {
+        self.scopes.push(HashMap::new());
+        let result = write(self);
+        self.scopes.pop();
+        result
+    }
+
+    /// Stores the value of output `i` at `index`.
+    pub fn store(&mut self, k: &mut Builder, i: usize, index: &[Expr]) -> Result<()> {
+        let value = self.value(k, self.output(i), index)?;
+        k.store(&self.outputs[i].clone(), index, value);
+        Ok(())
+    }
+
+    /// Stores `value` as an element of output `i`.
+    pub fn store_value(&mut self, k: &mut Builder, i: usize, index: &[Expr], value: Expr) {
+        k.store(&self.outputs[i].clone(), index, value);
+    }
+
+    /// The value of `v` at `index`, in the register type of its dtype.
+    pub fn value(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+        if let Some(given) = self.given.get(&v) {
+            return Ok(given.clone());
+        }
+        let mut key = format!("%{}", v.0);
+        index.iter().for_each(|i| spell(&mut key, i));
+        if let Some(known) = self.known(&key) {
+            return Ok(known);
+        }
+        let value = match self.graph.inputs.iter().position(|&input| input == v) {
+            Some(i) => {
+                let element = self.inputs[i].at(index);
+                element.cast(dtype::register(self.graph.ty(v).dtype))
+            }
+            None => self.compute(k, v, index)?,
+        };
+        let value =
+            if self.uses[v.index()] > 1 || size(&value) > LONG { self.name(k, &self.hint(v), value) } else { value };
+        self.remember(key, &value);
+        Ok(value)
+    }
+
+    /// [`Values::value`] in the compute type of its dtype.
+    pub fn number(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+        let value = self.value(k, v, index)?;
+        Ok(value.cast(dtype::compute(self.graph.ty(v).dtype)))
+    }
+
+    fn compute(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+        let graph = self.graph;
+        let node = graph.producer(v);
+        let ty = graph.ty(v);
+        match &node.op {
+            Op::Const { value } => match (value.to_i128_vec(), value.to_f64_vec().first()) {
+                (Some(ints), _) if ints.len() == 1 => Ok(Expr::wide_int(dtype::register(ty.dtype), ints[0])),
+                (None, Some(&float)) if value.len() == 1 => Ok(Expr::float(dtype::register(ty.dtype), float)),
+                _ => self.malformed(format!("a constant of {} elements stands inside", value.len())),
+            },
+            Op::Iota { axis, .. } => Ok(dtype::round(&index[*axis].cast(dtype::compute(ty.dtype)), ty.dtype)),
+            Op::DimValue { dim } => Ok(self.dim(k, dim).cast(dtype::register(ty.dtype))),
+            Op::Unary(op) => self.unary(k, *op, node.inputs[0], index),
+            Op::Binary(op) => self.binary(k, *op, [node.inputs[0], node.inputs[1]], index),
+            Op::Compare(op) => self.compare(k, *op, [node.inputs[0], node.inputs[1]], index),
+            Op::Select => self.select(k, [node.inputs[0], node.inputs[1], node.inputs[2]], index),
+            Op::Cast { to, saturate } => {
+                let x = self.value(k, node.inputs[0], index)?;
+                self.convert(k, x, graph.ty(node.inputs[0]).dtype, *to, *saturate)
+            }
+            Op::Quantize { to, axes } => self.quantize(k, node, *to, axes, index),
+            Op::Dequantize { axes } => self.dequantize(k, node, axes, index),
+            Op::Permute { .. }
+            | Op::Reshape { .. }
+            | Op::Broadcast { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. } => self.view(k, v, index),
+            Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. } => self.gathered(k, v, index),
+            op => self.malformed(format!("`{}` stands where only elementwise ops, views and gathers may", op.name())),
+        }
+    }
+
+    /// Names `value` unless that is pointless or impossible here.
+    pub fn name(&mut self, k: &mut Builder, name: &str, value: Expr) -> Expr {
+        if self.guards > 0 || is_short(&value) {
+            return value;
+        }
+        // The same expression may have a name already.
+        let mut key = String::from("=");
+        spell(&mut key, &value);
+        if let Some(known) = self.known(&key) {
+            return known;
+        }
+        let named = k.bind(name, value);
+        self.remember(key, &named);
+        named
+    }
+
+    /// Evaluates under a condition that must hold before anything is loaded.
+    pub fn guarded<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.guards += 1;
+        let result = write(self);
+        self.guards -= 1;
+        result
+    }
+
+    fn known(&self, key: &str) -> Option<Expr> {
+        self.scopes.iter().rev().find_map(|scope| scope.get(key)).cloned()
+    }
+
+    fn remember(&mut self, key: String, value: &Expr) {
+        if self.guards == 0
+            && let Some(scope) = self.scopes.last_mut()
+        {
+            scope.insert(key, value.clone());
+        }
+    }
+
+    /// What a value is called in generated code: the end of the model's own name if that is short, else the op.
+    fn hint(&self, v: ValueId) -> String {
+        let node = self.graph.producer(v);
+        let own = &self.graph.value(v).name;
+        let own = if own.is_empty() { &node.name } else { own };
+        let last = own.rsplit(['/', '.']).next().unwrap_or_default();
+        if (1..=20).contains(&last.len()) && last.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            last.to_owned()
+        } else {
+            node.op.name().to_owned()
+        }
+    }
+}
+
+/// Whether naming an expression gains nothing.
+fn is_short(e: &Expr) -> bool {
+    match e.kind() {
+        ExprKind::Const(_) | ExprKind::Var(_) => true,
+        ExprKind::Cast(x) => x.dtype() == kiln_tile::DType::Index && is_short(x),
+        _ => false,
+    }
+}
+
+/// Nodes of an expression.
+fn size(e: &Expr) -> usize {
+    let mut nodes = 0;
+    e.walk(&mut |_| nodes += 1);
+    nodes
+}
+
+/// Appends text that equal expressions share and different ones do not.
+fn spell(out: &mut String, e: &Expr) {
+    let _ = match e.kind() {
+        ExprKind::Const(value) => write!(out, " {value:?}{}", e.dtype()),
+        ExprKind::Var(var) => write!(out, " v{}", var.id),
+        ExprKind::Unary(op, _) => write!(out, " ({op:?}"),
+        ExprKind::Binary(op, ..) => write!(out, " ({op:?}"),
+        ExprKind::Compare(op, ..) => write!(out, " ({op:?}"),
+        ExprKind::Select(..) => write!(out, " (?"),
+        ExprKind::Fma(..) => write!(out, " (fma"),
+        ExprKind::Cast(_) => write!(out, " (as {}", e.dtype()),
+        ExprKind::Load(buffer, _) => write!(out, " (b{}", buffer.id),
+    };
+    let operands = e.operands();
+    operands.iter().for_each(|operand| spell(out, operand));
+    if !operands.is_empty() || matches!(e.kind(), ExprKind::Load(..)) {
+        out.push(')');
+    }
+}

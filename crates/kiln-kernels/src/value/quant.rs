@@ -1,0 +1,74 @@
+//! Quantization and its inverse.
+
+use super::Values;
+use super::dtype::{compute, float_to_int, memory, register, round};
+use crate::Result;
+use kiln_graph::{DType, Node, QuantAxes};
+use kiln_tile::expr::UnaryOp;
+use kiln_tile::{Builder, DType as TileType, Expr};
+
+impl Values<'_> {
+    /// `saturate(round_even(x / scale) + zero)`.
+    pub(super) fn quantize(
+        &mut self,
+        k: &mut Builder,
+        node: &Node,
+        to: DType,
+        axes: &QuantAxes,
+        index: &[Expr],
+    ) -> Result<Expr> {
+        let [x, scale, zero] = [node.inputs[0], node.inputs[1], node.inputs[2]];
+        let own = parameter(axes, index);
+        let quotient = memory(self.graph.ty(scale).dtype.accumulator());
+        // f32 cannot hold every i32, nor may an f64 be rounded before it is divided.
+        let wide = matches!(self.graph.ty(x).dtype, DType::F64 | DType::I32) || quotient == TileType::F64;
+        let division = if wide { TileType::F64 } else { TileType::F32 };
+        let x = self.number(k, x, index)?.cast(division);
+        let scale = self.number(k, scale, &own)?.cast(division);
+        let zero = self.number(k, zero, &own)?;
+        let scaled = (x / scale).cast(quotient);
+        if to.is_float() {
+            return Ok((scaled + zero.cast(quotient)).cast(register(to)));
+        }
+        // Whole numbers that f32 cannot hold saturate anyway in 16 bits and less.
+        let sum = if to.bits() > 16 { TileType::F64 } else { quotient };
+        let rounded = scaled.unary(UnaryOp::Round).cast(sum) + zero.cast(sum);
+        let rounded = self.name(k, "rounded", rounded);
+        Ok(float_to_int(&rounded, to))
+    }
+
+    /// `(x - zero) * scale`.
+    pub(super) fn dequantize(
+        &mut self,
+        k: &mut Builder,
+        node: &Node,
+        axes: &QuantAxes,
+        index: &[Expr],
+    ) -> Result<Expr> {
+        let [x, scale, zero] = [node.inputs[0], node.inputs[1], node.inputs[2]];
+        let own = parameter(axes, index);
+        let (from, to) = (self.graph.ty(x).dtype, self.graph.ty(scale).dtype);
+        let exact = match compute(from) {
+            TileType::U32 | TileType::I32 if from.bits() == 32 => TileType::I64,
+            other => other,
+        };
+        let x = self.number(k, x, index)?.cast(exact);
+        let zero = self.number(k, zero, &own)?.cast(exact);
+        let scale = self.number(k, scale, &own)?;
+        let centered = if zero.as_const() == Some(0) { x } else { x - zero };
+        Ok(round(&(centered.cast(compute(to)) * scale), to))
+    }
+}
+
+/// Where the scale and zero point of the element at `index` are.
+fn parameter(axes: &QuantAxes, index: &[Expr]) -> Vec<Expr> {
+    match axes {
+        QuantAxes::Tensor => vec![],
+        QuantAxes::Axis(axis) => vec![index[*axis].clone()],
+        QuantAxes::Block { axis, block } => {
+            let mut own = index.to_vec();
+            own[*axis] = &own[*axis] / i64::try_from(*block).unwrap_or(i64::MAX);
+            own
+        }
+    }
+}

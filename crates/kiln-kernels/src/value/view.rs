@@ -1,0 +1,123 @@
+//! Views: the same elements at other places.
+
+use super::{HEAVY, LIGHT, Values};
+use crate::Result;
+use kiln_graph::{Dim, Node, Op, ValueId};
+use kiln_tile::{Builder, Expr};
+
+impl Values<'_> {
+    /// The value of `v`, the result of a view, at `index`.
+    pub(super) fn view(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+        let graph = self.graph;
+        let node = graph.producer(v);
+        match &node.op {
+            Op::Pad { .. } => self.padded(k, node, index),
+            Op::Concat { axis } => self.concatenated(k, &node.inputs, *axis, index),
+            _ => {
+                let at = self.behind(k, v, index)?;
+                self.value(k, node.inputs[0], &at)
+            }
+        }
+    }
+
+    /// Where in its operand a permute, reshape, broadcast or slice finds the element at `index` of its result `v`.
+    pub fn behind(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Vec<Expr>> {
+        let graph = self.graph;
+        let node = graph.producer(v);
+        let from = &graph.ty(node.inputs[0]).shape;
+        Ok(match &node.op {
+            Op::Permute { perm } => {
+                let mut at = index.to_vec();
+                perm.iter().zip(index).for_each(|(&axis, i)| at[axis] = i.clone());
+                at
+            }
+            Op::Reshape { shape } => self.reshaped(k, shape, from, index),
+            Op::Broadcast { shape } => {
+                let lead = shape.len() - from.len();
+                let place =
+                    |(axis, d): (usize, &Dim)| if d.is(1) { Expr::index(0) } else { index[lead + axis].clone() };
+                from.iter().enumerate().map(place).collect()
+            }
+            Op::Slice { starts, steps, .. } => {
+                let mut at = Vec::with_capacity(index.len());
+                for ((start, &step), i) in starts.iter().zip(steps).zip(index) {
+                    at.push(i * step + self.dim(k, start));
+                }
+                at
+            }
+            op => return self.malformed(format!("`{}` stands where only views may", op.name())),
+        })
+    }
+
+    fn padded(&mut self, k: &mut Builder, node: &Node, index: &[Expr]) -> Result<Expr> {
+        let Op::Pad { low, high, interior } = &node.op else { return self.malformed("a pad that is none") };
+        let (x, fill) = (node.inputs[0], node.inputs[1]);
+        let fill = self.value(k, fill, &[])?;
+        let from = self.shape(x);
+        let mut at = Vec::with_capacity(index.len());
+        let mut inside = Expr::bool(true);
+        for (axis, i) in index.iter().enumerate() {
+            let period = interior[axis] + 1;
+            if low[axis].is(0) && high[axis].is(0) && period == 1 {
+                at.push(i.clone());
+                continue;
+            }
+            let low_end = self.dim(k, &low[axis]);
+            let shifted = self.name(k, "shifted", i - low_end);
+            let extent = self.dim(k, &from[axis]);
+            if !low[axis].is(0) {
+                inside = inside.and(shifted.ge(0));
+            }
+            if period == 1 {
+                inside = inside.and(shifted.lt(&extent));
+                at.push(shifted);
+            } else {
+                inside = inside.and((&shifted % period).eq(0)).and((&shifted / period).lt(&extent));
+                at.push(shifted / period);
+            }
+        }
+        if inside.as_const() == Some(1) {
+            return self.value(k, x, &at);
+        }
+        let inside = self.name(k, "inside", inside);
+        let x = self.inside(k, x, &at)?;
+        Ok(inside.select(&x, fill))
+    }
+
+    fn concatenated(&mut self, k: &mut Builder, parts: &[ValueId], axis: usize, index: &[Expr]) -> Result<Expr> {
+        let mut start = Dim::from(0);
+        let mut pieces = Vec::with_capacity(parts.len());
+        for &part in parts {
+            let mut at = index.to_vec();
+            let offset = self.dim(k, &start);
+            at[axis] = self.name(k, "shifted", &at[axis] - offset);
+            start = start + self.shape(part)[axis].clone();
+            let end = self.dim(k, &start);
+            let value = if parts.len() == 1 { self.value(k, part, &at)? } else { self.inside(k, part, &at)? };
+            pieces.push((index[axis].lt(end), value));
+        }
+        let Some((_, last)) = pieces.pop() else { return self.malformed("a concatenation of nothing") };
+        Ok(pieces.into_iter().rev().fold(last, |rest, (here, value)| here.select(&value, rest)))
+    }
+
+    /// The value of `v` at an index that may be outside of its shape, where the result does not count. A light value is left to a
+    /// conditional expression to skip; a heavy one is computed at the nearest element, so that it can be named.
+    fn inside(&mut self, k: &mut Builder, v: ValueId, at: &[Expr]) -> Result<Expr> {
+        let shape = self.shape(v);
+        let weight = self.weights[v.index()];
+        let occupied = shape.iter().all(|d| d.bounds(self.symbols).0 > 0);
+        if weight > LIGHT && occupied && self.guards == 0 {
+            let mut nearest = Vec::with_capacity(at.len());
+            for (i, d) in at.iter().zip(shape) {
+                let last = self.dim(k, &(d.clone() - Dim::from(1)));
+                nearest.push(self.name(k, "nearest", i.max(0).min(last)));
+            }
+            return self.value(k, v, &nearest);
+        }
+        if weight > HEAVY {
+            let help = "give the symbols of its shape ranges that start at 1, or split the model before the padding";
+            return self.unsupported("a computation beside padding or concatenation that is too large", help);
+        }
+        self.guarded(|values| values.value(k, v, at))
+    }
+}

@@ -7,6 +7,7 @@
 mod external;
 mod fold;
 mod lower;
+mod metadata;
 mod node;
 mod ops;
 #[allow(missing_docs, clippy::all, reason = "generated")]
@@ -28,6 +29,8 @@ use std::path::Path;
 use std::rc::Rc;
 use value::Val;
 
+pub use metadata::metadata;
+
 /// What the caller knows about a model's inputs.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -37,7 +40,7 @@ pub struct Options {
     pub constants: BTreeMap<String, Tensor>,
     /// Values that may be taken as constants, but only for inputs that a shape depends on.
     pub candidates: BTreeMap<String, Tensor>,
-    /// Inclusive ranges of symbols.
+    /// Inclusive ranges of symbols; 1 to 2^29 for those not given.
     pub ranges: BTreeMap<String, (i64, i64)>,
 }
 
@@ -201,6 +204,10 @@ fn finish(mut lower: Lower<'_>) -> Result<Graph> {
     Ok(frame.builder.finish())
 }
 
+/// Largest extent assumed of an input axis whose range the options leave open. A bound, so that the limits models write for "all of it" are
+/// seen to be above it.
+const MAX_EXTENT: i64 = 1 << 29;
+
 /// Symbols of input shapes have at least one element unless the options say otherwise.
 fn declare(graph: &mut Graph, dim: &Dim) {
     let mut names = BTreeSet::new();
@@ -208,7 +215,7 @@ fn declare(graph: &mut Graph, dim: &Dim) {
     for name in names {
         let declared = graph.symbols.iter().any(|(n, _)| n == name);
         if !declared {
-            graph.symbols.declare(&name, 1, i64::MAX);
+            graph.symbols.declare(&name, 1, MAX_EXTENT);
         }
     }
 }

@@ -72,14 +72,6 @@ impl Val {
         }
     }
 
-    pub(super) fn rank(&self) -> usize {
-        match self {
-            Val::Run { ty, .. } => ty.rank(),
-            Val::Const(c) => c.tensor.shape().len(),
-            Val::Dims(d) => d.shape.len(),
-        }
-    }
-
     pub(super) fn as_const(&self) -> Option<&Tensor> {
         match self {
             Val::Const(c) => Some(&c.tensor),

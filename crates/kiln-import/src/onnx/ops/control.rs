@@ -44,7 +44,15 @@ fn branch<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let (Some(then_graph), Some(else_graph)) = (graphs.next(), graphs.next()) else {
         return invalid("unbalanced subgraphs");
     };
-    let ids = l.add(Op::If { then_graph, else_graph }, &inputs)?;
+    let types = |g: &Graph| g.outputs.iter().map(|(_, id)| (g.ty(*id).dtype, g.ty(*id).rank())).collect::<Vec<_>>();
+    if types(&then_graph) != types(&else_graph) {
+        return Err(l.needs(n.input(0)?, "which branch is taken"));
+    }
+    let ids = match l.add(Op::If { then_graph, else_graph }, &inputs) {
+        Ok(ids) => ids,
+        // Branches of different extents: one of them must be chosen.
+        Err(_) => return Err(l.needs(n.input(0)?, "which branch is taken")),
+    };
     Ok(ids.into_iter().map(|id| l.run(id)).collect())
 }
 

@@ -142,7 +142,11 @@ fn cast_like<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
 }
 
 fn convert<'m>(l: &mut Lower<'m>, n: &Node<'m>, to: DType) -> OpResult<Vec<Val>> {
-    let x = l.arg(n, 0)?;
+    let mut x = l.arg(n, 0)?;
+    if to.bits() == 4 && l.dtype(x).is_float() {
+        // The reference wraps floats that are out of range of the 4-bit integers.
+        x = l.cast(x, DType::I32)?;
+    }
     let y = if n.flag("saturate", true)? { l.cast_saturating(x, to)? } else { l.cast(x, to)? };
     l.done(y)
 }
@@ -201,14 +205,25 @@ fn modulo<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     l.done(y)
 }
 
+/// An amount below 0 or of the width and above shifts everything out, leaving copies of the sign.
 fn bit_shift<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let (x, mut by) = operands(l, n)?;
+    let dtype = l.dtype(x);
     let op = match n.string("direction", "")? {
         "LEFT" => BinaryOp::Shl,
         "RIGHT" => BinaryOp::Shr,
         other => return invalid(format!("direction is `{other}`, expected LEFT or RIGHT")),
     };
-    let (a, b) = operands(l, n)?;
-    let y = l.binary(op, a, b)?;
+    if dtype.is_signed() {
+        let width = dtype.bits() as f64;
+        let negative = l.compare_scalar(CompareOp::Lt, by, 0.0)?;
+        let out = l.scalar(dtype, width)?;
+        by = l.select(negative, out, by)?;
+        if op == BinaryOp::Shr {
+            by = l.binary_scalar(BinaryOp::Min, by, width - 1.0)?;
+        }
+    }
+    let y = l.binary(op, x, by)?;
     l.done(y)
 }
 

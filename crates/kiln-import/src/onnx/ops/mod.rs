@@ -1,16 +1,19 @@
 //! Lowerings of ONNX operators, one family a file.
 
 mod activation;
+mod attention;
 mod control;
 mod conv;
 mod elementwise;
 mod gather;
+mod loss;
 mod matmul;
 mod norm;
 mod pool;
 mod quant;
 mod reduce;
 mod resize;
+mod rnn;
 mod shape;
 mod view;
 
@@ -38,6 +41,9 @@ pub(super) fn lookup(domain: &str, op: &str) -> Option<Handler> {
         reduce::lookup,
         gather::lookup,
         quant::lookup,
+        loss::lookup,
+        attention::lookup,
+        rnn::lookup,
         resize::lookup,
         control::lookup,
     ];

@@ -181,8 +181,13 @@ fn depth_to_space<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
 fn space_to_depth<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let (x, s, b) = blocks(l, n)?;
     let (h, w) = (divided(&s[2], &b)?, divided(&s[3], &b)?);
+    let perm = match n.string("mode", "DCR")? {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return invalid(format!("mode is `{other}`, expected DCR or CRD")),
+    };
     let x = l.reshape(x, &[s[0].clone(), s[1].clone(), h.clone(), b.clone(), w.clone(), b.clone()])?;
-    let x = l.transpose(x, &[0, 3, 5, 1, 2, 4])?;
+    let x = l.transpose(x, &perm)?;
     let y = l.reshape(x, &[s[0].clone(), s[1].clone() * b.clone() * b, h, w])?;
     l.done(y)
 }

@@ -120,6 +120,11 @@ fn quantization_axes_pick_their_scale() {
         (QuantAxes::Block { axis: 1, block: 4 }, scales(&[2, 2], &[1.0, 2.0, 4.0, 8.0]), |r, c| {
             f64::from(1 << (2 * r + c / 4))
         }),
+        (
+            QuantAxes::Block { axis: 0, block: 1 },
+            scales(&[2, 6], &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1.0, 0.5, 0.25, 2.0, 4.0, 8.0]),
+            |r, c| [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1.0, 0.5, 0.25, 2.0, 4.0, 8.0][r * 6 + c],
+        ),
         (QuantAxes::Block { axis: 0, block: 2 }, scales(&[1, 6], &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), |_, c| {
             f64::from(1 << c)
         }),

@@ -118,3 +118,28 @@ fn structure_ignores_names_and_order_but_nothing_else() {
     assert_ne!(base.interface_bytes(), build(["c", "d"], false, 2.0).interface_bytes());
     assert_eq!(base.interface_bytes(), build(["a", "b"], true, 2.0).interface_bytes());
 }
+
+#[test]
+fn damaged_serialized_graphs_do_not_get_past_the_verifier_by_panic() {
+    let mut rng = Rng::new(8);
+    let (mut refused, mut passed) = (0, 0);
+    for seed in 0..30 {
+        let json = serde_json::to_string(&generate(seed, 15).graph).unwrap().into_bytes();
+        let digits: Vec<usize> = (0..json.len()).filter(|&i| json[i].is_ascii_digit()).collect();
+        for _ in 0..60 {
+            let mut damaged = json.clone();
+            for _ in 0..rng.range(1, 3) {
+                let at = digits[rng.range(0, digits.len() as i64 - 1) as usize];
+                match rng.range(0, 3) {
+                    0 => drop(damaged.splice(at..at, std::iter::repeat_n(b'9', 17))),
+                    _ => damaged[at] = rng.range(48, 57) as u8,
+                }
+            }
+            match serde_json::from_slice::<Graph>(&damaged).map(|g| verify(&g)) {
+                Ok(Ok(())) => passed += 1,
+                _ => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 200 && passed > 200, "{refused} refused, {passed} passed");
+}

@@ -20,3 +20,10 @@ pub mod prelude {
     pub use kiln_graph::{Builder, DType, Dim, Graph, Tensor};
     pub use kiln_target::Target;
 }
+
+// What the code that `#[model]` generates calls.
+#[doc(hidden)]
+#[path = "private.rs"]
+pub mod __private;
+#[doc(hidden)]
+pub use kiln_macros::model_step as __model_step;

@@ -91,10 +91,12 @@ pub fn full(builder: &mut Builder, dtype: DType, shape: &[Dim], value: f64) -> R
     builder.broadcast_to(scalar, shape)
 }
 
-/// Names a value after its variable, unless it already has a name.
+/// Names a value after the scope and its variable, unless it already has a name.
 pub fn name(builder: &mut Builder, value: ValueId, name: &str) {
     if builder.graph().value(value).name.is_empty() {
-        builder.set_name(value, name);
+        let scope = builder.scope();
+        let path = if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") };
+        builder.set_name(value, path);
     }
 }
 

@@ -246,6 +246,38 @@ fn models_are_items_with_paths_and_scopes() {
     assert_eq!(run(&graph, &[x]), [11.0, 13.0, 15.0]);
 }
 
+/// Const generics of a called model, which is declared below.
+#[kiln::model]
+fn quadrupled<B>(x: Tensor<f32, B, 3>) -> Tensor<f32, B, 12> {
+    let mut y = doubled::<3>(x);
+    for turn in 0..5 {
+        if turn != 2 {
+            continue;
+        }
+        y = y * 1.0;
+    }
+    doubled::<6>(y)
+}
+
+#[kiln::model]
+fn doubled<N, const K: usize>(x: Tensor<f32, N, K>) -> Tensor<f32, N, { K * 2 }> {
+    let both = concat([x, x], 1);
+    both
+}
+
+#[test]
+fn values_are_named_by_the_calls_and_turns_that_lead_to_them() {
+    let graph = quadrupled::graph().unwrap();
+    let names: Vec<&str> = graph.nodes.iter().map(|n| n.name.as_str()).filter(|n| !n.is_empty()).collect();
+    assert!(names.contains(&"doubled") && names.contains(&"2"), "{names:?}");
+    let named = |name: &str| graph.values.iter().filter(|v| v.name == name).count();
+    assert_eq!((named("doubled.both"), named("x")), (2, 1));
+    let mlp = mlp::graph(&config()).unwrap();
+    assert!(mlp.values.iter().any(|v| v.name == "2.block.h"));
+    let x = Tensor::from_slice(&[1, 3], &[1f32, 2., 3.]).unwrap();
+    assert_eq!(run(&graph, &[x]), [1., 2., 3.].repeat(4));
+}
+
 /// A small convolutional net.
 #[kiln::model]
 fn convolutional<B>(x: Tensor<f32, B, 3, 9, 7>, stride: usize) -> Tensor<f32, B, 2> {

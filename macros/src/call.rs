@@ -51,6 +51,10 @@ impl Lower<'_> {
         if path.is_ident(&self.model) {
             return Err(Error::new_spanned(&path, "a model that calls itself never ends: a call inlines it").into());
         }
+        if let Some(last) = path.segments.last().filter(|s| s.ident.to_string().starts_with(char::is_uppercase)) {
+            let message = format!("`{}` is no model, and a tensor is not kept in other values than tuples", last.ident);
+            return Err(Error::new_spanned(&path, message).into());
+        }
         let known = self.known;
         let Some(signature) = known.get(&key(&path)) else { return Err(Stop::Want(path)) };
         if call.args.len() != signature.params.len() {
@@ -78,7 +82,14 @@ impl Lower<'_> {
                 passed.push(tokens);
             }
         }
-        let tokens = quote!({ #(#lets)* #path::build #arguments (#b, #(#passed),*)#attempt });
+        let (scope, result) = (signature.ident.to_string(), self.temporary());
+        let tokens = quote!({
+            #(#lets)*
+            #b.push_scope(#scope);
+            let #result = #path::build #arguments (#b, #(#passed),*)#attempt;
+            #b.pop_scope();
+            #result
+        });
         Ok(Lowered { val: results, tokens })
     }
 

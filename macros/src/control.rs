@@ -109,8 +109,23 @@ impl Lower<'_> {
                 var.val = Val::Tensor(if matches!(relation, Relation::Equal) { then } else { None });
             }
         }
-        let label = &repeat.label;
-        Ok(Lowered { val: Val::Unit, tokens: quote!(#label for #pat in #iter { #tokens }) })
+        // Nodes of a turn are named by its number. A scope is left where the next begins, so that `continue` and `break` do no harm.
+        let (label, b, turn) = (&repeat.label, self.builder(), self.temporary());
+        let tokens = quote!({
+            let mut #turn = 0usize;
+            #label for #pat in #iter {
+                if #turn > 0 {
+                    #b.pop_scope();
+                }
+                #b.push_scope(#turn.to_string());
+                #turn += 1;
+                #tokens
+            }
+            if #turn > 0 {
+                #b.pop_scope();
+            }
+        });
+        Ok(Lowered { val: Val::Unit, tokens })
     }
 
     fn host_only(&self, expr: &Expr, what: &str, instead: &str) -> Res<()> {

@@ -51,7 +51,8 @@ use proc_macro::TokenStream;
 ///
 /// A type of the function's name with two functions: `graph(config..) -> Result<Graph>`, and `build(&mut Builder, params..) ->
 /// Result<..>`, which adds the model to a graph under construction. Calling a model from a model inlines it. An output takes the name of
-/// the variable that is returned, else `output` (`output0`, `output1`, .. in a tuple).
+/// the variable that is returned, else `output` (`output0`, `output1`, .. in a tuple). Nodes and values are named by the calls, the turns of
+/// loops and the variables that lead to them: `encoder.3.attention.scores`.
 ///
 /// # What is checked, and when
 ///

@@ -179,6 +179,7 @@ impl<'a> Lower<'a> {
     pub(crate) fn statements(&mut self, stmts: &[Stmt]) -> Res<Lowered> {
         let mut tokens = TokenStream::new();
         let mut val = Val::Unit;
+        let depth = self.scopes.depth();
         for stmt in stmts {
             match self.statement(stmt) {
                 Ok(lowered) => {
@@ -187,6 +188,7 @@ impl<'a> Lower<'a> {
                 }
                 Err(Stop::Error(error)) => {
                     self.errors.push(error);
+                    self.scopes.truncate(depth);
                     val = Val::Tensor(None);
                     if let Stmt::Local(local) = stmt {
                         self.declare_unknown(&local.pat);

@@ -78,6 +78,16 @@ impl Scopes {
         self.stack.pop();
     }
 
+    /// Number of open scopes.
+    pub(crate) fn depth(&self) -> usize {
+        self.stack.len()
+    }
+
+    /// Closes scopes down to a number, after a mistake inside them.
+    pub(crate) fn truncate(&mut self, depth: usize) {
+        self.stack.truncate(depth);
+    }
+
     /// Declares a variable, shadowing any of the same name.
     pub(crate) fn declare(&mut self, ident: &Ident, val: Val, mutable: bool) {
         if let Some(top) = self.stack.last_mut() {

@@ -44,8 +44,8 @@ impl Cluster<'_> {
             if !w.gather(m, w.alive(), true) {
                 return Flow::Moved;
             }
-            if m != w.alive() {
-                let text = format!("an aligned barrier reached by lanes {m:#010x} of {:#010x}", w.alive());
+            if m != !w.absent {
+                let text = format!("an aligned barrier reached by lanes {m:#010x} of {:#010x}", !w.absent);
                 self.report(w, lead, FindingKind::DivergentBarrier, None, text);
             }
             w.forced = false;
@@ -154,6 +154,11 @@ impl Cluster<'_> {
             return Flow::Moved;
         }
         w.forced = false;
+        if w.cluster_arrived & m != 0 {
+            let text = "arrives at the cluster barrier twice without a wait between".to_string();
+            self.report(w, Warp::lead(m), FindingKind::InvalidOperand, None, text);
+        }
+        w.cluster_arrived |= m;
         self.cluster_arrived += m.count_ones();
         self.arrive_clock(w);
         // The phase that this warp's wait must see end.
@@ -173,6 +178,7 @@ impl Cluster<'_> {
         }
         w.forced = false;
         if self.cluster_phase != w.cluster_wait {
+            w.cluster_arrived &= !m;
             let members = self.cluster_last.clone();
             if let Some(clocks) = &mut self.clocks {
                 clocks.join(&members, &[w.index]);

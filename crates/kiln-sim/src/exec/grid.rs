@@ -103,7 +103,7 @@ pub(crate) fn launch(
                     None => break,
                 }
             };
-            match c.slice(SLICE) {
+            match c.slice(SLICE.min(options.budget)) {
                 Slice::Yield => parked.lock().unwrap_or_else(PoisonError::into_inner).push_back(c),
                 Slice::Done => {
                     findings.merge(c.findings);

@@ -146,7 +146,11 @@ impl Cluster<'_> {
                 continue;
             }
             let init = matches!(op, Mbar::Init { .. });
-            let Some(place) = self.mbar_place(w, lane, addrs[lane], init) else { continue };
+            let Some(place) = self.mbar_place(w, lane, addrs[lane], init) else {
+                // A wait on nothing ends, lest the kernel spins for ever.
+                woke |= 1 << lane;
+                continue;
+            };
             match op {
                 Mbar::Init { count } => {
                     let count = value(w, *count, lane);

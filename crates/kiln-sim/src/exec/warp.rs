@@ -91,6 +91,8 @@ pub(crate) struct Warp {
     pub bulk: super::bulk::State,
     /// Phase of the cluster barrier at this warp's last arrival.
     pub cluster_wait: u32,
+    /// Lanes that have arrived at the cluster barrier and not yet waited.
+    pub cluster_arrived: u32,
     /// Instructions executed.
     pub executed: u64,
 }

@@ -76,7 +76,7 @@ impl BertConfig {
                 return Err(malformed(format!("{field} is {size}, expected 1 to {MAX_SIZE}")));
             }
         }
-        if c.hidden_size % c.num_attention_heads != 0 {
+        if !c.hidden_size.is_multiple_of(c.num_attention_heads) {
             return Err(malformed(format!(
                 "num_attention_heads {} does not divide hidden_size {}",
                 c.num_attention_heads, c.hidden_size

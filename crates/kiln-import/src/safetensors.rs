@@ -56,3 +56,46 @@ fn dtype(d: Dtype) -> Option<DType> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_graph::Rng;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn file() -> Vec<u8> {
+        let header = br#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"I64","shape":[1],"data_offsets":[24,32]}}"#;
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header);
+        file.extend((0..6).flat_map(|i| (i as f32).to_le_bytes()));
+        file.extend((-5i64).to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn tensors_are_slices_of_the_file() {
+        let bytes = Bytes::from(file());
+        let tensors = from_bytes(&bytes).unwrap();
+        assert_eq!(tensors["a"], Tensor::from_slice(&[2, 3], &[0f32, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap());
+        assert_eq!(tensors["b"], Tensor::from_slice(&[1], &[-5i64]).unwrap());
+        assert!(bytes.as_ptr_range().contains(&tensors["a"].data().as_ptr()));
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let whole = file();
+        for end in 0..whole.len() {
+            assert!(from_bytes(&Bytes::from(whole[..end].to_vec())).is_err(), "cut at {end}");
+        }
+        let mut rng = Rng::new(99);
+        for _ in 0..4000 {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + rng.next_u64() % 3 {
+                let at = (rng.next_u64() % bytes.len() as u64) as usize;
+                bytes[at] = rng.next_u64() as u8;
+            }
+            let outcome = catch_unwind(AssertUnwindSafe(|| from_bytes(&Bytes::from(bytes.clone())).is_ok()));
+            assert!(outcome.is_ok(), "panics on {bytes:02x?}");
+        }
+    }
+}

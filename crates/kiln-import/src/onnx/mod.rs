@@ -271,3 +271,6 @@ fn input_type(input: &ValueInfoProto, options: &Options, symbols: &mut SymbolNam
     };
     Ok(TensorType { dtype, shape })
 }
+
+#[cfg(test)]
+mod tests;

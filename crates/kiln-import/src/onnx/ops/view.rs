@@ -150,7 +150,7 @@ fn blocks<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<(kiln_graph::ValueId,
     let x = l.arg(n, 0)?;
     let shape = l.shape(x).to_vec();
     let block = n.int("blocksize", 0)?;
-    if shape.len() != 4 || block < 1 || block > 1 << 24 {
+    if shape.len() != 4 || !(1..=1 << 24).contains(&block) {
         return invalid(format!("needs x[N, C, H, W] and a block size, found {} and {block}", l.ty(x)));
     }
     Ok((x, shape, Dim::from(block)))

@@ -63,7 +63,9 @@ impl State<'_> {
         };
         match data {
             Some(t) => Ok(t.reshaped(buffer.ty.concrete(&self.bindings)?)?),
-            None => self.fail(format!("buffer {} (`{}`, {}) is read before it is written", id.0, buffer.name, buffer.ty)),
+            None => {
+                self.fail(format!("buffer {} (`{}`, {}) is read before it is written", id.0, buffer.name, buffer.ty))
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 //! Notation: *leaf* is an operand of the region, *anchor* the op that its [`Anchor`] names. The *prologue* feeds the anchor, the
 //! *epilogue* depends on it; nodes that do neither (the bias that an epilogue adds) are *side* nodes.
 //!
-//! * **Any region** has at most [`MAX_NODES`] nodes and [`MAX_OPERANDS`] operands. `Const` nodes hold one element; larger constants are
-//!   weights. Control flow, host ops and weights never stand inside.
+//! * **Any region** has at most [`MAX_NODES`] nodes and [`MAX_OPERANDS`] operands. `Const` nodes hold one element and count as
+//!   leaves, but never feed a contraction, convolution, window or scatter directly; larger constants are weights. Control flow, host ops and weights never stand inside.
 //! * **Map**: elementwise ops, views and `Iota` / `DimValue` / `Const` in any combination: every result element is a function of its
 //!   index. All results have one shape.
 //! * **Index**: as Map, with one or more gathers among the views; or one scatter alone.
@@ -235,7 +235,8 @@ impl<'a> Sub<'a> {
         let mut place = vec![None; graph.nodes.len()];
         let mut nodes = Vec::new();
         for (i, node) in graph.nodes.iter().enumerate() {
-            if matches!(node.op, Op::Input { .. }) {
+            // A literal is a leaf too.
+            if matches!(&node.op, Op::Input { .. }) || matches!(&node.op, Op::Const { value } if value.len() == 1) {
                 continue;
             }
             place[i] = Some(nodes.len());

@@ -40,3 +40,15 @@ fn a_convnet_block() {
         }
     }
 }
+
+#[test]
+fn a_deep_encoder_fuses_alike_in_every_layer() {
+    let graph = encoder(12, Dim::sym("N"), Dim::sym("S"), 384, 12);
+    let fused = kiln_fuse::fuse(&graph, &options("sm_90a", Numerics::Reassoc)).unwrap();
+    println!("{}", fused.report);
+    assert_eq!(fused.report.kernels, 12 * 11);
+    assert!(fused.report.distinct <= 14, "layers share their regions: {}", fused.report.distinct);
+    assert_eq!(fused.report.stopped, "saturated");
+    let again = kiln_fuse::fuse(&graph, &options("sm_90a", Numerics::Reassoc)).unwrap();
+    assert!(again.plan == fused.plan, "equal inputs give equal plans");
+}

@@ -4,7 +4,7 @@ use super::cut::{Inner, is_literal};
 use crate::egraph::{ClassIx, Dag};
 use crate::region::OpKind;
 use crate::{Anchor, Options};
-use kiln_graph::{Bindings, BinaryOp, DType, Dim, Op, Symbols, UnaryOp};
+use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, Symbols, UnaryOp};
 use kiln_target::{Precision, Target, Work};
 
 /// The value a symbol counts as when the caller gave none.
@@ -13,6 +13,9 @@ const TYPICAL: i64 = 64;
 const PER_NODE: f64 = 1e-12;
 /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
 const OVERLAP_LOSS: f64 = 0.1;
+
+/// A convolution reaches less of the peak than a contraction of the same size.
+const CONV_LOSS: f64 = 1.25;
 
 /// Sizes of everything, evaluated once.
 pub(crate) struct Costs<'a> {
@@ -46,9 +49,8 @@ impl<'a> Costs<'a> {
         }
         let count = |shape: &[Dim]| shape.iter().map(|d| extent(d, &sizes)).product::<f64>();
         let numel: Vec<f64> = dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape)).sum()).collect();
-        let bytes = dag.classes.iter().map(|c| {
-            c.types.iter().map(|t| count(&t.shape) * t.dtype.bits() as f64 / 8.0).sum()
-        });
+        let bytes =
+            dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape) * t.dtype.bits() as f64 / 8.0).sum());
         let bytes = bytes.collect();
         Costs { target: &options.target, sizes, numel, bytes }
     }
@@ -106,10 +108,11 @@ impl<'a> Costs<'a> {
                     precision = precision_of(ty(0).dtype);
                     (domain, full) = (self.numel(*class), node.operands.clone());
                 }
-                Op::Conv { .. } => {
+                Op::Conv { spec, .. } => {
                     let taps: f64 = ty(1).shape[1..].iter().map(|d| extent(d, &self.sizes)).product();
-                    matrix_ops += 2.0 * self.numel(*class) * taps;
-                    precision = precision_of(ty(0).dtype);
+                    matrix_ops += CONV_LOSS * 2.0 * self.numel(*class) * taps;
+                    // Few channels a group do not fill a tensor core's tile.
+                    precision = if spec.groups > 1 { Precision::F32 } else { precision_of(ty(0).dtype) };
                     (domain, full) = (self.numel(*class), node.operands.clone());
                 }
                 Op::WindowReduce { .. } => (domain, full) = (self.numel(*class), node.operands.clone()),
@@ -123,7 +126,13 @@ impl<'a> Costs<'a> {
             let times = match anchor {
                 // What stands before a broadcast is computed again for every element that it reaches.
                 Anchor::Map | Anchor::Index => domain,
-                Anchor::Reduce => if OpKind::of(op) == OpKind::Reduce { domain } else { self.numel(*class).max(1.0) },
+                Anchor::Reduce => {
+                    if OpKind::of(op) == OpKind::Reduce {
+                        domain
+                    } else {
+                        self.numel(*class).max(1.0)
+                    }
+                }
                 _ => self.numel(*class),
             };
             scalar_ops += times * weight(op, self.window(op));
@@ -137,9 +146,8 @@ impl<'a> Costs<'a> {
             if whole { self.bytes(*leaf) } else { self.bytes(*leaf).min(width * domain) }
         };
         let bytes = leaves.iter().map(read).sum::<f64>() + outputs.iter().map(|c| self.bytes(*c)).sum::<f64>();
-        let work = |bytes, scalar_ops, matrix_ops| {
-            self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, precision })
-        };
+        let work =
+            |bytes, scalar_ops, matrix_ops| self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, precision });
         let (memory, arithmetic) = (work(bytes, 0.0, 0.0), work(0.0, scalar_ops, matrix_ops));
         let seconds = memory.max(arithmetic)
             + OVERLAP_LOSS * memory.min(arithmetic)

@@ -1,8 +1,8 @@
 //! One candidate kernel.
 
+use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::region::{OpKind, Sub, SubNode, SubOperand};
-use crate::Anchor;
 
 /// An inner class and which of its nodes computes it.
 pub(crate) type Inner = (ClassIx, u16);
@@ -123,8 +123,7 @@ pub(crate) fn subgraph<'d>(dag: &'d Dag, inner: &[Inner], leaves: &[ClassIx], ou
     let place = |c: &ClassIx| inner.binary_search_by_key(c, |i| i.0).ok();
     let nodes = inner.iter().filter_map(|(class, node)| {
         let node = &dag.class(*class).nodes[usize::from(*node)];
-        let operands =
-            node.operands.iter().map(|c| SubOperand { ty: dag.class(*c).ty(), inner: place(c) }).collect();
+        let operands = node.operands.iter().map(|c| SubOperand { ty: dag.class(*c).ty(), inner: place(c) }).collect();
         Some(SubNode { op: node.op.as_ref()?, operands, ty: dag.class(*class).ty() })
     });
     Sub {

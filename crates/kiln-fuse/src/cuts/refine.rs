@@ -14,7 +14,13 @@ const SWEEPS: usize = 2;
 const GAIN: f64 = 1e-9;
 
 /// Improves the choices in place and gives the charges for anchors that are still computed more than once.
-pub(super) fn refine(dag: &Dag, costs: &Costs, roots: &[ClassIx], candidates: &[Vec<Candidate>], chosen: &mut [Option<usize>]) -> f64 {
+pub(super) fn refine(
+    dag: &Dag,
+    costs: &Costs,
+    roots: &[ClassIx],
+    candidates: &[Vec<Candidate>],
+    chosen: &mut [Option<usize>],
+) -> f64 {
     let n = dag.classes.len();
     let mut cover = Counted { dag, costs, candidates, chosen, users: vec![0; n], computed: vec![0; n] };
     for root in roots {
@@ -112,7 +118,9 @@ impl<'a> Counted<'a> {
 
     /// Puts the class's best candidate in place of the present one.
     fn improve(&mut self, c: ClassIx) -> bool {
-        let Some(present) = self.chosen[c.index()].filter(|_| self.candidates[c.index()].len() > 1) else { return false };
+        let Some(present) = self.chosen[c.index()].filter(|_| self.candidates[c.index()].len() > 1) else {
+            return false;
+        };
         let ways = &self.candidates[c.index()];
         // All that changes with the candidate; the class itself stays in use.
         let old = self.take(c, &ways[present]);

@@ -142,7 +142,10 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
         let folds = class.weight_only
             && !class.tuple
             && class.ty().const_shape().is_some()
-            && class.nodes.iter().any(|n| n.op.is_some() && computable(n) && n.operands.iter().all(|o| is_fixed(dag, *o)))
+            && class
+                .nodes
+                .iter()
+                .any(|n| n.op.is_some() && computable(n) && n.operands.iter().all(|o| is_fixed(dag, *o)))
             && bytes <= FOLD_GROWTH * source[c.index()] + FOLD_SMALL
             && bytes <= options.fold_bytes as f64;
         free.push(named || is_literal(dag, c) || folds);

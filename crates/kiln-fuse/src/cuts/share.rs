@@ -13,12 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug)]
 pub(crate) enum Launch {
     /// A region.
-    Region {
-        inner: Vec<Inner>,
-        leaves: Vec<ClassIx>,
-        outputs: Vec<ClassIx>,
-        anchor: Anchor,
-    },
+    Region { inner: Vec<Inner>, leaves: Vec<ClassIx>, outputs: Vec<ClassIx>, anchor: Anchor },
     /// An op with several results: its class and node.
     Step(ClassIx, u16),
 }

@@ -26,11 +26,8 @@ pub(crate) fn build(graph: &Graph) -> Result<Built> {
         let tuple = matches!(node.op, Op::TopK { .. } | Op::If { .. } | Op::Loop { .. } | Op::Host { .. });
         let id = egraph.put(&node.op, &operands);
         for (result, v) in node.outputs.iter().enumerate() {
-            let class = if tuple {
-                egraph.add(Term { head: Head::Result(result as u32), children: vec![id] })
-            } else {
-                id
-            };
+            let class =
+                if tuple { egraph.add(Term { head: Head::Result(result as u32), children: vec![id] }) } else { id };
             let found = egraph[class].data.types.first();
             if found != Some(graph.ty(*v)) {
                 let found = found.map_or("nothing".to_owned(), ToString::to_string);

@@ -47,7 +47,9 @@ impl<'a> Folder<'a> {
             _ => false,
         };
         let computable = |n: &&DagNode| {
-            let known = |o: &ClassIx| dag.class(*o).weight_only && dag.class(*o).types.iter().all(|t| t.const_shape().is_some());
+            let known = |o: &ClassIx| {
+                dag.class(*o).weight_only && dag.class(*o).types.iter().all(|t| t.const_shape().is_some())
+            };
             n.op.as_ref().is_some_and(|op| !matches!(op, Op::Weight { .. } | Op::Input { .. } | Op::DimValue { .. }))
                 && n.operands.iter().all(known)
         };

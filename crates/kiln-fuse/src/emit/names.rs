@@ -26,7 +26,11 @@ impl Provenance {
             let c = c.index();
             let node = graph.node(value.node);
             if !matches!(node.op, Op::Input { .. } | Op::Weight { .. } | Op::Const { .. }) {
-                let name = if node.name.is_empty() { format!("{}_{}", node.op.name(), value.node.0) } else { node.name.clone() };
+                let name = if node.name.is_empty() {
+                    format!("{}_{}", node.op.name(), value.node.0)
+                } else {
+                    node.name.clone()
+                };
                 if !p.nodes[c].contains(&name) {
                     p.nodes[c].push(name);
                 }
@@ -78,7 +82,8 @@ pub(crate) fn propose(inner: &[ClassIx], anchor_class: Option<ClassIx>, provenan
 
 /// What a region computes, in a word that goes into its name and a line for people.
 pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
-    let ops: Vec<&Op> = graph.nodes.iter().map(|n| &n.op).filter(|op| !matches!(op, Op::Input { .. } | Op::Const { .. })).collect();
+    let ops: Vec<&Op> =
+        graph.nodes.iter().map(|n| &n.op).filter(|op| !matches!(op, Op::Input { .. } | Op::Const { .. })).collect();
     let has = |name: &str| ops.iter().any(|op| op.name() == name);
     let sums = ops.iter().filter(|op| matches!(op, Op::Reduce { op: ReduceOp::Sum, .. })).count();
     let word = match anchor {

@@ -4,6 +4,7 @@ use super::fold::Folder;
 use crate::Result;
 use crate::cuts::is_literal;
 use crate::egraph::{ClassIx, Dag};
+use crate::region::OpKind;
 use kiln_graph::{Graph, Op, Symbols, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,10 +27,18 @@ pub(crate) fn region_graph(
     let mut values: HashMap<ClassIx, ValueId> = HashMap::new();
     let mut operands = Vec::new();
     let computed: BTreeSet<ClassIx> = inner.iter().map(|i| i.0).collect();
+    // Literals go inside, but anchors read memory: what one of those takes directly is a weight of one element.
+    let read: BTreeSet<ClassIx> = inner
+        .iter()
+        .map(|(class, node)| &dag.class(*class).nodes[usize::from(*node)])
+        .filter(|node| reads_memory(node.op.as_ref()))
+        .flat_map(|node| node.operands.iter().copied())
+        .collect();
+    let inside = |c: &ClassIx| is_literal(dag, *c) && !read.contains(c);
     // Inputs first, so that a region reads like a function.
     for (class, node) in inner {
         for operand in &dag.class(*class).nodes[usize::from(*node)].operands {
-            if !computed.contains(operand) && !values.contains_key(operand) && !is_literal(dag, *operand) {
+            if !computed.contains(operand) && !values.contains_key(operand) && !inside(operand) {
                 let ty = dag.class(*operand).ty().clone();
                 let op = Op::Input { name: format!("x{}", operands.len()), ty: ty.clone() };
                 values.insert(*operand, graph.push_node(op, &[], vec![ty], "")[0]);
@@ -70,6 +79,11 @@ pub(crate) fn region_graph(
     }
     graph.symbols = symbols_of(&graph, symbols);
     Ok(Cone { graph, operands })
+}
+
+fn reads_memory(op: Option<&Op>) -> bool {
+    use OpKind::{Contract, Conv, Scatter, Sort, Window};
+    op.is_some_and(|op| matches!(OpKind::of(op), Contract | Conv | Window | Scatter | Sort))
 }
 
 /// Which result of the op `tuple` a class is.

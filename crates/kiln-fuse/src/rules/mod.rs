@@ -7,9 +7,14 @@ mod scale;
 mod simplify;
 mod views;
 
+#[cfg(test)]
+mod tests;
+
 use crate::egraph::{Attributes, EGraph, Facts, Knowledge, Put, Term};
 use crate::{Error, Numerics, Options, Result};
-use egg::{Applier, Id, Pattern, PatternAst, Rewrite, Runner, Searcher, SimpleScheduler, StopReason, Subst, Symbol, Var};
+use egg::{
+    Applier, Id, Pattern, PatternAst, Rewrite, Runner, Searcher, SimpleScheduler, StopReason, Subst, Symbol, Var,
+};
 use kiln_graph::{Dim, Op, TensorType};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -19,18 +19,28 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
             let op = m.attr(c)?;
             m.add(op, &[x, w])
         })?,
-        rule("scale-into-contract-right", Reassoc, "(mul (contract ?c ?x ?w) (broadcast ?b ?s))", |m, [c, x, w, _b, s]| {
-            let Op::Contract { spec, .. } = m.attr(c)? else { return None };
-            let w = scaled(m, w, &spec.rhs, s, &spec.out)?;
-            let op = m.attr(c)?;
-            m.add(op, &[x, w])
-        })?,
-        rule("scale-into-contract-left", Reassoc, "(mul (contract ?c ?w ?x) (broadcast ?b ?s))", |m, [c, w, x, _b, s]| {
-            let Op::Contract { spec, .. } = m.attr(c)? else { return None };
-            let w = scaled(m, w, &spec.lhs, s, &spec.out)?;
-            let op = m.attr(c)?;
-            m.add(op, &[w, x])
-        })?,
+        rule(
+            "scale-into-contract-right",
+            Reassoc,
+            "(mul (contract ?c ?x ?w) (broadcast ?b ?s))",
+            |m, [c, x, w, _b, s]| {
+                let Op::Contract { spec, .. } = m.attr(c)? else { return None };
+                let w = scaled(m, w, &spec.rhs, s, &spec.out)?;
+                let op = m.attr(c)?;
+                m.add(op, &[x, w])
+            },
+        )?,
+        rule(
+            "scale-into-contract-left",
+            Reassoc,
+            "(mul (contract ?c ?w ?x) (broadcast ?b ?s))",
+            |m, [c, w, x, _b, s]| {
+                let Op::Contract { spec, .. } = m.attr(c)? else { return None };
+                let w = scaled(m, w, &spec.lhs, s, &spec.out)?;
+                let op = m.attr(c)?;
+                m.add(op, &[w, x])
+            },
+        )?,
         rule("div-by-weight", Reassoc, "(div ?x ?s)", |m, [x, s]| {
             if !m.weight_only(s) || m.weight_only(x) || !m.ty(s)?.dtype.is_float() {
                 return None;
@@ -82,14 +92,12 @@ fn scaled(m: &mut Match, w: Id, own: &[char], s: Id, out: &[char]) -> Option<Id>
         return None;
     }
     let lead = out.len().checked_sub(scale.rank())?;
-    let varying: Vec<(char, Dim)> =
-        out[lead..].iter().copied().zip(scale.shape).filter(|(_, d)| !d.is(1)).collect();
+    let varying: Vec<(char, Dim)> = out[lead..].iter().copied().zip(scale.shape).filter(|(_, d)| !d.is(1)).collect();
     if varying.is_empty() {
         return None;
     }
     // Places in `varying` in the order in which `w` has them.
-    let order: Vec<usize> =
-        own.iter().filter_map(|label| varying.iter().position(|(l, _)| l == label)).collect();
+    let order: Vec<usize> = own.iter().filter_map(|label| varying.iter().position(|(l, _)| l == label)).collect();
     if order.len() != varying.len() {
         return None;
     }

@@ -70,8 +70,12 @@ fn holds(to: DType, from: DType) -> bool {
         (Some(f), Some(t)) => t.0 <= f.0 && f.1 <= t.1,
         (Some(f), None) => f.1 <= 1i128 << digits(to) && f.0 >= -(1i128 << digits(to)) && !is_f8(to),
         (None, Some(_)) => false,
-        (None, None) => from == to || matches!(to, DType::F64) || matches!(to, DType::F32) && from != DType::F64
-            || is_f8(from) && matches!(to, DType::F16 | DType::BF16),
+        (None, None) => {
+            from == to
+                || matches!(to, DType::F64)
+                || matches!(to, DType::F32) && from != DType::F64
+                || is_f8(from) && matches!(to, DType::F16 | DType::BF16)
+        }
     }
 }
 

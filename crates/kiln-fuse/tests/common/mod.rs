@@ -21,7 +21,14 @@ pub fn dims(shape: &[usize]) -> Vec<Dim> {
 }
 
 /// One post-norm encoder layer.
-pub fn encoder_layer(b: &mut Builder, rng: &mut Rng, x: ValueId, mask: ValueId, h: usize, heads: usize) -> Result<ValueId> {
+pub fn encoder_layer(
+    b: &mut Builder,
+    rng: &mut Rng,
+    x: ValueId,
+    mask: ValueId,
+    h: usize,
+    heads: usize,
+) -> Result<ValueId> {
     let (n, s) = (b.shape(x)[0].clone(), b.shape(x)[1].clone());
     let d = h / heads;
     let split = |b: &mut Builder, rng: &mut Rng, name: &str, x: ValueId| -> Result<ValueId> {
@@ -96,17 +103,18 @@ pub fn convnet(n: Dim, side: Dim, classes: usize) -> Graph {
         dilations: vec![1; 2],
         groups,
     };
-    let conv_bn = |b: &mut Builder, rng: &mut Rng, name: &str, x: ValueId, to: usize, k: usize, stride: usize, groups: usize| {
-        b.scoped(name, |b| {
-            let from = b.shape(x)[1].as_const().unwrap() as usize;
-            let p = b.scope();
-            let w = weight(b, rng, &format!("{p}.w"), &[to, from / groups, k, k]);
-            let y = b.conv(x, w, None, spec(stride, k, groups))?;
-            let [g, beta, mean] = ["g", "beta", "mean"].map(|n| weight(b, rng, &format!("{p}.{n}"), &[to]));
-            let var = positive(b, rng, &format!("{p}.var"), &[to]);
-            b.batch_norm(y, g, beta, mean, var, 1e-5)
-        })
-    };
+    let conv_bn =
+        |b: &mut Builder, rng: &mut Rng, name: &str, x: ValueId, to: usize, k: usize, stride: usize, groups: usize| {
+            b.scoped(name, |b| {
+                let from = b.shape(x)[1].as_const().unwrap() as usize;
+                let p = b.scope();
+                let w = weight(b, rng, &format!("{p}.w"), &[to, from / groups, k, k]);
+                let y = b.conv(x, w, None, spec(stride, k, groups))?;
+                let [g, beta, mean] = ["g", "beta", "mean"].map(|n| weight(b, rng, &format!("{p}.{n}"), &[to]));
+                let var = positive(b, rng, &format!("{p}.var"), &[to]);
+                b.batch_norm(y, g, beta, mean, var, 1e-5)
+            })
+        };
     let y = conv_bn(&mut b, &mut rng, "stem", x, 8, 3, 2, 1).unwrap();
     let y = b.relu(y).unwrap();
     let r = conv_bn(&mut b, &mut rng, "block.expand", y, 16, 1, 1, 1).unwrap();

@@ -1,0 +1,106 @@
+//! Every rule on random instances of its left-hand side: it must fire, and both sides must compute the same. Where a premise does not
+//! hold, it must not fire.
+
+mod cases;
+mod premises;
+
+use super::{Rule, all, saturate};
+use crate::egraph::{ClassIx, Dag, build, extract};
+use crate::{Numerics, Options};
+use kiln_graph::{Graph, Rng, Tensor, interpret};
+
+/// Worst error relative to the largest finite magnitude expected; infinite where NaN or infinity differ.
+pub(super) fn worst(expected: &Tensor, found: &Tensor) -> f64 {
+    assert_eq!((expected.dtype(), expected.shape()), (found.dtype(), found.shape()));
+    let (e, f) = (expected.to_f64_vec(), found.to_f64_vec());
+    let scale = e.iter().filter(|v| v.is_finite()).fold(f64::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let one = |(e, f): (&f64, &f64)| match e == f || e.is_nan() && f.is_nan() {
+        true => 0.0,
+        false if e.is_finite() && f.is_finite() => (e - f).abs() / scale,
+        false => f64::INFINITY,
+    };
+    e.iter().zip(&f).map(one).fold(0.0, f64::max)
+}
+
+fn options() -> Options {
+    Options { numerics: Numerics::Approx, iter_limit: 1, ..Options::new(kiln_target::Target::cpu()) }
+}
+
+/// Applies some rules, and gives how often they fired and the result.
+fn apply(graph: &Graph, rules: &[Rule], options: &Options) -> (usize, Dag, Vec<ClassIx>) {
+    let built = build(graph).unwrap();
+    let (egraph, saturation) = saturate(built.egraph, rules, options).unwrap();
+    let roots: Vec<_> = graph.outputs.iter().map(|(_, v)| built.class_of[v.index()].unwrap()).collect();
+    let dag = Dag::new(&egraph, &roots);
+    let roots = roots.iter().map(|r| dag.find(&egraph, *r).unwrap()).collect();
+    (saturation.fired.values().sum(), dag, roots)
+}
+
+/// Whether the rule of this name fires anywhere in a graph.
+fn fires(name: &str, graph: &Graph) -> bool {
+    let mut rules = all().unwrap();
+    rules.retain(|r| r.name == name);
+    assert_eq!(rules.len(), 1, "no rule `{name}`");
+    apply(graph, &rules, &options()).0 > 0
+}
+
+/// Checks some choices of e-nodes against the graph.
+fn agree(
+    graph: &Graph,
+    inputs: &[Tensor],
+    dag: &Dag,
+    roots: &[ClassIx],
+    rng: &mut Rng,
+    tries: usize,
+    tolerance: f64,
+    what: &str,
+) {
+    let expected = interpret(graph, inputs).unwrap();
+    for i in 0..tries {
+        // The first try takes the newest node of each class, which is what a rule added.
+        let mut choose = |_: ClassIx, n: usize| if i == 0 { n - 1 } else { rng.range(0, n as i64 - 1) as usize };
+        let other = extract(dag, roots, graph, &mut choose);
+        let found = interpret(&other, inputs).unwrap_or_else(|e| panic!("{what}: {e}"));
+        for (e, f) in expected.iter().zip(&found) {
+            let error = worst(e, f);
+            assert!(error <= tolerance, "{what}: error {error:e}\n{:?}\n{:?}", graph.nodes, other.nodes);
+        }
+    }
+}
+
+#[test]
+fn every_rule_keeps_values() {
+    let mut rng = Rng::new(2024);
+    let mut families: std::collections::BTreeMap<&str, usize> = Default::default();
+    for (family, rules) in [
+        ("simplify", super::simplify::rules().unwrap()),
+        ("views", super::views::rules().unwrap()),
+        ("broadcast", super::broadcast::rules().unwrap()),
+        ("reduce", super::reduce::rules().unwrap()),
+        ("contraction", super::contraction::rules().unwrap()),
+        ("scale", super::scale::rules().unwrap()),
+    ] {
+        let per_rule = 200 / rules.len() + 12;
+        for rule in rules {
+            let tolerance = if rule.numerics == Numerics::Exact { 0.0 } else { 1e-12 };
+            let rule = [rule];
+            for case in 0..per_rule {
+                let special = rule[0].numerics == Numerics::Exact && case % 3 == 0;
+                let (graph, inputs) = cases::instance(&rule[0].name, &mut rng, special);
+                let what = format!("rule `{}` case {case}", rule[0].name);
+                let (fired, dag, roots) = apply(&graph, &rule, &options());
+                assert!(fired > 0, "{what} did not fire on\n{:?}", graph.nodes);
+                agree(&graph, &inputs, &dag, &roots, &mut rng, 4, tolerance, &what);
+                *families.entry(family).or_default() += 1;
+            }
+        }
+    }
+    assert!(families.values().all(|n| *n >= 200), "{families:?}");
+}
+
+#[test]
+fn premises_hold_rules_back() {
+    for (name, graph) in premises::violations() {
+        assert!(!fires(name, &graph), "rule `{name}` fired without its premise on\n{:?}", graph.nodes);
+    }
+}

@@ -1,0 +1,157 @@
+//! What a plan looks like at its edges: control flow, host ops, aliases, copies, folded weights.
+
+mod common;
+
+use common::{check, convnet, options};
+use kiln_fuse::{Anchor, BufferKind, Numerics, Step, fuse};
+use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, TensorType};
+
+fn f32s(shape: &[usize], seed: u64) -> Tensor {
+    Tensor::random(DType::F32, shape, seed).unwrap()
+}
+
+#[test]
+fn results_are_never_inputs_or_weights() {
+    let mut b = Builder::new("edges");
+    let n = b.symbol("N", 1, 8);
+    let x = b.input("x", DType::F32, &[n.clone(), 6.into()]).unwrap();
+    let unused = b.input("unused", DType::I64, &[n.clone()]).unwrap();
+    let w = b.weight_data("w", f32s(&[2, 3], 1)).unwrap();
+    let _ = unused;
+    let flat = b.reshape(x, &[n.clone() * Dim::from(6)]).unwrap();
+    let y = b.relu(x).unwrap();
+    let split = b.reshape(y, &[n, 2.into(), 3.into()]).unwrap();
+    let one = b.scalar(DType::F32, 1.5).unwrap();
+    let w2 = b.plus(w, one).unwrap();
+    for (name, v) in
+        [("x", x), ("flat", flat), ("y", y), ("split", split), ("again", y), ("w", w), ("one", one), ("w2", w2)]
+    {
+        b.output(name, v);
+    }
+    let graph = b.finish();
+    let inputs = [f32s(&[4, 6], 2), Tensor::zeros(DType::I64, &[4]).unwrap()];
+    let fused = check(&graph, &inputs, &options("cpu", Numerics::Exact), 0.0);
+    let plan = &fused.plan;
+    for (name, id) in &plan.outputs {
+        assert_eq!(plan.buffers[id.index()].kind, BufferKind::Temp, "output `{name}`");
+    }
+    // The reshape of a result is the same memory.
+    let (y, split) = (plan.outputs[2].1, plan.outputs[3].1);
+    assert_eq!(plan.buffers[split.index()].alias_of, Some(y));
+    assert_eq!(plan.inputs.len(), 2, "the signature keeps unused inputs");
+}
+
+#[test]
+fn batch_norm_disappears_into_weights() {
+    let graph = convnet(Dim::from(1), Dim::from(8), 3);
+    let fused = fuse(&graph, &options("sm_90a", Numerics::Reassoc)).unwrap();
+    let names: Vec<&String> = fused.plan.weights.keys().collect();
+    assert!(!names.iter().any(|n| n.ends_with(".var") || n.ends_with(".mean") || n.ends_with(".g")), "{names:?}");
+    for region in &fused.plan.regions {
+        assert!(!region.graph.nodes.iter().any(|n| n.op.name() == "rsqrt"), "{}", region.summary);
+    }
+    // Not allowed to regroup: the statistics stay, as two vectors a norm.
+    let exact = fuse(&graph, &options("sm_90a", Numerics::Exact)).unwrap();
+    assert!(exact.plan.weights.keys().any(|n| n.ends_with(".mean")));
+}
+
+#[test]
+fn unbound_weights_stay_weights() {
+    let mut b = Builder::new("unbound");
+    let x = b.input("x", DType::F32, &[2.into(), 3.into()]).unwrap();
+    let w = b.weight("w", DType::F32, &[3, 4]).unwrap();
+    let w = b.mul_scalar(w, 0.5).unwrap();
+    let y = b.matmul(x, w).unwrap();
+    b.output("y", y);
+    let fused = fuse(&b.finish(), &options("sm_90a", Numerics::Approx)).unwrap();
+    assert!(fused.plan.weights.is_empty());
+    let weights = fused.plan.buffers.iter().filter(|b| b.kind == BufferKind::Weight("w".into())).count();
+    assert_eq!(weights, 1);
+}
+
+fn body(name: &str, make: impl FnOnce(&mut Builder) -> kiln_graph::Result<()>) -> Box<Graph> {
+    let mut b = Builder::new(name);
+    make(&mut b).unwrap();
+    Box::new(b.finish())
+}
+
+#[test]
+fn control_flow_and_host_ops_are_steps() {
+    let four = [Dim::from(4)];
+    let branch = |name: &str, scale: f64| {
+        body(name, |b| {
+            let x = b.input("x", DType::F32, &four)?;
+            let w = b.weight_data("w", Tensor::full(DType::F32, &[4], scale)?)?;
+            let y = b.mul(x, w)?;
+            let y = b.softmax(y, 0)?;
+            b.output("y", y);
+            Ok(())
+        })
+    };
+    let repeated = body("repeated", |b| {
+        let i = b.input("i", DType::I64, &[])?;
+        let c = b.input("c", DType::Bool, &[])?;
+        let x = b.input("x", DType::F32, &four)?;
+        let k = b.input("k", DType::F32, &four)?;
+        let f = b.cast(i, DType::F32)?;
+        let s = b.plus(x, k)?;
+        let s = b.plus(s, f)?;
+        let t = b.tanh(s)?;
+        b.output("c", c);
+        b.output("x", t);
+        b.output("scan", s);
+        Ok(())
+    });
+    let mut b = Builder::new("control");
+    let x = b.input("x", DType::F32, &four).unwrap();
+    let cond = b.input("cond", DType::Bool, &[]).unwrap();
+    let y = b.exp(x).unwrap();
+    let op = Op::If { then_graph: branch("then", 2.0), else_graph: branch("else", -1.0) };
+    let z = b.add1(op, &[cond, y]).unwrap();
+    let trip = b.scalar_int(DType::I64, 3).unwrap();
+    let go = b.scalar(DType::Bool, 1.0).unwrap();
+    let op = Op::Loop { body: repeated, carried: 1, trip: Some(Dim::from(3)) };
+    let results = b.add(op, &[trip, go, z, y]).unwrap();
+    let scan = b.sum(results[1], &[0], false).unwrap();
+    b.output("carried", results[0]);
+    b.output("scan", scan);
+    let graph = b.finish();
+    for cond in [0.0, 1.0] {
+        let inputs = [f32s(&[4], 3), Tensor::full(DType::Bool, &[], cond).unwrap()];
+        let fused = check(&graph, &inputs, &options("cpu", Numerics::Exact), 0.0);
+        let steps = &fused.plan.steps;
+        assert!(steps.iter().any(|s| matches!(s, Step::If { .. })));
+        assert!(steps.iter().any(|s| matches!(s, Step::Loop { .. })));
+    }
+}
+
+#[test]
+fn equal_host_ops_are_not_merged() {
+    let mut b = Builder::new("host");
+    let x = b.input("x", DType::F32, &[2.into()]).unwrap();
+    let op =
+        Op::Host { name: "draw".into(), results: vec![TensorType::new(DType::F32, [2i64])], attributes: "{}".into() };
+    let (p, q) = (b.add1(op.clone(), &[x]).unwrap(), b.add1(op, &[x]).unwrap());
+    let y = b.sub(p, q).unwrap();
+    b.output("y", y);
+    let fused = fuse(&b.finish(), &options("cpu", Numerics::Approx)).unwrap();
+    assert_eq!(fused.plan.steps.iter().filter(|s| matches!(s, Step::Host { .. })).count(), 2);
+}
+
+#[test]
+fn embeddings_are_one_gather() {
+    let mut b = Builder::new("embed");
+    let (n, s) = (b.symbol("N", 1, 8), b.symbol("S", 1, 32));
+    let ids = b.input("ids", DType::I64, &[n.clone(), s.clone()]).unwrap();
+    let words = b.weight_data("words", f32s(&[50, 8], 1)).unwrap();
+    let places = b.weight_data("places", f32s(&[32, 8], 2)).unwrap();
+    let place = b.iota(DType::I64, &[s], 0).unwrap();
+    let (w, p) = (b.embedding(words, ids).unwrap(), b.embedding(places, place).unwrap());
+    let y = b.plus(w, p).unwrap();
+    let y = b.layer_norm(y, -1, None, None, 1e-5).unwrap();
+    b.output("y", y);
+    let ids = Tensor::generate(DType::I64, &[2, 5], |i| (i * 7 % 50) as f64).unwrap();
+    let fused = check(&b.finish(), &[ids], &options("sm_90a", Numerics::Exact), 0.0);
+    let anchors: Vec<Anchor> = fused.plan.regions.iter().map(|r| r.anchor).collect();
+    assert_eq!(anchors, [Anchor::Index, Anchor::Reduce], "{}", fused.report);
+}

@@ -296,16 +296,24 @@ impl Builder {
         self.push(Stmt::Fill { buffer: buffer.clone(), value });
     }
 
-    /// Fills a shared tile: `element` gets one index per dimension of `dst` and returns where the element exists and what
-    /// it is; elsewhere it is zero.
-    pub fn copy(&mut self, dst: &Buffer, names: &[&str], element: impl FnOnce(&[Expr]) -> (Expr, Expr)) {
+    /// Fills a shared tile: `mask` gets one index per dimension of `dst` and returns where the element exists, `element` what
+    /// it is there, cast to the tile's type; elsewhere it is zero.
+    pub fn copy(
+        &mut self,
+        dst: &Buffer,
+        names: &[&str],
+        mask: impl FnOnce(&[Expr]) -> Expr,
+        element: impl FnOnce(&mut Builder, &[Expr]) -> Expr,
+    ) {
         let axes: Vec<(&str, Expr)> =
             names.iter().zip(&dst.shape).map(|(&name, extent)| (name, extent.clone())).collect();
         let (axes, vars) = self.axes(&axes);
-        let (mask, value) = element(&vars);
-        let value = value.cast(dst.dtype);
-        let fill = Expr::int(value.dtype(), 0);
-        self.push(Stmt::Copy { dst: dst.clone(), axes, mask, value, fill });
+        let mask = mask(&vars);
+        let mut value = None;
+        let body = self.nested(|k| value = Some(element(k, &vars).cast(dst.dtype)));
+        let fill = Expr::int(dst.dtype, 0);
+        let value = value.unwrap_or_else(|| fill.clone());
+        self.push(Stmt::Copy { dst: dst.clone(), axes, mask, body, value, fill });
     }
 
     /// `acc[m, n] += sum over k of a[m, k] * b[k, n]`; `transpose_a` if `a` is `[K, M]`, `transpose_b` if `b` is `[N, K]`.

@@ -212,10 +212,13 @@ impl<'a> Interp<'a> {
                 }
                 Ok(())
             }
-            Stmt::Copy { dst, axes, mask, value, fill } => {
+            Stmt::Copy { dst, axes, mask, body, value, fill } => {
                 let index: Vec<Expr> = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
                 self.each(axes, &mut |interp| {
                     let exists = interp.eval(mask)? != Scalar::Int(0);
+                    if exists {
+                        interp.body(body)?;
+                    }
                     let value = interp.eval(if exists { value } else { fill })?;
                     interp.write(dst, &index, value)
                 })

@@ -301,8 +301,10 @@ pub enum Stmt {
         dst: Buffer,
         /// One per dimension of `dst`, with its extents.
         axes: Vec<Axis>,
-        /// Where `value` may be evaluated.
+        /// Where `body` and `value` may be evaluated.
         mask: Expr,
+        /// Names used by the value.
+        body: Vec<Stmt>,
         /// The element, usually a load from global memory.
         value: Expr,
         /// The element elsewhere.
@@ -364,6 +366,7 @@ impl Stmt {
             Stmt::For { body, .. }
             | Stmt::Parallel { body, .. }
             | Stmt::Reduce { body, .. }
+            | Stmt::Copy { body, .. }
             | Stmt::Pipelined { body, .. } => vec![body],
             Stmt::If { then, otherwise, .. } => vec![then, otherwise],
             _ => vec![],

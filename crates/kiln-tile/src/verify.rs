@@ -203,13 +203,7 @@ impl Verifier<'_> {
                 self.cooperative("reduce", axes)?;
                 self.axes(axes)?;
                 let outer = self.scope.clone();
-                for stmt in body {
-                    if !matches!(stmt, Stmt::Bind { .. }) {
-                        let what = "only `bind` may stand in the body of a reduction".to_owned();
-                        return self.invalid(what, "reduce", "move other statements to a `parallel`");
-                    }
-                    self.stmt(stmt)?;
-                }
+                self.names_only("reduce", body)?;
                 for result in results {
                     let (name, dtype) = (&result.var.name, result.var.dtype);
                     self.require(&result.value, &format!("value of `{name}`"), dtype)?;
@@ -229,7 +223,7 @@ impl Verifier<'_> {
                 }
                 self.require(value, &format!("value of fill `{}`", buffer.name), buffer.dtype)
             }
-            Stmt::Copy { dst, axes, mask, value, fill } => {
+            Stmt::Copy { dst, axes, mask, body, value, fill } => {
                 self.block_only("copy")?;
                 let extents_match = axes.len() == dst.shape.len()
                     && axes.iter().zip(&dst.shape).all(|(axis, extent)| {
@@ -241,7 +235,10 @@ impl Verifier<'_> {
                 }
                 self.axes(axes)?;
                 self.require(mask, &format!("mask of `{}`", dst.name), DType::Bool)?;
+                let outer = self.scope.clone();
+                self.names_only("copy", body)?;
                 self.require(value, &format!("element of `{}`", dst.name), dst.dtype)?;
+                self.scope = outer;
                 self.require(fill, &format!("fill of `{}`", dst.name), dst.dtype)
             }
             Stmt::Gemm { acc, a, b, transpose_a, transpose_b } => {
@@ -267,6 +264,17 @@ impl Verifier<'_> {
             }
             Stmt::Barrier => self.block_only("barrier"),
         }
+    }
+
+    /// Checks a body that may only name values.
+    fn names_only(&mut self, place: &str, body: &[Stmt]) -> Result<()> {
+        body.iter().try_for_each(|stmt| match stmt {
+            Stmt::Bind { .. } => self.stmt(stmt),
+            _ => {
+                let what = format!("only `bind` may stand in the body of a `{place}`");
+                self.invalid(what, place, "move other statements to a `parallel`")
+            }
+        })
     }
 
     fn gemm(&self, acc: &Buffer, a: &Buffer, b: &Buffer, ta: bool, tb: bool) -> Result<()> {

@@ -181,3 +181,39 @@ fn atomics_count() {
     let args = vec![Arg::dim(1000), Arg::Array(x), zeros(DType::I32, 256)];
     assert_eq!(execute(&programs::histogram(), args), expected);
 }
+
+#[test]
+fn products_match_plain_loops() {
+    use programs::gemm::{Shape, gemm};
+    let mut r = random();
+    for dtype in [DType::F16, DType::F32, DType::I32] {
+        for (transpose_a, transpose_b) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (batch, m, n, k) = (2, 1 + r.below(20) as usize, 1 + r.below(20) as usize, r.below(40) as usize);
+            let shape = Shape { transpose_a, transpose_b, ..Shape::new(dtype, (16, 16, 16), 32) };
+            let (a, b, bias) =
+                (r.array(dtype, batch * m * k), r.array(dtype, batch * k * n), r.array(DType::F32, n));
+            let (x, y, z) = (a.to_f64(), b.to_f64(), bias.to_f64());
+            let at_a = |i: usize, p: usize| if transpose_a { p * m + i } else { i * k + p };
+            let at_b = |p: usize, j: usize| if transpose_b { j * k + p } else { p * n + j };
+            let mut expected = vec![];
+            for t in 0..batch * m * n {
+                let (z_at, i, j) = (t / (m * n), t / n % m, t % n);
+                let dot: f64 = (0..k).map(|p| x[z_at * m * k + at_a(i, p)] * y[z_at * k * n + at_b(p, j)]).sum();
+                // An integer bias is a float cast on the way in.
+                expected.push(dot + if dtype == DType::I32 { z[j].trunc() } else { z[j] });
+            }
+            let args = vec![
+                Arg::dim(batch as i64),
+                Arg::dim(m as i64),
+                Arg::dim(n as i64),
+                Arg::dim(k as i64),
+                Arg::Array(a),
+                Arg::Array(b),
+                Arg::Array(bias),
+                zeros(dtype, batch * m * n),
+            ];
+            // One rounding to f16, and one to f32 a tile of 16 along K.
+            close(&execute(&gemm(shape), args), &expected, if dtype == DType::F16 { 1e-3 } else { 1e-6 });
+        }
+    }
+}

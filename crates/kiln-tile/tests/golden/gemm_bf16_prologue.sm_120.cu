@@ -93,7 +93,8 @@ extern "C" __global__ void __launch_bounds__(256, 1) gemm(
                 const Vec<bf16, 8> a_v = load<8>(a + (long long)z * (m * k) + (step * 64 + i) * m + tile_m * 128 + kk);
                 #pragma unroll
                 for (int v = 0; v < 8; ++v) {
-                    a_tile_next[turn * 8 + v] = to_bf16(max_of(to_f32(a_v[v]), 0.0f));
+                    const float value = to_f32(a_v[v]);
+                    a_tile_next[turn * 8 + v] = to_bf16(max_of(value, 0.0f));
                 }
             } else {
                 #pragma unroll

@@ -70,19 +70,34 @@ pub fn gemm(shape: Shape) -> Program {
                 let (outer, inner) = if k_first { (&ix[1], &ix[0]) } else { (&ix[0], &ix[1]) };
                 (tile * extent + outer, step * bk + inner)
             };
-            k.copy(&a_tile, &["i", "kk"], |ix| {
-                let (row, depth_at) = place(ix, &at[1], bm, shape.transpose_a);
-                let [_, x, y] = order(&row, &depth_at, shape.transpose_a);
-                let value = a.at([&at[0], &x, &y]);
-                let zero = Expr::int(shape.dtype.compute(), 0);
-                let value = if shape.prologue { value.cast(shape.dtype.compute()).max(zero) } else { value };
-                (row.lt(&m).and(depth_at.lt(&depth)), value)
-            });
-            k.copy(&b_tile, &["kk", "j"], |ix| {
-                let (col, depth_at) = place(ix, &at[2], bn, !shape.transpose_b);
-                let [_, x, y] = order(&depth_at, &col, shape.transpose_b);
-                (col.lt(&n).and(depth_at.lt(&depth)), b.at([&at[0], &x, &y]))
-            });
+            let of_a = |ix: &[Expr]| place(ix, &at[1], bm, shape.transpose_a);
+            let of_b = |ix: &[Expr]| place(ix, &at[2], bn, !shape.transpose_b);
+            let inside = |(outer, inner): (Expr, Expr), extent: &Expr| outer.lt(extent).and(inner.lt(&depth));
+            k.copy(
+                &a_tile,
+                &["i", "kk"],
+                |ix| inside(of_a(ix), &m),
+                |k, ix| {
+                    let (row, depth_at) = of_a(ix);
+                    let [_, x, y] = order(&row, &depth_at, shape.transpose_a);
+                    let value = a.at([&at[0], &x, &y]);
+                    if !shape.prologue {
+                        return value;
+                    }
+                    let value = k.bind("value", value.cast(shape.dtype.compute()));
+                    value.max(Expr::int(shape.dtype.compute(), 0))
+                },
+            );
+            k.copy(
+                &b_tile,
+                &["kk", "j"],
+                |ix| inside(of_b(ix), &n),
+                |_, ix| {
+                    let (col, depth_at) = of_b(ix);
+                    let [_, x, y] = order(&depth_at, &col, shape.transpose_b);
+                    b.at([&at[0], &x, &y])
+                },
+            );
             k.gemm(&acc, &a_tile, &b_tile, shape.transpose_a, shape.transpose_b);
         });
         k.parallel(&[("i", Expr::index(bm)), ("j", Expr::index(bn))], |k, ix| {

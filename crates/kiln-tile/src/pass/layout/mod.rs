@@ -159,18 +159,19 @@ impl Pass<'_> {
     fn pipeline(&mut self, facts: &Facts, stages: u32, body: &[Stmt]) -> Pipeline {
         let mut plain = self.arch.has_cp_async();
         for stmt in body {
-            if let Stmt::Copy { dst, axes, mask, value, fill } = stmt {
-                let width = copy_width(&self.layouts, facts, dst, axes, mask, value);
+            if let Stmt::Copy { axes, .. } = stmt {
+                let width = copy_width(&self.layouts, facts, stmt);
                 if let Some(axis) = axes.first() {
                     self.layouts.widths.insert(axis.var.id, width);
                 }
-                plain &= self.is_plain_copy(facts, dst, axes, value, fill, width);
+                plain &= self.is_plain_copy(facts, stmt, width);
             }
         }
         if plain { Pipeline::Async { stages } } else { Pipeline::Staged }
     }
 
-    fn is_plain_copy(&self, facts: &Facts, dst: &Buffer, axes: &[Axis], value: &Expr, fill: &Expr, width: u32) -> bool {
+    fn is_plain_copy(&self, facts: &Facts, copy: &Stmt, width: u32) -> bool {
+        let Stmt::Copy { dst, axes, body, value, fill, .. } = copy else { return false };
         let ExprKind::Load(from, _) = value.kind() else { return false };
         let zero = matches!(fill.kind(), ExprKind::Const(x) if x.as_f64() == 0.0);
         let mut facts = facts.clone();
@@ -181,9 +182,11 @@ impl Pass<'_> {
                 facts.set_axis(&axis.var, &axis.extent);
             }
         }
+        let places_only =
+            body.iter().all(|s| s.exprs().iter().all(|e| !e.any(&mut |e| matches!(e.kind(), ExprKind::Load(..)))));
         let index: Vec<Expr> = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
         let whole = width == 1 || is_wide(&self.layouts, &facts, dst, &index, width);
-        from.scope == Scope::Global && zero && whole && width * dst.dtype.bits() >= 32
+        from.scope == Scope::Global && zero && places_only && whole && width * dst.dtype.bits() >= 32
     }
 
     fn body(&mut self, facts: &mut Facts, body: &[Stmt]) -> Result<()> {
@@ -198,15 +201,15 @@ impl Pass<'_> {
                     let pipeline = self.pipeline(facts, *stages, body);
                     self.layouts.pipelines.insert(var.id, pipeline);
                 }
-                Stmt::Copy { dst, axes, mask, value, .. } => {
-                    let width = copy_width(&self.layouts, facts, dst, axes, mask, value);
+                Stmt::Copy { axes, .. } => {
+                    let width = copy_width(&self.layouts, facts, stmt);
                     if let Some(axis) = axes.first() {
                         self.layouts.widths.insert(axis.var.id, width);
                     }
                 }
                 _ => {}
             }
-            if !matches!(stmt, Stmt::Parallel { .. } | Stmt::Reduce { .. }) {
+            if !matches!(stmt, Stmt::Parallel { .. } | Stmt::Reduce { .. } | Stmt::Copy { .. }) {
                 for body in stmt.bodies() {
                     self.body(facts, body)?;
                 }

@@ -101,7 +101,8 @@ pub fn in_lanes(layouts: &Layouts, facts: &Facts, axes: &[Axis], body: &[Stmt], 
 }
 
 /// The greatest width at which a copy's condition is the same in all lanes and one of its loads is wide; 1 if there is none.
-pub fn copy_width(layouts: &Layouts, facts: &Facts, dst: &Buffer, axes: &[Axis], mask: &Expr, value: &Expr) -> u32 {
+pub fn copy_width(layouts: &Layouts, facts: &Facts, copy: &Stmt) -> u32 {
+    let Stmt::Copy { dst, axes, mask, body, value, .. } = copy else { return 1 };
     let Some((inner, outer)) = axes.split_last() else { return 1 };
     [16, 8, 4, 2]
         .into_iter()
@@ -114,6 +115,7 @@ pub fn copy_width(layouts: &Layouts, facts: &Facts, dst: &Buffer, axes: &[Axis],
             facts.set_lane_axis(&inner.var, &inner.extent, width);
             let uniform = facts.lane_step(mask, width) == Some(0);
             let mut wide = Wide { layouts, facts, width, bits: vec![] };
+            let uniform = uniform && wide.body(body);
             wide.loads(value);
             uniform && !wide.bits.is_empty()
         })

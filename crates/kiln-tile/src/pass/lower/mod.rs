@@ -191,8 +191,8 @@ impl Lower<'_> {
                 self.push(CStmt::Expr(CExpr::call("__syncthreads", [])));
                 Ok(())
             }
-            Stmt::Copy { dst, axes, mask, value, fill } => {
-                let element = pipeline::element(axes, mask, value, fill, dst);
+            Stmt::Copy { dst, axes, .. } => {
+                let element = pipeline::element(stmt, dst);
                 self.scoped(|lower| {
                     lower.crew_loop(axes, None, |lower, axis, width| lower.lane_body(axes, axis, width, &element))
                 })

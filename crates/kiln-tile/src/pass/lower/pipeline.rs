@@ -5,20 +5,23 @@ use crate::error::Result;
 use crate::expr::{Expr, ExprKind, Var};
 use crate::pass::layout::Pipeline;
 use crate::print::prelude::Helper;
-use crate::program::{Axis, Buffer, Scope, Stmt};
+use crate::program::{Buffer, Scope, Stmt};
 use crate::thread::{CExpr, CStmt, CType};
 
 /// What one element of a copy does: `target = mask ? value : fill`, as statements.
-pub fn element(axes: &[Axis], mask: &Expr, value: &Expr, fill: &Expr, target: &Buffer) -> Vec<Stmt> {
+pub fn element(copy: &Stmt, target: &Buffer) -> Vec<Stmt> {
+    let Stmt::Copy { axes, mask, body, value, fill, .. } = copy else { return vec![] };
     let store = |value: &Expr| Stmt::Store {
         buffer: target.clone(),
         index: axes.iter().map(|axis| Expr::var(&axis.var)).collect(),
         value: value.clone(),
     };
+    let mut then = body.clone();
+    then.push(store(value));
     if mask.as_const() == Some(1) {
-        return vec![store(value)];
+        return then;
     }
-    vec![Stmt::If { cond: mask.clone(), then: vec![store(value)], otherwise: vec![store(fill)] }]
+    vec![Stmt::If { cond: mask.clone(), then, otherwise: vec![store(fill)] }]
 }
 
 impl Lower<'_> {
@@ -85,8 +88,8 @@ impl Lower<'_> {
         let param = format!("{} {}", steps.ty.name(), steps.name);
         let body = self.nested(|lower| {
             copies.iter().zip(&staging).try_for_each(|(copy, next)| {
-                let Stmt::Copy { axes, mask, value, fill, .. } = copy else { return Ok(()) };
-                let stmts = element(axes, mask, value, fill, next);
+                let Stmt::Copy { axes, .. } = copy else { return Ok(()) };
+                let stmts = element(copy, next);
                 lower.scoped(|lower| lower.turns(axes, |lower, axis, width| lower.lane_body(axes, axis, width, &stmts)))
             })
         })?;
@@ -154,9 +157,11 @@ impl Lower<'_> {
     }
 
     fn copy_async(&mut self, copy: &Stmt) -> Result<()> {
-        let Stmt::Copy { dst, axes, mask, value, .. } = copy else { return Ok(()) };
+        let Stmt::Copy { dst, axes, mask, body, value, .. } = copy else { return Ok(()) };
         let ExprKind::Load(from, at) = value.kind() else { return Ok(()) };
         self.turns(axes, |lower, _, width| {
+            // Without loads among them, what the body names may be computed where the source does not exist.
+            lower.stmts(body)?;
             let index: Vec<Expr> = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
             let target = CExpr::name(lower.buffer_name(dst)).offset(lower.offset(dst, &index)?);
             let source = CExpr::name(lower.buffer_name(from)).offset(lower.offset(from, at)?);

@@ -22,7 +22,9 @@ fn expect(name: &str, grid: u32, block: u32, kind: FindingKind) {
     for seed in [None, Some(1), Some(2), Some(3), Some(4), Some(5)] {
         let found = findings(name, grid, block, seed);
         // A copy that happens to land early is still unordered with its use.
-        let race = |f: &kiln_sim::Finding| seed.is_some() && kind == FindingKind::AsyncPending && f.kind == FindingKind::SharedRace;
+        let race = |f: &kiln_sim::Finding| {
+            seed.is_some() && kind == FindingKind::AsyncPending && f.kind == FindingKind::SharedRace
+        };
         let hit = found.iter().find(|f| f.kind == kind || race(f));
         let all: Vec<String> = found.iter().map(ToString::to_string).collect();
         let hit = hit.unwrap_or_else(|| panic!("{name}, seed {seed:?}: expected {kind}, found {all:#?}"));

@@ -3,7 +3,7 @@
 use super::float::rounding;
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{AluFn, f1, f1_wide, f2, f3};
+use crate::exec::{AluFn, f1, f1_wide, f2, f2_wide, f3};
 use crate::num::{
     BF16, E4M3, E5M2, F16, Format, Round, TF32, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, ftz, round_f32,
 };
@@ -215,8 +215,12 @@ fn to_pair(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, to: Ty) -> Decoded {
     let Some(f) = format(to) else { return Ok(None) };
     let width = to.bits() / 2;
     alu(match to {
-        Ty::F16x2 if plain => f2::<u32, f32, f32>(d, s, |hi, lo| f32_to_f16(hi) << 16 | f32_to_f16(lo)),
-        Ty::Bf16x2 if plain => f2::<u32, f32, f32>(d, s, |hi, lo| f32_to_bf16(hi) << 16 | f32_to_bf16(lo)),
+        Ty::F16x2 if plain => {
+            f2_wide::<u32>(d, s, |hi, lo| f32_to_f16(f32::from_bits(hi)) << 16 | f32_to_f16(f32::from_bits(lo)))
+        }
+        Ty::Bf16x2 if plain => {
+            f2_wide::<u32>(d, s, |hi, lo| f32_to_bf16(f32::from_bits(hi)) << 16 | f32_to_bf16(f32::from_bits(lo)))
+        }
         _ => f2::<u32, f32, f32>(d, s, move |hi, lo| {
             let one = |x: f32| f.encode(if relu && x <= 0.0 { 0.0 } else { x.into() }, mode, satfinite);
             one(hi) << width | one(lo)

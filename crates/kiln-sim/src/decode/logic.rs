@@ -4,7 +4,9 @@
 use super::op::Special;
 use super::operand::{Build, alu, arg, immediate, items};
 use super::{Clock, Code, Decoded, Op, Ty};
-use crate::exec::{AluFn, FULL, LOCAL_BASE, Lane, PARAM_BASE, Regs, SHARED_BASE, WINDOW, f1, f2, f2_wide, f3};
+use crate::exec::{
+    AluFn, FULL, LANES, LOCAL_BASE, Lane, PARAM_BASE, Regs, SHARED_BASE, WINDOW, f1, f2, f2_wide, f3, wide,
+};
 use crate::num::{bf16_to_f32, f16_to_f32};
 use crate::ptx::{Arg, RegKind, Stmt};
 
@@ -313,10 +315,23 @@ fn selp(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
     let (p, neg) = b.p(arg(stmt, 3)?)?;
     let bits = ty.bits();
     let d = b.value(bits, arg(stmt, 0)?)?;
-    let s = [b.value(bits, arg(stmt, 1)?)?, b.value(bits, arg(stmt, 2)?)?, p];
+    let (x, y) = (b.value(bits, arg(stmt, 1)?)?, b.value(bits, arg(stmt, 2)?)?);
+    fn select<T: Lane>(regs: &mut Regs, [d, x, y]: [u32; 3], p: u32, mask: u32) {
+        wide(
+            #[inline(always)]
+            || {
+                let (x, y) = (T::get(regs, x), T::get(regs, y));
+                let mut out = x;
+                for i in 0..LANES {
+                    out[i] = if p >> i & 1 != 0 { x[i] } else { y[i] };
+                }
+                T::put(regs, d, &out, mask);
+            },
+        );
+    }
     alu(match bits {
-        64 => f3::<u64, u64, u64, bool>(d, s, move |x, y, p| if p != neg { x } else { y }),
-        _ => f3::<u32, u32, u32, bool>(d, s, move |x, y, p| if p != neg { x } else { y }),
+        64 => Box::new(move |regs, mask| select::<u64>(regs, [d, x, y], flip(regs, p, neg), mask)),
+        _ => Box::new(move |regs, mask| select::<u32>(regs, [d, x, y], flip(regs, p, neg), mask)),
     })
 }
 

@@ -3,28 +3,27 @@
 use super::float::{min_max, rounding};
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{f1, f2, f3};
-use crate::num::{
-    Round, add_odd, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, round_f32, tanh_approx,
-};
+use crate::exec::{f1, f2, f3, f3_wide};
+use crate::num::{BF16, Round, add_odd, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, tanh_approx};
 use crate::ptx::Stmt;
 
 /// A 16-bit format's conversions.
 trait Half: 'static {
     fn wide(h: u32) -> f32;
-    /// From a value rounded to odd in f64.
-    fn narrow(x: f64) -> u32;
-    fn narrow_f32(x: f32) -> u32;
+    /// The correctly rounded `x * y + z`.
+    fn fma(x: f32, y: f32, z: f32) -> u32;
+    fn narrow(x: f32) -> u32;
 }
 
 struct F16;
 struct Bf16;
 
-/// f64 to f32 rounded to odd, so that the next rounding is the only one that counts.
+/// f64 to f32 rounded to odd, so that the next rounding is the only one that counts. Not for f32 subnormals.
 #[inline(always)]
 fn odd_f32(x: f64) -> f32 {
-    let down = round_f32(x, Round::Zero);
-    if f64::from(down) == x || !down.is_finite() { x as f32 } else { f32::from_bits(down.to_bits() | 1) }
+    const LOW: u64 = (1 << 29) - 1;
+    let bits = x.to_bits();
+    f64::from_bits(bits & !LOW | u64::from(bits & LOW != 0) << 29) as f32
 }
 
 impl Half for F16 {
@@ -33,11 +32,12 @@ impl Half for F16 {
         f16_to_f32(h & 0xffff)
     }
     #[inline(always)]
-    fn narrow(x: f64) -> u32 {
-        f32_to_f16(odd_f32(x))
+    fn fma(x: f32, y: f32, z: f32) -> u32 {
+        // The product is exact; the f64 sum is exact too, or the smaller term is too small to matter.
+        f32_to_f16(odd_f32(f64::from(x) * f64::from(y) + f64::from(z)))
     }
     #[inline(always)]
-    fn narrow_f32(x: f32) -> u32 {
+    fn narrow(x: f32) -> u32 {
         f32_to_f16(x)
     }
 }
@@ -48,11 +48,15 @@ impl Half for Bf16 {
         bf16_to_f32(h & 0xffff)
     }
     #[inline(always)]
-    fn narrow(x: f64) -> u32 {
-        f32_to_bf16(odd_f32(x))
+    fn fma(x: f32, y: f32, z: f32) -> u32 {
+        let exact = add_odd(f64::from(x) * f64::from(y), z.into());
+        if exact.abs() < f64::from(f32::MIN_POSITIVE) {
+            return BF16.encode(exact, Round::Nearest, false);
+        }
+        f32_to_bf16(odd_f32(exact))
     }
     #[inline(always)]
-    fn narrow_f32(x: f32) -> u32 {
+    fn narrow(x: f32) -> u32 {
         f32_to_bf16(x)
     }
 }
@@ -73,13 +77,13 @@ fn half<H: Half>(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, packed: bool) 
         return Ok(None);
     }
     let (flush, saturate, relu) = (code.has("ftz"), code.has("sat"), code.has("relu"));
-    let bf = H::narrow_f32(1.0) == 0x3f80;
+    let bf = H::narrow(1.0) == 0x3f80;
     let d = b.r(arg(stmt, 0)?)?;
     let mut rows = [0; 3];
     for (i, row) in rows.iter_mut().enumerate() {
         *row = match stmt.args.get(i + 1) {
             Some(crate::ptx::Arg::F32(v)) => {
-                let h = u64::from(H::narrow_f32(f32::from_bits(*v)));
+                let h = u64::from(H::narrow(f32::from_bits(*v)));
                 b.r(&crate::ptx::Arg::Int(h))?
             }
             Some(a) => b.r(a)?,
@@ -94,13 +98,24 @@ fn half<H: Half>(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, packed: bool) 
         let h = clean(h);
         let v = H::wide(h);
         if saturate {
-            return if v.is_nan() { 0 } else { H::narrow_f32(v.clamp(0.0, 1.0) + 0.0) };
+            return if v.is_nan() { 0 } else { H::narrow(v.clamp(0.0, 1.0) + 0.0) };
         }
         if relu && (v <= 0.0) { 0 } else { h }
     };
+    let plain = !flush && !saturate && !relu;
     macro_rules! lanes {
         ($f:expr) => {{
             let f = $f;
+            if plain {
+                // The form that inner loops use, without the modifiers' selects.
+                return alu(if packed {
+                    f3_wide::<u32>(d, rows, move |x, y, z| {
+                        f(x & 0xffff, y & 0xffff, z & 0xffff) & 0xffff | f(x >> 16, y >> 16, z >> 16) << 16
+                    })
+                } else {
+                    f3_wide::<u32>(d, rows, move |x, y, z| f(x & 0xffff, y & 0xffff, z & 0xffff) & 0xffff)
+                });
+            }
             let one = move |x: u32, y: u32, z: u32| -> u32 { after(f(clean(x), clean(y), clean(z))) & 0xffff };
             return alu(if packed {
                 f3::<u32, u32, u32, u32>(d, rows, move |x, y, z| {
@@ -112,23 +127,20 @@ fn half<H: Half>(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, packed: bool) 
         }};
     }
     match (code.base, stmt.args.len() - 1) {
-        // One f32 operation on 16-bit inputs has enough bits that rounding twice is harmless for f16; the sum of
-        // two bf16 may not fit f32, so it goes through f64.
-        ("add", 2) => lanes!(|x, y, _| H::narrow(add_odd(H::wide(x).into(), H::wide(y).into()))),
-        ("sub", 2) => lanes!(|x, y, _| H::narrow(add_odd(H::wide(x).into(), -f64::from(H::wide(y))))),
-        ("mul", 2) => lanes!(|x, y, _| H::narrow(f64::from(H::wide(x)) * f64::from(H::wide(y)))),
-        ("fma", 3) => {
-            lanes!(|x, y, z| H::narrow(add_odd(f64::from(H::wide(x)) * f64::from(H::wide(y)), H::wide(z).into())))
-        }
+        ("add", 2) => lanes!(|x, y, _| H::fma(H::wide(x), 1.0, H::wide(y))),
+        ("sub", 2) => lanes!(|x, y, _| H::fma(H::wide(y), -1.0, H::wide(x))),
+        // Adding -0 keeps the sign of a zero product.
+        ("mul", 2) => lanes!(|x, y, _| H::fma(H::wide(x), H::wide(y), -0.0)),
+        ("fma", 3) => lanes!(|x, y, z| H::fma(H::wide(x), H::wide(y), H::wide(z))),
         ("abs", 1) => lanes!(|x: u32, _, _| x & 0x7fff),
         ("neg", 1) => lanes!(|x: u32, _, _| x ^ 0x8000),
-        ("ex2", 1) => lanes!(|x, _, _| H::narrow_f32(ex2_approx(H::wide(x)))),
-        ("tanh", 1) => lanes!(|x, _, _| H::narrow_f32(tanh_approx(H::wide(x)))),
+        ("ex2", 1) => lanes!(|x, _, _| H::narrow(ex2_approx(H::wide(x)))),
+        ("tanh", 1) => lanes!(|x, _, _| H::narrow(tanh_approx(H::wide(x)))),
         ("min" | "max", 2) => {
             let (max, nan, xorsign, abs) = (code.base == "max", code.has("NaN"), code.has("xorsign"), code.has("abs"));
             lanes!(move |x: u32, y: u32, _| {
                 let (a, c) = if abs { (x & 0x7fff, y & 0x7fff) } else { (x, y) };
-                let r = H::narrow_f32(min_max(H::wide(a), H::wide(c), max, nan));
+                let r = H::narrow(min_max(H::wide(a), H::wide(c), max, nan));
                 if xorsign { r & 0x7fff | (x ^ y) & 0x8000 } else { r }
             })
         }

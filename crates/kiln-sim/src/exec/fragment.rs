@@ -48,6 +48,9 @@ impl Cluster<'_> {
         let mask = if rows == 32 { FULL } else { (1 << rows) - 1 } & m;
         let mut words: [Words; LANES] = [[u32::MAX; 8]; LANES];
         let half = |w: &Words, k: usize| w[k / 2] >> (16 * (k % 2)) & 0xffff;
+        if copy == MatrixCopy::Load && self.ldmatrix_fast(w, regs, trans, &addrs, space, m) {
+            return Flow::Next;
+        }
         match copy {
             MatrixCopy::Load => {
                 self.fetch(w, space, &addrs, mask, 16, &mut words);
@@ -80,6 +83,44 @@ impl Cluster<'_> {
             }
         }
         Flow::Next
+    }
+
+    /// ldmatrix from this CTA's shared memory with nothing to check or count.
+    fn ldmatrix_fast(
+        &self,
+        w: &mut Warp,
+        regs: &[u32],
+        trans: bool,
+        addrs: &[u64; LANES],
+        space: Space,
+        m: u32,
+    ) -> bool {
+        let cta = &self.ctas[w.cta];
+        if space != Space::Shared || m != FULL || cta.shadow.is_some() || self.counters.is_some() {
+            return false;
+        }
+        for (i, row) in regs.iter().enumerate() {
+            let mut block = [[0u32; 4]; 8];
+            for (r, words) in block.iter_mut().enumerate() {
+                let at = addrs[8 * i + r] as u32;
+                let from = at as usize / 4;
+                match cta.shared.get(from..from + 4) {
+                    Some(four) if at % 16 == 0 => words.copy_from_slice(four),
+                    _ => return false,
+                }
+            }
+            let out = &mut w.regs.r[*row as usize];
+            for lane in 0..LANES {
+                let (g, t) = (lane / 4, lane % 4);
+                out[lane] = if trans {
+                    let half = |k: usize| block[2 * t + k][g / 2] >> (16 * (g % 2)) & 0xffff;
+                    half(0) | half(1) << 16
+                } else {
+                    block[g][t]
+                };
+            }
+        }
+        true
     }
 
     /// Transposes an 8x8 matrix of 16-bit elements held one row a quad.

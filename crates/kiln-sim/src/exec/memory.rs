@@ -1,7 +1,7 @@
 //! Loads and stores.
 
 use super::cluster::Cluster;
-use super::regs::{FULL, LANES, Lane};
+use super::regs::{LANES, Lane};
 use super::step::lanes;
 use super::warp::Warp;
 use super::{LOCAL_BASE, PARAM_BASE, SHARED_BASE, WINDOW};
@@ -85,17 +85,7 @@ impl Cluster<'_> {
 
     pub(crate) fn load(&mut self, w: &mut Warp, mv: &Move, m: u32) {
         let addrs = w.addresses(&mv.addr);
-        // One word a lane from global or shared memory is the common case.
-        if mv.total == 4
-            && let [Reg::R(row)] = mv.regs[..]
-        {
-            let mut out = [u32::MAX; LANES];
-            if !(m == FULL && self.load_words_fast(w, mv.space, &addrs, &mut out)) {
-                let mut words = [[u32::MAX; 8]; LANES];
-                self.fetch(w, mv.space, &addrs, m, 4, &mut words);
-                out = words.map(|v| v[0]);
-            }
-            u32::put(&mut w.regs, row, &out, m);
+        if self.fast_load(w, mv, &addrs, m) {
             return;
         }
         let mut words: [Words; LANES] = [[u32::MAX; 8]; LANES];
@@ -126,40 +116,6 @@ impl Cluster<'_> {
                 }
                 Reg::None => {}
             }
-        }
-    }
-
-    /// All lanes, one aligned word each, inside one allocation or this CTA's shared memory, no checks to run.
-    fn load_words_fast(&mut self, w: &mut Warp, space: Space, addrs: &[u64; LANES], out: &mut [u32; LANES]) -> bool {
-        if self.counters.is_some() {
-            return false;
-        }
-        match space {
-            Space::Global | Space::Generic if !self.run.options.checks.global_races => {
-                let Some(buffer) = self.run.buffers.get(w.last_buffer) else { return false };
-                if !addrs.iter().all(|a| buffer.holds(*a, 4) && a.is_multiple_of(4)) {
-                    return false;
-                }
-                for (o, a) in out.iter_mut().zip(addrs) {
-                    *o = buffer.word(a - buffer.base);
-                }
-                true
-            }
-            Space::Shared => {
-                let cta = &self.ctas[w.cta];
-                if cta.shadow.is_some() {
-                    return false;
-                }
-                let size = self.run.program.shared + self.run.dynamic;
-                if size < 4 || !addrs.iter().all(|a| *a as u32 <= size - 4 && a.is_multiple_of(4)) {
-                    return false;
-                }
-                for (o, a) in out.iter_mut().zip(addrs) {
-                    *o = cta.shared[(*a as u32 / 4) as usize];
-                }
-                true
-            }
-            _ => false,
         }
     }
 
@@ -228,6 +184,9 @@ impl Cluster<'_> {
 
     pub(crate) fn store(&mut self, w: &mut Warp, mv: &Move, m: u32) {
         let addrs = w.addresses(&mv.addr);
+        if self.fast_store(w, mv, &addrs, m) {
+            return;
+        }
         let mut words: [Words; LANES] = [[0; 8]; LANES];
         for (i, reg) in mv.regs.iter().enumerate() {
             let at = i * mv.size as usize;

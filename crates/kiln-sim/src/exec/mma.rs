@@ -9,8 +9,8 @@ use super::warp::Warp;
 use crate::decode::{Mma, Reg, Ty};
 use crate::num::{E4M3, E5M2, f16_to_f32, f32_to_f16};
 
-/// Largest K of a floating-point mma.
-const MAX_K: usize = 32;
+/// Largest K of an mma but those of single bits.
+const MAX_K: usize = 64;
 
 static E4M3_TABLE: LazyLock<Box<[f32; 256]>> =
     LazyLock::new(|| Box::new(std::array::from_fn(|c| E4M3.decode(c as u32) as f32)));
@@ -60,7 +60,11 @@ impl Cluster<'_> {
         }
         match d.a_ty {
             Ty::F64 => f64_mma(&mut w.regs, d),
-            Ty::U8 | Ty::S8 | Ty::U4 | Ty::S4 | Ty::B1 => integer_mma(&mut w.regs, d),
+            Ty::B1 => bit_mma(&mut w.regs, d),
+            Ty::U8 | Ty::S8 | Ty::U4 | Ty::S4 => wide(
+                #[inline(always)]
+                || integer_mma(&mut w.regs, d),
+            ),
             _ => wide(
                 #[inline(always)]
                 || float_mma(&mut w.regs, d),
@@ -70,36 +74,42 @@ impl Cluster<'_> {
     }
 }
 
-/// Spreads the registers of one packed operand; `place` gets (register, lane quad row g, first k, lane).
+/// Spreads the registers of A and B over matrices; `conv` gives element `i` of a register.
 #[inline(always)]
-fn unpack_f32<const P: usize>(regs: &Regs, list: &[Reg], ty: Ty, mut place: impl FnMut(usize, usize, [f32; P])) {
-    for (r, reg) in list.iter().enumerate() {
-        let words = row32(regs, *reg);
-        let mut values = [[0f32; LANES]; P];
+fn spread<const P: usize, T: Copy + Default>(
+    regs: &Regs,
+    d: &Mma,
+    a: &mut [[T; MAX_K]; 16],
+    b: &mut [[T; 8]; MAX_K],
+    conv: impl Fn(Ty, u32, u32) -> T,
+) {
+    let element_rows = |ty: Ty, reg: Reg| -> [[T; LANES]; P] {
+        let words = row32(regs, reg);
+        let mut values = [[T::default(); LANES]; P];
         for (i, row) in values.iter_mut().enumerate() {
             for lane in 0..LANES {
-                row[lane] = element(ty, words[lane], i as u32);
+                row[lane] = conv(ty, words[lane], i as u32);
             }
         }
+        values
+    };
+    for (r, reg) in d.a.iter().enumerate() {
+        let values = element_rows(d.a_ty, *reg);
+        let (half, k) = if d.m == 8 { (0, 4 * P * r) } else { (8 * (r % 2), 4 * P * (r / 2)) };
         for lane in 0..LANES {
-            place(r, lane, std::array::from_fn(|i| values[i][lane]));
+            for i in 0..P {
+                a[lane / 4 + half][k + P * (lane % 4) + i] = values[i][lane];
+            }
         }
     }
-}
-
-#[inline(always)]
-fn load_operands<const P: usize>(regs: &Regs, d: &Mma, a: &mut [[f32; MAX_K]; 16], b: &mut [[f32; 8]; MAX_K]) {
-    unpack_f32::<P>(regs, &d.a, d.a_ty, |r, lane, v| {
-        let row = lane / 4 + 8 * (r % 2);
-        let k = 4 * P * (r / 2) + P * (lane % 4);
-        a[row][k..k + P].copy_from_slice(&v);
-    });
-    unpack_f32::<P>(regs, &d.b, d.b_ty, |r, lane, v| {
-        let k = 4 * P * r + P * (lane % 4);
-        for (i, v) in v.into_iter().enumerate() {
-            b[k + i][lane / 4] = v;
+    for (r, reg) in d.b.iter().enumerate() {
+        let values = element_rows(d.b_ty, *reg);
+        for lane in 0..LANES {
+            for i in 0..P {
+                b[4 * P * r + P * (lane % 4) + i][lane / 4] = values[i][lane];
+            }
         }
-    });
+    }
 }
 
 #[inline(always)]
@@ -107,9 +117,10 @@ fn float_mma(regs: &mut Regs, d: &Mma) {
     let mut a = [[0f32; MAX_K]; 16];
     let mut b = [[0f32; 8]; MAX_K];
     match d.a_ty {
-        Ty::F16 | Ty::Bf16 => load_operands::<2>(regs, d, &mut a, &mut b),
-        Ty::Tf32 => load_operands::<1>(regs, d, &mut a, &mut b),
-        _ => load_operands::<4>(regs, d, &mut a, &mut b),
+        Ty::F16 => spread::<2, f32>(regs, d, &mut a, &mut b, |_, w, i| f16_to_f32(w >> (16 * i) & 0xffff)),
+        Ty::Bf16 => spread::<2, f32>(regs, d, &mut a, &mut b, |_, w, i| f32::from_bits(w >> (16 * i) << 16)),
+        Ty::Tf32 => spread::<1, f32>(regs, d, &mut a, &mut b, |_, w, _| f32::from_bits(w & 0xffff_e000)),
+        _ => spread::<4, f32>(regs, d, &mut a, &mut b, element),
     }
     let mut c = [[0f32; 8]; 16];
     if d.c_ty == Ty::F16 {
@@ -151,48 +162,72 @@ fn float_mma(regs: &mut Regs, d: &Mma) {
     }
 }
 
+/// 8- and 4-bit integers. A sum of 64 products of 8-bit numbers fits 32 bits; only the addition of C can wrap.
+#[inline(always)]
 fn integer_mma(regs: &mut Regs, d: &Mma) {
-    let p = (32 / d.a_ty.bits()) as usize;
-    let (rows, k) = (d.m as usize, d.k as usize);
-    let mut a = vec![0i32; rows * k];
-    let mut b = vec![0i32; 8 * k];
+    let mut a = [[0i32; MAX_K]; 16];
+    let mut b = [[0i32; 8]; MAX_K];
+    if d.a_ty.bits() == 8 {
+        spread::<4, i32>(regs, d, &mut a, &mut b, |ty, w, i| {
+            let v = w >> (8 * i) & 0xff;
+            if ty == Ty::S8 { i32::from(v as i8) } else { v as i32 }
+        });
+    } else {
+        spread::<8, i32>(regs, d, &mut a, &mut b, integer_element);
+    }
+    let mut sums = [[0i32; 8]; 16];
+    let k = d.k as usize;
+    for (acc, row) in sums.iter_mut().zip(&a).take(d.m as usize) {
+        for (x, y) in row[..k].iter().zip(&b[..k]) {
+            for (n, acc) in acc.iter_mut().enumerate() {
+                *acc += x * y[n];
+            }
+        }
+    }
+    finish_integers(regs, d, |row, col| sums[row][col]);
+}
+
+/// Adds C to the sums and writes D.
+#[inline(always)]
+fn finish_integers(regs: &mut Regs, d: &Mma, sum: impl Fn(usize, usize) -> i32) {
+    // D may overlap C.
+    let mut c = [[0u32; LANES]; 4];
+    for (to, reg) in c.iter_mut().zip(&d.c) {
+        *to = *row32(regs, *reg);
+    }
+    for (i, reg) in d.d.iter().enumerate() {
+        let Reg::R(out) = *reg else { continue };
+        for lane in 0..LANES {
+            let old = c[i][lane] as i32;
+            let sum = sum(lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
+            let total = if d.satfinite { old.saturating_add(sum) } else { old.wrapping_add(sum) };
+            regs.r[out as usize][lane] = total as u32;
+        }
+    }
+}
+
+/// Single bits: 32 a register, so words are combined whole.
+fn bit_mma(regs: &mut Regs, d: &Mma) {
+    let words = d.k as usize / 32;
+    let mut a = [[0u32; 8]; 16];
+    let mut b = [[0u32; 8]; 8];
     for (r, reg) in d.a.iter().enumerate() {
         let v = row32(regs, *reg);
+        let (half, k) = if d.m == 8 { (0, 4 * r) } else { (8 * (r % 2), 4 * (r / 2)) };
         for lane in 0..LANES {
-            let (row, at) = if rows == 8 {
-                (lane / 4, 4 * p * r + p * (lane % 4))
-            } else {
-                (lane / 4 + 8 * (r % 2), 4 * p * (r / 2) + p * (lane % 4))
-            };
-            for i in 0..p {
-                a[row * k + at + i] = integer_element(d.a_ty, v[lane], i as u32);
-            }
+            a[lane / 4 + half][k + lane % 4] = v[lane];
         }
     }
     for (r, reg) in d.b.iter().enumerate() {
         let v = row32(regs, *reg);
         for lane in 0..LANES {
-            for i in 0..p {
-                b[(lane / 4) * k + 4 * p * r + p * (lane % 4) + i] = integer_element(d.b_ty, v[lane], i as u32);
-            }
+            b[lane / 4][4 * r + lane % 4] = v[lane];
         }
     }
-    let c: Vec<[u32; LANES]> = d.c.iter().map(|r| *row32(regs, *r)).collect();
-    for (i, reg) in d.d.iter().enumerate() {
-        let Reg::R(out) = *reg else { continue };
-        for lane in 0..LANES {
-            let (row, col) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
-            let (x, y) = (&a[row * k..(row + 1) * k], &b[col * k..(col + 1) * k]);
-            let sum: i64 = match (d.a_ty, d.b1_and) {
-                (Ty::B1, true) => x.iter().zip(y).map(|(x, y)| i64::from(x & y)).sum(),
-                (Ty::B1, false) => x.iter().zip(y).map(|(x, y)| i64::from(x ^ y)).sum(),
-                _ => x.iter().zip(y).map(|(x, y)| i64::from(x * y)).sum(),
-            };
-            let total = i64::from(c[i][lane] as i32) + sum;
-            let total = if d.satfinite { total.clamp(i32::MIN.into(), i32::MAX.into()) } else { total };
-            regs.r[out as usize][lane] = total as u32;
-        }
-    }
+    let and = d.b1_and;
+    finish_integers(regs, d, |row, col| {
+        (0..words).map(|k| (if and { a[row][k] & b[col][k] } else { a[row][k] ^ b[col][k] }).count_ones() as i32).sum()
+    });
 }
 
 fn f64_mma(regs: &mut Regs, d: &Mma) {

@@ -6,10 +6,12 @@
 pub(crate) fn ex2_approx(x: f32) -> f32 {
     // Range reduction to [-0.5, 0.5] and a degree-7 polynomial in f64: error below 1e-9, before the one rounding.
     let clamped = f64::from(x).clamp(-160.0, 160.0);
-    let n = (clamped + 6_755_399_441_055_744.0) - 6_755_399_441_055_744.0;
+    // Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
+    let shifted = clamped + 6_755_399_441_055_744.0;
+    let n = shifted - 6_755_399_441_055_744.0;
     let f = (clamped - n) * std::f64::consts::LN_2;
     let p = 1.0 + f * (1.0 + f * (0.5 + f * (C3 + f * (C4 + f * (C5 + f * (C6 + f * C7))))));
-    let scale = f64::from_bits((((n as i32) + 1023) as u64) << 52);
+    let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
     if x.is_nan() { f32::NAN } else { (p * scale) as f32 }
 }
 

@@ -21,12 +21,11 @@ pub(crate) fn add_odd(a: f64, b: f64) -> f64 {
 /// Folds the sign of a nonzero residue `err` (exact minus `s`) into the last bit of `s`.
 #[inline(always)]
 pub(crate) fn sticky(s: f64, err: f64) -> f64 {
-    if err == 0.0 || !s.is_finite() || !err.is_finite() || s.to_bits() & 1 == 1 {
-        return s;
-    }
+    let bits = s.to_bits();
+    let inexact = (err != 0.0) & s.is_finite() & err.is_finite() & (bits & 1 == 0);
     // An even `s` is replaced by its odd neighbour on the side of the exact value.
-    let up = (err > 0.0) == (s > 0.0);
-    f64::from_bits(if up { s.to_bits() + 1 } else { s.to_bits() - 1 })
+    let step = if (err > 0.0) == (s > 0.0) { 1 } else { u64::MAX };
+    f64::from_bits(bits.wrapping_add(if inexact { step } else { 0 }))
 }
 
 /// Rounds f64 to f32 in any mode.

@@ -1,0 +1,67 @@
+//! Nanoseconds an instruction takes, by class, on one thread.
+
+use std::time::Instant;
+
+use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
+
+fn time(name: &str, unroll: usize, body: &str) {
+    let body = body.repeat(unroll);
+    let ptx = format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 p){{\n\
+        .reg .b32 %r<40>; .reg .f32 %f<40>; .reg .b64 %rd<8>; .reg .pred %p<4>; .shared .align 16 .b8 s[16384];\n\
+        ld.param.u64 %rd1, [p]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 16; add.s64 %rd3, %rd1, %rd2;\n\
+        mov.u32 %r3, s; shl.b32 %r4, %r1, 4; add.u32 %r5, %r3, %r4; mov.u32 %r2, 0;\n\
+        mov.f32 %f1, 0f3F000000; mov.f32 %f2, 0f3F000000; mov.f32 %f3, 0f00000000;\n\
+        L: {body} add.u32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, 2000; @%p1 bra L; ret; }}"
+    );
+    let kernel = Module::parse(&ptx).and_then(|m| m.kernel("k")).expect("kernel");
+    let d = Device::default();
+    let at = d.alloc(1 << 16).expect("alloc");
+    d.fill(at, 0, 1 << 16).expect("fill");
+    let start = Instant::now();
+    d.launch(&kernel, LaunchConfig::linear(1, 32), &[Arg::U64(at)], &Options::fast()).expect("launch");
+    let ns = start.elapsed().as_nanos() as f64 / (2000 * unroll) as f64;
+    println!("{name:24} {ns:8.1} ns");
+}
+
+fn main() {
+    time("fma.rn.f32", 64, "fma.rn.f32 %f3, %f1, %f2, %f3;\n");
+    time("add.f32", 64, "add.f32 %f4, %f1, %f2;\n");
+    time("add.s32", 64, "add.s32 %r6, %r1, %r2;\n");
+    time("mad.lo.s32", 64, "mad.lo.s32 %r6, %r1, %r2, %r1;\n");
+    time("add.s64", 64, "add.s64 %rd4, %rd1, %rd2;\n");
+    time("setp.lt.s32", 64, "setp.lt.s32 %p2, %r1, %r2;\n");
+    time("selp.b32", 64, "selp.b32 %r6, %r1, %r2, %p2;\n");
+    time("mul.wide.s32", 64, "mul.wide.s32 %rd4, %r1, 4;\n");
+    time("ex2.approx.ftz.f32", 64, "ex2.approx.ftz.f32 %f4, %f1;\n");
+    time("cvt.rn.f16x2.f32", 64, "cvt.rn.f16x2.f32 %r6, %f1, %f2;\n");
+    time("fma.rn.f16x2", 64, "fma.rn.f16x2 %r6, %r1, %r2, %r1;\n");
+    time("cvt.f32.f16 + max", 32, "cvt.f32.f16 %f4, %r1; max.f32 %f5, %f4, %f3;\n");
+    time("ld.global.f32", 64, "ld.global.f32 %f4, [%rd3];\n");
+    time("ld.global.v4.f32", 64, "ld.global.v4.f32 {%f4,%f5,%f6,%f7}, [%rd3];\n");
+    time("ld.global.u16", 64, "ld.global.u16 %r6, [%rd3];\n");
+    time("st.global.f32", 64, "st.global.f32 [%rd3], %f1;\n");
+    time("ld.shared.f32", 64, "ld.shared.f32 %f4, [%r5];\n");
+    time("ld.shared.v4.f32", 64, "ld.shared.v4.f32 {%f4,%f5,%f6,%f7}, [%r5];\n");
+    time("st.shared.f32", 64, "st.shared.f32 [%r5], %f1;\n");
+    time("st.shared.v4.f32", 64, "st.shared.v4.f32 [%r5], {%f1,%f1,%f2,%f3};\n");
+    time("cp.async 16", 64, "cp.async.cg.shared.global [%r5], [%rd3], 16;\n");
+    time("ldmatrix.x4", 64, "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10,%r11,%r12,%r13}, [%r5];\n");
+    time("shfl.bfly", 64, "shfl.sync.bfly.b32 %r6, %r1, 4, 31, -1;\n");
+    time("bar.sync", 64, "bar.sync 0;\n");
+    time(
+        "mma.m16n8k16 f16",
+        16,
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f4,%f5,%f6,%f7},{%r10,%r11,%r12,%r13},{%r10,%r11},{%f4,%f5,%f6,%f7};\n",
+    );
+    time(
+        "mma.m16n8k8 tf32",
+        16,
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f4,%f5,%f6,%f7},{%r10,%r11,%r12,%r13},{%r10,%r11},{%f4,%f5,%f6,%f7};\n",
+    );
+    time(
+        "mma.m16n8k32 s8",
+        16,
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r14,%r15,%r16,%r17},{%r10,%r11,%r12,%r13},{%r10,%r11},{%r14,%r15,%r16,%r17};\n",
+    );
+}

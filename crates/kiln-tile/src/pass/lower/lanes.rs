@@ -118,7 +118,8 @@ impl Lower<'_> {
         let mut bound = HashMap::new();
         for stmt in body {
             match stmt {
-                Stmt::Bind { var, value } if uniform(self, value) => self.bind(var, value)?,
+                // It may be made of names that differ from lane to lane: those are not written yet.
+                Stmt::Bind { var, value } if uniform(self, value) => self.bind(var, &see_through(value, &bound))?,
                 Stmt::Bind { var, value } => {
                     self.facts.bind(var, value, width);
                     bound.insert(var.id, value.clone());

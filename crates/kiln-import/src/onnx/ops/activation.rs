@@ -11,6 +11,8 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
         "Relu" | "Sigmoid" | "HardSwish" | "Softplus" | "Mish" | "Softsign" => plain,
         "LeakyRelu" | "Elu" | "Selu" | "Celu" | "HardSigmoid" | "ThresholdedRelu" | "Swish" | "Shrink" => parametric,
         "Gelu" => gelu,
+        "SwiGLU" => swiglu,
+        "Dropout" => dropout,
         "PRelu" => prelu,
         "Softmax" | "LogSoftmax" | "Hardmax" => softmax,
         _ => return None,
@@ -90,6 +92,37 @@ fn gelu<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         other => return invalid(format!("approximate is `{other}`, expected none or tanh")),
     };
     l.done(y)
+}
+
+/// `a * sigmoid(alpha * a) * b`.
+fn swiglu<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let (a, b) = (l.arg(n, 0)?, l.arg(n, 1)?);
+    let scaled = l.mul_scalar(a, n.float("alpha", 1.0)?)?;
+    let s = l.sigmoid(scaled)?;
+    let gate = l.mul(a, s)?;
+    let y = l.mul(gate, b)?;
+    l.done(y)
+}
+
+/// Dropout at inference: the identity, and a mask that keeps everything.
+fn dropout<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    if let Some(training) = n.optional(2)
+        && l.known_ints(training, "training_mode")?.first() != Some(&0)
+    {
+        let ratio = match n.optional(1) {
+            Some(ratio) => l.known_floats(ratio, "the ratio")?.first().copied().unwrap_or(0.5),
+            None => 0.5,
+        };
+        if ratio != 0.0 {
+            return unsupported("dropout in training mode is random");
+        }
+    }
+    let x = n.input(0)?.clone();
+    let ty = x.ty();
+    let dtype = if n.version < 10 { ty.dtype } else { DType::Bool };
+    let one = l.scalar(dtype, 1.0)?;
+    let mask = l.broadcast_to(one, &ty.shape)?;
+    Ok(vec![x, l.run(mask)])
 }
 
 fn prelu<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {

@@ -16,6 +16,15 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
     Some(handler)
 }
 
+/// Operators of the `ai.onnx.preview` domain.
+pub(super) fn lookup_preview(op: &str) -> Option<Handler> {
+    let handler: Handler = match op {
+        "FlexAttention" => flex_attention,
+        _ => return None,
+    };
+    Some(handler)
+}
+
 /// `[batch, sequence, heads * size]` to `[batch, heads, sequence, size]`; rank 4 stays.
 fn heads(l: &mut Lower<'_>, x: ValueId, count: i64) -> OpResult<ValueId> {
     if l.rank(x) == 4 {
@@ -271,4 +280,45 @@ fn rotary<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         y = merge_heads(l, y)?;
     }
     l.done(y)
+}
+
+/// Attention with subgraphs that change the scores and the probabilities.
+fn flex_attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let (q, k, v) = (l.arg(n, 0)?, l.arg(n, 1)?, l.arg(n, 2)?);
+    if [q, k, v].iter().any(|&x| l.rank(x) != 4) {
+        return invalid(format!("needs q, k and v of rank 4, found {}, {} and {}", l.ty(q), l.ty(k), l.ty(v)));
+    }
+    let dtype = l.dtype(q);
+    let precision = match n.maybe_int("softmax_precision")? {
+        Some(code) => tensor::dtype(i32::try_from(code).unwrap_or(0)).or_else(unsupported)?,
+        None => dtype.accumulator(),
+    };
+    let scale = match (n.maybe_float("scale")?, l.shape(q)[3].as_const()) {
+        (Some(scale), _) => scale,
+        (None, Some(size)) => 1.0 / (size as f64).sqrt(),
+        (None, None) => return unsupported("the head size is not constant, and no scale is given"),
+    };
+    let total = l.shape(q)[1].clone();
+    let (k, v) = (share_heads(l, k, &total)?, share_heads(l, v, &total)?);
+    let k = l.swap_axes(k, -1, -2)?;
+    let scores = l.matmul_as(q, k, dtype.accumulator(), precision)?;
+    let scores = l.mul_scalar(scores, scale)?;
+    let scores = modified(l, n, "score_mod", scores)?;
+    let p = l.softmax(scores, -1)?;
+    let p = modified(l, n, "prob_mod", p)?;
+    let p = l.cast(p, dtype)?;
+    let y = l.matmul(p, v)?;
+    l.done(y)
+}
+
+/// What an optional subgraph of one input makes of a value.
+fn modified<'m>(l: &mut Lower<'m>, n: &Node<'m>, attribute: &str, x: ValueId) -> OpResult<ValueId> {
+    if !n.has(attribute) {
+        return Ok(x);
+    }
+    let arg = l.run(x);
+    match l.subgraph(n.graph(attribute)?, vec![arg])?.first() {
+        Some(val) => l.value(val),
+        None => invalid(format!("`{attribute}` has no output")),
+    }
 }

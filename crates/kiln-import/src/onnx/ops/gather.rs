@@ -15,6 +15,7 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
         "ScatterND" => scatter_nd,
         "OneHot" => one_hot,
         "ReverseSequence" => reverse_sequence,
+        "TensorScatter" => tensor_scatter,
         _ => return None,
     };
     Some(handler)
@@ -121,5 +122,32 @@ fn reverse_sequence<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let inside = l.compare(CompareOp::Lt, place, lens)?;
     let idx = l.select(inside, mirrored, place)?;
     let y = l.gather_elements(x, idx, time as i64)?;
+    l.done(y)
+}
+
+/// Writes an update into a cache at a place of its own for each batch entry.
+fn tensor_scatter<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let (cache, update) = (l.arg(n, 0)?, l.arg(n, 1)?);
+    let axis = l.axis(cache, n.int("axis", -2)?)?;
+    let shape = l.shape(update).to_vec();
+    if axis == 0 || shape.len() != l.rank(cache) {
+        return invalid(format!("axis {axis} of {} and {}", l.ty(cache), l.ty(update)));
+    }
+    let mut place = l.iota(DType::I64, &shape, axis)?;
+    if let Some(first) = l.maybe_arg(n, 2)? {
+        let first = l.cast(first, DType::I64)?;
+        let first = l.unsqueeze(first, &(1..shape.len() as i64).collect::<Vec<_>>())?;
+        place = l.plus(place, first)?;
+    }
+    match n.string("mode", "linear")? {
+        "linear" => {}
+        "circular" => {
+            let length = l.shape(cache)[axis].clone();
+            let length = l.dim_value(&length, DType::I64)?;
+            place = l.modulo(place, length)?;
+        }
+        other => return invalid(format!("mode is `{other}`, expected linear or circular")),
+    }
+    let y = l.scatter_elements(cache, place, update, axis as i64, ScatterOp::Set)?;
     l.done(y)
 }

@@ -11,10 +11,13 @@ mod matmul;
 mod norm;
 mod pool;
 mod quant;
+mod recurrence;
 mod reduce;
 mod resize;
 mod rnn;
+mod sample;
 mod shape;
+mod signal;
 mod view;
 
 use super::lower::{Lower, OpResult};
@@ -26,8 +29,10 @@ pub(super) type Handler = for<'m> fn(&mut Lower<'m>, &Node<'m>) -> OpResult<Vec<
 
 /// The lowering of an operator.
 pub(super) fn lookup(domain: &str, op: &str) -> Option<Handler> {
-    if !domain.is_empty() {
-        return None;
+    match domain {
+        "" => {}
+        "ai.onnx.preview" => return attention::lookup_preview(op),
+        _ => return None,
     }
     let families = [
         elementwise::lookup,
@@ -44,6 +49,9 @@ pub(super) fn lookup(domain: &str, op: &str) -> Option<Handler> {
         loss::lookup,
         attention::lookup,
         rnn::lookup,
+        recurrence::lookup,
+        sample::lookup,
+        signal::lookup,
         resize::lookup,
         control::lookup,
     ];

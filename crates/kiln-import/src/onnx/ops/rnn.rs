@@ -1,10 +1,11 @@
-//! RNN, GRU and LSTM: the input products of all steps in one contraction, then a loop over the recurrence.
+//! RNN, GRU and LSTM: the input products of all steps in one contraction, then the recurrence.
 
-use super::super::lower::{Lower, OpError, OpResult, invalid, unsupported};
+use super::super::lower::{Lower, OpResult, invalid, unsupported};
 use super::super::node::Node;
 use super::super::value::Val;
 use super::Handler;
-use kiln_graph::{BinaryOp, DType, Dim, EinsumSpec, Op, ValueId};
+use super::recurrence::recur;
+use kiln_graph::{BinaryOp, Dim, EinsumSpec, ValueId};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -13,9 +14,6 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
     };
     Some(handler)
 }
-
-/// Longest sequence that is written out step by step.
-const UNROLLED: i64 = 4;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Cell {
@@ -38,8 +36,6 @@ impl Cell {
 struct Direction<'m> {
     cell: Cell,
     hidden: Dim,
-    /// Input products with every bias that does not depend on the step: `[steps, batch, gates * hidden]`.
-    inputs: Val,
     /// `[gates * hidden, hidden]`.
     recurrence: Val,
     /// Recurrent bias `[gates * hidden]`, where it cannot be added to the inputs.
@@ -104,7 +100,6 @@ fn recurrent<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         let direction = Direction {
             cell,
             hidden: hidden.clone(),
-            inputs: l.run(inputs),
             recurrence: l.run(r),
             bias: late.map(|b| l.run(b)),
             peepholes: peepholes.map(|p| l.run(p)),
@@ -113,7 +108,12 @@ fn recurrent<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
             input_forget: n.flag("input_forget", false)?,
         };
         let start = initial.iter().map(|&s| at(l, s)).collect::<Result<Vec<_>, _>>()?;
-        let (last, mut all) = sweep(l, &direction, &steps, start)?;
+        let inputs = [l.run(inputs)];
+        let (last, mut all) = recur(l, &steps, &inputs, start, &|l, x, states| {
+            let states = step(l, &direction, x[0], states)?;
+            let hidden = states[0];
+            Ok((states, hidden))
+        })?;
         if reversed {
             all = l.flip(all, 0)?;
         }
@@ -194,57 +194,6 @@ fn input_products(
         return Ok((products, Some(halves[1])));
     }
     Ok((l.plus(products, halves[1])?, None))
-}
-
-/// Runs one direction; gives the final states and the hidden state of every step.
-fn sweep(l: &mut Lower<'_>, d: &Direction<'_>, steps: &Dim, start: Vec<ValueId>) -> OpResult<(Vec<ValueId>, ValueId)> {
-    if let Some(count) = steps.as_const().filter(|s| (1..=UNROLLED).contains(s)) {
-        let (mut states, mut all) = (start, Vec::new());
-        let inputs = l.value(&d.inputs)?;
-        for t in 0..count {
-            let x = l.index_axis(inputs, 0, t)?;
-            states = step(l, d, x, &states)?;
-            all.push(l.unsqueeze(states[0], &[0])?);
-        }
-        let all = l.concat(&all, 0)?;
-        return Ok((states, all));
-    }
-    let types: Vec<_> = start.iter().map(|&s| l.ty(s).clone()).collect();
-    let trip = l.dim_value(steps, DType::I64)?;
-    let go = l.scalar_int(DType::Bool, 1)?;
-    l.push_frame(false);
-    let result = loop_body(l, d, &types);
-    let frame = l.pop_frame();
-    result?;
-    let Some(frame) = frame else { return invalid("unbalanced subgraphs") };
-    let mut operands = vec![trip, go];
-    operands.extend(&start);
-    operands.extend(frame.captures.iter().map(|(outer, _)| *outer));
-    let body = Box::new(frame.builder.finish());
-    let mut states = l.add(Op::Loop { body, carried: start.len(), trip: Some(steps.clone()) }, &operands)?;
-    match states.pop() {
-        Some(all) => Ok((states, all)),
-        None => Err(OpError::Invalid("the loop has no results".into())),
-    }
-}
-
-fn loop_body(l: &mut Lower<'_>, d: &Direction<'_>, types: &[kiln_graph::TensorType]) -> OpResult<()> {
-    let i = l.input("i", DType::I64, &[])?;
-    l.input("cond", DType::Bool, &[])?;
-    let mut states = Vec::new();
-    for (at, ty) in types.iter().enumerate() {
-        states.push(l.input(&format!("state{at}"), ty.dtype, &ty.shape)?);
-    }
-    let inputs = l.value(&d.inputs)?;
-    let x = l.gather(inputs, i, 0)?;
-    let states = step(l, d, x, &states)?;
-    let go = l.scalar_int(DType::Bool, 1)?;
-    l.output("cond", go);
-    for (at, &state) in states.iter().enumerate() {
-        l.output(format!("state{at}"), state);
-    }
-    l.output("y", states[0]);
-    Ok(())
 }
 
 /// One step: the next states from the gates' inputs `[batch, gates * hidden]`.

@@ -243,3 +243,105 @@ fn messages_nested_without_end_are_refused() {
     }
     assert!(import(&model(g)).unwrap_err().to_string().contains("malformed"));
 }
+
+/// Operators with a lowering, by family.
+const OPERATORS: &str = "Identity Cast CastLike Where Clip Pow Mod BitShift IsInf Min Max Sum Mean Reciprocal Neg Abs Sign Ceil Round \
+    Sqrt Exp Log Erf Not BitwiseNot IsNaN Add Sub Mul Div And Or Xor BitwiseAnd Equal Less GreaterOrEqual Relu Sigmoid HardSwish \
+    Softplus LeakyRelu Elu Selu Celu HardSigmoid ThresholdedRelu Swish Shrink Gelu SwiGLU Dropout PRelu Softmax LogSoftmax Hardmax Shape \
+    Size Constant ConstantOfShape Range EyeLike Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Concat Split Slice Pad \
+    DepthToSpace SpaceToDepth CenterCropPad Trilu MatMul Gemm Einsum MatMulInteger QLinearMatMul Conv ConvTranspose ConvInteger \
+    QLinearConv MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool BatchNormalization LayerNormalization \
+    RMSNormalization InstanceNormalization GroupNormalization LpNormalization MeanVarianceNormalization LRN ReduceSum ReduceMean ReduceMax \
+    ReduceL2 ReduceLogSumExp ReduceSumSquare ArgMax ArgMin CumSum CumProd TopK Gather GatherElements GatherND Scatter ScatterElements \
+    ScatterND OneHot ReverseSequence TensorScatter QuantizeLinear DequantizeLinear DynamicQuantizeLinear \
+    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss Attention RotaryEmbedding RNN GRU LSTM LinearAttention CausalConvWithState \
+    GridSample AffineGrid HannWindow DFT Resize Upsample If Loop Scan";
+
+const ATTRIBUTES: &str = "axis axes keepdims kernel_shape strides pads dilations group output_padding output_shape perm to dtype \
+    p size blocksize num_heads q_num_heads kv_num_heads num_groups hidden_size batch_dims batch_axis time_axis block_size \
+    num_outputs num_scan_inputs k largest alpha beta epsilon transA transB ceil_mode exclusive reverse select_last_index is_causal \
+    rotary_embedding_dim interleaved left_window_size onesided inverse training_mode align_corners noop_with_empty_axes allowzero start end \
+    layout direction mode equation auto_pad coordinate_transformation_mode reduction padding_mode value_ints split starts ends scales";
+
+/// An attribute of any kind with a value that somebody might get wrong.
+fn random_attribute(name: &'static str, rng: &mut Rng) -> AttributeProto {
+    const NUMBERS: [i64; 14] = [0, 1, 2, 3, -1, -2, 4, 8, 1 << 20, 1 << 31, 1 << 40, i64::MAX, i64::MIN, -100];
+    let mut number = || {
+        let kinds = if rng.next_u64() % 4 == 0 { 14 } else { 6 };
+        NUMBERS[(rng.next_u64() % kinds) as usize]
+    };
+    let list: Vec<i64> = (0..number().clamp(0, 4) + 1).map(|_| number()).collect();
+    match number().rem_euclid(8) {
+        0..=2 => int(name, number()),
+        3..=5 => ints(name, &list),
+        6 => float(name, [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-30, 2.0][number().rem_euclid(6) as usize]),
+        _ => text(
+            name,
+            ["reverse", "bidirectional", "SAME_UPPER", "linear", "cubic", "ij,jk->ik", "...i,i", "", "reflect"]
+                [number().rem_euclid(9) as usize],
+        ),
+    }
+}
+
+#[test]
+fn random_nodes_never_panic() {
+    let operators: Vec<&str> = OPERATORS.split_whitespace().collect();
+    let attributes: Vec<&'static str> = ATTRIBUTES.split_whitespace().collect();
+    let inputs = || {
+        vec![
+            f32_input("f0", &[]),
+            f32_input("f1", &[D::Size(3)]),
+            f32_input("f2", &[D::Name("N"), D::Size(4)]),
+            f32_input("f3", &[D::Size(2), D::Size(4), D::Name("M")]),
+            f32_input("f4", &[D::Size(1), D::Size(2), D::Size(6), D::Size(6)]),
+            f32_input("none", &[D::Size(0), D::Size(3)]),
+            info("u", DataType::Uint8, &[D::Size(2), D::Size(4)]),
+            info("h", DataType::Float16, &[D::Size(2), D::Size(4)]),
+            info("flag", DataType::Bool, &[]),
+            info("ids", DataType::Int64, &[D::Name("N")]),
+        ]
+    };
+    let constants = || {
+        vec![
+            longs("zero", &[], &[0]),
+            longs("i1", &[1], &[-1]),
+            longs("i2", &[2], &[2, -3]),
+            longs("i4", &[4], &[0, 1, 9223372036854775807, -9223372036854775807]),
+            longs("big", &[2], &[1 << 40, 1 << 40]),
+            longs("empty", &[0], &[]),
+            floats("c4", &[4], &[1.0, 2.0, 1.5, 0.25]),
+            floats("w", &[4, 2, 3, 3], &[0.5; 72]),
+            floats("m", &[4, 4], &[0.5; 16]),
+        ]
+    };
+    let names: Vec<String> =
+        inputs().iter().map(|i| i.name().to_owned()).chain(constants().iter().map(|t| t.name().to_owned())).collect();
+    let mut rng = Rng::new(0xa11_0b5);
+    let mut accepted = 0;
+    for round in 0..30_000 {
+        let op = operators[(rng.next_u64() % operators.len() as u64) as usize];
+        let pick = |rng: &mut Rng| match rng.next_u64() % 12 {
+            0 => "",
+            _ => names[(rng.next_u64() % names.len() as u64) as usize].as_str(),
+        };
+        let arguments: Vec<&str> = (0..1 + rng.next_u64() % 5).map(|_| pick(&mut rng)).collect();
+        let outputs = &["y", "y1", "y2"][..1 + (rng.next_u64() % 8 / 6) as usize];
+        let given: Vec<AttributeProto> = (0..rng.next_u64() % 4)
+            .map(|_| {
+                let name = attributes[(rng.next_u64() % attributes.len() as u64) as usize];
+                random_attribute(name, &mut rng)
+            })
+            .collect();
+        let first = node(op, &arguments, outputs, given);
+        // Whatever comes out goes on, so that strange shapes travel.
+        let second =
+            node(operators[(rng.next_u64() % operators.len() as u64) as usize], &["y", pick(&mut rng)], &["z"], vec![]);
+        let mut m = model(graph(inputs(), constants(), vec![first, second], &["y"]));
+        m.opset_import = vec![opset("", [7, 10, 13, 18, 23, 28][(rng.next_u64() % 6) as usize])];
+        match catch_unwind(AssertUnwindSafe(|| import(&m).is_ok())) {
+            Ok(ok) => accepted += usize::from(ok),
+            Err(_) => panic!("round {round} panics on {:?}", m.graph.map(|g| g.node)),
+        }
+    }
+    assert!(accepted > 300, "only {accepted} nodes were accepted: they do not reach anything");
+}

@@ -13,7 +13,6 @@ mod shared;
 use boxes::Map;
 use picture::Picture;
 use shared::{Model, Outcome, case, floats};
-use std::path::Path;
 
 const PACKAGE: &str = "rapidocr-3.10.0";
 
@@ -29,7 +28,8 @@ fn main() -> Outcome<()> {
     let mut detector = Model::import(&case(PACKAGE, "rapidocr/models/PP-OCRv6_det_small.onnx")?)?;
     let mut reader = Model::import(&reader)?;
     for file in &files {
-        let picture = Picture::open(Path::new(file)).map_err(|e| format!("{file}: {e}"))?;
+        let image = image::open(file).map_err(|e| format!("{file}: {e}"))?.to_rgba8();
+        let picture = Picture::from_rgba(image.width() as usize, &image);
         for rect in detect(&mut detector, &picture)? {
             let line = lines::fitted(&lines::crop(&picture, &rect));
             let scores = reader.run(&[("x", &line.tensor(line.width.max(lines::WIDTH))?)])?;

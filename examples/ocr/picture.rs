@@ -1,7 +1,6 @@
 //! Images as the models see them: three channels, blue first, resized as bilinear as OpenCV does.
 
 use kiln::graph::{Result, Tensor};
-use std::path::Path;
 
 /// An image of `height * width` pixels in blue, green, red.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,12 +14,12 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Reads a PNG or JPEG file; transparency is blended with white.
-    pub fn open(path: &Path) -> image::ImageResult<Picture> {
-        let image = image::open(path)?.to_rgba8();
+    /// From rows of red, green, blue and opacity; transparency is blended with white.
+    pub fn from_rgba(width: usize, bytes: &[u8]) -> Picture {
         let blend = |c: u8, a: u8| (f32::from(c) * f32::from(a) + 255.0 * (255.0 - f32::from(a))) / 255.0;
-        let pixels = image.pixels().map(|p| [blend(p[2], p[3]), blend(p[1], p[3]), blend(p[0], p[3])]).collect();
-        Ok(Picture { height: image.height() as usize, width: image.width() as usize, pixels })
+        let pixels: Vec<[f32; 3]> =
+            bytes.as_chunks::<4>().0.iter().map(|&[r, g, b, a]| [blend(b, a), blend(g, a), blend(r, a)]).collect();
+        Picture { height: pixels.len() / width.max(1), width, pixels }
     }
 
     /// The pixel at a place, the edge repeated outside.
@@ -81,6 +80,12 @@ mod tests {
     fn ramp(height: usize, width: usize) -> Picture {
         let pixels = (0..height * width).map(|i| [(i % width * 10) as f32, (i / width * 20) as f32, 7.0]).collect();
         Picture { height, width, pixels }
+    }
+
+    #[test]
+    fn pixels_are_blue_first_on_white() {
+        let picture = Picture::from_rgba(2, &[255, 0, 10, 255, 9, 9, 9, 0]);
+        assert_eq!(picture, Picture { height: 1, width: 2, pixels: vec![[10.0, 0.0, 255.0], [255.0; 3]] });
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use super::{Head, Term};
 use egg::{Analysis, DidMerge, Id};
-use kiln_graph::{BinaryOp, CompareOp, Constraint, Graph, Op, Symbols, TensorType, UnaryOp, infer};
+use kiln_graph::{
+    BinaryOp, CompareOp, Constraint, Graph, Op, Symbols, Tensor, TensorType, UnaryOp, ValueId, infer, interpret,
+};
 use std::collections::HashMap;
 
 pub(crate) type EGraph = egg::EGraph<Term, Knowledge>;
@@ -13,6 +15,8 @@ pub(crate) struct Facts {
     pub types: Vec<TensorType>,
     /// Every element is this value.
     pub splat: Option<f64>,
+    /// The value, of a single element computed from literals.
+    pub value: Option<Tensor>,
     /// Computable from bound weights and literals.
     pub weight_only: bool,
     /// Computable from literals.
@@ -122,7 +126,7 @@ impl Analysis<Term> for Knowledge {
                     types: of.types.get(i as usize).cloned().into_iter().collect(),
                     weight_only: of.weight_only,
                     literal: of.literal,
-                    splat: None,
+                    ..Facts::default()
                 };
             }
             Head::Op(_) | Head::Opaque(_) => {}
@@ -143,9 +147,6 @@ impl Analysis<Term> for Knowledge {
             Op::Weight { name, .. } => out.weight_only = egraph.analysis.bound.contains(name),
             Op::Const { value } => {
                 (out.weight_only, out.literal) = (true, true);
-                if value.len() == 1 {
-                    out.splat = value.to_f64_vec().first().copied().filter(|v| exact(value.dtype(), *v));
-                }
             }
             Op::Iota { ty, .. } => {
                 let fixed = ty.const_shape().is_some();
@@ -160,7 +161,16 @@ impl Analysis<Term> for Knowledge {
             }
         }
         match inferred {
-            Ok(types) => out.types = types,
+            Ok(types) => {
+                out.types = types;
+                if out.literal {
+                    let known: Option<Vec<Tensor>> = facts.iter().map(|f| f.value.clone()).collect();
+                    out.value = known.and_then(|known| single(&op, &known, &out.types));
+                }
+                if let Some(v) = &out.value {
+                    out.splat = v.to_f64_vec().first().copied().filter(|x| exact(v.dtype(), *x));
+                }
+            }
             Err(e) => egraph.analysis.unsound.push(format!("`{term}` does not type: {e}")),
         }
         out
@@ -174,14 +184,46 @@ impl Analysis<Term> for Knowledge {
         let merged = Facts {
             types: a.types.clone(),
             splat: a.splat.or(b.splat),
+            value: a.value.clone().or(b.value.clone()),
             weight_only: a.weight_only || b.weight_only,
             literal: a.literal || b.literal,
         };
-        let known = |f: &Facts| (f.splat.map(f64::to_bits), f.weight_only, f.literal);
+        let known = |f: &Facts| (f.splat.map(f64::to_bits), f.value.is_some(), f.weight_only, f.literal);
         let did = DidMerge(known(a) != known(&merged), known(&b) != known(&merged));
         *a = merged;
         did
     }
+
+    /// A single known element is a literal: arithmetic on literals is done here, or rules would pile up powers of them.
+    fn modify(egraph: &mut EGraph, id: Id) {
+        let Some(value) = egraph[id].data.value.clone() else { return };
+        let op = Op::Const { value };
+        let attr = egraph.analysis.intern(&op);
+        let attr = egraph.add(Term { head: Head::Attr(attr), children: vec![] });
+        let literal = egraph.add(Term { head: Head::Op(op.name()), children: vec![attr] });
+        egraph.union(id, literal);
+    }
+}
+
+/// The result of an op on literals, if it is a single element that the reference interpreter can compute.
+fn single(op: &Op, operands: &[Tensor], types: &[TensorType]) -> Option<Tensor> {
+    let [ty] = types else { return None };
+    if ty.const_shape()?.iter().any(|d| *d != 1) {
+        return None;
+    }
+    if let Op::Const { value } = op {
+        return Some(value.clone());
+    }
+    let mut graph = Graph::new("literal");
+    for value in operands {
+        let op = Op::Const { value: value.clone() };
+        let ty = TensorType::new(value.dtype(), value.shape().iter().copied());
+        graph.push_node(op, &[], vec![ty], "");
+    }
+    let inputs: Vec<_> = (0..operands.len() as u32).map(ValueId).collect();
+    let result = graph.push_node(op.clone(), &inputs, types.to_vec(), "");
+    graph.outputs.push(("y".to_owned(), *result.first()?));
+    interpret(&graph, &[]).ok()?.pop()
 }
 
 /// Whether an f64 carries a value of this dtype without loss (64-bit integers may not fit), and is a number.

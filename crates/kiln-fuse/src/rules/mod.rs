@@ -138,6 +138,11 @@ pub(crate) fn all() -> Result<Vec<Rule>> {
     Ok(rules)
 }
 
+/// Saturation stops when the e-graph is this many times as large as the model, plus something for small ones: rules that gain more
+/// than that are running away.
+const GROWTH: usize = 6;
+const GROWTH_SMALL: usize = 1000;
+
 /// What saturation did.
 #[derive(Debug)]
 pub(crate) struct Saturation {
@@ -151,12 +156,13 @@ pub(crate) struct Saturation {
 pub(crate) fn saturate(egraph: EGraph, rules: &[Rule], options: &Options) -> Result<(EGraph, Saturation)> {
     let active: Vec<&Rewrite<Term, Knowledge>> =
         rules.iter().filter(|r| r.numerics <= options.numerics).map(|r| &r.rewrite).collect();
+    let limit = options.node_limit.min(GROWTH * egraph.total_size() + GROWTH_SMALL);
     let knowledge = Knowledge::default();
     let runner = Runner::<Term, Knowledge>::new(knowledge)
         .with_egraph(egraph)
         .with_scheduler(SimpleScheduler)
         .with_iter_limit(options.iter_limit)
-        .with_node_limit(options.node_limit)
+        .with_node_limit(limit)
         // Only counts stop saturation: a clock would make plans depend on how busy the machine is.
         .with_time_limit(Duration::MAX)
         .run(active);

@@ -73,7 +73,8 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
     ] {
         let pattern = format!("({second} ({first} ?x ?m) ?n)");
         rules.push(rule(format!("gather-{first}-{second}"), Reassoc, &pattern, move |m, [x, a, b]| {
-            if m.weight_only(x) || !m.weight_only(a) || !m.weight_only(b) || !m.ty(x)?.dtype.is_float() {
+            // `x = x * 1` puts a class below itself; unrolling it would not end.
+            if x == m.root || m.weight_only(x) || !m.weight_only(a) || !m.weight_only(b) || !m.ty(x)?.dtype.is_float() {
                 return None;
             }
             let (a, b) = if swap { (b, a) } else { (a, b) };

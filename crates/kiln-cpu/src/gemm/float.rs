@@ -14,7 +14,7 @@ pub(crate) struct Target<'a> {
 }
 
 macro_rules! float_gemm {
-    ($gemm:ident, $job:ident, $t:ident, $v:ident, $lanes:ident, $as_simd:ident, $as_mut_simd:ident, $splat:ident, $fma:ident, $add:ident) => {
+    ($gemm:ident, $job:ident, $t:ident, $v:ident, $lanes:ident, $as_simd:ident, $as_mut_simd:ident, $splat:ident, $fma:ident, $add:ident, $sum:ident) => {
         /// `out[m, n] = a[m, k] * b[k, n]` on this thread. `packing` holds [`Blocking::packing`] elements.
         #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
         pub(crate) fn $gemm(
@@ -46,16 +46,49 @@ macro_rules! float_gemm {
 
             #[inline(always)]
             fn with_simd<S: Simd>(self, simd: S) {
-                // Accumulators fill most of the register file: 32 registers on AVX-512, 16 elsewhere.
-                if S::$lanes * size_of::<$t>() == 64 {
-                    self.blocks::<S, 12, 2>(simd);
-                } else {
-                    self.blocks::<S, 6, 2>(simd);
+                // Accumulators fill most of the register file: 32 registers on AVX-512, 16 elsewhere. Few rows take more columns.
+                match self.m {
+                    0 => {}
+                    1..=4 if self.b.row == 1 && self.a.col == 1 => self.dots(simd),
+                    1 => self.blocks::<S, 1, 4>(simd),
+                    2..=4 => self.blocks::<S, 4, 2>(simd),
+                    _ if S::$lanes * size_of::<$t>() == 64 => self.blocks::<S, 12, 2>(simd),
+                    _ => self.blocks::<S, 6, 2>(simd),
                 }
             }
         }
 
         impl $job<'_, '_> {
+            /// A few rows of A against columns of B that are contiguous along K.
+            #[inline(always)]
+            fn dots<S: Simd>(self, simd: S) {
+                const COLUMNS: usize = 4;
+                let k = self.k;
+                let last = self.n.saturating_sub(1);
+                for c in (0..self.n).step_by(COLUMNS) {
+                    let columns = [0, 1, 2, 3].map(|i| {
+                        let at = self.b.index(0, (c + i).min(last));
+                        S::$as_simd(&self.b.data[at..at + k])
+                    });
+                    for r in 0..self.m {
+                        let at = self.a.index(r, 0);
+                        let (row, tail) = S::$as_simd(&self.a.data[at..at + k]);
+                        let mut acc = [simd.$splat(0.0); COLUMNS];
+                        let [b0, b1, b2, b3] = columns.map(|(b, _)| &b[..row.len()]);
+                        for i in 0..row.len() {
+                            acc[0] = simd.$fma(row[i], b0[i], acc[0]);
+                            acc[1] = simd.$fma(row[i], b1[i], acc[1]);
+                            acc[2] = simd.$fma(row[i], b2[i], acc[2]);
+                            acc[3] = simd.$fma(row[i], b3[i], acc[3]);
+                        }
+                        for i in 0..COLUMNS.min(self.n - c) {
+                            let rest = tail.iter().zip(columns[i].1).fold(0.0, |s, (&x, &y)| s + x * y);
+                            self.out.slot.put(self.out.at(r, c + i), simd.$sum(acc[i]) + rest);
+                        }
+                    }
+                }
+            }
+
             #[inline(always)]
             fn blocks<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
                 let nr = NV * S::$lanes;
@@ -69,16 +102,23 @@ macro_rules! float_gemm {
                     return;
                 }
                 let (pa, pb) = self.packing.split_at_mut(kc * mc.next_multiple_of(MR));
+                // With few rows, packing B costs as much as using it: whole panels are then read where they are.
+                let in_place = self.b.col == 1 && self.b.row >= nr as isize && self.m <= 2 * MR;
                 for jc in (0..self.n).step_by(nc) {
                     let nb = nc.min(self.n - jc);
                     for pc in (0..self.k).step_by(kc) {
                         let kb = kc.min(self.k - pc);
-                        pack(pb, self.b.shifted(pc, jc).transposed(), nb, kb, nr);
+                        let whole = if in_place { nb / nr * nr } else { 0 };
+                        pack(&mut pb[whole * kb..], self.b.shifted(pc, jc + whole).transposed(), nb - whole, kb, nr);
                         for ic in (0..self.m).step_by(mc) {
                             let mb = mc.min(self.m - ic);
                             pack(pa, self.a.shifted(ic, pc), mb, kb, MR);
                             for j in (0..nb).step_by(nr) {
-                                let panel_b = &pb[j * kb..(j + nr) * kb];
+                                let (panel_b, step) = if j < whole {
+                                    (&self.b.data[self.b.index(pc, jc + j)..], self.b.row as usize)
+                                } else {
+                                    (&pb[j * kb..(j + nr) * kb], nr)
+                                };
                                 for i in (0..mb).step_by(MR) {
                                     let panel_a = &pa[i * kb..(i + MR) * kb];
                                     let rows = MR.min(mb - i);
@@ -86,7 +126,7 @@ macro_rules! float_gemm {
                                     Self::tile::<S, MR, NV>(
                                         simd,
                                         panel_a,
-                                        panel_b,
+                                        (panel_b, step),
                                         self.out.shifted(ic + i, jc + j),
                                         rows,
                                         cols,
@@ -99,22 +139,22 @@ macro_rules! float_gemm {
                 }
             }
 
-            /// One register tile: `out = a * b`, or `+=` when `add`.
+            /// One register tile: `out = a * b`, or `+=` when `add`. Rows of B are `step` elements apart.
             #[inline(always)]
             fn tile<S: Simd, const MR: usize, const NV: usize>(
                 simd: S,
                 a: &[$t],
-                b: &[$t],
+                (b, step): (&[$t], usize),
                 out: Target<'_>,
                 rows: usize,
                 cols: usize,
                 add: bool,
             ) {
                 let mut acc = [[simd.$splat(0.0); NV]; MR];
-                let (b, _) = S::$as_simd(b);
+                let nr = NV * S::$lanes;
                 let (a, _) = a.as_chunks::<MR>();
-                let (b, _) = b.as_chunks::<NV>();
-                for (a, b) in a.iter().zip(b) {
+                for (p, a) in a.iter().enumerate() {
+                    let (b, _) = S::$as_simd(&b[p * step..p * step + nr]);
                     for i in 0..MR {
                         let x = simd.$splat(a[i]);
                         for j in 0..NV {
@@ -122,7 +162,6 @@ macro_rules! float_gemm {
                         }
                     }
                 }
-                let nr = NV * S::$lanes;
                 if rows == MR && cols == nr && out.col == 1 {
                     for (i, acc) in acc.iter().enumerate() {
                         let row: &mut [$t] = out.slot.range_mut(out.at(i, 0), nr);
@@ -156,7 +195,8 @@ float_gemm!(
     as_mut_simd_f32s,
     splat_f32s,
     mul_add_e_f32s,
-    add_f32s
+    add_f32s,
+    reduce_sum_f32s
 );
 float_gemm!(
     gemm_f64,
@@ -168,7 +208,8 @@ float_gemm!(
     as_mut_simd_f64s,
     splat_f64s,
     mul_add_e_f64s,
-    add_f64s
+    add_f64s,
+    reduce_sum_f64s
 );
 
 impl Target<'_> {

@@ -1,7 +1,8 @@
 //! Convolution: a product of the weights and gathered columns, or taps applied directly where each group has one channel.
 
+use super::depthwise::{Plane, padded_elements, tap_offsets};
 use super::gemm::Arithmetic;
-use super::parallel::{each, share, threads_for};
+use super::parallel::{each, share, threads_for_products};
 use super::{Context, Spatial};
 use crate::gemm::{Blocking, Matrix, Target, gemm_f32, gemm_f64};
 use crate::memory::Slot;
@@ -76,7 +77,11 @@ impl Conv {
     }
 
     pub(crate) fn scratch_bytes(&self) -> usize {
-        if self.direct() { 0 } else { self.thread_bytes() * self.threads }
+        match (self.direct(), self.arithmetic) {
+            (true, Arithmetic::F32) => self.plane_bytes() * self.threads,
+            (true, _) => 0,
+            _ => self.thread_bytes() * self.threads,
+        }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -89,11 +94,7 @@ impl Conv {
 
     pub(crate) fn run(&self, cx: Context<'_>) {
         match (self.direct(), self.arithmetic) {
-            (true, Arithmetic::F32) => self.taps::<f32>(
-                cx,
-                #[inline(always)]
-                |a, x, w| f32::mul_add(x, w, a),
-            ),
+            (true, Arithmetic::F32) => self.depthwise(cx),
             (true, Arithmetic::F64) => self.taps::<f64>(
                 cx,
                 #[inline(always)]
@@ -116,6 +117,34 @@ impl Conv {
         }
     }
 
+    /// Bytes of one thread's padded plane.
+    fn plane_bytes(&self) -> usize {
+        (padded_elements(&self.spatial) * size_of::<f32>()).next_multiple_of(64)
+    }
+
+    /// One input plane at a time, padded once and then read by each filter that applies to it.
+    fn depthwise(&self, cx: Context<'_>) {
+        let s = self.spatial;
+        let (pixels, positions, taps) = (s.pixels(), s.positions(), s.taps());
+        let (x, w): (&[f32], &[f32]) = (cx.slots[self.x].typed(), cx.slots[self.w].typed());
+        let out = cx.slots[self.out];
+        let offsets = tap_offsets(&s);
+        let parts = threads_for_products(self.work(), self.threads);
+        share(parts, self.images * self.groups, cx.scratch, self.plane_bytes(), |scratch, next| {
+            let padded: &mut [f32] = bytemuck::cast_slice_mut(scratch);
+            while let Some(range) = next() {
+                for channel in range {
+                    let plane = Plane::pad(&s, &offsets, &x[channel * pixels..][..pixels], padded);
+                    for o in 0..self.outputs {
+                        let filter = channel % self.groups * self.outputs + o;
+                        let to = out.range_mut((channel * self.outputs + o) * positions, positions);
+                        plane.filter(&w[filter * taps..][..taps], to);
+                    }
+                }
+            }
+        });
+    }
+
     fn work(&self) -> usize {
         self.images * self.groups * self.outputs * self.depth() * self.spatial.positions()
     }
@@ -129,7 +158,7 @@ impl Conv {
         let blocks = positions.div_ceil(block);
         let (x, w): (&[T], &[T]) = (cx.slots[self.x].typed(), cx.slots[self.w].typed());
         let out = cx.slots[self.out];
-        let parts = threads_for(self.work(), self.threads);
+        let parts = threads_for_products(self.work(), self.threads);
         let units = self.images * self.groups * blocks;
         share(parts, units, cx.scratch, self.thread_bytes(), |scratch, next| {
             let (columns, packing) = scratch.split_at_mut(self.column_bytes());
@@ -164,7 +193,7 @@ impl Conv {
         let (x, w): (&[T], &[T]) = (cx.slots[self.x].typed(), cx.slots[self.w].typed());
         let out: Slot<'_> = cx.slots[self.out];
         let planes = self.images * self.groups * self.outputs;
-        each(threads_for(self.work(), self.threads), planes, |p| {
+        each(threads_for_products(self.work(), self.threads), planes, |p| {
             let channel = p / self.outputs;
             let filter = p % (self.groups * self.outputs);
             widest(Taps {

@@ -1,7 +1,7 @@
 //! Batched matrix products.
 
 use super::Context;
-use super::parallel::share;
+use super::parallel::{share, threads_for_products};
 use crate::gemm::{Blocking, Matrix, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
 use crate::memory::Slot;
 use bytemuck::Pod;
@@ -64,8 +64,7 @@ impl MatMul {
     }
 
     fn parts(&self) -> usize {
-        let work = self.m * self.n * self.k.max(1) * self.batches();
-        if work < 64 * 1024 { 1 } else { self.threads }
+        threads_for_products(self.m * self.n * self.k.max(1) * self.batches(), self.threads)
     }
 
     /// How M and N are cut into tasks: extents of a task.

@@ -1,6 +1,7 @@
 //! Stages: what a lowered region does, in order, over slots.
 
 mod conv;
+mod depthwise;
 mod gemm;
 mod index;
 mod nest;

@@ -55,3 +55,8 @@ pub(crate) fn threads_for(work: usize, threads: usize) -> usize {
     const GRAIN: usize = 16 * 1024;
     threads.min(work / GRAIN).max(1)
 }
+
+/// [`threads_for`] for multiply-adds in vector registers, which are far cheaper than an element of a loop nest.
+pub(crate) fn threads_for_products(macs: usize, threads: usize) -> usize {
+    threads_for(macs / 16, threads)
+}

@@ -8,16 +8,16 @@ use kiln_target::arch::Arch;
 
 /// Kernels for `region` on `arch`. `symbols` gives the ranges of the symbolic dimensions.
 pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Implementation> {
-    let (family, programs) = family::programs(region, arch, symbols)?;
+    let made = family::programs(region, arch, symbols)?;
     Ok(Implementation {
-        family: family.to_owned(),
-        config: serde_json::json!({}),
-        kernels: programs.iter().map(|p| p.compile(arch)).collect::<Result<_>>()?,
+        family: made.family.to_owned(),
+        config: made.config,
+        kernels: made.programs.iter().map(|p| p.compile(arch)).collect::<Result<_>>()?,
         scratch_bytes: Dim::from(0),
     })
 }
 
 /// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
 pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
-    family::programs(region, arch, symbols).map(|(_, programs)| programs)
+    family::programs(region, arch, symbols).map(|made| made.programs)
 }

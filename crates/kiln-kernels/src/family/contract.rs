@@ -74,5 +74,10 @@ pub fn multiply_add(k: &mut Builder, total: &Var, a: &Expr, b: &Expr) {
 
 /// A sum in the accumulator's type as a value of the result's.
 pub fn finished(total: &Var, acc: DType, out: DType) -> Expr {
-    round(&round(&Expr::var(total), acc).cast(compute(acc)), out)
+    finished_value(&Expr::var(total), acc, out)
+}
+
+/// The same for a sum that is an expression.
+pub fn finished_value(total: &Expr, acc: DType, out: DType) -> Expr {
+    round(&round(total, acc).cast(compute(acc)), out)
 }

@@ -3,6 +3,8 @@
 mod contract;
 mod conv;
 mod fold;
+mod gemm;
+mod gemm_config;
 mod map;
 mod reduce;
 mod scan;
@@ -18,9 +20,21 @@ use kiln_graph::{Dim, NodeId, Op, Symbols};
 use kiln_target::arch::Arch;
 use kiln_tile::{Builder, Expr};
 
-/// The family that takes `region`, and its tile programs in launch order.
-pub fn programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<(&'static str, Vec<TileProgram>)> {
+/// How a region is made: the family that takes it, that family's Config, and its tile programs in launch order.
+pub struct Made {
+    pub family: &'static str,
+    pub config: serde_json::Value,
+    pub programs: Vec<TileProgram>,
+}
+
+/// Tile programs for `region` on `arch`.
+pub fn programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Made> {
     region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
+    if region.anchor == Anchor::Contract
+        && let Some((config, program)) = gemm::program(region, symbols, arch)?
+    {
+        return Ok(Made { family: "gemm", config: serde_json::json!(config), programs: vec![program] });
+    }
     let (family, program) = match region.anchor {
         Anchor::Map => ("map", map::program(region, symbols)?),
         Anchor::Index if region.graph.nodes.iter().any(|n| OpKind::of(&n.op) == OpKind::Scatter) => {
@@ -28,15 +42,14 @@ pub fn programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<(&'sta
         }
         Anchor::Index => ("gather", map::program(region, symbols)?),
         Anchor::Reduce => ("reduce", reduce::program(region, symbols)?),
-        // The place of the matrix-multiply families: what they do not take falls through to the loop nest.
+        // What the matrix products do not take.
         Anchor::Contract => ("contract_loops", contract::program(region, symbols)?),
         Anchor::Conv => ("conv_direct", conv::program(region, symbols)?),
         Anchor::Window => ("window", window::program(region, symbols)?),
         Anchor::Scan => ("scan", scan::program(region, symbols)?),
         Anchor::Sort => ("rank", sort::program(region, symbols)?),
     };
-    let _ = arch;
-    Ok((family, vec![program]))
+    Ok(Made { family, config: serde_json::json!({}), programs: vec![program] })
 }
 
 /// The one anchor of a region that has exactly one.

@@ -63,12 +63,18 @@ pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
     };
     for (launch, region) in launches.iter().zip(&regions) {
         if let (Launch::Region { inner, leaves, outputs, anchor }, Some(region)) = (launch, region) {
+            let mut nodes: Vec<String> = Vec::new();
+            for name in inner.iter().flat_map(|i| &provenance.nodes[i.0.index()]) {
+                if !nodes.contains(name) {
+                    nodes.push(name.clone());
+                }
+            }
             let e = costs.estimate(&dag, inner, leaves, outputs, *anchor);
             report.launches.push(LaunchReport {
                 region: *region,
                 name: plan.regions[*region].name.clone(),
                 anchor: *anchor,
-                nodes: inner.iter().flat_map(|i| provenance.nodes[i.0.index()].clone()).collect(),
+                nodes,
                 bytes: e.bytes,
                 ops: e.ops,
                 seconds: e.seconds,

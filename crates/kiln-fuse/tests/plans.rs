@@ -15,9 +15,8 @@ fn results_are_never_inputs_or_weights() {
     let mut b = Builder::new("edges");
     let n = b.symbol("N", 1, 8);
     let x = b.input("x", DType::F32, &[n.clone(), 6.into()]).unwrap();
-    let unused = b.input("unused", DType::I64, &[n.clone()]).unwrap();
+    b.input("unused", DType::I64, std::slice::from_ref(&n)).unwrap();
     let w = b.weight_data("w", f32s(&[2, 3], 1)).unwrap();
-    let _ = unused;
     let flat = b.reshape(x, &[n.clone() * Dim::from(6)]).unwrap();
     let y = b.relu(x).unwrap();
     let split = b.reshape(y, &[n, 2.into(), 3.into()]).unwrap();

@@ -145,7 +145,7 @@ impl Analysis<Term> for Knowledge {
         match &op {
             Op::Input { .. } | Op::DimValue { .. } | Op::If { .. } | Op::Loop { .. } | Op::Host { .. } => {}
             Op::Weight { name, .. } => out.weight_only = egraph.analysis.bound.contains(name),
-            Op::Const { value } => {
+            Op::Const { .. } => {
                 (out.weight_only, out.literal) = (true, true);
             }
             Op::Iota { ty, .. } => {

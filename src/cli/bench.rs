@@ -84,7 +84,10 @@ struct Report {
     compute: Stats,
     d2h: Stats,
     memory: kiln_engine::Memory,
+    /// From opening the file (or building the model) to a session that can run.
     load_ms: f64,
+    /// Largest resident set of the process so far; none where the system does not say.
+    peak_rss_bytes: Option<usize>,
     warnings: Vec<String>,
     kernels: Vec<KernelTime>,
 }
@@ -99,8 +102,8 @@ struct KernelTime {
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::load(&args.input)?;
     let device = open_device(&args.device).into_diagnostic()?;
-    let (engine, folded) = model::open(&args.model, &device.target(), &args.options, &given)?;
     let loading = Instant::now();
+    let (engine, folded) = model::open(&args.model, &device.target(), &args.options, &given)?;
     let mut session = Session::new(&engine, device).into_diagnostic()?;
     let load_ms = loading.elapsed().as_secs_f64() * 1e3;
     let mut inputs = tensors::without(given, &folded);
@@ -145,6 +148,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         d2h: Stats::of(&times, |t| t.download),
         memory: session.memory(),
         load_ms,
+        peak_rss_bytes: peak_rss(),
         warnings: warnings(&times, &session.device_name()),
         kernels,
     };
@@ -154,6 +158,13 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         print(&report);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `VmHWM` of Linux's `/proc/self/status`.
+fn peak_rss() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<usize>().ok()? * 1024)
 }
 
 fn warnings(times: &[RunTimes], device: &str) -> Vec<String> {
@@ -198,8 +209,9 @@ fn print(report: &Report) {
         );
     }
     println!(
-        "load {:.1} ms; weights {}, arena {} (lower bound {})",
+        "load {:.1} ms; peak RSS {}; weights {}, arena {} (lower bound {})",
         report.load_ms,
+        report.peak_rss_bytes.map_or("unknown".to_owned(), bytes),
         bytes(report.memory.weights),
         bytes(report.memory.arena),
         bytes(report.memory.lower_bound)

@@ -1,54 +1,83 @@
 //! A build report for people.
 
-use kiln_engine::{BuildReport, TargetReport};
+use kiln_engine::{BuildReport, KernelReport, TargetReport};
+
+/// Columns that a kernel's name may take in the table of resources.
+const NAME_WIDTH: usize = 48;
 
 /// Prints a report as text.
 pub fn print(report: &BuildReport) {
     println!("{}: {} ops, {} of weights", report.model, report.ops, bytes(report.weight_bytes));
     for target in &report.targets {
-        print_target(report, target);
+        let stages: Vec<String> = target.stages.iter().map(|s| format!("{} {:.0} ms", s.stage, s.ms)).collect();
+        let arena = target.arena_bytes.map(|b| format!("; arena at the largest shapes {}", bytes(b))).unwrap_or_default();
+        println!(
+            "{:>8}: {} ops -> {} launches of {} distinct kernels; {}{arena}",
+            target.target,
+            report.ops,
+            target.launches,
+            target.regions.len(),
+            stages.join(", "),
+        );
+    }
+    let (gpus, cpus): (Vec<&TargetReport>, Vec<&TargetReport>) =
+        report.targets.iter().partition(|t| t.regions.iter().any(|r| !r.kernels.is_empty()));
+    for target in cpus.iter().chain(gpus.first()) {
+        print_regions(target);
+    }
+    if !gpus.is_empty() {
+        print_resources(&gpus);
     }
 }
 
-fn print_target(report: &BuildReport, target: &TargetReport) {
-    let stages: Vec<String> = target.stages.iter().map(|s| format!("{} {:.0} ms", s.stage, s.ms)).collect();
-    let arena = target.arena_bytes.map(|b| format!("; arena at the largest shapes {}", bytes(b))).unwrap_or_default();
-    println!(
-        "\n{}: {} ops -> {} launches of {} distinct kernels; {}{arena}",
-        target.target,
-        report.ops,
-        target.launches,
-        target.regions.len(),
-        stages.join(", "),
-    );
-    let compiled = target.regions.iter().any(|r| !r.kernels.is_empty());
-    if compiled {
-        println!(
-            "  {:>4} {:>4} {:>5} {:>7} {:>7} {:>8}  kernel",
-            "uses", "regs", "spill", "shared", "cubin", "compile"
-        );
-    } else {
-        println!("  {:>4}  region", "uses");
-    }
+fn print_regions(target: &TargetReport) {
+    let title = if target.target == "cpu" { "CPU" } else { "GPU" };
+    println!("\n{title} regions (uses, name: what is fused in it)");
     for region in &target.regions {
-        if region.kernels.is_empty() {
-            println!("  {:>4}  {}: {}", region.uses, region.name, region.summary);
-        }
-        for kernel in &region.kernels {
-            let time = if kernel.cached { "cached".to_owned() } else { format!("{:.0} ms", kernel.compile_ms) };
-            println!(
-                "  {:>4} {:>4} {:>5} {:>7} {:>7} {:>8}  {}: {}",
-                region.uses,
-                kernel.registers,
-                kernel.spill_bytes,
-                bytes(kernel.shared_bytes as usize),
-                bytes(kernel.cubin_bytes),
-                time,
-                kernel.name,
-                region.summary,
+        println!("  {:>3}x {}: {}", region.uses, region.name, region.summary);
+    }
+}
+
+fn print_resources(gpus: &[&TargetReport]) {
+    println!("\nGPU kernels: registers a thread, spilled bytes, shared memory a block, cubin size, NVRTC time (* from the cache)");
+    print!("  {:NAME_WIDTH$}", "");
+    for target in gpus {
+        print!(" {:>28}", target.target);
+    }
+    println!();
+    let rows = |t: &TargetReport| t.regions.iter().flat_map(|r| r.kernels.clone()).collect::<Vec<KernelReport>>();
+    let columns: Vec<Vec<KernelReport>> = gpus.iter().map(|t| rows(t)).collect();
+    for (i, kernel) in columns[0].iter().enumerate() {
+        print!("  {:NAME_WIDTH$}", tail(&kernel.name));
+        for k in columns.iter().filter_map(|c| c.get(i)) {
+            let time = format!("{:.0}{}", k.compile_ms, if k.cached { "*" } else { "" });
+            print!(
+                " {:>4} {:>3} {:>7} {:>6} {:>4}",
+                k.registers,
+                k.spill_bytes,
+                bytes(k.shared_bytes as usize).replace(' ', "").replace("iB", ""),
+                bytes(k.cubin_bytes).replace(' ', "").replace("iB", ""),
+                time
             );
         }
+        println!();
     }
+    for (target, column) in gpus.iter().zip(&columns) {
+        let spilling: Vec<&str> = column.iter().filter(|k| k.spill_bytes > 0).map(|k| k.name.as_str()).collect();
+        if !spilling.is_empty() {
+            println!("  {}: registers spill in {}", target.target, spilling.join(", "));
+        }
+    }
+}
+
+/// The end of a long name: the end tells kernels apart.
+fn tail(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= NAME_WIDTH {
+        return name.to_owned();
+    }
+    let end: String = name.chars().skip(length - NAME_WIDTH + 1).collect();
+    format!("…{end}")
 }
 
 /// A byte count in binary units.
@@ -60,9 +89,5 @@ pub fn bytes(n: usize) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 || value >= 100.0 {
-        format!("{value:.0} {}", UNITS[unit])
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
+    if unit == 0 || value >= 100.0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
 }

@@ -78,7 +78,7 @@ fn check(plan: &Plan) -> Check {
     plan.inputs.iter().try_for_each(|&id| known(id))?;
     plan.outputs.iter().try_for_each(|(_, id)| known(*id))?;
     for region in &plan.regions {
-        kiln_graph::verify(&region.graph).map_err(|e| format!("region `{}`: {e}", region.name))?;
+        verify(&region.graph, plan).map_err(|e| format!("region `{}`: {e}", region.name))?;
     }
     for step in &plan.steps {
         operands(step).chain(results(step)).try_for_each(known)?;
@@ -88,7 +88,7 @@ fn check(plan: &Plan) -> Check {
                 arity(&region.name, inputs, outputs, &region.graph)?;
             }
             Step::Host { graph, inputs, outputs } => {
-                kiln_graph::verify(graph).map_err(|e| format!("host step: {e}"))?;
+                verify(graph, plan).map_err(|e| format!("host step: {e}"))?;
                 arity("host step", inputs, outputs, graph)?;
             }
             Step::If { then_plan, else_plan, captures, outputs, .. } => {
@@ -109,6 +109,13 @@ fn check(plan: &Plan) -> Check {
         }
     }
     Ok(())
+}
+
+/// A piece of a plan relies on the equalities that binding the plan checks.
+fn verify(piece: &kiln_graph::Graph, plan: &Plan) -> kiln_graph::Result<()> {
+    let mut piece = piece.clone();
+    piece.constraints.extend(plan.constraints.iter().cloned());
+    kiln_graph::verify(&piece)
 }
 
 fn arity(name: &str, inputs: &[BufferId], outputs: &[BufferId], graph: &kiln_graph::Graph) -> Check {

@@ -121,9 +121,12 @@ fn op_count(graph: &Graph) -> usize {
         .sum()
 }
 
+/// Bounds above this are an importer's stand-in for "unknown", not a profile.
+const LARGEST_EXTENT: i64 = 1 << 20;
+
 /// Arena bytes with every symbol at its maximum, without kernels' scratch. `None` if a symbol is unbounded.
 fn largest_arena(plan: &Plan) -> Option<usize> {
-    let bound = |(_, (_, max)): (&str, (i64, i64))| max == i64::MAX;
+    let bound = |(_, (_, max)): (&str, (i64, i64))| max > LARGEST_EXTENT;
     if plan.symbols.iter().any(bound) {
         return None;
     }

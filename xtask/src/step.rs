@@ -1,0 +1,53 @@
+//! Running the steps of a longer command: each is announced, timed, and stops the rest when it fails.
+
+use crate::Outcome;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The steps of one command.
+pub struct Steps {
+    times: Vec<(String, f64)>,
+}
+
+impl Steps {
+    /// None yet.
+    pub fn new() -> Steps {
+        Steps { times: Vec::new() }
+    }
+
+    /// Runs one step.
+    pub fn run<T>(&mut self, title: &str, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+        println!("\n== {title}");
+        let start = Instant::now();
+        let result = work().map_err(|e| format!("{title}: {e}").into());
+        self.times.push((title.to_owned(), start.elapsed().as_secs_f64()));
+        result
+    }
+
+    /// Prints what each step took.
+    pub fn summary(&self) {
+        println!("\n{:>9}  step", "seconds");
+        for (title, seconds) in &self.times {
+            println!("{seconds:>9.1}  {title}");
+        }
+    }
+}
+
+/// Runs a command in the workspace; failure is an error that quotes it.
+pub fn command(program: &str, args: &[&str]) -> Outcome<()> {
+    let status = Command::new(program).args(args).current_dir(crate::workspace()).stdin(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("`{program} {}` failed: {status}", args.join(" ")).into()) }
+}
+
+/// Runs cargo.
+pub fn cargo(args: &[&str]) -> Outcome<()> {
+    command(env!("CARGO"), args)
+}
+
+/// Builds the `kiln` binary in a profile and returns its path.
+pub fn kiln(profile: &str) -> Outcome<String> {
+    cargo(&["build", "--profile", profile, "--package", "kiln", "--bin", "kiln"])?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| crate::workspace().join("target"), Into::into);
+    Ok(target.join(folder).join("kiln").display().to_string())
+}

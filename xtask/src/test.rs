@@ -1,0 +1,63 @@
+//! `xtask test`: everything that must hold before a change lands.
+
+use crate::cases::CASES;
+use crate::step::{Steps, cargo, command, kiln};
+use crate::{Outcome, demo, onnx_suite, proto};
+use kiln_cuda::{Home, setup};
+use std::process::Command;
+
+/// Runs all checks; stops at the first that fails.
+pub fn run() -> Outcome<()> {
+    let home = Home::from_env()?;
+    let mut steps = Steps::new();
+    steps.run("formatting", || cargo(&["fmt", "--all", "--", "--check"]))?;
+    steps.run("NVRTC", || Ok(drop(setup::setup(&home, |_| {})?)))?;
+    steps.run("ONNX message types are current", || proto::run(true))?;
+    steps.run("lints", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    steps.run("unit, property and file tests", || cargo(&["test", "--workspace"]))?;
+    let kiln = steps.run("the kiln binary", || kiln("dev"))?;
+    for case in CASES {
+        steps.run(&format!("public model {}", case.name), || public_model(&kiln, case, &home))?;
+    }
+    steps.run("ONNX backend suite", || onnx_suite::run(true, &[]))?;
+    steps.summary();
+    Ok(())
+}
+
+/// Builds a model for every target without a spill, and compares its recorded runs with onnxruntime.
+fn public_model(kiln: &str, case: &crate::cases::Case, home: &Home) -> Outcome<()> {
+    let model = case.model(home)?.display().to_string();
+    let recordings = case.recordings(home)?;
+    let folder = home.root().join("test");
+    std::fs::create_dir_all(&folder)?;
+    let engine = folder.join(format!("{}.kiln", case.name)).display().to_string();
+    let output =
+        Command::new(kiln).args(["build", &model, "-o", &engine, "--target", demo::TARGETS, "--json"]).output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let kernels = no_spills(&report)?;
+    println!("{}: {kernels} kernels over all architectures, no spills", case.name);
+    for r in &recordings {
+        let (inputs, outputs) = (r.inputs.display().to_string(), r.outputs.display().to_string());
+        command(kiln, &["compare", &engine, "--input", &inputs, "--expect", &outputs])?;
+    }
+    Ok(())
+}
+
+/// Counts the kernels of a build report; a spill is an error that names the kernel.
+fn no_spills(report: &serde_json::Value) -> Outcome<usize> {
+    let list = |v: &serde_json::Value, key: &str| v[key].as_array().cloned().unwrap_or_default();
+    let mut count = 0;
+    for target in list(&report["build"], "targets") {
+        for kernel in list(&target, "regions").iter().flat_map(|r| list(r, "kernels")) {
+            count += 1;
+            if kernel["spill_bytes"] != 0 {
+                let (name, target) = (&kernel["name"], &target["target"]);
+                return Err(format!("kernel {name} for {target} spills {} bytes", kernel["spill_bytes"]).into());
+            }
+        }
+    }
+    if count == 0 { Err("the report lists no kernels".into()) } else { Ok(count) }
+}

@@ -25,9 +25,9 @@ pub struct Options {
     pub numerics: Numerics,
     /// Typical values of shape symbols for the cost model. A symbol without one counts as 64, clamped to its range.
     pub sizes: Bindings,
-    /// Largest result of folding weight-only terms, in bytes, over the whole model.
+    /// Largest value that folding a weight-only term may make, in bytes.
     pub fold_bytes: usize,
-    /// E-nodes at which saturation stops.
+    /// E-nodes at which saturation stops, if it does not stop earlier for having outgrown the model.
     pub node_limit: usize,
     /// Rounds of rewriting after which saturation stops.
     pub iter_limit: usize,

@@ -74,7 +74,8 @@ pub struct Buffer {
     pub kind: BufferKind,
     /// The model's name for the value, for messages and layer-by-layer comparison (may be empty).
     pub name: String,
-    /// Set when this is the same memory as another buffer under another shape (a reshape that costs nothing).
+    /// Set when this is the same memory as another buffer under another shape (a reshape that costs nothing). That one is never an
+    /// alias itself, and `kind` is the same.
     pub alias_of: Option<BufferId>,
 }
 
@@ -145,7 +146,7 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Input buffers in the order of the model's signature.
     pub inputs: Vec<BufferId>,
-    /// Named results in order.
+    /// Named results in order: always [`BufferKind::Temp`] (an input or weight that is a result is copied). Two names may share a buffer.
     pub outputs: Vec<(String, BufferId)>,
     /// Weights after constant folding, by name.
     #[serde(skip)]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{check, convnet, encoder, kernels, options};
+use common::{check, convnet, deep_convnet, encoder, kernels, options};
 use kiln_fuse::{Anchor, Numerics};
 use kiln_graph::{DType, Dim, Tensor};
 
@@ -51,4 +51,14 @@ fn a_deep_encoder_fuses_alike_in_every_layer() {
     assert_eq!(fused.report.stopped, "saturated");
     let again = kiln_fuse::fuse(&graph, &options("sm_90a", Numerics::Reassoc)).unwrap();
     assert!(again.plan == fused.plan, "equal inputs give equal plans");
+}
+
+#[test]
+fn a_deep_convnet_of_any_size_is_a_kernel_a_convolution() {
+    let graph = deep_convnet(32);
+    for target in ["sm_80", "cpu"] {
+        let fused = kiln_fuse::fuse(&graph, &options(target, Numerics::Reassoc)).unwrap();
+        println!("{}", fused.report);
+        assert_eq!(fused.report.kernels, 3 * 32);
+    }
 }

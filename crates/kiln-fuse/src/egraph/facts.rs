@@ -181,17 +181,14 @@ impl Analysis<Term> for Knowledge {
             let text = |f: &Facts| f.types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             self.unsound.push(format!("{} was set equal to {}", text(a), text(&b)));
         }
-        let merged = Facts {
-            types: a.types.clone(),
-            splat: a.splat.or(b.splat),
-            value: a.value.clone().or(b.value.clone()),
-            weight_only: a.weight_only || b.weight_only,
-            literal: a.literal || b.literal,
-        };
         let known = |f: &Facts| (f.splat.map(f64::to_bits), f.value.is_some(), f.weight_only, f.literal);
-        let did = DidMerge(known(a) != known(&merged), known(&b) != known(&merged));
-        *a = merged;
-        did
+        let (before, other) = (known(a), known(&b));
+        a.splat = a.splat.or(b.splat);
+        a.value = a.value.take().or(b.value);
+        a.weight_only |= b.weight_only;
+        a.literal |= b.literal;
+        let after = known(a);
+        DidMerge(before != after, other != after)
     }
 
     /// A single known element is a literal: arithmetic on literals is done here, or rules would pile up powers of them.

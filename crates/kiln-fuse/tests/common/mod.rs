@@ -139,6 +139,38 @@ pub fn convnet(n: Dim, side: Dim, classes: usize) -> Graph {
     b.finish()
 }
 
+/// Residual blocks of three convolutions with batch norm over pictures of any size, halved every eighth block.
+pub fn deep_convnet(blocks: usize) -> Graph {
+    let mut rng = Rng::new(13);
+    let mut b = Builder::new("deep");
+    let (n, h, w) = (b.symbol("N", 1, 8), b.symbol("H", 32, 960), b.symbol("W", 32, 960));
+    let x = b.input("image", DType::F32, &[n, 8.into(), h, w]).unwrap();
+    let mut conv = |b: &mut Builder, name: &str, x: ValueId, k: usize, stride: usize, groups: usize| {
+        let w = weight(b, &mut rng, &format!("{name}.w"), &[8, 8 / groups, k, k]);
+        let pads = vec![(k / 2, k / 2); 2];
+        let spec = ConvSpec { strides: vec![stride; 2], pads, dilations: vec![1; 2], groups };
+        let y = b.conv(x, w, None, spec)?;
+        let v = ["g", "beta", "mean"].map(|n| weight(b, &mut rng, &format!("{name}.{n}"), &[8]));
+        let var = positive(b, &mut rng, &format!("{name}.var"), &[8]);
+        b.batch_norm(y, v[0], v[1], v[2], var, 1e-5)
+    };
+    let mut y = x;
+    for i in 0..blocks {
+        let stride = 1 + usize::from(i % 8 == 7);
+        let mut block = |b: &mut Builder| -> Result<ValueId> {
+            let a = conv(b, &format!("{i}.expand"), y, 1, 1, 1)?;
+            let a = b.hard_swish(a)?;
+            let a = conv(b, &format!("{i}.depthwise"), a, 3, stride, 8)?;
+            let a = b.hard_swish(a)?;
+            let a = conv(b, &format!("{i}.project"), a, 1, 1, 1)?;
+            if stride == 1 { b.plus(a, y) } else { Ok(a) }
+        };
+        y = b.scoped(format!("block.{i}"), &mut block).unwrap();
+    }
+    b.output("features", y);
+    b.finish()
+}
+
 pub fn options(target: &str, numerics: Numerics) -> Options {
     Options { numerics, ..Options::new(target.parse().unwrap()) }
 }

@@ -86,7 +86,7 @@ impl Sliding {
             inside = inside.and(place.ge(0));
         }
         // Windows fit the padded axis, so only padding can lie past its end.
-        if self.pads.1 > 0 || self.pads.0 > 0 {
+        if self.pads.1 > 0 {
             inside = inside.and(place.lt(extent));
         }
         (place, inside)

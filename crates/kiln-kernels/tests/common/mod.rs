@@ -1,0 +1,167 @@
+//! Regions with inputs, and the comparison of what runs them with the reference interpreter.
+#![allow(dead_code)] // each test uses some of it
+
+pub mod cases;
+
+use kiln_fuse::{Anchor, Region};
+use kiln_graph::{Bindings, Builder, DType, Dim, Rng, Tensor, ValueId, bind_symbols, interpret};
+use kiln_kernels::{Argument, tile_programs};
+use kiln_target::arch::Arch;
+use kiln_tile::Array;
+use kiln_tile::interp::{self, Arg};
+use kiln_tile::program::Param;
+
+/// A region and inputs to run it on.
+pub struct Case {
+    pub region: Region,
+    pub inputs: Vec<Tensor>,
+    /// Roundings to the result's dtype, or f32 operations in a row, that may separate two right answers.
+    pub roundings: f64,
+}
+
+/// A region that `build` makes; `shapes` are those of its inputs, named `x0 x1 ..`, at run time.
+pub fn case(
+    name: &str,
+    anchor: Anchor,
+    roundings: f64,
+    inputs: Vec<Tensor>,
+    build: impl FnOnce(&mut Builder) -> kiln_graph::Result<Vec<ValueId>>,
+) -> Case {
+    let mut b = Builder::new(name);
+    let results = build(&mut b).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for (i, v) in results.into_iter().enumerate() {
+        b.output(format!("y{i}"), v);
+    }
+    let region = Region { name: name.to_owned(), summary: format!("{name} of the tests"), anchor, graph: b.finish() };
+    region.verify().unwrap_or_else(|e| panic!("{e}"));
+    Case { region, inputs, roundings }
+}
+
+impl Case {
+    pub fn bindings(&self) -> Bindings {
+        let shapes: Vec<Vec<usize>> = self.inputs.iter().map(|t| t.shape().to_vec()).collect();
+        bind_symbols(&self.region.graph, &shapes).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
+    }
+
+    pub fn expected(&self) -> Vec<Tensor> {
+        interpret(&self.region.graph, &self.inputs).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
+    }
+
+    /// Types and shapes of the results, with memory full of something else than zeros.
+    pub fn poisoned(&self) -> Vec<Tensor> {
+        let spoil = |t: &Tensor| Tensor::new(t.dtype(), t.shape().to_vec(), vec![0xa5; t.data().len()].into()).unwrap();
+        self.expected().iter().map(spoil).collect()
+    }
+
+    /// Runs the tile programs on the CPU.
+    pub fn interpret_tiles(&self, arch: Arch) -> Vec<Tensor> {
+        let programs = tile_programs(&self.region, arch, &self.region.graph.symbols)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
+        let bindings = self.bindings();
+        let mut outputs = self.poisoned();
+        for program in programs {
+            let array = |param: &Param, t: &Tensor| {
+                let Param::Buffer { buffer, .. } = param else { panic!("a tensor for a scalar parameter") };
+                Arg::Array(Array::from_bytes(buffer.dtype, t.len(), t.data().to_vec()).unwrap())
+            };
+            let mut args: Vec<Arg> = program
+                .arguments
+                .iter()
+                .zip(&program.program.params)
+                .map(|(argument, param)| match argument {
+                    Argument::Input(i) => array(param, &self.inputs[*i]),
+                    Argument::Output(i) => array(param, &outputs[*i]),
+                    Argument::Dim(dim) => Arg::dim(dim.eval(&bindings).unwrap()),
+                })
+                .collect();
+            interp::run(&program.program, &mut args).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
+            for (argument, arg) in program.arguments.iter().zip(&args) {
+                if let (Argument::Output(i), Some(array)) = (argument, arg.array()) {
+                    let old = &outputs[*i];
+                    let data = array.bytes().to_vec().into();
+                    outputs[*i] = Tensor::new(old.dtype(), old.shape().to_vec(), data).unwrap();
+                }
+            }
+        }
+        outputs
+    }
+
+    /// Compares results with the reference interpreter's.
+    pub fn compare(&self, found: &[Tensor], slack: f64) {
+        let expected = self.expected();
+        assert_eq!(found.len(), expected.len());
+        for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let name = &self.region.name;
+            assert_eq!(found.dtype(), expected.dtype(), "{name}");
+            assert_eq!(found.shape(), expected.shape(), "{name}");
+            let bound = unit(expected.dtype()) * self.roundings.max(1.0) * slack;
+            let (f, e) = (found.to_f64_vec(), expected.to_f64_vec());
+            let finite = e.iter().filter(|x| x.is_finite()).map(|x| x.abs());
+            // Sums cancel: their error is relative to what was summed, and inputs are of the order of 1.
+            let scale = finite.fold(0.0, f64::max).clamp(1e-3, 1.0);
+            for (i, (&f, &e)) in f.iter().zip(&e).enumerate() {
+                let same = f == e || f.is_nan() && e.is_nan();
+                let near = bound > 0.0 && f.is_finite() && (f - e).abs() <= bound * e.abs().max(scale);
+                assert!(same || near, "{name}: result {number}, element {i}: {f}, expected {e} within {bound:e}");
+            }
+        }
+    }
+}
+
+/// Half the distance between 1 and the next number; 0 for exact types.
+fn unit(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => 2f64.powi(-53),
+        DType::F32 => 2f64.powi(-24),
+        DType::F16 => 2f64.powi(-11),
+        DType::BF16 => 2f64.powi(-8),
+        DType::F8E4M3 => 2f64.powi(-4),
+        DType::F8E5M2 => 2f64.powi(-3),
+        _ => 0.0,
+    }
+}
+
+/// Random data, with zeros, infinities and NaN among floats and the ends of the range among integers.
+pub fn wild(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
+    let mut rng = Rng::new(seed);
+    if let Some((low, high)) = dtype.int_range() {
+        let values: Vec<i128> = (0..shape.iter().product::<usize>())
+            .map(|_| match rng.range(0, 7) {
+                0 => low,
+                1 => high,
+                2 => 0,
+                3 => low.max(-1),
+                _ => i128::from(rng.range(-20, 20)).clamp(low, high),
+            })
+            .collect();
+        return Tensor::from_i128(dtype, shape, &values).unwrap();
+    }
+    Tensor::generate(dtype, shape, |_| match rng.range(0, 15) {
+        0 => f64::NAN,
+        1 => f64::INFINITY,
+        2 => f64::NEG_INFINITY,
+        3 => 0.0,
+        4 => -0.0,
+        5 => rng.range(-3, 3) as f64 + 0.5,
+        _ => rng.signed() * 4.0,
+    })
+    .unwrap()
+}
+
+/// Tame random data.
+pub fn random(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
+    Tensor::random(dtype, shape, seed).unwrap()
+}
+
+/// Random integers in `low..=high`.
+pub fn ints(dtype: DType, shape: &[usize], low: i64, high: i64, seed: u64) -> Tensor {
+    let mut rng = Rng::new(seed);
+    let count = shape.iter().product::<usize>();
+    let values: Vec<i128> = (0..count).map(|_| i128::from(rng.range(low, high))).collect();
+    Tensor::from_i128(dtype, shape, &values).unwrap()
+}
+
+/// Dims from text: `d(&["B", "384"])`.
+pub fn d(text: &[&str]) -> Vec<Dim> {
+    text.iter().map(|s| s.parse().unwrap()).collect()
+}

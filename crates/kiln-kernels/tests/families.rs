@@ -1,0 +1,110 @@
+//! Every family's tile programs, run by the tile interpreter, against the reference interpreter.
+
+mod common;
+
+use common::{Case, cases};
+use kiln_kernels::{Error, lower};
+use kiln_target::arch::Arch;
+
+fn check(cases: Vec<Case>) {
+    assert!(!cases.is_empty());
+    for case in cases {
+        case.compare(&case.interpret_tiles(Arch::Sm80), 1.0);
+        // The CUDA C exists too, and its launch can be evaluated.
+        let name = &case.region.name;
+        let made =
+            lower(&case.region, Arch::Sm75, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let bindings = case.bindings();
+        for kernel in &made.kernels {
+            assert!(kernel.source.contains(&format!("{}(", kernel.entry)), "{name}");
+            assert!(kernel.source.contains(&case.region.summary), "{name}");
+            kernel.launch.grid.iter().for_each(|d| assert!(d.eval(&bindings).unwrap() >= 0));
+        }
+    }
+}
+
+#[test]
+fn unary() {
+    check(cases::unary_functions());
+}
+
+#[test]
+fn binary() {
+    check(cases::binary_functions());
+}
+
+#[test]
+fn casts() {
+    check(cases::casts());
+}
+
+#[test]
+fn views() {
+    check(cases::views());
+}
+
+#[test]
+fn gathers() {
+    check(cases::gathers());
+}
+
+#[test]
+fn scatters() {
+    check(cases::scatters());
+}
+
+#[test]
+fn reductions() {
+    check(cases::reductions());
+}
+
+#[test]
+fn contractions() {
+    check(cases::contractions());
+}
+
+#[test]
+fn convolutions() {
+    check(cases::convolutions());
+}
+
+#[test]
+fn windows() {
+    check(cases::windows());
+}
+
+#[test]
+fn scans() {
+    check(cases::scans());
+}
+
+#[test]
+fn top_k() {
+    check(cases::top_k());
+}
+
+#[test]
+fn quantization() {
+    check(cases::quantization());
+}
+
+#[test]
+fn random_maps() {
+    check((0..300).map(cases::random_maps).collect());
+}
+
+#[test]
+fn what_cannot_be_expressed_is_an_error() {
+    use kiln_fuse::Anchor;
+    use kiln_graph::DType;
+    let packed = common::case("packed", Anchor::Map, 1.0, vec![common::random(DType::I8, &[6], 1)], |b| {
+        let x = b.input("x", DType::I8, &common::d(&["6"]))?;
+        Ok(vec![b.cast(x, DType::I4)?])
+    });
+    let error = lower(&packed.region, Arch::Sm80, &packed.region.graph.symbols).unwrap_err();
+    assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("i4")), "{error}");
+    let mut wrong = packed.region.clone();
+    wrong.anchor = Anchor::Conv;
+    let error = lower(&wrong, Arch::Sm80, &wrong.graph.symbols).unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+}

@@ -6,6 +6,7 @@ use super::{Code, Decoded, Ty};
 use crate::exec::{AluFn, f1, f1_wide, f2, f2_wide, f3};
 use crate::num::{
     BF16, E4M3, E5M2, F16, Format, Round, TF32, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, ftz, round_f32,
+    sticky,
 };
 use crate::ptx::{Arg, RegKind, Stmt};
 
@@ -139,8 +140,9 @@ fn scalar(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, to: Ty, from: Ty) -> 
             through_bits(dw, sw, d, s, move |v| {
                 let x = f64::from_bits(get(v));
                 if x.is_nan() {
-                    // "NaN results are converted to 0", except 64-bit integers, which get the top bit.
-                    return if to.bits() == 64 && from != Ty::F32 { 1 << 63 } else { 0 };
+                    // Zero, or the top bit where either side has 64 bits.
+                    let top = to.bits() == 64 || from == Ty::F64;
+                    return if top { 1 << (to.bits() - 1) } else { 0 };
                 }
                 // Float to integer always clamps.
                 extend((mode.integral(x) as i128).clamp(lo, hi) as u64)
@@ -178,9 +180,9 @@ fn scalar(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, to: Ty, from: Ty) -> 
             let mut x = if float_in {
                 f64::from_bits(bits)
             } else if unsigned {
-                integer_value(i128::from(bits), to)
+                integer_value(i128::from(bits), to, mode)
             } else {
-                integer_value(i128::from(bits as i64), to)
+                integer_value(i128::from(bits as i64), to, mode)
             };
             if round_to_integer {
                 x = mode.integral(x);
@@ -198,12 +200,19 @@ fn scalar(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, to: Ty, from: Ty) -> 
 }
 
 /// An integer as f64; to a narrower float through round-to-odd, so that only the last rounding shows.
-fn integer_value(v: i128, to: Ty) -> f64 {
+fn integer_value(v: i128, to: Ty, mode: Round) -> f64 {
     let x = v as f64;
-    if to == Ty::F64 {
-        return x;
+    let residue = v - x as i128;
+    if to != Ty::F64 {
+        return sticky(x, residue as f64);
     }
-    crate::num::sticky(x, (v - x as i128) as f64)
+    match mode {
+        Round::Up if residue > 0 => x.next_up(),
+        Round::Down if residue < 0 => x.next_down(),
+        Round::Zero if residue < 0 && x > 0.0 => x.next_down(),
+        Round::Zero if residue > 0 && x < 0.0 => x.next_up(),
+        _ => x,
+    }
 }
 
 /// Two f32 to one packed register: the first source goes to the upper half.

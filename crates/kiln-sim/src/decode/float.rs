@@ -43,6 +43,13 @@ fn f32_op(
     }
 }
 
+/// A sum rounded to odd, with the zero that the mode asks for: an exact zero of unlike signs is -0 when rounding down.
+#[inline(always)]
+fn sum_in(mode: Round, a: f64, b: f64) -> f64 {
+    let s = add_odd(a, b);
+    if s == 0.0 && mode == Round::Down && (a.is_sign_negative() || b.is_sign_negative()) { -0.0 } else { s }
+}
+
 /// IEEE minimum or maximum: the number wins over NaN, unless `.NaN`; -0 is below +0.
 #[inline(always)]
 pub(super) fn min_max(x: f32, y: f32, max: bool, nan: bool) -> f32 {
@@ -81,14 +88,19 @@ fn single(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
         ("sub", 2) if near => fin!(|x, y, _| x - y),
         ("mul", 2) if near => fin!(|x, y, _| x * y),
         ("fma" | "mad", 3) if near => fin!(|x, y, z| x.mul_add(y, z)),
-        ("add", 2) => fin!(move |x, y, _| round_f32(add_odd(x.into(), y.into()), mode)),
-        ("sub", 2) => fin!(move |x, y, _| round_f32(add_odd(x.into(), -f64::from(y)), mode)),
+        ("add", 2) => fin!(move |x, y, _| round_f32(sum_in(mode, x.into(), y.into()), mode)),
+        ("sub", 2) => fin!(move |x, y, _| round_f32(sum_in(mode, x.into(), -f64::from(y)), mode)),
         ("mul", 2) => fin!(move |x, y, _| round_f32(f64::from(x) * f64::from(y), mode)),
-        ("fma" | "mad", 3) => fin!(move |x, y, z| round_f32(add_odd(f64::from(x) * f64::from(y), z.into()), mode)),
+        ("fma" | "mad", 3) => fin!(move |x, y, z| round_f32(sum_in(mode, f64::from(x) * f64::from(y), z.into()), mode)),
         // The approximate forms may err by 2 ulp; the exact quotient is within that. Large divisors give 0.
         ("div", 2) if code.has("approx") => fin!(|x, y, _| {
             let huge = y.is_finite() && y.abs() > f32::from_bits(0x7e80_0000);
-            if huge && x.is_finite() { 0.0f32.copysign(x * y.signum()) } else { x / y }
+            // The quotient is made of a reciprocal that has flushed to zero, so infinity gives NaN.
+            match (huge, x.is_infinite()) {
+                (true, true) => f32::NAN,
+                (true, false) => 0.0f32.copysign(x * y.signum()),
+                (false, _) => x / y,
+            }
         }),
         ("div", 2) if near => fin!(|x, y, _| x / y),
         ("div", 2) => fin!(move |x, y, _| {
@@ -194,54 +206,95 @@ fn high_word(x: f64) -> f64 {
     f64::from_bits(x.to_bits() & !0xffff_ffff)
 }
 
+/// The f64 neighbour of `near` that a directed mode asks for, given the sign of (exact - near).
+fn adjust(mode: Round, near: f64, residue: f64) -> f64 {
+    if near.is_infinite() {
+        // Overflow of finite operands: the caller passes a residue that points back to the finite values.
+        let keep = residue == 0.0 || residue.is_nan();
+        return match (mode, near > 0.0) {
+            _ if keep => near,
+            (Round::Zero | Round::Down, true) => f64::MAX,
+            (Round::Zero | Round::Up, false) => f64::MIN,
+            _ => near,
+        };
+    }
+    if residue == 0.0 || near.is_nan() || residue.is_nan() {
+        return near;
+    }
+    let up = residue > 0.0;
+    match mode {
+        Round::Up if up => near.next_up(),
+        Round::Down if !up => near.next_down(),
+        Round::Zero if near > 0.0 && !up => near.next_down(),
+        Round::Zero if near < 0.0 && up => near.next_up(),
+        _ => near,
+    }
+}
+
+const UP300: f64 = f64::from_bits((1023 + 300) << 52);
+const TINY: f64 = f64::from_bits((1023 - 700) << 52);
+
+/// Sign of `x * y - p` for `p` the rounded product, out of reach of underflow.
+fn product_residue(x: f64, y: f64, p: f64) -> f64 {
+    if p.is_infinite() && x.is_finite() && y.is_finite() {
+        return -p.signum();
+    }
+    if p.abs() < TINY { (x * UP300).mul_add(y * UP300, -(p * UP300 * UP300)) } else { x.mul_add(y, -p) }
+}
+
+/// Sign of `x / y - q` for `q` the rounded quotient.
+fn quotient_residue(mut x: f64, mut y: f64, mut q: f64) -> f64 {
+    if q.is_infinite() {
+        return if x.is_finite() && y != 0.0 { -q.signum() } else { 0.0 };
+    }
+    if x.abs() < TINY && y.abs() < 1.0 / TINY {
+        (x, y) = (x * UP300, y * UP300);
+    }
+    if q.abs() < TINY {
+        (x, q) = (x * UP300, q * UP300);
+    }
+    -q.mul_add(y, -x) * y.signum()
+}
+
 /// f64 in a directed mode: the nearest result moved one step where the residue says so.
 fn directed(d: u32, rows: [u32; 3], base: &str, mode: Round) -> Decoded {
-    let adjust = move |near: f64, residue: f64| {
-        if residue == 0.0 || !near.is_finite() || residue.is_nan() {
-            return near;
-        }
-        let up = residue > 0.0;
-        match mode {
-            Round::Up if up => near.next_up(),
-            Round::Down if !up => near.next_down(),
-            Round::Zero if up != (near > 0.0) => f64::from_bits(near.to_bits().wrapping_sub(1)),
-            _ => near,
-        }
-    };
-    let sum = move |a: f64, b: f64| {
+    let two = [rows[0], rows[1]];
+    let two_sum = |a: f64, b: f64| {
         let s = a + b;
         let bb = s - a;
-        adjust(s, (a - (s - bb)) + (b - bb))
+        (s, (a - (s - bb)) + (b - bb))
+    };
+    let sum = move |a: f64, b: f64| {
+        let (s, residue) = two_sum(a, b);
+        if s == 0.0 && mode == Round::Down && (a.is_sign_negative() || b.is_sign_negative()) {
+            return -0.0;
+        }
+        let overflow = s.is_infinite() && a.is_finite() && b.is_finite();
+        adjust(mode, s, if overflow { -s.signum() } else { residue })
     };
     alu(match base {
-        "add" => f2::<f64, f64, f64>(d, [rows[0], rows[1]], sum),
-        "sub" => f2::<f64, f64, f64>(d, [rows[0], rows[1]], move |x, y| sum(x, -y)),
-        "mul" => f2::<f64, f64, f64>(d, [rows[0], rows[1]], move |x, y| adjust(x * y, x.mul_add(y, -(x * y)))),
-        "div" => f2::<f64, f64, f64>(d, [rows[0], rows[1]], move |x, y| {
-            let q = x / y;
-            adjust(q, -q.mul_add(y, -x) * y.signum())
-        }),
-        "rcp" => f1::<f64, f64>(d, rows[0], move |x| {
-            let q = 1.0 / x;
-            adjust(q, -q.mul_add(x, -1.0) * x.signum())
-        }),
+        "add" => f2::<f64, f64, f64>(d, two, sum),
+        "sub" => f2::<f64, f64, f64>(d, two, move |x, y| sum(x, -y)),
+        "mul" => f2::<f64, f64, f64>(d, two, move |x, y| adjust(mode, x * y, product_residue(x, y, x * y))),
+        "div" => f2::<f64, f64, f64>(d, two, move |x, y| adjust(mode, x / y, quotient_residue(x, y, x / y))),
+        "rcp" => f1::<f64, f64>(d, rows[0], move |x| adjust(mode, 1.0 / x, quotient_residue(1.0, x, 1.0 / x))),
         "sqrt" => f1::<f64, f64>(d, rows[0], move |x| {
             let r = x.sqrt();
-            adjust(r, -r.mul_add(r, -x))
+            let (x, s) = if x < TINY { (x * UP300 * UP300, r * UP300) } else { (x, r) };
+            adjust(mode, r, if r.is_finite() { -s.mul_add(s, -x) } else { 0.0 })
         }),
         "fma" | "mad" => f3::<f64, f64, f64, f64>(d, rows, move |x, y, z| {
             // The exact residue of a fused multiply-add, by Boldo and Muller's ErrFmaNearest.
             let r = x.mul_add(y, z);
-            let two_sum = |a: f64, b: f64| {
-                let s = a + b;
-                let bb = s - a;
-                (s, (a - (s - bb)) + (b - bb))
-            };
             let (uh, ul) = (x * y, x.mul_add(y, -(x * y)));
             let (ah, al) = two_sum(z, ul);
             let (bh, bl) = two_sum(uh, ah);
             let g = (bh - r) + bl;
-            adjust(r, g + al)
+            if r == 0.0 && mode == Round::Down && (uh.is_sign_negative() || z.is_sign_negative()) {
+                return -0.0;
+            }
+            let overflow = r.is_infinite() && x.is_finite() && y.is_finite() && z.is_finite();
+            adjust(mode, r, if overflow { -r.signum() } else { g + al })
         }),
         _ => return Ok(None),
     })

@@ -132,7 +132,7 @@ fn half<H: Half>(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, packed: bool) 
         // Adding -0 keeps the sign of a zero product.
         ("mul", 2) => lanes!(|x, y, _| H::fma(H::wide(x), H::wide(y), -0.0)),
         ("fma", 3) => lanes!(|x, y, z| H::fma(H::wide(x), H::wide(y), H::wide(z))),
-        ("abs", 1) => lanes!(|x: u32, _, _| x & 0x7fff),
+        ("abs", 1) => lanes!(|x: u32, _, _| H::narrow(H::wide(x & 0x7fff))),
         ("neg", 1) => lanes!(|x: u32, _, _| x ^ 0x8000),
         ("ex2", 1) => lanes!(|x, _, _| H::narrow(ex2_approx(H::wide(x)))),
         ("tanh", 1) => lanes!(|x, _, _| H::narrow(tanh_approx(H::wide(x)))),

@@ -46,7 +46,8 @@ pub fn all_regions(plan: &Plan) -> Vec<&kiln_fuse::Region> {
 /// Checks that every weight buffer has data of its type.
 pub fn weights(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Check {
     for buffer in &plan.buffers {
-        if let BufferKind::Weight(name) = &buffer.kind {
+        // An alias of a weight is the same bytes under another shape.
+        if let (BufferKind::Weight(name), None) = (&buffer.kind, buffer.alias_of) {
             let tensor = weights.get(name).ok_or_else(|| format!("weight `{name}` is missing"))?;
             if tensor.dtype() != buffer.ty.dtype || buffer.ty.const_shape().as_deref() != Some(tensor.shape()) {
                 return Err(format!(

@@ -46,11 +46,14 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Boxes around the lines of text. The detector wants multiples of 32 and a shorter side of at least 736.
+/// Boxes around the lines of text. The detector wants multiples of 32 and a shorter side of at least 736; the longer side is kept to what
+/// memory allows.
 fn detect(detector: &mut Model, picture: &Picture) -> Outcome<Vec<boxes::Rect>> {
     const STEP: f32 = 32.0;
     const SHORTER: f32 = 736.0;
-    let ratio = (SHORTER / picture.height.min(picture.width) as f32).max(1.0);
+    const LONGER: f32 = 2000.0;
+    let (short, long) = (picture.height.min(picture.width), picture.height.max(picture.width));
+    let ratio = (SHORTER / short as f32).max(1.0).min(LONGER / long as f32);
     let fit = |n: usize| ((n as f32 * ratio / STEP).round() * STEP).max(STEP) as usize;
     let resized = picture.resized(fit(picture.height), fit(picture.width));
     let found = detector.run(&[("x", &resized.tensor(resized.width)?)])?;

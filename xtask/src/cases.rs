@@ -148,7 +148,7 @@ fn compare(model: &Path, recording: &Recording) -> Option<String> {
         let expected: BTreeMap<_, _> = load_npz(&recording.outputs)?.into_iter().collect();
         for ((name, _), found) in graph.outputs.iter().zip(&found) {
             let expected = expected.get(name).ok_or_else(|| format!("output `{name}` is not recorded"))?;
-            close(found, expected, 1e-3, 1e-5).map_err(|e| format!("output `{name}`: {e}"))?;
+            close(found, expected, 1e-3, 1e-6).map_err(|e| format!("output `{name}`: {e}"))?;
         }
         Ok(())
     };

@@ -1,28 +1,40 @@
 //! Set-up and chores, one file a command.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cases;
 mod compare;
+mod demo;
 mod onnx_suite;
 mod proto;
 mod python;
+mod step;
+mod test;
 
 /// What went wrong, in words.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const HELP: &str = "cargo xtask COMMAND
 
+  demo                 the main job on a public model: build an engine for all targets, run it, check it, report
+  test                 everything that CI runs
+  bench                Kiln against onnxruntime on this CPU, build times, memory
   cases [--check] [..] get the public models and record onnxruntime's outputs; compare the reference interpreter with them
-  onnx-suite [..]      run the ONNX backend node tests, write docs/onnx-coverage.md
+  onnx-suite [--check] [..]
+                       run the ONNX backend node tests, write docs/onnx-coverage.md or check that it is current
   proto [--check]      generate the ONNX message types, or check that they are current";
 
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
+        ["demo"] => demo::run(),
+        ["test"] => test::run(),
+        ["bench"] => bench::run(),
         ["cases", "--check", rest @ ..] => cases::run(true, rest),
         ["cases", rest @ ..] => cases::run(false, rest),
-        ["onnx-suite", rest @ ..] => onnx_suite::run(rest),
+        ["onnx-suite", "--check"] => onnx_suite::run(true, &[]),
+        ["onnx-suite", rest @ ..] => onnx_suite::run(false, rest),
         ["proto"] => proto::run(false),
         ["proto", "--check"] => proto::run(true),
         [] | ["help" | "--help"] => {

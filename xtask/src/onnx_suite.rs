@@ -51,8 +51,9 @@ enum Verdict {
     Unsupported(String),
 }
 
-/// Runs the cases whose names contain one of `filters` (all if there are none); a full run writes the report.
-pub fn run(filters: &[&str]) -> Outcome<()> {
+/// Runs the cases whose names contain one of `filters` (all if there are none). A full run writes the report, or with `check` fails if it
+/// is not what the committed one says.
+pub fn run(check: bool, filters: &[&str]) -> Outcome<()> {
     let home = Home::from_env()?;
     let folder = home.cases().join(format!("onnx-suite-{}", python::ONNX.version));
     if !folder.join("index.json").is_file() {
@@ -85,9 +86,19 @@ pub fn run(filters: &[&str]) -> Outcome<()> {
     println!("{}", report.lines().find(|l| l.starts_with("**")).unwrap_or_default());
     if filters.is_empty() {
         let path = workspace().join("docs/onnx-coverage.md");
-        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-        fs::write(&path, report)?;
-        println!("wrote {}", path.display());
+        if check {
+            if fs::read_to_string(&path).unwrap_or_default() != report {
+                return Err(format!(
+                    "{} says otherwise; run `cargo xtask onnx-suite` and look at the difference",
+                    path.display()
+                )
+                .into());
+            }
+        } else {
+            fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            fs::write(&path, report)?;
+            println!("wrote {}", path.display());
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::fold;
 use super::node::{Attributes, Node};
 use super::ops;
 use super::proto::{FunctionProto, GraphProto, NodeProto};
+use super::prune::prune;
 use super::shape_values;
 use super::tensor::{self, TensorError};
 use super::value::{Constant, Val};
@@ -93,6 +94,11 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    /// The finished graph.
+    pub(super) fn finish(self) -> Graph {
+        prune(self.builder.finish())
+    }
+
     fn new(builder: Builder, folding: bool) -> Frame {
         Frame { builder, captures: Vec::new(), constants: HashMap::new(), folding }
     }

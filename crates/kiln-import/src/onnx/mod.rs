@@ -13,6 +13,7 @@ mod ops;
 #[allow(missing_docs, clippy::all, reason = "generated")]
 #[rustfmt::skip]
 mod proto;
+mod prune;
 mod shape_values;
 mod tensor;
 mod value;
@@ -201,7 +202,7 @@ fn output_error(name: &str, e: OpError) -> Error {
 
 fn finish(mut lower: Lower<'_>) -> Result<Graph> {
     let frame = lower.frames.swap_remove(0);
-    Ok(frame.builder.finish())
+    Ok(frame.finish())
 }
 
 /// Largest extent assumed of an input axis whose range the options leave open. A bound, so that the limits models write for "all of it" are

@@ -40,7 +40,7 @@ fn branch<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let captures = join_captures(l, a, b)?;
     let mut inputs = vec![cond];
     inputs.extend(captures);
-    let mut graphs = frames.into_iter().map(|f| Box::new(f.builder.finish()));
+    let mut graphs = frames.into_iter().map(|f| Box::new(f.finish()));
     let (Some(then_graph), Some(else_graph)) = (graphs.next(), graphs.next()) else {
         return invalid("unbalanced subgraphs");
     };
@@ -153,7 +153,7 @@ fn repeat<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         return unsupported("stacks outputs, and its condition is computed, so their length is not known");
     }
     inputs.extend(frame.captures.iter().map(|(outer, _)| *outer));
-    let body = Box::new(frame.builder.finish());
+    let body = Box::new(frame.finish());
     let trip = trip.filter(|t| !t.is(i64::MAX)).map(|t| larger(&t, &Dim::from(0), &l.graph().symbols));
     let ids = l.add(Op::Loop { body, carried: count, trip }, &inputs)?;
     Ok(ids.into_iter().map(|id| l.run(id)).collect())
@@ -303,7 +303,7 @@ fn scan<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     result?;
     let Some(frame) = frame else { return invalid("unbalanced subgraphs") };
     inputs.extend(frame.captures.iter().map(|(outer, _)| *outer));
-    let ids = l.add(Op::Loop { body: Box::new(frame.builder.finish()), carried: states, trip: Some(trip) }, &inputs)?;
+    let ids = l.add(Op::Loop { body: Box::new(frame.finish()), carried: states, trip: Some(trip) }, &inputs)?;
     let mut out = Vec::new();
     for (i, id) in ids.into_iter().enumerate() {
         let mut id = id;

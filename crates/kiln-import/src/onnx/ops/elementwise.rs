@@ -176,12 +176,11 @@ fn clip<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
 fn pow<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let (x, mut y) = operands(l, n)?;
     let dtype = l.dtype(x);
-    // Common exponents as products, which every device computes exactly alike.
+    // A square as a product, which every device computes exactly alike.
     let exponent =
         n.input(1)?.as_const().filter(|t| t.len() == 1 && l.rank(x) >= t.shape().len()).map(|t| t.to_f64_vec()[0]);
     let out = match exponent {
         Some(2.0) => l.mul(x, x)?,
-        Some(0.5) if dtype.is_float() => l.sqrt(x)?,
         _ if l.dtype(y) == dtype => l.binary(BinaryOp::Pow, x, y)?,
         // An integer to a fractional power is computed as a float, then truncated.
         _ if l.dtype(y).is_float() && !dtype.is_float() => {

@@ -55,7 +55,7 @@ pub(super) fn recur(
     let mut operands = vec![trip, go];
     operands.extend(&start);
     operands.extend(frame.captures.iter().map(|(outer, _)| *outer));
-    let body = Box::new(frame.builder.finish());
+    let body = Box::new(frame.finish());
     let mut states = l.add(Op::Loop { body, carried: start.len(), trip: Some(steps.clone()) }, &operands)?;
     match states.pop() {
         Some(all) => Ok((states, all)),

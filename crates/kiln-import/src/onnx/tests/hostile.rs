@@ -267,7 +267,7 @@ const ATTRIBUTES: &str = "axis axes keepdims kernel_shape strides pads dilations
 fn random_attribute(name: &'static str, rng: &mut Rng) -> AttributeProto {
     const NUMBERS: [i64; 14] = [0, 1, 2, 3, -1, -2, 4, 8, 1 << 20, 1 << 31, 1 << 40, i64::MAX, i64::MIN, -100];
     let mut number = || {
-        let kinds = if rng.next_u64() % 4 == 0 { 14 } else { 6 };
+        let kinds = if rng.next_u64().is_multiple_of(4) { 14 } else { 6 };
         NUMBERS[(rng.next_u64() % kinds) as usize]
     };
     let list: Vec<i64> = (0..number().clamp(0, 4) + 1).map(|_| number()).collect();

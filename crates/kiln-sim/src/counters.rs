@@ -96,7 +96,8 @@ impl Counters {
 
     pub(crate) fn global(&mut self, pc: u32, addrs: &[u64], bytes: u32, store: bool) {
         let distinct = |unit: u64| {
-            let mut set: Vec<u64> = addrs.iter().flat_map(|a| (a / unit)..=(a + u64::from(bytes) - 1) / unit).collect();
+            let mut set: Vec<u64> =
+                addrs.iter().flat_map(|a| (a / unit)..=a.saturating_add(u64::from(bytes) - 1) / unit).collect();
             set.sort_unstable();
             set.dedup();
             set.len() as u64
@@ -119,7 +120,8 @@ impl Counters {
         };
         let mut passes = 0;
         for part in addrs.chunks(group) {
-            let mut words: Vec<u64> = part.iter().flat_map(|a| (a / 4)..=(a + u64::from(bytes) - 1) / 4).collect();
+            let mut words: Vec<u64> =
+                part.iter().flat_map(|a| (a / 4)..=a.saturating_add(u64::from(bytes) - 1) / 4).collect();
             words.sort_unstable();
             words.dedup();
             let mut banks = [0u64; 32];

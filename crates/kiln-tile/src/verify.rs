@@ -48,7 +48,7 @@ impl Verifier<'_> {
 
     fn program(&mut self) -> Result<()> {
         let threads = self.program.threads;
-        if threads == 0 || threads > 1024 || threads % 32 != 0 {
+        if threads == 0 || threads > 1024 || !threads.is_multiple_of(32) {
             let what = format!("{threads} threads a block");
             return self.invalid(what, "threads", "use a multiple of 32 up to 1024");
         }

@@ -190,8 +190,7 @@ fn products_match_plain_loops() {
         for (transpose_a, transpose_b) in [(false, false), (true, false), (false, true), (true, true)] {
             let (batch, m, n, k) = (2, 1 + r.below(20) as usize, 1 + r.below(20) as usize, r.below(40) as usize);
             let shape = Shape { transpose_a, transpose_b, ..Shape::new(dtype, (16, 16, 16), 32) };
-            let (a, b, bias) =
-                (r.array(dtype, batch * m * k), r.array(dtype, batch * k * n), r.array(DType::F32, n));
+            let (a, b, bias) = (r.array(dtype, batch * m * k), r.array(dtype, batch * k * n), r.array(DType::F32, n));
             let (x, y, z) = (a.to_f64(), b.to_f64(), bias.to_f64());
             let at_a = |i: usize, p: usize| if transpose_a { p * m + i } else { i * k + p };
             let at_b = |p: usize, j: usize| if transpose_b { j * k + p } else { p * n + j };

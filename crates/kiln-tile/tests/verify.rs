@@ -104,8 +104,8 @@ fn shapes() {
 fn the_interpreter_checks_accesses_and_arguments() {
     let mut k = Builder::new("shifted", "y[i] = x[i + 1]");
     let count = k.dim("count", 1..=8);
-    let x = k.input("x", DType::I32, &[count.clone()]);
-    let y = k.output("y", DType::I32, &[count.clone()]);
+    let x = k.input("x", DType::I32, std::slice::from_ref(&count));
+    let y = k.output("y", DType::I32, std::slice::from_ref(&count));
     k.for_each(Worker::Thread, &[("i", count)], |k, i| k.store(&y, i, x.at([&i[0] + 1])));
     let program = k.finish().unwrap();
     let array = || interp::Arg::Array(Array::zeros(DType::I32, 4));

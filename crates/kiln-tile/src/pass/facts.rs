@@ -51,6 +51,8 @@ pub struct VarFacts {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     vars: HashMap<u32, VarFacts>,
+    /// What named indices stand for.
+    definitions: HashMap<u32, Expr>,
 }
 
 /// Values of any integer that fits in memory.
@@ -102,6 +104,14 @@ impl Facts {
             lane_step: self.lane_step(value, width),
         };
         self.set(var, facts);
+        if var.dtype == DType::Index {
+            self.definitions.insert(var.id, value.clone());
+        }
+    }
+
+    /// What a named index stands for.
+    pub fn definition(&self, var: &Var) -> Option<&Expr> {
+        self.definitions.get(&var.id)
     }
 
     /// Possible values of an integer expression.

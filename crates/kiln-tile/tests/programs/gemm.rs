@@ -53,7 +53,7 @@ pub fn gemm(shape: Shape) -> Program {
     };
     let a = k.input("a", shape.dtype, &order(&m, &depth, shape.transpose_a));
     let b = k.input("b", shape.dtype, &order(&depth, &n, shape.transpose_b));
-    let bias = k.input("bias", DType::F32, &[n.clone()]);
+    let bias = k.input("bias", DType::F32, std::slice::from_ref(&n));
     let c = k.output("c", shape.dtype, &order(&m, &n, false));
     let dims = |x: u32, y: u32, swap: bool| if swap { [y, x] } else { [x, y] };
     let a_tile = k.shared("a_tile", shape.dtype, &dims(bm, bk, shape.transpose_a));

@@ -60,8 +60,8 @@ pub fn layer_norm_warp(dtype: DType, multiple: i64) -> Program {
     let eps = k.scalar("eps", DType::F32);
     let shape = [rows.clone(), cols.clone()];
     let x = k.input("x", dtype, &shape);
-    let gamma = k.input("gamma", DType::F32, &[cols.clone()]);
-    let beta = k.input("beta", DType::F32, &[cols.clone()]);
+    let gamma = k.input("gamma", DType::F32, std::slice::from_ref(&cols));
+    let beta = k.input("beta", DType::F32, std::slice::from_ref(&cols));
     let y = k.output("y", dtype, &shape);
     k.for_each(Worker::Warp, &[("row", rows)], |k, ix| {
         let row = &ix[0];
@@ -89,7 +89,7 @@ pub fn gather_rows(dtype: DType, cols: i64) -> Program {
     let count = k.dim("count", 0..=1 << 20);
     let vocab = k.dim("vocab", 1..=1 << 30);
     let table = k.input("table", dtype, &[vocab.clone(), n(cols)]);
-    let ids = k.input("ids", DType::I64, &[count.clone()]);
+    let ids = k.input("ids", DType::I64, std::slice::from_ref(&count));
     let y = k.output("y", dtype, &[count.clone(), n(cols)]);
     k.for_each(Worker::Thread, &[("i", count), ("col", n(cols))], |k, ix| {
         let id = k.bind("id", ids.at([&ix[0]]).cast(DType::Index));
@@ -156,7 +156,7 @@ pub fn transpose_tiled(dtype: DType) -> Program {
 pub fn histogram() -> Program {
     let mut k = Builder::new("histogram", "counts[x[i]] += 1");
     let count = k.dim("count", 0..=1 << 40);
-    let x = k.input("x", DType::U8, &[count.clone()]);
+    let x = k.input("x", DType::U8, std::slice::from_ref(&count));
     let counts = k.in_out("counts", DType::I32, &[n(256)]);
     k.for_each(Worker::Thread, &[("i", count)], |k, ix| {
         let bin = k.bind("bin", x.at(ix).cast(DType::Index));
@@ -169,7 +169,7 @@ pub fn histogram() -> Program {
 pub fn functions() -> Program {
     let mut k = Builder::new("functions", "every function of one or two values");
     let count = k.dim("count", 1..=1 << 20);
-    let x = k.input("x", DType::F32, &[count.clone()]);
+    let x = k.input("x", DType::F32, std::slice::from_ref(&count));
     let unary = [
         UnaryOp::Neg,
         UnaryOp::Abs,
@@ -235,8 +235,8 @@ pub fn functions() -> Program {
 pub fn cast(from: DType, to: DType) -> Program {
     let mut k = Builder::new(&format!("cast_{from}_{to}"), &format!("y = x as {to}"));
     let count = k.dim_multiple_of("count", 0..=1 << 30, 16);
-    let x = k.input("x", from, &[count.clone()]);
-    let y = k.output("y", to, &[count.clone()]);
+    let x = k.input("x", from, std::slice::from_ref(&count));
+    let y = k.output("y", to, std::slice::from_ref(&count));
     k.for_each(Worker::Thread, &[("i", count)], |k, ix| k.store(&y, ix, x.at(ix)));
     k.finish().unwrap()
 }

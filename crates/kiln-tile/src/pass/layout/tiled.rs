@@ -120,11 +120,11 @@ fn mma(threads: u32, m: u32, n: u32, k: u32) -> Option<Tiled> {
     let warps = threads / 32;
     let fits = |warps_m: &u32| {
         let warps_n = warps / warps_m;
-        warps % warps_m == 0 && m % (warps_m * 16) == 0 && n % (warps_n * 16) == 0
+        warps.is_multiple_of(*warps_m) && m.is_multiple_of(warps_m * 16) && n.is_multiple_of(warps_n * 16)
     };
     let best = (1..=warps).filter(fits).min_by_key(|warps_m| m / warps_m + n / (warps / warps_m))?;
     let warps_n = warps / best;
-    (k % 16 == 0).then_some(Tiled::Mma { warps_n, mi: m / best / 16, ni: n / warps_n / 8 })
+    k.is_multiple_of(16).then_some(Tiled::Mma { warps_n, mi: m / best / 16, ni: n / warps_n / 8 })
 }
 
 /// The thread arrangement that reads the least shared memory.
@@ -133,7 +133,10 @@ fn simt(threads: u32, m: u32, n: u32, acc: DType, transpose_b: bool) -> Option<T
     let run = if transpose_b { 1 } else { 128 / acc.bits() };
     let fits = |threads_n: &u32| {
         let threads_m = threads / threads_n;
-        threads_n.is_power_of_two() && threads % threads_n == 0 && m % threads_m == 0 && n % (threads_n * run) == 0
+        threads_n.is_power_of_two()
+            && threads.is_multiple_of(*threads_n)
+            && m.is_multiple_of(threads_m)
+            && n.is_multiple_of(threads_n * run)
     };
     let best = (1..=threads).rev().filter(fits).min_by_key(|threads_n| m / (threads / threads_n) + n / threads_n)?;
     Some(Tiled::Simt { threads_n: best, mi: m / (threads / best), ni: n / (best * run), run })

@@ -4,6 +4,7 @@ use super::Layouts;
 use crate::dtype::DType;
 use crate::expr::{BinaryOp, Expr, ExprKind};
 use crate::pass::facts::Facts;
+use crate::pass::recombine::recombine;
 use crate::program::{Axis, Buffer, Reduction, Scope, Stmt};
 
 /// Buffer elements with their indices.
@@ -38,7 +39,7 @@ pub fn is_wide(layouts: &Layouts, facts: &Facts, buffer: &Buffer, index: &[Expr]
     if bits < 8 || buffer.scope == Scope::Fragment {
         return false;
     }
-    let offset = layouts.offset(buffer, index);
+    let offset = recombine(facts, &layouts.offset(buffer, index));
     let access = i128::from((width * bits).min(128) / bits);
     facts.lane_step(&offset, width) == Some(1) && facts.multiple(&offset) % access == 0
 }

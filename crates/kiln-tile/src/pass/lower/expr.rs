@@ -6,6 +6,7 @@ use crate::error::{Result, TileError};
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, UnaryOp};
 use crate::pass::layout::FragmentLayout;
 use crate::pass::layout::tiled::SharedLayout;
+use crate::pass::recombine::recombine;
 use crate::print::prelude::Helper;
 use crate::program::{Buffer, Scope};
 use crate::thread::{CExpr, CType};
@@ -102,7 +103,8 @@ impl Lower<'_> {
             let args = [self.expr(row)?, self.expr(col)?];
             return Ok(CExpr::call(format!("swizzled<{cols}>"), args));
         }
-        self.expr(&self.layouts.offset(buffer, index))
+        let offset = recombine(&self.facts, &self.layouts.offset(buffer, index));
+        self.expr(&offset)
     }
 
     fn load(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {

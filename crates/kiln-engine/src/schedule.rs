@@ -89,8 +89,6 @@ pub struct Schedule {
     pub arena_bytes: usize,
     /// No layout of the same lifetimes can use less.
     pub lower_bound: usize,
-    /// The symbol values that it was made for.
-    pub bindings: Bindings,
 }
 
 /// The arena of a schedule before it is allocated; [`Schedule::rebase`] replaces it.
@@ -284,7 +282,6 @@ pub fn schedule(
         shapes,
         arena_bytes: layout.arena_bytes,
         lower_bound: layout.lower_bound,
-        bindings: bindings.clone(),
     })
 }
 

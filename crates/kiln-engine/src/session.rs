@@ -81,10 +81,12 @@ impl Session {
         let loaded = load(&plan, image, &mut 0, device.as_mut())?;
         let mut weights = WeightPlaces::new();
         let mut weight_bytes = 0;
-        for (name, tensor) in &engine.weights {
+        for name in crate::validate::weight_names(&plan) {
+            // A missing one is reported by the schedule, with its name.
+            let Some(tensor) = engine.weights.get(name) else { continue };
             let mem = device.map(tensor.data().clone())?;
             weight_bytes += tensor.data().len();
-            weights.insert(name.clone(), Place { mem, offset: 0, bytes: tensor.data().len() });
+            weights.insert(name.to_owned(), Place { mem, offset: 0, bytes: tensor.data().len() });
         }
         let signature = signature(&plan);
         Ok(Session { device, plan, loaded, signature, weights, weight_bytes, arena: None, schedules: HashMap::new() })

@@ -5,7 +5,7 @@ use crate::schedule::{nested, operands, results};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::Tensor;
 use kiln_kernels::Param;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 type Check = Result<(), String>;
 
@@ -41,6 +41,15 @@ pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
 pub fn all_regions(plan: &Plan) -> Vec<&kiln_fuse::Region> {
     let inner = plan.steps.iter().flat_map(nested).flat_map(all_regions);
     plan.regions.iter().chain(inner).collect()
+}
+
+/// Names of the weights that a plan and its nested plans use.
+pub fn weight_names(plan: &Plan) -> BTreeSet<&str> {
+    let own = plan.buffers.iter().filter_map(|b| match &b.kind {
+        BufferKind::Weight(name) => Some(name.as_str()),
+        _ => None,
+    });
+    own.chain(plan.steps.iter().flat_map(nested).flat_map(weight_names)).collect()
 }
 
 /// Checks that every weight buffer has data of its type.

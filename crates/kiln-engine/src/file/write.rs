@@ -5,6 +5,7 @@ use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR};
 use crate::engine::{Engine, TargetImage};
 use crate::{Error, Result};
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -170,13 +171,16 @@ fn weight_section(engine: &Engine, sections: &mut Vec<Content>) -> Vec<WeightEnt
     let mut content = Content { name: "weights".into(), pieces: Vec::new() };
     let mut entries = Vec::new();
     let mut at = 0usize;
+    // Plans of different targets may name one tensor differently: its bytes are stored once.
+    let mut stored: HashMap<blake3::Hash, usize> = HashMap::new();
     for (name, tensor) in &engine.weights {
-        entries.push(WeightEntry {
-            name: name.clone(),
-            dtype: tensor.dtype(),
-            shape: tensor.shape().to_vec(),
-            offset: at,
-        });
+        let hash = blake3::Hasher::new().update_rayon(tensor.data()).finalize();
+        let offset = *stored.entry(hash).or_insert(at);
+        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+        entries.push(WeightEntry { name: name.clone(), dtype, shape, offset });
+        if offset != at {
+            continue;
+        }
         content.pieces.push(tensor.data().clone());
         let end = at + tensor.data().len();
         at = end.next_multiple_of(TENSOR);

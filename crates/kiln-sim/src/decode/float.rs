@@ -179,7 +179,9 @@ fn double(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
         ("div", 2) => f2::<f64, f64, f64>(d, two, |x, y| x / y),
         // The approximate f64 forms keep the upper 32 bits of the result.
         ("rcp", 1) if code.has("approx") => f1::<f64, f64>(d, rows[0], |x| high_word(1.0 / x)),
-        ("rsqrt", 1) => f1::<f64, f64>(d, rows[0], |x| high_word(1.0 / x.sqrt())),
+        ("rsqrt", 1) if code.has("ftz") => f1::<f64, f64>(d, rows[0], |x| high_word(1.0 / x.sqrt())),
+        // Without .ftz the assembler refines it to full precision.
+        ("rsqrt", 1) => f1::<f64, f64>(d, rows[0], |x| 1.0 / x.sqrt()),
         ("rcp", 1) => f1::<f64, f64>(d, rows[0], |x| 1.0 / x),
         ("sqrt", 1) => f1::<f64, f64>(d, rows[0], f64::sqrt),
         ("abs", 1) => f1_wide::<f64>(d, rows[0], f64::abs),

@@ -56,9 +56,10 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
             for (a, tap) in tap.iter().enumerate() {
                 let axis = Sliding { stride: spec.strides[a], dilation: spec.dilations[a], pads: spec.pads[a] };
                 let extent = values.dim(k, &from[2 + a]);
-                let (place, within) = axis.place(&at[2 + a], tap, &extent);
-                places.push(values.name(k, ["y", "x", "z"].get(a).unwrap_or(&"place"), place));
-                inside = inside.and(within);
+                let place = axis.place(&at[2 + a], tap);
+                let place = values.name(k, ["y", "x", "z"].get(a).unwrap_or(&"place"), place);
+                inside = inside.and(axis.inside(&place, &extent));
+                places.push(place);
             }
             let mut sum = Ok(());
             let mut channels_loop = |k: &mut Builder| {

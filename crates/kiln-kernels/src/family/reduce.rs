@@ -11,8 +11,8 @@ use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
 use crate::value::dtype::compute;
-use kiln_fuse::{Region, Rows};
-use kiln_graph::{ArgOp, Dim, NodeId, Op, Symbols};
+use kiln_fuse::{Region, Rows, Stage};
+use kiln_graph::{ArgOp, Dim, NodeId, Op, Symbols, ValueId};
 use kiln_tile::expr::{CompareOp, Expr, UnaryOp};
 use kiln_tile::{Builder, DType, ReduceOp, Worker};
 
@@ -77,6 +77,7 @@ impl Row<'_> {
     fn body(&self, values: &mut Values, k: &mut Builder) -> Result<()> {
         for level in levels(values) {
             self.level(values, k, &level)?;
+            self.once_a_row(values, k)?;
         }
         let outputs = 0..values.graph.outputs.len();
         let (full, rest): (Vec<usize>, Vec<usize>) =
@@ -94,6 +95,28 @@ impl Row<'_> {
                 let index = self.full_index(column);
                 full.iter().try_for_each(|&i| values.store(k, i, &index))
             })?;
+        }
+        Ok(())
+    }
+
+    /// Computes what follows from the reductions so far and is one value for the whole row, such as a mean.
+    fn once_a_row(&self, values: &mut Values, k: &mut Builder) -> Result<()> {
+        let graph = values.graph;
+        let stages = values.region.stages();
+        let depends = |v: &&ValueId| {
+            let stage = stages[graph.value(**v).node.index()];
+            matches!(stage, Stage::Anchor | Stage::Epilogue)
+        };
+        for (node, stage) in graph.nodes.iter().zip(&stages) {
+            let Some(&v) = node.outputs.first() else { continue };
+            let ready = node.inputs.iter().filter(depends).all(|x| values.is_given(*x));
+            if *stage != Stage::Epilogue || !ready || values.is_given(v) || graph.ty(v).shape == self.rows.shape {
+                continue;
+            }
+            let index = self.row_index(graph.ty(v).shape.len());
+            let value = values.value(k, v, &index)?;
+            let value = values.name(k, &values.hint(v), value);
+            values.give(v, value);
         }
         Ok(())
     }

@@ -46,9 +46,9 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
             for (a, tap) in tap.iter().enumerate() {
                 let axis = Sliding { stride: spec.strides[a], dilation: spec.dilations[a], pads: spec.pads[a] };
                 let extent = values.dim(k, &values.shape(x)[outer + a]);
-                let (i, within) = axis.place(&at[outer + a], tap, &extent);
-                place.push(values.name(k, "i", i));
-                inside = inside.and(within);
+                let i = values.name(k, "i", axis.place(&at[outer + a], tap));
+                inside = inside.and(axis.inside(&i, &extent));
+                place.push(i);
             }
             let element = values.guarded(|values| values.number(k, x, &place))?;
             if inside.as_const() == Some(1) {
@@ -77,18 +77,21 @@ pub struct Sliding {
 }
 
 impl Sliding {
-    /// Where tap number `tap` of the window at `position` is, and whether that is not padding.
-    pub fn place(&self, position: &Expr, tap: &Expr, extent: &Expr) -> (Expr, Expr) {
+    /// Where tap number `tap` of the window at `position` is.
+    pub fn place(&self, position: &Expr, tap: &Expr) -> Expr {
         let whole = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let place = position * whole(self.stride) + tap * whole(self.dilation) - whole(self.pads.0);
+        position * whole(self.stride) + tap * whole(self.dilation) - whole(self.pads.0)
+    }
+
+    /// Whether a place is not in the padding. Windows fit the padded axis, so only padding can lie past an end.
+    pub fn inside(&self, place: &Expr, extent: &Expr) -> Expr {
         let mut inside = Expr::bool(true);
         if self.pads.0 > 0 {
             inside = inside.and(place.ge(0));
         }
-        // Windows fit the padded axis, so only padding can lie past its end.
         if self.pads.1 > 0 {
             inside = inside.and(place.lt(extent));
         }
-        (place, inside)
+        inside
     }
 }

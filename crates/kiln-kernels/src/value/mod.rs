@@ -154,6 +154,11 @@ impl<'a> Values<'a> {
         self.given.insert(v, value);
     }
 
+    /// Whether the family has computed `v`.
+    pub fn is_given(&self, v: ValueId) -> bool {
+        self.given.contains_key(&v)
+    }
+
     /// Runs `write` in a block: what it names is known only inside.
     pub fn scoped<T>(&mut self, write: impl FnOnce(&mut Self) -> T) -> T {
         self.scopes.push(HashMap::new());
@@ -273,7 +278,7 @@ impl<'a> Values<'a> {
     }
 
     /// What a value is called in generated code: the end of the model's own name if that is short, else the op.
-    fn hint(&self, v: ValueId) -> String {
+    pub fn hint(&self, v: ValueId) -> String {
         let node = self.graph.producer(v);
         let own = &self.graph.value(v).name;
         let own = if own.is_empty() { &node.name } else { own };

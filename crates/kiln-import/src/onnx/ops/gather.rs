@@ -1,10 +1,10 @@
 //! Gathers, scatters and one-hot.
 
-use super::super::lower::{Lower, OpResult, invalid};
+use super::super::lower::{Lower, OpResult, invalid, unsupported};
 use super::super::node::Node;
 use super::super::value::Val;
 use super::Handler;
-use kiln_graph::{CompareOp, DType, ScatterOp, ValueId};
+use kiln_graph::{CompareOp, DType, ScatterOp, Tensor, ValueId};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -16,6 +16,7 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
         "OneHot" => one_hot,
         "ReverseSequence" => reverse_sequence,
         "TensorScatter" => tensor_scatter,
+        "Compress" => compress,
         _ => return None,
     };
     Some(handler)
@@ -149,5 +150,32 @@ fn tensor_scatter<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         other => return invalid(format!("mode is `{other}`, expected linear or circular")),
     }
     let y = l.scatter_elements(cache, place, update, axis as i64, ScatterOp::Set)?;
+    l.done(y)
+}
+
+/// Keeps the places where a condition holds. How many there are is a shape, so the condition must be known.
+fn compress<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let condition = l.known_ints(n.input(1)?, "the condition")?;
+    let mut x = l.arg(n, 0)?;
+    let axis = match n.maybe_int("axis")? {
+        Some(axis) => l.axis(x, axis)?,
+        None => {
+            let all = l.ty(x).numel();
+            x = l.reshape(x, &[all])?;
+            0
+        }
+    };
+    if l.rank(x) == 0 {
+        return invalid(format!("{} has no axis to take from", l.ty(x)));
+    }
+    let kept: Vec<i64> = (0..).zip(&condition).filter(|(_, c)| **c != 0).map(|(i, _)| i).collect();
+    let Some(extent) = l.shape(x)[axis].as_const() else {
+        return unsupported(format!("axis {axis} of {} is not constant", l.ty(x)));
+    };
+    if kept.last().is_some_and(|&last| last >= extent) {
+        return invalid(format!("the condition has {} places for axis {axis} of {}", condition.len(), l.ty(x)));
+    }
+    let kept = l.value(&Val::constant(Tensor::from_slice(&[kept.len()], &kept)?))?;
+    let y = l.gather(x, kept, axis as i64)?;
     l.done(y)
 }

@@ -253,7 +253,7 @@ const OPERATORS: &str = "Identity Cast CastLike Where Clip Pow Mod BitShift IsIn
     QLinearConv MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool BatchNormalization LayerNormalization \
     RMSNormalization InstanceNormalization GroupNormalization LpNormalization MeanVarianceNormalization LRN ReduceSum ReduceMean ReduceMax \
     ReduceL2 ReduceLogSumExp ReduceSumSquare ArgMax ArgMin CumSum CumProd TopK Gather GatherElements GatherND Scatter ScatterElements \
-    ScatterND OneHot ReverseSequence TensorScatter QuantizeLinear DequantizeLinear DynamicQuantizeLinear \
+    ScatterND OneHot ReverseSequence TensorScatter Compress QuantizeLinear DequantizeLinear DynamicQuantizeLinear \
     NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss Attention RotaryEmbedding RNN GRU LSTM LinearAttention CausalConvWithState \
     GridSample AffineGrid HannWindow DFT Resize Upsample If Loop Scan";
 

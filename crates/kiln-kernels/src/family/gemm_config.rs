@@ -35,10 +35,17 @@ pub struct Problem {
 }
 
 /// `(M, N, K, threads)` for tensor cores. M = 16 and 32 are for decoding and small batches.
-const TENSOR: [(u32, u32, u32, u32); 5] =
-    [(128, 128, 32, 256), (64, 128, 32, 128), (64, 64, 64, 128), (32, 64, 64, 64), (16, 64, 64, 64)];
+const TENSOR: [(u32, u32, u32, u32); 6] = [
+    (128, 128, 32, 256),
+    (64, 128, 32, 128),
+    (128, 32, 64, 128),
+    (64, 64, 64, 128),
+    (32, 64, 64, 64),
+    (16, 64, 64, 64),
+];
 /// The same where operands arrive one element at a time, or computed: a thread holds at most 24 of them while it multiplies.
-const TENSOR_NARROW: [(u32, u32, u32, u32); 3] = [(64, 64, 32, 256), (32, 64, 32, 128), (16, 64, 32, 128)];
+const TENSOR_NARROW: [(u32, u32, u32, u32); 4] =
+    [(64, 64, 32, 256), (64, 32, 32, 128), (32, 64, 32, 128), (16, 64, 32, 128)];
 /// Multiply-adds of threads.
 const SIMT: [(u32, u32, u32, u32); 4] = [(128, 128, 8, 256), (64, 64, 16, 256), (32, 32, 16, 64), (8, 64, 16, 64)];
 /// The same for 64-bit elements.
@@ -104,7 +111,7 @@ mod tests {
         assert_eq!(first(problem(Arch::Sm90a, 8192, 8192, true)).tile_m, 128);
         assert!(first(problem(Arch::Sm80, 1, 4096, true)).tile_m == 16);
         assert!(first(problem(Arch::Sm80, 128, 384, true)).tile_m <= 64);
-        assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 5);
+        assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 6);
         assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2 && c.tile_k == 32));
         let tiny = Problem { k: 4, ..problem(Arch::Sm80, 64, 64, true) };
         assert_eq!(tiny.configs().count(), 0);

@@ -5,11 +5,13 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use kiln_fuse::Region;
-use kiln_graph::Symbols;
+use kiln_fuse::{OpKind, Region};
+use kiln_graph::{Dim, Op, QuantAxes, Symbols};
 use kiln_tile::Worker;
 
 pub fn program(region: &Region, symbols: &Symbols) -> Result<TileProgram> {
+    let flat = flattened(region);
+    let region = flat.as_ref().unwrap_or(region);
     let (mut values, mut k) = Values::start(region, symbols, &region.name)?;
     let shape = values.shape(values.output(0));
     let names = names(shape.len(), "ijklmn");
@@ -21,4 +23,39 @@ pub fn program(region: &Region, symbols: &Symbols) -> Result<TileProgram> {
     });
     result?;
     values.finish(k, numel(shape))
+}
+
+/// The same region on one long axis, if all it does is elementwise on one shape and scalars: then no index is taken apart, and wide
+/// accesses need only the element count to divide.
+fn flattened(region: &Region) -> Option<Region> {
+    let shape = region.graph.ty(region.graph.outputs.first()?.1).shape.clone();
+    if shape.len() < 2 {
+        return None;
+    }
+    let elementwise = |op: &Op| match op {
+        Op::Quantize { axes, .. } | Op::Dequantize { axes } => *axes == QuantAxes::Tensor,
+        Op::Input { .. } | Op::Const { .. } | Op::DimValue { .. } | Op::Broadcast { .. } => true,
+        op => OpKind::of(op) == OpKind::Elementwise,
+    };
+    let fits = |dims: &Vec<Dim>| dims.is_empty() || *dims == shape;
+    if !region.graph.nodes.iter().all(|n| elementwise(&n.op)) || !region.graph.values.iter().all(|v| fits(&v.ty.shape))
+    {
+        return None;
+    }
+    let mut flat = region.clone();
+    let line = vec![numel(&shape)];
+    let flatten = |dims: &mut Vec<Dim>| {
+        if !dims.is_empty() {
+            dims.clone_from(&line);
+        }
+    };
+    flat.graph.values.iter_mut().for_each(|v| flatten(&mut v.ty.shape));
+    for node in &mut flat.graph.nodes {
+        match &mut node.op {
+            Op::Input { ty, .. } => flatten(&mut ty.shape),
+            Op::Broadcast { shape } => flatten(shape),
+            _ => {}
+        }
+    }
+    Some(flat)
 }

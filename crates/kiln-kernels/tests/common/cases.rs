@@ -204,6 +204,15 @@ pub fn views() -> Vec<Case> {
         let n = b.broadcast_to(n, &d(&["S", "T"]))?;
         Ok(vec![b.select(mask, x, low)?, n])
     }));
+    let inputs = vec![random(DType::F16, &[2, 7, 4], 1), random(DType::F16, &[2, 7, 4], 2), random(DType::F16, &[], 3)];
+    cases.push(case("one_long_axis", Anchor::Map, 4.0, inputs, |b| {
+        let shape = d(&["B", "7", "4"]);
+        let (x, y) = (b.input("x", DType::F16, &shape)?, b.input("y", DType::F16, &shape)?);
+        let scale = b.input("scale", DType::F16, &[])?;
+        let sum = b.plus(x, y)?;
+        let scaled = b.mul(sum, scale)?;
+        Ok(vec![b.relu(scaled)?, sum])
+    }));
     cases.push(case("rank_zero", Anchor::Map, 2.0, vec![random(f, &[], 1)], |b| {
         let x = b.input("x", f, &[])?;
         Ok(vec![b.exp(x)?, x])

@@ -248,18 +248,23 @@ fn pack<T: Copy + Default + bytemuck::Pod>(dst: &mut [T], src: Matrix<'_, T>, ro
         if src.row == 1 {
             for (kk, line) in panel.chunks_exact_mut(width).enumerate() {
                 let at = src.index(first, kk);
-                line[..live].copy_from_slice(&src.data[at..at + live]);
+                if live == width {
+                    // Of constant length, which copies without a call.
+                    line.copy_from_slice(&src.data[at..at + width]);
+                } else {
+                    line[..live].copy_from_slice(&src.data[at..at + live]);
+                }
             }
         } else if src.col == 1 {
-            // Read along memory: a few columns of k at a time, so that the lines written stay in the L1 cache.
-            const STEP: usize = 16;
+            // Read along memory, in blocks of K whose lines of the panel stay in the L1 cache.
+            const STEP: usize = 128;
             for k0 in (0..k).step_by(STEP) {
                 let kb = STEP.min(k - k0);
+                let block = &mut panel[k0 * width..(k0 + kb) * width];
                 for r in 0..live {
                     let at = src.index(first + r, k0);
-                    let line = &src.data[at..at + kb];
-                    for (slot, &x) in panel[k0 * width + r..].iter_mut().step_by(width).zip(line) {
-                        *slot = x;
+                    for (line, &x) in block.chunks_exact_mut(width).zip(&src.data[at..at + kb]) {
+                        line[r] = x;
                     }
                 }
             }

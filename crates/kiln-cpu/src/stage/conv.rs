@@ -25,7 +25,7 @@ pub(crate) struct Conv {
 }
 
 /// Bytes of gathered columns a task keeps in cache.
-const COLUMNS: usize = 256 * 1024;
+const COLUMNS: usize = 512 * 1024;
 
 impl Conv {
     fn depth(&self) -> usize {

@@ -10,7 +10,7 @@ fn time(name: &str, unroll: usize, body: &str) {
         ld.param.u64 %rd1, [p]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 16; add.s64 %rd3, %rd1, %rd2;\n\
         mov.u32 %r3, s; shl.b32 %r4, %r1, 4; add.u32 %r5, %r3, %r4; mov.u32 %r2, 0;\n\
         mov.f32 %f1, 0f3F000000; mov.f32 %f2, 0f3F000000; mov.f32 %f3, 0f00000000;\n\
-        L: {body} add.u32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, 2000; @%p1 bra L; ret; }}"
+        L: {body} add.u32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, 20000; @%p1 bra L; ret; }}"
     );
     let kernel = Module::parse(&ptx).and_then(|m| m.kernel("k")).expect("kernel");
     let d = Device::default();
@@ -18,7 +18,7 @@ fn time(name: &str, unroll: usize, body: &str) {
     d.fill(at, 0, 1 << 16).expect("fill");
     let start = cpu_ns();
     d.launch(&kernel, LaunchConfig::linear(1, 32), &[Arg::U64(at)], &Options::fast()).expect("launch");
-    let ns = (cpu_ns() - start) / (2000 * unroll) as f64;
+    let ns = (cpu_ns() - start) / (20000 * unroll) as f64;
     println!("{name:24} {ns:8.1} ns");
 }
 

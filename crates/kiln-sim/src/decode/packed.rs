@@ -3,7 +3,7 @@
 use super::float::{min_max, rounding};
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{f1, f2, f3, f3_wide};
+use crate::exec::{LANES, Lane, Regs, f1, f2, f3, f3_wide, wide};
 use crate::num::{BF16, Round, add_odd, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, tanh_approx};
 use crate::ptx::Stmt;
 
@@ -126,6 +126,21 @@ fn half<H: Half>(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, packed: bool) 
             });
         }};
     }
+    let basic = match (code.base, stmt.args.len() - 1) {
+        ("add", 2) => Some(Basic::Add),
+        ("sub", 2) => Some(Basic::Sub),
+        ("mul", 2) => Some(Basic::Mul),
+        ("fma", 3) => Some(Basic::Fma),
+        _ => None,
+    };
+    if let (Some(op), true) = (basic, plain) {
+        return alu(Box::new(move |regs, mask| {
+            wide(
+                #[inline(always)]
+                || basic_rows::<H>(regs, mask, op, d, rows, packed),
+            );
+        }));
+    }
     match (code.base, stmt.args.len() - 1) {
         ("add", 2) => lanes!(|x, y, _| H::fma(H::wide(x), 1.0, H::wide(y))),
         ("sub", 2) => lanes!(|x, y, _| H::fma(H::wide(y), -1.0, H::wide(x))),
@@ -146,6 +161,37 @@ fn half<H: Half>(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, packed: bool) 
         }
         _ => Ok(None),
     }
+}
+
+/// The four operations of inner loops.
+#[derive(Clone, Copy)]
+enum Basic {
+    Add,
+    Sub,
+    Mul,
+    Fma,
+}
+
+/// One of them on whole rows, in steps that vectorise.
+#[inline(always)]
+fn basic_rows<H: Half>(regs: &mut Regs, mask: u32, op: Basic, d: u32, rows: [u32; 3], packed: bool) {
+    let [x, y, z] = rows.map(|row| u32::get(regs, row));
+    let mut out = [0u32; LANES];
+    for shift in if packed { [0, 16].as_slice() } else { &[0] } {
+        let part = |v: &[u32; LANES]| -> [f32; LANES] { std::array::from_fn(|i| H::wide(v[i] >> shift & 0xffff)) };
+        let (x, y) = (part(&x), part(&y));
+        let (a, b, c) = match op {
+            Basic::Add => (x, [1.0; LANES], y),
+            Basic::Sub => (y, [-1.0; LANES], x),
+            // Adding -0 keeps the sign of a zero product.
+            Basic::Mul => (x, y, [-0.0; LANES]),
+            Basic::Fma => (x, y, part(&z)),
+        };
+        for i in 0..LANES {
+            out[i] |= (H::fma(a[i], b[i], c[i]) & 0xffff) << shift;
+        }
+    }
+    u32::put(regs, d, &out, mask);
 }
 
 fn integer_pairs(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, signed: bool) -> Decoded {

@@ -169,8 +169,9 @@ fn integer_mma(regs: &mut Regs, d: &Mma) {
     let mut b = [[0i32; 8]; MAX_K];
     if d.a_ty.bits() == 8 {
         spread::<4, i32>(regs, d, &mut a, &mut b, |ty, w, i| {
-            let v = w >> (8 * i) & 0xff;
-            if ty == Ty::S8 { i32::from(v as i8) } else { v as i32 }
+            let v = (w >> (8 * i) & 0xff) as i32;
+            let sign = if ty == Ty::S8 { 0x80 } else { 0 };
+            v - ((v & sign) << 1)
         });
     } else {
         spread::<8, i32>(regs, d, &mut a, &mut b, integer_element);

@@ -10,7 +10,7 @@ use crate::validate::all_regions;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
-use kiln_fuse::{Fused, Plan};
+use kiln_fuse::{BufferKind, Fused, Plan, Step};
 use kiln_graph::{Graph, Tensor};
 use kiln_kernels::Implementation;
 use kiln_target::Target;
@@ -84,7 +84,7 @@ pub fn build(
         };
         stages.push(StageTime::since("fuse", start));
         let mut plan = fused.plan;
-        take_weights(&mut plan, &mut weights)?;
+        take_weights(&mut plan, &mut weights);
         let (kernels, toolchain) = match target.arch() {
             None => (Vec::new(), None),
             Some(arch) => {
@@ -149,33 +149,38 @@ pub fn graph_hash(graph: &Graph) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Moves the weights of a plan and its nested plans into the engine's table. Plans of other targets share names only for equal data.
-fn take_weights(plan: &mut Plan, table: &mut BTreeMap<String, Tensor>) -> Result<()> {
+/// Moves the weights of a plan and its nested plans into the engine's table. Where two plans use one name for different data, the later
+/// gets a new name.
+fn take_weights(plan: &mut Plan, table: &mut BTreeMap<String, Tensor>) {
+    let mut names = BTreeMap::new();
     for (name, tensor) in std::mem::take(&mut plan.weights) {
-        match table.get(&name) {
-            Some(present) if *present != tensor => {
-                return Err(Error::Internal {
-                    place: "the build".into(),
-                    message: format!("weight `{name}` differs between plans"),
-                });
+        let mut chosen = name.clone();
+        for n in 2.. {
+            if table.get(&chosen).is_none_or(|present| *present == tensor) {
+                break;
             }
-            Some(_) => {}
-            None => {
-                table.insert(name, tensor);
-            }
+            chosen = format!("{name}#{n}");
+        }
+        table.insert(chosen.clone(), tensor);
+        names.insert(name, chosen);
+    }
+    for buffer in &mut plan.buffers {
+        if let BufferKind::Weight(name) = &mut buffer.kind
+            && let Some(chosen) = names.get(name)
+        {
+            name.clone_from(chosen);
         }
     }
     for step in &mut plan.steps {
         match step {
-            kiln_fuse::Step::If { then_plan, else_plan, .. } => {
-                take_weights(then_plan, table)?;
-                take_weights(else_plan, table)?;
+            Step::If { then_plan, else_plan, .. } => {
+                take_weights(then_plan, table);
+                take_weights(else_plan, table);
             }
-            kiln_fuse::Step::Loop { body, .. } => take_weights(body, table)?,
+            Step::Loop { body, .. } => take_weights(body, table),
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// Kernels of every region, in the order of [`all_regions`].

@@ -115,7 +115,8 @@ fn maths_is_close_to_f64() {
     let (px, po) = (put(&d, &x), d.alloc(44 * n as u64).unwrap());
     run(&d, &k, LaunchConfig::linear(4, 128), &[Arg::U64(px), Arg::U64(po), Arg::I32(n as i32)], &Options::default());
     let out = get::<f32>(&d, po, 11 * n);
-    let f: [(&str, fn(f64) -> f64, f64); 9] = [
+    type Function = (&'static str, fn(f64) -> f64, f64);
+    let f: [Function; 9] = [
         ("exp", f64::exp, 3e-7),
         ("tanh", f64::tanh, 5e-7),
         ("erf", erf, 5e-7),

@@ -15,8 +15,10 @@ const PAGE: usize = 1024;
 /// (56-59), several readers (60). CTAs count from 1.
 #[derive(Default)]
 pub(crate) struct GlobalShadow {
-    pages: OnceLock<Box<[OnceLock<Box<[AtomicU64]>>]>>,
+    pages: OnceLock<Box<[OnceLock<Page>]>>,
 }
+
+type Page = Box<[AtomicU64]>;
 
 const CTA: u64 = (1 << 24) - 1;
 

@@ -2,6 +2,7 @@
 //! numbers, every instruction one [`Op`].
 
 mod bulk;
+mod compare;
 mod convert;
 mod flatten;
 mod float;

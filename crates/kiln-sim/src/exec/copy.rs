@@ -108,7 +108,7 @@ impl Cluster<'_> {
             let d = dsts[lane] as u32;
             let v = valid(lane);
             let source = v == 0 || self.run.buffers.get(w.last_buffer).is_some_and(|b| b.holds(srcs[lane], v.into()));
-            d % size == 0
+            d.is_multiple_of(size)
                 && d < bytes
                 && bytes - d >= size
                 && (v == 0 || v == size)

@@ -207,7 +207,11 @@ fn store(w: &Warp, mv: &Move, offs: &[u32; LANES], m: u32, mut put: impl FnMut(u
                     rest &= rest - 1;
                     let off = offs[lane];
                     // Neighbours that fill one word are written together.
-                    if off % 4 == 0 && rest >> (lane + 1).min(31) & 1 != 0 && lane < 31 && offs[lane + 1] == off + 2 {
+                    if off.is_multiple_of(4)
+                        && rest >> (lane + 1).min(31) & 1 != 0
+                        && lane < 31
+                        && offs[lane + 1] == off + 2
+                    {
                         put(off, lane, row[lane] & 0xffff | row[lane + 1] << 16, u32::MAX);
                         rest &= rest - 1;
                     } else {

@@ -105,7 +105,7 @@ impl Cluster<'_> {
                 let at = addrs[8 * i + r] as u32;
                 let from = at as usize / 4;
                 match cta.shared.get(from..from + 4) {
-                    Some(four) if at % 16 == 0 => words.copy_from_slice(four),
+                    Some(four) if at.is_multiple_of(16) => words.copy_from_slice(four),
                     _ => return false,
                 }
             }

@@ -3,6 +3,8 @@
 //! Coefficients are minimax or Taylor polynomials evaluated with fused multiply-adds; each function's error bound is tested against
 //! f64. Every function propagates NaN and gives the limits at the infinities.
 
+#![allow(clippy::excessive_precision, clippy::approx_constant, reason = "coefficients as they were fitted")]
+
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 // ln 2 split so that `n * LN2_HI` is exact for |n| < 2^10.
 const LN2_HI: f32 = 0.693_359_4;
@@ -45,7 +47,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     // Two factors, so that results near the ends of the range (subnormal or close to the maximum) scale correctly.
     let half = n >> 1;
     let y = p * pow2i(half.clamp(-126, 127)) * pow2i((n - half).clamp(-126, 127));
-    if x != x { x } else { y }
+    if x.is_nan() { x } else { y }
 }
 
 /// `e^x - 1` for any x, accurate near zero.
@@ -65,7 +67,7 @@ pub(crate) fn expm1(x: f32) -> f32 {
     let s = pow2i(m.clamp(-126, 127));
     let y = f32::mul_add(em1, s, s - if n > 127 { 0.0 } else { 1.0 });
     let y = if n > 127 { y * 2.0 } else { y };
-    if x != x { x } else { y }
+    if x.is_nan() { x } else { y }
 }
 
 /// Hyperbolic tangent.
@@ -77,7 +79,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let e = expm1(2.0 * c);
     let y = e / (e + 2.0);
     let y = f32::from_bits(y.to_bits() | (x.to_bits() & 0x8000_0000));
-    if x != x { x } else { y }
+    if x.is_nan() { x } else { y }
 }
 
 /// Horner evaluation, highest coefficient last.
@@ -120,7 +122,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     let big = 1.0 - exp(log_erfc);
     let y = if t < 1.0 { small } else { big };
     let y = f32::from_bits(y.to_bits() | (x.to_bits() & 0x8000_0000));
-    if x != x { x } else { y }
+    if x.is_nan() { x } else { y }
 }
 
 /// Natural logarithm.
@@ -154,7 +156,7 @@ pub(crate) fn log(x: f32) -> f32 {
     let y = f32::mul_add(e, LN2_HI, f + low);
     let y = if x == f32::INFINITY { x } else { y };
     let y = if x == 0.0 { f32::NEG_INFINITY } else { y };
-    if x < 0.0 || x != x { f32::NAN } else { y }
+    if x < 0.0 || x.is_nan() { f32::NAN } else { y }
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ fn random_view(b: &mut Builder, v: ValueId, shape: &mut Vec<usize>, rng: &mut Rn
             let step = [-2, -1, 1, 2, 3][pick(rng, 5)];
             let start = pick(rng, shape[a]);
             let room = if step > 0 { shape[a] - 1 - start } else { start };
-            let size = 1 + pick(rng, room / (step as i64).unsigned_abs() as usize + 1);
+            let size = 1 + pick(rng, room / i64::unsigned_abs(step) as usize + 1);
             shape[a] = size;
             b.slice_axis(v, a as i64, &Dim::from(start), &Dim::from(size), step).unwrap()
         }

@@ -308,7 +308,7 @@ impl<'l, 'g> Pull<'l, 'g> {
                     let start = start.eval(low.bindings).map_err(|e| low.graph_error(e))?;
                     let last = (to[a] as i64 - 1).saturating_mul(step).saturating_add(start);
                     let extent = 0..from[a] as i64;
-                    if !to.contains(&0) && !(extent.contains(&start) && extent.contains(&last)) {
+                    if !(to.contains(&0) || extent.contains(&start) && extent.contains(&last)) {
                         let message = format!("takes {start}..={last} of axis {a}, whose extent is {}", from[a]);
                         return Err(Stop::Fail(low.unsupported(node, message)));
                     }

@@ -84,7 +84,7 @@ pub(super) fn round_f32(xs: &mut [f32], dtype: DType) {
 pub(super) fn round_bf16(x: f32) -> f32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
-    f32::from_bits(if x != x { bits | 0x0040_0000 } else { rounded })
+    f32::from_bits(if x.is_nan() { bits | 0x0040_0000 } else { rounded })
 }
 
 /// Wraps i32 registers to the dtype they stand for.

@@ -376,7 +376,7 @@ impl<'a> Machine<'a> {
                     map2(dst, self.f32(x, n), self.f32(s, n), |x, s| {
                         let q = x / s;
                         let i = q.round_ties_even().clamp(-16_777_216.0, 16_777_216.0) as i32;
-                        if q != q { i32::MIN } else { i }
+                        if q.is_nan() { i32::MIN } else { i }
                     });
                     crate::simd::update(dst, self.i32(z, n), |q, z| {
                         let sum = q.wrapping_add(z).clamp(low as i32, high as i32);

@@ -88,8 +88,8 @@ macro_rules! float_ops {
                 }),
                 BinaryOp::Rem => map2(dst, a, b, |x, y| x % y),
                 BinaryOp::Pow => map2(dst, a, b, |x, y| x.powf(y)),
-                BinaryOp::Min => map2(dst, a, b, |x, y| if x < y || x != x { x } else { y }),
-                BinaryOp::Max => map2(dst, a, b, |x, y| if x > y || x != x { x } else { y }),
+                BinaryOp::Min => map2(dst, a, b, |x, y| if x < y || x.is_nan() { x } else { y }),
+                BinaryOp::Max => map2(dst, a, b, |x, y| if x > y || x.is_nan() { x } else { y }),
                 BinaryOp::Atan2 => map2(dst, a, b, |x, y| x.atan2(y)),
                 BinaryOp::And | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Shl | BinaryOp::Shr => return false,
             }
@@ -111,7 +111,7 @@ macro_rules! float_ops {
         /// `dst = isnan(a)` or `isinf(a)` as 0 or 1.
         pub(super) fn $test(op: UnaryOp, dst: &mut [i32], a: &[$t]) {
             if op == UnaryOp::IsNan {
-                map1(dst, a, |x| i32::from(x != x));
+                map1(dst, a, |x| i32::from(x.is_nan()));
             } else {
                 map1(dst, a, |x| i32::from(x.abs() == $t::INFINITY));
             }

@@ -182,7 +182,7 @@ pub(crate) fn store_i32(slot: &Slot<'_>, dtype: DType, p: Patch, src: &[i32]) {
                     let at = p.at(r, c);
                     let nibble = wrap(i64::from(src[r * p.cols + c]), DType::U4) as u8;
                     let byte = &mut slot.range_mut::<u8>(at / 2, 1)[0];
-                    *byte = if at % 2 == 0 { (*byte & 0xf0) | nibble } else { (*byte & 15) | (nibble << 4) };
+                    *byte = if at.is_multiple_of(2) { (*byte & 0xf0) | nibble } else { (*byte & 15) | (nibble << 4) };
                 }
             }
         }

@@ -39,14 +39,14 @@ fn combine_f64(op: ReduceOp, x: f64, y: f64) -> f64 {
         ReduceOp::Sum => x + y,
         ReduceOp::Prod => x * y,
         ReduceOp::Max => {
-            if x > y || x != x {
+            if x > y || x.is_nan() {
                 x
             } else {
                 y
             }
         }
         _ => {
-            if x < y || x != x {
+            if x < y || x.is_nan() {
                 x
             } else {
                 y
@@ -73,8 +73,8 @@ macro_rules! fold_float {
             ReduceOp::Sum => fold($xs, 0.0, |x, y| x + y),
             ReduceOp::Prod => fold($xs, 1.0, |x, y| x * y),
             // A lane that met NaN keeps it: NaN is unequal to itself, and comparisons with it are false.
-            ReduceOp::Max => fold($xs, $t::NEG_INFINITY, |x, y| if x > y || x != x { x } else { y }),
-            _ => fold($xs, $t::INFINITY, |x, y| if x < y || x != x { x } else { y }),
+            ReduceOp::Max => fold($xs, $t::NEG_INFINITY, |x, y| if x > y || x.is_nan() { x } else { y }),
+            _ => fold($xs, $t::INFINITY, |x, y| if x < y || x.is_nan() { x } else { y }),
         }
     }};
 }

@@ -118,8 +118,9 @@ impl GatherElements {
         let strides = dense_strides(&self.shape);
         let block = 256;
         each(movers(self.dtype, indices.len() * 8, self.threads), indices.len().div_ceil(block), |u| {
-            for i in u * block..indices.len().min((u + 1) * block) {
-                let at = along(i, indices[i], self.axis, &self.shape, &strides, &self.index_shape);
+            let first = u * block;
+            for (i, &index) in indices.iter().enumerate().skip(first).take(block) {
+                let at = along(i, index, self.axis, &self.shape, &strides, &self.index_shape);
                 copy(self.dtype, x, at, out, i, 1);
             }
         });
@@ -210,14 +211,14 @@ impl Scatter {
                     ScatterOp::Add => old + new,
                     ScatterOp::Mul => old * new,
                     ScatterOp::Max => {
-                        if old > new || old != old {
+                        if old > new || old.is_nan() {
                             old
                         } else {
                             new
                         }
                     }
                     ScatterOp::Min => {
-                        if old < new || old != old {
+                        if old < new || old.is_nan() {
                             old
                         } else {
                             new

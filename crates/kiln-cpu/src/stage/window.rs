@@ -99,15 +99,15 @@ impl Window {
             (Class::F32, ReduceOp::Sum) => self.planes(x, out, 0f32, |a, b| a + b),
             (Class::F32, ReduceOp::Prod) => self.planes(x, out, 1f32, |a, b| a * b),
             (Class::F32, ReduceOp::Max) => {
-                self.planes(x, out, f32::NEG_INFINITY, |a, b| if a > b || a != a { a } else { b });
+                self.planes(x, out, f32::NEG_INFINITY, |a, b| if a > b || a.is_nan() { a } else { b });
             }
-            (Class::F32, _) => self.planes(x, out, f32::INFINITY, |a, b| if a < b || a != a { a } else { b }),
+            (Class::F32, _) => self.planes(x, out, f32::INFINITY, |a, b| if a < b || a.is_nan() { a } else { b }),
             (Class::F64, ReduceOp::Sum) => self.planes(x, out, 0f64, |a, b| a + b),
             (Class::F64, ReduceOp::Prod) => self.planes(x, out, 1f64, |a, b| a * b),
             (Class::F64, ReduceOp::Max) => {
-                self.planes(x, out, f64::NEG_INFINITY, |a, b| if a > b || a != a { a } else { b });
+                self.planes(x, out, f64::NEG_INFINITY, |a, b| if a > b || a.is_nan() { a } else { b });
             }
-            (Class::F64, _) => self.planes(x, out, f64::INFINITY, |a, b| if a < b || a != a { a } else { b }),
+            (Class::F64, _) => self.planes(x, out, f64::INFINITY, |a, b| if a < b || a.is_nan() { a } else { b }),
             (Class::I32, ReduceOp::Sum) => self.planes(x, out, 0i32, i32::wrapping_add),
             (Class::I32, ReduceOp::Prod) => self.planes(x, out, 1i32, i32::wrapping_mul),
             (Class::I32, ReduceOp::Max) => self.planes(x, out, low as i32, i32::max),

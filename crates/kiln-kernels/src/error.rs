@@ -31,7 +31,7 @@ pub enum Error {
         /// The region's name.
         region: String,
         /// What the compiler said.
-        source: TileError,
+        source: Box<TileError>,
     },
 }
 

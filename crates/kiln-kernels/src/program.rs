@@ -30,8 +30,8 @@ pub struct TileProgram {
 impl TileProgram {
     /// CUDA C for `arch`, and how to launch it.
     pub fn compile(&self, arch: Arch) -> Result<Kernel> {
-        let kernel =
-            compile(&self.program, arch).map_err(|source| Error::Tile { region: self.program.name.clone(), source })?;
+        let kernel = compile(&self.program, arch)
+            .map_err(|source| Error::Tile { region: self.program.name.clone(), source: source.into() })?;
         let params = self.arguments.iter().zip(&kernel.params).map(|(argument, param)| match argument {
             Argument::Input(i) => Param::Input(*i),
             Argument::Output(i) => Param::Output(*i),

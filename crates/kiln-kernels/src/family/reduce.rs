@@ -66,6 +66,11 @@ struct Row<'r> {
     worker: Worker,
 }
 
+/// Gives the values to combine at an index into the full shape, and into the row.
+type Write<'w> = dyn FnMut(&mut Values, &mut Builder, &[Expr], &[Expr]) -> Result<Vec<Expr>> + 'w;
+/// Writes what is done at an index into the row.
+type Visit<'v> = dyn FnMut(&mut Values, &mut Builder, &[Expr]) -> Result<()> + 'v;
+
 /// One value that a pass over the row combines.
 struct Total {
     name: &'static str,
@@ -178,13 +183,7 @@ impl Row<'_> {
     }
 
     /// One pass over the row that combines the values that `write` returns for each index, and gives the totals.
-    fn pass(
-        &self,
-        values: &mut Values,
-        k: &mut Builder,
-        totals: &[Total],
-        write: &mut dyn FnMut(&mut Values, &mut Builder, &[Expr], &[Expr]) -> Result<Vec<Expr>>,
-    ) -> Result<Vec<Expr>> {
+    fn pass(&self, values: &mut Values, k: &mut Builder, totals: &[Total], write: &mut Write) -> Result<Vec<Expr>> {
         let mut result = Ok(());
         let mut write = |k: &mut Builder, column: &[Expr]| {
             let index = self.full_index(column);
@@ -211,13 +210,7 @@ impl Row<'_> {
     }
 
     /// Runs `visit` for each of `axes`, spread over the worker's threads if it has several.
-    fn each(
-        &self,
-        values: &mut Values,
-        k: &mut Builder,
-        axes: &[(&str, Expr)],
-        visit: &mut dyn FnMut(&mut Values, &mut Builder, &[Expr]) -> Result<()>,
-    ) -> Result<()> {
+    fn each(&self, values: &mut Values, k: &mut Builder, axes: &[(&str, Expr)], visit: &mut Visit) -> Result<()> {
         let mut result = Ok(());
         let mut body = |k: &mut Builder, index: &[Expr]| result = values.scoped(|values| visit(values, k, index));
         match self.worker {

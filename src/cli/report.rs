@@ -10,7 +10,8 @@ pub fn print(report: &BuildReport) {
     println!("{}: {} ops, {} of weights", report.model, report.ops, bytes(report.weight_bytes));
     for target in &report.targets {
         let stages: Vec<String> = target.stages.iter().map(|s| format!("{} {:.0} ms", s.stage, s.ms)).collect();
-        let arena = target.arena_bytes.map(|b| format!("; arena at the largest shapes {}", bytes(b))).unwrap_or_default();
+        let arena =
+            target.arena_bytes.map(|b| format!("; arena at the largest shapes {}", bytes(b))).unwrap_or_default();
         println!(
             "{:>8}: {} ops -> {} launches of {} distinct kernels; {}{arena}",
             target.target,
@@ -39,7 +40,9 @@ fn print_regions(target: &TargetReport) {
 }
 
 fn print_resources(gpus: &[&TargetReport]) {
-    println!("\nGPU kernels: registers a thread, spilled bytes, shared memory a block, cubin size, NVRTC time (* from the cache)");
+    println!(
+        "\nGPU kernels: registers a thread, spilled bytes, shared memory a block, cubin size, NVRTC time (* from the cache)"
+    );
     print!("  {:NAME_WIDTH$}", "");
     for target in gpus {
         print!(" {:>28}", target.target);
@@ -89,5 +92,9 @@ pub fn bytes(n: usize) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 || value >= 100.0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }

@@ -276,13 +276,7 @@ pub fn schedule(
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Schedule {
-        actions,
-        places,
-        shapes,
-        arena_bytes: layout.arena_bytes,
-        lower_bound: layout.lower_bound,
-    })
+    Ok(Schedule { actions, places, shapes, arena_bytes: layout.arena_bytes, lower_bound: layout.lower_bound })
 }
 
 fn bytes_of(plan: &Plan, id: BufferId, bindings: &Bindings) -> Result<usize> {

@@ -47,7 +47,10 @@ fn other_targets_formats_and_versions_are_refused_by_name() {
     let path = dir.path().join("e.kiln");
     save(&engine(&block(), &["cpu"], dir.path()), &path).unwrap();
     let text = load(&path).unwrap().target("sm_90a").unwrap_err().to_string();
-    assert!(text.contains("target") && text.contains("sm_90a") && text.contains("cpu") && text.contains("--target"), "{text}");
+    assert!(
+        text.contains("target") && text.contains("sm_90a") && text.contains("cpu") && text.contains("--target"),
+        "{text}"
+    );
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[8] = 99;
     std::fs::write(&path, &bytes).unwrap();

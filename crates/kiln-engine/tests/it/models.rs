@@ -34,7 +34,8 @@ pub fn convnet() -> Graph {
     let mut b = Builder::new("convnet");
     let (h, w) = (b.symbol("H", 5, 40), b.symbol("W", 5, 40));
     let x = b.input("image", DType::F32, &[1.into(), 3.into(), h, w]).unwrap();
-    let spec = |stride, groups| ConvSpec { strides: vec![stride; 2], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups };
+    let spec =
+        |stride, groups| ConvSpec { strides: vec![stride; 2], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups };
     let w1 = b.weight_data("stem", Tensor::random(DType::F32, &[8, 3, 3, 3], 5).unwrap()).unwrap();
     let bias = b.weight_data("bias", Tensor::random(DType::F32, &[8], 6).unwrap()).unwrap();
     let c = b.conv(x, w1, Some(bias), spec(2, 1)).unwrap();

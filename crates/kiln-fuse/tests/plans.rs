@@ -3,8 +3,8 @@
 mod common;
 
 use common::{check, convnet, options};
-use kiln_fuse::{Anchor, BufferKind, Numerics, Step, fuse};
-use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, TensorType};
+use kiln_fuse::{Anchor, BufferKind, MAX_OPERANDS, Numerics, Step, fuse};
+use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, TensorType, ValueId};
 
 fn f32s(shape: &[usize], seed: u64) -> Tensor {
     Tensor::random(DType::F32, shape, seed).unwrap()
@@ -153,4 +153,62 @@ fn embeddings_are_one_gather() {
     let fused = check(&b.finish(), &[ids], &options("sm_90a", Numerics::Exact), 0.0);
     let anchors: Vec<Anchor> = fused.plan.regions.iter().map(|r| r.anchor).collect();
     assert_eq!(anchors, [Anchor::Index, Anchor::Reduce], "{}", fused.report);
+}
+
+/// A value after a chain of sums and hyperbolic tangents, of `length` ops.
+fn chain(b: &mut Builder, mut x: ValueId, length: usize) -> ValueId {
+    let start = x;
+    for i in 0..length {
+        x = if i % 2 == 0 { b.tanh(x) } else { b.plus(x, start) }.unwrap();
+    }
+    x
+}
+
+#[test]
+fn operands_that_cannot_be_joined_are_read_from_memory() {
+    // Under a concat, the cheapest cuts of every operand hold a contraction or a row reduction: none of them may stand there.
+    for parts in 2..6 {
+        for rows in [false, true] {
+            let mut b = Builder::new("anchors");
+            let x = b.input("x", DType::F32, &[3.into(), 4.into()]).unwrap();
+            let value = |b: &mut Builder, i: usize| {
+                let w = b.input(&format!("w{i}"), DType::F32, &[4.into(), 4.into()])?;
+                let y = if rows { b.softmax(w, -1)? } else { b.matmul(x, w)? };
+                Ok::<_, kiln_graph::Error>(chain(b, y, 5))
+            };
+            let values: Vec<ValueId> = (0..parts).map(|i| value(&mut b, i).unwrap()).collect();
+            let y = b.concat(&values, 0).unwrap();
+            b.output("y", y);
+            let inputs: Vec<Tensor> =
+                (0..=parts).map(|i| f32s(&[if i == 0 { 3 } else { 4 }, 4], 20 + i as u64)).collect();
+            check(&b.finish(), &inputs, &options("cpu", Numerics::Exact), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn operands_that_are_too_large_to_join_are_read_from_memory() {
+    for length in [40, 70, 130] {
+        let mut b = Builder::new("large");
+        let (x, y) = (b.input("x", DType::F32, &[5.into()]).unwrap(), b.input("y", DType::F32, &[5.into()]).unwrap());
+        let (p, q) = (chain(&mut b, x, length), chain(&mut b, y, length));
+        let sum = b.plus(p, q).unwrap();
+        b.output("sum", sum);
+        check(&b.finish(), &[f32s(&[5], 1), f32s(&[5], 2)], &options("sm_90a", Numerics::Exact), 0.0);
+    }
+}
+
+#[test]
+fn a_concat_of_any_number_of_values_splits() {
+    for count in [MAX_OPERANDS, MAX_OPERANDS + 1, 61, MAX_OPERANDS * MAX_OPERANDS + 1] {
+        let mut b = Builder::new("many");
+        let values: Vec<ValueId> = (0..count)
+            .map(|i| b.input(&format!("x{i}"), DType::F32, &[2.into(), (1 + i % 3).into()]).unwrap())
+            .collect();
+        let y = b.concat(&values, 1).unwrap();
+        b.output("y", y);
+        let inputs: Vec<Tensor> = (0..count).map(|i| f32s(&[2, 1 + i % 3], i as u64)).collect();
+        let fused = check(&b.finish(), &inputs, &options("cpu", Numerics::Exact), 0.0);
+        assert!(fused.plan.regions.iter().all(|r| r.graph.inputs.len() <= MAX_OPERANDS));
+    }
 }

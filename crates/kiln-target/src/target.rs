@@ -26,7 +26,7 @@ pub enum Precision {
     I8,
 }
 
-/// The processor that runs the CPU device.
+/// The processor that a plan for the CPU device assumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cpu {
     /// Threads that share the work.
@@ -40,10 +40,10 @@ pub struct Cpu {
 }
 
 impl Default for Cpu {
-    /// A server core with two 256-bit FMA units at 3 GHz, and two channels of DDR4-3200 (JEDEC: 25.6 GB/s each).
+    /// A nominal machine: eight cores with two 256-bit FMA units each at 3 GHz, and two channels of DDR4-3200 (JEDEC: 25.6 GB/s each).
+    /// It is not the machine that builds the plan: equal models must give equal plans wherever they are built.
     fn default() -> Cpu {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Cpu { threads, ops_per_thread: 96e9, bandwidth: 51.2e9, launch_seconds: 3e-6 }
+        Cpu { threads: 8, ops_per_thread: 96e9, bandwidth: 51.2e9, launch_seconds: 3e-6 }
     }
 }
 
@@ -53,7 +53,7 @@ impl Default for Cpu {
 pub enum Target {
     /// A GPU: one cubin a kernel for its architecture.
     Gpu(Gpu),
-    /// The CPU device of this machine.
+    /// The CPU device.
     Cpu(Cpu),
 }
 
@@ -71,7 +71,7 @@ pub struct Work {
 }
 
 impl Target {
-    /// The CPU device of this machine.
+    /// The CPU device, on a nominal machine.
     pub fn cpu() -> Target {
         Target::Cpu(Cpu::default())
     }

@@ -41,14 +41,19 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
             }
             let mut next: Vec<Cone> = Vec::new();
             for a in &partial {
-                next.extend(options.iter().filter_map(|b| a.join(b, dag)).filter(|c| c.core.under(dag, at).is_some()));
+                let fits = |c: &Cone| c.inner.len() < MAX_NODES && c.core.under(dag, at).is_some();
+                next.extend(options.iter().filter_map(|b| a.join(b, dag)).filter(fits));
             }
             prune(&mut next, step(costs), flow);
             partial = next;
         }
+        // All that survived the pruning may turn out illegal, or too large; the node alone is legal.
+        if partial.iter().all(|cone| !cone.inner.is_empty()) {
+            partial.push(Cone { leaves: operands, ..Cone::default() });
+        }
         for cone in partial {
             let Some(cone) = cone.push(dag, at) else { continue };
-            if cone.inner.len() > MAX_NODES || cone.leaves.len() > 2 * MAX_OPERANDS {
+            if cone.leaves.len() > 2 * MAX_OPERANDS {
                 continue;
             }
             let Ok(anchor) = legal(&cone.sub(dag, &[class])) else { continue };

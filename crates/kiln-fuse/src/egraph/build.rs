@@ -1,6 +1,7 @@
 //! Graph to e-graph.
 
 use super::{EGraph, Head, Knowledge, Term, commutes};
+use crate::region::MAX_OPERANDS;
 use crate::{Error, Result};
 use egg::Id;
 use kiln_graph::{Graph, Op, TensorType, infer};
@@ -62,7 +63,8 @@ fn live_nodes(graph: &Graph) -> Vec<bool> {
 
 /// Adding ops to an e-graph.
 pub(crate) trait Put {
-    /// Adds an op. Operands that may be exchanged are put in a fixed order: weights and literals last.
+    /// Adds an op. Operands that may be exchanged are put in a fixed order: weights and literals last. A concat of more values than a
+    /// region has operands becomes a tree of concats, so that every op alone is a legal region.
     fn put(&mut self, op: &Op, operands: &[Id]) -> Id;
     /// [`Put::put`] for rules: nothing if the op does not type, or only under an equality of dims that the graph does not already
     /// require.
@@ -71,6 +73,10 @@ pub(crate) trait Put {
 
 impl Put for EGraph {
     fn put(&mut self, op: &Op, operands: &[Id]) -> Id {
+        if matches!(op, Op::Concat { .. }) && operands.len() > MAX_OPERANDS {
+            let parts: Vec<Id> = operands.chunks(MAX_OPERANDS).map(|part| self.put(op, part)).collect();
+            return self.put(op, &parts);
+        }
         let mut children = operands.to_vec();
         let head = match op {
             Op::Unary(_) | Op::Compare(_) | Op::Select => Head::Op(op.name()),

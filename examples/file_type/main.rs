@@ -10,6 +10,7 @@ mod shared;
 
 use features::{Config, Features, features, label};
 use kiln::graph::Tensor;
+use kiln::import::onnx::{self, Options};
 use shared::{Model, Outcome, case, floats};
 use std::fs::File;
 
@@ -23,7 +24,7 @@ fn main() -> Outcome<()> {
     if cfg.mid_size != 0 {
         return Err("this model also wants bytes from the middle of a file".into());
     }
-    let mut model = Model::import(&path)?;
+    let mut model = Model::build(&onnx::load(&path, &Options::default())?)?;
     let width = files.iter().map(String::len).max().unwrap_or(0);
     for name in &files {
         let answer = match features(&mut File::open(name).map_err(|e| format!("{name}: {e}"))?, &cfg)? {

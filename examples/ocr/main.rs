@@ -11,6 +11,7 @@ mod picture;
 mod shared;
 
 use boxes::Map;
+use kiln::import::onnx::{self, Options};
 use picture::Picture;
 use shared::{Model, Outcome, case, floats};
 
@@ -25,8 +26,9 @@ fn main() -> Outcome<()> {
     let metadata = kiln::import::onnx::metadata(&reader)?;
     let dictionary = metadata.get("character").ok_or("the recognizer has no dictionary")?;
     let alphabet = lines::alphabet(dictionary);
-    let mut detector = Model::import(&case(PACKAGE, "rapidocr/models/PP-OCRv6_det_small.onnx")?)?;
-    let mut reader = Model::import(&reader)?;
+    let mut detector =
+        Model::build(&onnx::load(&case(PACKAGE, "rapidocr/models/PP-OCRv6_det_small.onnx")?, &Options::default())?)?;
+    let mut reader = Model::build(&onnx::load(&reader, &Options::default())?)?;
     for file in &files {
         let image = image::open(file).map_err(|e| format!("{file}: {e}"))?.to_rgba8();
         let picture = Picture::from_rgba(image.width() as usize, &image);

@@ -4,7 +4,7 @@ use kiln::engine::{BuildOptions, Session, open_device};
 use kiln::graph::{Graph, Tensor};
 use kiln::target::Target;
 use kiln_cuda::Home;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Any error: an example prints it and stops.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -34,11 +34,6 @@ impl Model {
         };
         let (engine, _) = kiln::engine::build(graph, &options, &|_| {})?;
         Ok(Model { session: Session::new(&engine, open_device("cpu")?)? })
-    }
-
-    /// Builds an ONNX model.
-    pub fn import(path: &Path) -> Outcome<Model> {
-        Model::build(&kiln::import::onnx::load(path, &kiln::import::onnx::Options::default())?)
     }
 
     /// The first output for named inputs.

@@ -56,7 +56,7 @@ fn tokenize(folder: &Path, sentences: &[String]) -> Outcome<[Tensor; 3]> {
     let length = batch.iter().map(|e| e.len()).max().ok_or("there are no sentences")?;
     let shape = [batch.len(), length];
     let tensor = |part: fn(&tokenizers::Encoding) -> &[u32]| {
-        let values: Vec<i64> = batch.iter().flat_map(|e| part(e)).map(|&v| i64::from(v)).collect();
+        let values: Vec<i64> = batch.iter().flat_map(part).map(|&v| i64::from(v)).collect();
         Tensor::from_slice(&shape, &values)
     };
     Ok([

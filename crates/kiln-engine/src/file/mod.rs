@@ -17,7 +17,7 @@ mod read;
 mod write;
 
 pub use header::{FORMAT, Header, Section, Stamp, TargetHeader};
-pub use read::{load, read_header};
+pub use read::{load, parse, read_header};
 pub use write::save;
 
 /// First bytes of every engine.

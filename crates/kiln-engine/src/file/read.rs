@@ -67,8 +67,8 @@ fn header(file: &Bytes, path: &Path) -> Result<Header> {
     Ok(header)
 }
 
-/// Reads an engine from bytes; `path` is for messages.
-pub(crate) fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
+/// Reads an engine from bytes, which its weights then share; `path` is for messages.
+pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
     let header = header(file, path)?;
     let mut sections: BTreeMap<&str, Bytes> = BTreeMap::new();
     for section in &header.sections {

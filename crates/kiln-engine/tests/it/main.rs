@@ -6,3 +6,4 @@ mod file;
 mod hostile;
 mod models;
 mod run;
+mod sim;

@@ -9,7 +9,7 @@ pub fn block() -> Graph {
     let mut b = Builder::new("block");
     let (batch, seq, width) = (b.symbol("B", 1, 8), b.symbol("S", 1, 64), 24usize);
     let x = b.input("x", DType::F32, &[batch, seq, width.into()]).unwrap();
-    let mut weight = |b: &mut Builder, name: &str, shape: &[usize], seed| {
+    let weight = |b: &mut Builder, name: &str, shape: &[usize], seed| {
         b.weight_data(name, Tensor::random(DType::F32, shape, seed).unwrap()).unwrap()
     };
     let (gamma, beta) = (weight(&mut b, "gamma", &[width], 1), weight(&mut b, "beta", &[width], 2));
@@ -48,12 +48,34 @@ pub fn convnet() -> Graph {
     b.finish()
 }
 
+/// Two f16 layers wide enough for tensor cores, with a softmax between; symbolic rows.
+pub fn half_block() -> Graph {
+    let mut b = Builder::new("half");
+    let rows = b.symbol("R", 1, 256);
+    let x = b.input("x", DType::F16, &[rows, 64.into()]).unwrap();
+    let weight = |b: &mut Builder, name: &str, shape: &[usize], seed| {
+        b.weight_data(name, Tensor::random(DType::F16, shape, seed).unwrap()).unwrap()
+    };
+    let (up, bias) = (weight(&mut b, "up", &[64, 96], 1), weight(&mut b, "bias", &[96], 2));
+    let h = b.linear(x, up, Some(bias), false).unwrap();
+    let h = b.softmax(h, -1).unwrap();
+    let down = weight(&mut b, "down", &[96, 64], 3);
+    let y = b.linear(h, down, None, false).unwrap();
+    let y = b.binary(kiln_graph::BinaryOp::Add, y, x).unwrap();
+    b.output("y", y);
+    b.finish()
+}
+
 pub fn engine(graph: &Graph, targets: &[&str], home: &std::path::Path) -> Engine {
+    engine_at(graph, targets, kiln_cuda::Home::at(home))
+}
+
+pub fn engine_at(graph: &Graph, targets: &[&str], home: kiln_cuda::Home) -> Engine {
     let options = BuildOptions {
         targets: targets.iter().map(|t| t.parse::<Target>().unwrap()).collect(),
         numerics: kiln_fuse::Numerics::Reassoc,
-        home: kiln_cuda::Home::at(home),
-        line_info: false,
+        home,
+        line_info: true,
     };
     build(graph, &options, &|_| {}).unwrap().0
 }

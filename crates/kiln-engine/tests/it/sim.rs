@@ -1,0 +1,50 @@
+//! The kernels that ship, executed: engines for GPUs on the simulator with every check on.
+
+use crate::models::{block, convnet, engine_at, half_block};
+use kiln_cuda::{Home, setup};
+use kiln_engine::{Session, Tolerance, open_device};
+use kiln_graph::{DType, Graph, Tensor, interpret};
+
+fn on_every_architecture(graph: &Graph, name: &str, dtype: DType, shapes: &[&[usize]], tolerance: Tolerance) {
+    let home = Home::from_env().unwrap();
+    setup::setup(&home, |_| {}).unwrap();
+    let targets = ["sm_75", "sm_80", "sm_89", "sm_90a"];
+    let engine = engine_at(graph, &targets, home);
+    for target in targets {
+        let mut session = Session::new(&engine, open_device(&format!("sim:{target}")).unwrap()).unwrap();
+        for (i, shape) in shapes.iter().enumerate() {
+            let x = Tensor::random(dtype, shape, 60 + i as u64).unwrap();
+            let expected = interpret(graph, std::slice::from_ref(&x)).unwrap();
+            session.poison(0xcb).unwrap();
+            // A finding of any check is an error here.
+            for (e, (name, f)) in expected.iter().zip(session.run(&[(name, &x)]).unwrap()) {
+                let d = tolerance.compare(e, &f);
+                assert!(d.agrees(), "{target} {shape:?} {name}: {d}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_transformer_block_runs_clean_and_right() {
+    on_every_architecture(
+        &block(),
+        "x",
+        DType::F32,
+        &[&[1, 1, 24], &[2, 17, 24]],
+        Tolerance { rtol: 1e-4, atol: 1e-5 },
+    );
+}
+
+#[test]
+fn a_half_precision_block_runs_clean_and_right() {
+    // Values are of order 1 and each is rounded to f16 (2^-11) a handful of times on the way.
+    let tolerance = Tolerance { rtol: 1e-2, atol: 1e-2 };
+    on_every_architecture(&half_block(), "x", DType::F16, &[&[3, 64], &[33, 64]], tolerance);
+}
+
+#[test]
+fn a_convolutional_net_runs_clean_and_right() {
+    let tolerance = Tolerance { rtol: 1e-4, atol: 1e-5 };
+    on_every_architecture(&convnet(), "image", DType::F32, &[&[1, 3, 5, 5], &[1, 3, 11, 14]], tolerance);
+}

@@ -5,6 +5,7 @@ mod bench;
 mod cases;
 mod compare;
 mod demo;
+mod gpu_pack;
 mod onnx_suite;
 mod proto;
 mod python;
@@ -20,6 +21,7 @@ const HELP: &str = "cargo xtask COMMAND
   test                 everything that CI runs
   bench                Kiln against onnxruntime on this CPU, build times, memory
   cases [--check] [..] get the public models and record onnxruntime's outputs; compare the reference interpreter with them
+  gpu-pack             collect what gpu/run.sh needs on a machine with a GPU in gpu-pack/
   onnx-suite [--check] [..]
                        run the ONNX backend node tests, write docs/onnx-coverage.md or check that it is current
   proto [--check]      generate the ONNX message types, or check that they are current";
@@ -33,6 +35,7 @@ fn main() -> std::process::ExitCode {
         ["bench"] => bench::run(),
         ["cases", "--check", rest @ ..] => cases::run(true, rest),
         ["cases", rest @ ..] => cases::run(false, rest),
+        ["gpu-pack"] => gpu_pack::run(),
         ["onnx-suite", "--check"] => onnx_suite::run(true, &[]),
         ["onnx-suite", rest @ ..] => onnx_suite::run(false, rest),
         ["proto"] => proto::run(false),

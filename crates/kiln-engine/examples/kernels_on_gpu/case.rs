@@ -1,0 +1,308 @@
+//! What is checked and timed.
+
+use crate::{Outcome, random};
+use kiln_graph::{Builder, ConvSpec, DType, Dim, Graph, Tensor, ValueId};
+use serde_json::{Value, json};
+
+/// One kernel, or a few that belong together.
+#[derive(Clone, Copy)]
+pub enum Op {
+    /// `x[m, k] * w`: `w[n, k]` if `linear`, as PyTorch stores it, else `w[k, n]`.
+    Gemm {
+        m: usize,
+        n: usize,
+        k: usize,
+        linear: bool,
+    },
+    Softmax {
+        rows: usize,
+        cols: usize,
+    },
+    LayerNorm {
+        rows: usize,
+        cols: usize,
+    },
+    RmsNorm {
+        rows: usize,
+        cols: usize,
+    },
+    /// `silu(gate) * up`.
+    SwiGlu {
+        rows: usize,
+        cols: usize,
+    },
+    /// `heads` counts those of all sequences.
+    Attention {
+        heads: usize,
+        seq: usize,
+        head: usize,
+        causal: bool,
+    },
+    /// `x[n, c, size, size]`, square kernels, padding that keeps the size at stride 1.
+    Conv {
+        n: usize,
+        c: usize,
+        size: usize,
+        out: usize,
+        kernel: usize,
+        stride: usize,
+    },
+}
+
+/// An op on elements of a type.
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub op: Op,
+    pub dtype: DType,
+}
+
+impl Op {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Gemm { .. } => "gemm",
+            Op::Softmax { .. } => "softmax",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::SwiGlu { .. } => "swiglu",
+            Op::Attention { .. } => "attention",
+            Op::Conv { .. } => "conv",
+        }
+    }
+
+    pub fn shape(&self) -> Value {
+        match *self {
+            Op::Gemm { m, n, k, linear } => json!({ "m": m, "n": n, "k": k, "linear": linear }),
+            Op::Softmax { rows, cols }
+            | Op::LayerNorm { rows, cols }
+            | Op::RmsNorm { rows, cols }
+            | Op::SwiGlu { rows, cols } => json!({ "rows": rows, "cols": cols }),
+            Op::Attention { heads, seq, head, causal } => {
+                json!({ "heads": heads, "seq": seq, "head": head, "causal": causal })
+            }
+            Op::Conv { n, c, size, out, kernel, stride } => {
+                json!({ "n": n, "c": c, "size": size, "out": out, "kernel": kernel, "stride": stride })
+            }
+        }
+    }
+
+    /// The first extent of every input and of the output. Slices along it do not depend on one another.
+    pub fn lead(&self) -> usize {
+        match *self {
+            Op::Gemm { m, .. } => m,
+            Op::Softmax { rows, .. }
+            | Op::LayerNorm { rows, .. }
+            | Op::RmsNorm { rows, .. }
+            | Op::SwiGlu { rows, .. } => rows,
+            Op::Attention { heads, .. } => heads,
+            Op::Conv { n, .. } => n,
+        }
+    }
+
+    /// Multiplications and additions of contractions; of an element or two a memory-bound element. Causal attention counts what it must do.
+    pub fn flops(&self) -> f64 {
+        let product = |factors: &[usize]| factors.iter().map(|&f| f as f64).product::<f64>();
+        match *self {
+            Op::Gemm { m, n, k, .. } => 2.0 * product(&[m, n, k]),
+            Op::Softmax { rows, cols }
+            | Op::LayerNorm { rows, cols }
+            | Op::RmsNorm { rows, cols }
+            | Op::SwiGlu { rows, cols } => 8.0 * product(&[rows, cols]),
+            Op::Attention { heads, seq, head, causal } => {
+                4.0 * product(&[heads, seq, seq, head]) * if causal { 0.5 } else { 1.0 }
+            }
+            Op::Conv { n, c, size, out, kernel, stride } => {
+                let side = size.div_ceil(stride);
+                2.0 * product(&[n, c, out, side, side, kernel, kernel])
+            }
+        }
+    }
+}
+
+impl Case {
+    pub fn name(&self) -> String {
+        let dims: Vec<String> = match self.op.shape() {
+            Value::Object(shape) => shape
+                .iter()
+                .filter_map(|(key, v)| match v {
+                    Value::Bool(set) => set.then(|| key.clone()),
+                    v => Some(v.to_string()),
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        format!("{} {} {}", self.op.name(), self.dtype, dims.join("x"))
+    }
+
+    /// The largest `|found - expected| / |expected|`: a few roundings of the element type.
+    pub fn tolerance(&self) -> f64 {
+        match self.dtype {
+            DType::BF16 => 1e-2,
+            DType::F16 => 2e-3,
+            _ => 1e-5,
+        }
+    }
+
+    /// Fewest bytes that must move: each operand once.
+    pub fn bytes(&self) -> f64 {
+        let elements = match self.op {
+            Op::Gemm { m, n, k, .. } => m * k + k * n + m * n,
+            Op::Softmax { rows, cols } | Op::LayerNorm { rows, cols } | Op::RmsNorm { rows, cols } => 2 * rows * cols,
+            Op::SwiGlu { rows, cols } => 3 * rows * cols,
+            Op::Attention { heads, seq, head, .. } => 4 * heads * seq * head,
+            Op::Conv { n, c, size, out, kernel, stride } => {
+                let side = size.div_ceil(stride);
+                n * c * size * size + out * c * kernel * kernel + n * out * side * side
+            }
+        };
+        (elements * self.dtype.bytes_for(1).unwrap_or(4)) as f64
+    }
+
+    /// The op as a graph whose first axis has `lead` slices.
+    pub fn graph(&self, lead: usize) -> Outcome<Graph> {
+        let mut b = Builder::new(self.op.name());
+        let y = self.body(&mut b, lead)?;
+        b.output("y", y);
+        Ok(b.finish())
+    }
+
+    fn body(&self, b: &mut Builder, lead: usize) -> Outcome<ValueId> {
+        let dtype = self.dtype;
+        let input = |b: &mut Builder, name: &str, rest: &[usize]| {
+            let shape: Vec<Dim> = std::iter::once(lead).chain(rest.iter().copied()).map(Dim::from).collect();
+            b.input(name, dtype, &shape)
+        };
+        let weight = |b: &mut Builder, name: &str, shape: &[usize], seed| -> Outcome<ValueId> {
+            Ok(b.weight_data(name, random(dtype, shape, seed)?)?)
+        };
+        Ok(match self.op {
+            Op::Gemm { n, k, linear, .. } => {
+                let x = input(b, "x", &[k])?;
+                if linear {
+                    let w = weight(b, "w", &[n, k], 1)?;
+                    b.linear(x, w, None, true)?
+                } else {
+                    let w = weight(b, "w", &[k, n], 1)?;
+                    b.matmul(x, w)?
+                }
+            }
+            Op::Softmax { cols, .. } => {
+                let x = input(b, "x", &[cols])?;
+                b.softmax(x, -1)?
+            }
+            Op::LayerNorm { cols, .. } => {
+                let x = input(b, "x", &[cols])?;
+                let (scale, bias) = (weight(b, "scale", &[cols], 1)?, weight(b, "bias", &[cols], 2)?);
+                b.layer_norm(x, -1, Some(scale), Some(bias), 1e-5)?
+            }
+            Op::RmsNorm { cols, .. } => {
+                let x = input(b, "x", &[cols])?;
+                let scale = weight(b, "scale", &[cols], 1)?;
+                b.rms_norm(x, -1, Some(scale), 1e-5)?
+            }
+            Op::SwiGlu { cols, .. } => {
+                let (gate, up) = (input(b, "gate", &[cols])?, input(b, "up", &[cols])?);
+                let gate = b.silu(gate)?;
+                b.binary(kiln_graph::BinaryOp::Mul, gate, up)?
+            }
+            Op::Attention { seq, head, causal, .. } => {
+                let [q, k, v] = ["q", "k", "v"].map(|name| input(b, name, &[seq, head]));
+                b.attention(q?, k?, v?, None, None, causal.then(|| Dim::from(0)).as_ref())?
+            }
+            Op::Conv { c, size, out, kernel, stride, .. } => {
+                let x = input(b, "x", &[c, size, size])?;
+                let w = weight(b, "w", &[out, c, kernel, kernel], 1)?;
+                let pad = kernel / 2;
+                let spec =
+                    ConvSpec { strides: vec![stride; 2], pads: vec![(pad, pad); 2], dilations: vec![1; 2], groups: 1 };
+                b.conv(x, w, None, spec)?
+            }
+        })
+    }
+
+    /// Random inputs of a graph of this case.
+    pub fn inputs(&self, graph: &Graph, seed: u64) -> Outcome<Vec<(String, Tensor)>> {
+        graph
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, &id)| {
+                let ty = &graph.value(id).ty;
+                let shape: Vec<usize> = ty.const_shape().ok_or("an input's shape is not constant")?;
+                Ok((graph.input_name(id), random(ty.dtype, &shape, seed + 10 * i as u64)?))
+            })
+            .collect()
+    }
+}
+
+/// Small and odd sizes in every float type.
+pub fn small() -> Vec<Case> {
+    let gemm = |m, n, k, linear| Op::Gemm { m, n, k, linear };
+    let attention = |heads, seq, head, causal| Op::Attention { heads, seq, head, causal };
+    let conv = |n, c, size, out, kernel, stride| Op::Conv { n, c, size, out, kernel, stride };
+    let ops = [
+        gemm(1, 40, 64, true),
+        gemm(16, 256, 128, true),
+        gemm(33, 70, 129, false),
+        gemm(65, 136, 72, true),
+        gemm(129, 257, 96, false),
+        gemm(256, 384, 512, false),
+        gemm(256, 384, 512, true),
+        Op::Softmax { rows: 3, cols: 1 },
+        Op::Softmax { rows: 5, cols: 77 },
+        Op::Softmax { rows: 9, cols: 4096 },
+        Op::LayerNorm { rows: 7, cols: 129 },
+        Op::LayerNorm { rows: 4, cols: 4096 },
+        Op::RmsNorm { rows: 7, cols: 129 },
+        Op::RmsNorm { rows: 4, cols: 8192 },
+        Op::SwiGlu { rows: 3, cols: 333 },
+        Op::SwiGlu { rows: 16, cols: 1024 },
+        attention(3, 65, 64, false),
+        attention(2, 65, 64, true),
+        attention(2, 128, 128, true),
+        conv(2, 3, 17, 8, 7, 2),
+        conv(1, 16, 14, 24, 3, 1),
+        conv(2, 16, 9, 40, 1, 1),
+        conv(2, 8, 15, 16, 3, 2),
+    ];
+    let dtypes = [DType::F32, DType::F16, DType::BF16];
+    dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| Case { op, dtype })).collect()
+}
+
+/// The linears of an 8-billion-parameter LLaMA, as (n, k): attention input, attention output, gate and up, down.
+const LLAMA: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
+
+/// Sizes of real models.
+pub fn full() -> Vec<Case> {
+    let bf16 = |op| Case { op, dtype: DType::BF16 };
+    let square = |s, dtype| Case { op: Op::Gemm { m: s, n: s, k: s, linear: false }, dtype };
+    let mut cases: Vec<Case> = [1024, 2048, 4096, 8192].map(|s| square(s, DType::BF16)).into();
+    cases.extend([square(4096, DType::F16), square(2048, DType::F32)]);
+    for m in [1, 16, 128, 2048] {
+        cases.extend(LLAMA.map(|(n, k)| bf16(Op::Gemm { m, n, k, linear: true })));
+    }
+    for (rows, cols) in [(32768, 1024), (16384, 4096), (2048, 32768)] {
+        cases.push(bf16(Op::Softmax { rows, cols }));
+    }
+    cases.push(Case { op: Op::Softmax { rows: 16384, cols: 4096 }, dtype: DType::F32 });
+    cases.extend([(32768, 1024), (16384, 4096)].map(|(rows, cols)| bf16(Op::LayerNorm { rows, cols })));
+    cases.extend([(16384, 4096), (8192, 8192)].map(|(rows, cols)| bf16(Op::RmsNorm { rows, cols })));
+    cases.push(bf16(Op::SwiGlu { rows: 8192, cols: 14336 }));
+    for (heads, seq, head) in [(128, 1024, 64), (64, 1024, 128), (32, 4096, 128)] {
+        for causal in [false, true] {
+            cases.push(bf16(Op::Attention { heads, seq, head, causal }));
+        }
+    }
+    // Convolutions of ResNet-50: (channels, size, outputs, kernel, stride).
+    let resnet = [
+        (3, 224, 64, 7, 2),
+        (64, 56, 64, 1, 1),
+        (64, 56, 64, 3, 1),
+        (64, 56, 256, 1, 1),
+        (128, 28, 128, 3, 1),
+        (256, 14, 256, 3, 1),
+        (512, 7, 512, 3, 1),
+        (2048, 7, 512, 1, 1),
+    ];
+    cases.extend(resnet.map(|(c, size, out, kernel, stride)| bf16(Op::Conv { n: 32, c, size, out, kernel, stride })));
+    cases
+}

@@ -1,0 +1,93 @@
+//! `xtask gpu-pack`: all that a machine with a GPU needs to check and time Kiln, in one folder.
+
+use crate::cases::CASES;
+use crate::{Outcome, step, workspace};
+use kiln_cuda::Home;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What the folder may weigh.
+const LIMIT: u64 = 60 << 20;
+
+/// Builds the programs, and collects them with the public models and their recordings in `gpu-pack/`. `gpu/run.sh` takes it from there.
+pub fn run() -> Outcome<()> {
+    let home = Home::from_env()?;
+    let pack = workspace().join("gpu-pack");
+    if pack.exists() {
+        fs::remove_dir_all(&pack)?;
+    }
+    fs::create_dir_all(pack.join("models"))?;
+    programs(&pack)?;
+    let mut left = LIMIT.saturating_sub(weight(&pack)?);
+    for case in CASES.iter().filter(|c| !c.inputs.is_empty()) {
+        let mut files = vec![(case.model(&home)?, format!("{}.onnx", case.name))];
+        for (i, recording) in case.recordings(&home)?.into_iter().enumerate() {
+            files.push((recording.inputs, format!("{}-{i}.in.npz", case.name)));
+            files.push((recording.outputs, format!("{}-{i}.out.npz", case.name)));
+        }
+        let mut bytes = 0;
+        for (path, _) in &files {
+            bytes += fs::metadata(path)?.len();
+        }
+        let mib = bytes as f64 / f64::from(1 << 20);
+        if bytes > left {
+            println!("left out: {} ({mib:.1} MiB does not fit)", case.name);
+            continue;
+        }
+        left -= bytes;
+        println!("packed: {} ({mib:.1} MiB)", case.name);
+        for (from, name) in files {
+            fs::copy(from, pack.join("models").join(name))?;
+        }
+    }
+    println!("gpu-pack/ weighs {:.1} MiB; on the machine with the GPU: gpu/run.sh", mib(&pack)?);
+    Ok(())
+}
+
+/// The release binaries, stripped and compressed together.
+fn programs(pack: &Path) -> Outcome<()> {
+    let folder = pack.join("bin");
+    fs::create_dir_all(&folder)?;
+    fs::copy(step::kiln("release")?, folder.join("kiln"))?;
+    let tests = ["test", "--no-run", "--package", "kiln-cuda", "--test", "on_device"];
+    fs::copy(executable(&tests)?, folder.join("on_device"))?;
+    let kernels = ["build", "--package", "kiln-engine", "--example", "kernels_on_gpu"];
+    fs::copy(executable(&kernels)?, folder.join("kernels_on_gpu"))?;
+    let (from, to) = (folder.display().to_string(), pack.join("bin.tar.xz").display().to_string());
+    step::command("tar", &["-C", &from, "-cJf", &to, "kiln", "on_device", "kernels_on_gpu"])?;
+    Ok(fs::remove_dir_all(folder)?)
+}
+
+/// Runs a cargo command in the release profile; the program that it made.
+fn executable(args: &[&str]) -> Outcome<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(args)
+        .args(["--release", "--message-format", "json-render-diagnostics"])
+        .current_dir(workspace())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("`cargo {}` failed: {}", args.join(" "), output.status).into());
+    }
+    let messages = String::from_utf8(output.stdout)?;
+    let made = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let made: Vec<PathBuf> = made.filter_map(|m| m["executable"].as_str().map(Into::into)).collect();
+    // Cargo lists the package's own binaries before what was asked for.
+    made.last().cloned().ok_or_else(|| format!("`cargo {}` made no program", args.join(" ")).into())
+}
+
+/// Bytes of a folder's files.
+fn weight(folder: &Path) -> Outcome<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        bytes += if entry.file_type()?.is_dir() { weight(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
+}
+
+fn mib(folder: &Path) -> Outcome<f64> {
+    Ok(weight(folder)? as f64 / f64::from(1 << 20))
+}

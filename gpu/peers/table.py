@@ -26,6 +26,7 @@ for r in rows:
     if "us" not in r:
         lines.append(f"| {r['name']} | {r.get('error', 'failed')[:80]} | | | | | | | |")
         continue
+
     def rate(us):
         return "" if us is None else f"{r['work'] / us:.{1 if r['unit'] == 'TF/s' else 0}f} {r['unit']}"
 

@@ -16,7 +16,7 @@ use std::time::Instant;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// The reference interpreter is asked for slices of a full-size result up to this many multiply-adds.
-const REFERENCE_WORK: f64 = 1.5e8;
+const REFERENCE_WORK: f64 = 3e8;
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();

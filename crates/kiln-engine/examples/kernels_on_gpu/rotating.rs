@@ -11,13 +11,18 @@ const ROUND_BYTES: usize = 256 << 20;
 /// Seconds that one sample should take at least, so that the host's share of it vanishes.
 const SAMPLE_SECONDS: f64 = 4e-3;
 const SAMPLES: usize = 25;
+/// Device memory that the sets may take.
+const MOST_BYTES: usize = 16 << 30;
+
+/// Which block stands in for the one of that number.
+type Set = BTreeMap<usize, MemId>;
 
 /// Seconds of one run.
 #[derive(Clone, Copy)]
 pub struct Measured {
     pub median: f64,
     pub least: f64,
-    /// How many copies of the operands took turns.
+    /// How many copies of the operands there were, and runs in a sample.
     pub sets: usize,
 }
 
@@ -31,8 +36,8 @@ impl Timing {
     }
 }
 
-/// Passes everything on to a device. When a session records its launches, they are also recorded many times in a row over copies of their memory
-/// that take turns, and timed.
+/// Passes everything on to a device. When a session records its launches, they are also recorded many times in a row, each time over another
+/// copy of their memory, and timed.
 pub struct Rotating {
     inner: Box<dyn Device>,
     sizes: HashMap<MemId, usize>,
@@ -44,27 +49,27 @@ impl Rotating {
         Rotating { inner, sizes: HashMap::new(), timing }
     }
 
-    /// Copies of every block that the launches use: for each set, the block that stands in for the original.
-    fn sets(&mut self, launches: &[(usize, Arguments<'_>)]) -> Result<Vec<BTreeMap<usize, MemId>>> {
-        let places = |a: &Arguments<'_>| -> Vec<MemId> {
-            a.inputs.iter().chain(a.outputs).chain(a.scratch.as_slice()).map(|p| p.mem).collect()
-        };
-        let used: BTreeMap<usize, MemId> =
-            launches.iter().flat_map(|(_, a)| places(a)).map(|mem| (mem.0, mem)).collect();
-        let bytes: usize = used.values().filter_map(|mem| self.sizes.get(mem)).sum();
-        let count = ROUND_BYTES.div_ceil(bytes.max(1)).min(256);
-        let mut sets = vec![used.clone()];
-        while sets.len() < count {
-            let mut set = BTreeMap::new();
-            for (&key, &mem) in &used {
-                let bytes = self.sizes.get(&mem).copied().unwrap_or(0);
-                let copy = self.inner.alloc(bytes)?;
-                self.inner.copy(Place { mem: copy, offset: 0, bytes }, Place { mem, offset: 0, bytes })?;
-                set.insert(key, copy);
-            }
-            sets.push(set);
+    /// A copy of every block of `used`, by the original's number.
+    fn copied(&mut self, used: &Set) -> Result<Set> {
+        let mut set = Set::new();
+        for (&key, &mem) in used {
+            let copy = self.inner.alloc(self.bytes(mem))?;
+            self.copy_block(copy, mem)?;
+            set.insert(key, copy);
         }
-        Ok(sets)
+        Ok(set)
+    }
+
+    fn copy_block(&mut self, to: MemId, from: MemId) -> Result<()> {
+        let bytes = self.bytes(from);
+        let block = |mem| Place { mem, offset: 0, bytes };
+        // Copies of an original are as long as it is.
+        self.sizes.insert(to, bytes);
+        self.inner.copy(block(to), block(from))
+    }
+
+    fn bytes(&self, mem: MemId) -> usize {
+        self.sizes.get(&mem).copied().unwrap_or(0)
     }
 
     /// Seconds of one replay.
@@ -77,18 +82,28 @@ impl Rotating {
     }
 
     fn measure(&mut self, launches: &[(usize, Arguments<'_>)], single: RecordingId) -> Result<Option<Measured>> {
-        let sets = self.sets(launches)?;
+        let used: Set = launches
+            .iter()
+            .flat_map(|(_, a)| a.inputs.iter().chain(a.outputs).chain(a.scratch.as_slice()))
+            .map(|place| (place.mem.0, place.mem))
+            .collect();
+        // Memory of inputs that were read is used again for later values, so every sample starts from this.
+        let pristine = self.copied(&used)?;
         self.replayed(single)?;
         let once = self.replayed(single)?.min(self.replayed(single)?);
-        let rounds = ((SAMPLE_SECONDS / once / sets.len() as f64).ceil() as usize).max(1);
-        let runs = rounds * sets.len();
-        let moved = |places: &[Place], set: &BTreeMap<usize, MemId>| -> Vec<Place> {
+        let bytes = used.values().map(|&mem| self.bytes(mem)).sum::<usize>().max(1);
+        let count = ROUND_BYTES.div_ceil(bytes).max((SAMPLE_SECONDS / once).ceil() as usize);
+        let mut sets = vec![used];
+        while sets.len() < count.min(MOST_BYTES / bytes) {
+            sets.push(self.copied(&pristine)?);
+        }
+        let moved = |places: &[Place], set: &Set| -> Vec<Place> {
             places.iter().map(|p| Place { mem: set.get(&p.mem.0).copied().unwrap_or(p.mem), ..*p }).collect()
         };
-        let turned: Vec<(usize, Vec<Place>, Vec<Place>, Option<Place>)> = (0..runs)
-            .flat_map(|run| launches.iter().map(move |launch| (run, launch)))
-            .map(|(run, (prepared, a))| {
-                let set = &sets[run % sets.len()];
+        let turned: Vec<(usize, Vec<Place>, Vec<Place>, Option<Place>)> = sets
+            .iter()
+            .flat_map(|set| launches.iter().map(move |launch| (set, launch)))
+            .map(|(set, (prepared, a))| {
                 let scratch = moved(a.scratch.as_slice(), set).first().copied();
                 (*prepared, moved(a.inputs, set), moved(a.outputs, set), scratch)
             })
@@ -101,7 +116,15 @@ impl Rotating {
         self.replayed(many)?;
         let mut samples = Vec::new();
         for _ in 0..SAMPLES {
-            samples.push(self.replayed(many)? / runs as f64);
+            for set in &sets {
+                for (key, &mem) in set {
+                    self.copy_block(mem, pristine[key])?;
+                }
+            }
+            samples.push(self.replayed(many)? / sets.len() as f64);
+        }
+        for (key, &mem) in &sets[0] {
+            self.copy_block(mem, pristine[key])?;
         }
         samples.sort_by(f64::total_cmp);
         Ok(Some(Measured { median: samples[SAMPLES / 2], least: samples[0], sets: sets.len() }))

@@ -16,6 +16,8 @@ const MOST_BYTES: usize = 16 << 30;
 
 /// Which block stands in for the one of that number.
 type Set = BTreeMap<usize, MemId>;
+/// Prepared region, inputs, outputs, scratch.
+type Launch = (usize, Vec<Place>, Vec<Place>, Option<Place>);
 
 /// Seconds of one run.
 #[derive(Clone, Copy)]
@@ -100,7 +102,7 @@ impl Rotating {
         let moved = |places: &[Place], set: &Set| -> Vec<Place> {
             places.iter().map(|p| Place { mem: set.get(&p.mem.0).copied().unwrap_or(p.mem), ..*p }).collect()
         };
-        let turned: Vec<(usize, Vec<Place>, Vec<Place>, Option<Place>)> = sets
+        let turned: Vec<Launch> = sets
             .iter()
             .flat_map(|set| launches.iter().map(move |launch| (set, launch)))
             .map(|(set, (prepared, a))| {

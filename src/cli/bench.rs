@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Measures latency and throughput: a warm-up, then at least the duration and the iterations, whichever is longer.
 #[derive(clap::Args)]
 pub struct Args {
-    /// An engine (`.kiln`) or an ONNX model.
+    /// An engine (`.kiln`), or a model as `kiln build` takes.
     model: PathBuf,
     /// Shape of an input: `name=1x3x64x64`. Values are random, from a fixed seed.
     #[arg(long, value_name = "INPUT=SHAPE")]

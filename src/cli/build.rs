@@ -11,7 +11,7 @@ use std::time::Instant;
 /// Imports a model, fuses it, compiles its kernels for each target and writes one engine file.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The ONNX model.
+    /// The model: an ONNX file, or a folder with a BERT encoder's `config.json` and `model.safetensors`.
     model: PathBuf,
     /// The engine to write; default: the model's name with `.kiln`.
     #[arg(short, long)]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// the reference interpreter on the very inputs it had, in order, to name the first layer that departs.
 #[derive(clap::Args)]
 pub struct Args {
-    /// An engine (`.kiln`) or an ONNX model.
+    /// An engine (`.kiln`), or a model as `kiln build` takes.
     model: PathBuf,
     /// An input: `name=file.npy`, or a `.npz` whose arrays are the inputs.
     #[arg(short, long, required = true)]

@@ -41,13 +41,20 @@ impl From<Numerics> for kiln_fuse::Numerics {
     }
 }
 
-/// Whether a path names an ONNX model rather than an engine.
-pub fn is_onnx(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
+/// Whether a path names a model to build rather than an engine: an ONNX file, or a folder with `config.json` and `model.safetensors`.
+pub fn is_model(path: &Path) -> bool {
+    path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
 }
 
-/// Imports an ONNX model. `values` are inputs whose contents may decide shapes.
+/// Imports a model. `values` are inputs whose contents may decide shapes.
 pub fn import(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> Result<Graph> {
+    if path.is_dir() {
+        if let Some(profile) = args.profile.first() {
+            return Err(miette!("`--profile {profile}`: an encoder from a folder has the ranges of its config.json"));
+        }
+        let context = || format!("cannot import {}", path.display());
+        return kiln_import::hf::bert::load(path).into_diagnostic().wrap_err_with(context);
+    }
     let mut options = onnx::Options::default();
     for spec in &args.profile {
         let (name, range) =
@@ -103,10 +110,10 @@ pub fn build(
     result.into_diagnostic()
 }
 
-/// Opens an engine file, or builds an ONNX model for one target; also gives the names of the inputs among `values` that became constants of
+/// Opens an engine file, or builds a model for one target; also gives the names of the inputs among `values` that became constants of
 /// the model. Built engines are kept under `$KILN_HOME/engines`, keyed by the model's contents, the options and the version; the user is told.
 pub fn open(path: &Path, target: &str, args: &ModelArgs, values: &[(String, Tensor)]) -> Result<(Engine, Vec<String>)> {
-    if !is_onnx(path) {
+    if !is_model(path) {
         return Ok((kiln_engine::load(path).into_diagnostic()?, Vec::new()));
     }
     let home = Home::from_env().into_diagnostic()?;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 /// Runs a model once. An ONNX model is built first and the engine kept for the next time.
 #[derive(clap::Args)]
 pub struct Args {
-    /// An engine (`.kiln`) or an ONNX model.
+    /// An engine (`.kiln`), or a model as `kiln build` takes.
     model: PathBuf,
     /// An input: `name=file.npy`, or a `.npz` whose arrays are the inputs.
     #[arg(short, long, required = true)]

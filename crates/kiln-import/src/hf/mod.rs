@@ -1,4 +1,6 @@
-//! Hugging Face `config.json` for encoders of the BERT family.
+//! Hugging Face folders: `config.json` and safetensors of encoders of the BERT family.
+
+pub mod bert;
 
 use crate::{Error, Result};
 use serde::Deserialize;

@@ -1,6 +1,8 @@
 //! `kiln inspect`.
 
 use super::report::bytes;
+use super::{counters, tensors};
+use kiln_engine::{Engine, TargetImage};
 use miette::{IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,12 +12,18 @@ use std::process::ExitCode;
 pub struct Args {
     /// The engine.
     engine: PathBuf,
-    /// Print the header as JSON.
+    /// Print the header, or the counters, as JSON.
     #[arg(long, conflicts_with_all = ["cuda", "graph"])]
     json: bool,
     /// Print the CUDA C of this kernel (or of all whose name contains this).
     #[arg(long, value_name = "KERNEL")]
     cuda: Option<String>,
+    /// Run once on the simulator and count, by kernel: instructions, memory sectors, bank passes, divergence, matrix operations.
+    #[arg(long, requires = "input", conflicts_with_all = ["cuda", "graph"])]
+    counters: bool,
+    /// An input of the counted run: `name=file.npy`, or a `.npz` whose arrays are the inputs.
+    #[arg(short, long, requires = "counters")]
+    input: Vec<String>,
     /// Which target's kernels; default: the first GPU's.
     #[arg(long)]
     target: Option<String>,
@@ -25,6 +33,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.counters {
+        return count(args);
+    }
     let header = kiln_engine::read_header(&args.engine).into_diagnostic()?;
     if args.json {
         super::print_json(&header)?;
@@ -87,15 +98,37 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_cuda(engine: &kiln_engine::Engine, name: &str, target: Option<&str>) -> Result<ExitCode> {
-    let image = match target {
-        Some(target) => engine.target(target).into_diagnostic()?,
+fn gpu_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetImage> {
+    match target {
+        Some(target) => engine.target(target).into_diagnostic(),
         None => engine
             .targets
             .iter()
             .find(|t| !t.kernels.is_empty())
-            .ok_or_else(|| miette!("this engine has no GPU target; build it with `--target sm_90a` or another"))?,
-    };
+            .ok_or_else(|| miette!("this engine has no GPU target; build it with `--target sm_90a` or another")),
+    }
+}
+
+fn count(args: &Args) -> Result<ExitCode> {
+    let inputs = tensors::load(&args.input)?;
+    let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
+    let target = gpu_image(&engine, args.target.as_deref())?.target.clone();
+    if target == "cpu" {
+        return Err(miette!(
+            "`--counters` runs GPU kernels on the simulator; name a GPU target such as `--target sm_80`"
+        ));
+    }
+    let rows = counters::collect(&engine, &target, &inputs)?;
+    if args.json {
+        super::print_json(&serde_json::json!({ "target": target, "kernels": rows }))?;
+    } else {
+        counters::print(&rows);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitCode> {
+    let image = gpu_image(engine, target)?;
     let kernels = || image.kernels.iter().flat_map(|c| &c.implementation.kernels);
     let mut hits: Vec<_> = kernels().filter(|k| k.entry == name).collect();
     if hits.is_empty() {
@@ -115,7 +148,7 @@ fn print_cuda(engine: &kiln_engine::Engine, name: &str, target: Option<&str>) ->
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_graph(engine: &kiln_engine::Engine, file: &std::path::Path) -> Result<()> {
+fn write_graph(engine: &Engine, file: &std::path::Path) -> Result<()> {
     let graph: kiln_graph::Graph = engine.graph_text.parse().into_diagnostic()?;
     let dot = graph.to_dot();
     if file.extension().is_some_and(|e| e == "dot") {

@@ -3,12 +3,14 @@
 mod bench;
 mod build;
 mod compare;
+mod counters;
 mod doctor;
 mod inspect;
 mod model;
 mod report;
 mod run;
 mod setup;
+mod sim;
 mod tensors;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +40,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Measure latency and throughput.
     Bench(bench::Args),
+    /// Run a kernel of any PTX file on the simulator, with checks.
+    Sim(sim::Args),
 }
 
 /// Runs the command. The exit code is 0 for success and 1 where the command answers a question with no; errors are 2.
@@ -50,6 +54,7 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
     }
 }
 

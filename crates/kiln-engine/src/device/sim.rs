@@ -6,13 +6,15 @@ use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_graph::{Bindings, Dim};
 use kiln_kernels::Kernel;
-use kiln_sim::{Arg, LaunchConfig, Options};
+use kiln_sim::{Arg, CounterReport, LaunchConfig, Options};
+use std::sync::mpsc::Sender;
 
 /// Executes an engine's PTX.
 pub struct SimDevice {
     device: kiln_sim::Device,
     target: String,
     options: Options,
+    counters: Option<Sender<(String, CounterReport)>>,
     memory: Vec<Option<(u64, usize)>>,
     regions: Vec<Region>,
     prepared: Vec<(usize, Vec<Option<Resolved>>)>,
@@ -30,10 +32,18 @@ impl SimDevice {
             device: kiln_sim::Device::default(),
             target: target.to_owned(),
             options,
+            counters: None,
             memory: Vec::new(),
             regions: Vec::new(),
             prepared: Vec::new(),
         }
+    }
+
+    /// Counts what each launch does, and sends the kernel's name and its counters.
+    pub fn with_counters(mut self, to: Sender<(String, CounterReport)>) -> SimDevice {
+        self.options.counters = true;
+        self.counters = Some(to);
+        self
     }
 
     fn address(&self, place: Place) -> Result<u64> {
@@ -151,6 +161,10 @@ impl Device for SimDevice {
             if !report.clean() {
                 let findings = report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
                 return Err(Error::Findings { device: self.name(), kernel: kernel.entry.clone(), findings });
+            }
+            if let (Some(to), Some(counters)) = (&self.counters, report.counters) {
+                // Nobody listens any more: the counts are not wanted.
+                let _ = to.send((kernel.entry.clone(), counters));
             }
         }
         Ok(())

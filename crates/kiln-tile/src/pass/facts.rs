@@ -1,6 +1,6 @@
 //! What is known about index expressions: their range, a divisor, and how they vary over the lanes of a wide access.
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Scalar};
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
 use crate::program::{Param, Program, Scope};
 use std::collections::HashMap;
@@ -153,7 +153,7 @@ impl Facts {
     /// A divisor of the expression's value in lane 0 (0 if that value is zero).
     pub fn multiple(&self, e: &Expr) -> i128 {
         match e.kind() {
-            ExprKind::Const(value) => value.as_i128().abs(),
+            ExprKind::Const(Scalar::Int(value)) => value.saturating_abs(),
             ExprKind::Var(var) => self.vars.get(&var.id).map_or(1, |facts| facts.multiple),
             ExprKind::Binary(op, a, b) => {
                 let (x, y) = (self.multiple(a), self.multiple(b));

@@ -1,8 +1,11 @@
-//! Nanoseconds an instruction takes, by class, on one thread.
+//! Nanoseconds an instruction takes, by class, on one thread. An argument names those wanted: `speed ld.global`.
 
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
 
 fn time(name: &str, unroll: usize, body: &str) {
+    if std::env::args().nth(1).is_some_and(|wanted| !name.contains(&wanted)) {
+        return;
+    }
     let body = body.repeat(unroll);
     let ptx = format!(
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 p){{\n\

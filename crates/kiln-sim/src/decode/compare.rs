@@ -3,7 +3,7 @@
 use super::logic::{flip, write_pred};
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{Lane, Regs, f1};
+use crate::exec::{Lane, Regs, ballot, f1, wide};
 use crate::num::{bf16_to_f32, f16_to_f32};
 use crate::ptx::{Arg, Stmt};
 
@@ -20,12 +20,13 @@ type Compare = Box<dyn Fn(&Regs) -> u32 + Send + Sync>;
 
 fn bits_of<A: Lane>(a: u32, b: u32, f: impl Fn(A, A) -> bool + Send + Sync + 'static) -> Compare {
     Box::new(move |regs| {
-        let (x, y) = (A::get(regs, a), A::get(regs, b));
-        let mut out = 0;
-        for i in 0..32 {
-            out |= u32::from(f(x[i], y[i])) << i;
-        }
-        out
+        wide(
+            #[inline(always)]
+            || {
+                let (x, y) = (A::get(regs, a), A::get(regs, b));
+                ballot(|i| f(x[i], y[i]))
+            },
+        )
     })
 }
 

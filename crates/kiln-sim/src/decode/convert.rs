@@ -3,7 +3,7 @@
 use super::float::rounding;
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{AluFn, f1, f1_wide, f2, f2_wide, f3};
+use crate::exec::{AluFn, f1, f2, f3};
 use crate::num::{
     BF16, E4M3, E5M2, F16, Format, Round, TF32, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, ftz, round_f32,
     sticky,
@@ -111,11 +111,11 @@ fn scalar(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, to: Ty, from: Ty) -> 
     // The conversions that inner loops use.
     if !saturate && !relu && !flush && mode == Round::Nearest && !dw && !sw {
         match (to, from) {
-            (Ty::F32, Ty::F16) => return alu(f1_wide::<u32>(d, s, |v| f16_to_f32(v & 0xffff).to_bits())),
-            (Ty::F32, Ty::Bf16) => return alu(f1_wide::<u32>(d, s, |v| v << 16)),
-            (Ty::F16, Ty::F32) => return alu(f1_wide::<u32>(d, s, |v| f32_to_f16(f32::from_bits(v)))),
-            (Ty::Bf16, Ty::F32) => return alu(f1_wide::<u32>(d, s, |v| f32_to_bf16(f32::from_bits(v)))),
-            (Ty::F32, Ty::S32) => return alu(f1_wide::<u32>(d, s, |v| (v as i32 as f32).to_bits())),
+            (Ty::F32, Ty::F16) => return alu(f1::<u32, u32>(d, s, |v| f16_to_f32(v & 0xffff).to_bits())),
+            (Ty::F32, Ty::Bf16) => return alu(f1::<u32, u32>(d, s, |v| v << 16)),
+            (Ty::F16, Ty::F32) => return alu(f1::<u32, u32>(d, s, |v| f32_to_f16(f32::from_bits(v)))),
+            (Ty::Bf16, Ty::F32) => return alu(f1::<u32, u32>(d, s, |v| f32_to_bf16(f32::from_bits(v)))),
+            (Ty::F32, Ty::S32) => return alu(f1::<u32, u32>(d, s, |v| (v as i32 as f32).to_bits())),
             _ => {}
         }
     }
@@ -225,10 +225,10 @@ fn to_pair(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, to: Ty) -> Decoded {
     let width = to.bits() / 2;
     alu(match to {
         Ty::F16x2 if plain => {
-            f2_wide::<u32>(d, s, |hi, lo| f32_to_f16(f32::from_bits(hi)) << 16 | f32_to_f16(f32::from_bits(lo)))
+            f2::<u32, u32, u32>(d, s, |hi, lo| f32_to_f16(f32::from_bits(hi)) << 16 | f32_to_f16(f32::from_bits(lo)))
         }
         Ty::Bf16x2 if plain => {
-            f2_wide::<u32>(d, s, |hi, lo| f32_to_bf16(f32::from_bits(hi)) << 16 | f32_to_bf16(f32::from_bits(lo)))
+            f2::<u32, u32, u32>(d, s, |hi, lo| f32_to_bf16(f32::from_bits(hi)) << 16 | f32_to_bf16(f32::from_bits(lo)))
         }
         _ => f2::<u32, f32, f32>(d, s, move |hi, lo| {
             let one = |x: f32| f.encode(if relu && x <= 0.0 { 0.0 } else { x.into() }, mode, satfinite);

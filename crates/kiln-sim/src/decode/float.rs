@@ -2,7 +2,7 @@
 
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{AluFn, f1, f1_wide, f2, f2_wide, f3, f3_wide};
+use crate::exec::{AluFn, f1, f2, f3};
 use crate::num::{Round, add_odd, cos_approx, ex2_approx, ftz, lg2_approx, rcp_approx, round_f32, rsqrt_approx, sat};
 use crate::num::{sin_approx, sticky, tanh_approx};
 use crate::ptx::Stmt;
@@ -36,10 +36,10 @@ fn f32_op(
     f: impl Fn(f32, f32, f32) -> f32 + Copy + Send + Sync + 'static,
 ) -> AluFn {
     match (flush, saturate) {
-        (false, false) => f3_wide::<f32>(d, s, f),
-        (true, false) => f3_wide::<f32>(d, s, move |x, y, z| ftz(f(ftz(x), ftz(y), ftz(z)))),
-        (false, true) => f3_wide::<f32>(d, s, move |x, y, z| sat(f(x, y, z))),
-        (true, true) => f3_wide::<f32>(d, s, move |x, y, z| sat(ftz(f(ftz(x), ftz(y), ftz(z))))),
+        (false, false) => f3::<f32, f32, f32, f32>(d, s, f),
+        (true, false) => f3::<f32, f32, f32, f32>(d, s, move |x, y, z| ftz(f(ftz(x), ftz(y), ftz(z)))),
+        (false, true) => f3::<f32, f32, f32, f32>(d, s, move |x, y, z| sat(f(x, y, z))),
+        (true, true) => f3::<f32, f32, f32, f32>(d, s, move |x, y, z| sat(ftz(f(ftz(x), ftz(y), ftz(z))))),
     }
 }
 
@@ -172,10 +172,10 @@ fn double(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
         return directed(d, rows, code.base, mode);
     }
     alu(match (code.base, stmt.args.len() - 1) {
-        ("add", 2) => f2_wide::<f64>(d, two, |x, y| x + y),
-        ("sub", 2) => f2_wide::<f64>(d, two, |x, y| x - y),
-        ("mul", 2) => f2_wide::<f64>(d, two, |x, y| x * y),
-        ("fma" | "mad", 3) => f3_wide::<f64>(d, rows, |x, y, z| x.mul_add(y, z)),
+        ("add", 2) => f2::<f64, f64, f64>(d, two, |x, y| x + y),
+        ("sub", 2) => f2::<f64, f64, f64>(d, two, |x, y| x - y),
+        ("mul", 2) => f2::<f64, f64, f64>(d, two, |x, y| x * y),
+        ("fma" | "mad", 3) => f3::<f64, f64, f64, f64>(d, rows, |x, y, z| x.mul_add(y, z)),
         ("div", 2) => f2::<f64, f64, f64>(d, two, |x, y| x / y),
         // The approximate f64 forms keep the upper 32 bits of the result.
         ("rcp", 1) if code.has("approx") => f1::<f64, f64>(d, rows[0], |x| high_word(1.0 / x)),
@@ -184,8 +184,8 @@ fn double(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
         ("rsqrt", 1) => f1::<f64, f64>(d, rows[0], |x| 1.0 / x.sqrt()),
         ("rcp", 1) => f1::<f64, f64>(d, rows[0], |x| 1.0 / x),
         ("sqrt", 1) => f1::<f64, f64>(d, rows[0], f64::sqrt),
-        ("abs", 1) => f1_wide::<f64>(d, rows[0], f64::abs),
-        ("neg", 1) => f1_wide::<f64>(d, rows[0], |x| -x),
+        ("abs", 1) => f1::<f64, f64>(d, rows[0], f64::abs),
+        ("neg", 1) => f1::<f64, f64>(d, rows[0], |x| -x),
         ("min", 2) => {
             f2::<f64, f64, f64>(
                 d,

@@ -2,7 +2,7 @@
 
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{AluFn, Lane, Regs, f1, f2, f2_wide, f3, f3_wide};
+use crate::exec::{AluFn, Lane, Regs, f1, f2, f3};
 use crate::ptx::Stmt;
 
 /// `f2` at the width and signedness of a type.
@@ -40,8 +40,8 @@ pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded
             let f: AluFn = match base {
                 "add" if code.has("sat") => f2::<i32, i32, i32>(d, s, |x, y| x.saturating_add(y)),
                 "sub" if code.has("sat") => f2::<i32, i32, i32>(d, s, |x, y| x.saturating_sub(y)),
-                "add" if bits == 32 => f2_wide::<u32>(d, s, |x, y| x.wrapping_add(y)),
-                "add" if bits == 64 => f2_wide::<u64>(d, s, |x, y| x.wrapping_add(y)),
+                "add" if bits == 32 => f2::<u32, u32, u32>(d, s, |x, y| x.wrapping_add(y)),
+                "add" if bits == 64 => f2::<u64, u64, u64>(d, s, |x, y| x.wrapping_add(y)),
                 "add" => binary!(ty, d, s, |x, y| x.wrapping_add(y)),
                 "sub" => binary!(ty, d, s, |x, y| x.wrapping_sub(y)),
                 "min" => binary!(ty, d, s, |x, y| x.min(y)),
@@ -109,7 +109,7 @@ pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded
                 }),
                 (false, false, _) => match bits {
                     16 => f3::<u16, u16, u16, u16>(d, s, |x, y, z| x.wrapping_mul(y).wrapping_add(z)),
-                    32 => f3_wide::<u32>(d, s, |x, y, z| x.wrapping_mul(y).wrapping_add(z)),
+                    32 => f3::<u32, u32, u32, u32>(d, s, |x, y, z| x.wrapping_mul(y).wrapping_add(z)),
                     _ => f3::<u64, u64, u64, u64>(d, s, |x, y, z| x.wrapping_mul(y).wrapping_add(z)),
                 },
                 _ => return Ok(None),

@@ -4,9 +4,7 @@
 use super::op::Special;
 use super::operand::{Build, alu, arg, immediate, items};
 use super::{Clock, Code, Decoded, Op, Ty, compare};
-use crate::exec::{
-    AluFn, FULL, LANES, LOCAL_BASE, Lane, PARAM_BASE, Regs, SHARED_BASE, WINDOW, f1, f2, f2_wide, f3, wide,
-};
+use crate::exec::{AluFn, FULL, LANES, LOCAL_BASE, Lane, PARAM_BASE, Regs, SHARED_BASE, WINDOW, f1, f2, f3, wide};
 use crate::ptx::{Arg, RegKind, Stmt};
 
 pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
@@ -100,12 +98,12 @@ fn bitwise(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
     }
     let s = [x, b.value(bits, arg(stmt, 2)?)?];
     alu(match (code.base, bits) {
-        ("and", 64) => f2_wide::<u64>(d, s, |x, y| x & y),
-        ("or", 64) => f2_wide::<u64>(d, s, |x, y| x | y),
-        ("xor", 64) => f2_wide::<u64>(d, s, |x, y| x ^ y),
-        ("and", _) => f2_wide::<u32>(d, s, |x, y| x & y),
-        ("or", _) => f2_wide::<u32>(d, s, |x, y| x | y),
-        ("xor", _) => f2_wide::<u32>(d, s, |x, y| x ^ y),
+        ("and", 64) => f2::<u64, u64, u64>(d, s, |x, y| x & y),
+        ("or", 64) => f2::<u64, u64, u64>(d, s, |x, y| x | y),
+        ("xor", 64) => f2::<u64, u64, u64>(d, s, |x, y| x ^ y),
+        ("and", _) => f2::<u32, u32, u32>(d, s, |x, y| x & y),
+        ("or", _) => f2::<u32, u32, u32>(d, s, |x, y| x | y),
+        ("xor", _) => f2::<u32, u32, u32>(d, s, |x, y| x ^ y),
         _ => return Ok(None),
     })
 }

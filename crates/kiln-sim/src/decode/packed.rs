@@ -3,7 +3,7 @@
 use super::float::{min_max, rounding};
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
-use crate::exec::{LANES, Lane, Regs, f1, f2, f3, f3_wide, wide};
+use crate::exec::{LANES, Lane, Regs, f1, f2, f3, wide};
 use crate::num::{BF16, Round, add_odd, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, tanh_approx};
 use crate::ptx::Stmt;
 
@@ -109,11 +109,11 @@ fn half<H: Half>(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt, packed: bool) 
             if plain {
                 // The form that inner loops use, without the modifiers' selects.
                 return alu(if packed {
-                    f3_wide::<u32>(d, rows, move |x, y, z| {
+                    f3::<u32, u32, u32, u32>(d, rows, move |x, y, z| {
                         f(x & 0xffff, y & 0xffff, z & 0xffff) & 0xffff | f(x >> 16, y >> 16, z >> 16) << 16
                     })
                 } else {
-                    f3_wide::<u32>(d, rows, move |x, y, z| f(x & 0xffff, y & 0xffff, z & 0xffff) & 0xffff)
+                    f3::<u32, u32, u32, u32>(d, rows, move |x, y, z| f(x & 0xffff, y & 0xffff, z & 0xffff) & 0xffff)
                 });
             }
             let one = move |x: u32, y: u32, z: u32| -> u32 { after(f(clean(x), clean(y), clean(z))) & 0xffff };

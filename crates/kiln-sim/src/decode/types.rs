@@ -88,6 +88,6 @@ impl Ty {
     }
 
     pub(crate) fn signed(self) -> bool {
-        matches!(self, Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64)
+        matches!(self, Ty::S4 | Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64)
     }
 }

@@ -40,11 +40,7 @@ impl Buffer {
 
     /// Replaces the bits of `mask` in the word at a byte offset.
     pub(crate) fn set_bits(&self, off: u64, value: u32, mask: u32) {
-        let word = &self.words[(off / 4) as usize];
-        let mut old = word.load(Relaxed);
-        while let Err(now) = word.compare_exchange_weak(old, old & !mask | value & mask, Relaxed, Relaxed) {
-            old = now;
-        }
+        set_bits(&self.words[(off / 4) as usize], value, mask);
     }
 
     pub(crate) fn read(&self, off: u64, out: &mut [u8]) {
@@ -68,5 +64,13 @@ impl Buffer {
                 (at, rest) = (at + 1, &rest[1..]);
             }
         }
+    }
+}
+
+/// Replaces the bits of `mask` in a word.
+pub(crate) fn set_bits(word: &AtomicU32, value: u32, mask: u32) {
+    let mut old = word.load(Relaxed);
+    while let Err(now) = word.compare_exchange_weak(old, old & !mask | value & mask, Relaxed, Relaxed) {
+        old = now;
     }
 }

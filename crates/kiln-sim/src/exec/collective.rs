@@ -1,7 +1,7 @@
 //! Warp collectives.
 
 use super::cluster::Cluster;
-use super::regs::{LANES, Lane};
+use super::regs::{FULL, LANES, Lane, ballot, wide};
 use super::step::{Flow, lanes};
 use super::warp::Warp;
 use crate::check::FindingKind;
@@ -25,25 +25,24 @@ impl Cluster<'_> {
             return Flow::Moved;
         }
         let (v, b, c) = (u32::get(&w.regs, src), u32::get(&w.regs, b), u32::get(&w.regs, c));
+        // From the lane, its operand, the last lane of its segment and the operand as a lane of the segment.
+        let (from, ok) = match mode {
+            ShflMode::Up => sources(&b, &c, |lane, delta, max, _| {
+                (lane.wrapping_sub(delta), lane as i32 - delta as i32 >= max as i32)
+            }),
+            ShflMode::Down => sources(&b, &c, |lane, delta, max, _| (lane + delta, lane + delta <= max)),
+            ShflMode::Bfly => sources(&b, &c, |lane, delta, max, _| (lane ^ delta, lane ^ delta <= max)),
+            ShflMode::Idx => sources(&b, &c, |_, _, max, named| (named, named <= max)),
+        };
         let mut out = v;
-        let mut ok = 0;
-        for lane in 0..LANES as u32 {
-            let i = lane as usize;
-            let (delta, clamp, seg) = (b[i] & 31, c[i] & 31, c[i] >> 8 & 31);
-            let max = lane & seg | clamp & !seg;
-            let min = lane & seg;
-            let (from, inside) = match mode {
-                ShflMode::Up => (lane.wrapping_sub(delta), lane as i32 - delta as i32 >= max as i32),
-                ShflMode::Down => (lane + delta, lane + delta <= max),
-                ShflMode::Bfly => (lane ^ delta, lane ^ delta <= max),
-                ShflMode::Idx => (min | delta & !seg, min | delta & !seg <= max),
-            };
-            let from = if inside { from } else { lane };
-            ok |= u32::from(inside) << lane;
-            out[i] = v[(from & 31) as usize];
-            if inside && m >> lane & 1 != 0 && m >> (from & 31) & 1 == 0 {
-                let text = format!("reads lane {from}, which does not take part (executing lanes {m:#010x})");
-                self.report(w, i, FindingKind::InvalidOperand, None, text);
+        for (out, from) in out.iter_mut().zip(from) {
+            *out = v[from as usize & 31];
+        }
+        if m != FULL {
+            let astray = ok & m & ballot(|i| m >> from[i] & 1 == 0);
+            for lane in lanes(astray) {
+                let text = format!("reads lane {}, which does not take part (executing lanes {m:#010x})", from[lane]);
+                self.report(w, lane, FindingKind::InvalidOperand, None, text);
             }
         }
         u32::put(&mut w.regs, dst, &out, m);
@@ -152,4 +151,28 @@ impl Cluster<'_> {
         *old = *old & !m | 1 << lead;
         Flow::Next
     }
+}
+
+/// The lane that each lane of a `shfl` reads (itself, where the source is outside its segment), and which are inside.
+#[inline(always)]
+fn sources(
+    b: &[u32; LANES],
+    c: &[u32; LANES],
+    source: impl Fn(u32, u32, u32, u32) -> (u32, bool),
+) -> ([u32; LANES], u32) {
+    wide(
+        #[inline(always)]
+        || {
+            let (mut from, mut inside) = ([0; LANES], [false; LANES]);
+            for i in 0..LANES {
+                let lane = i as u32;
+                let (delta, clamp, seg) = (b[i] & 31, c[i] & 31, c[i] >> 8 & 31);
+                let (max, named) = (lane & seg | clamp & !seg, lane & seg | delta & !seg);
+                let (to, fits) = source(lane, delta, max, named);
+                inside[i] = fits;
+                from[i] = if fits { to & 31 } else { lane };
+            }
+            (from, ballot(|i| inside[i]))
+        },
+    )
 }

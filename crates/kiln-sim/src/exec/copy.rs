@@ -3,9 +3,12 @@
 //! With the async check on, a copy lands only when its thread waits for it: until then the destination holds
 //! NaNs and counts as unwritten, and the source is read at a random end of the window.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::cluster::Cluster;
+use super::fast::Kind;
 use super::memory::resolve;
-use super::regs::LANES;
+use super::regs::{LANES, ballot};
 use super::step::lanes;
 use super::warp::{Copy16, CopyGroup, Warp};
 use crate::check::{Access, FindingKind};
@@ -24,10 +27,10 @@ impl Cluster<'_> {
         ignore: Option<(u32, bool)>,
         m: u32,
     ) {
-        let (dsts, srcs) = (w.addresses(dst), w.addresses(src));
-        if self.cp_async_fast(w, &dsts, &srcs, size, src_size, ignore, m) {
+        if ignore.is_none() && self.cp_async_fast(w, dst, src, size, src_size, m) {
             return;
         }
+        let (dsts, srcs) = (w.addresses(dst), w.addresses(src));
         self.count_access(w, Space::Shared, &dsts, m, size, true);
         let delayed = self.run.options.checks.async_copies;
         for lane in lanes(m) {
@@ -81,50 +84,49 @@ impl Cluster<'_> {
     }
 
     /// Copies with nothing to check: all in one allocation and this CTA's shared memory.
-    #[allow(clippy::too_many_arguments)]
     fn cp_async_fast(
         &mut self,
         w: &mut Warp,
-        dsts: &[u64; LANES],
-        srcs: &[u64; LANES],
+        dst: &Addr,
+        src: &Addr,
         size: u32,
         src_size: Option<u32>,
-        ignore: Option<(u32, bool)>,
         m: u32,
     ) -> bool {
-        let checks = &self.run.options.checks;
-        let cta = &mut self.ctas[w.cta];
-        if checks.async_copies
-            || checks.global_races
-            || cta.shadow.is_some()
-            || self.counters.is_some()
-            || ignore.is_some()
-        {
+        if self.run.options.checks.async_copies {
             return false;
         }
-        let valid = |lane: usize| src_size.map_or(size, |row| w.regs.r[row as usize][lane]);
-        let bytes = self.run.program.shared + self.run.dynamic;
-        let fits = |lane: usize| {
-            let d = dsts[lane] as u32;
-            let v = valid(lane);
-            let source = v == 0 || self.run.buffers.get(w.last_buffer).is_some_and(|b| b.holds(srcs[lane], v.into()));
-            d.is_multiple_of(size)
-                && d < bytes
-                && bytes - d >= size
-                && (v == 0 || v == size)
-                && srcs[lane].is_multiple_of(size.into())
-                && source
-        };
-        if !lanes(m).all(fits) {
-            // The allocation may merely have changed: the checked path finds it for the next time.
+        // Lanes that take nothing of the source may point anywhere.
+        let (mut from, mut part) = (m, 0);
+        if let Some(row) = src_size {
+            let valid = &w.regs.r[row as usize];
+            from = m & ballot(|lane| valid[lane] != 0);
+            part = m & ballot(|lane| valid[lane] != 0 && valid[lane] != size);
+        }
+        if part != 0 {
             return false;
         }
-        let Some(buffer) = self.run.buffers.get(w.last_buffer) else { return false };
+        let Some(to) = self.fast_target(w, Space::Shared, dst, m, size) else { return false };
+        let Some(to) = to.offsets(&w.regs, dst, m, 0) else { return false };
+        let words = size as usize / 4;
+        if from == 0 {
+            let shared = &mut self.ctas[w.cta].shared;
+            lanes(m).for_each(|lane| shared[to.at[lane] as usize / 4..][..words].fill(0));
+            return true;
+        }
+        let Some(source) = self.fast_target(w, Space::Global, src, from, size) else { return false };
+        let Some(at) = source.offsets(&w.regs, src, from, 0) else { return false };
+        let Kind::Buffer(i) = source.kind else { return false };
+        let memory = &self.run.buffers[i].words;
+        let shared = &mut self.ctas[w.cta].shared;
         for lane in lanes(m) {
-            let to = dsts[lane] as u32 as usize / 4;
-            for k in 0..size as usize / 4 {
-                cta.shared[to + k] =
-                    if valid(lane) == 0 { 0 } else { buffer.word(srcs[lane] - buffer.base + 4 * k as u64) };
+            let to = &mut shared[to.at[lane] as usize / 4..][..words];
+            if from >> lane & 1 == 0 {
+                to.fill(0);
+                continue;
+            }
+            for (to, word) in to.iter_mut().zip(&memory[at.at[lane] as usize / 4..][..words]) {
+                *to = word.load(Relaxed);
             }
         }
         true

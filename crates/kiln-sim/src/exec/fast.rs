@@ -1,247 +1,370 @@
 //! Loads and stores without checks to run: the whole warp in one allocation, in this CTA's shared memory or in
 //! local memory. Anything unusual is left to the checked path, which also reports what is wrong.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::cluster::Cluster;
-use super::regs::LANES;
+use super::regs::{FULL, LANES, Regs, wide};
 use super::step::lanes;
 use super::warp::Warp;
 use super::{LOCAL_BASE, SHARED_BASE};
-use crate::decode::{Move, Reg};
+use crate::decode::{Addr, Move, Reg};
 use crate::ptx::Space;
 
-/// Where all lanes of a fast access go, with byte offsets in it.
-enum Target {
+/// What all lanes of a fast access touch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
     Buffer(usize),
     Shared,
     Local,
 }
 
+/// Where a fast access goes.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub kind: Kind,
+    /// Address of its first byte.
+    base: u64,
+    /// Largest offset at which the access still fits.
+    limit: u32,
+    /// Bytes of the access.
+    bytes: u32,
+}
+
+/// Byte offsets of the lanes in the target; `run` if all lanes take part and lie one behind another.
+pub(super) struct Offsets {
+    pub at: [u32; LANES],
+    pub run: bool,
+}
+
+/// Words that lanes load from and store to.
+trait Memory {
+    fn word(&self, i: usize) -> u32;
+    fn set_word(&mut self, i: usize, value: u32);
+    /// Replaces the bits of `mask`.
+    fn set_bits(&mut self, i: usize, value: u32, mask: u32);
+    /// The words from `at` as a run of its own, if there are `n`.
+    fn run(&mut self, at: usize, n: usize) -> Option<impl Memory>;
+}
+
+impl Memory for &[AtomicU32] {
+    #[inline(always)]
+    fn word(&self, i: usize) -> u32 {
+        self[i].load(Relaxed)
+    }
+    #[inline(always)]
+    fn set_word(&mut self, i: usize, value: u32) {
+        self[i].store(value, Relaxed);
+    }
+    #[inline(always)]
+    fn set_bits(&mut self, i: usize, value: u32, mask: u32) {
+        super::buffer::set_bits(&self[i], value, mask);
+    }
+    #[inline(always)]
+    fn run(&mut self, at: usize, n: usize) -> Option<impl Memory> {
+        self.get(at..at + n)
+    }
+}
+
+impl Memory for &mut [u32] {
+    #[inline(always)]
+    fn word(&self, i: usize) -> u32 {
+        self[i]
+    }
+    #[inline(always)]
+    fn set_word(&mut self, i: usize, value: u32) {
+        self[i] = value;
+    }
+    #[inline(always)]
+    fn set_bits(&mut self, i: usize, value: u32, mask: u32) {
+        self[i] = self[i] & !mask | value & mask;
+    }
+    #[inline(always)]
+    fn run(&mut self, at: usize, n: usize) -> Option<impl Memory> {
+        self.get_mut(at..at + n)
+    }
+}
+
 impl Cluster<'_> {
-    /// Finds the common target of an access, if it has one and nothing watches it.
-    #[inline]
-    fn fast_target(
-        &self,
-        w: &mut Warp,
-        space: Space,
-        addrs: &[u64; LANES],
-        m: u32,
-        bytes: u32,
-    ) -> Option<(Target, [u32; LANES])> {
+    /// Finds what the first lane of an access of `bytes` bytes touches, if nothing watches that.
+    #[inline(always)]
+    pub(super) fn fast_target(&self, w: &mut Warp, space: Space, addr: &Addr, m: u32, bytes: u32) -> Option<Target> {
         if self.counters.is_some() {
             return None;
         }
-        let first = addrs[Warp::lead(m)];
-        let (target, base, len) = match space {
-            Space::Shared => (Target::Shared, 0, u64::from(self.run.program.shared + self.run.dynamic)),
-            Space::Local => (Target::Local, 0, u64::from(self.run.program.frame)),
+        let lead = Warp::lead(m);
+        let first =
+            if addr.wide { w.regs.d[addr.row as usize][lead] } else { w.regs.r[addr.row as usize][lead].into() };
+        let first = first.wrapping_add(addr.off as u64);
+        let shared = u64::from(self.run.program.shared + self.run.dynamic);
+        let frame = u64::from(self.run.program.frame);
+        let (kind, base, len) = match space {
+            Space::Shared => (Kind::Shared, 0, shared),
+            Space::Local => (Kind::Local, 0, frame),
+            Space::Generic if first >> 48 != 0 => match first & 0xffff_0000_0000_0000 {
+                SHARED_BASE => (Kind::Shared, SHARED_BASE, shared),
+                LOCAL_BASE => (Kind::Local, LOCAL_BASE, frame),
+                _ => return None,
+            },
             Space::Global | Space::Const | Space::Generic => {
-                if space == Space::Generic && first >> 48 != 0 {
-                    match first & 0xffff_0000_0000_0000 {
-                        SHARED_BASE => {
-                            (Target::Shared, SHARED_BASE, u64::from(self.run.program.shared + self.run.dynamic))
-                        }
-                        LOCAL_BASE => (Target::Local, LOCAL_BASE, u64::from(self.run.program.frame)),
-                        _ => return None,
-                    }
-                } else {
-                    if !self.run.buffers.get(w.last_buffer)?.holds(first, bytes.into()) {
-                        let i = self.run.buffers.partition_point(|b| b.base <= first).checked_sub(1)?;
-                        w.last_buffer = i;
-                    }
-                    let b = self.run.buffers.get(w.last_buffer)?;
-                    (Target::Buffer(w.last_buffer), b.base, b.len)
+                if !self.run.buffers.get(w.last_buffer)?.holds(first, bytes.into()) {
+                    let i = self.run.buffers.partition_point(|b| b.base <= first).checked_sub(1)?;
+                    w.last_buffer = i;
                 }
+                let b = self.run.buffers.get(w.last_buffer)?;
+                (Kind::Buffer(w.last_buffer), b.base, b.len)
             }
             Space::SharedCluster | Space::Param => return None,
         };
-        match target {
-            Target::Buffer(_) if self.run.options.checks.global_races => return None,
-            Target::Shared if self.ctas[w.cta].shadow.is_some() => return None,
+        match kind {
+            Kind::Buffer(_) if self.run.options.checks.global_races => return None,
+            Kind::Shared if self.ctas[w.cta].shadow.is_some() => return None,
             _ => {}
         }
         // Offsets above 4 GiB are rare enough for the checked path.
-        let limit = len.checked_sub(bytes.into())?.min(u32::MAX.into());
-        let align = u64::from(bytes - 1);
-        let mask32 = matches!(target, Target::Shared) && base == 0;
-        let mut offs = [0u32; LANES];
-        let mut bad = false;
-        for lane in 0..LANES {
-            let a = if mask32 { addrs[lane] & 0xffff_ffff } else { addrs[lane] };
-            let off = a.wrapping_sub(base);
-            bad |= (m >> lane & 1 != 0) & ((off > limit) | (a & align != 0));
-            offs[lane] = off as u32;
-        }
-        (!bad).then_some((target, offs))
+        let limit = len.checked_sub(bytes.into())?.min(u32::MAX.into()) as u32;
+        Some(Target { kind, base, limit, bytes })
     }
 
     /// Performs a load, or returns false.
-    pub(crate) fn fast_load(&mut self, w: &mut Warp, mv: &Move, addrs: &[u64; LANES], m: u32) -> bool {
-        let Some((target, offs)) = self.fast_target(w, mv.space, addrs, m, mv.total) else { return false };
-        match target {
-            Target::Buffer(i) => {
-                let words = &self.run.buffers[i].words;
-                load(w, mv, &offs, m, |at, _| words[at].load(Relaxed));
-            }
-            Target::Shared => {
-                let words = &self.ctas[w.cta].shared;
-                load(w, mv, &offs, m, |at, _| words[at]);
-            }
-            Target::Local => {
-                let frame = self.run.program.frame as usize / 4;
-                let local = std::mem::take(&mut w.local);
-                load(w, mv, &offs, m, |at, lane| local[lane * frame + at]);
-                w.local = local;
-            }
+    pub(crate) fn fast_load(&mut self, w: &mut Warp, mv: &Move, m: u32) -> bool {
+        let Some(t) = self.fast_target(w, mv.space, &mv.addr, m, mv.total) else { return false };
+        match t.kind {
+            Kind::Buffer(i) => load(&mut w.regs, mv, t, m, 0, &*self.run.buffers[i].words),
+            Kind::Shared => load(&mut w.regs, mv, t, m, 0, &mut *self.ctas[w.cta].shared),
+            Kind::Local => load(&mut w.regs, mv, t, m, self.run.program.frame, &mut *w.local),
         }
-        true
     }
 
     /// Performs a store, or returns false.
-    pub(crate) fn fast_store(&mut self, w: &mut Warp, mv: &Move, addrs: &[u64; LANES], m: u32) -> bool {
+    pub(crate) fn fast_store(&mut self, w: &mut Warp, mv: &Move, m: u32) -> bool {
         if mv.space == Space::Const || mv.size == 16 {
             return false;
         }
-        let Some((target, offs)) = self.fast_target(w, mv.space, addrs, m, mv.total) else { return false };
-        match target {
-            Target::Buffer(i) => {
-                let buffer = &self.run.buffers[i];
-                store(w, mv, &offs, m, |off, _, value, mask| {
-                    if mask == u32::MAX {
-                        buffer.words[off as usize / 4].store(value, Relaxed);
-                    } else {
-                        buffer.set_bits(off.into(), value, mask);
-                    }
-                });
-            }
-            Target::Shared => {
-                let words = &mut self.ctas[w.cta].shared;
-                store(w, mv, &offs, m, |off, _, value, mask| {
-                    let word = &mut words[off as usize / 4];
-                    *word = *word & !mask | value & mask;
-                });
-            }
-            Target::Local => {
-                let frame = self.run.program.frame as usize / 4;
-                let mut local = std::mem::take(&mut w.local);
-                store(w, mv, &offs, m, |off, lane, value, mask| {
-                    let word = &mut local[lane * frame + off as usize / 4];
-                    *word = *word & !mask | value & mask;
-                });
-                w.local = local;
-            }
-        }
-        true
-    }
-}
-
-#[inline(always)]
-fn load(w: &mut Warp, mv: &Move, offs: &[u32; LANES], m: u32, word: impl Fn(usize, usize) -> u32) {
-    for (i, reg) in mv.regs.iter().enumerate() {
-        let at = i as u32 * mv.size;
-        match (*reg, mv.size) {
-            (Reg::R(row), 4) => {
-                let row = &mut w.regs.r[row as usize];
-                if m == u32::MAX {
-                    for lane in 0..LANES {
-                        row[lane] = word((offs[lane] + at) as usize / 4, lane);
-                    }
-                } else {
-                    lanes(m).for_each(|lane| row[lane] = word((offs[lane] + at) as usize / 4, lane));
-                }
-            }
-            (Reg::R(row), 1 | 2) => {
-                let row = &mut w.regs.r[row as usize];
-                let shift = 32 - 8 * mv.size;
-                for lane in lanes(m) {
-                    let off = offs[lane] + at;
-                    let v = word(off as usize / 4, lane) >> (8 * (off % 4)) << shift;
-                    row[lane] = if mv.signed { (v as i32 >> shift) as u32 } else { v >> shift };
-                }
-            }
-            (Reg::D(row), _) => {
-                let row = &mut w.regs.d[row as usize];
-                for lane in lanes(m) {
-                    let off = offs[lane] + at;
-                    let index = off as usize / 4;
-                    row[lane] = match mv.size {
-                        8 => u64::from(word(index, lane)) | u64::from(word(index + 1, lane)) << 32,
-                        size => {
-                            let shift = 64 - 8 * size;
-                            let v = u64::from(word(index, lane)) >> (8 * (off % 4)) << shift;
-                            if mv.signed { (v as i64 >> shift) as u64 } else { v >> shift }
-                        }
-                    };
-                }
-            }
-            (Reg::Q(row), _) => {
-                for k in 0..2 {
-                    let row = &mut w.regs.d[row as usize + k];
-                    for lane in lanes(m) {
-                        let index = (offs[lane] + at) as usize / 4 + 2 * k;
-                        row[lane] = u64::from(word(index, lane)) | u64::from(word(index + 1, lane)) << 32;
-                    }
-                }
-            }
-            (Reg::R(_) | Reg::None, _) => {}
+        let Some(t) = self.fast_target(w, mv.space, &mv.addr, m, mv.total) else { return false };
+        match t.kind {
+            Kind::Buffer(i) => store(&w.regs, mv, t, m, 0, &*self.run.buffers[i].words),
+            Kind::Shared => store(&w.regs, mv, t, m, 0, &mut *self.ctas[w.cta].shared),
+            Kind::Local => store(&w.regs, mv, t, m, self.run.program.frame, &mut *w.local),
         }
     }
 }
 
-/// Calls `put(byte offset, lane, value, mask)` for every word touched, in lane order.
-#[inline(always)]
-fn store(w: &Warp, mv: &Move, offs: &[u32; LANES], m: u32, mut put: impl FnMut(u32, usize, u32, u32)) {
-    for (i, reg) in mv.regs.iter().enumerate() {
-        let at = i as u32 * mv.size;
-        match (*reg, mv.size) {
-            (Reg::R(row), 4) => {
-                let row = &w.regs.r[row as usize];
-                lanes(m).for_each(|lane| put(offs[lane] + at, lane, row[lane], u32::MAX));
-            }
-            (Reg::R(row), 2) if mv.regs.len() == 1 => {
-                let row = &w.regs.r[row as usize];
-                let mut rest = m;
-                while rest != 0 {
-                    let lane = rest.trailing_zeros() as usize;
-                    rest &= rest - 1;
-                    let off = offs[lane];
-                    // Neighbours that fill one word are written together.
-                    if off.is_multiple_of(4)
-                        && rest >> (lane + 1).min(31) & 1 != 0
-                        && lane < 31
-                        && offs[lane + 1] == off + 2
-                    {
-                        put(off, lane, row[lane] & 0xffff | row[lane + 1] << 16, u32::MAX);
-                        rest &= rest - 1;
-                    } else {
-                        put(off, lane, row[lane] << (8 * (off % 4)), 0xffff << (8 * (off % 4)));
-                    }
-                }
-            }
-            (Reg::R(row), size @ (1 | 2)) => {
-                let row = &w.regs.r[row as usize];
-                for lane in lanes(m) {
-                    let off = offs[lane] + at;
-                    put(off, lane, row[lane] << (8 * (off % 4)), ((1 << (8 * size)) - 1) << (8 * (off % 4)));
-                }
-            }
-            (Reg::D(row), size) => {
-                let row = &w.regs.d[row as usize];
-                for lane in lanes(m) {
-                    let off = offs[lane] + at;
-                    let v = row[lane];
-                    match size {
-                        8 => {
-                            put(off, lane, v as u32, u32::MAX);
-                            put(off + 4, lane, (v >> 32) as u32, u32::MAX);
-                        }
-                        4 => put(off, lane, v as u32, u32::MAX),
-                        _ => put(off, lane, (v as u32) << (8 * (off % 4)), ((1 << (8 * size)) - 1) << (8 * (off % 4))),
-                    }
-                }
-            }
-            _ => {}
+impl Target {
+    /// Offsets of the lanes of `m`, if all are aligned and inside. Lanes' frames of local memory are `frame` bytes apart.
+    #[inline(always)]
+    pub(super) fn offsets(&self, regs: &Regs, addr: &Addr, m: u32, frame: u32) -> Option<Offsets> {
+        let Target { base, bytes, .. } = *self;
+        if addr.wide {
+            let row = &regs.d[addr.row as usize];
+            // Addresses of a window, such as shared memory, wrap at 4 GiB.
+            let window = if matches!(self.kind, Kind::Shared) && base == 0 { u64::from(u32::MAX) } else { u64::MAX };
+            let off = (addr.off as u64).wrapping_sub(base);
+            let skew = base & u64::from(bytes - 1);
+            self.collect(m, frame, |lane| {
+                let at = row[lane].wrapping_add(off) & window;
+                let outside = u64::from(at > self.limit.into()) | (at.wrapping_add(skew) & u64::from(bytes - 1));
+                (at as u32, outside as u32)
+            })
+        } else {
+            let row = &regs.r[addr.row as usize];
+            let off = addr.off as u32;
+            self.collect(m, frame, |lane| {
+                let at = row[lane].wrapping_add(off);
+                (at, u32::from(at > self.limit) | (at & (bytes - 1)))
+            })
         }
     }
+
+    /// `lane_at` gives a lane's offset, and nonzero if that is no place for the access.
+    #[inline(always)]
+    fn collect(&self, m: u32, frame: u32, lane_at: impl Fn(usize) -> (u32, u32)) -> Option<Offsets> {
+        let mut at = [0u32; LANES];
+        let (mut bad, mut apart) = (0, frame);
+        let (first, shift) = (lane_at(0).0, self.bytes.trailing_zeros());
+        if m == FULL {
+            for lane in 0..LANES {
+                let (off, outside) = lane_at(lane);
+                bad |= outside;
+                apart |= off ^ first.wrapping_add((lane as u32) << shift);
+                at[lane] = off.wrapping_add(lane as u32 * frame);
+            }
+        } else {
+            apart = 1;
+            for lane in lanes(m) {
+                let (off, outside) = lane_at(lane);
+                bad |= outside;
+                at[lane] = off.wrapping_add(lane as u32 * frame);
+            }
+        }
+        (bad == 0).then_some(Offsets { at, run: apart == 0 })
+    }
+}
+
+/// Calls `f` for the lanes of a mask in order.
+#[inline(always)]
+fn each(m: u32, f: impl FnMut(usize)) {
+    if m == FULL { (0..LANES).for_each(f) } else { lanes(m).for_each(f) }
+}
+
+/// The 32-bit registers of an access of whole words, if it has `N` and nothing else.
+#[inline(always)]
+fn words<const N: usize>(mv: &Move) -> Option<[usize; N]> {
+    let regs: &[Reg; N] = mv.regs.as_slice().try_into().ok()?;
+    let mut rows = [0; N];
+    for (row, reg) in rows.iter_mut().zip(regs) {
+        match *reg {
+            Reg::R(r) if mv.size == 4 => *row = r as usize,
+            _ => return None,
+        }
+    }
+    Some(rows)
+}
+
+#[inline(always)]
+fn load_run<const N: usize>(regs: &mut Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+    let Some(rows) = words::<N>(mv) else { return false };
+    let Some(run) = memory.run(first as usize / 4, N * LANES) else { return false };
+    for (i, row) in rows.into_iter().enumerate() {
+        let row = &mut regs.r[row];
+        for lane in 0..LANES {
+            row[lane] = run.word(N * lane + i);
+        }
+    }
+    true
+}
+
+#[inline(always)]
+fn store_run<const N: usize>(regs: &Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+    let Some(rows) = words::<N>(mv) else { return false };
+    let Some(mut run) = memory.run(first as usize / 4, N * LANES) else { return false };
+    for (i, row) in rows.into_iter().enumerate() {
+        let row = &regs.r[row];
+        for lane in 0..LANES {
+            run.set_word(N * lane + i, row[lane]);
+        }
+    }
+    true
+}
+
+#[inline(always)]
+fn load(regs: &mut Regs, mv: &Move, target: Target, m: u32, frame: u32, memory: impl Memory) -> bool {
+    wide(
+        #[inline(always)]
+        move || {
+            // Into this frame, where the compiler sees that nothing else changes it.
+            let mut memory = memory;
+            let Some(offsets) = target.offsets(regs, &mv.addr, m, frame) else { return false };
+            let first = offsets.at[0];
+            if offsets.run
+                && (load_run::<1>(regs, mv, first, &mut memory)
+                    || load_run::<2>(regs, mv, first, &mut memory)
+                    || load_run::<4>(regs, mv, first, &mut memory))
+            {
+                return true;
+            }
+            for (i, reg) in mv.regs.iter().enumerate() {
+                let skip = i as u32 * mv.size;
+                let at = |lane: usize| offsets.at[lane] + skip;
+                let double = |lane: usize, k: usize| {
+                    let index = at(lane) as usize / 4 + k;
+                    u64::from(memory.word(index)) | u64::from(memory.word(index + 1)) << 32
+                };
+                match (*reg, mv.size) {
+                    (Reg::R(row), 4) => {
+                        let row = &mut regs.r[row as usize];
+                        each(m, |lane| row[lane] = memory.word(at(lane) as usize / 4));
+                    }
+                    (Reg::R(row), size @ (1 | 2)) => {
+                        let row = &mut regs.r[row as usize];
+                        let shift = 32 - 8 * size;
+                        each(m, |lane| {
+                            let v = memory.word(at(lane) as usize / 4) >> (8 * (at(lane) % 4)) << shift;
+                            row[lane] = if mv.signed { (v as i32 >> shift) as u32 } else { v >> shift };
+                        });
+                    }
+                    (Reg::D(row), 8) => {
+                        let row = &mut regs.d[row as usize];
+                        each(m, |lane| row[lane] = double(lane, 0));
+                    }
+                    (Reg::D(row), size) => {
+                        let row = &mut regs.d[row as usize];
+                        let shift = 64 - 8 * size;
+                        each(m, |lane| {
+                            let v = u64::from(memory.word(at(lane) as usize / 4)) >> (8 * (at(lane) % 4)) << shift;
+                            row[lane] = if mv.signed { (v as i64 >> shift) as u64 } else { v >> shift };
+                        });
+                    }
+                    (Reg::Q(row), _) => {
+                        for k in 0..2 {
+                            let row = &mut regs.d[row as usize + k];
+                            each(m, |lane| row[lane] = double(lane, 2 * k));
+                        }
+                    }
+                    (Reg::R(_) | Reg::None, _) => {}
+                }
+            }
+            true
+        },
+    )
+}
+
+#[inline(always)]
+fn store(regs: &Regs, mv: &Move, target: Target, m: u32, frame: u32, memory: impl Memory) -> bool {
+    wide(
+        #[inline(always)]
+        move || {
+            // Into this frame, where the compiler sees that nothing else changes it.
+            let mut memory = memory;
+            let Some(offsets) = target.offsets(regs, &mv.addr, m, frame) else { return false };
+            let first = offsets.at[0];
+            if offsets.run
+                && (store_run::<1>(regs, mv, first, &mut memory)
+                    || store_run::<2>(regs, mv, first, &mut memory)
+                    || store_run::<4>(regs, mv, first, &mut memory)
+                    || store_halves(regs, mv, first, &mut memory))
+            {
+                return true;
+            }
+            for (i, reg) in mv.regs.iter().enumerate() {
+                let skip = i as u32 * mv.size;
+                let at = |lane: usize| offsets.at[lane] + skip;
+                let mut narrow = |lane: usize, value: u32| {
+                    let shift = 8 * (at(lane) % 4);
+                    memory.set_bits(at(lane) as usize / 4, value << shift, ((1 << (8 * mv.size)) - 1) << shift);
+                };
+                match (*reg, mv.size) {
+                    (Reg::R(row), 1 | 2) => each(m, |lane| narrow(lane, regs.r[row as usize][lane])),
+                    (Reg::D(row), 1 | 2) => each(m, |lane| narrow(lane, regs.d[row as usize][lane] as u32)),
+                    (Reg::R(row), _) => {
+                        let row = &regs.r[row as usize];
+                        each(m, |lane| memory.set_word(at(lane) as usize / 4, row[lane]));
+                    }
+                    (Reg::D(row), size) => {
+                        let row = &regs.d[row as usize];
+                        each(m, |lane| {
+                            memory.set_word(at(lane) as usize / 4, row[lane] as u32);
+                            if size == 8 {
+                                memory.set_word(at(lane) as usize / 4 + 1, (row[lane] >> 32) as u32);
+                            }
+                        });
+                    }
+                    (Reg::Q(_) | Reg::None, _) => {}
+                }
+            }
+            true
+        },
+    )
+}
+
+/// A run of 16-bit elements from a whole word on: two lanes a word.
+#[inline(always)]
+fn store_halves(regs: &Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+    let (&[Reg::R(row)], 2, 0) = (mv.regs.as_slice(), mv.size, first % 4) else { return false };
+    let Some(mut run) = memory.run(first as usize / 4, LANES / 2) else { return false };
+    let row = &regs.r[row as usize];
+    for i in 0..LANES / 2 {
+        run.set_word(i, row[2 * i] & 0xffff | row[2 * i + 1] << 16);
+    }
+    true
 }

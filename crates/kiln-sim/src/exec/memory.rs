@@ -84,10 +84,10 @@ impl Cluster<'_> {
     }
 
     pub(crate) fn load(&mut self, w: &mut Warp, mv: &Move, m: u32) {
-        let addrs = w.addresses(&mv.addr);
-        if self.fast_load(w, mv, &addrs, m) {
+        if self.fast_load(w, mv, m) {
             return;
         }
+        let addrs = w.addresses(&mv.addr);
         let mut words: [Words; LANES] = [[u32::MAX; 8]; LANES];
         self.fetch(w, mv.space, &addrs, m, mv.total, &mut words);
         for (i, reg) in mv.regs.iter().enumerate() {
@@ -183,10 +183,10 @@ impl Cluster<'_> {
     }
 
     pub(crate) fn store(&mut self, w: &mut Warp, mv: &Move, m: u32) {
-        let addrs = w.addresses(&mv.addr);
-        if self.fast_store(w, mv, &addrs, m) {
+        if self.fast_store(w, mv, m) {
             return;
         }
+        let addrs = w.addresses(&mv.addr);
         let mut words: [Words; LANES] = [[0; 8]; LANES];
         for (i, reg) in mv.regs.iter().enumerate() {
             let at = i * mv.size as usize;

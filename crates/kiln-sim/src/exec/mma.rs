@@ -1,4 +1,4 @@
-//! mma.sync: fragments to matrices, one product, matrices to fragments.
+//! mma.sync: one product of fragments.
 
 use std::sync::LazyLock;
 
@@ -8,9 +8,6 @@ use super::step::Flow;
 use super::warp::Warp;
 use crate::decode::{Mma, Reg, Ty};
 use crate::num::{E4M3, E5M2, f16_to_f32, f32_to_f16};
-
-/// Largest K of an mma but those of single bits.
-const MAX_K: usize = 64;
 
 static E4M3_TABLE: LazyLock<Box<[f32; 256]>> =
     LazyLock::new(|| Box::new(std::array::from_fn(|c| E4M3.decode(c as u32) as f32)));
@@ -74,123 +71,164 @@ impl Cluster<'_> {
     }
 }
 
-/// Spreads the registers of A and B over matrices; `conv` gives element `i` of a register.
+/// The registers of an operand as numbers: element `i` of register `r` in lane `l` is at `[r][i][l]`.
+type Values<const P: usize> = [[[f32; LANES]; P]; 4];
+
 #[inline(always)]
-fn spread<const P: usize, T: Copy + Default>(
+fn read<const P: usize>(out: &mut Values<P>, regs: &Regs, operand: &[Reg], convert: impl Fn(u32, u32) -> f32) {
+    for (out, reg) in out.iter_mut().zip(operand) {
+        let words = row32(regs, *reg);
+        for (i, row) in out.iter_mut().enumerate() {
+            for lane in 0..LANES {
+                row[lane] = convert(words[lane], i as u32);
+            }
+        }
+    }
+}
+
+/// Accumulators: row `r` holds the even columns of the product's row, then the odd ones, which is how fragments hold them.
+type Sums = [[f32; 8]; 16];
+
+/// Column of an accumulator's element.
+#[inline(always)]
+const fn column(place: usize) -> usize {
+    2 * (place % 4) + place / 4
+}
+
+/// `sums += A B`, ascending along K. `P` is the number of elements in a register, so one register of B spans `4 P` of K.
+///
+/// The fragments are used as they lie: a row's multiplier is a lane of A's register; only B is transposed.
+#[inline(always)]
+fn product<const P: usize>(sums: &mut Sums, halves: usize, depth: usize, a: &Values<P>, b: &Values<P>) {
+    for block in 0..depth {
+        let mut lines = [[0f32; 8]; 32];
+        for t in 0..4 {
+            for i in 0..P {
+                for (place, to) in lines[P * t + i].iter_mut().enumerate() {
+                    *to = b[block][i][4 * column(place) + t];
+                }
+            }
+        }
+        for half in 0..halves {
+            let a = &a[halves * block + half];
+            let mut acc = [[0f32; 8]; 8];
+            acc.copy_from_slice(&sums[8 * half..8 * half + 8]);
+            for t in 0..4 {
+                for i in 0..P {
+                    let line = &lines[P * t + i];
+                    for (g, acc) in acc.iter_mut().enumerate() {
+                        let x = a[i][4 * g + t];
+                        for (acc, y) in acc.iter_mut().zip(line) {
+                            *acc = x.mul_add(*y, *acc);
+                        }
+                    }
+                }
+            }
+            sums[8 * half..8 * half + 8].copy_from_slice(&acc);
+        }
+    }
+}
+
+/// The product of an mma's fragments of `P` elements a register, added to `sums`.
+#[inline(always)]
+fn multiply<const P: usize>(
     regs: &Regs,
     d: &Mma,
-    a: &mut [[T; MAX_K]; 16],
-    b: &mut [[T; 8]; MAX_K],
-    conv: impl Fn(Ty, u32, u32) -> T,
+    sums: &mut Sums,
+    a: impl Fn(u32, u32) -> f32,
+    b: impl Fn(u32, u32) -> f32,
 ) {
-    let element_rows = |ty: Ty, reg: Reg| -> [[T; LANES]; P] {
-        let words = row32(regs, reg);
-        let mut values = [[T::default(); LANES]; P];
-        for (i, row) in values.iter_mut().enumerate() {
-            for lane in 0..LANES {
-                row[lane] = conv(ty, words[lane], i as u32);
-            }
-        }
-        values
-    };
-    for (r, reg) in d.a.iter().enumerate() {
-        let values = element_rows(d.a_ty, *reg);
-        let (half, k) = if d.m == 8 { (0, 4 * P * r) } else { (8 * (r % 2), 4 * P * (r / 2)) };
-        for lane in 0..LANES {
-            for i in 0..P {
-                a[lane / 4 + half][k + P * (lane % 4) + i] = values[i][lane];
-            }
-        }
-    }
-    for (r, reg) in d.b.iter().enumerate() {
-        let values = element_rows(d.b_ty, *reg);
-        for lane in 0..LANES {
-            for i in 0..P {
-                b[4 * P * r + P * (lane % 4) + i][lane / 4] = values[i][lane];
-            }
-        }
-    }
+    let mut values: [Values<P>; 2] = [[[[0.0; LANES]; P]; 4]; 2];
+    read(&mut values[0], regs, &d.a, a);
+    read(&mut values[1], regs, &d.b, b);
+    product(sums, d.m as usize / 8, d.b.len(), &values[0], &values[1]);
 }
 
 #[inline(always)]
 fn float_mma(regs: &mut Regs, d: &Mma) {
-    let mut a = [[0f32; MAX_K]; 16];
-    let mut b = [[0f32; 8]; MAX_K];
+    let mut sums: Sums = [[0.0; 8]; 16];
+    for (i, reg) in d.c.iter().enumerate() {
+        let words = row32(regs, *reg);
+        if d.c_ty == Ty::F16 {
+            fill(&mut sums, i, 0, words, |v| f16_to_f32(v & 0xffff));
+            fill(&mut sums, i, 1, words, |v| f16_to_f32(v >> 16));
+        } else {
+            fill(&mut sums, i / 2, i % 2, words, f32::from_bits);
+        }
+    }
     match d.a_ty {
-        Ty::F16 => spread::<2, f32>(regs, d, &mut a, &mut b, |_, w, i| f16_to_f32(w >> (16 * i) & 0xffff)),
-        Ty::Bf16 => spread::<2, f32>(regs, d, &mut a, &mut b, |_, w, i| f32::from_bits(w >> (16 * i) << 16)),
-        Ty::Tf32 => spread::<1, f32>(regs, d, &mut a, &mut b, |_, w, _| f32::from_bits(w & 0xffff_e000)),
-        _ => spread::<4, f32>(regs, d, &mut a, &mut b, element),
-    }
-    let mut c = [[0f32; 8]; 16];
-    if d.c_ty == Ty::F16 {
-        for (i, reg) in d.c.iter().enumerate() {
-            let v = row32(regs, *reg);
-            for lane in 0..LANES {
-                let (row, col) = (lane / 4 + 8 * i, 2 * (lane % 4));
-                c[row][col] = f16_to_f32(v[lane] & 0xffff);
-                c[row][col + 1] = f16_to_f32(v[lane] >> 16);
-            }
+        Ty::F16 => {
+            let half = |w: u32, i: u32| f16_to_f32(w >> (16 * i) & 0xffff);
+            multiply::<2>(regs, d, &mut sums, half, half);
         }
-    } else {
-        for (i, reg) in d.c.iter().enumerate() {
-            let v = row32(regs, *reg);
-            for lane in 0..LANES {
-                c[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2] = f32::from_bits(v[lane]);
-            }
+        Ty::Bf16 => {
+            let half = |w: u32, i: u32| f32::from_bits(w >> (16 * i) << 16);
+            multiply::<2>(regs, d, &mut sums, half, half);
         }
-    }
-    let k = d.k as usize;
-    for (row, acc) in c.iter_mut().enumerate() {
-        for (x, y) in a[row][..k].iter().zip(&b[..k]) {
-            for (n, acc) in acc.iter_mut().enumerate() {
-                *acc = x.mul_add(y[n], *acc);
-            }
+        Ty::Tf32 => {
+            let word = |w: u32, _: u32| element(Ty::Tf32, w, 0);
+            multiply::<1>(regs, d, &mut sums, word, word);
         }
+        _ => multiply::<4>(regs, d, &mut sums, |w, i| element(d.a_ty, w, i), |w, i| element(d.b_ty, w, i)),
     }
     for (i, reg) in d.d.iter().enumerate() {
         let Reg::R(out) = *reg else { continue };
-        let out = &mut regs.r[out as usize];
-        for (lane, out) in out.iter_mut().enumerate() {
-            *out = if d.d_ty == Ty::F16 {
-                let (row, col) = (lane / 4 + 8 * i, 2 * (lane % 4));
-                f32_to_f16(c[row][col]) | f32_to_f16(c[row][col + 1]) << 16
-            } else {
-                c[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2].to_bits()
-            };
+        regs.r[out as usize] = if d.d_ty == Ty::F16 {
+            let (even, odd) = (column_of(&sums, i, 0), column_of(&sums, i, 1));
+            let mut packed = [0; LANES];
+            for lane in 0..LANES {
+                packed[lane] = f32_to_f16(even[lane]) | f32_to_f16(odd[lane]) << 16;
+            }
+            packed
+        } else {
+            column_of(&sums, i / 2, i % 2).map(f32::to_bits)
+        };
+    }
+}
+
+/// Puts a register of C into the accumulators: rows of a half, even (0) or odd (1) columns.
+#[inline(always)]
+fn fill(sums: &mut Sums, half: usize, odd: usize, words: &[u32; LANES], convert: impl Fn(u32) -> f32) {
+    for g in 0..8 {
+        for t in 0..4 {
+            sums[8 * (half & 1) + g][4 * (odd & 1) + t] = convert(words[4 * g + t]);
         }
     }
 }
 
-/// 8- and 4-bit integers. A sum of 64 products of 8-bit numbers fits 32 bits; only the addition of C can wrap.
+/// The inverse of [`fill`].
+#[inline(always)]
+fn column_of(sums: &Sums, half: usize, odd: usize) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    for g in 0..8 {
+        for t in 0..4 {
+            out[4 * g + t] = sums[8 * (half & 1) + g][4 * (odd & 1) + t];
+        }
+    }
+    out
+}
+
+/// 8- and 4-bit integers. A sum of 64 products of 8-bit numbers is exact in f32; only the addition of C can wrap.
 #[inline(always)]
 fn integer_mma(regs: &mut Regs, d: &Mma) {
-    let mut a = [[0i32; MAX_K]; 16];
-    let mut b = [[0i32; 8]; MAX_K];
+    let mut sums: Sums = [[0.0; 8]; 16];
+    let signed = |ty: Ty, v: u32, bits: u32| (v as i32) - if ty.signed() { ((v << 1) & (1 << bits)) as i32 } else { 0 };
     if d.a_ty.bits() == 8 {
-        spread::<4, i32>(regs, d, &mut a, &mut b, |ty, w, i| {
-            let v = (w >> (8 * i) & 0xff) as i32;
-            let sign = if ty == Ty::S8 { 0x80 } else { 0 };
-            v - ((v & sign) << 1)
-        });
+        let byte = |ty: Ty| move |w: u32, i: u32| signed(ty, w >> (8 * i) & 0xff, 8) as f32;
+        multiply::<4>(regs, d, &mut sums, byte(d.a_ty), byte(d.b_ty));
     } else {
-        spread::<8, i32>(regs, d, &mut a, &mut b, integer_element);
+        let nibble = |ty: Ty| move |w: u32, i: u32| signed(ty, w >> (4 * i) & 0xf, 4) as f32;
+        multiply::<8>(regs, d, &mut sums, nibble(d.a_ty), nibble(d.b_ty));
     }
-    let mut sums = [[0i32; 8]; 16];
-    let k = d.k as usize;
-    for (acc, row) in sums.iter_mut().zip(&a).take(d.m as usize) {
-        for (x, y) in row[..k].iter().zip(&b[..k]) {
-            for (n, acc) in acc.iter_mut().enumerate() {
-                *acc += x * y[n];
-            }
-        }
-    }
-    finish_integers(regs, d, |row, col| sums[row][col]);
+    // Adding 1.5 * 2^23 leaves an integer below 2^22 in the low bits.
+    const ONE_AND_A_HALF: f32 = 12_582_912.0;
+    let integer = |v: f32| (v + ONE_AND_A_HALF).to_bits() as i32 - ONE_AND_A_HALF.to_bits() as i32;
+    finish_integers(regs, d, |i| column_of(&sums, i / 2, i % 2).map(integer));
 }
 
-/// Adds C to the sums and writes D.
+/// Adds C to the sums of each register and writes D.
 #[inline(always)]
-fn finish_integers(regs: &mut Regs, d: &Mma, sum: impl Fn(usize, usize) -> i32) {
+fn finish_integers(regs: &mut Regs, d: &Mma, sums: impl Fn(usize) -> [i32; LANES]) {
     // D may overlap C.
     let mut c = [[0u32; LANES]; 4];
     for (to, reg) in c.iter_mut().zip(&d.c) {
@@ -198,11 +236,14 @@ fn finish_integers(regs: &mut Regs, d: &Mma, sum: impl Fn(usize, usize) -> i32) 
     }
     for (i, reg) in d.d.iter().enumerate() {
         let Reg::R(out) = *reg else { continue };
+        let (out, sums) = (&mut regs.r[out as usize], sums(i));
         for lane in 0..LANES {
-            let old = c[i][lane] as i32;
-            let sum = sum(lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
-            let total = if d.satfinite { old.saturating_add(sum) } else { old.wrapping_add(sum) };
-            regs.r[out as usize][lane] = total as u32;
+            out[lane] = c[i][lane].wrapping_add(sums[lane] as u32);
+        }
+        if d.satfinite {
+            for lane in 0..LANES {
+                out[lane] = (c[i][lane] as i32).saturating_add(sums[lane]) as u32;
+            }
         }
     }
 }
@@ -226,8 +267,12 @@ fn bit_mma(regs: &mut Regs, d: &Mma) {
         }
     }
     let and = d.b1_and;
-    finish_integers(regs, d, |row, col| {
-        (0..words).map(|k| (if and { a[row][k] & b[col][k] } else { a[row][k] ^ b[col][k] }).count_ones() as i32).sum()
+    finish_integers(regs, d, |i| {
+        std::array::from_fn(|lane| {
+            let (a, b) = (&a[lane / 4 + 8 * (i / 2)], &b[2 * (lane % 4) + i % 2]);
+            let bits = a.iter().zip(b).take(words).map(|(a, b)| if and { a & b } else { a ^ b }.count_ones());
+            bits.sum::<u32>() as i32
+        })
     });
 }
 

@@ -23,7 +23,7 @@ mod wgmma;
 pub(crate) use buffer::Buffer;
 pub(crate) use cluster::Cluster;
 pub(crate) use grid::launch;
-pub(crate) use regs::{AluFn, FULL, LANES, Lane, Regs, f1, f1_wide, f2, f2_wide, f3, f3_wide, wide};
+pub(crate) use regs::{AluFn, FULL, LANES, Lane, Regs, ballot, f1, f2, f3, wide};
 pub(crate) use tensor::encode as encode_tensor_map;
 pub(crate) use warp::Warp;
 

@@ -67,10 +67,7 @@ impl Lane for bool {
     }
     #[inline(always)]
     fn put(regs: &mut Regs, row: u32, values: &[Self; LANES], mask: u32) {
-        let mut bits = 0;
-        for (i, v) in values.iter().enumerate() {
-            bits |= u32::from(*v) << i;
-        }
+        let bits = ballot(|i| values[i]);
         let row = &mut regs.p[row as usize];
         *row = *row & !mask | bits & mask;
     }
@@ -79,13 +76,26 @@ impl Lane for bool {
 /// The work of an arithmetic instruction on the lanes of a mask.
 pub(crate) type AluFn = Box<dyn Fn(&mut Regs, u32) + Send + Sync>;
 
+/// Runs `f` compiled for the widest vectors this processor has, with a hardware multiply-add where it has one; `f` must
+/// be `#[inline(always)]`.
+#[inline(always)]
+pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// One bit a lane, in a form the compiler vectorises.
+#[inline(always)]
+pub(crate) fn ballot(f: impl Fn(usize) -> bool) -> u32 {
+    let mut bits = [0; LANES];
+    for (i, bit) in bits.iter_mut().enumerate() {
+        *bit = if f(i) { 1 << i } else { 0 };
+    }
+    bits.iter().fold(0, |all, bit| all | bit)
+}
+
 /// `d = f(a)` on every lane.
 pub(crate) fn f1<D: Lane, A: Lane>(d: u32, a: u32, f: impl Fn(A) -> D + Send + Sync + 'static) -> AluFn {
-    Box::new(move |regs, mask| {
-        let a = A::get(regs, a);
-        let out = std::array::from_fn(|i| f(a[i]));
-        D::put(regs, d, &out, mask);
-    })
+    f3(d, [a, a, a], move |x: A, _: A, _: A| f(x))
 }
 
 /// `d = f(a, b)` on every lane.
@@ -94,11 +104,7 @@ pub(crate) fn f2<D: Lane, A: Lane, B: Lane>(
     [a, b]: [u32; 2],
     f: impl Fn(A, B) -> D + Send + Sync + 'static,
 ) -> AluFn {
-    Box::new(move |regs, mask| {
-        let (a, b) = (A::get(regs, a), B::get(regs, b));
-        let out = std::array::from_fn(|i| f(a[i], b[i]));
-        D::put(regs, d, &out, mask);
-    })
+    f3(d, [a, b, b], move |x: A, y: B, _: B| f(x, y))
 }
 
 /// `d = f(a, b, c)` on every lane.
@@ -108,49 +114,17 @@ pub(crate) fn f3<D: Lane, A: Lane, B: Lane, C: Lane>(
     f: impl Fn(A, B, C) -> D + Send + Sync + 'static,
 ) -> AluFn {
     Box::new(move |regs, mask| {
-        let (a, b, c) = (A::get(regs, a), B::get(regs, b), C::get(regs, c));
-        let out = std::array::from_fn(|i| f(a[i], b[i], c[i]));
-        D::put(regs, d, &out, mask);
-    })
-}
-
-/// Runs `f` compiled for the widest vectors this processor has; `f` must be `#[inline(always)]`.
-#[inline(always)]
-pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
-
-/// [`f3`] with wide vectors, and a hardware multiply-add where the processor has one.
-pub(crate) fn f3_wide<T: Lane>(
-    d: u32,
-    [a, b, c]: [u32; 3],
-    f: impl Fn(T, T, T) -> T + Copy + Send + Sync + 'static,
-) -> AluFn {
-    Box::new(move |regs, mask| {
         wide(
             #[inline(always)]
             || {
-                let (a, b, c) = (T::get(regs, a), T::get(regs, b), T::get(regs, c));
-                let mut out = a;
-                for i in 0..LANES {
+                let (a, b, c) = (A::get(regs, a), B::get(regs, b), C::get(regs, c));
+                // A loop, because `array::from_fn` is not compiled with the features of its caller.
+                let mut out = [f(a[0], b[0], c[0]); LANES];
+                for i in 1..LANES {
                     out[i] = f(a[i], b[i], c[i]);
                 }
-                T::put(regs, d, &out, mask);
+                D::put(regs, d, &out, mask);
             },
         );
     })
-}
-
-/// [`f2`] with wide vectors.
-pub(crate) fn f2_wide<T: Lane>(
-    d: u32,
-    [a, b]: [u32; 2],
-    f: impl Fn(T, T) -> T + Copy + Send + Sync + 'static,
-) -> AluFn {
-    f3_wide(d, [a, b, a], move |x, y, _| f(x, y))
-}
-
-/// [`f1`] with wide vectors.
-pub(crate) fn f1_wide<T: Lane>(d: u32, a: u32, f: impl Fn(T) -> T + Copy + Send + Sync + 'static) -> AluFn {
-    f3_wide(d, [a, a, a], move |x, _, _| f(x))
 }

@@ -161,6 +161,10 @@ impl TensorType {
         self as u8
     }
 
+    pub(crate) fn is_float(self) -> bool {
+        matches!(self, TensorType::F16 | TensorType::F32 | TensorType::F64 | TensorType::Bf16 | TensorType::Tf32)
+    }
+
     /// Bytes of one element.
     pub fn bytes(self) -> u32 {
         match self {
@@ -186,7 +190,7 @@ pub struct TensorMap {
     pub strides: Vec<u64>,
     /// Elements of the box along each dimension, 1 to 256.
     pub box_dims: Vec<u32>,
-    /// Traversal strides in elements; empty means 1 everywhere.
+    /// Traversal strides in elements, the innermost ignored; empty means 1 everywhere.
     pub element_strides: Vec<u32>,
     /// Shared-memory swizzle.
     pub swizzle: Swizzle,

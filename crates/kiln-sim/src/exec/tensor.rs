@@ -95,7 +95,11 @@ pub(crate) fn encode(t: &TensorMap) -> Result<[u8; MAP_BYTES]> {
     if inner > t.swizzle.span() {
         return bad(format!("inner box of {inner} bytes exceeds the swizzle span of {} bytes", t.swizzle.span()));
     }
-    let step = |i: usize| t.element_strides.get(i).copied().unwrap_or(1);
+    if t.nan_fill && !t.dtype.is_float() {
+        return bad(format!("fill with NaNs of {:?}, which has none", t.dtype));
+    }
+    // Without interleaving the hardware has no stride for the innermost dimension and ignores what is given.
+    let step = |i: usize| if i == 0 { 1 } else { t.element_strides.get(i).copied().unwrap_or(1) };
     if let Some(s) = (0..rank).map(step).find(|s| *s == 0 || *s > 8) {
         return bad(format!("element stride {s} is not in 1..=8"));
     }
@@ -218,6 +222,9 @@ mod tests {
         assert_eq!(seen, 512);
         assert!(encode(&TensorMap { strides: vec![200], ..t.clone() }).is_err());
         assert!(encode(&TensorMap { box_dims: vec![128, 8], ..t.clone() }).is_err());
+        assert!(encode(&TensorMap { dtype: TensorType::U16, nan_fill: true, ..t.clone() }).is_err());
+        let strided = TensorMap { element_strides: vec![2, 3], ..t.clone() };
+        assert_eq!(Map::decode(&encode(&strided).unwrap()).unwrap().box_dims[..2], [64, 3]);
         assert_eq!(Swizzle::B128.apply(0x380), 0x3f0);
         assert_eq!(Swizzle::B64.apply(0x380), 0x3b0);
         assert_eq!(Swizzle::B32.apply(0x80), 0x90);

@@ -36,6 +36,39 @@ DONE:
 }
 "#;
 
+/// Copies the box of `source` at (x, y) to the origin of `target`, both by tensor maps of 512-byte boxes.
+const TILE: &str = r#"
+.version 8.0
+.target sm_90a
+.address_size 64
+.visible .entry tile(.param .align 64 .b8 source[128], .param .align 64 .b8 target[128], .param .u32 x, .param .u32 y)
+{
+  .reg .pred %p; .reg .b32 %r<5>; .reg .b64 %rd<4>;
+  .shared .align 1024 .b8 stage[512];
+  .shared .align 8 .b64 full;
+  mov.b64 %rd0, source;
+  cvta.param.u64 %rd1, %rd0;
+  mov.b64 %rd2, target;
+  cvta.param.u64 %rd3, %rd2;
+  ld.param.u32 %r0, [x];
+  ld.param.u32 %r1, [y];
+  mov.u32 %r2, stage;
+  mov.u32 %r3, full;
+  mov.u32 %r4, 0;
+  mbarrier.init.shared::cta.b64 [%r3], 1;
+  fence.mbarrier_init.release.cluster;
+  mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3], 512;
+  cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%rd1, {%r0, %r1}], [%r3];
+WAIT:
+  mbarrier.try_wait.parity.shared::cta.b64 %p, [%r3], 0;
+  @!%p bra WAIT;
+  cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd3, {%r4, %r4}], [%r2];
+  cp.async.bulk.commit_group;
+  cp.async.bulk.wait_group 0;
+  ret;
+}
+"#;
+
 struct Case {
     dir: tempfile::TempDir,
     x: Vec<f32>,
@@ -45,6 +78,7 @@ impl Case {
     fn new(elements: usize) -> Case {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("scale.ptx"), PTX).unwrap();
+        std::fs::write(dir.path().join("tile.ptx"), TILE).unwrap();
         let x: Vec<f32> = (0..elements).map(|i| (i * i % 41) as f32 * 0.3 - 5.0).collect();
         let tensor = Tensor::from_slice(&[elements], &x).unwrap();
         npy::save(&dir.path().join("x.npy"), &tensor).unwrap();
@@ -56,21 +90,29 @@ impl Case {
     }
 
     fn kiln(&self, args: &[&str]) -> (Option<i32>, String, String) {
-        let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_kiln"))
-            .args(["sim", "scale.ptx"])
-            .args(args)
-            .current_dir(self.path())
-            .output()
-            .unwrap();
+        let Output { status, stdout, stderr } =
+            Command::new(env!("CARGO_BIN_EXE_kiln")).arg("sim").args(args).current_dir(self.path()).output().unwrap();
         (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
     }
 
     fn launch(&self, args: &[&str], more: &[&str]) -> (Option<i32>, String, String) {
-        let mut all = vec!["--entry", "scale", "--grid", "2,1,1", "--block", "64"];
+        let mut all = vec!["scale.ptx", "--entry", "scale", "--grid", "2,1,1", "--block", "64"];
         all.extend(args.iter().flat_map(|a| ["--arg", a]));
         all.extend(more);
         self.kiln(&all)
     }
+
+    fn tile(&self, source: &str, target: &str, [x, y]: [i32; 2]) -> (Option<i32>, String, String) {
+        let (x, y) = (format!("i32:{x}"), format!("i32:{y}"));
+        let mut all = vec!["tile.ptx", "--entry", "tile", "--grid", "1", "--block", "1"];
+        all.extend([source, target, &x, &y].iter().flat_map(|a| ["--arg", a]));
+        self.kiln(&all)
+    }
+}
+
+/// An error message on one line.
+fn words(text: String) -> String {
+    text.split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -123,7 +165,6 @@ fn an_access_out_of_bounds_is_printed_and_exits_with_1() {
 #[test]
 fn wrong_arguments_are_errors_that_say_what_is_wrong() {
     let case = Case::new(100);
-    let words = |text: String| text.split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" ");
     let refused = |args: &[&str], message: &str| {
         let (code, out, err) = case.launch(args, &[]);
         let err = words(err);
@@ -139,16 +180,93 @@ fn wrong_arguments_are_errors_that_say_what_is_wrong() {
 }
 
 #[test]
+fn a_tensor_map_moves_tiles_and_fills_what_hangs_over_the_edge() {
+    let case = Case::new(1);
+    let (rows, cols) = (5, 36);
+    let x: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
+    npy::save(&case.path().join("x.npy"), &Tensor::from_slice(&[rows, cols], &x).unwrap()).unwrap();
+    let tile = |source: &str, target: &str, at| {
+        let (code, out, err) = case.tile(source, target, at);
+        assert_eq!(code, Some(0), "{out}{err}");
+        npy::load(&case.path().join("y.npy")).unwrap().to_f64_vec()
+    };
+    let expected = |[left, top]: [i64; 2], step: i64, fill: f64| -> Vec<u64> {
+        let value = |i: i64| {
+            let (row, col) = (top + i / 32 * step, left + i % 32);
+            let inside = (0..rows as i64).contains(&row) && (0..cols as i64).contains(&col);
+            if inside { (row * cols as i64 + col) as f64 } else { fill }
+        };
+        (0..128).map(|i| value(i).to_bits()).collect()
+    };
+    let bits = |found: Vec<f64>| -> Vec<u64> { found.into_iter().map(f64::to_bits).collect() };
+
+    // Within, over the lower right edge and over the upper left one.
+    let out = "tma:out:f32:4x32:y.npy:box=4x32";
+    for at in [[2, 1], [16, 3], [-8, -2]] {
+        let wide = at.map(i64::from);
+        assert_eq!(bits(tile("tma:f32:x.npy:box=4x32", out, at)), expected(wide, 1, 0.0), "{at:?}");
+        let found = tile("tma:f32:x.npy:box=4x32:fill=nan", out, at).into_iter();
+        let found = found.map(|v| if v.is_nan() { -1.0 } else { v }).collect();
+        assert_eq!(bits(found), expected(wide, 1, -1.0), "{at:?}");
+        // Every second row.
+        assert_eq!(bits(tile("tma:f32:x.npy:box=8x32:step=2x1", out, at)), expected(wide, 2, 0.0), "{at:?}");
+        // What one map swizzles another undoes.
+        let found = tile("tma:f32:x.npy:box=4x32:swizzle=128", &format!("{out}:swizzle=128"), at);
+        assert_eq!(bits(found), expected(wide, 1, 0.0), "{at:?}");
+    }
+    // Of a row of 128 bytes a swizzle exchanges chunks of four floats by the row's number.
+    let found = tile("tma:f32:x.npy:box=4x32:swizzle=128", out, [0, 0]);
+    let chunks = |row: usize| (0..32).map(move |col| ((row * cols) + (col ^ row << 2)) as f64);
+    assert_eq!(found, (0..4).flat_map(chunks).collect::<Vec<_>>());
+    // A target keeps what the box does not cover, and is not written beyond its edge.
+    let found = tile("tma:f32:x.npy:box=4x32", "tma:inout:f32:x.npy:y.npy:box=4x32", [4, 1]);
+    for (i, v) in found.iter().enumerate() {
+        let (row, col) = (i / cols, i % cols);
+        assert_eq!(*v, if row < 4 && col < 32 { ((row + 1) * cols + col + 4) as f64 } else { i as f64 });
+    }
+}
+
+#[test]
+fn a_tensor_map_that_the_hardware_would_not_take_is_refused() {
+    let case = Case::new(1);
+    let save = |name: &str, shape: &[usize]| {
+        let data = vec![0u16; shape.iter().product()];
+        npy::save(&case.path().join(name), &Tensor::from_slice(shape, &data).unwrap()).unwrap();
+    };
+    save("odd.npy", &[4, 36]);
+    save("even.npy", &[4, 64]);
+    save("deep.npy", &[1, 1, 1, 1, 4, 64]);
+    for (source, message) in [
+        ("tma:u16:odd.npy:box=4x32", "over u16[4, 36] ╰─▶ tensor map: stride of 72 bytes is not a multiple of 16"),
+        ("tma:u16:even.npy:box=4x512", "box size 512 is not in 1..=256"),
+        ("tma:u16:even.npy:box=64", "`box` has 1 numbers, the array 2 dimensions"),
+        ("tma:u16:deep.npy:box=1x1x1x1x4x64", "expected rank 1 to 5"),
+        ("tma:u16:even.npy:box=4x64:swizzle=64", "inner box of 128 bytes exceeds the swizzle span of 64 bytes"),
+        ("tma:u16:even.npy:box=4x4", "inner box of 8 bytes is not a multiple of 16"),
+        ("tma:u16:even.npy:box=4x64:fill=nan", "fill with NaNs of U16, which has none"),
+        ("tma:u16:even.npy:box=4x64:step=1x2", "the innermost element stride is 2"),
+        ("tma:i16:even.npy:box=4x64", "a tensor map cannot hold i16; expected u8, u16"),
+        ("tma:u16:even.npy", "the box is missing"),
+        ("tma:u16:even.npy:box=4x64:swizle=128", "`swizle=128` is not an option; expected box=8x32"),
+    ] {
+        let (code, out, err) = case.tile(source, "tma:out:f32:4x32:y.npy:box=4x32", [0, 0]);
+        let err = words(err);
+        assert_eq!(code, Some(2), "{out}{err}");
+        assert!(err.contains(message), "`{message}` is not in: {err}");
+    }
+}
+
+#[test]
 fn list_prints_kernels_parameters_and_shared_memory() {
     let case = Case::new(1);
-    let (code, out, err) = case.kiln(&["--list"]);
+    let (code, out, err) = case.kiln(&["scale.ptx", "--list"]);
     assert_eq!(code, Some(0), "{err}");
     for expected in
         ["sm_80", "scale: 512 B of static shared memory", "at most 128,1,1 threads", "4 bytes, aligned to 4: n"]
     {
         assert!(out.contains(expected), "`{expected}` is not in: {out}");
     }
-    let (_, out, _) = case.kiln(&["--list", "--json"]);
+    let (_, out, _) = case.kiln(&["scale.ptx", "--list", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(listed["entries"][0]["static_shared_bytes"], 512, "{out}");
     assert_eq!(listed["entries"][0]["entry"]["params"].as_array().map(Vec::len), Some(4), "{out}");

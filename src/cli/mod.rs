@@ -6,6 +6,7 @@ mod compare;
 mod counters;
 mod doctor;
 mod inspect;
+mod kernel_args;
 mod model;
 mod report;
 mod run;

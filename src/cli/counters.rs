@@ -31,7 +31,7 @@ pub fn collect(engine: &Engine, target: &str, inputs: &[(String, Tensor)]) -> Re
         match rows.iter_mut().find(|r| r.kernel == kernel) {
             Some(row) => {
                 row.launches += 1;
-                row.counts = sum(row.counts, report.total);
+                row.counts += report.total;
             }
             None => rows.push(KernelCounters {
                 kernel,
@@ -75,21 +75,4 @@ pub fn print(rows: &[KernelCounters]) {
 
 fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
-}
-
-fn sum(a: Mix, b: Mix) -> Mix {
-    Mix {
-        instructions: a.instructions + b.instructions,
-        thread_instructions: a.thread_instructions + b.thread_instructions,
-        divergent: a.divergent + b.divergent,
-        global_requests: a.global_requests + b.global_requests,
-        global_sectors: a.global_sectors + b.global_sectors,
-        global_lines: a.global_lines + b.global_lines,
-        global_store_sectors: a.global_store_sectors + b.global_store_sectors,
-        shared_requests: a.shared_requests + b.shared_requests,
-        shared_wavefronts: a.shared_wavefronts + b.shared_wavefronts,
-        mma_flops: a.mma_flops + b.mma_flops,
-        bulk_bytes: a.bulk_bytes + b.bulk_bytes,
-        barriers: a.barriers + b.barriers,
-    }
 }

@@ -181,6 +181,23 @@ impl Counters {
     }
 }
 
+impl std::ops::AddAssign for Mix {
+    fn add_assign(&mut self, other: Mix) {
+        self.instructions += other.instructions;
+        self.thread_instructions += other.thread_instructions;
+        self.divergent += other.divergent;
+        self.global_requests += other.global_requests;
+        self.global_sectors += other.global_sectors;
+        self.global_lines += other.global_lines;
+        self.global_store_sectors += other.global_store_sectors;
+        self.shared_requests += other.shared_requests;
+        self.shared_wavefronts += other.shared_wavefronts;
+        self.mma_flops += other.mma_flops;
+        self.bulk_bytes += other.bulk_bytes;
+        self.barriers += other.barriers;
+    }
+}
+
 impl Mix {
     fn add(&mut self, c: &Cell) {
         self.instructions += c.issues;

@@ -1,0 +1,83 @@
+//! `kiln inspect --counters` from outside, on a small engine. NVRTC is fetched into `$KILN_HOME` if no other is found.
+
+use kiln::engine::BuildOptions;
+use kiln::fuse::Numerics;
+use kiln::prelude::{Builder, DType, Tensor, build, save};
+use kiln_cuda::{Home, setup};
+use kiln_import::npy;
+use std::process::Command;
+
+/// Two layers of one shape, which share a kernel, and a softmax, on `rows` of 64.
+fn engine(dir: &std::path::Path, rows: usize) {
+    let mut b = Builder::new("counted");
+    let x = b.input("x", DType::F16, &[rows.into(), 64.into()]).unwrap();
+    let [up, down] = [("up", 1), ("down", 2)]
+        .map(|(name, seed)| b.weight_data(name, Tensor::random(DType::F16, &[64, 64], seed).unwrap()).unwrap());
+    let y = b.linear(x, up, None, false).unwrap();
+    let y = b.linear(y, down, None, false).unwrap();
+    let y = b.softmax(y, -1).unwrap();
+    b.output("y", y);
+    let home = Home::from_env().unwrap();
+    setup::setup(&home, |_| {}).unwrap();
+    let targets = ["cpu", "sm_80"].map(|t| t.parse().unwrap()).to_vec();
+    let options = BuildOptions { targets, numerics: Numerics::Reassoc, home, line_info: false };
+    save(&build(&b.finish(), &options, &|_| {}).unwrap().0, &dir.join("counted.kiln")).unwrap();
+}
+
+#[test]
+fn counters_say_what_each_kernel_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = 128;
+    engine(dir.path(), rows);
+    npy::save(&dir.path().join("x.npy"), &Tensor::random(DType::F16, &[rows, 64], 3).unwrap()).unwrap();
+    let inspect = |args: &[&str]| {
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        let out = kiln.args(["inspect", "counted.kiln", "--counters"]).args(args).current_dir(dir.path());
+        let out = out.output().unwrap();
+        let [text, error] = [out.stdout, out.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (out.status.code(), text, error)
+    };
+
+    let (code, text, error) = inspect(&["--input", "x=x.npy", "--json"]);
+    assert_eq!(code, Some(0), "{error}");
+    let counted: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(counted["target"], "sm_80", "{text}");
+    let kernels = counted["kernels"].as_array().unwrap();
+    let number = |kernel: &serde_json::Value, name: &str| kernel[name].as_u64().unwrap();
+    let total = |name: &str| kernels.iter().map(|k| number(k, name)).sum::<u64>();
+    assert_eq!((kernels.len(), total("launches")), (2, 3), "{text}");
+    // The products' sizes are multiples of every tile, so that no operation is wasted.
+    assert_eq!(total("mma_flops"), 2 * 2 * rows as u64 * 64 * 64, "{text}");
+    for kernel in kernels {
+        let ratio = |part: &str, whole: &str| {
+            let whole = number(kernel, whole);
+            (whole > 0).then(|| number(kernel, part) as f64 / whole as f64)
+        };
+        // Each launch stores an array of f16; a request may touch part of a sector.
+        let stored = number(kernel, "launches") * rows as u64 * 64 * 2 / 32;
+        assert!(number(kernel, "global_store_sectors") >= stored, "{kernel}");
+        for (name, part, whole) in [
+            ("sectors_per_request", "global_sectors", "global_requests"),
+            ("wavefronts_per_request", "shared_wavefronts", "shared_requests"),
+            ("divergent_share", "divergent", "instructions"),
+        ] {
+            assert_eq!(kernel[name].as_f64(), ratio(part, whole), "{name} of {kernel}");
+        }
+    }
+
+    // The same numbers for people: a heading, then a line a kernel.
+    let (code, text, error) = inspect(&["--input", "x=x.npy", "--target", "sm_80"]);
+    assert_eq!(code, Some(0), "{error}");
+    let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(lines.next().unwrap().last(), Some(&"kernel"), "{text}");
+    for (kernel, line) in kernels.iter().zip(lines.by_ref()) {
+        let sectors = format!("{:.2}", kernel["sectors_per_request"].as_f64().unwrap());
+        let (launches, instructions) = (number(kernel, "launches"), number(kernel, "instructions"));
+        assert_eq!(line[..3], [launches.to_string(), instructions.to_string(), sectors], "{text}");
+        assert_eq!(line[5..], [&number(kernel, "mma_flops").to_string(), kernel["kernel"].as_str().unwrap()], "{text}");
+    }
+    assert_eq!(lines.next(), None, "{text}");
+
+    let (code, _, error) = inspect(&["--input", "x=x.npy", "--target", "cpu"]);
+    assert!(code == Some(2) && error.contains("name a GPU target"), "{error}");
+}

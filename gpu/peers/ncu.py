@@ -35,7 +35,7 @@ METRICS = {
     "registers": "launch__registers_per_thread",
 }
 SECTIONS = ["SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "WarpStateStats", "Occupancy", "LaunchStats"]
-STALL = re.compile(r"issue_stalled_(\w+?)_per_issue_active\.ratio")
+STALL = re.compile(r"issue_stalled_(?!selected)(\w+?)(?<!not_issued)_per_issue_active\.ratio")
 SECONDS = 60
 
 
@@ -56,7 +56,7 @@ def condense(row):
     for name, metric in METRICS.items():
         line[name] = number(row.get(metric, ""))
     # Warps that wait for each reason, on average, when an instruction issues.
-    reasons = [(number(value) or 0, match[1]) for key, value in row.items() if (match := STALL.search(key)) and match[1] != "selected"]
+    reasons = [(number(value) or 0, match[1]) for key, value in row.items() if (match := STALL.search(key))]
     line["stalls"] = [f"{reason} {waiting:.1f}" for waiting, reason in sorted(reasons, reverse=True)[:2] if waiting > 0]
     return line
 

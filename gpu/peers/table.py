@@ -62,7 +62,7 @@ def nets(part):
     lines = []
     for row in part["rows"]:
         eager = min((row[key] for key in ("eager_ms", "eager_channels_last_ms") if key in row), default=None)
-        tuned, ours, errors = row.get("max_autotune_ms"), row.get("kiln_ms"), row.get("errors", {})
+        tuned, ours, errors = row.get("max_autotune_ms"), row["kiln_ms"] if row.get("agrees") else None, row.get("errors", {})
         peers = [ms for ms in (eager, tuned) if ms]
         row["ratio"] = min(peers) / ours if peers and ours else None
         times = [number(ours, 3) or errors.get("kiln", "")[:80], number(eager, 3), number(tuned, 3) or errors.get("max-autotune", "")[:80]]
@@ -116,7 +116,7 @@ def configs(part):
         tile = f"{c['tile_m']}x{c['tile_n']}x{c['tile_k']}, {c['threads']} threads, {c['stages']} stages"
         numbers = [len(times), number(row["spearman"], 2), number(times[0]), number(times[best]), number(row["regret"], 2)]
         lines.append([row["name"], *numbers, tile, number(row["seconds"])])
-    header = ["product", "Configs", "Spearman", "model's first us", "best us", "regret", "best", "s to time all"]
+    header = ["product", "Configs", "Spearman", "formula's first us", "best us", "regret", "best", "s to time all"]
     return table(header, lines)
 
 

@@ -25,7 +25,8 @@ device=${KILN_DEVICE:-cuda:0}
 export KILN_HOME=${KILN_HOME:-$work/home}
 mkdir -p "$out" "$work" "$KILN_HOME"
 : >"$out/run.log"
-tar -C "$work" -xJf "$pack/bin.tar.xz" || exit 2
+mkdir -p "$work/fixtures"
+tar -C "$work" -xJf "$pack/bin.tar.xz" && tar -C "$work/fixtures" -xJf "$pack/fixtures.tar.xz" || exit 2
 for model in "$pack"/models/*.onnx.xz; do
     xz -dc "$model" >"$work/$(basename "$model" .xz)" || exit 2
 done
@@ -50,8 +51,9 @@ doctor() {
 }
 
 fixtures() {
-    python3 "$pack/fixtures/record.py" "$pack/fixtures" "$out/recorded.txt" &&
-        python3 "$peers/fixtures.py" "$out/recorded.txt" "$pack/fixtures/recorded.txt" "$pack/fixtures/simulated.txt" "$out/fixtures.json"
+    local at=$work/fixtures
+    python3 "$at/record.py" "$at" "$out/recorded.txt" &&
+        python3 "$peers/fixtures.py" "$out/recorded.txt" "$at/recorded.txt" "$at/simulated.txt" "$out/fixtures.json"
 }
 
 models() {

@@ -21,12 +21,12 @@ pub fn run() -> Outcome<()> {
     fs::create_dir_all(pack.join("models"))?;
     programs(&pack)?;
     scripts(&pack)?;
-    fixtures(&pack.join("fixtures"))?;
+    fixtures(&pack)?;
     let mut left = LIMIT.saturating_sub(weight(&pack)?);
     for case in CASES.iter().filter(|c| !c.inputs.is_empty()) {
         let model = pack.join("models").join(format!("{}.onnx", case.name)).display().to_string();
         fs::copy(case.model(&home)?, &model)?;
-        step::command("xz", &["-3", "-T2", &model])?;
+        step::command("xz", &[&model])?;
         let model = format!("{model}.xz");
         let mut bytes = fs::metadata(&model)?.len();
         let mut files = Vec::new();
@@ -62,8 +62,13 @@ fn programs(pack: &Path) -> Outcome<()> {
     fs::copy(executable(&tests)?, folder.join("on_device"))?;
     let kernels = ["build", "--package", "kiln-engine", "--example", "kernels_on_gpu"];
     fs::copy(executable(&kernels)?, folder.join("kernels_on_gpu"))?;
-    let (from, to) = (folder.display().to_string(), pack.join("bin.tar.xz").display().to_string());
-    step::command("tar", &["-C", &from, "-cJf", &to, "kiln", "on_device", "kernels_on_gpu"])?;
+    archive(&folder)
+}
+
+/// Replaces a folder by `FOLDER.tar.xz`, which holds its files.
+fn archive(folder: &Path) -> Outcome<()> {
+    let from = folder.display().to_string();
+    step::command("tar", &["-C", &from, "-cJf", &format!("{from}.tar.xz"), "."])?;
     Ok(fs::remove_dir_all(folder)?)
 }
 
@@ -82,9 +87,10 @@ fn scripts(pack: &Path) -> Outcome<()> {
 }
 
 /// The simulator's fixtures: their PTX and inputs, what is committed, what the simulator gives, and the script that records them.
-fn fixtures(folder: &Path) -> Outcome<()> {
+fn fixtures(pack: &Path) -> Outcome<()> {
+    let folder = pack.join("fixtures");
     let test = executable(&["test", "--no-run", "--package", "kiln-sim", "--test", "fixtures"])?;
-    let status = Command::new(test).env("KILN_SIM_FIXTURES", folder).stdout(Stdio::null()).status()?;
+    let status = Command::new(test).env("KILN_SIM_FIXTURES", &folder).stdout(Stdio::null()).status()?;
     if !status.success() {
         return Err(format!("writing the simulator's fixtures failed: {status}").into());
     }
@@ -92,7 +98,7 @@ fn fixtures(folder: &Path) -> Outcome<()> {
     for name in ["record.py", "recorded.txt"] {
         fs::copy(committed.join(name), folder.join(name))?;
     }
-    Ok(())
+    archive(&folder)
 }
 
 /// Runs a cargo command in the release profile; the program that it made.

@@ -6,6 +6,7 @@
 pub(crate) mod affine;
 mod anchors;
 mod contract;
+mod conv;
 mod fuse;
 mod nest;
 mod pull;

@@ -1,8 +1,9 @@
 //! Batched matrix products.
 
 use super::Context;
+use super::image::Image;
 use super::parallel::{share, threads_for_products};
-use crate::gemm::{Blocking, Matrix, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
+use crate::gemm::{Blocking, Columns, Matrix, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
 use crate::memory::Slot;
 use bytemuck::Pod;
 
@@ -37,6 +38,8 @@ pub(crate) struct MatMul {
     pub(crate) k: usize,
     pub(crate) a: Strided,
     pub(crate) b: Strided,
+    /// In floats, B may be the windows over the planes of an image there.
+    pub(crate) windows: Option<Image>,
     pub(crate) out: Strided,
     /// Outer loops: extent, then strides of a, b and out.
     pub(crate) batch: Vec<(usize, [isize; 3])>,
@@ -83,8 +86,7 @@ impl MatMul {
     }
 
     fn blocking(&self) -> Blocking {
-        let (m, n) = self.task();
-        Blocking::new(m, n, self.k)
+        Blocking::new(self.m, self.task().1, self.k)
     }
 
     fn element(&self) -> usize {
@@ -104,8 +106,9 @@ impl MatMul {
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        match self.arithmetic {
-            Arithmetic::F32 | Arithmetic::F64 => "gemm",
+        match (self.arithmetic, &self.windows) {
+            (Arithmetic::F32 | Arithmetic::F64, None) => "gemm",
+            (_, Some(_)) => "conv",
             _ => "integer gemm",
         }
     }
@@ -130,12 +133,12 @@ impl MatMul {
                     let at = self.offsets(unit / (ms * ns), r, c);
                     match self.arithmetic {
                         Arithmetic::F32 => {
-                            let (a, b, out) = self.operands(slots, at);
+                            let (a, b, out) = self.operands(slots, at, c);
                             let packing = bytemuck::cast_slice_mut(scratch);
                             gemm_f32(blocking, size[0], size[1], self.k, a, b, out, packing);
                         }
                         Arithmetic::F64 => {
-                            let (a, b, out) = self.operands(slots, at);
+                            let (a, b, out) = self.operands(slots, at, c);
                             let packing = bytemuck::cast_slice_mut(scratch);
                             gemm_f64(blocking, size[0], size[1], self.k, a, b, out, packing);
                         }
@@ -167,11 +170,20 @@ impl MatMul {
         at
     }
 
-    fn operands<'s, T: Pod>(&self, slots: &[Slot<'s>], at: [isize; 3]) -> (Matrix<'s, T>, Matrix<'s, T>, Target<'s>) {
+    fn operands<'s, T: Pod>(
+        &'s self,
+        slots: &[Slot<'s>],
+        at: [isize; 3],
+        column: usize,
+    ) -> (Matrix<'s, T>, Columns<'s, T>, Target<'s>) {
         let (a, b, out) = (&self.a, &self.b, &self.out);
+        let data: &[T] = slots[b.slot].typed();
         (
             Matrix { data: slots[a.slot].typed(), offset: at[0], row: a.row, col: a.col },
-            Matrix { data: slots[b.slot].typed(), offset: at[1], row: b.row, col: b.col },
+            match &self.windows {
+                Some(image) => Columns::Windows(image.windows(&data[at[1] as usize..], column)),
+                None => Columns::Matrix(Matrix { data, offset: at[1], row: b.row, col: b.col }),
+            },
             Target { slot: slots[out.slot], offset: at[2], row: out.row, col: out.col },
         )
     }

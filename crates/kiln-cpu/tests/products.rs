@@ -239,6 +239,28 @@ fn gathers_and_scatters_of_every_dtype() {
 }
 
 #[test]
+fn gathers_of_a_computed_table_read_only_its_rows() {
+    let mut rng = Rng::new(33);
+    let table = Tensor::random(DType::I8, &[300, 24], 1).unwrap();
+    for (axis, other) in [(0, vec![300, 1]), (0, vec![24]), (1, vec![300, 1]), (1, vec![1, 24])] {
+        let mut b = Builder::new(format!("axis {axis} scale {other:?}"));
+        let x = b.input("x", DType::I8, &dims(&[300, 24])).unwrap();
+        let i = b.input("i", DType::I64, &dims(&[2, 3])).unwrap();
+        let s = b.input("s", DType::F32, &dims(&other)).unwrap();
+        let y = b.cast(x, DType::F32).unwrap();
+        let s = b.broadcast_to(s, &dims(&[300, 24])).unwrap();
+        let y = b.binary(BinaryOp::Mul, y, s).unwrap();
+        let y = b.binary(BinaryOp::Add, y, s).unwrap();
+        let y = b.add1(Op::Gather { axis }, &[y, i]).unwrap();
+        let y = b.relu(y).unwrap();
+        b.output("y", y);
+        let scale = random(DType::F32, &other, &mut rng, false);
+        let inputs = [table.clone(), indices(DType::I64, &[2, 3], [300, 24][axis], &mut rng), scale];
+        assert!(!check(&b.finish(), &inputs, 0.0, 0.0).is_reference());
+    }
+}
+
+#[test]
 fn an_index_outside_its_axis_is_an_error() {
     let mut b = Builder::new("embedding");
     let x = b.input("table", DType::F32, &dims(&[10, 4])).unwrap();

@@ -11,6 +11,7 @@ mod fuse;
 mod nest;
 mod pull;
 mod scratch;
+mod sink;
 
 pub(crate) use nest::{Mode, Nest};
 
@@ -68,8 +69,9 @@ pub(crate) struct Lowering<'g> {
 
 /// Lowers `region` under `bindings` for `threads` threads.
 pub(crate) fn lower(region: &Region, bindings: &Bindings, threads: usize) -> Result<Lowered> {
-    let graph = &region.graph;
     let graph_error = |source| Error::Graph { region: region.name.clone(), source };
+    let sunk = sink::sink_gathers(&region.graph, bindings).map_err(graph_error)?;
+    let graph = sunk.as_ref().unwrap_or(&region.graph);
     let mut shapes = Vec::with_capacity(graph.values.len());
     for value in &graph.values {
         let shape = value.ty.concrete(bindings).map_err(graph_error)?;

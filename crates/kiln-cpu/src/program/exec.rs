@@ -8,13 +8,22 @@ use crate::memory::Slot;
 use crate::simd::{map1, map2};
 use kiln_graph::DType;
 
-/// The two dims that a tile spans at one level, and how far.
-#[derive(Clone, Copy, Debug, Default)]
+/// The dims that a tile spans at one level, and how far.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rect {
     pub(crate) row_dim: Option<usize>,
     pub(crate) rows: usize,
     pub(crate) col_dim: Option<usize>,
     pub(crate) cols: usize,
+    /// A short dim inside the columns, taken whole, and its extent: `cols` counts its elements.
+    pub(crate) inner_dim: Option<usize>,
+    pub(crate) inner: usize,
+}
+
+impl Default for Rect {
+    fn default() -> Rect {
+        Rect { row_dim: None, rows: 1, col_dim: None, cols: 1, inner_dim: None, inner: 1 }
+    }
 }
 
 impl Rect {
@@ -48,9 +57,12 @@ impl Tile {
             base: self.affine(access.offset, &access.strides) as usize,
             rows: rect.rows,
             cols: rect.cols,
+            inner: rect.inner,
             row_stride: stride(rect.row_dim),
             col_stride: stride(rect.col_dim),
+            inner_stride: stride(rect.inner_dim),
         }
+        .merged()
     }
 }
 
@@ -99,7 +111,7 @@ impl<'a> Machine<'a> {
             if self.registers.invariant[id] {
                 let buffer = self.registers.of[id].unwrap_or_default();
                 let (n, _) = self.registers.buffers[buffer];
-                let rect = Rect { rows: 1, cols: n, ..Rect::default() };
+                let rect = Rect { cols: n, ..Rect::default() };
                 let tile = Tile { coords: Vec::new(), full: rect, row: rect };
                 self.compute(id, &tile);
             }
@@ -451,11 +463,12 @@ impl<'a> Machine<'a> {
 fn iota<T>(dst: &mut [T], offset: isize, strides: &[isize], tile: &Tile, level: Level, to: impl Fn(i64) -> T) {
     let rect = tile.rect(level);
     let stride = |dim: Option<usize>| dim.map_or(0, |d| strides[d]) as i64;
-    let (row_stride, col_stride) = (stride(rect.row_dim), stride(rect.col_dim));
+    let (row_stride, col_stride, inner_stride) = (stride(rect.row_dim), stride(rect.col_dim), stride(rect.inner_dim));
     let base = tile.affine(offset, strides) as i64;
     for (r, dst) in dst.chunks_exact_mut(rect.cols.max(1)).enumerate() {
         for (c, d) in dst.iter_mut().enumerate() {
-            *d = to(base + r as i64 * row_stride + c as i64 * col_stride);
+            let (group, i) = ((c / rect.inner) as i64, (c % rect.inner) as i64);
+            *d = to(base + r as i64 * row_stride + group * col_stride + i * inner_stride);
         }
     }
 }

@@ -6,10 +6,10 @@ use super::parallel::{share, threads_for_products};
 use super::{Context, Spatial};
 use pulp::{Arch, Simd, WithSimd};
 
-/// Vector registers of accumulators.
-const ACCUMULATORS: usize = 4;
-/// Elements that a tile of columns may read beyond a plane: accumulators of the widest vector.
-const SLACK: usize = ACCUMULATORS * 16;
+/// Rows of positions that are summed together.
+const ROWS: usize = 4;
+/// Elements that a vector of positions may read beyond a plane.
+const SLACK: usize = 16;
 
 /// `x[images, groups, spatial..] * w[groups * outputs, 1, taps..]`.
 #[derive(Debug)]
@@ -74,27 +74,31 @@ impl WithSimd for Filter<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let [_, height, columns] = self.of.spatial.output;
+        let [depth, height, columns] = self.of.spatial.output;
         if columns == 0 {
             return;
         }
-        let tile = ACCUMULATORS * S::F32_LANES;
+        let (rows, lanes) = (depth * height, S::F32_LANES);
         let steps = self.of.image.steps();
-        for (r, out) in self.out.chunks_exact_mut(columns).enumerate() {
-            let base = r / height * steps[0] + r % height * steps[1];
-            for c in (0..columns).step_by(tile) {
-                let mut acc = [simd.splat_f32s(0.0); ACCUMULATORS];
-                let from = &self.plane[base + c..];
+        for r in (0..rows).step_by(ROWS) {
+            // Beyond the last row, it is computed again and not stored.
+            let starts =
+                [0, 1, 2, 3].map(|i| (r + i).min(rows - 1)).map(|r| r / height * steps[0] + r % height * steps[1]);
+            for c in (0..columns).step_by(lanes) {
+                let mut acc = [simd.splat_f32s(0.0); ROWS];
+                let from = starts.map(|start| &self.plane[start + c..]);
                 for (&offset, &w) in self.of.image.taps().iter().zip(self.weights) {
-                    let (x, _) = S::as_simd_f32s(&from[offset..offset + tile]);
                     let w = simd.splat_f32s(w);
-                    for i in 0..ACCUMULATORS {
-                        acc[i] = simd.mul_add_e_f32s(x[i], w, acc[i]);
+                    for i in 0..ROWS {
+                        let (x, _) = S::as_simd_f32s(&from[i][offset..offset + lanes]);
+                        acc[i] = simd.mul_add_e_f32s(x[0], w, acc[i]);
                     }
                 }
                 let values: &[f32] = bytemuck::cast_slice(&acc);
-                let live = tile.min(columns - c);
-                out[c..c + live].copy_from_slice(&values[..live]);
+                let live = lanes.min(columns - c);
+                for (values, r) in values.chunks_exact(lanes).zip(r..rows) {
+                    self.out[r * columns + c..][..live].copy_from_slice(&values[..live]);
+                }
             }
         }
     }

@@ -20,8 +20,7 @@ macro_rules! float_gemm {
         #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
         pub(crate) fn $gemm(
             blocking: Blocking,
-            m: usize,
-            n: usize,
+            [m, n]: [usize; 2],
             k: usize,
             a: Matrix<'_, $t>,
             b: Columns<'_, $t>,
@@ -102,41 +101,46 @@ macro_rules! float_gemm {
                     return;
                 }
                 let (pa, pb) = self.packing.split_at_mut(kc * MR);
-                // With few rows, packing B costs as much as using it: whole panels are then read where they are.
-                let in_place = match self.b {
-                    Columns::Matrix(b) if b.col == 1 && b.row >= nr as isize && self.m <= 2 * MR => Some(b),
-                    _ => None,
-                };
+                // With few rows, packing B costs as much as using it: panels whose columns are neighbours are then read where they are.
+                let in_place = self.blocking.rows <= 2 * MR;
+                let packed: Vec<usize> = (0..kc).map(|p| p * nr).collect();
                 for jc in (0..self.n).step_by(nc) {
                     let nb = nc.min(self.n - jc);
-                    let whole = if in_place.is_some() { nb / nr * nr } else { 0 };
                     for pc in (0..self.k).step_by(kc) {
                         let kb = kc.min(self.k - pc);
-                        self.b.pack(&mut pb[whole * kb..], (pc, kb), (jc + whole, nb - whole), nr);
+                        let lines = if in_place { self.b.lines(pc, kb) } else { Vec::new() };
+                        if !in_place {
+                            self.b.pack(pb, (pc, kb), (jc, nb), nr);
+                        }
                         // A panel of A stays in the L1 cache while B passes by.
                         for i in (0..self.m).step_by(MR) {
                             let rows = MR.min(self.m - i);
                             pack(&mut pa[..MR * kb], self.a.shifted(i, pc), rows, kb, MR);
                             for j in (0..nb).step_by(nr) {
-                                let panel_b = match in_place {
-                                    Some(b) if j < whole => (&b.data[b.index(pc, jc + j)..], b.row as usize),
-                                    _ => (&pb[j * kb..(j + nr) * kb], nr),
+                                let cols = nr.min(nb - j);
+                                let panel = &mut pb[j * kb..(j + nr) * kb];
+                                let place = if in_place && cols == nr { self.b.neighbours(jc + j, nr) } else { None };
+                                if in_place && place.is_none() && i == 0 {
+                                    self.b.pack(panel, (pc, kb), (jc + j, cols), nr);
+                                }
+                                let b = match place {
+                                    Some(b) => (b, &lines[..]),
+                                    None => (&*panel, &packed[..kb]),
                                 };
                                 let out = self.out.shifted(i, jc + j);
-                                let size = (rows, nr.min(nb - j));
-                                Self::tile::<S, MR, NV>(simd, &pa[..MR * kb], panel_b, out, size, pc > 0);
+                                Self::tile::<S, MR, NV>(simd, &pa[..MR * kb], b, out, (rows, cols), pc > 0);
                             }
                         }
                     }
                 }
             }
 
-            /// One register tile: `out = a * b`, or `+=` when `add`. Rows of B are `step` elements apart.
+            /// One register tile: `out = a * b`, or `+=` when `add`. Rows of B start at `lines`.
             #[inline(always)]
             fn tile<S: Simd, const MR: usize, const NV: usize>(
                 simd: S,
                 a: &[$t],
-                (b, step): (&[$t], usize),
+                (b, lines): (&[$t], &[usize]),
                 out: Target<'_>,
                 (rows, cols): (usize, usize),
                 add: bool,
@@ -144,8 +148,8 @@ macro_rules! float_gemm {
                 let nr = NV * S::$lanes;
                 let mut acc = [[simd.$splat(0.0); NV]; MR];
                 let (a, _) = a.as_chunks::<MR>();
-                for (p, a) in a.iter().enumerate() {
-                    let (b, _) = S::$as_simd(&b[p * step..p * step + nr]);
+                for (a, &line) in a.iter().zip(lines) {
+                    let (b, _) = S::$as_simd(&b[line..line + nr]);
                     for i in 0..MR {
                         let x = simd.$splat(a[i]);
                         for j in 0..NV {

@@ -29,10 +29,30 @@ impl<T: Pod + Default> Columns<'_, T> {
             Columns::Windows(b) => b.pack(dst, k, n, width),
         }
     }
+
+    /// Where `count` rows from `first` lie, from the place of row 0.
+    pub(super) fn lines(&self, first: usize, count: usize) -> Vec<usize> {
+        let rows = first..first + count;
+        match self {
+            Columns::Matrix(b) => rows.map(|r| r * b.row.unsigned_abs()).collect(),
+            Columns::Windows(b) => rows.map(|r| r / b.taps.len() * b.plane + b.taps[r % b.taps.len()]).collect(),
+        }
+    }
+
+    /// Row 0 from column `first`, if `count` columns from there are neighbours in memory.
+    pub(super) fn neighbours(&self, first: usize, count: usize) -> Option<&[T]> {
+        match self {
+            Columns::Matrix(b) => (b.col == 1 && b.row > 0).then(|| &b.data[b.index(0, first)..]),
+            Columns::Windows(b) => {
+                let [along, from] = b.place(b.first + first);
+                (along + count <= b.extents[1]).then(|| &b.data[from..])
+            }
+        }
+    }
 }
 
 /// Elements that a copy of a run moves at a time. What it writes beyond the run is overwritten by what comes next.
-const CHUNK: usize = 8;
+const CHUNK: usize = 16;
 
 /// Positions of a line of a panel that are neighbours in the image.
 struct Run {
@@ -45,16 +65,21 @@ struct Run {
 }
 
 impl<T: Pod + Default> Windows<'_, T> {
-    fn runs(&self, k: usize, n: (usize, usize), width: usize) -> Vec<Run> {
+    /// Where a position is along its line, and where its first tap lies.
+    fn place(&self, position: usize) -> [usize; 2] {
         let [height, run] = self.extents;
+        let (line, along) = (position / run, position % run);
+        [along, line / height * self.steps[0] + line % height * self.steps[1] + along]
+    }
+
+    fn runs(&self, k: usize, n: (usize, usize), width: usize) -> Vec<Run> {
         let mut runs = Vec::new();
         let mut at = 0;
         while at < n.1 {
-            let (position, column) = (self.first + n.0 + at, at % width);
-            let (line, along) = (position / run, position % run);
-            let len = (run - along).min(width - column).min(n.1 - at);
+            let column = at % width;
+            let [along, from] = self.place(self.first + n.0 + at);
+            let len = (self.extents[1] - along).min(width - column).min(n.1 - at);
             let start = at / width * width * k;
-            let from = line / height * self.steps[0] + line % height * self.steps[1] + along;
             runs.push(Run { to: start + column..start + column + len, line: start + width, from });
             at += len;
         }

@@ -185,6 +185,7 @@ impl<'g> Lowering<'g> {
             windows: None,
             out: Strided { slot: to, offset: 0, row: m.strides[2], col: n.strides[2] },
             batch: outer.iter().map(|l| (l.extent, l.strides)).collect(),
+            tail: None,
             threads: self.threads,
         };
         if float && product.out.col != 1 && product.out.row == 1 {

@@ -61,6 +61,7 @@ impl Lowering<'_> {
                         (images, steps(0, groups * channels * plane, groups * outputs * positions)),
                         (groups, steps(outputs * depth, channels * plane, outputs * positions)),
                     ],
+                    tail: None,
                     threads,
                 };
                 self.stages.push(Stage::MatMul(Box::new(product)));

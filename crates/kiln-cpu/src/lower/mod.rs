@@ -12,8 +12,10 @@ mod nest;
 mod pull;
 mod scratch;
 mod sink;
+mod tail;
 
 pub(crate) use nest::{Mode, Nest};
+pub(crate) use tail::Tail;
 
 use crate::error::{Error, Result};
 use crate::stage::Stage;
@@ -93,7 +95,8 @@ pub(crate) fn lower(region: &Region, bindings: &Bindings, threads: usize) -> Res
         threads: threads.max(1),
     };
     low.run()?;
-    Ok(scratch::place(low.slots, low.stages))
+    let stages = tail::attach(&mut low.slots, low.stages);
+    Ok(scratch::place(low.slots, stages))
 }
 
 impl<'g> Lowering<'g> {

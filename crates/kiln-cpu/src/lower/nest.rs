@@ -94,6 +94,11 @@ impl Nest {
         self.registers.bytes()
     }
 
+    /// Whether any instruction works on rows rather than elements.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.program.instrs.iter().any(|i| i.level == Level::Row || i.kind.is_reduction())
+    }
+
     fn stores_nibbles(&self) -> bool {
         let of = |k: &Kind| if let Kind::Store(_, a) = k { Some(self.program.accesses[*a].dtype.bits()) } else { None };
         self.program.instrs.iter().any(|i| of(&i.kind) == Some(4))

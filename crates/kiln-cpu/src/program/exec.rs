@@ -83,6 +83,8 @@ pub(crate) struct Machine<'a> {
     slots: &'a [Slot<'a>],
     buffers: Vec<&'a mut [u64]>,
     views: Vec<View<'a>>,
+    /// An access that reads this block instead of its slot, and the block's first index.
+    block: Option<(usize, Slot<'a>, usize)>,
     pub(super) partials: Vec<Partial>,
 }
 
@@ -102,7 +104,13 @@ impl<'a> Machine<'a> {
             rest = tail;
         }
         let views = vec![View::Own; buffers.len()];
-        Machine { program, registers, slots, buffers, views, partials: vec![Partial::default(); program.instrs.len()] }
+        let partials = vec![Partial::default(); program.instrs.len()];
+        Machine { program, registers, slots, buffers, views, block: None, partials }
+    }
+
+    /// Lets an access read a block whose first element has index `first`.
+    pub(crate) fn read_block(&mut self, access: usize, block: Slot<'a>, first: usize) {
+        self.block = Some((access, block, first));
     }
 
     /// Computes the values that no tile changes.
@@ -214,9 +222,15 @@ impl<'a> Machine<'a> {
     }
 
     fn load(&mut self, id: Id, access: usize, tile: &Tile) {
-        let access = &self.program.accesses[access];
-        let p = tile.patch(access, self.instr(id).level);
-        let slot = self.slots[access.slot];
+        let index = access;
+        let access = &self.program.accesses[index];
+        let mut p = tile.patch(access, self.instr(id).level);
+        let mut slot = self.slots[access.slot];
+        if let Some((at, block, first)) = self.block
+            && at == index
+        {
+            (slot, p.base) = (block, p.base - first);
+        }
         let b = self.buffer(id);
         if p.is_contiguous() && p.len() > 0 {
             let range = p.base..p.base + p.len();

@@ -59,7 +59,10 @@ impl Stage {
         match self {
             Stage::Copy { from, to } => [*from, *to].into_iter().for_each(f),
             Stage::Nest(s) => s.program.accesses.iter().for_each(|a| f(a.slot)),
-            Stage::MatMul(s) => [s.a.slot, s.b.slot, s.out.slot].into_iter().for_each(f),
+            Stage::MatMul(s) => {
+                [s.a.slot, s.b.slot, s.out.slot].into_iter().for_each(&mut *f);
+                s.tail.iter().flat_map(|t| &t.program.accesses).for_each(|a| f(a.slot));
+            }
             Stage::LayOut(s) => [s.x, s.out].into_iter().for_each(f),
             Stage::Depthwise(s) => [s.x, s.w, s.out].into_iter().for_each(f),
             Stage::IntConv(s) => [s.x, s.w, s.out].into_iter().for_each(f),

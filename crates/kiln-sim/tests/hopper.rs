@@ -3,18 +3,9 @@
 mod support;
 
 use kiln_sim::{Arg, Device, LaunchConfig, Options, Swizzle, TensorMap, TensorType};
-use support::{Rng, assert_close, get, kernel, put, run};
+use support::{Rng, assert_close, get, half, kernel, put, run};
 
 const FILE: &str = "hopper.sm_90a";
-
-/// Bits of `q / 1024` for |q| < 1024, exact in f16.
-fn half(q: i32) -> u16 {
-    if q == 0 {
-        return 0;
-    }
-    let e = 31 - q.unsigned_abs().leading_zeros() as i32;
-    (((e + 5) as u16) << 10) | ((q.unsigned_abs() << (10 - e)) as u16 & 0x3ff) | if q < 0 { 0x8000 } else { 0 }
-}
 
 /// Runs `gemm_tma`, which expects operands swizzled by 128 bytes; what it computed, and what it should.
 fn gemm_tma([m, n, k]: [usize; 3], swizzle: Swizzle, use_tma: i32, options: &Options) -> (Vec<f32>, Vec<f64>) {

@@ -24,6 +24,15 @@ impl Rng {
     }
 }
 
+/// Bits of `q / 1024` for |q| < 1024, exact in f16.
+pub fn half(q: i32) -> u16 {
+    if q == 0 {
+        return 0;
+    }
+    let e = 31 - q.unsigned_abs().leading_zeros() as i32;
+    (((e + 5) as u16) << 10) | ((q.unsigned_abs() << (10 - e)) as u16 & 0x3ff) | if q < 0 { 0x8000 } else { 0 }
+}
+
 /// Decodes kernel `name` of `tests/ptx/{file}.ptx`.
 pub fn kernel(file: &str, name: &str) -> Kernel {
     let path = format!("{}/tests/ptx/{file}.ptx", env!("CARGO_MANIFEST_DIR"));

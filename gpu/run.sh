@@ -1,23 +1,38 @@
 #!/usr/bin/env bash
-# Checks and times Kiln on a machine with an NVIDIA GPU, NVRTC and PyTorch, from what `cargo xtask gpu-pack` collected.
+# Checks and times Kiln on a machine with an NVIDIA GPU, NVRTC and PyTorch. `cargo xtask gpu-pack` puts it beside all that it needs.
 #
-#   gpu/run.sh [STEP..]     steps, all of them unless named: doctor tests models kernels peers table sanitize
+#   gpu-pack/run.sh [STEP..]     all steps unless some are named:
 #
-# Results are written to $OUT (default: gpu-out/). Each step takes a minute or two; the exit status says whether all passed.
+#   doctor    what the machine has
+#   tests     the driver layer's own tests
+#   fixtures  records the simulator's fixtures again; every bit must be as committed
+#   checks    small and odd shapes of every kernel family, in every float type, against the reference interpreter
+#   models    public models against what onnxruntime makes of them
+#   sanitize  compute-sanitizer: memcheck on a model, memcheck and racecheck on a slice of the kernels
+#   kernels   kernels at the sizes of real models, Kiln and PyTorch in turn
+#   nets      whole models, Kiln and PyTorch
+#   profile   what limits kernels of each class, by Nsight Compute
+#   configs   every Config of some matrix products
+#   table     all of it as one JSON and one Markdown file
+#
+# Results go to $OUT (default: gpu-out/ beside the pack) as they come. A step that fails does not stop the others; the exit status says
+# whether all passed. No step takes more than eight minutes.
 set -u
-here=$(cd "$(dirname "$0")" && pwd)
-pack=$here/../gpu-pack
-out=${OUT:-$here/../gpu-out}
+pack=$(cd "$(dirname "$0")" && pwd)
+out=${OUT:-$pack/../gpu-out}
 work=${TMPDIR:-/tmp}/kiln-gpu-$(id -u)
 device=${KILN_DEVICE:-cuda:0}
 export KILN_HOME=${KILN_HOME:-$work/home}
 mkdir -p "$out" "$work" "$KILN_HOME"
 : >"$out/run.log"
-tar -C "$work" -xJf "$pack/bin.tar.xz" || exit 2
+mkdir -p "$work/fixtures"
+tar -C "$work" -xJf "$pack/bin.tar.xz" && tar -C "$work/fixtures" -xJf "$pack/fixtures.tar.xz" || exit 2
 for model in "$pack"/models/*.onnx.xz; do
     xz -dc "$model" >"$work/$(basename "$model" .xz)" || exit 2
 done
 kiln=$work/kiln
+kernels=$work/kernels_on_gpu
+peers=$pack/peers
 failed=()
 
 step() { # NAME COMMAND..: runs a step, shows its last lines, adds all of them to run.log
@@ -35,6 +50,12 @@ doctor() {
     "$kiln" doctor
 }
 
+fixtures() {
+    local at=$work/fixtures
+    python3 "$at/record.py" "$at" "$out/recorded.txt" &&
+        python3 "$peers/fixtures.py" "$out/recorded.txt" "$at/recorded.txt" "$at/simulated.txt" "$out/fixtures.json"
+}
+
 models() {
     local status=0 name recording
     for recording in "$pack"/models/*.in.npz; do
@@ -47,26 +68,37 @@ models() {
 }
 
 sanitize() {
-    local tool
+    local tool status=0
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null) || {
         echo "compute-sanitizer is not installed: nothing was checked"
         return 0
     }
+    checked() { # TOOL'S OPTIONS AND COMMAND..
+        echo "$*"
+        timeout 120 "$tool" --error-exitcode 9 --tool "$@" || status=1
+    }
     # Not errors of the API: the list of a kernel's parameters is read until the driver says that there is no next one.
-    timeout 180 "$tool" --tool memcheck --report-api-errors no --error-exitcode 9 "$kiln" compare "$work/magika.onnx" \
+    checked memcheck --report-api-errors no "$kiln" compare "$work/magika.onnx" \
         --input "$pack/models/magika-0.in.npz" --expect "$pack/models/magika-0.out.npz" --device "$device"
+    checked memcheck --report-api-errors no "$kernels" slice "$device"
+    checked racecheck "$kernels" slice "$device"
+    return $status
 }
 
-for name in "${@:-doctor tests models kernels peers table sanitize}"; do
+for name in "${@:-doctor tests fixtures checks models sanitize kernels nets profile configs table}"; do
     for name in $name; do
         case $name in
         doctor) lines=40 step doctor doctor ;;
         tests) step tests timeout 120 "$work/on_device" ;;
+        fixtures) lines=40 step fixtures fixtures ;;
+        checks) lines=4 step checks timeout 120 "$kernels" check "$out/checks.json" "$device" ;;
         models) lines=60 step models models ;;
-        kernels) lines=4 step kernels timeout 300 "$work/kernels_on_gpu" "$out/kernels.json" "$device" ;;
-        peers) lines=4 step peers timeout 240 python3 "$here/peers/torch_bench.py" "$out/kernels.json" "$out/torch.json" ;;
-        table) lines=90 step table python3 "$here/peers/table.py" "$out/kernels.json" "$out/torch.json" "$out/ratios" ;;
-        sanitize) step sanitize sanitize ;;
+        sanitize) lines=30 step sanitize sanitize ;;
+        kernels) lines=6 step kernels timeout 470 python3 "$peers/kernels.py" "$kernels" "$out/kernels.json" "$device" ;;
+        nets) lines=14 step nets timeout 470 python3 "$peers/nets.py" "$kiln" "$kernels" "$pack/models" "$work" "$out/nets.json" "$device" ;;
+        profile) lines=20 step profile timeout 300 python3 "$peers/ncu.py" "$kernels" "$out/profile.json" "$device" ;;
+        configs) lines=40 step configs timeout 120 "$kernels" configs "$out/configs.json" "$device" ;;
+        table) lines=400 step table python3 "$peers/table.py" "$out" ;;
         *) echo "no step is called $name"; exit 2 ;;
         esac
     done

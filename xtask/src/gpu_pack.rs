@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 /// What the folder may weigh.
 const LIMIT: u64 = 60 << 20;
 
-/// Builds the programs, and collects them with the public models and their recordings in `gpu-pack/`. `gpu/run.sh` takes it from there.
+/// Builds the programs, and collects them with the scripts of `gpu/`, the simulator's fixtures, the public models and their recordings in
+/// `gpu-pack/`, whose `run.sh` does the rest.
 pub fn run() -> Outcome<()> {
     let home = Home::from_env()?;
     let pack = workspace().join("gpu-pack");
@@ -19,11 +20,13 @@ pub fn run() -> Outcome<()> {
     }
     fs::create_dir_all(pack.join("models"))?;
     programs(&pack)?;
+    scripts(&pack)?;
+    fixtures(&pack)?;
     let mut left = LIMIT.saturating_sub(weight(&pack)?);
     for case in CASES.iter().filter(|c| !c.inputs.is_empty()) {
         let model = pack.join("models").join(format!("{}.onnx", case.name)).display().to_string();
         fs::copy(case.model(&home)?, &model)?;
-        step::command("xz", &["-3", "-T2", &model])?;
+        step::command("xz", &[&model])?;
         let model = format!("{model}.xz");
         let mut bytes = fs::metadata(&model)?.len();
         let mut files = Vec::new();
@@ -46,7 +49,7 @@ pub fn run() -> Outcome<()> {
             fs::copy(from, pack.join("models").join(name))?;
         }
     }
-    println!("gpu-pack/ weighs {:.1} MiB; on the machine with the GPU: gpu/run.sh", mib(&pack)?);
+    println!("gpu-pack/ weighs {:.1} MiB; on the machine with the GPU: gpu-pack/run.sh", mib(&pack)?);
     Ok(())
 }
 
@@ -59,9 +62,43 @@ fn programs(pack: &Path) -> Outcome<()> {
     fs::copy(executable(&tests)?, folder.join("on_device"))?;
     let kernels = ["build", "--package", "kiln-engine", "--example", "kernels_on_gpu"];
     fs::copy(executable(&kernels)?, folder.join("kernels_on_gpu"))?;
-    let (from, to) = (folder.display().to_string(), pack.join("bin.tar.xz").display().to_string());
-    step::command("tar", &["-C", &from, "-cJf", &to, "kiln", "on_device", "kernels_on_gpu"])?;
+    archive(&folder)
+}
+
+/// Replaces a folder by `FOLDER.tar.xz`, which holds its files.
+fn archive(folder: &Path) -> Outcome<()> {
+    let from = folder.display().to_string();
+    step::command("tar", &["-C", &from, "-cJf", &format!("{from}.tar.xz"), "."])?;
     Ok(fs::remove_dir_all(folder)?)
+}
+
+/// What runs there: `run.sh`, and `peers/`.
+fn scripts(pack: &Path) -> Outcome<()> {
+    let gpu = workspace().join("gpu");
+    fs::copy(gpu.join("run.sh"), pack.join("run.sh"))?;
+    fs::create_dir(pack.join("peers"))?;
+    for entry in fs::read_dir(gpu.join("peers"))? {
+        let path = entry?.path();
+        if let (Some(name), Some("py")) = (path.file_name(), path.extension().and_then(|e| e.to_str())) {
+            fs::copy(&path, pack.join("peers").join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The simulator's fixtures: their PTX and inputs, what is committed, what the simulator gives, and the script that records them.
+fn fixtures(pack: &Path) -> Outcome<()> {
+    let folder = pack.join("fixtures");
+    let test = executable(&["test", "--no-run", "--package", "kiln-sim", "--test", "fixtures"])?;
+    let status = Command::new(test).env("KILN_SIM_FIXTURES", &folder).stdout(Stdio::null()).status()?;
+    if !status.success() {
+        return Err(format!("writing the simulator's fixtures failed: {status}").into());
+    }
+    let committed = workspace().join("crates/kiln-sim/tests/fixtures");
+    for name in ["record.py", "recorded.txt"] {
+        fs::copy(committed.join(name), folder.join(name))?;
+    }
+    archive(&folder)
 }
 
 /// Runs a cargo command in the release profile; the program that it made.

@@ -21,7 +21,7 @@ const HELP: &str = "cargo xtask COMMAND
   test                 everything that CI runs
   bench                Kiln against onnxruntime on this CPU, build times, memory
   cases [--check] [..] get the public models and record onnxruntime's outputs; compare the reference interpreter with them
-  gpu-pack             collect what gpu/run.sh needs on a machine with a GPU in gpu-pack/
+  gpu-pack             collect in gpu-pack/ all that a machine with a GPU needs to check and time Kiln: gpu-pack/run.sh
   onnx-suite [--check] [..]
                        run the ONNX backend node tests, write docs/onnx-coverage.md or check that it is current
   proto [--check]      generate the ONNX message types, or check that they are current";

@@ -85,6 +85,46 @@ fn large_products_with_prologue_and_epilogue() {
 }
 
 #[test]
+fn epilogues_run_on_blocks_and_threads_change_nothing() {
+    let mut rng = Rng::new(31);
+    for (batch, m, n, k) in
+        [(1, 100, 64, 70), (1, 1, 1500, 300), (3, 52, 64, 90), (1, 700, 500, 40), (2, 5, 1, 9), (1, 300, 52, 0)]
+    {
+        let mut b = Builder::new(format!("{batch}x{m}x{n}x{k}"));
+        let x = b.input("x", DType::F32, &dims(&[batch, m, k])).unwrap();
+        let w = b.input("w", DType::F32, &dims(&[n, k])).unwrap();
+        let row = b.input("row", DType::F32, &dims(&[m, 1])).unwrap();
+        let bias = b.input("bias", DType::F32, &dims(&[n])).unwrap();
+        let y = b.linear(x, w, Some(bias), true).unwrap();
+        let row = b.broadcast_to(row, &dims(&[batch, m, n])).unwrap();
+        let y = b.binary(BinaryOp::Mul, y, row).unwrap();
+        b.output("y", y);
+        let relu = b.relu(y).unwrap();
+        let turned = b.transpose(relu, &[1, 0, 2]).unwrap();
+        b.output("turned", turned);
+        let image = b.input("image", DType::F32, &dims(&[batch, 3, 13, 40])).unwrap();
+        let filters = b.input("filters", DType::F32, &dims(&[20, 3, 3, 3])).unwrap();
+        let spec = ConvSpec { strides: vec![2, 1], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups: 1 };
+        let shift = b.input("shift", DType::F32, &dims(&[20])).unwrap();
+        let z = b.conv(image, filters, Some(shift), spec).unwrap();
+        let z = b.hard_swish(z).unwrap();
+        b.output("z", z);
+        let graph = b.finish();
+        let shapes: [&[usize]; 7] =
+            [&[batch, m, k], &[n, k], &[m, 1], &[n], &[batch, 3, 13, 40], &[20, 3, 3, 3], &[20]];
+        let inputs = shapes.map(|s| random(DType::F32, s, &mut rng, false));
+        let root = (k as f64).sqrt().max(6.0);
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| execute(&check(&graph, &inputs, 2.0 * root, root), &graph, &inputs, 0).unwrap())
+        };
+        let one = run(1);
+        assert!([2, 3, 7].into_iter().all(|threads| run(threads) == one), "`{}`", graph.name);
+        assert!(bind(&graph, &inputs).implementation().contains("conv with epilogue"));
+    }
+}
+
+#[test]
 fn products_carry_infinities_and_nan() {
     let mut rng = Rng::new(23);
     let mut b = Builder::new("special");
@@ -235,6 +275,28 @@ fn gathers_and_scatters_of_every_dtype() {
             // Repeated updates of a 4-byte float round at each step.
             check(&b.finish(), &inputs, 8.0, 1.0);
         }
+    }
+}
+
+#[test]
+fn gathers_of_a_computed_table_read_only_its_rows() {
+    let mut rng = Rng::new(33);
+    let table = Tensor::random(DType::I8, &[300, 24], 1).unwrap();
+    for (axis, other) in [(0, vec![300, 1]), (0, vec![24]), (1, vec![300, 1]), (1, vec![1, 24])] {
+        let mut b = Builder::new(format!("axis {axis} scale {other:?}"));
+        let x = b.input("x", DType::I8, &dims(&[300, 24])).unwrap();
+        let i = b.input("i", DType::I64, &dims(&[2, 3])).unwrap();
+        let s = b.input("s", DType::F32, &dims(&other)).unwrap();
+        let y = b.cast(x, DType::F32).unwrap();
+        let s = b.broadcast_to(s, &dims(&[300, 24])).unwrap();
+        let y = b.binary(BinaryOp::Mul, y, s).unwrap();
+        let y = b.binary(BinaryOp::Add, y, s).unwrap();
+        let y = b.add1(Op::Gather { axis }, &[y, i]).unwrap();
+        let y = b.relu(y).unwrap();
+        b.output("y", y);
+        let scale = random(DType::F32, &other, &mut rng, false);
+        let inputs = [table.clone(), indices(DType::I64, &[2, 3], [300, 24][axis], &mut rng), scale];
+        assert!(!check(&b.finish(), &inputs, 0.0, 0.0).is_reference());
     }
 }
 

@@ -1,23 +1,39 @@
 //! From a region to its kernels.
 
+use crate::family::{self, Made};
 use crate::program::TileProgram;
-use crate::{Implementation, Result, family};
+use crate::{Error, Implementation, Result};
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Symbols};
 use kiln_target::arch::Arch;
 
 /// Kernels for `region` on `arch`. `symbols` gives the ranges of the symbolic dimensions.
 pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Implementation> {
-    let made = family::programs(region, arch, symbols)?;
+    implementation(first(region, arch, symbols)?, arch)
+}
+
+/// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
+/// [`lower`] takes.
+pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<Implementation>> {
+    let all = family::programs(region, arch, symbols, usize::MAX)?;
+    all.into_iter().map(|made| implementation(made, arch)).collect()
+}
+
+/// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
+pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
+    first(region, arch, symbols).map(|made| made.programs)
+}
+
+fn first(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Made> {
+    let made = family::programs(region, arch, symbols, 1)?.into_iter().next();
+    made.ok_or_else(|| Error::Malformed { region: region.name.clone(), what: "no family takes it".into() })
+}
+
+fn implementation(made: Made, arch: Arch) -> Result<Implementation> {
     Ok(Implementation {
         family: made.family.to_owned(),
         config: made.config,
         kernels: made.programs.iter().map(|p| p.compile(arch)).collect::<Result<_>>()?,
         scratch_bytes: Dim::from(0),
     })
-}
-
-/// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
-pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
-    family::programs(region, arch, symbols).map(|made| made.programs)
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use kiln_sim::{Arg, Device, FindingKind, LaunchConfig, Options};
+use kiln_sim::{Arg, Device, FindingKind, LaunchConfig, Module, Options};
 use support::{kernel, put};
 
 const FILE: &str = "broken.sm_90a";
@@ -101,4 +101,35 @@ broken! {
     cluster_missing_barrier: 2 x 64 => SharedRace;
     cluster_rank_out_of_range: 2 x 64 => OutOfBounds;
     cluster_arrives_twice: 2 x 64 => InvalidOperand;
+}
+
+/// Kinds found in a kernel of one warp with registers `a`, `b`, `c`, predicate `p` (lane < 16) and address `[out]`.
+fn registers(body: &str) -> Vec<(FindingKind, [u32; 3])> {
+    let ptx = format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 o) {{\n\
+         .reg .b32 a, b, c, t; .reg .b64 out; .reg .pred p;\n\
+         ld.param.u64 out, [o]; mov.u32 t, %tid.x; setp.lt.u32 p, t, 16;\n{body}\nret; }}"
+    );
+    let kernel = Module::parse(&ptx).and_then(|m| m.kernel("k")).unwrap();
+    let d = Device::default();
+    let out = put(&d, &[0u32; 32]);
+    let report = d.launch(&kernel, LaunchConfig::linear(1, 32), &[Arg::U64(out)], &Options::default()).unwrap();
+    report.findings.iter().map(|f| (f.kind, f.thread)).collect()
+}
+
+#[test]
+fn registers_that_nothing_has_written() {
+    let uninitialized = |lane| vec![(FindingKind::UninitializedRegister, [lane, 0, 0])];
+    assert_eq!(registers("st.global.u32 [out], a;"), uninitialized(0));
+    assert_eq!(registers("add.u32 b, a, 1; st.global.u32 [out], b;"), uninitialized(0));
+    // Written by half of the warp only, through a branch and through a guard.
+    assert_eq!(registers("@!p bra L; mov.u32 a, 1; L: st.global.u32 [out], a;"), uninitialized(16));
+    assert_eq!(registers("@p mov.u32 a, 1; st.global.u32 [out], a;"), uninitialized(16));
+    // A move is no use of its own, but what it moved is.
+    assert_eq!(registers("mov.u32 b, a; mov.u32 c, b; st.global.u32 [out], c;"), uninitialized(0));
+    assert_eq!(registers("mov.u32 b, a; mov.u32 b, 2; st.global.u32 [out], b;"), []);
+    // Written on every path that reads it.
+    assert_eq!(registers("@p mov.u32 a, 1; @!p mov.u32 a, 2; st.global.u32 [out], a;"), []);
+    assert_eq!(registers("@p mov.u32 a, 1; @!p bra L; st.global.u32 [out], a; L:"), []);
+    assert_eq!(registers("mov.u32 b, 0; L: @p mov.u32 a, b; add.u32 b, b, 1; setp.lt.u32 p, b, 3; @p bra L;"), []);
 }

@@ -1,7 +1,8 @@
 //! One fixture an instruction form: 32 lanes of generated inputs, and outputs recorded on a GPU.
 //!
-//! `KILN_SIM_FIXTURES=DIR cargo test -p kiln-sim --test fixtures` writes the PTX and the inputs of every fixture to DIR;
-//! `tests/fixtures/record.py DIR` runs them on the GPU it finds and writes `recorded.txt`, which goes next to it.
+//! `KILN_SIM_FIXTURES=DIR cargo test -p kiln-sim --test fixtures` writes the PTX and the inputs of every fixture to DIR, and what the
+//! simulator makes of them (`simulated.txt`); `tests/fixtures/record.py DIR` runs them on the GPU it finds and writes `recorded.txt`, which
+//! goes next to it.
 
 #[path = "fixtures/table.rs"]
 mod table;
@@ -147,47 +148,51 @@ fn recorded() -> BTreeMap<String, Vec<u32>> {
     text.lines().filter(|l| !l.starts_with('#')).filter_map(parse).collect()
 }
 
+fn hex(words: &[u32]) -> String {
+    words.iter().map(|w| format!("{w:08x}")).collect()
+}
+
+/// The outputs of every lane, from the simulator with all checks on.
+fn simulated(module: &Module, f: &Fixture, data: &[u32]) -> Vec<u32> {
+    let kernel = module.kernel(&f.name).unwrap_or_else(|e| panic!("{}: {e}", f.name));
+    let d = Device::default();
+    let (pi, po) = (put(&d, data), d.alloc((4 * f.threads * f.outputs) as u64).unwrap());
+    let config = LaunchConfig::linear(1, f.threads as u32);
+    let r = d.launch(&kernel, config, &[Arg::U64(pi), Arg::U64(po)], &Options::default()).unwrap();
+    assert!(r.clean(), "{}: {:?}", f.name, r.findings);
+    get::<u32>(&d, po, f.threads * f.outputs)
+}
+
+/// Writes what a GPU needs to run the fixtures, and the simulator's answers.
+fn write(dir: &str, text: &str, list: &[Fixture]) -> std::io::Result<()> {
+    let module = Module::parse(text).unwrap();
+    let (mut asked, mut answers) = (String::new(), String::from("# outputs of every thread, from the simulator\n"));
+    for f in list {
+        let data = inputs(f);
+        let _ = writeln!(asked, "{} {} {} {}", f.name, f.threads, f.outputs, hex(&data));
+        let _ = writeln!(answers, "{} {}", f.name, hex(&simulated(&module, f, &data)));
+    }
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(format!("{dir}/fixtures.ptx"), text)?;
+    std::fs::write(format!("{dir}/inputs.txt"), asked)?;
+    std::fs::write(format!("{dir}/simulated.txt"), answers)
+}
+
 #[test]
 fn every_fixture_agrees_with_its_recording() {
     let list = table();
     let text = ptx(&list);
     if let Ok(dir) = std::env::var("KILN_SIM_FIXTURES") {
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(format!("{dir}/fixtures.ptx"), &text).unwrap();
-        let lines: String = list
-            .iter()
-            .map(|f| {
-                format!(
-                    "{} {} {} {}\n",
-                    f.name,
-                    f.threads,
-                    f.outputs,
-                    inputs(f).iter().map(|w| format!("{w:08x}")).collect::<String>()
-                )
-            })
-            .collect();
-        std::fs::write(format!("{dir}/inputs.txt"), lines).unwrap();
+        write(&dir, &text, &list).unwrap_or_else(|e| panic!("{dir}: {e}"));
         return;
     }
     let module = Module::parse(&text).unwrap();
     let recorded = recorded();
     let mut wrong = Vec::new();
     for f in &list {
-        let kernel = module.kernel(&f.name).unwrap_or_else(|e| panic!("{}: {e}", f.name));
         let want = recorded.get(&f.name).unwrap_or_else(|| panic!("{} is not recorded", f.name));
-        let d = Device::default();
         let data = inputs(f);
-        let (pi, po) = (put(&d, &data), d.alloc((4 * f.threads * f.outputs) as u64).unwrap());
-        let r = d
-            .launch(
-                &kernel,
-                LaunchConfig::linear(1, f.threads as u32),
-                &[Arg::U64(pi), Arg::U64(po)],
-                &Options::default(),
-            )
-            .unwrap();
-        assert!(r.clean(), "{}: {:?}", f.name, r.findings);
-        let got = get::<u32>(&d, po, f.threads * f.outputs);
+        let got = simulated(&module, f, &data);
         let magnitude = |w: &u32| match f.compare {
             Relative16(_) => half(w & 0xffff).abs().max(half(w >> 16).abs()),
             _ => Some(f32::from_bits(*w).abs()).filter(|v| v.is_finite()).unwrap_or(0.0),

@@ -2,7 +2,7 @@
 
 mod support;
 
-use kiln_sim::{Arg, Device, LaunchConfig, Options};
+use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
 use support::{Rng, assert_close, get, kernel, put, run};
 
 /// Value of an 8-bit float with `mantissa` bits, for codes without infinities and NaNs.
@@ -145,4 +145,28 @@ fn u8_by_s8_gemm() {
 fn fp8_gemm() {
     check("gemm.sm_89", "gemm_e4m3", e4m3, e4m3, 16, false);
     check("gemm.sm_89", "gemm_e5m2_e4m3", e5m2, e4m3, 16, false);
+}
+
+/// A fragment's registers in the wrong order are no wrong access: what shows them is the result.
+#[test]
+fn a_wrong_fragment_layout_gives_a_wrong_product() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ptx/gemm.sm_80.ptx")).unwrap();
+    let swapped = text.lines().map(|line| match line.split('{').collect::<Vec<_>>()[..] {
+        [mma, d, a, b, c] if mma.starts_with("mma.sync.aligned.m16n8k16") => {
+            let (registers, rest) = a.split_once('}').unwrap();
+            let r: Vec<&str> = registers.split(',').collect();
+            format!("{mma}{{{d}{{{},{},{},{}}}{rest}{{{b}{{{c}\n", r[0], r[2], r[1], r[3])
+        }
+        _ => format!("{line}\n"),
+    });
+    let kernel = Module::parse(&swapped.collect::<String>()).and_then(|m| m.kernel("gemm_bf16")).unwrap();
+    let mut rng = Rng(5);
+    let ((da, va), (db, vb)) = (bf16(&mut rng, 64 * 64), bf16(&mut rng, 64 * 64));
+    let d = Device::default();
+    let (pa, pb, pc) = (put(&d, &da), put(&d, &db), d.alloc(4 * 64 * 64).unwrap());
+    let args = [Arg::U64(pa), Arg::U64(pb), Arg::U64(pc), Arg::I32(64), Arg::I32(64), Arg::I32(64)];
+    run(&d, &kernel, LaunchConfig::linear(1, 128), &args, &Options::default());
+    let (got, want) = (get::<f32>(&d, pc, 64 * 64), product(&va, &vb, [64, 64, 64]));
+    let wrong = got.iter().zip(&want).filter(|(g, w)| (f64::from(**g) - **w).abs() > 1e-3).count();
+    assert!(wrong > want.len() / 2, "{wrong} of {} elements differ", want.len());
 }

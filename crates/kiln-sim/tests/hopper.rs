@@ -7,54 +7,65 @@ use support::{Rng, assert_close, get, half, kernel, put, run};
 
 const FILE: &str = "hopper.sm_90a";
 
+/// Runs `gemm_tma`, which expects operands swizzled by 128 bytes; what it computed, and what it should.
+fn gemm_tma([m, n, k]: [usize; 3], swizzle: Swizzle, use_tma: i32, options: &Options) -> (Vec<f32>, Vec<f64>) {
+    let mut rng = Rng(11);
+    let d = Device::default();
+    let qa: Vec<i32> = (0..m * k).map(|_| rng.below(2047) as i32 - 1023).collect();
+    let qb: Vec<i32> = (0..n * k).map(|_| rng.below(2047) as i32 - 1023).collect();
+    let pa = put(&d, &qa.iter().map(|q| half(*q)).collect::<Vec<_>>());
+    let pb = put(&d, &qb.iter().map(|q| half(*q)).collect::<Vec<_>>());
+    let pc = d.alloc((4 * m * n) as u64).unwrap();
+    let map = |address, rows: usize, cols: usize, dtype: TensorType, swizzle| TensorMap {
+        dtype,
+        address,
+        dims: vec![cols as u64, rows as u64],
+        strides: vec![cols as u64 * u64::from(dtype.bytes())],
+        box_dims: vec![64, 64],
+        element_strides: vec![],
+        swizzle,
+        nan_fill: false,
+    };
+    let maps = [
+        map(pa, m, k, TensorType::F16, swizzle),
+        map(pb, n, k, TensorType::F16, Swizzle::B128),
+        map(pc, m, n, TensorType::F32, Swizzle::None),
+    ];
+    let mut args: Vec<Arg> = maps.iter().map(|m| Arg::Bytes(m.encode().unwrap().to_vec())).collect();
+    args.extend([Arg::U64(pc), Arg::I32(m as i32), Arg::I32(n as i32), Arg::I32(k as i32), Arg::I32(use_tma)]);
+    let grid = [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1];
+    let config = LaunchConfig { grid, block: [160, 1, 1], shared: 32768, cluster: None };
+    run(&d, &kernel(FILE, "gemm_tma"), config, &args, options);
+    let want = (0..m * n).map(|i| {
+        let (r, c) = (i / n, i % n);
+        (0..k).map(|l| f64::from(qa[r * k + l]) * f64::from(qb[c * k + l])).sum::<f64>() / 1048576.0
+    });
+    (get::<f32>(&d, pc, m * n), want.collect())
+}
+
 #[test]
 fn gemm_with_tma_and_wgmma() {
-    let k_ = kernel(FILE, "gemm_tma");
-    let mut rng = Rng(11);
     let fuzz = Options { seed: Some(5), ..Options::default() };
-    for (m, n, k, options) in [
-        (64usize, 64usize, 64usize, Options::default()),
-        (128, 64, 256, Options::default()),
-        (70, 100, 200, Options::default()),
-        (70, 100, 328, fuzz),
-        (70, 132, 520, Options::fast()),
+    for (shape, options) in [
+        ([64, 64, 64], Options::default()),
+        ([128, 64, 256], Options::default()),
+        ([70, 100, 200], Options::default()),
+        ([70, 100, 328], fuzz),
+        ([70, 132, 520], Options::fast()),
     ] {
-        let d = Device::default();
-        let qa: Vec<i32> = (0..m * k).map(|_| rng.below(2047) as i32 - 1023).collect();
-        let qb: Vec<i32> = (0..n * k).map(|_| rng.below(2047) as i32 - 1023).collect();
-        let pa = put(&d, &qa.iter().map(|q| half(*q)).collect::<Vec<_>>());
-        let pb = put(&d, &qb.iter().map(|q| half(*q)).collect::<Vec<_>>());
-        let map = |address, rows: usize, cols: usize, dtype: TensorType, swizzle, box_cols| TensorMap {
-            dtype,
-            address,
-            dims: vec![cols as u64, rows as u64],
-            strides: vec![cols as u64 * u64::from(dtype.bytes())],
-            box_dims: vec![box_cols, 64],
-            element_strides: vec![],
-            swizzle,
-            nan_fill: false,
-        };
         for use_tma in [0, 1] {
-            let pc = d.alloc((4 * m * n) as u64).unwrap();
-            let maps = [
-                map(pa, m, k, TensorType::F16, Swizzle::B128, 64),
-                map(pb, n, k, TensorType::F16, Swizzle::B128, 64),
-                map(pc, m, n, TensorType::F32, Swizzle::None, 64),
-            ];
-            let mut args: Vec<Arg> = maps.iter().map(|m| Arg::Bytes(m.encode().unwrap().to_vec())).collect();
-            args.extend([Arg::U64(pc), Arg::I32(m as i32), Arg::I32(n as i32), Arg::I32(k as i32), Arg::I32(use_tma)]);
-            let grid = [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1];
-            let config = LaunchConfig { grid, block: [160, 1, 1], shared: 32768, cluster: None };
-            run(&d, &k_, config, &args, &options);
-            let want: Vec<f64> = (0..m * n)
-                .map(|i| {
-                    let (r, c) = (i / n, i % n);
-                    (0..k).map(|l| f64::from(qa[r * k + l]) * f64::from(qb[c * k + l])).sum::<f64>() / 1048576.0
-                })
-                .collect();
-            assert_close(&get::<f32>(&d, pc, m * n), &want, 1e-6, "gemm_tma");
+            let (got, want) = gemm_tma(shape, Swizzle::B128, use_tma, &options);
+            assert_close(&got, &want, 1e-6, "gemm_tma");
         }
     }
+}
+
+/// No access is wrong when the copy and the product disagree about the layout: what shows it is the result.
+#[test]
+fn a_wrong_swizzle_gives_a_wrong_product() {
+    let (got, want) = gemm_tma([128, 64, 256], Swizzle::None, 1, &Options::default());
+    let wrong = got.iter().zip(&want).filter(|(g, w)| (f64::from(**g) - **w).abs() > 1e-3).count();
+    assert!(wrong > want.len() / 2, "{wrong} of {} elements differ", want.len());
 }
 
 #[test]

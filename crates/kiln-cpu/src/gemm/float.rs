@@ -1,6 +1,7 @@
 //! f32 and f64 products.
 
-use super::{Blocking, Matrix};
+use super::pack::pack;
+use super::{Blocking, Columns, Matrix};
 use crate::memory::Slot;
 use pulp::{Arch, Simd, WithSimd};
 
@@ -19,11 +20,10 @@ macro_rules! float_gemm {
         #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
         pub(crate) fn $gemm(
             blocking: Blocking,
-            m: usize,
-            n: usize,
+            [m, n]: [usize; 2],
             k: usize,
             a: Matrix<'_, $t>,
-            b: Matrix<'_, $t>,
+            b: Columns<'_, $t>,
             out: Target<'_>,
             packing: &mut [$t],
         ) {
@@ -36,7 +36,7 @@ macro_rules! float_gemm {
             n: usize,
             k: usize,
             a: Matrix<'a, $t>,
-            b: Matrix<'a, $t>,
+            b: Columns<'a, $t>,
             out: Target<'a>,
             packing: &'p mut [$t],
         }
@@ -47,11 +47,10 @@ macro_rules! float_gemm {
             #[inline(always)]
             fn with_simd<S: Simd>(self, simd: S) {
                 // Accumulators fill most of the register file: 32 registers on AVX-512, 16 elsewhere. Few rows take more columns.
-                match self.m {
-                    0 => {}
-                    1..=4 if self.b.row == 1 && self.a.col == 1 => self.dots(simd),
-                    1 => self.blocks::<S, 1, 4>(simd),
-                    2..=4 => self.blocks::<S, 4, 2>(simd),
+                match (self.blocking.rows, self.b) {
+                    (1..=4, Columns::Matrix(b)) if b.row == 1 && self.a.col == 1 => self.dots(simd, b),
+                    (1, _) => self.blocks::<S, 1, 4>(simd),
+                    (2..=4, _) => self.blocks::<S, 4, 2>(simd),
                     _ if S::$lanes * size_of::<$t>() == 64 => self.blocks::<S, 12, 2>(simd),
                     _ => self.blocks::<S, 6, 2>(simd),
                 }
@@ -61,14 +60,14 @@ macro_rules! float_gemm {
         impl $job<'_, '_> {
             /// A few rows of A against columns of B that are contiguous along K.
             #[inline(always)]
-            fn dots<S: Simd>(self, simd: S) {
+            fn dots<S: Simd>(self, simd: S, b: Matrix<'_, $t>) {
                 const COLUMNS: usize = 4;
                 let k = self.k;
                 let last = self.n.saturating_sub(1);
                 for c in (0..self.n).step_by(COLUMNS) {
                     let columns = [0, 1, 2, 3].map(|i| {
-                        let at = self.b.index(0, (c + i).min(last));
-                        S::$as_simd(&self.b.data[at..at + k])
+                        let at = b.index(0, (c + i).min(last));
+                        S::$as_simd(&b.data[at..at + k])
                     });
                     for r in 0..self.m {
                         let at = self.a.index(r, 0);
@@ -92,7 +91,7 @@ macro_rules! float_gemm {
             #[inline(always)]
             fn blocks<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
                 let nr = NV * S::$lanes;
-                let Blocking { mc, kc, nc } = self.blocking;
+                let Blocking { kc, nc, .. } = self.blocking;
                 if self.k == 0 {
                     for r in 0..self.m {
                         for c in 0..self.n {
@@ -101,60 +100,56 @@ macro_rules! float_gemm {
                     }
                     return;
                 }
-                let (pa, pb) = self.packing.split_at_mut(kc * mc.next_multiple_of(MR));
-                // With few rows, packing B costs as much as using it: whole panels are then read where they are.
-                let in_place = self.b.col == 1 && self.b.row >= nr as isize && self.m <= 2 * MR;
+                let (pa, pb) = self.packing.split_at_mut(kc * MR);
+                // With few rows, packing B costs as much as using it: panels whose columns are neighbours are then read where they are.
+                let in_place = self.blocking.rows <= 2 * MR;
+                let packed: Vec<usize> = (0..kc).map(|p| p * nr).collect();
                 for jc in (0..self.n).step_by(nc) {
                     let nb = nc.min(self.n - jc);
                     for pc in (0..self.k).step_by(kc) {
                         let kb = kc.min(self.k - pc);
-                        let whole = if in_place { nb / nr * nr } else { 0 };
-                        pack(&mut pb[whole * kb..], self.b.shifted(pc, jc + whole).transposed(), nb - whole, kb, nr);
-                        for ic in (0..self.m).step_by(mc) {
-                            let mb = mc.min(self.m - ic);
-                            pack(pa, self.a.shifted(ic, pc), mb, kb, MR);
+                        let lines = if in_place { self.b.lines(pc, kb) } else { Vec::new() };
+                        if !in_place {
+                            self.b.pack(pb, (pc, kb), (jc, nb), nr);
+                        }
+                        // A panel of A stays in the L1 cache while B passes by.
+                        for i in (0..self.m).step_by(MR) {
+                            let rows = MR.min(self.m - i);
+                            pack(&mut pa[..MR * kb], self.a.shifted(i, pc), rows, kb, MR);
                             for j in (0..nb).step_by(nr) {
-                                let (panel_b, step) = if j < whole {
-                                    (&self.b.data[self.b.index(pc, jc + j)..], self.b.row as usize)
-                                } else {
-                                    (&pb[j * kb..(j + nr) * kb], nr)
-                                };
-                                for i in (0..mb).step_by(MR) {
-                                    let panel_a = &pa[i * kb..(i + MR) * kb];
-                                    let rows = MR.min(mb - i);
-                                    let cols = nr.min(nb - j);
-                                    Self::tile::<S, MR, NV>(
-                                        simd,
-                                        panel_a,
-                                        (panel_b, step),
-                                        self.out.shifted(ic + i, jc + j),
-                                        rows,
-                                        cols,
-                                        pc > 0,
-                                    );
+                                let cols = nr.min(nb - j);
+                                let panel = &mut pb[j * kb..(j + nr) * kb];
+                                let place = if in_place && cols == nr { self.b.neighbours(jc + j, nr) } else { None };
+                                if in_place && place.is_none() && i == 0 {
+                                    self.b.pack(panel, (pc, kb), (jc + j, cols), nr);
                                 }
+                                let b = match place {
+                                    Some(b) => (b, &lines[..]),
+                                    None => (&*panel, &packed[..kb]),
+                                };
+                                let out = self.out.shifted(i, jc + j);
+                                Self::tile::<S, MR, NV>(simd, &pa[..MR * kb], b, out, (rows, cols), pc > 0);
                             }
                         }
                     }
                 }
             }
 
-            /// One register tile: `out = a * b`, or `+=` when `add`. Rows of B are `step` elements apart.
+            /// One register tile: `out = a * b`, or `+=` when `add`. Rows of B start at `lines`.
             #[inline(always)]
             fn tile<S: Simd, const MR: usize, const NV: usize>(
                 simd: S,
                 a: &[$t],
-                (b, step): (&[$t], usize),
+                (b, lines): (&[$t], &[usize]),
                 out: Target<'_>,
-                rows: usize,
-                cols: usize,
+                (rows, cols): (usize, usize),
                 add: bool,
             ) {
-                let mut acc = [[simd.$splat(0.0); NV]; MR];
                 let nr = NV * S::$lanes;
+                let mut acc = [[simd.$splat(0.0); NV]; MR];
                 let (a, _) = a.as_chunks::<MR>();
-                for (p, a) in a.iter().enumerate() {
-                    let (b, _) = S::$as_simd(&b[p * step..p * step + nr]);
+                for (a, &line) in a.iter().zip(lines) {
+                    let (b, _) = S::$as_simd(&b[line..line + nr]);
                     for i in 0..MR {
                         let x = simd.$splat(a[i]);
                         for j in 0..NV {
@@ -162,18 +157,24 @@ macro_rules! float_gemm {
                         }
                     }
                 }
+                // Sums stay in registers as long as nothing indexes them by a variable: what follows reads a copy.
+                let mut sums = acc;
+                for i in 0..MR {
+                    for j in 0..NV {
+                        sums[i][j] = acc[i][j];
+                    }
+                }
                 if rows == MR && cols == nr && out.col == 1 {
-                    for (i, acc) in acc.iter().enumerate() {
-                        let row: &mut [$t] = out.slot.range_mut(out.at(i, 0), nr);
-                        let (row, _) = S::$as_mut_simd(row);
+                    for (i, sums) in sums.iter().enumerate() {
+                        let (row, _) = S::$as_mut_simd(out.slot.range_mut(out.at(i, 0), nr));
                         for j in 0..NV {
-                            row[j] = if add { simd.$add(row[j], acc[j]) } else { acc[j] };
+                            row[j] = if add { simd.$add(row[j], sums[j]) } else { sums[j] };
                         }
                     }
                     return;
                 }
-                for (i, acc) in acc.iter().enumerate().take(rows) {
-                    let values: &[$t] = bytemuck::cast_slice(acc);
+                for (i, sums) in sums.iter().enumerate().take(rows) {
+                    let values: &[$t] = bytemuck::cast_slice(sums);
                     for (c, &v) in values[..cols].iter().enumerate() {
                         let at = out.at(i, c);
                         let old = if add { out.slot.range_mut::<$t>(at, 1)[0] } else { 0.0 };
@@ -221,59 +222,5 @@ impl Target<'_> {
     #[inline(always)]
     fn shifted(&self, r: usize, c: usize) -> Self {
         Target { offset: self.offset + r as isize * self.row + c as isize * self.col, ..*self }
-    }
-}
-
-impl<T: Copy> Matrix<'_, T> {
-    #[inline(always)]
-    fn shifted(&self, r: usize, c: usize) -> Self {
-        Matrix { offset: self.offset + r as isize * self.row + c as isize * self.col, ..*self }
-    }
-
-    #[inline(always)]
-    fn transposed(&self) -> Self {
-        Matrix { row: self.col, col: self.row, ..*self }
-    }
-}
-
-/// Packs `rows x k` of `src` into panels of `width` rows, each panel k-major, the last padded with zeros.
-#[inline(always)]
-fn pack<T: Copy + Default + bytemuck::Pod>(dst: &mut [T], src: Matrix<'_, T>, rows: usize, k: usize, width: usize) {
-    for (p, panel) in dst.chunks_exact_mut(width * k).take(rows.div_ceil(width)).enumerate() {
-        let first = p * width;
-        let live = width.min(rows - first);
-        if live < width {
-            panel.fill(T::default());
-        }
-        if src.row == 1 {
-            for (kk, line) in panel.chunks_exact_mut(width).enumerate() {
-                let at = src.index(first, kk);
-                if live == width {
-                    // Of constant length, which copies without a call.
-                    line.copy_from_slice(&src.data[at..at + width]);
-                } else {
-                    line[..live].copy_from_slice(&src.data[at..at + live]);
-                }
-            }
-        } else if src.col == 1 {
-            // Read along memory, in blocks of K whose lines of the panel stay in the L1 cache.
-            const STEP: usize = 128;
-            for k0 in (0..k).step_by(STEP) {
-                let kb = STEP.min(k - k0);
-                let block = &mut panel[k0 * width..(k0 + kb) * width];
-                for r in 0..live {
-                    let at = src.index(first + r, k0);
-                    for (line, &x) in block.chunks_exact_mut(width).zip(&src.data[at..at + kb]) {
-                        line[r] = x;
-                    }
-                }
-            }
-        } else {
-            for (kk, line) in panel.chunks_exact_mut(width).enumerate() {
-                for (r, slot) in line[..live].iter_mut().enumerate() {
-                    *slot = src.data[src.index(first + r, kk)];
-                }
-            }
-        }
     }
 }

@@ -2,9 +2,11 @@
 
 mod float;
 mod int;
+mod pack;
 
 pub(crate) use float::{Target, gemm_f32, gemm_f64};
 pub(crate) use int::{dot_i16, dot_i32, dot_i64};
+pub(crate) use pack::Windows;
 
 /// A strided matrix within a slice: element `(r, c)` is at `offset + r * row + c * col`.
 #[derive(Clone, Copy, Debug)]
@@ -20,28 +22,48 @@ impl<T: Copy> Matrix<'_, T> {
     fn index(&self, r: usize, c: usize) -> usize {
         (self.offset + r as isize * self.row + c as isize * self.col) as usize
     }
+
+    #[inline(always)]
+    fn shifted(&self, r: usize, c: usize) -> Self {
+        Matrix { offset: self.index(r, c) as isize, ..*self }
+    }
+
+    #[inline(always)]
+    fn transposed(&self) -> Self {
+        Matrix { row: self.col, col: self.row, ..*self }
+    }
 }
 
-/// Cache blocking of one thread's product.
+/// The right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Columns<'a, T> {
+    Matrix(Matrix<'a, T>),
+    Windows(Windows<'a, T>),
+}
+
+/// How a product is computed: by its size as a whole, so that cutting it into tasks changes no result.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blocking {
-    pub(crate) mc: usize,
+    /// Rows of the whole product.
+    pub(crate) rows: usize,
+    /// Rows of B in a block.
     pub(crate) kc: usize,
+    /// Columns of B in a block.
     pub(crate) nc: usize,
 }
 
-/// Panels are padded to whole register tiles, which are at most this large on any machine.
+/// Rows and columns of a register tile are at most this many on any machine.
 const PAD: usize = 64;
 
 impl Blocking {
-    /// Blocks for a product of this size: a panel of B in the L2 cache, a micropanel of it in the L1 cache.
+    /// A block of B for the L2 cache, a panel of A for the L1 cache.
     pub(crate) fn new(m: usize, n: usize, k: usize) -> Blocking {
         let kc = k.div_ceil(k.div_ceil(320).max(1)).max(1);
-        Blocking { mc: m.clamp(1, 144), kc, nc: n.clamp(1, 512) }
+        Blocking { rows: m, kc, nc: n.clamp(1, 512) }
     }
 
     /// Elements of packing space.
     pub(crate) fn packing(&self) -> usize {
-        self.kc * (self.mc + PAD + self.nc + PAD)
+        self.kc * (self.nc + 2 * PAD)
     }
 }

@@ -5,10 +5,9 @@ use super::affine::dense_strides;
 use crate::error::Result;
 use crate::program::Class;
 use crate::stage::{
-    Arithmetic, Conv, Gather, GatherElements, GatherNd, Pad, Place, Scan, Scatter, ScatterKind, Spatial, Stage, TopK,
-    Window,
+    Gather, GatherElements, GatherNd, Pad, Place, Scan, Scatter, ScatterKind, Spatial, Stage, TopK, Window,
 };
-use kiln_graph::{ConvSpec, DType, Dim, Op, ValueId};
+use kiln_graph::{DType, Dim, Op, ValueId};
 
 /// Whether an op is neither elementwise, a view, nor a row reduction.
 pub(super) fn has_own_stage(op: &Op) -> bool {
@@ -52,7 +51,7 @@ impl Lowering<'_> {
     }
 
     /// The dense row-major slot of `v` as `dtype`.
-    fn dense_as(&mut self, v: ValueId, dtype: DType) -> Result<usize> {
+    pub(super) fn dense_as(&mut self, v: ValueId, dtype: DType) -> Result<usize> {
         if self.dtype(v) == dtype || dtype == DType::I64 && self.dtype(v) == DType::U64 {
             if let Some(slot) = self.dense_slot(v) {
                 return Ok(slot);
@@ -288,46 +287,6 @@ impl Lowering<'_> {
         self.stages.push(Stage::Scatter(scatter));
         if !same {
             self.convert(out, class.dtype(), v, dtype, dtype);
-        }
-        Ok(())
-    }
-
-    fn conv(&mut self, v: ValueId, spec: &ConvSpec, acc: DType, out: DType) -> Result<()> {
-        let node = self.graph.producer(v);
-        let (xv, wv) = (node.inputs[0], node.inputs[1]);
-        let (xs, ws, os) = (self.shape(xv).to_vec(), self.shape(wv).to_vec(), self.shape(v).to_vec());
-        if xs[1] != ws[1] * spec.groups || !ws[0].is_multiple_of(spec.groups) {
-            let message = format!("channels of {xs:?} and {ws:?} do not fit {} groups", spec.groups);
-            return Err(self.unsupported(node, message));
-        }
-        let Some(spatial) = Spatial::new(&xs[2..], &os[2..], &ws[2..], &spec.strides, &spec.pads, &spec.dilations)
-        else {
-            return Err(self.unsupported(node, "more than three spatial axes".into()));
-        };
-        let class = Class::of(acc);
-        let arithmetic = match class {
-            Class::F32 => Arithmetic::F32,
-            Class::F64 => Arithmetic::F64,
-            Class::I32 => Arithmetic::I32,
-            Class::I64 => Arithmetic::I64,
-        };
-        let (x, w) = (self.dense_as(xv, class.dtype())?, self.dense_as(wv, class.dtype())?);
-        let direct = out == class.dtype() && acc == out;
-        let to = if direct { self.assign(v) } else { self.temp(class.dtype(), self.len(v)) };
-        self.stages.push(Stage::Conv(Box::new(Conv {
-            arithmetic,
-            x,
-            w,
-            out: to,
-            images: xs[0],
-            groups: spec.groups,
-            channels: ws[1],
-            outputs: ws[0] / spec.groups,
-            spatial,
-            threads: self.threads,
-        })));
-        if !direct {
-            self.convert(to, class.dtype(), v, acc, out);
         }
         Ok(())
     }

@@ -182,14 +182,16 @@ impl<'g> Lowering<'g> {
             k: k.extent,
             a: Strided { slot: a.slot, offset: a.offset, row: m.strides[0], col: k.strides[0] },
             b: Strided { slot: b.slot, offset: b.offset, row: k.strides[1], col: n.strides[1] },
+            windows: None,
             out: Strided { slot: to, offset: 0, row: m.strides[2], col: n.strides[2] },
             batch: outer.iter().map(|l| (l.extent, l.strides)).collect(),
+            tail: None,
             threads: self.threads,
         };
         if float && product.out.col != 1 && product.out.row == 1 {
             product.transpose();
         }
-        self.stages.push(Stage::MatMul(product));
+        self.stages.push(Stage::MatMul(Box::new(product)));
         if !direct {
             self.convert(to, acc_dtype, v, acc, out);
         }

@@ -6,12 +6,16 @@
 pub(crate) mod affine;
 mod anchors;
 mod contract;
+mod conv;
 mod fuse;
 mod nest;
 mod pull;
 mod scratch;
+mod sink;
+mod tail;
 
 pub(crate) use nest::{Mode, Nest};
+pub(crate) use tail::Tail;
 
 use crate::error::{Error, Result};
 use crate::stage::Stage;
@@ -67,8 +71,9 @@ pub(crate) struct Lowering<'g> {
 
 /// Lowers `region` under `bindings` for `threads` threads.
 pub(crate) fn lower(region: &Region, bindings: &Bindings, threads: usize) -> Result<Lowered> {
-    let graph = &region.graph;
     let graph_error = |source| Error::Graph { region: region.name.clone(), source };
+    let sunk = sink::sink_gathers(&region.graph, bindings).map_err(graph_error)?;
+    let graph = sunk.as_ref().unwrap_or(&region.graph);
     let mut shapes = Vec::with_capacity(graph.values.len());
     for value in &graph.values {
         let shape = value.ty.concrete(bindings).map_err(graph_error)?;
@@ -90,7 +95,8 @@ pub(crate) fn lower(region: &Region, bindings: &Bindings, threads: usize) -> Res
         threads: threads.max(1),
     };
     low.run()?;
-    Ok(scratch::place(low.slots, low.stages))
+    let stages = tail::attach(&mut low.slots, low.stages);
+    Ok(scratch::place(low.slots, stages))
 }
 
 impl<'g> Lowering<'g> {

@@ -6,6 +6,8 @@ use crate::program::{Id, Kind, Level, Program, Rect, Registers, allocate};
 const TILE: usize = 1024;
 /// Longest row that is reduced within one tile.
 const LONGEST_ROW: usize = 8192;
+/// Columns shorter than this are taken together with the dim before them.
+const SHORT: usize = 16;
 /// Side of a tile that transposes.
 const TRANSPOSE: usize = 32;
 
@@ -63,8 +65,8 @@ impl Nest {
             mode: Mode::Straight,
             blocks: Vec::new(),
             inner: Vec::new(),
-            full: Rect { row_dim: None, rows: 1, col_dim: None, cols: 1 },
-            row: Rect { row_dim: None, rows: 1, col_dim: None, cols: 1 },
+            full: Rect::default(),
+            row: Rect::default(),
             phases: Vec::new(),
             threads,
             work,
@@ -92,6 +94,11 @@ impl Nest {
         self.registers.bytes()
     }
 
+    /// Whether any instruction works on rows rather than elements.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.program.instrs.iter().any(|i| i.level == Level::Row || i.kind.is_reduction())
+    }
+
     fn stores_nibbles(&self) -> bool {
         let of = |k: &Kind| if let Kind::Store(_, a) = k { Some(self.program.accesses[*a].dtype.bits()) } else { None };
         self.program.instrs.iter().any(|i| of(&i.kind) == Some(4))
@@ -107,20 +114,24 @@ impl Nest {
     /// A tile over the dims below `end`: the last one, and the one that makes the best of it.
     fn map_tile(&self, end: usize) -> Rect {
         let Some(col) = end.checked_sub(1) else {
-            return Rect { row_dim: None, rows: 1, col_dim: None, cols: 1 };
+            return Rect::default();
         };
         let width = self.dims[col];
         // A view whose memory runs along another dim is read in square patches.
         let along = self
             .strides(Level::Full)
+            .filter(|_| width >= SHORT)
             .filter(|s| s[col].unsigned_abs() > 1)
             .find_map(|s| (0..col).rev().find(|&d| s[d] == 1));
         if let Some(row) = along {
             let cols = even(width, TRANSPOSE);
             let rows = even(self.dims[row], (TILE / cols.max(1)).max(1));
-            return Rect { row_dim: Some(row), rows, col_dim: Some(col), cols };
+            return Rect { row_dim: Some(row), rows, col_dim: Some(col), cols, ..Rect::default() };
         }
-        let cols = even(width, TILE);
+        // Columns of a few elements would make a tile of many rows: they are groups within longer ones.
+        let (inner_dim, inner, col) =
+            if width < SHORT && col > 0 { (Some(col), width, col - 1) } else { (None, 1, col) };
+        let cols = even(self.dims[col], TILE / inner.max(1)) * inner;
         let mut row = col.checked_sub(1);
         if let Some(r) = row
             && self.dims[r] * cols < TILE / 4
@@ -128,7 +139,7 @@ impl Nest {
             row = (0..col).max_by_key(|&d| (self.dims[d], d));
         }
         let rows = row.map_or(1, |r| even(self.dims[r], (TILE / cols.max(1)).max(1)));
-        Rect { row_dim: row, rows, col_dim: Some(col), cols }
+        Rect { row_dim: row, rows, col_dim: Some(col), cols, inner_dim, inner: inner.max(1) }
     }
 
     fn block_dims(&mut self, dims: std::ops::Range<usize>, rect: Rect) {
@@ -152,16 +163,16 @@ impl Nest {
             let rows_dim = kept.checked_sub(1);
             let rows = rows_dim.map_or(1, |d| even(self.dims[d], (TILE / reduced.max(1)).max(1)));
             let col_dim = (n > kept).then_some(kept);
-            self.full = Rect { row_dim: rows_dim, rows, col_dim, cols: reduced };
-            self.row = Rect { row_dim: None, rows: 1, col_dim: rows_dim, cols: rows };
-            self.block_dims(0..kept, Rect { row_dim: rows_dim, rows, col_dim: None, cols: 1 });
+            self.full = Rect { row_dim: rows_dim, rows, col_dim, cols: reduced, ..Rect::default() };
+            self.row = Rect { col_dim: rows_dim, cols: rows, ..Rect::default() };
+            self.block_dims(0..kept, Rect { row_dim: rows_dim, rows, ..Rect::default() });
             return;
         }
         self.block_dims(0..kept, self.row);
         let (row_dim, col) = (n.checked_sub(2).filter(|&d| d >= kept), n - 1);
         if one_tile {
             let rows = row_dim.map_or(1, |d| self.dims[d]);
-            self.full = Rect { row_dim, rows, col_dim: Some(col), cols: self.dims[col] };
+            self.full = Rect { row_dim, rows, col_dim: Some(col), cols: self.dims[col], ..Rect::default() };
             return;
         }
         self.mode = Mode::Chunked;
@@ -171,7 +182,7 @@ impl Nest {
             Some(d) if cols == self.dims[col] => even(self.dims[d], (4 * TILE / cols.max(1)).max(1)),
             _ => 1,
         };
-        self.full = Rect { row_dim, rows, col_dim: Some(col), cols };
+        self.full = Rect { row_dim, rows, col_dim: Some(col), cols, ..Rect::default() };
         self.inner = (kept..n).map(|d| (d, block(self.full, d))).collect();
     }
 
@@ -199,7 +210,9 @@ impl Nest {
 /// The extent of a block of `dim` for a tile.
 fn block(rect: Rect, dim: usize) -> usize {
     if rect.col_dim == Some(dim) {
-        rect.cols
+        rect.cols / rect.inner
+    } else if rect.inner_dim == Some(dim) {
+        rect.inner
     } else if rect.row_dim == Some(dim) {
         rect.rows
     } else {

@@ -8,13 +8,22 @@ use crate::memory::Slot;
 use crate::simd::{map1, map2};
 use kiln_graph::DType;
 
-/// The two dims that a tile spans at one level, and how far.
-#[derive(Clone, Copy, Debug, Default)]
+/// The dims that a tile spans at one level, and how far.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rect {
     pub(crate) row_dim: Option<usize>,
     pub(crate) rows: usize,
     pub(crate) col_dim: Option<usize>,
     pub(crate) cols: usize,
+    /// A short dim inside the columns, taken whole, and its extent: `cols` counts its elements.
+    pub(crate) inner_dim: Option<usize>,
+    pub(crate) inner: usize,
+}
+
+impl Default for Rect {
+    fn default() -> Rect {
+        Rect { row_dim: None, rows: 1, col_dim: None, cols: 1, inner_dim: None, inner: 1 }
+    }
 }
 
 impl Rect {
@@ -48,9 +57,12 @@ impl Tile {
             base: self.affine(access.offset, &access.strides) as usize,
             rows: rect.rows,
             cols: rect.cols,
+            inner: rect.inner,
             row_stride: stride(rect.row_dim),
             col_stride: stride(rect.col_dim),
+            inner_stride: stride(rect.inner_dim),
         }
+        .merged()
     }
 }
 
@@ -71,6 +83,8 @@ pub(crate) struct Machine<'a> {
     slots: &'a [Slot<'a>],
     buffers: Vec<&'a mut [u64]>,
     views: Vec<View<'a>>,
+    /// An access that reads this block instead of its slot, and the block's first index.
+    block: Option<(usize, Slot<'a>, usize)>,
     pub(super) partials: Vec<Partial>,
 }
 
@@ -90,7 +104,13 @@ impl<'a> Machine<'a> {
             rest = tail;
         }
         let views = vec![View::Own; buffers.len()];
-        Machine { program, registers, slots, buffers, views, partials: vec![Partial::default(); program.instrs.len()] }
+        let partials = vec![Partial::default(); program.instrs.len()];
+        Machine { program, registers, slots, buffers, views, block: None, partials }
+    }
+
+    /// Lets an access read a block whose first element has index `first`.
+    pub(crate) fn read_block(&mut self, access: usize, block: Slot<'a>, first: usize) {
+        self.block = Some((access, block, first));
     }
 
     /// Computes the values that no tile changes.
@@ -99,7 +119,7 @@ impl<'a> Machine<'a> {
             if self.registers.invariant[id] {
                 let buffer = self.registers.of[id].unwrap_or_default();
                 let (n, _) = self.registers.buffers[buffer];
-                let rect = Rect { rows: 1, cols: n, ..Rect::default() };
+                let rect = Rect { cols: n, ..Rect::default() };
                 let tile = Tile { coords: Vec::new(), full: rect, row: rect };
                 self.compute(id, &tile);
             }
@@ -202,9 +222,15 @@ impl<'a> Machine<'a> {
     }
 
     fn load(&mut self, id: Id, access: usize, tile: &Tile) {
-        let access = &self.program.accesses[access];
-        let p = tile.patch(access, self.instr(id).level);
-        let slot = self.slots[access.slot];
+        let index = access;
+        let access = &self.program.accesses[index];
+        let mut p = tile.patch(access, self.instr(id).level);
+        let mut slot = self.slots[access.slot];
+        if let Some((at, block, first)) = self.block
+            && at == index
+        {
+            (slot, p.base) = (block, p.base - first);
+        }
         let b = self.buffer(id);
         if p.is_contiguous() && p.len() > 0 {
             let range = p.base..p.base + p.len();
@@ -451,11 +477,12 @@ impl<'a> Machine<'a> {
 fn iota<T>(dst: &mut [T], offset: isize, strides: &[isize], tile: &Tile, level: Level, to: impl Fn(i64) -> T) {
     let rect = tile.rect(level);
     let stride = |dim: Option<usize>| dim.map_or(0, |d| strides[d]) as i64;
-    let (row_stride, col_stride) = (stride(rect.row_dim), stride(rect.col_dim));
+    let (row_stride, col_stride, inner_stride) = (stride(rect.row_dim), stride(rect.col_dim), stride(rect.inner_dim));
     let base = tile.affine(offset, strides) as i64;
     for (r, dst) in dst.chunks_exact_mut(rect.cols.max(1)).enumerate() {
         for (c, d) in dst.iter_mut().enumerate() {
-            *d = to(base + r as i64 * row_stride + c as i64 * col_stride);
+            let (group, i) = ((c / rect.inner) as i64, (c % rect.inner) as i64);
+            *d = to(base + r as i64 * row_stride + group * col_stride + i * inner_stride);
         }
     }
 }

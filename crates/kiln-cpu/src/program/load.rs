@@ -8,20 +8,35 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use kiln_graph::DType;
 
-/// A two-dimensional strided patch of a slot, in elements.
+/// A strided patch of a slot, in elements. Its columns may come in groups of `inner`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patch {
     pub(crate) base: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    pub(crate) inner: usize,
     pub(crate) row_stride: isize,
+    /// From a group to the next.
     pub(crate) col_stride: isize,
+    pub(crate) inner_stride: isize,
 }
 
 impl Patch {
+    /// With groups that follow one another evenly taken as plain columns.
+    pub(crate) fn merged(self) -> Patch {
+        if self.col_stride == self.inner_stride * self.inner as isize || self.inner == 1 {
+            let col_stride = if self.inner == 1 { self.col_stride } else { self.inner_stride };
+            Patch { inner: 1, col_stride, ..self }
+        } else {
+            self
+        }
+    }
+
     /// Whether the elements are consecutive in memory.
     pub(crate) fn is_contiguous(&self) -> bool {
-        (self.cols == 1 || self.col_stride == 1) && (self.rows == 1 || self.row_stride == self.cols as isize)
+        self.inner == 1
+            && (self.cols == 1 || self.col_stride == 1)
+            && (self.rows == 1 || self.row_stride == self.cols as isize)
             || self.len() == 1
     }
 
@@ -34,7 +49,8 @@ impl Patch {
     }
 
     fn at(&self, r: usize, c: usize) -> usize {
-        self.row_base(r).wrapping_add_signed(c as isize * self.col_stride)
+        let (group, i) = ((c / self.inner) as isize, (c % self.inner) as isize);
+        self.row_base(r).wrapping_add_signed(group * self.col_stride + i * self.inner_stride)
     }
 }
 
@@ -45,6 +61,16 @@ fn gather<E: Pod, C: Copy>(dst: &mut [C], src: &[E], p: Patch, run: impl Fn(&mut
     }
     if p.is_contiguous() {
         run(dst, &src[p.base..p.base + p.len()]);
+    } else if p.inner > 1 {
+        for (r, dst) in dst.chunks_exact_mut(p.cols).enumerate() {
+            for i in 0..p.inner {
+                let mut at = p.at(r, i);
+                for d in dst[i..].iter_mut().step_by(p.inner) {
+                    *d = one(src[at]);
+                    at = at.wrapping_add_signed(p.col_stride);
+                }
+            }
+        }
     } else if p.col_stride == 1 {
         for (r, d) in dst.chunks_exact_mut(p.cols).enumerate() {
             let at = p.row_base(r);
@@ -80,6 +106,16 @@ fn scatter<E: Pod, C: Copy>(slot: &Slot<'_>, src: &[C], p: Patch, run: impl Fn(&
     }
     if p.is_contiguous() {
         run(slot.range_mut(p.base, p.len()), src);
+    } else if p.inner > 1 {
+        for (r, src) in src.chunks_exact(p.cols).enumerate() {
+            for i in 0..p.inner {
+                let mut at = p.at(r, i);
+                for &x in src[i..].iter().step_by(p.inner) {
+                    slot.put(at, one(x));
+                    at = at.wrapping_add_signed(p.col_stride);
+                }
+            }
+        }
     } else if p.col_stride == 1 {
         for (r, s) in src.chunks_exact(p.cols).enumerate() {
             run(slot.range_mut(p.row_base(r), p.cols), s);

@@ -1,9 +1,12 @@
 //! Batched matrix products.
 
 use super::Context;
+use super::image::Image;
 use super::parallel::{share, threads_for_products};
-use crate::gemm::{Blocking, Matrix, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
+use crate::gemm::{Blocking, Columns, Matrix, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
+use crate::lower::Tail;
 use crate::memory::Slot;
+use crate::program::{Machine, Tile};
 use bytemuck::Pod;
 
 /// A strided matrix in a slot.
@@ -37,14 +40,20 @@ pub(crate) struct MatMul {
     pub(crate) k: usize,
     pub(crate) a: Strided,
     pub(crate) b: Strided,
+    /// In floats, B may be the windows over the planes of an image there.
+    pub(crate) windows: Option<Image>,
     pub(crate) out: Strided,
     /// Outer loops: extent, then strides of a, b and out.
     pub(crate) batch: Vec<(usize, [isize; 3])>,
+    /// What goes on with each task's block. The product itself is then not stored.
+    pub(crate) tail: Option<Tail>,
     pub(crate) threads: usize,
 }
 
 /// Columns or rows that one integer task covers.
 const INT_BLOCK: usize = 64;
+/// Elements of a float task, whose block then stays in the L2 cache.
+const BLOCK: usize = 64 * 1024;
 
 impl MatMul {
     /// Computes the transpose: `out' = b' * a'`.
@@ -68,23 +77,25 @@ impl MatMul {
     }
 
     /// How M and N are cut into tasks: extents of a task.
-    fn task(&self) -> (usize, usize) {
+    pub(crate) fn task(&self) -> (usize, usize) {
         let parts = self.parts();
-        let cuts = (2 * parts).div_ceil(self.batches().max(1));
-        if parts == 1 || self.batches() >= 2 * parts {
-            return (self.m, self.n);
-        }
+        let cuts = if parts == 1 { 1 } else { (2 * parts).div_ceil(self.batches().max(1)) };
         // The longer side, in whole register tiles.
-        if self.n >= self.m {
+        let (m, n) = if self.n >= self.m {
             (self.m, self.n.div_ceil(cuts).next_multiple_of(64).min(self.n))
         } else {
             (self.m.div_ceil(cuts).next_multiple_of(24).min(self.m), self.n)
-        }
+        };
+        let n = n.min((BLOCK / m.clamp(1, 192)).next_multiple_of(64));
+        (m.min((BLOCK / n.max(1)).next_multiple_of(24)), n)
+    }
+
+    pub(crate) fn is_float(&self) -> bool {
+        matches!(self.arithmetic, Arithmetic::F32 | Arithmetic::F64)
     }
 
     fn blocking(&self) -> Blocking {
-        let (m, n) = self.task();
-        Blocking::new(m, n, self.k)
+        Blocking::new(self.m, self.task().1, self.k)
     }
 
     fn element(&self) -> usize {
@@ -95,8 +106,19 @@ impl MatMul {
         }
     }
 
-    fn thread_bytes(&self) -> usize {
+    fn packing_bytes(&self) -> usize {
         (self.blocking().packing() * self.element()).next_multiple_of(64)
+    }
+
+    /// Bytes of the block that a tail reads.
+    fn block_bytes(&self) -> usize {
+        let (m, n) = self.task();
+        if self.tail.is_some() { (m * n * self.element()).next_multiple_of(64) } else { 0 }
+    }
+
+    fn thread_bytes(&self) -> usize {
+        let registers = self.tail.as_ref().map_or(0, |t| t.registers.bytes());
+        self.packing_bytes() + self.block_bytes() + registers
     }
 
     pub(crate) fn scratch_bytes(&self) -> usize {
@@ -104,17 +126,18 @@ impl MatMul {
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        match self.arithmetic {
-            Arithmetic::F32 | Arithmetic::F64 => "gemm",
-            _ => "integer gemm",
+        match (self.is_float(), &self.windows, &self.tail) {
+            (false, ..) => "integer gemm",
+            (_, None, None) => "gemm",
+            (_, None, Some(_)) => "gemm with epilogue",
+            (_, Some(_), None) => "conv",
+            (_, Some(_), Some(_)) => "conv with epilogue",
         }
     }
 
     pub(crate) fn run(&self, cx: Context<'_>) {
-        let (tm, tn) = match self.arithmetic {
-            Arithmetic::F32 | Arithmetic::F64 => self.task(),
-            _ => (self.m.min(INT_BLOCK), self.n.min(INT_BLOCK)),
-        };
+        let ints = (self.m.min(INT_BLOCK), self.n.min(INT_BLOCK));
+        let (tm, tn) = if self.is_float() { self.task() } else { ints };
         if self.m == 0 || self.n == 0 {
             return;
         }
@@ -123,25 +146,36 @@ impl MatMul {
         let blocking = self.blocking();
         let slots = cx.slots;
         share(self.parts(), units, cx.scratch, self.thread_bytes(), |scratch, next| {
+            let (packing, rest) = scratch.split_at_mut(self.packing_bytes());
+            let (block, registers) = rest.split_at_mut(self.block_bytes());
+            let block = Slot::write(block);
+            let mut tail = self.tail.as_ref().map(|t| (t, t.machine(slots, registers)));
             while let Some(range) = next() {
                 for unit in range {
-                    let (r, c) = (unit / ns % ms * tm, unit % ns * tn);
+                    let (batch, r, c) = (unit / (ms * ns), unit / ns % ms * tm, unit % ns * tn);
                     let size = [tm.min(self.m - r), tn.min(self.n - c)];
-                    let at = self.offsets(unit / (ms * ns), r, c);
+                    let at = self.offsets(batch, r, c);
+                    let mut to =
+                        Target { slot: slots[self.out.slot], offset: at[2], row: self.out.row, col: self.out.col };
+                    if tail.is_some() {
+                        to = Target { slot: block, offset: 0, row: tn as isize, col: 1 };
+                    }
                     match self.arithmetic {
                         Arithmetic::F32 => {
-                            let (a, b, out) = self.operands(slots, at);
-                            let packing = bytemuck::cast_slice_mut(scratch);
-                            gemm_f32(blocking, size[0], size[1], self.k, a, b, out, packing);
+                            let (a, b) = self.operands(slots, at, c);
+                            gemm_f32(blocking, size, self.k, a, b, to, bytemuck::cast_slice_mut(packing));
                         }
                         Arithmetic::F64 => {
-                            let (a, b, out) = self.operands(slots, at);
-                            let packing = bytemuck::cast_slice_mut(scratch);
-                            gemm_f64(blocking, size[0], size[1], self.k, a, b, out, packing);
+                            let (a, b) = self.operands(slots, at, c);
+                            gemm_f64(blocking, size, self.k, a, b, to, bytemuck::cast_slice_mut(packing));
                         }
                         Arithmetic::I16 => self.dots(slots, at, size, dot_i16),
                         Arithmetic::I32 => self.dots(slots, at, size, dot_i32),
                         Arithmetic::I64 => self.dots(slots, at, size, dot_i64),
+                    }
+                    if let Some((tail, machine)) = &mut tail {
+                        machine.read_block(tail.product, block, r * tn + c);
+                        tail.run(machine, batch, [r, c], size);
                     }
                 }
             }
@@ -167,12 +201,20 @@ impl MatMul {
         at
     }
 
-    fn operands<'s, T: Pod>(&self, slots: &[Slot<'s>], at: [isize; 3]) -> (Matrix<'s, T>, Matrix<'s, T>, Target<'s>) {
-        let (a, b, out) = (&self.a, &self.b, &self.out);
+    fn operands<'s, T: Pod>(
+        &'s self,
+        slots: &[Slot<'s>],
+        at: [isize; 3],
+        column: usize,
+    ) -> (Matrix<'s, T>, Columns<'s, T>) {
+        let (a, b) = (&self.a, &self.b);
+        let data: &[T] = slots[b.slot].typed();
         (
             Matrix { data: slots[a.slot].typed(), offset: at[0], row: a.row, col: a.col },
-            Matrix { data: slots[b.slot].typed(), offset: at[1], row: b.row, col: b.col },
-            Target { slot: slots[out.slot], offset: at[2], row: out.row, col: out.col },
+            match &self.windows {
+                Some(image) => Columns::Windows(image.windows(&data[at[1] as usize..], column)),
+                None => Columns::Matrix(Matrix { data, offset: at[1], row: b.row, col: b.col }),
+            },
         )
     }
 
@@ -200,6 +242,33 @@ impl MatMul {
                     let to = at[2] + r as isize * self.out.row + (c + i) as isize * self.out.col;
                     out.put(to as usize, sum);
                 }
+            }
+        }
+    }
+}
+
+impl Tail {
+    fn machine<'a>(&'a self, slots: &'a [Slot<'a>], registers: &'a mut [u8]) -> Machine<'a> {
+        let mut machine = Machine::new(&self.program, &self.registers, slots, registers);
+        machine.prepare();
+        machine
+    }
+
+    /// Runs on the block of an element of the batch, whose corner and extents these are.
+    fn run(&self, machine: &mut Machine<'_>, batch: usize, corner: [usize; 2], size: [usize; 2]) {
+        let mut tile = Tile { coords: vec![0; self.batch.len() + 2], full: self.tile, row: self.tile };
+        let mut rest = batch;
+        for (coord, extent) in tile.coords.iter_mut().zip(&self.batch).rev() {
+            (*coord, rest) = (rest % extent, rest / extent);
+        }
+        let [row, col] = [self.batch.len(), self.batch.len() + 1];
+        for r in (0..size[0]).step_by(self.tile.rows) {
+            for c in (0..size[1]).step_by(self.tile.cols) {
+                (tile.coords[row], tile.coords[col]) = (corner[0] + r, corner[1] + c);
+                tile.full.rows = self.tile.rows.min(size[0] - r);
+                tile.full.cols = self.tile.cols.min(size[1] - c);
+                tile.row = tile.full;
+                machine.run(&tile);
             }
         }
     }

@@ -3,6 +3,7 @@
 mod conv;
 mod depthwise;
 mod gemm;
+mod image;
 mod index;
 mod nest;
 mod parallel;
@@ -10,8 +11,10 @@ mod scan;
 mod sort;
 mod window;
 
-pub(crate) use conv::Conv;
+pub(crate) use conv::IntConv;
+pub(crate) use depthwise::Depthwise;
 pub(crate) use gemm::{Arithmetic, MatMul, Strided};
+pub(crate) use image::{Image, LayOut};
 pub(crate) use index::{Gather, GatherElements, GatherNd, Pad, Place, Scatter, ScatterKind};
 pub(crate) use scan::Scan;
 pub(crate) use sort::TopK;
@@ -35,8 +38,10 @@ pub(crate) struct Context<'a> {
 pub(crate) enum Stage {
     Copy { from: usize, to: usize },
     Nest(Box<Nest>),
-    MatMul(MatMul),
-    Conv(Box<Conv>),
+    MatMul(Box<MatMul>),
+    LayOut(LayOut),
+    Depthwise(Box<Depthwise>),
+    IntConv(IntConv),
     Window(Window),
     Gather(Gather),
     GatherElements(GatherElements),
@@ -54,8 +59,13 @@ impl Stage {
         match self {
             Stage::Copy { from, to } => [*from, *to].into_iter().for_each(f),
             Stage::Nest(s) => s.program.accesses.iter().for_each(|a| f(a.slot)),
-            Stage::MatMul(s) => [s.a.slot, s.b.slot, s.out.slot].into_iter().for_each(f),
-            Stage::Conv(s) => [s.x, s.w, s.out].into_iter().for_each(f),
+            Stage::MatMul(s) => {
+                [s.a.slot, s.b.slot, s.out.slot].into_iter().for_each(&mut *f);
+                s.tail.iter().flat_map(|t| &t.program.accesses).for_each(|a| f(a.slot));
+            }
+            Stage::LayOut(s) => [s.x, s.out].into_iter().for_each(f),
+            Stage::Depthwise(s) => [s.x, s.w, s.out].into_iter().for_each(f),
+            Stage::IntConv(s) => [s.x, s.w, s.out].into_iter().for_each(f),
             Stage::Window(s) => [s.x, s.out].into_iter().for_each(f),
             Stage::Gather(s) => [s.x, s.indices, s.out].into_iter().for_each(f),
             Stage::GatherElements(s) => [s.x, s.indices, s.out].into_iter().for_each(f),
@@ -73,7 +83,7 @@ impl Stage {
         match self {
             Stage::Nest(s) => s.scratch_bytes(),
             Stage::MatMul(s) => s.scratch_bytes(),
-            Stage::Conv(s) => s.scratch_bytes(),
+            Stage::Depthwise(s) => s.scratch_bytes(),
             _ => 0,
         }
     }
@@ -84,7 +94,9 @@ impl Stage {
             Stage::Copy { .. } => "copy",
             Stage::Nest(s) => s.name(),
             Stage::MatMul(s) => s.name(),
-            Stage::Conv(s) => s.name(),
+            Stage::LayOut(_) => "lay out",
+            Stage::Depthwise(_) => "depthwise conv",
+            Stage::IntConv(_) => "integer conv",
             Stage::Window(_) => "window",
             Stage::Gather(_) | Stage::GatherElements(_) | Stage::GatherNd(_) => "gather",
             Stage::Scatter(_) => "scatter",
@@ -103,7 +115,9 @@ impl Stage {
             }
             Stage::Nest(s) => s.run(cx),
             Stage::MatMul(s) => s.run(cx),
-            Stage::Conv(s) => s.run(cx),
+            Stage::LayOut(s) => s.run(cx),
+            Stage::Depthwise(s) => s.run(cx),
+            Stage::IntConv(s) => s.run(cx),
             Stage::Window(s) => s.run(cx),
             Stage::Gather(s) => s.run(cx)?,
             Stage::GatherElements(s) => s.run(cx)?,

@@ -67,7 +67,8 @@ impl Nest {
     fn clip(&self, tile: &mut Tile) {
         let cut = |rect: Rect, coords: &[usize]| {
             let left = |dim: Option<usize>, extent: usize| dim.map_or(extent, |d| extent.min(self.dims[d] - coords[d]));
-            Rect { rows: left(rect.row_dim, rect.rows), cols: left(rect.col_dim, rect.cols), ..rect }
+            let cols = left(rect.col_dim, rect.cols / rect.inner) * rect.inner;
+            Rect { rows: left(rect.row_dim, rect.rows), cols, ..rect }
         };
         tile.full = cut(self.full, &tile.coords);
         tile.row = cut(self.row, &tile.coords);

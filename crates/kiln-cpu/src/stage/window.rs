@@ -22,7 +22,7 @@ pub(crate) struct Spatial {
 }
 
 impl Spatial {
-    /// `None` for more than three axes.
+    /// `None` for more than three axes. Those that say nothing are left out, so that the last one is long.
     pub(crate) fn new(
         input: &[usize],
         output: &[usize],
@@ -31,20 +31,23 @@ impl Spatial {
         pads: &[(usize, usize)],
         dilations: &[usize],
     ) -> Option<Spatial> {
-        let lead = 3usize.checked_sub(input.len())?;
-        let wide = |of: &[usize], fill: usize| {
+        let live: Vec<usize> =
+            (0..input.len()).filter(|&a| (input[a], output[a], taps[a], pads[a].0) != (1, 1, 1, 0)).collect();
+        let lead = 3usize.checked_sub(live.len())?;
+        let wide = |of: &dyn Fn(usize) -> usize, fill: usize| {
             let mut all = [fill; 3];
-            all[lead..].copy_from_slice(of);
+            for (to, &a) in all[lead..].iter_mut().zip(&live) {
+                *to = of(a);
+            }
             all
         };
-        let before: Vec<usize> = pads.iter().map(|p| p.0).collect();
         Some(Spatial {
-            input: wide(input, 1),
-            output: wide(output, 1),
-            taps: wide(taps, 1),
-            strides: wide(strides, 1),
-            pads: wide(&before, 0),
-            dilations: wide(dilations, 1),
+            input: wide(&|a| input[a], 1),
+            output: wide(&|a| output[a], 1),
+            taps: wide(&|a| taps[a], 1),
+            strides: wide(&|a| strides[a], 1),
+            pads: wide(&|a| pads[a].0, 0),
+            dilations: wide(&|a| dilations[a], 1),
         })
     }
 

@@ -1,5 +1,6 @@
 //! What is checked and timed.
 
+use crate::decode::Decode;
 use crate::{Outcome, random};
 use kiln_graph::{Builder, ConvSpec, DType, Dim, Graph, Tensor, ValueId};
 use serde_json::{Value, json};
@@ -47,6 +48,7 @@ pub enum Op {
         kernel: usize,
         stride: usize,
     },
+    Decode(Decode),
 }
 
 /// An op on elements of a type.
@@ -66,6 +68,7 @@ impl Op {
             Op::SwiGlu { .. } => "swiglu",
             Op::Attention { .. } => "attention",
             Op::Conv { .. } => "conv",
+            Op::Decode(_) => "decode",
         }
     }
 
@@ -82,10 +85,13 @@ impl Op {
             Op::Conv { n, c, size, out, kernel, stride } => {
                 json!({ "n": n, "c": c, "size": size, "out": out, "kernel": kernel, "stride": stride })
             }
+            Op::Decode(Decode { layers, heads, kv_heads, head, inner, context }) => json!({
+                "layers": layers, "heads": heads, "kv_heads": kv_heads, "head": head, "inner": inner, "context": context
+            }),
         }
     }
 
-    /// The first extent of every input and of the output. Slices along it do not depend on one another.
+    /// The first extent of every input and of the output, if slices along it do not depend on one another; otherwise 1.
     pub fn lead(&self) -> usize {
         match *self {
             Op::Gemm { m, .. } => m,
@@ -95,6 +101,7 @@ impl Op {
             | Op::SwiGlu { rows, .. } => rows,
             Op::Attention { heads, .. } => heads,
             Op::Conv { n, .. } => n,
+            Op::Decode(_) => 1,
         }
     }
 
@@ -114,7 +121,13 @@ impl Op {
                 let side = size.div_ceil(stride);
                 2.0 * product(&[n, c, out, side, side, kernel, kernel])
             }
+            Op::Decode(sizes) => sizes.flops(),
         }
+    }
+
+    /// Whether arithmetic, not memory, should bound it.
+    fn is_arithmetic(&self) -> bool {
+        matches!(self, Op::Gemm { m: 128.., .. } | Op::Attention { .. } | Op::Conv { .. })
     }
 }
 
@@ -133,12 +146,24 @@ impl Case {
         format!("{} {} {}", self.op.name(), self.dtype, dims.join("x"))
     }
 
-    /// The largest `|found - expected| / |expected|`: a few roundings of the element type.
+    /// What another program needs to know of it.
+    pub fn describe(&self) -> Value {
+        json!({
+            "name": self.name(), "op": self.op.name(), "dtype": self.dtype.to_string(), "shape": self.op.shape(),
+            "flops": self.op.flops(), "bytes": self.bytes(), "arithmetic": self.op.is_arithmetic(),
+        })
+    }
+
+    /// The largest `|found - expected| / |expected|`: a few roundings of the element type, which add up over layers.
     pub fn tolerance(&self) -> f64 {
-        match self.dtype {
+        let one = match self.dtype {
             DType::BF16 => 1e-2,
             DType::F16 => 2e-3,
             _ => 1e-5,
+        };
+        match self.op {
+            Op::Decode(sizes) => one * (sizes.layers as f64).sqrt(),
+            _ => one,
         }
     }
 
@@ -153,6 +178,7 @@ impl Case {
                 let side = size.div_ceil(stride);
                 n * c * size * size + out * c * kernel * kernel + n * out * side * side
             }
+            Op::Decode(sizes) => sizes.weights() + sizes.cached(),
         };
         (elements * self.dtype.bytes_for(1).unwrap_or(4)) as f64
     }
@@ -160,19 +186,24 @@ impl Case {
     /// The op as a graph whose first axis has `lead` slices.
     pub fn graph(&self, lead: usize) -> Outcome<Graph> {
         let mut b = Builder::new(self.op.name());
-        let y = self.body(&mut b, lead)?;
-        b.output("y", y);
+        let results = match self.op {
+            Op::Decode(sizes) => sizes.build(&mut b, self.dtype)?,
+            _ => vec![self.kernel(&mut b, lead)?],
+        };
+        for (i, y) in results.into_iter().enumerate() {
+            b.output(format!("y{i}"), y);
+        }
         Ok(b.finish())
     }
 
-    fn body(&self, b: &mut Builder, lead: usize) -> Outcome<ValueId> {
+    fn kernel(&self, b: &mut Builder, lead: usize) -> Outcome<ValueId> {
         let dtype = self.dtype;
         let input = |b: &mut Builder, name: &str, rest: &[usize]| {
             let shape: Vec<Dim> = std::iter::once(lead).chain(rest.iter().copied()).map(Dim::from).collect();
             b.input(name, dtype, &shape)
         };
         let weight = |b: &mut Builder, name: &str, shape: &[usize], seed| -> Outcome<ValueId> {
-            Ok(b.weight_data(name, random(dtype, shape, seed)?)?)
+            Ok(b.weight_data(name, random(dtype, shape, seed, 1.0)?)?)
         };
         Ok(match self.op {
             Op::Gemm { n, k, linear, .. } => {
@@ -216,6 +247,7 @@ impl Case {
                     ConvSpec { strides: vec![stride; 2], pads: vec![(pad, pad); 2], dilations: vec![1; 2], groups: 1 };
                 b.conv(x, w, None, spec)?
             }
+            Op::Decode(_) => return Err("a decoding step is more than one kernel".into()),
         })
     }
 
@@ -228,17 +260,32 @@ impl Case {
             .map(|(i, &id)| {
                 let ty = &graph.value(id).ty;
                 let shape: Vec<usize> = ty.const_shape().ok_or("an input's shape is not constant")?;
-                Ok((graph.input_name(id), random(ty.dtype, &shape, seed + 10 * i as u64)?))
+                Ok((graph.input_name(id), random(ty.dtype, &shape, seed + 10 * i as u64, 1.0)?))
             })
             .collect()
     }
 }
 
+const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+fn gemm(m: usize, n: usize, k: usize, linear: bool) -> Op {
+    Op::Gemm { m, n, k, linear }
+}
+
+fn attention(heads: usize, seq: usize, head: usize, causal: bool) -> Op {
+    Op::Attention { heads, seq, head, causal }
+}
+
+fn conv(n: usize, (c, size, out, kernel, stride): (usize, usize, usize, usize, usize)) -> Op {
+    Op::Conv { n, c, size, out, kernel, stride }
+}
+
+fn in_each(dtypes: &[DType], ops: &[Op]) -> Vec<Case> {
+    dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| Case { op, dtype })).collect()
+}
+
 /// Small and odd sizes in every float type.
 pub fn small() -> Vec<Case> {
-    let gemm = |m, n, k, linear| Op::Gemm { m, n, k, linear };
-    let attention = |heads, seq, head, causal| Op::Attention { heads, seq, head, causal };
-    let conv = |n, c, size, out, kernel, stride| Op::Conv { n, c, size, out, kernel, stride };
     let ops = [
         gemm(1, 40, 64, true),
         gemm(16, 256, 128, true),
@@ -259,26 +306,82 @@ pub fn small() -> Vec<Case> {
         attention(3, 65, 64, false),
         attention(2, 65, 64, true),
         attention(2, 128, 128, true),
-        conv(2, 3, 17, 8, 7, 2),
-        conv(1, 16, 14, 24, 3, 1),
-        conv(2, 16, 9, 40, 1, 1),
-        conv(2, 8, 15, 16, 3, 2),
+        conv(2, (3, 17, 8, 7, 2)),
+        conv(1, (16, 14, 24, 3, 1)),
+        conv(2, (16, 9, 40, 1, 1)),
+        conv(2, (8, 15, 16, 3, 2)),
+        Op::Decode(Decode { layers: 2, heads: 6, kv_heads: 2, head: 32, inner: 200, context: 19 }),
     ];
-    let dtypes = [DType::F32, DType::F16, DType::BF16];
-    dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| Case { op, dtype })).collect()
+    in_each(&FLOATS, &ops)
 }
 
-/// The linears of an 8-billion-parameter LLaMA, as (n, k): attention input, attention output, gate and up, down.
-const LLAMA: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
+/// A few kernels of every family: whole and partial tiles, several steps of a pipeline, reductions within and across warps.
+pub fn slice() -> Vec<Case> {
+    let ops = [
+        gemm(16, 256, 128, true),
+        gemm(65, 136, 72, true),
+        gemm(129, 257, 96, false),
+        Op::Softmax { rows: 5, cols: 77 },
+        Op::LayerNorm { rows: 4, cols: 4096 },
+        Op::RmsNorm { rows: 7, cols: 129 },
+        Op::SwiGlu { rows: 3, cols: 333 },
+        attention(2, 65, 64, true),
+        conv(1, (16, 14, 24, 3, 1)),
+        conv(2, (16, 9, 40, 1, 1)),
+    ];
+    in_each(&[DType::F32, DType::BF16], &ops)
+}
+
+/// The linears of a LLaMA of 8 and of 70 billion parameters, as (n, k): attention input, attention output, gate and up, down.
+const LLAMA: [(usize, usize); 8] = [
+    (6144, 4096),
+    (4096, 4096),
+    (28672, 4096),
+    (4096, 14336),
+    (10240, 8192),
+    (8192, 8192),
+    (57344, 8192),
+    (8192, 28672),
+];
+
+/// All convolutions of a ResNet-50 for pictures of 224 x 224: (channels, size, outputs, kernel, stride).
+const RESNET: [(usize, usize, usize, usize, usize); 23] = [
+    (3, 224, 64, 7, 2),
+    (64, 56, 64, 1, 1),
+    (64, 56, 64, 3, 1),
+    (64, 56, 256, 1, 1),
+    (256, 56, 64, 1, 1),
+    (256, 56, 128, 1, 1),
+    (128, 56, 128, 3, 2),
+    (128, 28, 512, 1, 1),
+    (256, 56, 512, 1, 2),
+    (512, 28, 128, 1, 1),
+    (128, 28, 128, 3, 1),
+    (512, 28, 256, 1, 1),
+    (256, 28, 256, 3, 2),
+    (256, 14, 1024, 1, 1),
+    (512, 28, 1024, 1, 2),
+    (1024, 14, 256, 1, 1),
+    (256, 14, 256, 3, 1),
+    (1024, 14, 512, 1, 1),
+    (512, 14, 512, 3, 2),
+    (512, 7, 2048, 1, 1),
+    (1024, 14, 2048, 1, 2),
+    (2048, 7, 512, 1, 1),
+    (512, 7, 512, 3, 1),
+];
+
+/// Tokens of all sequences of an attention together, and channels of all heads: 16 heads of 64 or 8 of 128.
+const ATTENDED: (usize, usize) = (16384, 1024);
 
 /// Sizes of real models.
 pub fn full() -> Vec<Case> {
     let bf16 = |op| Case { op, dtype: DType::BF16 };
-    let square = |s, dtype| Case { op: Op::Gemm { m: s, n: s, k: s, linear: false }, dtype };
-    let mut cases: Vec<Case> = [1024, 2048, 4096, 8192].map(|s| square(s, DType::BF16)).into();
+    let square = |s, dtype| Case { op: gemm(s, s, s, false), dtype };
+    let mut cases: Vec<Case> = [1024, 2048, 4096, 8192, 16384].map(|s| square(s, DType::BF16)).into();
     cases.extend([square(4096, DType::F16), square(2048, DType::F32)]);
-    for m in [1, 16, 128, 2048] {
-        cases.extend(LLAMA.map(|(n, k)| bf16(Op::Gemm { m, n, k, linear: true })));
+    for m in [1, 16, 128, 2048, 8192] {
+        cases.extend(LLAMA.map(|(n, k)| bf16(gemm(m, n, k, true))));
     }
     for (rows, cols) in [(32768, 1024), (16384, 4096), (2048, 32768)] {
         cases.push(bf16(Op::Softmax { rows, cols }));
@@ -287,22 +390,31 @@ pub fn full() -> Vec<Case> {
     cases.extend([(32768, 1024), (16384, 4096)].map(|(rows, cols)| bf16(Op::LayerNorm { rows, cols })));
     cases.extend([(16384, 4096), (8192, 8192)].map(|(rows, cols)| bf16(Op::RmsNorm { rows, cols })));
     cases.push(bf16(Op::SwiGlu { rows: 8192, cols: 14336 }));
-    for (heads, seq, head) in [(128, 1024, 64), (64, 1024, 128), (32, 4096, 128)] {
-        for causal in [false, true] {
-            cases.push(bf16(Op::Attention { heads, seq, head, causal }));
+    for head in [64, 128] {
+        for seq in [1024, 2048, 4096, 8192, 16384] {
+            let heads = ATTENDED.0 / seq * (ATTENDED.1 / head);
+            cases.extend([false, true].map(|causal| bf16(attention(heads, seq, head, causal))));
         }
     }
-    // Convolutions of ResNet-50: (channels, size, outputs, kernel, stride).
-    let resnet = [
-        (3, 224, 64, 7, 2),
-        (64, 56, 64, 1, 1),
-        (64, 56, 64, 3, 1),
-        (64, 56, 256, 1, 1),
-        (128, 28, 128, 3, 1),
-        (256, 14, 256, 3, 1),
-        (512, 7, 512, 3, 1),
-        (2048, 7, 512, 1, 1),
-    ];
-    cases.extend(resnet.map(|(c, size, out, kernel, stride)| bf16(Op::Conv { n: 32, c, size, out, kernel, stride })));
+    cases.extend(RESNET.map(|shape| bf16(conv(32, shape))));
+    let llama_8b = Decode { layers: 32, heads: 32, kv_heads: 8, head: 128, inner: 14336, context: 1023 };
+    cases.push(bf16(Op::Decode(llama_8b)));
+    cases
+}
+
+/// Matrix products on which every Config is timed.
+pub fn ranked() -> Vec<Case> {
+    let mut cases = in_each(
+        &[DType::BF16],
+        &[
+            gemm(4096, 4096, 4096, false),
+            gemm(2048, 4096, 14336, true),
+            gemm(128, 6144, 4096, true),
+            gemm(128, 28672, 4096, true),
+            gemm(16, 4096, 14336, true),
+            gemm(1, 4096, 4096, true),
+        ],
+    );
+    cases.push(Case { op: gemm(2048, 2048, 2048, false), dtype: DType::F32 });
     cases
 }

@@ -1,12 +1,13 @@
 //! The CPU as a [`Device`]: regions run in place on host memory, weights on the mapped file.
 
 use super::arena::{Block, split};
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared};
+use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cpu::{BoundKernel, Kernel};
 use kiln_graph::Bindings;
 use std::ops::Range;
+use std::sync::Arc;
 
 enum Memory {
     Owned(Block),
@@ -16,10 +17,19 @@ enum Memory {
 
 /// Runs regions on this machine's cores.
 pub struct CpuDevice {
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     memory: Vec<Memory>,
     kernels: Vec<Kernel>,
     bound: Vec<BoundKernel>,
+    recordings: Vec<Arc<[Launch]>>,
+}
+
+/// A recorded launch.
+struct Launch {
+    prepared: usize,
+    inputs: Vec<Place>,
+    outputs: Vec<Place>,
+    scratch: Option<Place>,
 }
 
 impl CpuDevice {
@@ -30,7 +40,8 @@ impl CpuDevice {
             .thread_name(|i| format!("kiln-cpu-{i}"))
             .build()
             .map_err(|e| internal(format!("cannot start threads: {e}")))?;
-        Ok(CpuDevice { pool, memory: Vec::new(), kernels: Vec::new(), bound: Vec::new() })
+        let (memory, kernels, bound, recordings) = Default::default();
+        Ok(CpuDevice { pool: Arc::new(pool), memory, kernels, bound, recordings })
     }
 
     fn read(&self, place: Place) -> Result<&[u8]> {
@@ -83,6 +94,8 @@ impl Device for CpuDevice {
         if let Some(m) = self.memory.get_mut(mem.0) {
             *m = Memory::Free;
         }
+        // They may use the block.
+        self.recordings.clear();
         Ok(())
     }
 
@@ -182,6 +195,29 @@ impl Device for CpuDevice {
 
     fn synchronize(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// A run then changes to the pool's threads once rather than for each launch.
+    fn record(&mut self, launches: &[(usize, Arguments<'_>)]) -> Result<Option<RecordingId>> {
+        let launch = |&(prepared, args): &(usize, Arguments<'_>)| Launch {
+            prepared,
+            inputs: args.inputs.to_vec(),
+            outputs: args.outputs.to_vec(),
+            scratch: args.scratch,
+        };
+        self.recordings.push(launches.iter().map(launch).collect());
+        Ok(Some(RecordingId(self.recordings.len() - 1)))
+    }
+
+    fn replay(&mut self, recording: RecordingId) -> Result<()> {
+        let recording = self.recordings.get(recording.0).cloned();
+        let launches = recording.ok_or_else(|| internal("a recording is missing".into()))?;
+        let pool = Arc::clone(&self.pool);
+        pool.install(|| {
+            launches.iter().try_for_each(|l| {
+                self.launch(l.prepared, Arguments { inputs: &l.inputs, outputs: &l.outputs, scratch: l.scratch })
+            })
+        })
     }
 
     fn implementation(&self, prepared: usize) -> String {

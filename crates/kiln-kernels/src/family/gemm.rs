@@ -17,12 +17,19 @@ use kiln_graph::{self as graph, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Buffer, Builder, DType, Expr, Worker};
 
-/// The product and the Config it was made with; `None` if the region's contraction is none that this family takes.
-pub fn program(region: &Region, symbols: &Symbols, arch: Arch) -> Result<Option<(GemmConfig, TileProgram)>> {
-    let (values, k) = Values::start(region, symbols, &region.name)?;
-    let Some(product) = Product::of(&values)? else { return Ok(None) };
-    let Some(config) = product.problem(&values, symbols, arch).configs().next() else { return Ok(None) };
-    Ok(Some((config, product.program(values, k, config)?)))
+/// The product with each of its first `most` Configs; empty if the region's contraction is none that this family takes.
+pub fn programs(region: &Region, symbols: &Symbols, arch: Arch, most: usize) -> Result<Vec<(GemmConfig, TileProgram)>> {
+    let (values, _) = Values::start(region, symbols, &region.name)?;
+    let Some(product) = Product::of(&values)? else { return Ok(Vec::new()) };
+    let problem = product.problem(&values, symbols, arch);
+    problem
+        .configs()
+        .take(most)
+        .map(|config| {
+            let (values, k) = Values::start(region, symbols, &region.name)?;
+            Ok((config, product.program(values, k, config)?))
+        })
+        .collect()
 }
 
 /// One group of labels, flattened.

@@ -27,13 +27,16 @@ pub struct Made {
     pub programs: Vec<TileProgram>,
 }
 
-/// Tile programs for `region` on `arch`.
-pub fn programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Made> {
+/// Tile programs for `region` on `arch`: the most promising `most` ways to make it, at least one, the best first.
+pub fn programs(region: &Region, arch: Arch, symbols: &Symbols, most: usize) -> Result<Vec<Made>> {
     region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
-    if region.anchor == Anchor::Contract
-        && let Some((config, program)) = gemm::program(region, symbols, arch)?
-    {
-        return Ok(Made { family: "gemm", config: serde_json::json!(config), programs: vec![program] });
+    if region.anchor == Anchor::Contract {
+        let products = gemm::programs(region, symbols, arch, most)?;
+        if !products.is_empty() {
+            let made =
+                |(config, program)| Made { family: "gemm", config: serde_json::json!(config), programs: vec![program] };
+            return Ok(products.into_iter().map(made).collect());
+        }
     }
     let (family, program) = match region.anchor {
         Anchor::Map => ("map", map::program(region, symbols)?),
@@ -49,7 +52,7 @@ pub fn programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Made> 
         Anchor::Scan => ("scan", scan::program(region, symbols)?),
         Anchor::Sort => ("rank", sort::program(region, symbols)?),
     };
-    Ok(Made { family, config: serde_json::json!({}), programs: vec![program] })
+    Ok(vec![Made { family, config: serde_json::json!({}), programs: vec![program] }])
 }
 
 /// The one anchor of a region that has exactly one.

@@ -16,6 +16,8 @@ pub enum FindingKind {
     Misaligned,
     /// A read of shared memory that nothing has written.
     Uninitialized,
+    /// A read of a register that nothing has written.
+    UninitializedRegister,
     /// Two unordered accesses to shared memory by different warps.
     SharedRace,
     /// Two unordered accesses to global memory by different CTAs.
@@ -55,6 +57,7 @@ impl std::fmt::Display for FindingKind {
             FindingKind::OutOfBounds => "out of bounds",
             FindingKind::Misaligned => "misaligned access",
             FindingKind::Uninitialized => "uninitialised shared memory",
+            FindingKind::UninitializedRegister => "uninitialised register",
             FindingKind::SharedRace => "shared-memory race",
             FindingKind::GlobalRace => "cross-CTA race",
             FindingKind::AsyncPending => "asynchronous copy not waited for",

@@ -16,11 +16,13 @@ mod packed;
 mod slots;
 mod sync;
 mod types;
+mod undefined;
 mod warp;
 
 pub(crate) use flatten::flatten;
 pub(crate) use op::*;
 pub(crate) use types::Ty;
+pub(crate) use undefined::{Watch, Watched};
 
 use crate::error::{Error, Result};
 use crate::ptx::{PtxFile, Stmt};
@@ -53,6 +55,7 @@ pub(crate) fn decode(file: &PtxFile, name: &str) -> Result<Program> {
     let flat = flatten(file, name)?;
     let slots = slots::allocate(&flat);
     let rows = slots::row_access(&flat, &slots);
+    let watched = undefined::watched(&flat, &slots);
     let mut b = Build::new(file, &flat, slots);
     let mut insts = Vec::with_capacity(flat.stmts.len() + 1);
     for stmt in &flat.stmts {
@@ -65,7 +68,7 @@ pub(crate) fn decode(file: &PtxFile, name: &str) -> Result<Program> {
     }
     // Falling off the end is an exit, as in the ISA.
     insts.push(Inst { op: Op::Exit, guard: Inst::NO_GUARD, negate: false, line: 0, loc: (0, 0) });
-    Ok(b.finish(insts, rows))
+    Ok(b.finish(insts, rows, watched))
 }
 
 fn instruction(b: &mut Build<'_>, stmt: &Stmt) -> Result<Op> {

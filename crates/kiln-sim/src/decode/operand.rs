@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::flatten::Flat;
 use super::op::{Addr, Fill, Inst, Op, Program, Reg, Source};
 use super::slots::Slots;
+use super::undefined::Watched;
 use crate::exec::AluFn;
 use crate::ptx::{Arg, PtxFile, RegKind};
 
@@ -169,12 +170,13 @@ impl<'a> Build<'a> {
         list.1.iter().map(|l| self.label(&Arg::Label(*l))).collect()
     }
 
-    pub(crate) fn finish(self, insts: Vec<Inst>, row_access: Vec<[Box<[u32]>; 2]>) -> Program {
+    pub(crate) fn finish(self, insts: Vec<Inst>, row_access: Vec<[Box<[u32]>; 2]>, watched: Watched) -> Program {
         let Build { slots, fills, flat, .. } = self;
         Program {
             name: flat.name.clone(),
             insts,
             row_access,
+            watched,
             rows: slots.count,
             fills,
             frame: flat.frame.next_multiple_of(16),

@@ -5,10 +5,12 @@ use super::Code;
 use super::flatten::Flat;
 use crate::ptx::{Arg, RegKind, Stmt};
 
-/// Row of each virtual register and rows used of each file (32-bit, 64-bit, predicate).
+/// Row of each virtual register, rows used of each file (32-bit, 64-bit, predicate).
 pub(crate) struct Slots {
     pub row: Vec<u32>,
     pub count: [u32; 3],
+    /// Registers that may be read before they are written (among others that only a guarded instruction writes first).
+    pub early: Vec<u32>,
 }
 
 fn file(kind: RegKind) -> usize {
@@ -41,8 +43,8 @@ fn regs(arg: &Arg, out: &mut Vec<u32>) {
     }
 }
 
-/// Registers that `stmt` certainly overwrites, and those it reads.
-fn access(stmt: &Stmt, defs: &mut Vec<u32>, uses: &mut Vec<u32>) {
+/// Registers that `stmt` writes, and those it reads, its guard aside.
+pub(super) fn operands(stmt: &Stmt, defs: &mut Vec<u32>, uses: &mut Vec<u32>) {
     defs.clear();
     uses.clear();
     let code = Code::new(&stmt.op);
@@ -57,16 +59,19 @@ fn access(stmt: &Stmt, defs: &mut Vec<u32>, uses: &mut Vec<u32>) {
         && writes
     {
         regs(first, defs);
-        // A guarded write keeps the old value elsewhere; wgmma accumulates in place.
-        if stmt.guard.is_some() || code.base == "wgmma" {
-            regs(first, uses);
-        }
         rest = others;
     }
     rest.iter().for_each(|a| regs(a, uses));
-    if let Some((g, _)) = stmt.guard {
-        uses.push(g);
+}
+
+/// Registers that `stmt` certainly overwrites, and those whose old values it needs.
+fn access(stmt: &Stmt, defs: &mut Vec<u32>, uses: &mut Vec<u32>) {
+    operands(stmt, defs, uses);
+    // A guarded write keeps the old value elsewhere; wgmma accumulates in place.
+    if stmt.guard.is_some() || stmt.op.starts_with("wgmma.mma_async") {
+        uses.extend(defs.iter());
     }
+    uses.extend(stmt.guard.map(|(g, _)| g));
 }
 
 /// Rows of 32-bit registers that each instruction reads and overwrites, for the check of registers that wgmma still
@@ -153,7 +158,7 @@ fn identity(flat: &Flat) -> Slots {
             *c - rows(*k)
         })
         .collect();
-    Slots { row, count }
+    Slots { row, count, early: Vec::new() }
 }
 
 pub(crate) fn allocate(flat: &Flat) -> Slots {
@@ -218,7 +223,8 @@ pub(crate) fn allocate(flat: &Flat) -> Slots {
     }
     let mut order: Vec<u32> = (0..nregs as u32).filter(|r| first[*r as usize] != u32::MAX).collect();
     order.sort_unstable_by_key(|r| first[*r as usize]);
-    let mut slots = Slots { row: vec![0; nregs], count: [0; 3] };
+    let early = (0..nregs).filter(|r| live_in[r / 64] >> (r % 64) & 1 != 0).map(|r| r as u32).collect();
+    let mut slots = Slots { row: vec![0; nregs], count: [0; 3], early };
     let mut free: [Vec<u32>; 3] = Default::default();
     let mut ending = std::collections::BinaryHeap::new();
     for r in order {

@@ -317,6 +317,7 @@ fn fill(
     w.regs.r = vec![[0; LANES]; p.rows[0] as usize];
     w.regs.d = vec![[0; LANES]; p.rows[1] as usize];
     w.regs.p = vec![0; p.rows[2] as usize];
+    w.defined = vec![0; p.watched.count];
     let [bx, by, _] = run.block;
     let threads = run.block.iter().product::<u32>();
     let axis = |v: [u32; 3], a: u8| v.get(a as usize).copied().unwrap_or(0);

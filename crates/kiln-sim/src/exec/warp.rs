@@ -88,6 +88,8 @@ pub(crate) struct Warp {
     pub open_copies: Vec<Copy16>,
     pub copy_groups: Vec<CopyGroup>,
     pub wgmma: super::wgmma::State,
+    /// Lanes that have written each watched register.
+    pub defined: Vec<u32>,
     pub bulk: super::bulk::State,
     /// Phase of the cluster barrier at this warp's last arrival.
     pub cluster_wait: u32,

@@ -2,11 +2,11 @@
 //!
 //! Each warp of a warpgroup holds 16 of the 64 rows of A and D, so a warp computes its rows on its own.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::cluster::Cluster;
 use super::mma::{element, integer_element};
-use super::regs::{LANES, wide};
+use super::regs::{LANES, Regs, wide};
 use super::step::Flow;
 use super::warp::Warp;
 use crate::check::{Access, FindingKind};
@@ -30,12 +30,14 @@ struct Pending {
     reads: HashSet<(usize, u32)>,
 }
 
-/// Groups of a warp that have not been waited for. Results are computed at once; what is checked is that nobody uses
-/// the registers or overwrites the operands before the wait.
+/// Groups of a warp that have not been waited for. Operands are read at issue, and are nobody's to overwrite until the
+/// wait; results land at the wait, and their registers hold NaNs until then.
 #[derive(Default)]
 pub(crate) struct State {
     open: Pending,
     groups: VecDeque<Pending>,
+    /// Accumulators in flight, by row.
+    results: HashMap<u32, [u32; LANES]>,
 }
 
 impl State {
@@ -58,6 +60,24 @@ impl State {
         for g in self.groups.iter_mut().chain([&mut self.open]) {
             g.rows.retain(|r| *r != row);
         }
+        self.results.remove(&row);
+    }
+
+    /// Puts the results that these accumulators will have into their registers, for the next wgmma to add to.
+    fn reveal(&self, regs: &mut Regs, rows: &[u32]) {
+        for row in rows {
+            if let Some(result) = self.results.get(row) {
+                regs.r[*row as usize] = *result;
+            }
+        }
+    }
+
+    /// Takes what a wgmma computed and leaves NaNs.
+    fn hide(&mut self, regs: &mut Regs, rows: Vec<u32>) {
+        for row in &rows {
+            self.results.insert(*row, std::mem::replace(&mut regs.r[*row as usize], [u32::MAX; LANES]));
+        }
+        self.open.rows.extend(rows);
     }
 }
 
@@ -163,8 +183,10 @@ impl Cluster<'_> {
                 *v = self.wgmma_element(w, lead, &desc, i as u32, j as u32, size, g.trans_b);
             }
         }
-        if self.run.options.checks.async_copies {
-            w.wgmma.open.rows.extend(g.d.iter().filter_map(|r| if let Reg::R(row) = r { Some(*row) } else { None }));
+        let delayed = self.run.options.checks.async_copies;
+        let rows: Vec<u32> = g.d.iter().filter_map(|r| if let Reg::R(row) = r { Some(*row) } else { None }).collect();
+        if delayed {
+            w.wgmma.reveal(&mut w.regs, &rows);
         }
         let (p, neg) = g.scale_d;
         let keep = (w.regs.p[p as usize] >> lead & 1 != 0) != neg;
@@ -175,6 +197,9 @@ impl Cluster<'_> {
                 #[inline(always)]
                 || float(w, g, &a, &b, keep),
             );
+        }
+        if delayed {
+            w.wgmma.hide(&mut w.regs, rows);
         }
         Flow::Next
     }
@@ -215,6 +240,14 @@ impl Cluster<'_> {
     pub(crate) fn wgmma_wait(&mut self, w: &mut Warp, left: u32) {
         while w.wgmma.groups.len() > left as usize {
             let Some(group) = w.wgmma.groups.pop_front() else { break };
+            for row in group.rows {
+                // A later group that adds to the same accumulator lands it.
+                if !w.wgmma.owns(row)
+                    && let Some(result) = w.wgmma.results.remove(&row)
+                {
+                    w.regs.r[row as usize] = result;
+                }
+            }
             for (cta, off) in group.reads {
                 if !w.wgmma.groups.iter().chain([&w.wgmma.open]).any(|g| g.reads.contains(&(cta, off))) {
                     self.shared_access(w, 0, cta, off, 4, Access::AsyncDone);

@@ -101,14 +101,10 @@ fn conv_is_grouped_cross_correlation() {
 fn conv_transpose_scatters_each_input_element() {
     let mut rng = Rng::new(23);
     for round in 0..60 {
-        let mut a = Axis::random(&mut rng);
+        let a = Axis::random(&mut rng);
         // Padding up to beyond the kernel's reach crops the spread input itself.
-        let mut pads = (rng.range(0, 4) as usize, rng.range(0, 4) as usize);
-        let mut extra = rng.range(0, a.stride as i64 - 1) as usize;
-        if round % 4 == 0 {
-            // Kernels that touch.
-            (a.k, a.dilation, pads, extra) = (a.stride, 1, (0, 0), 0);
-        }
+        let pads = (rng.range(0, 4) as usize, rng.range(0, 4) as usize);
+        let extra = rng.range(0, a.stride as i64 - 1) as usize;
         let full = (a.n - 1) * a.stride + a.dilation * (a.k - 1) + 1 + extra;
         let Some(out) = full.checked_sub(pads.0 + pads.1).filter(|n| *n > 0) else { continue };
         let (groups, ci, co) = (rng.range(1, 2) as usize, 2, 3);

@@ -1,17 +1,13 @@
 //! Convolution and its transpose.
 
 use super::Builder;
-use crate::{ConvSpec, DType, Dim, EinsumSpec, Op, Result, ValueId};
+use crate::{ConvSpec, DType, Dim, Op, Result, ValueId};
 
 impl Builder {
     /// `x[N, C, ..] (*) w[O, C/groups, k..] + bias[O]`.
     pub fn conv(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>, spec: ConvSpec) -> Result<ValueId> {
         let dtype = self.dtype(x);
         let y = self.conv_as(x, w, spec, dtype.accumulator(), dtype)?;
-        self.biased(y, bias)
-    }
-
-    fn biased(&mut self, y: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
         match bias {
             Some(bias) => {
                 let bias = self.per_channel(y, bias)?;
@@ -27,7 +23,7 @@ impl Builder {
     }
 
     /// Transposed convolution of `x[N, C, ..]` with `w[C, O/groups, k..]`: the input is spread by the strides, padded and convolved with
-    /// flipped weights. `spec.pads` crop the result, `output_padding` extends it. Kernels that touch without overlap need no spreading.
+    /// flipped weights. `spec.pads` crop the result, `output_padding` extends it.
     pub fn conv_transpose(
         &mut self,
         x: ValueId,
@@ -46,14 +42,6 @@ impl Builder {
         if lists.iter().any(|&n| n != spatial) || spec.strides.contains(&0) {
             let message = format!("pads, dilations and output padding need {spatial} entries, found {lists:?}");
             return self.fail("conv_transpose", message);
-        }
-        let pads = spec.pads.iter().flat_map(|p| [p.0, p.1]).chain(output_padding.iter().copied());
-        let tiles = (0..spatial).all(|a| spec.dilations[a] == 1 && self.shape(w)[2 + a].is(spec.strides[a] as i64));
-        if tiles && pads.max() == Some(0) && spec.groups == 1 && spatial <= 3 {
-            return self.scoped("conv_transpose", |b| {
-                let y = b.conv_transpose_tiles(x, w)?;
-                b.biased(y, bias)
-            });
         }
         self.scoped("conv_transpose", |b| {
             let w = b.flipped_weights(w, spec.groups)?;
@@ -90,27 +78,6 @@ impl Builder {
             };
             b.conv(spread, w, bias, plain)
         })
-    }
-
-    /// Where the kernels of neighbours touch and do not overlap: each input element gives a tile of the result, a product over channels.
-    fn conv_transpose_tiles(&mut self, x: ValueId, w: ValueId) -> Result<ValueId> {
-        let labels = |from: char, n: usize| (from..).take(n);
-        let spatial = self.rank(x) - 2;
-        let (places, taps) = (labels('P', spatial), labels('A', spatial));
-        let spec = EinsumSpec {
-            lhs: ['c', 'o'].into_iter().chain(taps.clone()).collect(),
-            rhs: ['n', 'c'].into_iter().chain(places.clone()).collect(),
-            out: ['n', 'o'].into_iter().chain(taps).chain(places).collect(),
-        };
-        let dtype = self.dtype(x);
-        let y = self.contract(spec, w, x, dtype.accumulator(), dtype)?;
-        // n, o, then for each axis its places and their taps.
-        let axes = (0..spatial).flat_map(|a| [2 + spatial + a, 2 + a]);
-        let y = self.transpose(y, &[0, 1].into_iter().chain(axes).collect::<Vec<_>>())?;
-        let shape = self.shape(y);
-        let merged = shape[2..].chunks_exact(2).map(|pair| pair[0].clone() * pair[1].clone());
-        let shape: Vec<Dim> = shape[..2].iter().cloned().chain(merged).collect();
-        self.reshape(y, &shape)
     }
 
     /// `[C, O/groups, k..]` to `[O, C/groups, k..]` with reversed taps.

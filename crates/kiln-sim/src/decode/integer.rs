@@ -40,8 +40,6 @@ pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded
             let f: AluFn = match base {
                 "add" if code.has("sat") => f2::<i32, i32, i32>(d, s, |x, y| x.saturating_add(y)),
                 "sub" if code.has("sat") => f2::<i32, i32, i32>(d, s, |x, y| x.saturating_sub(y)),
-                "add" if bits == 32 => f2::<u32, u32, u32>(d, s, |x, y| x.wrapping_add(y)),
-                "add" if bits == 64 => f2::<u64, u64, u64>(d, s, |x, y| x.wrapping_add(y)),
                 "add" => binary!(ty, d, s, |x, y| x.wrapping_add(y)),
                 "sub" => binary!(ty, d, s, |x, y| x.wrapping_sub(y)),
                 "min" => binary!(ty, d, s, |x, y| x.min(y)),

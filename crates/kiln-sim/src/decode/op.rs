@@ -11,6 +11,7 @@ pub(crate) struct Program {
     pub insts: Vec<Inst>,
     /// Rows read and rows overwritten by each instruction, in kernels with wgmma.
     pub row_access: Vec<[Box<[u32]>; 2]>,
+    /// Registers that may be read before they are written.
     pub watched: super::Watched,
     /// Rows of the 32-bit, 64-bit and predicate files.
     pub rows: [u32; 3],

@@ -120,7 +120,7 @@ pub(crate) fn f3<D: Lane, A: Lane, B: Lane, C: Lane>(
                 let (a, b, c) = (A::get(regs, a), B::get(regs, b), C::get(regs, c));
                 // A loop, because `array::from_fn` is not compiled with the features of its caller.
                 let mut out = [f(a[0], b[0], c[0]); LANES];
-                for i in 1..LANES {
+                for i in 0..LANES {
                     out[i] = f(a[i], b[i], c[i]);
                 }
                 D::put(regs, d, &out, mask);

@@ -1,7 +1,6 @@
 //! f32 and f64 products.
 
-use super::pack::pack;
-use super::{Blocking, Columns, Matrix};
+use super::{Blocking, Columns, DEPTH, Matrix};
 use crate::memory::Slot;
 use pulp::{Arch, Simd, WithSimd};
 
@@ -100,7 +99,7 @@ macro_rules! float_gemm {
                     }
                     return;
                 }
-                let (pa, pb) = self.packing.split_at_mut(kc * MR);
+                let (pa, pb) = self.packing.split_at_mut(DEPTH * MR);
                 // With few rows, packing B costs as much as using it: panels whose columns are neighbours are then read where they are.
                 let in_place = self.blocking.rows <= 2 * MR;
                 let packed: Vec<usize> = (0..kc).map(|p| p * nr).collect();
@@ -115,7 +114,7 @@ macro_rules! float_gemm {
                         // A panel of A stays in the L1 cache while B passes by.
                         for i in (0..self.m).step_by(MR) {
                             let rows = MR.min(self.m - i);
-                            pack(&mut pa[..MR * kb], self.a.shifted(i, pc), rows, kb, MR);
+                            self.a.shifted(i, pc).copy_rows(pa, rows, kb);
                             for j in (0..nb).step_by(nr) {
                                 let cols = nr.min(nb - j);
                                 let panel = &mut pb[j * kb..(j + nr) * kb];
@@ -128,14 +127,14 @@ macro_rules! float_gemm {
                                     None => (&*panel, &packed[..kb]),
                                 };
                                 let out = self.out.shifted(i, jc + j);
-                                Self::tile::<S, MR, NV>(simd, &pa[..MR * kb], b, out, (rows, cols), pc > 0);
+                                Self::tile::<S, MR, NV>(simd, pa, b, out, (rows, cols), pc > 0);
                             }
                         }
                     }
                 }
             }
 
-            /// One register tile: `out = a * b`, or `+=` when `add`. Rows of B start at `lines`.
+            /// One register tile: `out = a * b`, or `+=` when `add`. Rows of A are `DEPTH` elements apart, those of B start at `lines`.
             #[inline(always)]
             fn tile<S: Simd, const MR: usize, const NV: usize>(
                 simd: S,
@@ -147,11 +146,11 @@ macro_rules! float_gemm {
             ) {
                 let nr = NV * S::$lanes;
                 let mut acc = [[simd.$splat(0.0); NV]; MR];
-                let (a, _) = a.as_chunks::<MR>();
-                for (a, &line) in a.iter().zip(lines) {
-                    let (b, _) = S::$as_simd(&b[line..line + nr]);
+                let Some(a) = a.as_chunks::<DEPTH>().0.first_chunk::<MR>() else { return };
+                for p in 0..lines.len().min(DEPTH) {
+                    let (b, _) = S::$as_simd(&b[lines[p]..lines[p] + nr]);
                     for i in 0..MR {
-                        let x = simd.$splat(a[i]);
+                        let x = simd.$splat(a[i][p]);
                         for j in 0..NV {
                             acc[i][j] = simd.$fma(x, b[j], acc[i][j]);
                         }
@@ -164,8 +163,8 @@ macro_rules! float_gemm {
                         sums[i][j] = acc[i][j];
                     }
                 }
-                if rows == MR && cols == nr && out.col == 1 {
-                    for (i, sums) in sums.iter().enumerate() {
+                if cols == nr && out.col == 1 {
+                    for (i, sums) in sums.iter().enumerate().take(rows) {
                         let (row, _) = S::$as_mut_simd(out.slot.range_mut(out.at(i, 0), nr));
                         for j in 0..NV {
                             row[j] = if add { simd.$add(row[j], sums[j]) } else { sums[j] };

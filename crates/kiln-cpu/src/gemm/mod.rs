@@ -52,18 +52,22 @@ pub(crate) struct Blocking {
     pub(crate) nc: usize,
 }
 
-/// Rows and columns of a register tile are at most this many on any machine.
+/// Rows of B in a block at most: a panel of A of this width lies in the L1 cache, its rows at constant places.
+const DEPTH: usize = 320;
+/// Rows of a register tile are at most this many on any machine.
+const ROWS: usize = 12;
+/// Columns of a register tile are at most this many on any machine.
 const PAD: usize = 64;
 
 impl Blocking {
     /// A block of B for the L2 cache, a panel of A for the L1 cache.
     pub(crate) fn new(m: usize, n: usize, k: usize) -> Blocking {
-        let kc = k.div_ceil(k.div_ceil(320).max(1)).max(1);
+        let kc = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
         Blocking { rows: m, kc, nc: n.clamp(1, 512) }
     }
 
     /// Elements of packing space.
     pub(crate) fn packing(&self) -> usize {
-        self.kc * (self.nc + 2 * PAD)
+        DEPTH * ROWS + self.kc * (self.nc + PAD)
     }
 }

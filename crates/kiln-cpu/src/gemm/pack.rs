@@ -1,6 +1,6 @@
 //! Packing: operands into panels that the microkernels read from end to end.
 
-use super::{Columns, Matrix};
+use super::{Columns, DEPTH, Matrix};
 use bytemuck::Pod;
 
 /// Columns of a product made of windows over an image: row `c * taps.len() + t` holds tap `t` of channel `c` at each position.
@@ -18,6 +18,23 @@ pub(crate) struct Windows<'a, T> {
     pub(crate) steps: [usize; 2],
     /// The position of column 0.
     pub(crate) first: usize,
+}
+
+impl<T: Pod> Matrix<'_, T> {
+    /// Copies `rows` rows of `k` elements to rows [`DEPTH`] elements apart.
+    #[inline(always)]
+    pub(super) fn copy_rows(&self, dst: &mut [T], rows: usize, k: usize) {
+        for r in 0..rows {
+            let (at, to) = (self.index(r, 0), &mut dst[r * DEPTH..][..k]);
+            if self.col == 1 {
+                to.copy_from_slice(&self.data[at..at + k]);
+            } else {
+                for (kk, to) in to.iter_mut().enumerate() {
+                    *to = self.data[self.index(r, kk)];
+                }
+            }
+        }
+    }
 }
 
 impl<T: Pod + Default> Columns<'_, T> {
@@ -117,7 +134,7 @@ impl<T: Pod + Default> Windows<'_, T> {
 
 /// Packs `rows x k` of `src` into panels of `width` rows, each panel k-major, the last padded with zeros.
 #[inline(always)]
-pub(super) fn pack<T: Pod + Default>(dst: &mut [T], src: Matrix<'_, T>, rows: usize, k: usize, width: usize) {
+fn pack<T: Pod + Default>(dst: &mut [T], src: Matrix<'_, T>, rows: usize, k: usize, width: usize) {
     if src.row == 1 {
         // A row of the panels at a time, which reads along memory.
         for kk in 0..k {

@@ -15,7 +15,7 @@ fn shape(labels: &[char], extents: &[(char, usize)]) -> Vec<usize> {
     labels.iter().map(|l| extents.iter().find(|e| e.0 == *l).unwrap().1).collect()
 }
 
-const SPECS: [(&str, &str, &str); 14] = [
+const SPECS: [(&str, &str, &str); 15] = [
     ("mk", "kn", "mn"),
     ("mk", "nk", "mn"),
     ("km", "kn", "mn"),
@@ -30,6 +30,7 @@ const SPECS: [(&str, &str, &str); 14] = [
     ("k", "k", ""),
     ("m", "n", "mn"),
     ("mkb", "nbk", "bnm"),
+    ("kmb", "knc", "nmcb"),
 ];
 
 #[test]

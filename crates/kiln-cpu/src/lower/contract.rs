@@ -4,9 +4,12 @@ use super::affine::{Affine, dense_strides};
 use super::pull::{Domain, Pull, Stop};
 use super::{Lowering, Nest};
 use crate::error::Result;
-use crate::program::{Class, Kind, Level};
+use crate::program::{Access, Class, Kind, Level, Program};
 use crate::stage::{Arithmetic, MatMul, Stage, Strided};
 use kiln_graph::{DType, EinsumSpec, ValueId};
+
+/// Runs of a result shorter than this are put in place by a nest rather than by the product.
+const SHORT: usize = 16;
 
 /// A strided view of a slot with one stride an axis.
 pub(super) struct Viewed {
@@ -131,7 +134,7 @@ impl<'g> Lowering<'g> {
         };
 
         let out_shape = self.shape(v).to_vec();
-        let out_strides = dense_strides(&out_shape);
+        let mut out_strides = dense_strides(&out_shape);
         let extent = |l: char| -> usize {
             at(&spec.lhs, l)
                 .map(|i| self.shape(lhs)[i])
@@ -139,7 +142,7 @@ impl<'g> Lowering<'g> {
                 .unwrap_or(1)
         };
         let extents: Vec<(char, usize)> = spec.lhs.iter().chain(&spec.rhs).map(|&l| (l, extent(l))).collect();
-        let loops = |labels: &[char], a: &Viewed, b: &Viewed| -> Vec<Loop> {
+        let loops = |labels: &[char], a: &Viewed, b: &Viewed, out: &[isize]| -> Vec<Loop> {
             let list = labels
                 .iter()
                 .map(|&l| Loop {
@@ -147,33 +150,50 @@ impl<'g> Lowering<'g> {
                     strides: [
                         at(&spec.lhs, l).map_or(0, |i| a.strides[i]),
                         at(&spec.rhs, l).map_or(0, |i| b.strides[i]),
-                        at(&spec.out, l).map_or(0, |i| out_strides[i]),
+                        at(&spec.out, l).map_or(0, |i| out[i]),
                     ],
                 })
                 .collect();
             merge(list)
         };
-        let mut k = loops(&summed, &a, &b);
+        let mut k = loops(&summed, &a, &b, &out_strides);
         if k.len() > 1 {
             (a, b) = (self.pack(lhs, &order_l, operand)?, self.pack(rhs, &order_r, operand)?);
-            k = loops(&summed, &a, &b);
+            k = loops(&summed, &a, &b, &out_strides);
         }
         let unit = Loop { extent: 1, strides: [0; 3] };
         let k = k.first().copied().unwrap_or(unit);
-        let (mut m, mut n) = (loops(&rows, &a, &b), loops(&cols, &a, &b));
-        let mut outer = loops(&batch, &a, &b);
-        // Of several loops that do not merge, the longest is the matrix's, the others go outside.
-        let mut take = |list: &mut Vec<Loop>| {
-            let longest = (0..list.len()).max_by_key(|&i| list[i].extent);
-            let chosen = longest.map_or(unit, |i| list.remove(i));
-            outer.append(list);
-            chosen
+        // The matrix's rows and columns, and the loops around it: of several that do not merge, the longest is the matrix's.
+        let matrix = |out: &[isize]| {
+            let mut outer = loops(&batch, &a, &b, out);
+            let mut take = |labels: &[char]| {
+                let mut list = loops(labels, &a, &b, out);
+                let longest = (0..list.len()).max_by_key(|&i| list[i].extent);
+                let chosen = longest.map_or(unit, |i| list.remove(i));
+                outer.append(&mut list);
+                chosen
+            };
+            let (m, n) = (take(&rows), take(&cols));
+            (m, n, outer)
         };
-        let (m, n) = (take(&mut m), take(&mut n));
+        let along = |m: &Loop, n: &Loop| [m, n].into_iter().filter(|l| l.strides[2] == 1).map(|l| l.extent).max();
+        let (mut m, mut n, mut outer) = matrix(&out_strides);
+        // A product that would write short runs only is stored by rows and columns first.
+        let order = axes(&spec.out, [&batch, &rows, &cols]);
+        let mut packed = vec![0; order.len()];
+        for (&a, s) in order.iter().zip(dense_strides(&order.iter().map(|&a| out_shape[a]).collect::<Vec<_>>())) {
+            packed[a] = s;
+        }
+        let other = matrix(&packed);
+        let short = along(&m, &n);
+        let scattered = float && short < Some(SHORT) && along(&other.0, &other.1) > short;
+        if scattered {
+            ((m, n, outer), out_strides) = (other, packed);
+        }
 
         // The product lands in the result when it has the accumulator's type.
         let acc_dtype = class.dtype();
-        let direct = acc == out && (acc == acc_dtype || acc == DType::U64);
+        let direct = acc == out && (acc == acc_dtype || acc == DType::U64) && !scattered;
         let to = if direct { self.assign(v) } else { self.temp(acc_dtype, out_shape.iter().product()) };
         let mut product = MatMul {
             arithmetic,
@@ -193,17 +213,24 @@ impl<'g> Lowering<'g> {
         }
         self.stages.push(Stage::MatMul(Box::new(product)));
         if !direct {
-            self.convert(to, acc_dtype, v, acc, out);
+            self.convert_from((to, acc_dtype, out_strides), v, acc, out);
         }
         Ok(())
     }
 
     /// A nest that rounds `from` to the accumulator's dtype and then to the result's.
     pub(super) fn convert(&mut self, from: usize, from_dtype: DType, v: ValueId, acc: DType, out: DType) {
+        self.convert_from((from, from_dtype, dense_strides(self.shape(v))), v, acc, out);
+    }
+
+    /// [`Lowering::convert`] of a slot whose elements lie at these strides.
+    fn convert_from(&mut self, (from, dtype, strides): (usize, DType, Vec<isize>), v: ValueId, acc: DType, out: DType) {
         let to = self.assign(v);
-        let n = self.len(v);
-        let program = crate::program::Program::cast((from, from_dtype), acc, (to, out));
-        self.stages.push(Stage::Nest(Box::new(Nest::new(program, vec![n], 1, self.threads))));
+        let dims = self.shape(v).to_vec();
+        let access = |slot, dtype, strides| Access { slot, dtype, offset: 0, strides };
+        let accesses = vec![access(from, dtype, strides), access(to, out, dense_strides(&dims))];
+        let (program, kept) = (Program::cast(accesses, acc), dims.len());
+        self.stages.push(Stage::Nest(Box::new(Nest::new(program, dims, kept, self.threads))));
     }
 }
 

@@ -153,19 +153,13 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// A dense conversion of one slot to another: to `through`, then to the dtype of the target.
-    pub(crate) fn cast(from: (usize, DType), through: DType, to: (usize, DType)) -> Program {
-        let access = |(slot, dtype)| Access { slot, dtype, offset: 0, strides: vec![1] };
+    /// A conversion of what the first access reads, to `through` and then to the dtype of the second, which stores it.
+    pub(crate) fn cast(accesses: Vec<Access>, through: DType) -> Program {
+        let (from, to) = (accesses[0].dtype, accesses[1].dtype);
         let instr = |kind, dtype| Instr { kind, level: Level::Full, dtype };
         let cast = |from| Kind::Cast { from, saturate: false };
-        Program {
-            instrs: vec![
-                instr(Kind::Load(0), from.1),
-                instr(cast(0), through),
-                instr(cast(1), to.1),
-                instr(Kind::Store(2, 1), to.1),
-            ],
-            accesses: vec![access(from), access(to)],
-        }
+        let instrs =
+            vec![instr(Kind::Load(0), from), instr(cast(0), through), instr(cast(1), to), instr(Kind::Store(2, 1), to)];
+        Program { instrs, accesses }
     }
 }

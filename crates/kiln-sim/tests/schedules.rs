@@ -67,5 +67,8 @@ fn counters_of_a_gemm_count_its_products_and_conflicts() {
     // Rows are padded to 80 bytes. Eight of them start at different banks, so the 80 ldmatrix take 4 passes each. The
     // 32 cp.async write two rows a pass, which share four banks: 8 passes each.
     assert_eq!((c.shared_requests, c.shared_wavefronts), (80 + 32, 80 * 4 + 32 * 8));
+    // Those read A and B once, 16 bytes a lane; C leaves by 4 bytes a lane, 32 of 4096 at a time: every second word of a
+    // sector in each of 8 rows.
+    assert_eq!((c.global_requests, c.global_sectors), (32 + 4096 / 32, 2 * 64 * 64 * 2 / 32 + 4096 / 32 * 8));
     assert_eq!(c.barriers, 4 * 4);
 }

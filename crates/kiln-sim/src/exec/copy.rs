@@ -32,6 +32,11 @@ impl Cluster<'_> {
         }
         let (dsts, srcs) = (w.addresses(dst), w.addresses(src));
         self.count_access(w, Space::Shared, &dsts, m, size, true);
+        if self.counters.is_some() {
+            let ignored = ignore.map_or(0, |(p, neg)| if neg { !w.regs.p[p as usize] } else { w.regs.p[p as usize] });
+            let read = src_size.map_or(u32::MAX, |row| ballot(|lane| w.regs.r[row as usize][lane] != 0));
+            self.count_access(w, Space::Global, &srcs, m & read & !ignored, size, false);
+        }
         let delayed = self.run.options.checks.async_copies;
         for lane in lanes(m) {
             let mut valid = src_size.map_or(size, |row| w.regs.r[row as usize][lane]);

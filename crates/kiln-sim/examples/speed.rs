@@ -11,7 +11,8 @@ fn time(name: &str, unroll: usize, body: &str) {
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 p){{\n\
         .reg .b32 %r<40>; .reg .f32 %f<40>; .reg .b64 %rd<8>; .reg .pred %p<4>; .shared .align 16 .b8 s[16384];\n\
         ld.param.u64 %rd1, [p]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 16; add.s64 %rd3, %rd1, %rd2;\n\
-        mov.u32 %r3, s; shl.b32 %r4, %r1, 4; add.u32 %r5, %r3, %r4; mov.u32 %r2, 0;\n\
+        mul.wide.u32 %rd5, %r1, 4; add.s64 %rd5, %rd1, %rd5; mul.wide.u32 %rd6, %r1, 2; add.s64 %rd6, %rd1, %rd6;\n\
+        mov.u32 %r3, s; shl.b32 %r4, %r1, 4; add.u32 %r5, %r3, %r4; shl.b32 %r4, %r1, 2; add.u32 %r20, %r3, %r4; mov.u32 %r2, 0;\n\
         mov.f32 %f1, 0f3F000000; mov.f32 %f2, 0f3F000000; mov.f32 %f3, 0f00000000;\n\
         L: {body} add.u32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, 20000; @%p1 bra L; ret; }}"
     );
@@ -44,13 +45,18 @@ fn main() {
     time("cvt.rn.f16x2.f32", 64, "cvt.rn.f16x2.f32 %r6, %f1, %f2;\n");
     time("fma.rn.f16x2", 64, "fma.rn.f16x2 %r6, %r1, %r2, %r1;\n");
     time("cvt.f32.f16 + max", 32, "cvt.f32.f16 %f4, %r1; max.f32 %f5, %f4, %f3;\n");
-    time("ld.global.f32", 64, "ld.global.f32 %f4, [%rd3];\n");
+    time("ld.global.f32", 64, "ld.global.f32 %f4, [%rd5];\n");
+    time("ld.global.u16", 64, "ld.global.u16 %r6, [%rd6];\n");
+    time("st.global.f32", 64, "st.global.f32 [%rd5], %f1;\n");
+    time("ld.shared.f32", 64, "ld.shared.f32 %f4, [%r20];\n");
+    time("st.shared.f32", 64, "st.shared.f32 [%r20], %f1;\n");
+    time("ld.global.f32, apart", 64, "ld.global.f32 %f4, [%rd3];\n");
     time("ld.global.v4.f32", 64, "ld.global.v4.f32 {%f4,%f5,%f6,%f7}, [%rd3];\n");
-    time("ld.global.u16", 64, "ld.global.u16 %r6, [%rd3];\n");
-    time("st.global.f32", 64, "st.global.f32 [%rd3], %f1;\n");
-    time("ld.shared.f32", 64, "ld.shared.f32 %f4, [%r5];\n");
+    time("ld.global.u16, apart", 64, "ld.global.u16 %r6, [%rd3];\n");
+    time("st.global.f32, apart", 64, "st.global.f32 [%rd3], %f1;\n");
+    time("ld.shared.f32, apart", 64, "ld.shared.f32 %f4, [%r5];\n");
     time("ld.shared.v4.f32", 64, "ld.shared.v4.f32 {%f4,%f5,%f6,%f7}, [%r5];\n");
-    time("st.shared.f32", 64, "st.shared.f32 [%r5], %f1;\n");
+    time("st.shared.f32, apart", 64, "st.shared.f32 [%r5], %f1;\n");
     time("st.shared.v4.f32", 64, "st.shared.v4.f32 [%r5], {%f1,%f1,%f2,%f3};\n");
     time("cp.async 16", 64, "cp.async.cg.shared.global [%r5], [%rd3], 16;\n");
     time("ldmatrix.x4", 64, "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10,%r11,%r12,%r13}, [%r5];\n");

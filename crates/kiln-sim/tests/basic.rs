@@ -2,7 +2,7 @@
 
 mod support;
 
-use kiln_sim::{Arg, Device, LaunchConfig, Options};
+use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
 use support::{Rng, assert_close, get, kernel, put, run};
 
 const FILE: &str = "basic.sm_80";
@@ -208,5 +208,30 @@ fn integers_follow_their_definitions() {
         let want = rounded.wrapping_add(u32::from(a.wrapping_add(b) as u16)).wrapping_add(b as i8 as u32);
         assert_eq!(out[7 * n + i], want);
         assert_eq!(out[8 * n + i], (a & b) | (!a ^ (b << 3)));
+    }
+}
+
+/// Neighbours, from a whole word and from the middle of one, and elements apart.
+#[test]
+fn loads_of_16_bits_extend_their_sign_or_zeros() {
+    let ptx = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 x, .param .u64 y, .param .u32 step){\n\
+        .reg .b64 %d<6>; .reg .b32 %r<4>; .reg .b16 %h<3>;\n\
+        ld.param.u64 %d1, [x]; ld.param.u64 %d2, [y]; ld.param.u32 %r3, [step]; mov.u32 %r1, %tid.x;\n\
+        mul.wide.u32 %d3, %r1, %r3; add.s64 %d3, %d1, %d3; mul.wide.u32 %d4, %r1, 8; add.s64 %d4, %d2, %d4;\n\
+        ld.global.u16 %h1, [%d3]; cvt.u32.u16 %r2, %h1; st.global.u32 [%d4], %r2;\n\
+        ld.global.s16 %r2, [%d3]; st.global.u32 [%d4+4], %r2; ret; }";
+    let k = Module::parse(ptx).and_then(|m| m.kernel("k")).expect("kernel");
+    let mut rng = Rng(9);
+    let x: Vec<u16> = (0..200).map(|_| rng.next() as u16).collect();
+    for (first, step) in [(0, 1), (1, 1), (2, 1), (0, 3)] {
+        for options in [Options::default(), Options::fast()] {
+            let d = Device::default();
+            let (px, py) = (put(&d, &x), put(&d, &[0xdead_beefu32; 64]));
+            let args = [Arg::U64(px + 2 * first as u64), Arg::U64(py), Arg::U32(2 * step as u32)];
+            run(&d, &k, LaunchConfig::linear(1, 32), &args, &options);
+            let elements = (0..32).map(|lane| x[first + step * lane]);
+            let want: Vec<u32> = elements.flat_map(|v| [v.into(), v as i16 as u32]).collect();
+            assert_eq!(get::<u32>(&d, py, 64), want, "from {first}, every {step}");
+        }
     }
 }

@@ -259,7 +259,8 @@ fn load(regs: &mut Regs, mv: &Move, target: Target, m: u32, frame: u32, memory: 
             if offsets.run
                 && (load_run::<1>(regs, mv, first, &mut memory)
                     || load_run::<2>(regs, mv, first, &mut memory)
-                    || load_run::<4>(regs, mv, first, &mut memory))
+                    || load_run::<4>(regs, mv, first, &mut memory)
+                    || load_halves(regs, mv, first, &mut memory))
             {
                 return true;
             }
@@ -358,6 +359,20 @@ fn store(regs: &Regs, mv: &Move, target: Target, m: u32, frame: u32, memory: imp
 }
 
 /// A run of 16-bit elements from a whole word on: two lanes a word.
+#[inline(always)]
+fn load_halves(regs: &mut Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+    let (&[Reg::R(row)], 2, 0) = (mv.regs.as_slice(), mv.size, first % 4) else { return false };
+    let Some(run) = memory.run(first as usize / 4, LANES / 2) else { return false };
+    let row = &mut regs.r[row as usize];
+    for i in 0..LANES / 2 {
+        let word = run.word(i);
+        let (low, high) = (word & 0xffff, word >> 16);
+        [row[2 * i], row[2 * i + 1]] = if mv.signed { [low as i16 as u32, high as i16 as u32] } else { [low, high] };
+    }
+    true
+}
+
+/// [`load_halves`], to memory.
 #[inline(always)]
 fn store_halves(regs: &Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
     let (&[Reg::R(row)], 2, 0) = (mv.regs.as_slice(), mv.size, first % 4) else { return false };

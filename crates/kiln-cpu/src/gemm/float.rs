@@ -146,7 +146,7 @@ macro_rules! float_gemm {
             ) {
                 let nr = NV * S::$lanes;
                 let mut acc = [[simd.$splat(0.0); NV]; MR];
-                let Some(a) = a.as_chunks::<DEPTH>().0.first_chunk::<MR>() else { return };
+                let a = &a.as_chunks::<DEPTH>().0[..MR];
                 for p in 0..lines.len().min(DEPTH) {
                     let (b, _) = S::$as_simd(&b[lines[p]..lines[p] + nr]);
                     for i in 0..MR {

@@ -32,11 +32,12 @@ impl Cluster<'_> {
         }
         let (dsts, srcs) = (w.addresses(dst), w.addresses(src));
         self.count_access(w, Space::Shared, &dsts, m, size, true);
-        if self.counters.is_some() {
-            let ignored = ignore.map_or(0, |(p, neg)| if neg { !w.regs.p[p as usize] } else { w.regs.p[p as usize] });
-            let read = src_size.map_or(u32::MAX, |row| ballot(|lane| w.regs.r[row as usize][lane] != 0));
-            self.count_access(w, Space::Global, &srcs, m & read & !ignored, size, false);
-        }
+        let ignored = ignore.map_or(0, |(p, neg)| {
+            let p = w.regs.p[p as usize];
+            if neg { !p } else { p }
+        });
+        let read = src_size.map_or(u32::MAX, |row| ballot(|lane| w.regs.r[row as usize][lane] != 0));
+        self.count_access(w, Space::Global, &srcs, m & read & !ignored, size, false);
         let delayed = self.run.options.checks.async_copies;
         for lane in lanes(m) {
             let mut valid = src_size.map_or(size, |row| w.regs.r[row as usize][lane]);
@@ -45,9 +46,7 @@ impl Cluster<'_> {
                 self.report(w, lane, FindingKind::InvalidOperand, None, text);
                 valid = size;
             }
-            if let Some((p, neg)) = ignore
-                && (w.regs.p[p as usize] >> lane & 1 != 0) != neg
-            {
+            if ignored >> lane & 1 != 0 {
                 valid = 0;
             }
             let (d, s) = (dsts[lane], srcs[lane]);

@@ -211,27 +211,106 @@ fn integers_follow_their_definitions() {
     }
 }
 
-/// Neighbours, from a whole word and from the middle of one, and elements apart.
+/// Every width of element and vector through global, shared and local memory, by 32-bit, 64-bit and generic addresses,
+/// of all lanes or some, neighbours or apart, on the path without checks and on the one with them.
 #[test]
-fn loads_of_16_bits_extend_their_sign_or_zeros() {
-    let ptx = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 x, .param .u64 y, .param .u32 step){\n\
-        .reg .b64 %d<6>; .reg .b32 %r<4>; .reg .b16 %h<3>;\n\
-        ld.param.u64 %d1, [x]; ld.param.u64 %d2, [y]; ld.param.u32 %r3, [step]; mov.u32 %r1, %tid.x;\n\
-        mul.wide.u32 %d3, %r1, %r3; add.s64 %d3, %d1, %d3; mul.wide.u32 %d4, %r1, 8; add.s64 %d4, %d2, %d4;\n\
-        ld.global.u16 %h1, [%d3]; cvt.u32.u16 %r2, %h1; st.global.u32 [%d4], %r2;\n\
-        ld.global.s16 %r2, [%d3]; st.global.u32 [%d4+4], %r2; ret; }";
-    let k = Module::parse(ptx).and_then(|m| m.kernel("k")).expect("kernel");
+fn copies_bring_every_element_and_no_other() {
+    let mut rng = Rng(21);
+    for (vector, ty, reg) in [
+        ("", "u8", "b16"),
+        ("", "u16", "b16"),
+        ("", "f32", "b32"),
+        ("", "b64", "b64"),
+        (".v2", "u8", "b16"),
+        (".v2", "u32", "b32"),
+        (".v2", "f64", "b64"),
+        (".v4", "u8", "b32"),
+        (".v4", "b16", "b16"),
+        (".v4", "f32", "b32"),
+    ] {
+        let count = vector.trim_start_matches(".v").parse().unwrap_or(1);
+        let bytes = count * ty[1..].parse::<usize>().expect("bits") / 8;
+        let list = |name: &str| {
+            let regs: Vec<String> = (0..count).map(|i| format!("%{name}{i}")).collect();
+            if count == 1 { regs.join("") } else { format!("{{{}}}", regs.join(",")) }
+        };
+        let (a, b, c) = (list("a"), list("b"), list("c"));
+        for (address, width) in [("mov.u32 %s, s;", 32), ("mov.u64 %s, s;", 64), ("cvta.shared.u64 %s, %w;", 64)] {
+            let space = if address.starts_with("cvta") { "" } else { ".shared" };
+            let ptx = format!(
+                ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 x, .param .u64 y, .param .u32 step, .param .u32 every){{\n\
+                .reg .b64 %d<5>; .reg .b64 %w; .reg .b64 %l; .reg .b{width} %s; .reg .b{width} %o; .reg .b32 %r<5>; .reg .pred %p;\n\
+                .reg .{reg} %a<4>; .reg .{reg} %b<4>; .reg .{reg} %c<4>;\n\
+                .shared .align 16 .b8 s[4096]; .local .align 16 .b8 own[48];\n\
+                ld.param.u64 %d1, [x]; ld.param.u64 %d2, [y]; ld.param.u32 %r1, [step]; ld.param.u32 %r2, [every];\n\
+                mov.u32 %r3, %tid.x; rem.u32 %r4, %r3, %r2; setp.eq.u32 %p, %r4, 0; mul.lo.u32 %r3, %r3, %r1;\n\
+                cvt.u64.u32 %d3, %r3; add.s64 %d1, %d1, %d3; add.s64 %d2, %d2, %d3;\n\
+                mov.u64 %w, s; mov.u64 %l, own; {address} cvt.u{width}.u32 %o, %r3; add.u{width} %s, %s, %o;\n\
+                @%p ld.global{vector}.{ty} {a}, [%d1+16];\n\
+                @%p st{space}{vector}.{ty} [%s+32], {a};\n\
+                @%p ld{space}{vector}.{ty} {b}, [%s+32];\n\
+                @%p st.local{vector}.{ty} [%l+16], {b};\n\
+                @%p ld.local{vector}.{ty} {c}, [%l+16];\n\
+                @%p st.global{vector}.{ty} [%d2+16], {c}; ret; }}"
+            );
+            let k = Module::parse(&ptx).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+            for (apart, every) in [(1, 1), (1, 3), (3, 1), (3, 2)] {
+                let x: Vec<u8> = (0..32 * 3 * 32 + 16).map(|_| rng.next() as u8).collect();
+                let mut want = vec![0xa5u8; x.len()];
+                for lane in (0..32).step_by(every) {
+                    let at = 16 + lane * apart * bytes;
+                    want[at..at + bytes].copy_from_slice(&x[at..at + bytes]);
+                }
+                for options in [Options::default(), Options::fast()] {
+                    let d = Device::default();
+                    let (px, py) = (put(&d, &x), put(&d, &vec![0xa5u8; x.len()]));
+                    let step = (apart * bytes) as u32;
+                    let args = [Arg::U64(px), Arg::U64(py), Arg::U32(step), Arg::U32(every as u32)];
+                    run(&d, &k, LaunchConfig::linear(1, 32), &args, &options);
+                    assert_eq!(
+                        get::<u8>(&d, py, x.len()),
+                        want,
+                        "{vector}.{ty}, {address}, {apart} apart, 1 of {every}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Neighbours and elements apart, from a whole word and from the middle of one, into registers of 32 and 64 bits.
+#[test]
+fn narrow_loads_extend_their_sign_or_zeros() {
     let mut rng = Rng(9);
-    let x: Vec<u16> = (0..200).map(|_| rng.next() as u16).collect();
-    for (first, step) in [(0, 1), (1, 1), (2, 1), (0, 3)] {
-        for options in [Options::default(), Options::fast()] {
-            let d = Device::default();
-            let (px, py) = (put(&d, &x), put(&d, &[0xdead_beefu32; 64]));
-            let args = [Arg::U64(px + 2 * first as u64), Arg::U64(py), Arg::U32(2 * step as u32)];
-            run(&d, &k, LaunchConfig::linear(1, 32), &args, &options);
-            let elements = (0..32).map(|lane| x[first + step * lane]);
-            let want: Vec<u32> = elements.flat_map(|v| [v.into(), v as i16 as u32]).collect();
-            assert_eq!(get::<u32>(&d, py, 64), want, "from {first}, every {step}");
+    let x: Vec<u8> = (0..400).map(|_| rng.next() as u8).collect();
+    for (ty, bytes) in [("8", 1), ("16", 2), ("32", 4)] {
+        let ptx = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 x, .param .u64 y, .param .u32 step){{\n\
+            .reg .b64 %d<9>; .reg .b32 %r<6>;\n\
+            ld.param.u64 %d1, [x]; ld.param.u64 %d2, [y]; ld.param.u32 %r3, [step]; mov.u32 %r1, %tid.x;\n\
+            mul.wide.u32 %d3, %r1, %r3; add.s64 %d3, %d1, %d3; mul.wide.u32 %d4, %r1, 32; add.s64 %d4, %d2, %d4;\n\
+            ld.global.u{ty} %d5, [%d3]; st.global.u64 [%d4], %d5; ld.global.s{ty} %d6, [%d3]; st.global.u64 [%d4+8], %d6;\n\
+            ld.global.u{ty} %r4, [%d3]; cvt.u64.u32 %d7, %r4; st.global.u64 [%d4+16], %d7;\n\
+            ld.global.s{ty} %r5, [%d3]; cvt.s64.s32 %d8, %r5; st.global.u64 [%d4+24], %d8; ret; }}"
+        );
+        let k = Module::parse(&ptx).and_then(|m| m.kernel("k")).expect("kernel");
+        for (first, step) in [(0, 1), (1, 1), (2, 1), (0, 3)] {
+            for options in [Options::default(), Options::fast()] {
+                let d = Device::default();
+                let (px, py) = (put(&d, &x), put(&d, &[0xdead_beefu64; 128]));
+                let args = [Arg::U64(px + first * bytes), Arg::U64(py), Arg::U32((step * bytes) as u32)];
+                run(&d, &k, LaunchConfig::linear(1, 32), &args, &options);
+                let want = (0..32).flat_map(|lane| {
+                    let at = ((first + step * lane) * bytes) as usize;
+                    let element = &x[at..at + bytes as usize];
+                    let zeros = element.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+                    let spare = 64 - 8 * bytes as u32;
+                    let signs = ((zeros << spare) as i64 >> spare) as u64;
+                    // 32-bit registers hold 32 bits without a sign of their own.
+                    [zeros, signs, zeros, signs]
+                });
+                assert_eq!(get::<u64>(&d, py, 128), want.collect::<Vec<_>>(), ".{ty} from {first}, every {step}");
+            }
         }
     }
 }

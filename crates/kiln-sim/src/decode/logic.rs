@@ -204,7 +204,7 @@ fn pack(b: &mut Build<'_>, dst: &Arg, parts: &[Arg], bits: u32) -> Decoded {
         _ => alu(Box::new(move |regs, mask| {
             let mut out = [0u64; 32];
             for (k, row) in rows.iter().enumerate() {
-                for (o, v) in out.iter_mut().zip(&regs.r[*row as usize]) {
+                for (o, v) in out.iter_mut().zip(regs.r[*row as usize].iter()) {
                     *o |= (u64::from(*v) & keep) << (k as u32 * each);
                 }
             }

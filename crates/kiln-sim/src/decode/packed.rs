@@ -4,7 +4,9 @@ use super::float::{min_max, rounding};
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
 use crate::exec::{LANES, Lane, Regs, f1, f2, f3, wide};
-use crate::num::{BF16, Round, add_odd, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, tanh_approx};
+use crate::num::{
+    BF16, Round, add_odd, add_odd_f32, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, tanh_approx,
+};
 use crate::ptx::Stmt;
 
 /// A 16-bit format's conversions.
@@ -33,8 +35,8 @@ impl Half for F16 {
     }
     #[inline(always)]
     fn fma(x: f32, y: f32, z: f32) -> u32 {
-        // The product is exact; the f64 sum is exact too, or the smaller term is too small to matter.
-        f32_to_f16(odd_f32(f64::from(x) * f64::from(y) + f64::from(z)))
+        // The product is exact and far from the ends of f32.
+        f32_to_f16(add_odd_f32(x * y, z))
     }
     #[inline(always)]
     fn narrow(x: f32) -> u32 {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::barrier::Barrier;
 use super::buffer::Buffer;
-use super::regs::LANES;
+use super::regs::{LANES, Row};
 use super::warp::{Wait, Warp};
 use crate::check::{Clocks, FindingKind, Findings, Rng, SharedShadow};
 use crate::counters::Counters;
@@ -314,8 +314,8 @@ fn fill(
     rank: u32,
 ) {
     let p = run.program;
-    w.regs.r = vec![[0; LANES]; p.rows[0] as usize];
-    w.regs.d = vec![[0; LANES]; p.rows[1] as usize];
+    w.regs.r = vec![Row([0; LANES]); p.rows[0] as usize];
+    w.regs.d = vec![Row([0; LANES]); p.rows[1] as usize];
     w.regs.p = vec![0; p.rows[2] as usize];
     w.defined = vec![0; p.watched.count];
     let [bx, by, _] = run.block;
@@ -358,8 +358,8 @@ fn fill(
         };
         let values: [u64; LANES] = std::array::from_fn(|lane| lane_value(lane as u32));
         match f.file {
-            0 => w.regs.r[f.row as usize] = values.map(|v| v as u32),
-            1 => w.regs.d[f.row as usize] = values,
+            0 => w.regs.r[f.row as usize] = Row(values.map(|v| v as u32)),
+            1 => w.regs.d[f.row as usize] = Row(values),
             _ => w.regs.p[f.row as usize] = (0..LANES).fold(0, |m, i| m | u32::from(values[i] != 0) << i),
         }
     }

@@ -111,25 +111,30 @@ impl Cluster<'_> {
             return false;
         }
         let Some(to) = self.fast_target(w, Space::Shared, dst, m, size) else { return false };
-        let Some(to) = to.offsets(&w.regs, dst, m, 0) else { return false };
+        let (mut tos, mut at) = ([0; LANES], [0; LANES]);
+        if !to.offsets(&w.regs, dst, m, &mut tos) {
+            return false;
+        }
         let words = size as usize / 4;
         if from == 0 {
             let shared = &mut self.ctas[w.cta].shared;
-            lanes(m).for_each(|lane| shared[to.at[lane] as usize / 4..][..words].fill(0));
+            lanes(m).for_each(|lane| shared[tos[lane] as usize / 4..][..words].fill(0));
             return true;
         }
         let Some(source) = self.fast_target(w, Space::Global, src, from, size) else { return false };
-        let Some(at) = source.offsets(&w.regs, src, from, 0) else { return false };
+        if !source.offsets(&w.regs, src, from, &mut at) {
+            return false;
+        }
         let Kind::Buffer(i) = source.kind else { return false };
         let memory = &self.run.buffers[i].words;
         let shared = &mut self.ctas[w.cta].shared;
         for lane in lanes(m) {
-            let to = &mut shared[to.at[lane] as usize / 4..][..words];
+            let to = &mut shared[tos[lane] as usize / 4..][..words];
             if from >> lane & 1 == 0 {
                 to.fill(0);
                 continue;
             }
-            for (to, word) in to.iter_mut().zip(&memory[at.at[lane] as usize / 4..][..words]) {
+            for (to, word) in to.iter_mut().zip(&memory[at[lane] as usize / 4..][..words]) {
                 *to = word.load(Relaxed);
             }
         }

@@ -3,8 +3,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use pulp::{Arch, Simd, WithSimd};
+
 use super::cluster::Cluster;
-use super::regs::{FULL, LANES, Regs, wide};
+use super::regs::{FULL, LANES, Lane, Regs};
 use super::step::lanes;
 use super::warp::Warp;
 use super::{LOCAL_BASE, SHARED_BASE};
@@ -29,12 +31,8 @@ pub(super) struct Target {
     limit: u32,
     /// Bytes of the access.
     bytes: u32,
-}
-
-/// Byte offsets of the lanes in the target; `run` if all lanes take part and lie one behind another.
-pub(super) struct Offsets {
-    pub at: [u32; LANES],
-    pub run: bool,
+    /// Bytes from one lane's memory to the next lane's; 0 where they share it.
+    frame: u32,
 }
 
 /// Words that lanes load from and store to.
@@ -45,6 +43,7 @@ trait Memory {
     fn set_bits(&mut self, i: usize, value: u32, mask: u32);
     /// The words from `at` as a run of its own, if there are `n`.
     fn run(&mut self, at: usize, n: usize) -> Option<impl Memory>;
+    fn reborrow(&mut self) -> impl Memory;
 }
 
 impl Memory for &[AtomicU32] {
@@ -64,6 +63,10 @@ impl Memory for &[AtomicU32] {
     fn run(&mut self, at: usize, n: usize) -> Option<impl Memory> {
         self.get(at..at + n)
     }
+    #[inline(always)]
+    fn reborrow(&mut self) -> impl Memory {
+        *self
+    }
 }
 
 impl Memory for &mut [u32] {
@@ -82,6 +85,10 @@ impl Memory for &mut [u32] {
     #[inline(always)]
     fn run(&mut self, at: usize, n: usize) -> Option<impl Memory> {
         self.get_mut(at..at + n)
+    }
+    #[inline(always)]
+    fn reborrow(&mut self) -> impl Memory {
+        &mut **self
     }
 }
 
@@ -123,16 +130,29 @@ impl Cluster<'_> {
         }
         // Offsets above 4 GiB are rare enough for the checked path.
         let limit = len.checked_sub(bytes.into())?.min(u32::MAX.into()) as u32;
-        Some(Target { kind, base, limit, bytes })
+        let frame = if kind == Kind::Local { self.run.program.frame } else { 0 };
+        Some(Target { kind, base, limit, bytes, frame })
     }
 
     /// Performs a load, or returns false.
     pub(crate) fn fast_load(&mut self, w: &mut Warp, mv: &Move, m: u32) -> bool {
-        let Some(t) = self.fast_target(w, mv.space, &mv.addr, m, mv.total) else { return false };
-        match t.kind {
-            Kind::Buffer(i) => load(&mut w.regs, mv, t, m, 0, &*self.run.buffers[i].words),
-            Kind::Shared => load(&mut w.regs, mv, t, m, 0, &mut *self.ctas[w.cta].shared),
-            Kind::Local => load(&mut w.regs, mv, t, m, self.run.program.frame, &mut *w.local),
+        let Some(target) = self.fast_target(w, mv.space, &mv.addr, m, mv.total) else { return false };
+        match target.kind {
+            Kind::Buffer(i) => Arch::new().dispatch(&mut Load {
+                regs: &mut w.regs,
+                mv,
+                target,
+                m,
+                memory: &*self.run.buffers[i].words,
+            }),
+            Kind::Shared => Arch::new().dispatch(&mut Load {
+                regs: &mut w.regs,
+                mv,
+                target,
+                m,
+                memory: &mut *self.ctas[w.cta].shared,
+            }),
+            Kind::Local => Arch::new().dispatch(&mut Load { regs: &mut w.regs, mv, target, m, memory: &mut *w.local }),
         }
     }
 
@@ -141,64 +161,113 @@ impl Cluster<'_> {
         if mv.space == Space::Const || mv.size == 16 {
             return false;
         }
-        let Some(t) = self.fast_target(w, mv.space, &mv.addr, m, mv.total) else { return false };
-        match t.kind {
-            Kind::Buffer(i) => store(&w.regs, mv, t, m, 0, &*self.run.buffers[i].words),
-            Kind::Shared => store(&w.regs, mv, t, m, 0, &mut *self.ctas[w.cta].shared),
-            Kind::Local => store(&w.regs, mv, t, m, self.run.program.frame, &mut *w.local),
+        let Some(target) = self.fast_target(w, mv.space, &mv.addr, m, mv.total) else { return false };
+        match target.kind {
+            Kind::Buffer(i) => {
+                Arch::new().dispatch(&mut Store { regs: &w.regs, mv, target, m, memory: &*self.run.buffers[i].words })
+            }
+            Kind::Shared => {
+                Arch::new().dispatch(&mut Store { regs: &w.regs, mv, target, m, memory: &mut *self.ctas[w.cta].shared })
+            }
+            Kind::Local => Arch::new().dispatch(&mut Store { regs: &w.regs, mv, target, m, memory: &mut *w.local }),
         }
     }
 }
 
-impl Target {
-    /// Offsets of the lanes of `m`, if all are aligned and inside. Lanes' frames of local memory are `frame` bytes apart.
-    #[inline(always)]
-    pub(super) fn offsets(&self, regs: &Regs, addr: &Addr, m: u32, frame: u32) -> Option<Offsets> {
-        let Target { base, bytes, .. } = *self;
-        if addr.wide {
-            let row = &regs.d[addr.row as usize];
-            // Addresses of a window, such as shared memory, wrap at 4 GiB.
-            let window = if matches!(self.kind, Kind::Shared) && base == 0 { u64::from(u32::MAX) } else { u64::MAX };
-            let off = (addr.off as u64).wrapping_sub(base);
-            let skew = base & u64::from(bytes - 1);
-            self.collect(m, frame, |lane| {
-                let at = row[lane].wrapping_add(off) & window;
-                let outside = u64::from(at > self.limit.into()) | (at.wrapping_add(skew) & u64::from(bytes - 1));
-                (at as u32, outside as u32)
-            })
-        } else {
-            let row = &regs.r[addr.row as usize];
-            let off = addr.off as u32;
-            self.collect(m, frame, |lane| {
-                let at = row[lane].wrapping_add(off);
-                (at, u32::from(at > self.limit) | (at & (bytes - 1)))
-            })
+/// Whether the lanes of a row hold values `1 << step` apart. In explicit vectors, because the compiler makes scalars of it.
+macro_rules! climbs {
+    ($name:ident, $ty:ident, $vectors:ident, $splat:ident, $sub:ident, $xor:ident, $or:ident) => {
+        #[inline(always)]
+        fn $name<S: Simd>(simd: S, row: &[$ty; LANES], step: usize) -> bool {
+            const STEPS: [[$ty; LANES]; 6] = {
+                let (mut steps, mut i) = ([[0; LANES]; 6], 0);
+                while i < 6 * LANES {
+                    steps[i / LANES][i % LANES] = ((i % LANES) << (i / LANES)) as $ty;
+                    i += 1;
+                }
+                steps
+            };
+            let (first, zero) = (simd.$splat(row[0]), simd.$splat(0));
+            let mut apart = zero;
+            for (x, y) in S::$vectors(row).0.iter().zip(S::$vectors(&STEPS[step]).0) {
+                apart = simd.$or(apart, simd.$xor(simd.$sub(*x, first), *y));
+            }
+            let lanes: &[$ty] = pulp::bytemuck::cast_slice(std::slice::from_ref(&apart));
+            lanes.iter().fold(0, |all, x| all | x) == 0
         }
+    };
+}
+
+climbs!(climbs_u32, u32, as_simd_u32s, splat_u32s, sub_u32s, xor_u32s, or_u32s);
+climbs!(climbs_u64, u64, as_simd_u64s, splat_u64s, sub_u64s, xor_u64s, or_u64s);
+
+impl Target {
+    /// The offset of the first lane, if all lanes take part, aligned and inside, one behind another.
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, regs: &Regs, addr: &Addr, m: u32) -> Option<usize> {
+        let (first, outside) =
+            if addr.wide { self.wide_place(regs, addr, 0) } else { self.narrow_place(regs, addr, 0) };
+        let last = u64::from(first) + u64::from(self.bytes) * (LANES as u64 - 1);
+        if last > self.limit.into() || outside != 0 || m != FULL {
+            return None;
+        }
+        let step = self.bytes.trailing_zeros() as usize;
+        let run = if addr.wide {
+            climbs_u64(simd, &regs.d[addr.row as usize], step)
+        } else {
+            climbs_u32(simd, &regs.r[addr.row as usize], step)
+        };
+        run.then_some(first as usize)
     }
 
-    /// `lane_at` gives a lane's offset, and nonzero if that is no place for the access.
+    /// The offset of a lane by a 64-bit address, and nonzero if that is no place for the access.
     #[inline(always)]
-    fn collect(&self, m: u32, frame: u32, lane_at: impl Fn(usize) -> (u32, u32)) -> Option<Offsets> {
-        let mut at = [0u32; LANES];
-        let (mut bad, mut apart) = (0, frame);
-        let (first, shift) = (lane_at(0).0, self.bytes.trailing_zeros());
-        if m == FULL {
-            for lane in 0..LANES {
-                let (off, outside) = lane_at(lane);
-                bad |= outside;
-                apart |= off ^ first.wrapping_add((lane as u32) << shift);
-                at[lane] = off.wrapping_add(lane as u32 * frame);
-            }
-        } else {
-            apart = 1;
-            for lane in lanes(m) {
-                let (off, outside) = lane_at(lane);
-                bad |= outside;
-                at[lane] = off.wrapping_add(lane as u32 * frame);
-            }
-        }
-        (bad == 0).then_some(Offsets { at, run: apart == 0 })
+    fn wide_place(&self, regs: &Regs, addr: &Addr, lane: usize) -> (u32, u32) {
+        // Addresses of a window, such as shared memory, wrap at 4 GiB.
+        let window = if self.kind == Kind::Shared && self.base == 0 { u64::from(u32::MAX) } else { u64::MAX };
+        let tail = u64::from(self.bytes - 1);
+        let at = regs.d[addr.row as usize][lane].wrapping_add((addr.off as u64).wrapping_sub(self.base)) & window;
+        let outside = u64::from(at > self.limit.into()) | (at.wrapping_add(self.base & tail) & tail);
+        (at as u32, outside as u32)
     }
+
+    /// [`Self::wide_place`] by a 32-bit address.
+    #[inline(always)]
+    fn narrow_place(&self, regs: &Regs, addr: &Addr, lane: usize) -> (u32, u32) {
+        let at = regs.r[addr.row as usize][lane].wrapping_add(addr.off as u32);
+        (at, u32::from(at > self.limit) | (at & (self.bytes - 1)))
+    }
+
+    /// Writes the offsets of the lanes of `m`; false if some are not aligned or not inside. Lanes' frames of local
+    /// memory are `frame` bytes apart.
+    #[inline(always)]
+    pub(super) fn offsets(&self, regs: &Regs, addr: &Addr, m: u32, at: &mut [u32; LANES]) -> bool {
+        if addr.wide {
+            spread(m, self.frame, at, |lane| self.wide_place(regs, addr, lane))
+        } else {
+            spread(m, self.frame, at, |lane| self.narrow_place(regs, addr, lane))
+        }
+    }
+}
+
+/// [`Target::offsets`] of places.
+#[inline(always)]
+fn spread(m: u32, frame: u32, at: &mut [u32; LANES], place: impl Fn(usize) -> (u32, u32)) -> bool {
+    let mut bad = 0;
+    if m == FULL {
+        for lane in 0..LANES {
+            let (off, outside) = place(lane);
+            bad |= outside;
+            at[lane] = off.wrapping_add(lane as u32 * frame);
+        }
+    } else {
+        for lane in lanes(m) {
+            let (off, outside) = place(lane);
+            bad |= outside;
+            at[lane] = off.wrapping_add(lane as u32 * frame);
+        }
+    }
+    bad == 0
 }
 
 /// Calls `f` for the lanes of a mask in order.
@@ -222,9 +291,9 @@ fn words<const N: usize>(mv: &Move) -> Option<[usize; N]> {
 }
 
 #[inline(always)]
-fn load_run<const N: usize>(regs: &mut Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+fn load_run<const N: usize>(regs: &mut Regs, mv: &Move, first: usize, memory: &mut impl Memory) -> bool {
     let Some(rows) = words::<N>(mv) else { return false };
-    let Some(run) = memory.run(first as usize / 4, N * LANES) else { return false };
+    let Some(run) = memory.run(first / 4, N * LANES) else { return false };
     for (i, row) in rows.into_iter().enumerate() {
         let row = &mut regs.r[row];
         for lane in 0..LANES {
@@ -235,9 +304,9 @@ fn load_run<const N: usize>(regs: &mut Regs, mv: &Move, first: u32, memory: &mut
 }
 
 #[inline(always)]
-fn store_run<const N: usize>(regs: &Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+fn store_run<const N: usize>(regs: &Regs, mv: &Move, first: usize, memory: &mut impl Memory) -> bool {
     let Some(rows) = words::<N>(mv) else { return false };
-    let Some(mut run) = memory.run(first as usize / 4, N * LANES) else { return false };
+    let Some(mut run) = memory.run(first / 4, N * LANES) else { return false };
     for (i, row) in rows.into_iter().enumerate() {
         let row = &regs.r[row];
         for lane in 0..LANES {
@@ -247,122 +316,142 @@ fn store_run<const N: usize>(regs: &Regs, mv: &Move, first: u32, memory: &mut im
     true
 }
 
+/// Word `k` behind the offset of each lane of `m`.
 #[inline(always)]
-fn load(regs: &mut Regs, mv: &Move, target: Target, m: u32, frame: u32, memory: impl Memory) -> bool {
-    wide(
-        #[inline(always)]
-        move || {
-            // Into this frame, where the compiler sees that nothing else changes it.
-            let mut memory = memory;
-            let Some(offsets) = target.offsets(regs, &mv.addr, m, frame) else { return false };
-            let first = offsets.at[0];
-            if offsets.run
-                && (load_run::<1>(regs, mv, first, &mut memory)
-                    || load_run::<2>(regs, mv, first, &mut memory)
-                    || load_run::<4>(regs, mv, first, &mut memory)
-                    || load_halves(regs, mv, first, &mut memory))
-            {
-                return true;
-            }
-            for (i, reg) in mv.regs.iter().enumerate() {
-                let skip = i as u32 * mv.size;
-                let at = |lane: usize| offsets.at[lane] + skip;
-                let double = |lane: usize, k: usize| {
-                    let index = at(lane) as usize / 4 + k;
-                    u64::from(memory.word(index)) | u64::from(memory.word(index + 1)) << 32
-                };
-                match (*reg, mv.size) {
-                    (Reg::R(row), 4) => {
-                        let row = &mut regs.r[row as usize];
-                        each(m, |lane| row[lane] = memory.word(at(lane) as usize / 4));
-                    }
-                    (Reg::R(row), size @ (1 | 2)) => {
-                        let row = &mut regs.r[row as usize];
-                        let shift = 32 - 8 * size;
-                        each(m, |lane| {
-                            let v = memory.word(at(lane) as usize / 4) >> (8 * (at(lane) % 4)) << shift;
-                            row[lane] = if mv.signed { (v as i32 >> shift) as u32 } else { v >> shift };
-                        });
-                    }
-                    (Reg::D(row), 8) => {
-                        let row = &mut regs.d[row as usize];
-                        each(m, |lane| row[lane] = double(lane, 0));
-                    }
-                    (Reg::D(row), size) => {
-                        let row = &mut regs.d[row as usize];
-                        let shift = 64 - 8 * size;
-                        each(m, |lane| {
-                            let v = u64::from(memory.word(at(lane) as usize / 4)) >> (8 * (at(lane) % 4)) << shift;
-                            row[lane] = if mv.signed { (v as i64 >> shift) as u64 } else { v >> shift };
-                        });
-                    }
-                    (Reg::Q(row), _) => {
-                        for k in 0..2 {
-                            let row = &mut regs.d[row as usize + k];
-                            each(m, |lane| row[lane] = double(lane, 2 * k));
-                        }
-                    }
-                    (Reg::R(_) | Reg::None, _) => {}
-                }
-            }
-            true
-        },
-    )
+fn words_at(memory: &impl Memory, offsets: &[u32; LANES], m: u32, k: usize) -> [u32; LANES] {
+    let mut words = [0; LANES];
+    each(m, |lane| words[lane] = memory.word(offsets[lane] as usize / 4 + k));
+    words
 }
 
-#[inline(always)]
-fn store(regs: &Regs, mv: &Move, target: Target, m: u32, frame: u32, memory: impl Memory) -> bool {
-    wide(
-        #[inline(always)]
-        move || {
-            // Into this frame, where the compiler sees that nothing else changes it.
-            let mut memory = memory;
-            let Some(offsets) = target.offsets(regs, &mv.addr, m, frame) else { return false };
-            let first = offsets.at[0];
-            if offsets.run
-                && (store_run::<1>(regs, mv, first, &mut memory)
-                    || store_run::<2>(regs, mv, first, &mut memory)
-                    || store_run::<4>(regs, mv, first, &mut memory)
-                    || store_halves(regs, mv, first, &mut memory))
-            {
-                return true;
+/// A load with its memory: by reference to the code for wide vectors, so that it goes there in a register.
+struct Load<'a, M> {
+    regs: &'a mut Regs,
+    mv: &'a Move,
+    target: Target,
+    m: u32,
+    memory: M,
+}
+
+impl<M: Memory> WithSimd for &mut Load<'_, M> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        // Into this frame, where the compiler sees that nothing else changes them.
+        let Load { ref mut regs, mv, target, m, ref mut memory } = *self;
+        let mut memory = memory.reborrow();
+        if target.frame == 0
+            && let Some(first) = target.run(simd, regs, &mv.addr, m)
+            && (load_run::<1>(regs, mv, first, &mut memory)
+                || load_run::<2>(regs, mv, first, &mut memory)
+                || load_run::<4>(regs, mv, first, &mut memory)
+                || load_halves(regs, mv, first, &mut memory))
+        {
+            return true;
+        }
+        let mut offsets = [0; LANES];
+        if !target.offsets(regs, &mv.addr, m, &mut offsets) {
+            return false;
+        }
+        let shift = 32 - 8 * mv.size.min(4);
+        for reg in &mv.regs {
+            let low = words_at(&memory, &offsets, m, 0);
+            let mut narrow = [0; LANES];
+            for lane in 0..LANES {
+                let v = low[lane] >> (8 * (offsets[lane] % 4)) << shift;
+                narrow[lane] = if mv.signed { (v as i32 >> shift) as u32 } else { v >> shift };
             }
-            for (i, reg) in mv.regs.iter().enumerate() {
-                let skip = i as u32 * mv.size;
-                let at = |lane: usize| offsets.at[lane] + skip;
-                let mut narrow = |lane: usize, value: u32| {
-                    let shift = 8 * (at(lane) % 4);
-                    memory.set_bits(at(lane) as usize / 4, value << shift, ((1 << (8 * mv.size)) - 1) << shift);
-                };
-                match (*reg, mv.size) {
-                    (Reg::R(row), 1 | 2) => each(m, |lane| narrow(lane, regs.r[row as usize][lane])),
-                    (Reg::D(row), 1 | 2) => each(m, |lane| narrow(lane, regs.d[row as usize][lane] as u32)),
-                    (Reg::R(row), _) => {
-                        let row = &regs.r[row as usize];
-                        each(m, |lane| memory.set_word(at(lane) as usize / 4, row[lane]));
-                    }
-                    (Reg::D(row), size) => {
-                        let row = &regs.d[row as usize];
-                        each(m, |lane| {
-                            memory.set_word(at(lane) as usize / 4, row[lane] as u32);
-                            if size == 8 {
-                                memory.set_word(at(lane) as usize / 4 + 1, (row[lane] >> 32) as u32);
-                            }
-                        });
-                    }
-                    (Reg::Q(_) | Reg::None, _) => {}
+            let double = |low: [u32; LANES], k: usize| {
+                let (high, mut both) = (words_at(&memory, &offsets, m, k), [0; LANES]);
+                for lane in 0..LANES {
+                    both[lane] = u64::from(low[lane]) | u64::from(high[lane]) << 32;
                 }
+                both
+            };
+            match (*reg, mv.size) {
+                (Reg::R(row), 4) => u32::put(regs, row, &low, m),
+                (Reg::R(row), _) => u32::put(regs, row, &narrow, m),
+                (Reg::D(row), 8) => u64::put(regs, row, &double(low, 1), m),
+                (Reg::D(row), _) if mv.signed => i64::put(regs, row, &narrow.map(|v| i64::from(v as i32)), m),
+                (Reg::D(row), _) => u64::put(regs, row, &narrow.map(u64::from), m),
+                (Reg::Q(row), _) => {
+                    u64::put(regs, row, &double(low, 1), m);
+                    u64::put(regs, row + 1, &double(words_at(&memory, &offsets, m, 2), 3), m);
+                }
+                (Reg::None, _) => {}
             }
-            true
-        },
-    )
+            offsets.iter_mut().for_each(|at| *at += mv.size);
+        }
+        true
+    }
+}
+
+/// A store with its memory: by reference to the code for wide vectors, so that it goes there in a register.
+struct Store<'a, M> {
+    regs: &'a Regs,
+    mv: &'a Move,
+    target: Target,
+    m: u32,
+    memory: M,
+}
+
+impl<M: Memory> WithSimd for &mut Store<'_, M> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        // Into this frame, where the compiler sees that nothing else changes them.
+        let Store { ref mut regs, mv, target, m, ref mut memory } = *self;
+        let mut memory = memory.reborrow();
+        if target.frame == 0
+            && let Some(first) = target.run(simd, regs, &mv.addr, m)
+            && (store_run::<1>(regs, mv, first, &mut memory)
+                || store_run::<2>(regs, mv, first, &mut memory)
+                || store_run::<4>(regs, mv, first, &mut memory)
+                || store_halves(regs, mv, first, &mut memory))
+        {
+            return true;
+        }
+        let mut offsets = [0; LANES];
+        if !target.offsets(regs, &mv.addr, m, &mut offsets) {
+            return false;
+        }
+        for reg in &mv.regs {
+            let word = |lane: usize| offsets[lane] as usize / 4;
+            let mut narrow = |lane: usize, value: u32| {
+                let shift = 8 * (offsets[lane] % 4);
+                memory.set_bits(word(lane), value << shift, ((1 << (8 * mv.size)) - 1) << shift);
+            };
+            match (*reg, mv.size) {
+                (Reg::R(row), 1 | 2) => each(m, |lane| narrow(lane, regs.r[row as usize][lane])),
+                (Reg::D(row), 1 | 2) => each(m, |lane| narrow(lane, regs.d[row as usize][lane] as u32)),
+                (Reg::R(row), _) => {
+                    let row = &regs.r[row as usize];
+                    each(m, |lane| memory.set_word(word(lane), row[lane]));
+                }
+                (Reg::D(row), size) => {
+                    let row = &regs.d[row as usize];
+                    each(m, |lane| {
+                        memory.set_word(word(lane), row[lane] as u32);
+                        if size == 8 {
+                            memory.set_word(word(lane) + 1, (row[lane] >> 32) as u32);
+                        }
+                    });
+                }
+                (Reg::Q(_) | Reg::None, _) => {}
+            }
+            offsets.iter_mut().for_each(|at| *at += mv.size);
+        }
+        true
+    }
 }
 
 /// A run of 16-bit elements from a whole word on: two lanes a word.
 #[inline(always)]
-fn load_halves(regs: &mut Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+fn load_halves(regs: &mut Regs, mv: &Move, first: usize, memory: &mut impl Memory) -> bool {
     let (&[Reg::R(row)], 2, 0) = (mv.regs.as_slice(), mv.size, first % 4) else { return false };
-    let Some(run) = memory.run(first as usize / 4, LANES / 2) else { return false };
+    let Some(run) = memory.run(first / 4, LANES / 2) else { return false };
     let row = &mut regs.r[row as usize];
     for i in 0..LANES / 2 {
         let word = run.word(i);
@@ -374,9 +463,9 @@ fn load_halves(regs: &mut Regs, mv: &Move, first: u32, memory: &mut impl Memory)
 
 /// [`load_halves`], to memory.
 #[inline(always)]
-fn store_halves(regs: &Regs, mv: &Move, first: u32, memory: &mut impl Memory) -> bool {
+fn store_halves(regs: &Regs, mv: &Move, first: usize, memory: &mut impl Memory) -> bool {
     let (&[Reg::R(row)], 2, 0) = (mv.regs.as_slice(), mv.size, first % 4) else { return false };
-    let Some(mut run) = memory.run(first as usize / 4, LANES / 2) else { return false };
+    let Some(mut run) = memory.run(first / 4, LANES / 2) else { return false };
     let row = &regs.r[row as usize];
     for i in 0..LANES / 2 {
         run.set_word(i, row[2 * i] & 0xffff | row[2 * i + 1] << 16);

@@ -193,12 +193,12 @@ impl Cluster<'_> {
             let narrow = |v: u32| if mv.size >= 4 { v } else { v & ((1 << (8 * mv.size)) - 1) };
             match *reg {
                 Reg::R(row) => {
-                    for (o, v) in words.iter_mut().zip(&w.regs.r[row as usize]) {
+                    for (o, v) in words.iter_mut().zip(w.regs.r[row as usize].iter()) {
                         o[at / 4] |= narrow(*v) << (8 * (at % 4));
                     }
                 }
                 Reg::D(row) => {
-                    for (o, v) in words.iter_mut().zip(&w.regs.d[row as usize]) {
+                    for (o, v) in words.iter_mut().zip(w.regs.d[row as usize].iter()) {
                         o[at / 4] |= narrow(*v as u32) << (8 * (at % 4));
                         if mv.size == 8 {
                             o[at / 4 + 1] = (*v >> 32) as u32;

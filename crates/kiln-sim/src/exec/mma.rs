@@ -173,7 +173,7 @@ fn float_mma(regs: &mut Regs, d: &Mma) {
     }
     for (i, reg) in d.d.iter().enumerate() {
         let Reg::R(out) = *reg else { continue };
-        regs.r[out as usize] = if d.d_ty == Ty::F16 {
+        regs.r[out as usize].0 = if d.d_ty == Ty::F16 {
             let (even, odd) = (column_of(&sums, i, 0), column_of(&sums, i, 1));
             let mut packed = [0; LANES];
             for lane in 0..LANES {

@@ -5,14 +5,35 @@ pub(crate) const LANES: usize = 32;
 /// All lanes.
 pub(crate) const FULL: u32 = u32::MAX;
 
+/// The lanes of a register, where no vector crosses a cache line.
+#[repr(align(128))]
+#[derive(Clone, Copy)]
+pub(crate) struct Row<T>(pub [T; LANES]);
+
+impl<T> std::ops::Deref for Row<T> {
+    type Target = [T; LANES];
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<T> std::ops::DerefMut for Row<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
 /// Registers of one warp: one row a register, one column a lane. Constants live in rows too, so that an operand
 /// is always a row number.
 #[derive(Clone, Default)]
 pub(crate) struct Regs {
     /// Registers of up to 32 bits, zero-extended.
-    pub r: Vec<[u32; LANES]>,
+    pub r: Vec<Row<u32>>,
     /// 64-bit registers.
-    pub d: Vec<[u64; LANES]>,
+    pub d: Vec<Row<u64>>,
     /// Predicates, a bit a lane.
     pub p: Vec<u32>,
 }
@@ -28,19 +49,21 @@ macro_rules! lane {
         impl Lane for $ty {
             #[inline(always)]
             fn get(regs: &Regs, row: u32) -> [Self; LANES] {
-                let row = &regs.$file[row as usize];
+                let row = &regs.$file[row as usize].0;
                 std::array::from_fn(|i| $from(row[i]))
             }
             #[inline(always)]
             fn put(regs: &mut Regs, row: u32, values: &[Self; LANES], mask: u32) {
-                let row = &mut regs.$file[row as usize];
+                let row = &mut regs.$file[row as usize].0;
                 if mask == FULL {
                     for i in 0..LANES {
                         row[i] = $to(values[i]) as $word;
                     }
                 } else {
                     for i in 0..LANES {
-                        row[i] = if mask >> i & 1 != 0 { $to(values[i]) as $word } else { row[i] };
+                        // Without a branch, so that it is one for all lanes.
+                        let keep = ((mask >> i & 1) as $word).wrapping_sub(1);
+                        row[i] = row[i] & keep | ($to(values[i]) as $word) & !keep;
                     }
                 }
             }
@@ -77,7 +100,7 @@ impl Lane for bool {
 pub(crate) type AluFn = Box<dyn Fn(&mut Regs, u32) + Send + Sync>;
 
 /// Runs `f` compiled for the widest vectors this processor has, with a hardware multiply-add where it has one; `f` must
-/// be `#[inline(always)]`.
+/// be `#[inline(always)]`, and is quickest with up to six words of captures, which go in registers.
 #[inline(always)]
 pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -114,9 +137,10 @@ pub(crate) fn f3<D: Lane, A: Lane, B: Lane, C: Lane>(
     f: impl Fn(A, B, C) -> D + Send + Sync + 'static,
 ) -> AluFn {
     Box::new(move |regs, mask| {
+        let f = &f;
         wide(
             #[inline(always)]
-            || {
+            move || {
                 let (a, b, c) = (A::get(regs, a), B::get(regs, b), C::get(regs, c));
                 // A loop, because `array::from_fn` is not compiled with the features of its caller.
                 let mut out = [f(a[0], b[0], c[0]); LANES];

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::cluster::Cluster;
 use super::mma::{element, integer_element};
-use super::regs::{LANES, Regs, wide};
+use super::regs::{LANES, Regs, Row, wide};
 use super::step::Flow;
 use super::warp::Warp;
 use crate::check::{Access, FindingKind};
@@ -67,7 +67,7 @@ impl State {
     fn reveal(&self, regs: &mut Regs, rows: &[u32]) {
         for row in rows {
             if let Some(result) = self.results.get(row) {
-                regs.r[*row as usize] = *result;
+                regs.r[*row as usize] = Row(*result);
             }
         }
     }
@@ -75,7 +75,7 @@ impl State {
     /// Takes what a wgmma computed and leaves NaNs.
     fn hide(&mut self, regs: &mut Regs, rows: Vec<u32>) {
         for row in &rows {
-            self.results.insert(*row, std::mem::replace(&mut regs.r[*row as usize], [u32::MAX; LANES]));
+            self.results.insert(*row, std::mem::replace(&mut regs.r[*row as usize].0, [u32::MAX; LANES]));
         }
         self.open.rows.extend(rows);
     }
@@ -245,7 +245,7 @@ impl Cluster<'_> {
                 if !w.wgmma.owns(row)
                     && let Some(result) = w.wgmma.results.remove(&row)
                 {
-                    w.regs.r[row as usize] = result;
+                    w.regs.r[row as usize] = Row(result);
                 }
             }
             for (cta, off) in group.reads {

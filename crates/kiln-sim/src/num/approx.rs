@@ -4,22 +4,31 @@
 /// 2^x.
 #[inline(always)]
 pub(crate) fn ex2_approx(x: f32) -> f32 {
-    // Range reduction to [-0.5, 0.5] and a degree-7 polynomial in f64: error below 1e-9, before the one rounding.
-    let clamped = f64::from(x).clamp(-160.0, 160.0);
-    // Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
-    let shifted = clamped + 6_755_399_441_055_744.0;
-    let n = shifted - 6_755_399_441_055_744.0;
-    let f = (clamped - n) * std::f64::consts::LN_2;
-    let p = 1.0 + f * (1.0 + f * (0.5 + f * (C3 + f * (C4 + f * (C5 + f * (C6 + f * C7))))));
-    let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    if x.is_nan() { f32::NAN } else { (p * scale) as f32 }
+    // Range reduction to [-0.5, 0.5] and the Taylor polynomial of degree 7, off by 2^-27 before its last rounding.
+    let clamped = x.clamp(-160.0, 160.0);
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+    let shifted = clamped + MAGIC;
+    let f = clamped - (shifted - MAGIC);
+    let p = EX2.iter().rev().fold(0.0f32, |p, c| p.mul_add(f, *c));
+    let n = shifted.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+    // In two steps, so that each power is a normal number; only the second may round.
+    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    let result = p * power(n >> 1) * power(n - (n >> 1));
+    if x.is_nan() { f32::NAN } else { result }
 }
 
-const C3: f64 = 1.0 / 6.0;
-const C4: f64 = 1.0 / 24.0;
-const C5: f64 = 1.0 / 120.0;
-const C6: f64 = 1.0 / 720.0;
-const C7: f64 = 1.0 / 5040.0;
+const MAGIC: f32 = 12_582_912.0;
+
+/// `ln(2)^k / k!`.
+const EX2: [f32; 8] = {
+    let (mut terms, mut term, mut k) = ([1.0f32; 8], 1.0f64, 1);
+    while k < terms.len() {
+        term *= std::f64::consts::LN_2 / k as f64;
+        terms[k] = term as f32;
+        k += 1;
+    }
+    terms
+};
 
 /// log2(x).
 pub(crate) fn lg2_approx(x: f32) -> f32 {

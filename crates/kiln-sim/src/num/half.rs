@@ -58,4 +58,21 @@ mod tests {
             assert_eq!(f32_to_f16(near), F16.encode(f64::from(near), Round::Nearest, false), "{near:e}");
         }
     }
+
+    /// Over all exponents, so that sums cancel, round, overflow and fall below the normal numbers.
+    #[test]
+    fn a_sum_rounded_to_odd_makes_the_f16_fma_exact() {
+        use super::super::{add_odd, add_odd_f32};
+        let mut bits = 7u64;
+        let mut half = || {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (bits >> 48) as u32
+        };
+        for _ in 0..2_000_000 {
+            let [x, y, z] = [half(), half(), half()];
+            let got = f32_to_f16(add_odd_f32(f16_to_f32(x) * f16_to_f32(y), f16_to_f32(z)));
+            let want = add_odd(F16.decode(x) * F16.decode(y), F16.decode(z));
+            assert_eq!(got, F16.encode(want, Round::Nearest, false), "{x:#x} * {y:#x} + {z:#x}");
+        }
+    }
 }

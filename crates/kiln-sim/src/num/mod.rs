@@ -18,6 +18,19 @@ pub(crate) fn add_odd(a: f64, b: f64) -> f64 {
     sticky(s, err)
 }
 
+/// [`add_odd`] in f32.
+#[inline(always)]
+pub(crate) fn add_odd_f32(a: f32, b: f32) -> f32 {
+    let s = a + b;
+    let bb = s - a;
+    let err = (a - (s - bb)) + (b - bb);
+    let bits = s.to_bits();
+    let away = ((err.to_bits() ^ bits) as i32 >> 31) as u32;
+    // The error of an infinity or NaN is NaN, which is not above zero.
+    let step = if (err.abs() > 0.0) & (bits & 1 == 0) { away | 1 } else { 0 };
+    f32::from_bits(bits.wrapping_add(step))
+}
+
 /// Folds the sign of a nonzero residue `err` (exact minus `s`) into the last bit of `s`.
 #[inline(always)]
 pub(crate) fn sticky(s: f64, err: f64) -> f64 {

@@ -20,9 +20,10 @@ type Compare = Box<dyn Fn(&Regs) -> u32 + Send + Sync>;
 
 fn bits_of<A: Lane>(a: u32, b: u32, f: impl Fn(A, A) -> bool + Send + Sync + 'static) -> Compare {
     Box::new(move |regs| {
+        let f = &f;
         wide(
             #[inline(always)]
-            || {
+            move || {
                 let (x, y) = (A::get(regs, a), A::get(regs, b));
                 ballot(|i| f(x[i], y[i]))
             },

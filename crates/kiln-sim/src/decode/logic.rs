@@ -4,7 +4,7 @@
 use super::op::Special;
 use super::operand::{Build, alu, arg, immediate, items};
 use super::{Clock, Code, Decoded, Op, Ty, compare};
-use crate::exec::{AluFn, FULL, LANES, LOCAL_BASE, Lane, PARAM_BASE, Regs, SHARED_BASE, WINDOW, f1, f2, f3, wide};
+use crate::exec::{AluFn, FULL, LOCAL_BASE, Lane, PARAM_BASE, Regs, SHARED_BASE, WINDOW, f1, f2, f3, wide};
 use crate::ptx::{Arg, RegKind, Stmt};
 
 pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
@@ -314,13 +314,10 @@ fn selp(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
     fn select<T: Lane>(regs: &mut Regs, [d, x, y]: [u32; 3], p: u32, mask: u32) {
         wide(
             #[inline(always)]
-            || {
+            move || {
                 let (x, y) = (T::get(regs, x), T::get(regs, y));
-                let mut out = x;
-                for i in 0..LANES {
-                    out[i] = if p >> i & 1 != 0 { x[i] } else { y[i] };
-                }
-                T::put(regs, d, &out, mask);
+                T::put(regs, d, &y, mask);
+                T::put(regs, d, &x, mask & p);
             },
         );
     }

@@ -14,6 +14,18 @@ pub(crate) enum Flow {
     Moved,
 }
 
+impl Inst {
+    /// The lanes of the running group that the guard lets through.
+    #[inline(always)]
+    fn active(&self, w: &Warp) -> u32 {
+        if self.guard == Self::NO_GUARD {
+            return w.mask;
+        }
+        let p = w.regs.p[self.guard as usize];
+        w.mask & if self.negate { !p } else { p }
+    }
+}
+
 impl Cluster<'_> {
     /// Runs up to `quantum` instructions and returns how many.
     pub(crate) fn run_warp(&mut self, w: &mut Warp, quantum: u64) -> u64 {
@@ -26,16 +38,13 @@ impl Cluster<'_> {
                 break;
             }
             let inst = &insts[w.pc as usize];
-            let mut m = w.mask;
-            if inst.guard != Inst::NO_GUARD {
-                let p = w.regs.p[inst.guard as usize];
-                m &= if inst.negate { !p } else { p };
-            }
+            let m = inst.active(w);
             left -= 1;
             if counting && let Some(c) = &mut self.counters {
                 c.issue(w.pc, m, w.alive());
             }
-            if w.wgmma.busy() {
+            let busy = w.wgmma.busy();
+            if busy {
                 self.wgmma_registers(w, m);
             }
             if watching {
@@ -47,6 +56,19 @@ impl Cluster<'_> {
                         f(&mut w.regs, m);
                     }
                     w.pc += 1;
+                    if counting || watching || busy {
+                        continue;
+                    }
+                    // Arithmetic moves no lane, so that more of it needs nothing else of this loop.
+                    for inst in insts[w.pc as usize..].iter().take(left as usize) {
+                        let Op::Alu(f) = &inst.op else { break };
+                        let m = inst.active(w);
+                        if m != 0 {
+                            f(&mut w.regs, m);
+                        }
+                        w.pc += 1;
+                        left -= 1;
+                    }
                 }
                 Op::Bra(target) => w.branch(m, *target),
                 op => {

@@ -28,8 +28,10 @@ pub fn run() -> Outcome<()> {
     let runtime = python::ONNXRUNTIME.install(&home)?;
     let folder = home.root().join("bench");
     std::fs::create_dir_all(&folder)?;
-    println!("\n| model | Kiln ms | onnxruntime ms | ratio | load ms | peak RSS MiB | weights + arena MiB |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "\n| model | Kiln ms | onnxruntime ms | ratio | load ms | peak RSS MiB | before loading | weights + arena MiB |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for (name, specs) in RUNS {
         let case = CASES.iter().find(|c| c.name == *name).ok_or_else(|| format!("no case `{name}`"))?;
         let model = case.model(&home)?.display().to_string();
@@ -50,11 +52,12 @@ pub fn run() -> Outcome<()> {
         }
         let mib = |v: &Value| v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
         println!(
-            "| {name} {} | {ours:.3} | {theirs:.3} | {:.2} | {:.1} | {:.0} | {:.0} |",
+            "| {name} {} | {ours:.3} | {theirs:.3} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} |",
             specs[0].split(':').nth(1).unwrap_or_default(),
             ours / theirs,
             number(&last["load_ms"])?,
             mib(&last["peak_rss_bytes"]),
+            mib(&last["start_rss_bytes"]),
             mib(&last["memory"]["weights"]) + mib(&last["memory"]["arena"]),
         );
     }

@@ -117,6 +117,7 @@ fn twenty_schedules_find_nothing() {
         some(cases::scatters(), 20),
         some(cases::reductions(), 6),
         some(cases::contractions(), 4),
+        some(cases::convolutions(), 12),
         some(cases::scans(), 20),
         some(cases::top_k(), 10),
     ];

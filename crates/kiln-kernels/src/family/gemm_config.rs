@@ -30,8 +30,8 @@ pub struct Problem {
     pub m: i64,
     pub n: i64,
     pub k: i64,
-    /// Whether both operands are read straight from memory in 16-byte vectors.
-    pub wide: bool,
+    /// Whether the left and the right operand are read straight from memory in 16-byte vectors.
+    pub straight: [bool; 2],
 }
 
 /// `(M, N, K, threads)` for tensor cores. M = 16 and 32 are for decoding and small batches.
@@ -43,25 +43,38 @@ const TENSOR: [(u32, u32, u32, u32); 6] = [
     (32, 64, 64, 64),
     (16, 64, 64, 64),
 ];
-/// The same where operands arrive one element at a time, or computed: a thread holds at most 24 of them while it multiplies.
-const TENSOR_NARROW: [(u32, u32, u32, u32); 4] =
-    [(64, 64, 32, 256), (64, 32, 32, 128), (32, 64, 32, 128), (16, 64, 32, 128)];
+/// The same where operands arrive one element at a time, or computed: a thread holds at most 48 of them while it multiplies.
+const TENSOR_NARROW: [(u32, u32, u32, u32); 7] = [
+    (128, 64, 32, 256),
+    (128, 32, 32, 128),
+    (64, 64, 32, 256),
+    (64, 32, 32, 128),
+    (32, 64, 32, 128),
+    (16, 64, 32, 128),
+    (32, 32, 128, 128),
+];
 /// Multiply-adds of threads.
-const SIMT: [(u32, u32, u32, u32); 4] = [(128, 128, 8, 256), (64, 64, 16, 256), (32, 32, 16, 64), (8, 64, 16, 64)];
+const SIMT: [(u32, u32, u32, u32); 6] =
+    [(128, 128, 8, 256), (64, 64, 16, 256), (32, 32, 32, 128), (32, 32, 16, 64), (16, 32, 32, 128), (8, 64, 16, 64)];
 /// The same for 64-bit elements.
 const SIMT_DOUBLE: [(u32, u32, u32, u32); 3] = [(64, 64, 8, 256), (32, 32, 8, 64), (8, 64, 8, 64)];
 
 /// Blocks that keep a large GPU busy; past this many, they take turns.
-const BUSY: i64 = 128;
+const BUSY: i128 = 128;
 
 impl Problem {
     fn tensor(&self) -> bool {
         self.tile == DType::F16 || self.tile == DType::BF16 && self.arch.has_bf16()
     }
 
+    /// Whether tiles come straight from memory, without registers between.
+    fn wide(&self) -> bool {
+        self.straight == [true; 2]
+    }
+
     /// The Configs that are legal here, those that should be fastest first.
     pub fn configs(&self) -> impl Iterator<Item = GemmConfig> {
-        let tiles: &[(u32, u32, u32, u32)] = match (self.tensor(), self.wide) {
+        let tiles: &[(u32, u32, u32, u32)] = match (self.tensor(), self.wide()) {
             (true, true) => &TENSOR,
             (true, false) => &TENSOR_NARROW,
             (false, _) if self.accumulator.bits() == 64 => &SIMT_DOUBLE,
@@ -77,7 +90,7 @@ impl Problem {
     /// The Config of a tile, if its buffers fit.
     fn config(&self, (tile_m, tile_n, tile_k, threads): (u32, u32, u32, u32)) -> Option<GemmConfig> {
         // Copies in flight need `cp.async`; through registers, two tiles alternate.
-        let most = if self.arch.has_cp_async() && self.wide { 4 } else { 2 };
+        let most = if self.arch.has_cp_async() && self.wide() { 4 } else { 2 };
         let bytes = |stages: u32| stages * (tile_m * (tile_k + 1) + tile_n * (tile_k + 1)) * self.tile.bits() / 8;
         // Two blocks on an SM hide each other's epilogues.
         let budget = self.arch.shared_per_sm() / 2 - 1024;
@@ -85,15 +98,29 @@ impl Problem {
         Some(GemmConfig { tile_m, tile_n, tile_k, threads, stages })
     }
 
-    /// Relative time: rounds of blocks, each as long as its multiply-adds take. Large tiles read less for each of them.
+    /// Relative time: steps along K of rounds of blocks.
     fn cost(&self, config: &GemmConfig) -> i128 {
-        let (tile_m, tile_n) = (i64::from(config.tile_m), i64::from(config.tile_n));
-        let blocks = |extent: i64, tile: i64| (extent.clamp(1, 1 << 20) + tile - 1) / tile;
-        let blocks =
-            i128::from(self.batch.clamp(1, 1 << 20)) * i128::from(blocks(self.m, tile_m) * blocks(self.n, tile_n));
-        let rounds = (blocks + i128::from(BUSY) - 1) / i128::from(BUSY);
-        // Elements computed and elements read for each step along K.
-        rounds * i128::from(tile_m * tile_n + 24 * (tile_m + tile_n))
+        let GemmConfig { tile_m, tile_n, tile_k, threads, .. } = *config;
+        let [tile_m, tile_n, tile_k, threads] = [tile_m, tile_n, tile_k, threads].map(i128::from);
+        let tiles = |extent: i64, tile: i128| (i128::from(extent.clamp(1, 1 << 20)) + tile - 1) / tile;
+        let blocks = i128::from(self.batch.clamp(1, 1 << 20)) * tiles(self.m, tile_m) * tiles(self.n, tile_n);
+        let rounds = (blocks + BUSY - 1) / BUSY;
+        let (products, left, right) = (tile_m * tile_n * tile_k, tile_m * tile_k, tile_n * tile_k);
+        if self.tensor() && self.wide() {
+            // Elements computed and elements read; a deeper step is as much longer as there are fewer. Large tiles read less.
+            return rounds * (products + 24 * (left + right)) / tile_k;
+        }
+        // Fitted to all Configs of a dozen products and convolutions on an H200, in picoseconds. Blocks of a processor share its
+        // issue slots; a lone block waits for what it loads, one step ahead.
+        let narrow = |straight: bool, elements: i128| if straight { 0 } else { elements };
+        let gathered = (narrow(self.straight[0], left) + narrow(self.straight[1], right)) / threads;
+        let (busy, lone) = if self.tensor() {
+            (products * 4 / 5 + 100 * (left + right) + 100 * gathered * threads, 500_000 + 130_000 * gathered)
+        } else {
+            // The fewer elements of the result a thread has, the more it reads from shared memory for each.
+            (5 * products + 60 * threads * tile_k + 87 * (left + right), 450_000 + 50_000 * gathered)
+        };
+        tiles(self.k, tile_k) * lone.max(rounds * busy)
     }
 }
 
@@ -102,7 +129,7 @@ mod tests {
     use super::*;
 
     fn problem(arch: Arch, m: i64, n: i64, wide: bool) -> Problem {
-        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch: 1, m, n, k: 512, wide }
+        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch: 1, m, n, k: 512, straight: [wide; 2] }
     }
 
     #[test]
@@ -112,7 +139,10 @@ mod tests {
         assert!(first(problem(Arch::Sm80, 1, 4096, true)).tile_m == 16);
         assert!(first(problem(Arch::Sm80, 128, 384, true)).tile_m <= 64);
         assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 6);
-        assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2 && c.tile_k == 32));
+        assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2));
+        // A small image of many channels: more blocks, each with fewer elements to gather.
+        let image = Problem { straight: [true, false], k: 4608, ..problem(Arch::Sm90a, 512, 49, false) };
+        assert_eq!(first(image).tile_n, 32);
         let tiny = Problem { k: 4, ..problem(Arch::Sm80, 64, 64, true) };
         assert_eq!(tiny.configs().count(), 0);
     }

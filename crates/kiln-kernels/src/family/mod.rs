@@ -6,6 +6,7 @@ mod fold;
 mod gemm;
 mod gemm_config;
 mod map;
+mod product;
 mod reduce;
 mod scan;
 mod scatter;
@@ -30,11 +31,11 @@ pub struct Made {
 /// Tile programs for `region` on `arch`: the most promising `most` ways to make it, at least one, the best first.
 pub fn programs(region: &Region, arch: Arch, symbols: &Symbols, most: usize) -> Result<Vec<Made>> {
     region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
-    if region.anchor == Anchor::Contract {
+    if let Anchor::Contract | Anchor::Conv = region.anchor {
         let products = gemm::programs(region, symbols, arch, most)?;
         if !products.is_empty() {
-            let made =
-                |(config, program)| Made { family: "gemm", config: serde_json::json!(config), programs: vec![program] };
+            let family = if region.anchor == Anchor::Conv { "conv_gemm" } else { "gemm" };
+            let made = |(config, program)| Made { family, config: serde_json::json!(config), programs: vec![program] };
             return Ok(products.into_iter().map(made).collect());
         }
     }

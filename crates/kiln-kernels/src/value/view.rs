@@ -76,11 +76,24 @@ impl Values<'_> {
                 at.push(shifted / period);
             }
         }
+        self.within(k, x, &at, inside, |_| fill)
+    }
+
+    /// The value of `v` at an index where `inside` holds, else a filling of the type it is given.
+    pub fn within(
+        &mut self,
+        k: &mut Builder,
+        v: ValueId,
+        at: &[Expr],
+        inside: Expr,
+        fill: impl FnOnce(kiln_tile::DType) -> Expr,
+    ) -> Result<Expr> {
         if inside.as_const() == Some(1) {
-            return self.value(k, x, &at);
+            return self.value(k, v, at);
         }
         let inside = self.name(k, "inside", inside);
-        let x = self.inside(k, x, &at)?;
+        let x = self.inside(k, v, at)?;
+        let fill = fill(x.dtype());
         Ok(inside.select(&x, fill))
     }
 

@@ -485,6 +485,8 @@ pub fn convolutions() -> Vec<Case> {
         ("grouped", [1, 4, 6, 7], [6, 2, 3, 3], spec(1, (1, 0), 1, 2)),
         ("depthwise", [1, 5, 7, 6], [5, 1, 5, 5], spec(1, (2, 2), 1, 5)),
         ("pointwise", [2, 6, 4, 5], [7, 6, 1, 1], spec(1, (0, 0), 1, 1)),
+        ("product", [2, 4, 9, 8], [17, 4, 3, 3], spec(1, (1, 1), 1, 1)),
+        ("strided_product", [1, 8, 17, 15], [40, 8, 3, 2], spec(2, (0, 1), 1, 1)),
     ] {
         for dtype in [f, DType::F16] {
             let inputs = vec![random(dtype, &x, 1), random(dtype, &w, 2), random(dtype, &[w[0]], 3)];

@@ -1,0 +1,224 @@
+//! What a matrix product multiplies: the einsum of a contraction, or a convolution, in labels that fall into batch (in both operands and
+//! the result), M (left and result), N (right and result) and K (both operands, summed); each group is one flat dimension of the product.
+//!
+//! A convolution multiplies its filter, `[channels, channels in and taps]`, by its image, `[channels in and taps, positions]`, whose elements
+//! are read where the window has them ("implicit GEMM").
+
+use super::gemm_config::Problem;
+use super::window::Sliding;
+use super::{anchor, op};
+use crate::Result;
+use crate::value::Values;
+use crate::value::dims::numel;
+use crate::value::dtype::{compute, memory, register};
+use kiln_graph::{self as graph, ConvSpec, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
+use kiln_target::arch::Arch;
+use kiln_tile::{Builder, DType, Expr};
+
+/// One group of labels, flattened.
+pub struct Group {
+    pub labels: Vec<char>,
+    pub extents: Vec<Dim>,
+}
+
+impl Group {
+    pub fn total(&self) -> Dim {
+        numel(&self.extents)
+    }
+
+    pub fn has(&self, label: Option<&char>) -> bool {
+        label.is_some_and(|label| self.labels.contains(label))
+    }
+}
+
+/// One operand: its value, and the labels of its axes in memory.
+pub struct Operand<'a> {
+    pub value: ValueId,
+    pub labels: Vec<char>,
+    /// The windows of an image, whose axes past the second have a position and a tap for a label each.
+    windows: Option<&'a ConvSpec>,
+}
+
+impl Operand<'_> {
+    /// Whether its elements are those of windows.
+    pub fn is_image(&self) -> bool {
+        self.windows.is_some()
+    }
+}
+
+pub struct Product<'a> {
+    pub anchor: NodeId,
+    pub lhs: Operand<'a>,
+    pub rhs: Operand<'a>,
+    pub result: ValueId,
+    /// Labels of the result's axes.
+    out_labels: Vec<char>,
+    pub acc: graph::DType,
+    pub out: graph::DType,
+    /// Element type of the shared tiles.
+    pub tile: DType,
+    pub batch: Group,
+    pub m: Group,
+    pub n: Group,
+    pub k: Group,
+}
+
+/// Indices that labels stand for.
+pub type Places = Vec<(char, Expr)>;
+
+/// Labels of an image's axes: positions of the window, and taps in it.
+const POSITIONS: [char; 3] = ['y', 'x', 'z'];
+const TAPS: [char; 3] = ['r', 's', 't'];
+
+/// Channels of a convolution's result below which the tile would be mostly empty.
+const LEAST_CHANNELS: i64 = 8;
+/// Positions of an image below which several images are in one tile.
+const SHARED_POSITIONS: i64 = 256;
+
+impl<'a> Product<'a> {
+    /// The region's anchor as a matrix product, if it is one.
+    pub fn of(values: &Values<'a>) -> Result<Option<Product<'a>>> {
+        let anchor = anchor(values)?;
+        match op(values, anchor) {
+            Op::Contract { spec, acc, out } => Ok(Self::of_einsum(values, anchor, spec, [*acc, *out])),
+            Op::Conv { spec, acc, out } => Ok(Self::of_windows(values, anchor, spec, [*acc, *out])),
+            _ => values.malformed("its anchor is neither a contraction nor a convolution"),
+        }
+    }
+
+    /// What fits no group is left to the loop nest.
+    fn of_einsum(values: &Values<'a>, anchor: NodeId, spec: &'a EinsumSpec, types: [graph::DType; 2]) -> Option<Self> {
+        let distinct = |labels: &[char]| (1..labels.len()).all(|i| !labels[..i].contains(&labels[i]));
+        if !distinct(&spec.lhs) || !distinct(&spec.rhs) {
+            return None;
+        }
+        let node = values.graph.node(anchor);
+        let (lhs, rhs) = (node.inputs[0], node.inputs[1]);
+        let group = |order: &[char], in_lhs: bool, in_rhs: bool, in_out: bool| {
+            let member = |l: &&char| {
+                spec.lhs.contains(l) == in_lhs && spec.rhs.contains(l) == in_rhs && spec.out.contains(l) == in_out
+            };
+            let labels: Vec<char> = order.iter().filter(member).copied().collect();
+            let (from, shape) = if in_lhs { (&spec.lhs, values.shape(lhs)) } else { (&spec.rhs, values.shape(rhs)) };
+            let extent = |l: &char| from.iter().position(|o| o == l).map(|i| shape[i].clone());
+            Group { extents: labels.iter().filter_map(extent).collect(), labels }
+        };
+        let groups = [
+            group(&spec.out, true, true, true),
+            group(&spec.out, true, false, true),
+            group(&spec.out, false, true, true),
+            group(&spec.lhs, true, true, false),
+        ];
+        let operand = |value, labels: &[char]| Operand { value, labels: labels.to_vec(), windows: None };
+        let (lhs, rhs) = (operand(lhs, &spec.lhs), operand(rhs, &spec.rhs));
+        Self::new(values, anchor, [lhs, rhs], spec.out.clone(), groups, types)
+    }
+
+    fn of_windows(values: &Values<'a>, anchor: NodeId, spec: &'a ConvSpec, types: [graph::DType; 2]) -> Option<Self> {
+        let node = values.graph.node(anchor);
+        let (image, filter, result) = (node.inputs[0], node.inputs[1], node.outputs[0]);
+        let axes = spec.strides.len();
+        let few = values.shape(filter)[0].as_const().is_some_and(|channels| channels < LEAST_CHANNELS);
+        if spec.groups != 1 || few || axes > POSITIONS.len() {
+            return None;
+        }
+        let (positions, taps) = (&POSITIONS[..axes], &TAPS[..axes]);
+        let (from, to) = (values.shape(filter), values.shape(result));
+        let group = |labels: Vec<char>, extents: Vec<Dim>| Group { labels, extents };
+        // Small images share tiles; of large ones, neighbours in a tile are neighbours in memory.
+        let share = numel(&to[2..]).as_const().is_some_and(|positions| positions < SHARED_POSITIONS);
+        let (apart, together) = if share { (0, 1) } else { (1, 0) };
+        let groups = [
+            group(['n'][..apart].to_vec(), to[..apart].to_vec()),
+            group(vec!['o'], vec![from[0].clone()]),
+            group([&['n'][..together], positions].concat(), [&to[..together], &to[2..]].concat()),
+            group([&['c'], taps].concat(), from[1..].to_vec()),
+        ];
+        let lhs = Operand { value: filter, labels: [&['o', 'c'], taps].concat(), windows: None };
+        let rhs = Operand { value: image, labels: [&['n', 'c'], positions].concat(), windows: Some(spec) };
+        Self::new(values, anchor, [lhs, rhs], [&['n', 'o'], positions].concat(), groups, types)
+    }
+
+    fn new(
+        values: &Values<'a>,
+        anchor: NodeId,
+        [lhs, rhs]: [Operand<'a>; 2],
+        out_labels: Vec<char>,
+        [batch, m, n, k]: [Group; 4],
+        [acc, out]: [graph::DType; 2],
+    ) -> Option<Self> {
+        if [&m, &n, &k].iter().any(|group| group.labels.is_empty()) {
+            return None;
+        }
+        let total = compute(acc);
+        if !matches!(total, DType::F32 | DType::F64 | DType::I32 | DType::U32 | DType::I64 | DType::U64) {
+            return None;
+        }
+        let (a, b) = (values.graph.ty(lhs.value).dtype, values.graph.ty(rhs.value).dtype);
+        let tile = if a == b && compute(a) == total { register(a) } else { total };
+        let result = values.graph.node(anchor).outputs[0];
+        Some(Product { anchor, lhs, rhs, result, out_labels, acc, out, tile, batch, m, n, k })
+    }
+
+    /// What the choice of a Config depends on.
+    pub fn problem(&self, values: &Values, symbols: &Symbols, arch: Arch) -> Problem {
+        let most = |group: &Group| group.total().bounds(symbols).1.max(1);
+        // Rows that are whole 16-byte vectors of what the tile holds, read straight from memory.
+        let vector = i64::from(128 / self.tile.bits());
+        let straight = |operand: &Operand| {
+            let v = operand.value;
+            let row = match self.rhs.windows {
+                None => values.shape(v).last().cloned().unwrap_or(Dim::from(1)),
+                // A filter's row is all that it sums over; windows overlap.
+                Some(_) if operand.windows.is_none() => self.k.total(),
+                Some(_) => Dim::from(1),
+            };
+            values.graph.inputs.contains(&v)
+                && memory(values.graph.ty(v).dtype) == self.tile
+                && row.terms().all(|(_, coefficient)| coefficient % vector == 0)
+        };
+        Problem {
+            arch,
+            tile: self.tile,
+            accumulator: compute(self.acc),
+            batch: most(&self.batch),
+            m: most(&self.m),
+            n: most(&self.n),
+            k: most(&self.k),
+            straight: [straight(&self.lhs), straight(&self.rhs)],
+        }
+    }
+
+    /// The indices of a group's labels at a flat position.
+    pub fn places(&self, values: &mut Values, k: &mut Builder, group: &Group, position: &Expr) -> Places {
+        let mut index = vec![Expr::index(0); group.labels.len()];
+        values.split(k, &group.extents, position.clone(), &mut index);
+        group.labels.iter().copied().zip(index).collect()
+    }
+
+    /// The element of an operand at its labels' places; zero in the padding of an image.
+    pub fn element(&self, values: &mut Values, k: &mut Builder, of: &Operand, places: &Places) -> Result<Expr> {
+        let mut index = indices(&of.labels, places);
+        let Some(spec) = of.windows else { return values.value(k, of.value, &index) };
+        let taps = indices(&TAPS, places);
+        let mut inside = Expr::bool(true);
+        for (a, tap) in taps.iter().enumerate() {
+            let axis = Sliding { stride: spec.strides[a], dilation: spec.dilations[a], pads: spec.pads[a] };
+            let extent = values.dim(k, &values.shape(of.value)[2 + a]);
+            let place = values.name(k, ["y", "x", "z"][a], axis.place(&index[2 + a], tap));
+            inside = inside.and(axis.inside(&place, &extent));
+            index[2 + a] = place;
+        }
+        values.within(k, of.value, &index, inside, |dtype| Expr::int(dtype, 0))
+    }
+
+    /// The index of the result at its labels' places.
+    pub fn index(&self, places: &Places) -> Vec<Expr> {
+        indices(&self.out_labels, places)
+    }
+}
+
+fn indices(labels: &[char], places: &Places) -> Vec<Expr> {
+    let find = |label: &char| places.iter().find(|(l, _)| l == label).map(|(_, at)| at.clone());
+    labels.iter().filter_map(find).collect()
+}

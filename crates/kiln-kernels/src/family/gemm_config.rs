@@ -19,17 +19,20 @@ pub struct GemmConfig {
     pub stages: u32,
 }
 
-/// What the choice of a Config depends on: the greatest extents, and how operands are read.
+/// Least and greatest extent of a dimension.
+pub type Range = (i64, i64);
+
+/// What the choice of a Config depends on: extents, and how operands are read.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem {
     pub arch: Arch,
     /// Element type of shared tiles.
     pub tile: DType,
     pub accumulator: DType,
-    pub batch: i64,
-    pub m: i64,
-    pub n: i64,
-    pub k: i64,
+    pub batch: Range,
+    pub m: Range,
+    pub n: Range,
+    pub k: Range,
     /// Whether the left and the right operand are read straight from memory in 16-byte vectors.
     pub straight: [bool; 2],
 }
@@ -59,6 +62,8 @@ const SIMT: [(u32, u32, u32, u32); 6] =
 /// The same for 64-bit elements.
 const SIMT_DOUBLE: [(u32, u32, u32, u32); 3] = [(64, 64, 8, 256), (32, 32, 8, 64), (8, 64, 8, 64)];
 
+/// Where the extents that count end: a dimension without a bound is hardly ever longer.
+const LARGE: i64 = 1 << 14;
 /// Blocks that keep a large GPU busy; past this many, they take turns.
 const BUSY: i128 = 128;
 
@@ -80,11 +85,29 @@ impl Problem {
             (false, _) if self.accumulator.bits() == 64 => &SIMT_DOUBLE,
             (false, _) => &SIMT,
         };
-        let mut configs: Vec<GemmConfig> = tiles.iter().filter_map(|&tile| self.config(tile)).collect();
-        configs.sort_by_key(|config| self.cost(config));
+        let mut configs: Vec<(f64, GemmConfig)> =
+            tiles.iter().filter_map(|&tile| Some((0.0, self.config(tile)?))).collect();
+        for sizes in self.sizes() {
+            let costs: Vec<f64> = configs.iter().map(|(_, config)| self.cost(config, sizes) as f64).collect();
+            let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
+            configs.iter_mut().zip(costs).for_each(|((total, _), cost)| *total += cost / least);
+        }
+        configs.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         // A depth that one step covers needs no loop nest of steps; below 8 the loop nest of the other family is as good.
-        let worth = self.k >= 8;
-        configs.into_iter().filter(move |_| worth)
+        let worth = self.k.1 >= 8;
+        configs.into_iter().map(|(_, config)| config).filter(move |_| worth)
+    }
+
+    /// Sizes in the range that all count alike: `[batch, m, n, k]` from the least to the greatest by equal factors.
+    fn sizes(&self) -> impl Iterator<Item = [i64; 4]> + use<> {
+        let ranges = [self.batch, self.m, self.n, self.k];
+        (0..=4).map(move |step| {
+            ranges.map(|(least, most)| {
+                let least = least.max(1);
+                let (least, most) = (least as f64, most.clamp(least, LARGE.max(least)) as f64);
+                (least * (most / least).powf(f64::from(step) / 4.0)).round() as i64
+            })
+        })
     }
 
     /// The Config of a tile, if its buffers fit.
@@ -99,11 +122,11 @@ impl Problem {
     }
 
     /// Relative time: steps along K of rounds of blocks.
-    fn cost(&self, config: &GemmConfig) -> i128 {
+    fn cost(&self, config: &GemmConfig, [batch, m, n, k]: [i64; 4]) -> i128 {
         let GemmConfig { tile_m, tile_n, tile_k, threads, .. } = *config;
         let [tile_m, tile_n, tile_k, threads] = [tile_m, tile_n, tile_k, threads].map(i128::from);
-        let tiles = |extent: i64, tile: i128| (i128::from(extent.clamp(1, 1 << 20)) + tile - 1) / tile;
-        let blocks = i128::from(self.batch.clamp(1, 1 << 20)) * tiles(self.m, tile_m) * tiles(self.n, tile_n);
+        let tiles = |extent: i64, tile: i128| (i128::from(extent) + tile - 1) / tile;
+        let blocks = i128::from(batch) * tiles(m, tile_m) * tiles(n, tile_n);
         let rounds = (blocks + BUSY - 1) / BUSY;
         let (products, left, right) = (tile_m * tile_n * tile_k, tile_m * tile_k, tile_n * tile_k);
         if self.tensor() && self.wide() {
@@ -120,7 +143,7 @@ impl Problem {
             // The fewer elements of the result a thread has, the more it reads from shared memory for each.
             (5 * products + 60 * threads * tile_k + 87 * (left + right), 450_000 + 50_000 * gathered)
         };
-        tiles(self.k, tile_k) * lone.max(rounds * busy)
+        tiles(k, tile_k) * lone.max(rounds * busy)
     }
 }
 
@@ -129,7 +152,8 @@ mod tests {
     use super::*;
 
     fn problem(arch: Arch, m: i64, n: i64, wide: bool) -> Problem {
-        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch: 1, m, n, k: 512, straight: [wide; 2] }
+        let [batch, m, n, k] = [1, m, n, 512].map(|extent| (extent, extent));
+        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch, m, n, k, straight: [wide; 2] }
     }
 
     #[test]
@@ -141,9 +165,12 @@ mod tests {
         assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 6);
         assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2));
         // A small image of many channels: more blocks, each with fewer elements to gather.
-        let image = Problem { straight: [true, false], k: 4608, ..problem(Arch::Sm90a, 512, 49, false) };
+        let image = Problem { straight: [true, false], k: (4608, 4608), ..problem(Arch::Sm90a, 512, 49, false) };
         assert_eq!(first(image).tile_n, 32);
-        let tiny = Problem { k: 4, ..problem(Arch::Sm80, 64, 64, true) };
+        // Any number of rows: neither the tile for one of them nor that for thousands.
+        let any = Problem { tile: DType::F32, m: (1, i64::MAX), n: (384, 384), ..problem(Arch::Sm90a, 1, 384, true) };
+        assert!((16..=64).contains(&first(any).tile_m), "{:?}", first(any));
+        let tiny = Problem { k: (4, 4), ..problem(Arch::Sm80, 64, 64, true) };
         assert_eq!(tiny.configs().count(), 0);
     }
 

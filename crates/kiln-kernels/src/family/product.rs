@@ -162,7 +162,7 @@ impl<'a> Product<'a> {
 
     /// What the choice of a Config depends on.
     pub fn problem(&self, values: &Values, symbols: &Symbols, arch: Arch) -> Problem {
-        let most = |group: &Group| group.total().bounds(symbols).1.max(1);
+        let range = |group: &Group| group.total().bounds(symbols);
         // Rows that are whole 16-byte vectors of what the tile holds, read straight from memory.
         let vector = i64::from(128 / self.tile.bits());
         let straight = |operand: &Operand| {
@@ -181,10 +181,10 @@ impl<'a> Product<'a> {
             arch,
             tile: self.tile,
             accumulator: compute(self.acc),
-            batch: most(&self.batch),
-            m: most(&self.m),
-            n: most(&self.n),
-            k: most(&self.k),
+            batch: range(&self.batch),
+            m: range(&self.m),
+            n: range(&self.n),
+            k: range(&self.k),
             straight: [straight(&self.lhs), straight(&self.rhs)],
         }
     }

@@ -23,13 +23,19 @@ pub fn programs(region: &Region, symbols: &Symbols, arch: Arch, most: usize) -> 
         .take(most)
         .map(|config| {
             let (values, k) = Values::start(region, symbols, &region.name)?;
-            Ok((config, product.program(values, k, config)?))
+            Ok((config, product.program(values, k, config, problem.rows_vary_fastest(&config))?))
         })
         .collect()
 }
 
 impl<'a> Product<'a> {
-    fn program(&self, mut values: Values<'a>, mut k: Builder, config: GemmConfig) -> Result<TileProgram> {
+    fn program(
+        &self,
+        mut values: Values<'a>,
+        mut k: Builder,
+        config: GemmConfig,
+        rows_vary_fastest: bool,
+    ) -> Result<TileProgram> {
         let GemmConfig { tile_m, tile_n, tile_k, threads, stages } = config;
         let (bm, bn, bk) = (i64::from(tile_m), i64::from(tile_n), i64::from(tile_k));
         // Tiles follow memory, so that neighbours in a tile are neighbours there.
@@ -43,16 +49,20 @@ impl<'a> Product<'a> {
         let acc = k.fragment("acc", compute(self.acc), &[tile_m, tile_n]);
         k.threads(threads);
         let [batches, m, n, depth] = [&self.batch, &self.m, &self.n, &self.k].map(|g| values.dim(&mut k, &g.total()));
-        let grid = [("batch", batches), ("tile_m", m.ceil_div(bm)), ("tile_n", n.ceil_div(bn))];
+        let mut grid = [("batch", batches), ("tile_m", m.ceil_div(bm)), ("tile_n", n.ceil_div(bn))];
+        let [row, column] = if rows_vary_fastest { [2, 1] } else { [1, 2] };
+        if rows_vary_fastest {
+            grid.swap(1, 2);
+        }
         let mut result = Ok(());
         k.for_each(Worker::Block, &grid, |k, at| {
             let batch = self.places(&mut values, k, &self.batch, &at[0]);
             k.fill(&acc, 0);
             // Where the columns of an image are is found once; it takes divisions.
-            let found = if self.rhs.is_image() { self.positions(&mut values, k, &at[2], tile_n) } else { vec![] };
+            let found = if self.rhs.is_image() { self.positions(&mut values, k, &at[column], tile_n) } else { vec![] };
             k.pipelined("step", depth.ceil_div(bk), stages, |k, step| {
-                let rows = Side { of: &self.lhs, outer: &self.m, tile: &at[1], extent: bm, found: &[] };
-                let columns = Side { of: &self.rhs, outer: &self.n, tile: &at[2], extent: bn, found: &found };
+                let rows = Side { of: &self.lhs, outer: &self.m, tile: &at[row], extent: bm, found: &[] };
+                let columns = Side { of: &self.rhs, outer: &self.n, tile: &at[column], extent: bn, found: &found };
                 let sides = [(rows, &a_tile, transpose_a), (columns, &b_tile, !transpose_b)];
                 for (side, tile, depth_first) in sides {
                     let copied = self.copy(&mut values, k, &side, tile, depth_first, (step, bk), &batch);
@@ -63,11 +73,11 @@ impl<'a> Product<'a> {
                 k.gemm(&acc, &a_tile, &b_tile, transpose_a, transpose_b);
             });
             k.parallel(&[("i", Expr::index(bm)), ("j", Expr::index(bn))], |k, ix| {
-                let row = k.bind("row", &at[1] * bm + &ix[0]);
-                let col = k.bind("col", &at[2] * bn + &ix[1]);
-                let inside = fits(&row, &self.m, bm, &m).and(fits(&col, &self.n, bn, &n));
+                let i = k.bind("row", &at[row] * bm + &ix[0]);
+                let j = k.bind("col", &at[column] * bn + &ix[1]);
+                let inside = fits(&i, &self.m, bm, &m).and(fits(&j, &self.n, bn, &n));
                 let mut write = |k: &mut Builder| {
-                    let stored = values.scoped(|values| self.epilogue(values, k, &acc.at(ix), [&row, &col], &batch));
+                    let stored = values.scoped(|values| self.epilogue(values, k, &acc.at(ix), [&i, &j], &batch));
                     if result.is_ok() {
                         result = stored;
                     }

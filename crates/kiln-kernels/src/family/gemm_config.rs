@@ -121,6 +121,12 @@ impl Problem {
         Some(GemmConfig { tile_m, tile_n, tile_k, threads, stages })
     }
 
+    /// Whether neighbouring blocks share columns and not rows. Those that run together then read more of the longer operand once.
+    pub fn rows_vary_fastest(&self, config: &GemmConfig) -> bool {
+        let middle = self.sizes().nth(2);
+        middle.is_some_and(|[_, m, n, _]| m / i64::from(config.tile_m) < n / i64::from(config.tile_n))
+    }
+
     /// Relative time: steps along K of rounds of blocks.
     fn cost(&self, config: &GemmConfig, [batch, m, n, k]: [i64; 4]) -> i128 {
         let GemmConfig { tile_m, tile_n, tile_k, threads, .. } = *config;
@@ -129,21 +135,21 @@ impl Problem {
         let blocks = i128::from(batch) * tiles(m, tile_m) * tiles(n, tile_n);
         let rounds = (blocks + BUSY - 1) / BUSY;
         let (products, left, right) = (tile_m * tile_n * tile_k, tile_m * tile_k, tile_n * tile_k);
-        if self.tensor() && self.wide() {
-            // Elements computed and elements read; a deeper step is as much longer as there are fewer. Large tiles read less.
-            return rounds * (products + 24 * (left + right)) / tile_k;
-        }
-        // Fitted to all Configs of a dozen products and convolutions on an H200, in picoseconds. Blocks of a processor share its
+        // Fitted to all Configs of 18 products and convolutions on an H200, in picoseconds. Blocks of a processor share its
         // issue slots; a lone block waits for what it loads, one step ahead.
         let narrow = |straight: bool, elements: i128| if straight { 0 } else { elements };
         let gathered = (narrow(self.straight[0], left) + narrow(self.straight[1], right)) / threads;
-        let (busy, lone) = if self.tensor() {
+        let (busy, lone) = if self.tensor() && self.wide() {
+            // The more warps meet at a step's barriers, the longer they wait for each other.
+            (products * 34 / 100 + 15 * (left + right) + threads * threads * 5 / 2, 275_000)
+        } else if self.tensor() {
             (products * 4 / 5 + 100 * (left + right) + 100 * gathered * threads, 500_000 + 130_000 * gathered)
         } else {
             // The fewer elements of the result a thread has, the more it reads from shared memory for each.
             (5 * products + 60 * threads * tile_k + 87 * (left + right), 450_000 + 50_000 * gathered)
         };
-        tiles(k, tile_k) * lone.max(rounds * busy)
+        // Of what only waits, the one with less to do.
+        tiles(k, tile_k) * (lone.max(rounds * busy) + rounds * busy / 16)
     }
 }
 
@@ -159,7 +165,7 @@ mod tests {
     #[test]
     fn shape_decides_the_tile() {
         let first = |p: Problem| p.configs().next().unwrap();
-        assert_eq!(first(problem(Arch::Sm90a, 8192, 8192, true)).tile_m, 128);
+        assert_eq!(first(problem(Arch::Sm90a, 8192, 8192, true)).tile_n, 128);
         assert!(first(problem(Arch::Sm80, 1, 4096, true)).tile_m == 16);
         assert!(first(problem(Arch::Sm80, 128, 384, true)).tile_m <= 64);
         assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 6);

@@ -84,6 +84,22 @@ fn a_residual_is_added() {
 }
 
 #[test]
+fn a_large_product_goes_in_bands_of_tiles() {
+    let f = DType::F64;
+    for (m, n) in [(1152, 1216), (1216, 1152)] {
+        let inputs = vec![random(f, &[m, 8], 1), random(f, &[8, n], 2)];
+        let case = case("bands", Anchor::Contract, 64.0, inputs, |b| {
+            let (x, w) =
+                (b.input("x", f, &[Dim::from(m), Dim::from(8)])?, b.input("w", f, &[Dim::from(8), Dim::from(n)])?);
+            Ok(vec![b.contract(spec("mk,kn->mn"), x, w, f, f)?])
+        });
+        let made = lower(&case.region, Arch::Sm80, &case.region.graph.symbols).unwrap();
+        assert!(made.kernels[0].source.contains("int band = "), "{}", made.kernels[0].source);
+        check(&case, "gemm");
+    }
+}
+
+#[test]
 fn operands_are_converted_as_they_are_loaded() {
     let f = DType::F32;
     let inputs = vec![random(DType::U8, &[9, 32], 1), random(DType::I8, &[32, 12], 2)];

@@ -23,7 +23,7 @@ pub fn programs(region: &Region, symbols: &Symbols, arch: Arch, most: usize) -> 
         .take(most)
         .map(|config| {
             let (values, k) = Values::start(region, symbols, &region.name)?;
-            Ok((config, product.program(values, k, config, problem.rows_vary_fastest(&config))?))
+            Ok((config, product.program(values, k, config, problem.order(&config))?))
         })
         .collect()
 }
@@ -34,7 +34,7 @@ impl<'a> Product<'a> {
         mut values: Values<'a>,
         mut k: Builder,
         config: GemmConfig,
-        rows_vary_fastest: bool,
+        (rows_first, band): (bool, i64),
     ) -> Result<TileProgram> {
         let GemmConfig { tile_m, tile_n, tile_k, threads, stages } = config;
         let (bm, bn, bk) = (i64::from(tile_m), i64::from(tile_n), i64::from(tile_k));
@@ -49,20 +49,27 @@ impl<'a> Product<'a> {
         let acc = k.fragment("acc", compute(self.acc), &[tile_m, tile_n]);
         k.threads(threads);
         let [batches, m, n, depth] = [&self.batch, &self.m, &self.n, &self.k].map(|g| values.dim(&mut k, &g.total()));
-        let mut grid = [("batch", batches), ("tile_m", m.ceil_div(bm)), ("tile_n", n.ceil_div(bn))];
-        let [row, column] = if rows_vary_fastest { [2, 1] } else { [1, 2] };
-        if rows_vary_fastest {
-            grid.swap(1, 2);
+        let (rows, columns) = (("tile_m", m.ceil_div(bm)), ("tile_n", n.ceil_div(bn)));
+        let (slow, fast) = if rows_first { (columns, rows) } else { (rows, columns) };
+        let fast_name = fast.0;
+        let mut grid = vec![("batch", batches), slow, fast.clone()];
+        if band > 0 {
+            grid = vec![grid[0].clone(), ("band", fast.1 / band), grid[1].clone(), (fast.0, Expr::index(band))];
         }
         let mut result = Ok(());
         k.for_each(Worker::Block, &grid, |k, at| {
             let batch = self.places(&mut values, k, &self.batch, &at[0]);
+            let [slow, fast] = match at {
+                [_, band_at, slow, fast] => [slow.clone(), k.bind(fast_name, band_at * band + fast)],
+                _ => [at[1].clone(), at[2].clone()],
+            };
+            let (row, column) = if rows_first { (&fast, &slow) } else { (&slow, &fast) };
             k.fill(&acc, 0);
             // Where the columns of an image are is found once; it takes divisions.
-            let found = if self.rhs.is_image() { self.positions(&mut values, k, &at[column], tile_n) } else { vec![] };
+            let found = if self.rhs.is_image() { self.positions(&mut values, k, column, tile_n) } else { vec![] };
             k.pipelined("step", depth.ceil_div(bk), stages, |k, step| {
-                let rows = Side { of: &self.lhs, outer: &self.m, tile: &at[row], extent: bm, found: &[] };
-                let columns = Side { of: &self.rhs, outer: &self.n, tile: &at[column], extent: bn, found: &found };
+                let rows = Side { of: &self.lhs, outer: &self.m, tile: row, extent: bm, found: &[] };
+                let columns = Side { of: &self.rhs, outer: &self.n, tile: column, extent: bn, found: &found };
                 let sides = [(rows, &a_tile, transpose_a), (columns, &b_tile, !transpose_b)];
                 for (side, tile, depth_first) in sides {
                     let copied = self.copy(&mut values, k, &side, tile, depth_first, (step, bk), &batch);
@@ -73,8 +80,8 @@ impl<'a> Product<'a> {
                 k.gemm(&acc, &a_tile, &b_tile, transpose_a, transpose_b);
             });
             k.parallel(&[("i", Expr::index(bm)), ("j", Expr::index(bn))], |k, ix| {
-                let i = k.bind("row", &at[row] * bm + &ix[0]);
-                let j = k.bind("col", &at[column] * bn + &ix[1]);
+                let i = k.bind("row", row * bm + &ix[0]);
+                let j = k.bind("col", column * bn + &ix[1]);
                 let inside = fits(&i, &self.m, bm, &m).and(fits(&j, &self.n, bn, &n));
                 let mut write = |k: &mut Builder| {
                     let stored = values.scoped(|values| self.epilogue(values, k, &acc.at(ix), [&i, &j], &batch));

@@ -64,6 +64,8 @@ const SIMT_DOUBLE: [(u32, u32, u32, u32); 3] = [(64, 64, 8, 256), (32, 32, 8, 64
 
 /// Where the extents that count end: a dimension without a bound is hardly ever longer.
 const LARGE: i64 = 1 << 14;
+/// Most tiles of a band.
+const BAND: i64 = 16;
 /// Blocks that keep a large GPU busy; past this many, they take turns.
 const BUSY: i128 = 128;
 
@@ -121,10 +123,17 @@ impl Problem {
         Some(GemmConfig { tile_m, tile_n, tile_k, threads, stages })
     }
 
-    /// Whether neighbouring blocks share columns and not rows. Those that run together then read more of the longer operand once.
-    pub fn rows_vary_fastest(&self, config: &GemmConfig) -> bool {
-        let middle = self.sizes().nth(2);
-        middle.is_some_and(|[_, m, n, _]| m / i64::from(config.tile_m) < n / i64::from(config.tile_n))
+    /// Whether row tiles vary fastest from block to block, and in bands of how many of the faster tiles (all of them if 0). Blocks
+    /// that run together then cover a patch that is nearly square, and read each operand from memory few times.
+    pub fn order(&self, config: &GemmConfig) -> (bool, i64) {
+        let (tile_m, tile_n) = (i64::from(config.tile_m), i64::from(config.tile_n));
+        let [_, m, n, _] = self.sizes().nth(2).unwrap_or([1; 4]);
+        let rows = m / tile_m < n / tile_n;
+        let (extent, tile) = if rows { (self.m, tile_m) } else { (self.n, tile_n) };
+        let tiles = (extent.1 + tile - 1) / tile;
+        // Whole bands only, so that no block is outside.
+        let band = (2..=BAND).rev().find(|band| tiles % band == 0).unwrap_or(0);
+        (rows, if extent.0 == extent.1 && tiles > BAND { band } else { 0 })
     }
 
     /// Relative time: steps along K of rounds of blocks.
@@ -176,6 +185,9 @@ mod tests {
         // Any number of rows: neither the tile for one of them nor that for thousands.
         let any = Problem { tile: DType::F32, m: (1, i64::MAX), n: (384, 384), ..problem(Arch::Sm90a, 1, 384, true) };
         assert!((16..=64).contains(&first(any).tile_m), "{:?}", first(any));
+        let config = first(problem(Arch::Sm90a, 8192, 8192, true));
+        assert_eq!(problem(Arch::Sm90a, 8192, 8192, true).order(&config), (false, 16));
+        assert_eq!(problem(Arch::Sm90a, 128, 8192, true).order(&config), (true, 0));
         let tiny = Problem { k: (4, 4), ..problem(Arch::Sm80, 64, 64, true) };
         assert_eq!(tiny.configs().count(), 0);
     }

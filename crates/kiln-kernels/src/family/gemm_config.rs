@@ -129,11 +129,11 @@ impl Problem {
         let (tile_m, tile_n) = (i64::from(config.tile_m), i64::from(config.tile_n));
         let [_, m, n, _] = self.sizes().nth(2).unwrap_or([1; 4]);
         let rows = m / tile_m < n / tile_n;
-        let (extent, tile) = if rows { (self.m, tile_m) } else { (self.n, tile_n) };
-        let tiles = (extent.1 + tile - 1) / tile;
+        let ((least, most), tile) = if rows { (self.m, tile_m) } else { (self.n, tile_n) };
         // Whole bands only, so that no block is outside.
-        let band = (2..=BAND).rev().find(|band| tiles % band == 0).unwrap_or(0);
-        (rows, if extent.0 == extent.1 && tiles > BAND { band } else { 0 })
+        let band = |tiles: i64| (2..=BAND).rev().find(|band| tiles % band == 0).unwrap_or(0);
+        let tiles = most / tile + i64::from(most % tile > 0);
+        (rows, if least == most && tiles > BAND { band(tiles) } else { 0 })
     }
 
     /// Relative time: steps along K of rounds of blocks.
@@ -188,6 +188,8 @@ mod tests {
         let config = first(problem(Arch::Sm90a, 8192, 8192, true));
         assert_eq!(problem(Arch::Sm90a, 8192, 8192, true).order(&config), (false, 16));
         assert_eq!(problem(Arch::Sm90a, 128, 8192, true).order(&config), (true, 0));
+        let any = Problem { n: (1, i64::MAX), ..any };
+        assert_eq!(any.order(&first(any)).1, 0);
         let tiny = Problem { k: (4, 4), ..problem(Arch::Sm80, 64, 64, true) };
         assert_eq!(tiny.configs().count(), 0);
     }

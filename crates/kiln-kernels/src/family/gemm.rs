@@ -2,7 +2,7 @@
 //! the type has them.
 
 use super::contract::finished_value;
-use super::gemm_config::GemmConfig;
+use super::gemm_config::{GemmConfig, Order};
 use super::product::{Group, Operand, Places, Product};
 use crate::Result;
 use crate::program::TileProgram;
@@ -34,7 +34,7 @@ impl<'a> Product<'a> {
         mut values: Values<'a>,
         mut k: Builder,
         config: GemmConfig,
-        (rows_first, band): (bool, i64),
+        Order { rows_first, band }: Order,
     ) -> Result<TileProgram> {
         let GemmConfig { tile_m, tile_n, tile_k, threads, stages } = config;
         let (bm, bn, bk) = (i64::from(tile_m), i64::from(tile_n), i64::from(tile_k));
@@ -52,10 +52,10 @@ impl<'a> Product<'a> {
         let (rows, columns) = (("tile_m", m.ceil_div(bm)), ("tile_n", n.ceil_div(bn)));
         let (slow, fast) = if rows_first { (columns, rows) } else { (rows, columns) };
         let fast_name = fast.0;
-        let mut grid = vec![("batch", batches), slow, fast.clone()];
-        if band > 0 {
-            grid = vec![grid[0].clone(), ("band", fast.1 / band), grid[1].clone(), (fast.0, Expr::index(band))];
-        }
+        let grid = match band {
+            0 => vec![("batch", batches), slow, fast],
+            _ => vec![("batch", batches), ("band", fast.1 / band), slow, (fast_name, Expr::index(band))],
+        };
         let mut result = Ok(());
         k.for_each(Worker::Block, &grid, |k, at| {
             let batch = self.places(&mut values, k, &self.batch, &at[0]);

@@ -22,6 +22,15 @@ pub struct GemmConfig {
 /// Least and greatest extent of a dimension.
 pub type Range = (i64, i64);
 
+/// In which order blocks take their tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Whether the rows' tiles vary fastest, or the columns'.
+    pub rows_first: bool,
+    /// How many of the faster tiles before the slower one moves on; 0 for all.
+    pub band: i64,
+}
+
 /// What the choice of a Config depends on: extents, and how operands are read.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem {
@@ -46,7 +55,7 @@ const TENSOR: [(u32, u32, u32, u32); 6] = [
     (32, 64, 64, 64),
     (16, 64, 64, 64),
 ];
-/// The same where operands arrive one element at a time, or computed: a thread holds at most 48 of them while it multiplies.
+/// The same where operands arrive one element at a time, or computed: a thread holds at most 64 of them while it multiplies.
 const TENSOR_NARROW: [(u32, u32, u32, u32); 7] = [
     (128, 64, 32, 256),
     (128, 32, 32, 128),
@@ -123,17 +132,17 @@ impl Problem {
         Some(GemmConfig { tile_m, tile_n, tile_k, threads, stages })
     }
 
-    /// Whether row tiles vary fastest from block to block, and in bands of how many of the faster tiles (all of them if 0). Blocks
-    /// that run together then cover a patch that is nearly square, and read each operand from memory few times.
-    pub fn order(&self, config: &GemmConfig) -> (bool, i64) {
+    /// The order of blocks in which those that run together cover a patch that is nearly square, and read each operand from
+    /// memory few times.
+    pub fn order(&self, config: &GemmConfig) -> Order {
         let (tile_m, tile_n) = (i64::from(config.tile_m), i64::from(config.tile_n));
         let [_, m, n, _] = self.sizes().nth(2).unwrap_or([1; 4]);
-        let rows = m / tile_m < n / tile_n;
-        let ((least, most), tile) = if rows { (self.m, tile_m) } else { (self.n, tile_n) };
+        let rows_first = m / tile_m < n / tile_n;
+        let ((least, most), tile) = if rows_first { (self.m, tile_m) } else { (self.n, tile_n) };
         // Whole bands only, so that no block is outside.
         let band = |tiles: i64| (2..=BAND).rev().find(|band| tiles % band == 0).unwrap_or(0);
         let tiles = most / tile + i64::from(most % tile > 0);
-        (rows, if least == most && tiles > BAND { band(tiles) } else { 0 })
+        Order { rows_first, band: if least == most && tiles > BAND { band(tiles) } else { 0 } }
     }
 
     /// Relative time: steps along K of rounds of blocks.
@@ -186,10 +195,10 @@ mod tests {
         let any = Problem { tile: DType::F32, m: (1, i64::MAX), n: (384, 384), ..problem(Arch::Sm90a, 1, 384, true) };
         assert!((16..=64).contains(&first(any).tile_m), "{:?}", first(any));
         let config = first(problem(Arch::Sm90a, 8192, 8192, true));
-        assert_eq!(problem(Arch::Sm90a, 8192, 8192, true).order(&config), (false, 16));
-        assert_eq!(problem(Arch::Sm90a, 128, 8192, true).order(&config), (true, 0));
+        assert_eq!(problem(Arch::Sm90a, 8192, 8192, true).order(&config), Order { rows_first: false, band: 16 });
+        assert_eq!(problem(Arch::Sm90a, 128, 8192, true).order(&config), Order { rows_first: true, band: 0 });
         let any = Problem { n: (1, i64::MAX), ..any };
-        assert_eq!(any.order(&first(any)).1, 0);
+        assert_eq!(any.order(&first(any)).band, 0);
         let tiny = Problem { k: (4, 4), ..problem(Arch::Sm80, 64, 64, true) };
         assert_eq!(tiny.configs().count(), 0);
     }

@@ -167,13 +167,11 @@ impl<'a> Product<'a> {
         let vector = i64::from(128 / self.tile.bits());
         let straight = |operand: &Operand| {
             let v = operand.value;
-            let row = match self.rhs.windows {
-                None => values.shape(v).last().cloned().unwrap_or(Dim::from(1)),
-                // A filter's row is all that it sums over; windows overlap.
-                Some(_) if operand.windows.is_none() => self.k.total(),
-                Some(_) => Dim::from(1),
-            };
-            values.graph.inputs.contains(&v)
+            // A filter's row is all that it sums over; windows overlap.
+            let last = || values.shape(v).last().cloned().unwrap_or(Dim::from(1));
+            let row = if self.rhs.is_image() { self.k.total() } else { last() };
+            !operand.is_image()
+                && values.graph.inputs.contains(&v)
                 && memory(values.graph.ty(v).dtype) == self.tile
                 && row.terms().all(|(_, coefficient)| coefficient % vector == 0)
         };

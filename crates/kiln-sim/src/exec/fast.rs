@@ -250,7 +250,7 @@ impl Target {
     }
 }
 
-/// [`Target::offsets`] of places.
+/// [`Target::offsets`] of places. In loops, not by [`each`], which takes twice as long here.
 #[inline(always)]
 fn spread(m: u32, frame: u32, at: &mut [u32; LANES], place: impl Fn(usize) -> (u32, u32)) -> bool {
     let mut bad = 0;

@@ -61,7 +61,7 @@ macro_rules! lane {
                     }
                 } else {
                     for i in 0..LANES {
-                        // Without a branch, so that it is one for all lanes.
+                        // In masks of words, where a choice would become a branch a lane.
                         let keep = ((mask >> i & 1) as $word).wrapping_sub(1);
                         row[i] = row[i] & keep | ($to(values[i]) as $word) & !keep;
                     }

@@ -88,8 +88,6 @@ struct Report {
     load_ms: f64,
     /// Largest resident set of the process so far; none where the system does not say.
     peak_rss_bytes: Option<usize>,
-    /// Resident set before the engine was opened: pages of the program and the inputs.
-    start_rss_bytes: Option<usize>,
     warnings: Vec<String>,
     kernels: Vec<KernelTime>,
 }
@@ -104,7 +102,6 @@ struct KernelTime {
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::load(&args.input)?;
     let device = open_device(&args.device).into_diagnostic()?;
-    let start_rss_bytes = resident("VmRSS:");
     let loading = Instant::now();
     let (engine, folded) = model::open(&args.model, &device.target(), &args.options, &given)?;
     let mut session = Session::new(&engine, device).into_diagnostic()?;
@@ -151,8 +148,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         d2h: Stats::of(&times, |t| t.download),
         memory: session.memory(),
         load_ms,
-        peak_rss_bytes: resident("VmHWM:"),
-        start_rss_bytes,
+        peak_rss_bytes: peak_rss(),
         warnings: warnings(&times, &session.device_name()),
         kernels,
     };
@@ -164,10 +160,10 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A size in Linux's `/proc/self/status`.
-fn resident(field: &str) -> Option<usize> {
+/// `VmHWM` of Linux's `/proc/self/status`.
+fn peak_rss() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix(field))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<usize>().ok()? * 1024)
 }
 
@@ -213,10 +209,9 @@ fn print(report: &Report) {
         );
     }
     println!(
-        "load {:.1} ms; peak RSS {}, {} of it before loading; weights {}, arena {} (lower bound {})",
+        "load {:.1} ms; peak RSS {}; weights {}, arena {} (lower bound {})",
         report.load_ms,
         report.peak_rss_bytes.map_or("unknown".to_owned(), bytes),
-        report.start_rss_bytes.map_or("unknown".to_owned(), bytes),
         bytes(report.memory.weights),
         bytes(report.memory.arena),
         bytes(report.memory.lower_bound)

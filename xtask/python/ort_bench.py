@@ -1,6 +1,7 @@
 """Median latency of a model under onnxruntime: ort_bench.py MODEL INPUTS.npz THREADS SECONDS, one JSON object on standard output."""
 
 import json
+import resource
 import sys
 import time
 
@@ -23,4 +24,5 @@ while time.perf_counter() < end or len(times) < 10:
     start = time.perf_counter()
     session.run(None, feeds)
     times.append(time.perf_counter() - start)
-print(json.dumps({"median_ms": float(np.median(times)) * 1e3, "iterations": len(times), "version": ort.__version__}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"median_ms": float(np.median(times)) * 1e3, "peak_rss_bytes": peak, "version": ort.__version__}))

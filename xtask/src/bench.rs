@@ -1,7 +1,7 @@
 //! `xtask bench`: Kiln against onnxruntime on this CPU, in one run; build times; load time and memory.
 
 use crate::cases::CASES;
-use crate::step::{command, kiln};
+use crate::step::{command, example, kiln};
 use crate::{Outcome, python};
 use kiln_cuda::{Home, Nvrtc, Python};
 use serde_json::Value;
@@ -24,14 +24,15 @@ const RUNS: &[(&str, &[&str])] = &[
 pub fn run() -> Outcome<()> {
     let home = Home::from_env()?;
     let kiln = kiln("release")?;
+    let embed = example("release", "embed")?;
     command(&kiln, &["setup"])?;
     let runtime = python::ONNXRUNTIME.install(&home)?;
     let folder = home.root().join("bench");
     std::fs::create_dir_all(&folder)?;
     println!(
-        "\n| model | Kiln ms | onnxruntime ms | ratio | load ms | peak RSS MiB | before loading | weights + arena MiB |"
+        "\n| model | Kiln ms | onnxruntime ms | ratio | load ms | weights + arena MiB | peak RSS MiB | of `kiln bench` | of onnxruntime |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for (name, specs) in RUNS {
         let case = CASES.iter().find(|c| c.name == *name).ok_or_else(|| format!("no case `{name}`"))?;
         let model = case.model(&home)?.display().to_string();
@@ -43,22 +44,26 @@ pub fn run() -> Outcome<()> {
         json(Command::new(&kiln).args(["build", &model, "-o", &engine, "--target", "cpu", "--json"]))?;
         json(Command::new(&kiln).args(["compare", &engine, "-i", &inputs, "-e", &outputs, "--json"]))?;
         let (mut ours, mut theirs) = (f64::INFINITY, f64::INFINITY);
-        let mut last = Value::Null;
+        let (mut last, mut peer) = (Value::Null, Value::Null);
+        let device = format!("cpu:{THREADS}");
         for _ in 0..ROUNDS {
-            let device = format!("cpu:{THREADS}");
             last = json(Command::new(&kiln).args(["bench", &engine, "-i", &inputs, "--device", &device, "--json"]))?;
             ours = ours.min(number(&last["latency"]["median"])?);
-            theirs = theirs.min(number(&onnxruntime(&runtime, &model, &inputs)?["median_ms"])?);
+            peer = onnxruntime(&runtime, &model, &inputs)?;
+            theirs = theirs.min(number(&peer["median_ms"])?);
         }
+        let shapes = specs.iter().filter_map(|s| Some(format!("{}={}", s.split_once('=')?.0, s.split(':').nth(1)?)));
+        let embedded = peak_rss(Command::new(&embed).args([&engine, &device]).args(shapes))?;
         let mib = |v: &Value| v.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
         println!(
-            "| {name} {} | {ours:.3} | {theirs:.3} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} |",
+            "| {name} {} | {ours:.3} | {theirs:.3} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} |",
             specs[0].split(':').nth(1).unwrap_or_default(),
             ours / theirs,
             number(&last["load_ms"])?,
-            mib(&last["peak_rss_bytes"]),
-            mib(&last["start_rss_bytes"]),
             mib(&last["memory"]["weights"]) + mib(&last["memory"]["arena"]),
+            embedded / 1024.0,
+            mib(&last["peak_rss_bytes"]),
+            mib(&peer["peak_rss_bytes"]),
         );
     }
     builds(&kiln, &home, &folder)
@@ -94,14 +99,26 @@ fn onnxruntime(runtime: &Path, model: &str, inputs: &str) -> Outcome<Value> {
     json(command.arg("-B").arg(script).args([model, inputs, THREADS, "3"]).env("PYTHONPATH", runtime))
 }
 
+/// Runs the example that embeds an engine: its largest resident set, KiB.
+fn peak_rss(command: &mut Command) -> Outcome<f64> {
+    let text = String::from_utf8(stdout(command)?)?;
+    let found = text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    found.ok_or_else(|| format!("{command:?} did not say VmHWM:\n{text}").into())
+}
+
 /// Runs a command that prints JSON.
 fn json(command: &mut Command) -> Outcome<Value> {
+    Ok(serde_json::from_slice(&stdout(command)?)?)
+}
+
+/// What a command that succeeds prints.
+fn stdout(command: &mut Command) -> Outcome<Vec<u8>> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         return Err(format!("{command:?} failed: {}\n{text}", output.status).into());
     }
-    Ok(serde_json::from_slice(&output.stdout)?)
+    Ok(output.stdout)
 }
 
 fn number(value: &Value) -> Outcome<f64> {

@@ -1,6 +1,7 @@
 //! Running the steps of a longer command: each is announced, timed, and stops the rest when it fails.
 
 use crate::Outcome;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -47,7 +48,17 @@ pub fn cargo(args: &[&str]) -> Outcome<()> {
 /// Builds the `kiln` binary in a profile and returns its path.
 pub fn kiln(profile: &str) -> Outcome<String> {
     cargo(&["build", "--profile", profile, "--package", "kiln", "--bin", "kiln"])?;
+    Ok(built(profile).join("kiln").display().to_string())
+}
+
+/// Builds an example of the package `kiln` in a profile and returns its path.
+pub fn example(profile: &str, name: &str) -> Outcome<String> {
+    cargo(&["build", "--profile", profile, "--package", "kiln", "--example", name])?;
+    Ok(built(profile).join("examples").join(name).display().to_string())
+}
+
+/// Where cargo puts what it builds in a profile.
+fn built(profile: &str) -> PathBuf {
     let folder = if profile == "dev" { "debug" } else { profile };
-    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| crate::workspace().join("target"), Into::into);
-    Ok(target.join(folder).join("kiln").display().to_string())
+    std::env::var("CARGO_TARGET_DIR").map_or_else(|_| crate::workspace().join("target"), Into::into).join(folder)
 }

@@ -1,11 +1,11 @@
-//! `kiln inspect --counters` from outside, on a small engine. NVRTC is fetched into `$KILN_HOME` if no other is found.
+//! `kiln inspect` from outside, on a small engine. NVRTC is fetched into `$KILN_HOME` if no other is found.
 
 use kiln::engine::BuildOptions;
 use kiln::fuse::Numerics;
 use kiln::prelude::{Builder, DType, Tensor, build, save};
 use kiln_cuda::{Home, setup};
 use kiln_import::npy;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Two layers of one shape, which share a kernel, and a softmax, on `rows` of 64.
 fn engine(dir: &std::path::Path, rows: usize) {
@@ -22,6 +22,27 @@ fn engine(dir: &std::path::Path, rows: usize) {
     let targets = ["cpu", "sm_80"].map(|t| t.parse().unwrap()).to_vec();
     let options = BuildOptions { targets, numerics: Numerics::Reassoc, home, line_info: false };
     save(&build(&b.finish(), &options, &|_| {}).unwrap().0, &dir.join("counted.kiln")).unwrap();
+}
+
+#[test]
+fn plans_show_every_launch_and_a_closed_pipe_is_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    engine(dir.path(), 16);
+    let inspect = || {
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        kiln.args(["inspect", "counted.kiln", "--plan", "--target", "sm_80"]).current_dir(dir.path());
+        kiln.stdout(Stdio::piped()).stderr(Stdio::piped());
+        kiln
+    };
+    let out = inspect().output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let image = kiln::engine::load(&dir.path().join("counted.kiln")).unwrap().target("sm_80").unwrap().plan.to_string();
+    assert!(text == image && text.matches("_gemm (").count() == 2, "{text}");
+
+    let mut child = inspect().spawn().unwrap();
+    drop(child.stdout.take());
+    let error = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert_eq!(error, "");
 }
 
 #[test]

@@ -7,24 +7,27 @@ use miette::{IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Shows an engine's stamp, signature, targets, kernels and memory; the CUDA C of a kernel; or the model's graph as SVG.
+/// Shows an engine's stamp, signature, targets, kernels and memory; the plan of a target; the CUDA C of a kernel; or the model's graph as SVG.
 #[derive(clap::Args)]
 pub struct Args {
     /// The engine.
     engine: PathBuf,
     /// Print the header, or the counters, as JSON.
-    #[arg(long, conflicts_with_all = ["cuda", "graph"])]
+    #[arg(long, conflicts_with_all = ["cuda", "graph", "plan"])]
     json: bool,
+    /// Print the plan: buffers and launches in order, then what each region computes.
+    #[arg(long, conflicts_with_all = ["cuda", "graph"])]
+    plan: bool,
     /// Print the CUDA C of this kernel (or of all whose name contains this).
     #[arg(long, value_name = "KERNEL")]
     cuda: Option<String>,
     /// Run once on the simulator and count, by kernel: instructions, memory sectors, bank passes, divergence, matrix operations.
-    #[arg(long, requires = "input", conflicts_with_all = ["cuda", "graph"])]
+    #[arg(long, requires = "input", conflicts_with_all = ["cuda", "graph", "plan"])]
     counters: bool,
     /// An input of the counted run: `name=file.npy`, or a `.npz` whose arrays are the inputs.
     #[arg(short, long, requires = "counters")]
     input: Vec<String>,
-    /// Which target's kernels; default: the first GPU's.
+    /// Which target's kernels or plan; default: the first GPU's (for a plan, the first target's).
     #[arg(long)]
     target: Option<String>,
     /// Write the graph: Graphviz text to `.dot`, a picture to `.svg` (needs Graphviz's `dot` on the PATH).
@@ -44,6 +47,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
     if let Some(file) = &args.graph {
         write_graph(&engine, file)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.plan {
+        let image = match &args.target {
+            Some(target) => engine.target(target).into_diagnostic()?,
+            None => engine.targets.first().ok_or_else(|| miette!("this engine has no target"))?,
+        };
+        print!("{}", image.plan);
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(name) = &args.cuda {

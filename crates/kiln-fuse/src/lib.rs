@@ -11,6 +11,7 @@ mod fuse;
 mod interpret;
 mod options;
 mod plan;
+mod print;
 mod region;
 mod report;
 mod rules;

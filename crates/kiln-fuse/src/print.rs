@@ -1,0 +1,79 @@
+//! The text form of a plan, for people and golden tests: buffers and steps in order, then the graph of every region.
+
+use crate::plan::{BufferId, BufferKind, Plan, Step};
+use std::fmt::{self, Display, Formatter};
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        plan(f, self, 0)?;
+        regions(f, self)
+    }
+}
+
+fn regions(f: &mut Formatter<'_>, p: &Plan) -> fmt::Result {
+    for region in &p.regions {
+        write!(f, "\n{}: {}\n{}", region.name, region.summary, region.graph)?;
+    }
+    p.steps.iter().flat_map(inner).try_for_each(|(_, inner)| regions(f, inner))
+}
+
+/// The plans inside a step, with the word that introduces each.
+fn inner(step: &Step) -> Vec<(&'static str, &Plan)> {
+    match step {
+        Step::If { then_plan, else_plan, .. } => vec![("then", then_plan), ("else", else_plan)],
+        Step::Loop { body, .. } => vec![("body", body)],
+        Step::Run { .. } | Step::Host { .. } => Vec::new(),
+    }
+}
+
+fn plan(f: &mut Formatter<'_>, p: &Plan, depth: usize) -> fmt::Result {
+    let pad = "  ".repeat(depth + 1);
+    writeln!(f, "plan {:?} {{", p.name)?;
+    for (name, (low, high)) in p.symbols.iter() {
+        writeln!(f, "{pad}symbol {name:?} {low}..={high}")?;
+    }
+    for (i, buffer) in p.buffers.iter().enumerate() {
+        let (what, name) = match &buffer.kind {
+            BufferKind::Input(name) => ("input", name),
+            BufferKind::Weight(name) => ("weight", name),
+            BufferKind::Temp => continue,
+        };
+        match buffer.alias_of {
+            None => writeln!(f, "{pad}%{i} = {what} {name:?} : {}", buffer.ty)?,
+            Some(of) => writeln!(f, "{pad}%{i} = alias (%{}) : {}", of.0, buffer.ty)?,
+        }
+    }
+    for step in &p.steps {
+        let (what, inputs, outputs) = match step {
+            Step::Run { region, inputs, outputs, .. } => (p.regions[*region].name.clone(), inputs.clone(), outputs),
+            Step::If { cond, captures, outputs, .. } => ("if".to_owned(), [&[*cond], &captures[..]].concat(), outputs),
+            Step::Loop { trip, cond, carried, captures, outputs, .. } => {
+                ("loop".to_owned(), [&[*trip, *cond], &carried[..], captures].concat(), outputs)
+            }
+            Step::Host { graph, inputs, outputs } => (format!("host {}", graph.name), inputs.clone(), outputs),
+        };
+        let types: Vec<String> = outputs.iter().map(|o| p.buffers[o.index()].ty.to_string()).collect();
+        write!(f, "{pad}{} = {what} ({})", list(outputs), list(&inputs))?;
+        for (word, inner) in inner(step) {
+            write!(f, " {word} ")?;
+            plan(f, inner, depth + 1)?;
+        }
+        writeln!(f, " : {}", types.join(", "))?;
+        for (i, buffer) in p.buffers.iter().enumerate() {
+            if let (BufferKind::Temp, Some(of)) = (&buffer.kind, buffer.alias_of)
+                && outputs.contains(&of)
+            {
+                writeln!(f, "{pad}%{i} = alias (%{}) : {}", of.0, buffer.ty)?;
+            }
+        }
+    }
+    for (name, id) in &p.outputs {
+        writeln!(f, "{pad}output {name:?} = %{}", id.0)?;
+    }
+    write!(f, "{}}}", "  ".repeat(depth))?;
+    if depth == 0 { writeln!(f) } else { Ok(()) }
+}
+
+fn list(ids: &[BufferId]) -> String {
+    ids.iter().map(|id| format!("%{}", id.0)).collect::<Vec<_>>().join(", ")
+}

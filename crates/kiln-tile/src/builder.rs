@@ -290,6 +290,23 @@ impl Builder {
         exprs
     }
 
+    /// Combines the elements of each row of an accumulator into one of `into`, which has an element a row.
+    pub fn reduce_rows(
+        &mut self,
+        into: &Buffer,
+        op: ReduceOp,
+        axes: [(&str, Expr); 2],
+        value: impl FnOnce(&mut Builder, &[Expr]) -> Expr,
+    ) {
+        let axes = axes.map(|(name, extent)| Axis { var: self.var(name, DType::Index), extent });
+        let vars = axes.each_ref().map(|axis| Expr::var(&axis.var));
+        let mut returned = None;
+        let body = self.nested(|k| returned = Some(value(k, &vars)));
+        if let Some(value) = returned {
+            self.push(Stmt::ReduceRows { axes, body, op, value, into: into.clone() });
+        }
+    }
+
     /// Sets every element of a fragment.
     pub fn fill(&mut self, buffer: &Buffer, value: impl Operand) {
         let value = value.into_expr(buffer.dtype);
@@ -316,7 +333,8 @@ impl Builder {
         self.push(Stmt::Copy { dst: dst.clone(), axes, mask, body, value, fill });
     }
 
-    /// `acc[m, n] += sum over k of a[m, k] * b[k, n]`; `transpose_a` if `a` is `[K, M]`, `transpose_b` if `b` is `[N, K]`.
+    /// `acc[m, n] += sum over k of a[m, k] * b[k, n]`; `transpose_a` if `a` is `[K, M]`, `transpose_b` if `b` is `[N, K]`. Where `a` is an
+    /// accumulator, it is rounded to the type of `b`.
     pub fn gemm(&mut self, acc: &Buffer, a: &Buffer, b: &Buffer, transpose_a: bool, transpose_b: bool) {
         let (acc, a, b) = (acc.clone(), a.clone(), b.clone());
         self.push(Stmt::Gemm { acc, a, b, transpose_a, transpose_b });

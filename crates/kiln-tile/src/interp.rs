@@ -203,6 +203,19 @@ impl<'a> Interp<'a> {
                 }
                 Ok(())
             }
+            Stmt::ReduceRows { axes: [row, col], body, op, value, into } => {
+                let wide = if into.dtype.is_float() { DType::F64 } else { into.dtype };
+                self.each(std::slice::from_ref(row), &mut |interp| {
+                    let mut total = interp.eval(&op.identity(into.dtype))?;
+                    interp.each(std::slice::from_ref(col), &mut |interp| {
+                        interp.body(body)?;
+                        let value = interp.eval(value)?;
+                        total = interp.binary(op.binary(), wide, total, value)?;
+                        Ok(())
+                    })?;
+                    interp.write(into, &[Expr::var(&row.var)], total)
+                })
+            }
             Stmt::Fill { buffer, value } => {
                 let value = self.eval(value)?;
                 if let Some(array) = self.arrays.get_mut(&buffer.id) {
@@ -249,7 +262,8 @@ impl<'a> Interp<'a> {
                 let at = |p: usize| (if a.1 { p * m + i } else { i * k + p }, if b.1 { j * k + p } else { p * n + j });
                 let old = out.get(i * n + j);
                 let new = if acc.dtype.is_float() {
-                    let dot: f64 = (0..k).map(|p| x.get(at(p).0).as_f64() * y.get(at(p).1).as_f64()).sum();
+                    let dot: f64 =
+                        (0..k).map(|p| x.get(at(p).0).cast(b.0.dtype).as_f64() * y.get(at(p).1).as_f64()).sum();
                     Scalar::Float(old.as_f64() + dot)
                 } else {
                     let products = (0..k).map(|p| x.get(at(p).0).as_i128().wrapping_mul(y.get(at(p).1).as_i128()));

@@ -31,6 +31,8 @@
 //!   computed twice.
 //! * A fragment under a warp or block is indexed by exactly the variables of a loop over exactly its extents. Under
 //!   [`Worker::Thread`] it is a private array, indexed freely.
+//! * [`Builder::reduce_rows`] combines the rows of an accumulator into a fragment with an element a row, which loops over the accumulator
+//!   then load by its first variable, and loops over the rows change; an f32 accumulator can be the left operand of a next product.
 //! * Stores stand inside `parallel` (except under [`Worker::Thread`]). Barriers are inserted by the compiler.
 //!
 //! # Example: a row softmax

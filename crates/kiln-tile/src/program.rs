@@ -288,6 +288,19 @@ pub enum Stmt {
         /// What is computed.
         results: Vec<Reduction>,
     },
+    /// Combines the elements of each row of an accumulator: `into[i] = value(i, 0) op value(i, 1) op ..`.
+    ReduceRows {
+        /// A row and a column, over the extents of the accumulator that `value` reads.
+        axes: [Axis; 2],
+        /// Names used by the value.
+        body: Vec<Stmt>,
+        /// How values are combined.
+        op: ReduceOp,
+        /// The value at each point; of the type of `into`.
+        value: Expr,
+        /// Fragment of one element a row.
+        into: Buffer,
+    },
     /// Sets every element of a fragment.
     Fill {
         /// The fragment.
@@ -314,7 +327,7 @@ pub enum Stmt {
     Gemm {
         /// Fragment of shape `[M, N]`.
         acc: Buffer,
-        /// Shared tile of shape `[M, K]`, or `[K, M]` if transposed.
+        /// Shared tile of shape `[M, K]`, or `[K, M]` if transposed; or an accumulator of shape `[M, K]`, rounded to the type of `b`.
         a: Buffer,
         /// Shared tile of shape `[K, N]`, or `[N, K]` if transposed.
         b: Buffer,
@@ -366,6 +379,7 @@ impl Stmt {
             Stmt::For { body, .. }
             | Stmt::Parallel { body, .. }
             | Stmt::Reduce { body, .. }
+            | Stmt::ReduceRows { body, .. }
             | Stmt::Copy { body, .. }
             | Stmt::Pipelined { body, .. } => vec![body],
             Stmt::If { then, otherwise, .. } => vec![then, otherwise],
@@ -390,6 +404,7 @@ impl Stmt {
                 let extents = axes.iter().map(|axis| &axis.extent);
                 extents.chain(results.iter().map(|result| &result.value)).collect()
             }
+            Stmt::ReduceRows { axes, value, .. } => axes.iter().map(|axis| &axis.extent).chain([value]).collect(),
             Stmt::Copy { axes, mask, value, fill, .. } => {
                 axes.iter().map(|axis| &axis.extent).chain([mask, value, fill]).collect()
             }

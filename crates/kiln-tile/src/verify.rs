@@ -216,6 +216,25 @@ impl Verifier<'_> {
                 self.cooperative -= 1;
                 Ok(())
             }
+            Stmt::ReduceRows { axes, body, op, value, into } => {
+                self.block_only("reduce_rows")?;
+                self.cooperative("reduce_rows", axes)?;
+                self.axes(axes)?;
+                let outer = self.scope.clone();
+                self.names_only("reduce_rows", body)?;
+                self.require(value, &format!("value of `{}`", into.name), into.dtype)?;
+                self.scope = outer;
+                let logical = matches!(op, ReduceOp::And | ReduceOp::Or);
+                let numeric = into.dtype.is_compute() && into.dtype != DType::Bool && !logical;
+                self.types(numeric, into.dtype, &into.name, "a type the reduction is defined on")?;
+                let rows = |extent: &Expr| extent.as_const() == axes[0].extent.as_const();
+                if into.scope != Scope::Fragment || into.shape.len() != 1 || !into.shape.iter().all(rows) {
+                    let what = format!("rows combined into a {:?} buffer of rank {}", into.scope, into.shape.len());
+                    return self.invalid(what, &into.name, "give a fragment with an element a row");
+                }
+                self.cooperative -= 1;
+                Ok(())
+            }
             Stmt::Fill { buffer, value } => {
                 if buffer.scope != Scope::Fragment || self.cooperative > 0 {
                     let what = format!("fill of a {:?} buffer", buffer.scope);
@@ -290,13 +309,18 @@ impl Verifier<'_> {
             }
         };
         let (m, n) = dims(acc, Scope::Fragment, false)?;
-        let (am, ak) = dims(a, Scope::Shared, ta)?;
+        let held = a.scope == Scope::Fragment;
+        let (am, ak) = dims(a, a.scope, ta)?;
         let (bk, bn) = dims(b, Scope::Shared, tb)?;
         if (am, bn, ak) != (m, n, bk) {
             let what = format!("gemm of [{am}, {ak}] by [{bk}, {bn}] into [{m}, {n}]");
             return self.invalid(what, &acc.name, "make the tiles agree on M, N and K");
         }
-        let ok = a.dtype == b.dtype && acc.dtype == a.dtype.compute();
+        if held && (ta || !matches!(b.dtype, DType::F16 | DType::BF16)) || a.scope == Scope::Global {
+            let what = format!("{:?} left operand of a product of {} tiles", a.scope, b.dtype);
+            return self.invalid(what, &a.name, "only products of f16 or bf16 take an accumulator, and as it stands");
+        }
+        let ok = a.dtype == if held { acc.dtype } else { b.dtype } && acc.dtype == b.dtype.compute();
         self.types(ok, acc.dtype, &acc.name, "the compute type of both operands")
     }
 

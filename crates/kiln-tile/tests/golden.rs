@@ -61,3 +61,9 @@ fn products() {
     check("gemm_i32", &gemm(Shape::new(DType::I32, (32, 64, 16), 128)), Arch::Sm75);
     check("gemm_f64", &gemm(Shape::new(DType::F64, (32, 32, 16), 64)), Arch::Sm80);
 }
+
+#[test]
+fn streams() {
+    check("attention_f16", &programs::attention::attention(DType::F16, 64, 32, 64), Arch::Sm90a);
+    check("attention_f16", &programs::attention::attention(DType::F16, 32, 16, 64), Arch::Sm75);
+}

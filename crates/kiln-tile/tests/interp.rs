@@ -226,3 +226,30 @@ fn products_match_plain_loops() {
         }
     }
 }
+
+#[test]
+fn streamed_attention_matches_plain_loops() {
+    let mut r = random();
+    for (batch, queries, keys) in [(1, 1, 1), (2, 19, 40), (1, 33, 7)] {
+        let (depth, columns) = (32, 48);
+        let [q, k, v] = [(queries, depth), (keys, depth), (keys, columns)]
+            .map(|(rows, columns)| r.array(DType::BF16, batch * rows * columns));
+        let [qs, ks, vs] = [&q, &k, &v].map(Array::to_f64);
+        let mut expected = vec![0.0; batch * queries * columns];
+        for row in 0..batch * queries {
+            let first = row / queries * keys;
+            let dot = |key: usize| (0..depth).map(|d| qs[row * depth + d] * ks[(first + key) * depth + d]).sum::<f64>();
+            let scores: Vec<f64> = (0..keys).map(dot).collect();
+            let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - peak).exp()).sum();
+            for column in 0..columns {
+                let weighted = |key: usize| (scores[key] - peak).exp() * vs[(first + key) * columns + column];
+                expected[row * columns + column] = (0..keys).map(weighted).sum::<f64>() / total;
+            }
+        }
+        let program = programs::attention::attention(DType::BF16, 32, 16, 64);
+        let dims = [batch, queries, keys].map(|n| Arg::dim(n as i64));
+        let args = [q, k, v].map(Arg::Array).into_iter().chain([zeros(DType::BF16, expected.len())]);
+        close(&execute(&program, dims.into_iter().chain(args).collect()), &expected, 1e-2);
+    }
+}

@@ -101,6 +101,52 @@ fn shapes() {
 }
 
 #[test]
+fn rows_of_accumulators() {
+    let square = || [("i", n(32)), ("j", n(16))];
+    let rows = |rows: u32| {
+        error(Worker::Block, |k, _, _, _| {
+            let acc = k.fragment("acc", DType::F32, &[32, 16]);
+            let peak = k.fragment("peak", DType::F32, &[rows]);
+            k.reduce_rows(&peak, ReduceOp::Max, square(), |_, ix| acc.at(ix));
+        })
+    };
+    says(&rows(16), &["peak", "an element a row"]);
+    let plain = error(Worker::Block, |k, _, _, _| {
+        let acc = k.fragment("acc", DType::F32, &[32, 16]);
+        let weights = k.fragment("weights", DType::F32, &[32, 16]);
+        let b = k.shared("b", DType::F32, &[16, 16]);
+        k.gemm(&acc, &weights, &b, false, false);
+    });
+    says(&plain, &["weights", "f16 or bf16"]);
+    // What the layouts cannot do: rows of what no product accumulates, and a row of a loop's other axis.
+    let compiled = |by_row: bool| {
+        let mut k = Builder::new("k", "");
+        let y = k.output("y", DType::F32, &[n(32), n(32)]);
+        let [a, b] = ["a", "b"].map(|name| k.shared(name, DType::F16, &[32, 32]));
+        let acc = k.fragment("acc", DType::F32, &[32, 32]);
+        let peak = k.fragment("peak", DType::F32, &[32]);
+        k.threads(64);
+        k.for_each(Worker::Block, &[("z", n(1))], |k, _| {
+            k.fill(&acc, 0);
+            for tile in [&a, &b] {
+                k.copy(tile, &["i", "j"], |_| Expr::bool(true), |_, _| Expr::float(DType::F16, 1.0));
+            }
+            if by_row {
+                k.gemm(&acc, &a, &b, false, false);
+            }
+            k.reduce_rows(&peak, ReduceOp::Max, [("i", n(32)), ("j", n(32))], |_, ix| acc.at(ix));
+            k.parallel(&[("i", n(32)), ("j", n(32))], |k, ix| {
+                let row = if by_row { &ix[1] } else { &ix[0] };
+                k.store(&y, ix, acc.at(ix) - peak.at([row]));
+            });
+        });
+        kiln_tile::compile(&k.finish().unwrap(), kiln_target::arch::Arch::Sm80).unwrap_err().to_string()
+    };
+    says(&compiled(false), &["peak", "not laid out alike"]);
+    says(&compiled(true), &["peak", "the loop's own variables"]);
+}
+
+#[test]
 fn the_interpreter_checks_accesses_and_arguments() {
     let mut k = Builder::new("shifted", "y[i] = x[i + 1]");
     let count = k.dim("count", 1..=8);

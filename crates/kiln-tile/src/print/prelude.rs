@@ -24,6 +24,8 @@ pub enum Helper {
     Swizzle,
     CopyAsync,
     LoadMatrix,
+    PackF16,
+    PackBf16,
     MmaF16,
     MmaBf16,
 }
@@ -34,6 +36,7 @@ impl Helper {
         match self {
             Helper::ReduceMin | Helper::ReduceMax => &[Helper::MinMax],
             Helper::BlockReduce => &[Helper::WarpReduce],
+            Helper::PackF16 => &[Helper::F16],
             _ => &[],
         }
     }
@@ -59,6 +62,9 @@ impl Helper {
             Helper::Swizzle => SWIZZLE.to_owned(),
             Helper::CopyAsync => COPY_ASYNC.to_owned(),
             Helper::LoadMatrix => LOAD_MATRIX.to_owned(),
+            Helper::PackF16 if arch.has_bf16() => pack("f16"),
+            Helper::PackF16 => PACK_F16_PAIR.to_owned(),
+            Helper::PackBf16 => pack("bf16"),
             Helper::MmaF16 if arch.f16_mma().k == 8 => MMA_F16_K8.to_owned(),
             Helper::MmaF16 => mma_k16("f16"),
             Helper::MmaBf16 => mma_k16("bf16"),
@@ -184,10 +190,10 @@ template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b 
 ";
 
 const WARP_REDUCE: &str = "\
-// Combines one value of each thread of a warp; all get the result.
-template <class Op, class T> __device__ __forceinline__ T warp_reduce(T value) {
+// Combines one value of each of `lanes` neighbouring threads of a warp; all get the result.
+template <class Op, int lanes = 32, class T> __device__ __forceinline__ T warp_reduce(T value) {
     #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
         value = Op::of(value, (T)__shfl_xor_sync(0xffffffffu, value, distance));
     }
     return value;
@@ -248,6 +254,25 @@ __device__ __forceinline__ void load_matrix_transposed(unsigned (&to)[4], const 
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(address) : "memory");
 }
 "#;
+
+fn pack(ty: &str) -> String {
+    format!(
+        r#"// Two neighbours of an operand in one register, the first in the low half.
+__device__ __forceinline__ unsigned pack_{ty}(float low, float high) {{
+    unsigned pair;
+    asm("cvt.rn.{ty}x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}}
+"#
+    )
+}
+
+const PACK_F16_PAIR: &str = "\
+// Two neighbours of an operand in one register, the first in the low half.
+__device__ __forceinline__ unsigned pack_f16(float low, float high) {
+    return to_f16(low).bits | (unsigned)to_f16(high).bits << 16;
+}
+";
 
 fn mma_k16(ty: &str) -> String {
     format!(

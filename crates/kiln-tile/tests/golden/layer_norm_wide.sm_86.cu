@@ -23,10 +23,10 @@ __device__ __forceinline__ f16 to_f16(float x) {
     return y;
 }
 
-// Combines one value of each thread of a warp; all get the result.
-template <class Op, class T> __device__ __forceinline__ T warp_reduce(T value) {
+// Combines one value of each of `lanes` neighbouring threads of a warp; all get the result.
+template <class Op, int lanes = 32, class T> __device__ __forceinline__ T warp_reduce(T value) {
     #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
         value = Op::of(value, (T)__shfl_xor_sync(0xffffffffu, value, distance));
     }
     return value;

@@ -23,10 +23,10 @@ __device__ __forceinline__ bf16 to_bf16(float x) {
 template <class T> __device__ __forceinline__ T min_of(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b || a != a ? a : b; }
 
-// Combines one value of each thread of a warp; all get the result.
-template <class Op, class T> __device__ __forceinline__ T warp_reduce(T value) {
+// Combines one value of each of `lanes` neighbouring threads of a warp; all get the result.
+template <class Op, int lanes = 32, class T> __device__ __forceinline__ T warp_reduce(T value) {
     #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
         value = Op::of(value, (T)__shfl_xor_sync(0xffffffffu, value, distance));
     }
     return value;

@@ -1,6 +1,7 @@
 //! Tile programs that several tests share.
 #![allow(dead_code)] // each test uses some of them
 
+pub mod attention;
 pub mod gemm;
 
 use kiln_tile::expr::{BinaryOp, UnaryOp};

@@ -1,15 +1,17 @@
 //! Chooses how loops and fragments are spread over threads, and how many neighbouring elements a thread handles at a time.
 
+mod rows;
 pub mod tiled;
 pub mod wide;
 
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, ExprKind, Var};
 use crate::pass::facts::Facts;
-use crate::program::{Axis, Buffer, Program, Reduction, Scope, Stmt, Worker};
+use crate::program::{Axis, Buffer, Program, Scope, Stmt, Worker};
 use kiln_target::arch::Arch;
+use rows::RowUses;
 use std::collections::{HashMap, HashSet};
-use tiled::{SharedLayout, Tiled};
+use tiled::{SharedLayout, Tiled, TiledRows};
 use wide::{accesses, copy_width, in_lanes, is_wide, widest};
 
 /// Where the elements of a fragment are.
@@ -21,6 +23,8 @@ pub enum FragmentLayout {
     Spread,
     /// As a matrix product needs it.
     Tiled(Tiled),
+    /// One element for each row of an accumulator, in every thread that has a part of the row.
+    Rows(TiledRows),
 }
 
 /// How the copies of a pipelined loop travel.
@@ -111,7 +115,9 @@ pub fn layout(program: &Program, arch: Arch) -> Result<Layouts> {
     for axis in axes {
         facts.set_axis(&axis.var, &axis.extent);
     }
-    pass.products(&program.body)?;
+    let rows = RowUses::of(&program.body);
+    pass.products(&program.body, &rows)?;
+    pass.rows(&rows)?;
     pass.body(&mut facts, &program.body)?;
     pass.agree();
     Ok(pass.layouts)
@@ -127,21 +133,53 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Lays out accumulators and the tiles they are made from.
-    fn products(&mut self, body: &[Stmt]) -> Result<()> {
+    fn products(&mut self, body: &[Stmt], rows: &RowUses) -> Result<()> {
         for stmt in body {
             if let Stmt::Gemm { acc, a, b, transpose_a, transpose_b } = stmt {
-                let (tiled, of_a, of_b) = tiled::gemm(self.program, self.arch, acc, a, b, *transpose_a, *transpose_b)?;
-                let same = self.layouts.shared.insert(a.id, of_a).is_none_or(|old| old == of_a)
+                let whole = rows.whole.contains(&acc.id);
+                let sides = ((a, *transpose_a), (b, *transpose_b));
+                let (tiled, of_a, of_b) = tiled::gemm(self.program, self.arch, (acc, whole), sides.0, sides.1)?;
+                let mut agreed = self.put(acc, FragmentLayout::Tiled(tiled))
                     & self.layouts.shared.insert(b.id, of_b).is_none_or(|old| old == of_b);
-                let layout = FragmentLayout::Tiled(tiled);
-                let agreed = self.layouts.fragments.insert(acc.id, layout).is_none_or(|old| old == layout);
-                if !same || !agreed {
+                agreed &= match (a.scope, tiled) {
+                    // Its n8 blocks are halves of k16 blocks.
+                    (Scope::Fragment, Tiled::Mma { mi, .. }) => {
+                        let depth = a.shape[1].as_const().unwrap_or(0) as u32;
+                        self.put(a, FragmentLayout::Tiled(Tiled::Mma { warps_n: 1, mi, ni: depth / 8 }))
+                    }
+                    _ => self.layouts.shared.insert(a.id, of_a).is_none_or(|old| old == of_a),
+                };
+                if !agreed {
                     return Err(self.conflict(acc, "two products need different layouts of one tile"));
                 }
             }
             for body in stmt.bodies() {
-                self.products(body)?;
+                self.products(body, rows)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Lays out a fragment; whether it had no other layout.
+    fn put(&mut self, buffer: &Buffer, layout: FragmentLayout) -> bool {
+        self.layouts.fragments.insert(buffer.id, layout).is_none_or(|old| old == layout)
+    }
+
+    /// Lays out fragments that have an element a row.
+    fn rows(&mut self, uses: &RowUses) -> Result<()> {
+        for buffer in &uses.rows {
+            let mut layouts = uses.whole.iter().map(|acc| match self.layouts.fragments.get(acc) {
+                Some(FragmentLayout::Tiled(tiled)) => tiled.rows(),
+                _ => None,
+            });
+            let first = layouts.next().flatten();
+            let (Some(rows), true) = (first, layouts.all(|other| other == first)) else {
+                return Err(self.conflict(buffer, "the accumulators that share its rows are not laid out alike"));
+            };
+            if buffer.const_len() != Some((rows.mi * rows.halves * self.program.threads / rows.lanes).into()) {
+                return Err(self.conflict(buffer, "it has not an element for each row of the accumulators"));
+            }
+            self.layouts.fragments.insert(buffer.id, FragmentLayout::Rows(rows));
         }
         Ok(())
     }
@@ -194,7 +232,13 @@ impl Pass<'_> {
             match stmt {
                 Stmt::Bind { var, value } => facts.bind(var, value, 1),
                 Stmt::Parallel { axes, body } => self.spread(facts, axes, body, &[])?,
-                Stmt::Reduce { axes, body, results } => self.spread(facts, axes, body, results)?,
+                Stmt::Reduce { axes, body, results } => {
+                    let values: Vec<Expr> = results.iter().map(|result| result.value.clone()).collect();
+                    self.spread(facts, axes, body, &values)?;
+                }
+                Stmt::ReduceRows { axes, body, value, .. } => {
+                    self.spread(facts, axes, body, std::slice::from_ref(value))?;
+                }
                 Stmt::For { var, end, .. } => facts.set_axis(var, end),
                 Stmt::Pipelined { var, extent, stages, body } => {
                     facts.set_axis(var, extent);
@@ -209,7 +253,10 @@ impl Pass<'_> {
                 }
                 _ => {}
             }
-            if !matches!(stmt, Stmt::Parallel { .. } | Stmt::Reduce { .. } | Stmt::Copy { .. }) {
+            if !matches!(
+                stmt,
+                Stmt::Parallel { .. } | Stmt::Reduce { .. } | Stmt::ReduceRows { .. } | Stmt::Copy { .. }
+            ) {
                 for body in stmt.bodies() {
                     self.body(facts, body)?;
                 }
@@ -218,15 +265,18 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn spread(&mut self, facts: &Facts, axes: &[Axis], body: &[Stmt], results: &[Reduction]) -> Result<()> {
+    fn spread(&mut self, facts: &Facts, axes: &[Axis], body: &[Stmt], values: &[Expr]) -> Result<()> {
         let mut fragments = HashSet::new();
         let mut buffers = vec![];
-        let (loaded, stored) = accesses(body, results);
-        for (buffer, index) in loaded.into_iter().chain(stored) {
+        let (loaded, stored) = accesses(body, values);
+        let stores = std::iter::repeat_n(false, loaded.len()).chain(std::iter::repeat(true));
+        for ((buffer, index), store) in loaded.into_iter().chain(stored).zip(stores) {
             if buffer.scope != Scope::Fragment {
                 continue;
             }
-            let own = index.len() == axes.len()
+            let of_rows =
+                !store && index.len() == 1 && matches!(self.layouts.fragment(&buffer), FragmentLayout::Rows(_));
+            let own = (index.len() == axes.len() || of_rows)
                 && index.iter().zip(axes).all(|(i, axis)| matches!(i.kind(), ExprKind::Var(v) if *v == axis.var))
                 && axes.iter().zip(&buffer.shape).all(|(axis, extent)| {
                     axis.extent.as_const().is_some() && axis.extent.as_const() == extent.as_const()
@@ -239,29 +289,33 @@ impl Pass<'_> {
                     help: "loop over exactly its extents and index it with exactly the loop's variables".to_owned(),
                 });
             }
-            fragments.insert(buffer.id);
-            buffers.push(buffer);
+            // An element a row follows the accumulator that has the row.
+            if index.len() == axes.len() {
+                fragments.insert(buffer.id);
+                buffers.push(buffer);
+            }
         }
         // One fragment of a product makes all fragments of the loop follow its layout.
-        let tiled = buffers.iter().find_map(|buffer| match self.layouts.fragment(buffer) {
-            FragmentLayout::Tiled(tiled) => Some(tiled),
-            _ => None,
-        });
-        let layout = tiled.map_or(FragmentLayout::Spread, FragmentLayout::Tiled);
+        let followed = |layout: &FragmentLayout| matches!(layout, FragmentLayout::Tiled(_) | FragmentLayout::Rows(_));
+        let layout = buffers.iter().map(|buffer| self.layouts.fragment(buffer)).find(followed);
+        let layout = layout.unwrap_or(FragmentLayout::Spread);
         for buffer in buffers {
-            if self.layouts.fragments.insert(buffer.id, layout).is_some_and(|old| old != layout) {
+            if !self.put(&buffer, layout) {
                 return Err(self.conflict(&buffer, "loops need different layouts of one fragment"));
             }
         }
         let Some(axis) = axes.first() else { return Ok(()) };
-        if let Some(tiled) = tiled {
+        if let FragmentLayout::Rows(_) = layout {
+            return Ok(());
+        }
+        if let FragmentLayout::Tiled(tiled) = layout {
             self.layouts.widths.insert(axis.var.id, tiled.lanes());
-            if !results.is_empty() || !in_lanes(&self.layouts, facts, axes, body, tiled.lanes()) {
+            if !values.is_empty() || !in_lanes(&self.layouts, facts, axes, body, tiled.lanes()) {
                 self.layouts.scalar_lanes.insert(axis.var.id);
             }
             return Ok(());
         }
-        let width = widest(&self.layouts, facts, axes, body, results, self.program.max_vector);
+        let width = widest(&self.layouts, facts, axes, body, values, self.program.max_vector);
         self.layouts.widths.insert(axis.var.id, width);
         self.loops.push((axis.var.id, fragments));
         Ok(())

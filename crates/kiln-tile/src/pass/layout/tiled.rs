@@ -3,7 +3,7 @@
 use crate::dtype::DType;
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
-use crate::program::{Buffer, Program};
+use crate::program::{Buffer, Program, Scope};
 use kiln_target::arch::Arch;
 
 /// How an `[M, N]` accumulator is divided among the threads of a block. Each thread holds `registers` of them, indexed
@@ -48,6 +48,26 @@ impl Tiled {
             Tiled::Simt { run, .. } => run,
         }
     }
+
+    /// The rows that a thread has a part of, if each lies within one warp.
+    pub fn rows(self) -> Option<TiledRows> {
+        match self {
+            Tiled::Mma { warps_n: 1, mi, .. } => Some(TiledRows { mi, halves: 2, lanes: 4 }),
+            Tiled::Simt { threads_n, mi, .. } if threads_n <= 32 => Some(TiledRows { mi, halves: 1, lanes: threads_n }),
+            _ => None,
+        }
+    }
+}
+
+/// The rows of an accumulator that a thread has a part of; the same for accumulators of different widths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TiledRows {
+    /// Rows, or m16 blocks.
+    pub mi: u32,
+    /// Rows of each: an m16 block has two.
+    pub halves: u32,
+    /// Neighbouring threads that share a row.
+    pub lanes: u32,
 }
 
 /// How a shared tile is stored.
@@ -68,20 +88,18 @@ pub enum SharedLayout {
 /// A product's layouts: of the accumulator, of `a`, of `b`.
 pub type GemmLayout = (Tiled, SharedLayout, SharedLayout);
 
-/// Chooses the layouts of `acc += a * b`.
+/// Chooses the layouts of `acc += a * b`; with `whole` every row of the accumulator lies within one warp.
 pub fn gemm(
     program: &Program,
     arch: Arch,
-    acc: &Buffer,
-    a: &Buffer,
-    b: &Buffer,
-    ta: bool,
-    tb: bool,
+    (acc, whole): (&Buffer, bool),
+    (a, ta): (&Buffer, bool),
+    (b, tb): (&Buffer, bool),
 ) -> Result<GemmLayout> {
     let extent = |buffer: &Buffer, i: usize| buffer.shape[i].as_const().unwrap_or(0) as u32;
     let (m, n) = (extent(acc, 0), extent(acc, 1));
     let k = extent(a, usize::from(!ta));
-    let tensor = match a.dtype {
+    let tensor = match b.dtype {
         DType::F16 => true,
         DType::BF16 => arch.has_bf16(),
         _ => false,
@@ -92,7 +110,16 @@ pub fn gemm(
         place: acc.name.clone(),
         help: help.to_owned(),
     };
-    let tiled = if tensor { mma(program.threads, m, n, k) } else { simt(program.threads, m, n, acc.dtype, tb) };
+    if a.scope == Scope::Fragment && !tensor {
+        return Err(refuse(
+            format!("{arch} has no tensor cores for {}", b.dtype),
+            "store the left operand in a shared tile",
+        ));
+    }
+    let tiled = match tensor {
+        true => mma(program.threads, m, n, k, whole),
+        false => simt(program.threads, m, n, acc.dtype, tb, whole),
+    };
     let Some(tiled) = tiled else {
         let what = format!("a {m}x{n}x{k} product cannot be divided among {} threads", program.threads);
         return Err(refuse(what, "tensor cores take multiples of 16 x 16 x 16 a warp; otherwise use powers of two"));
@@ -116,11 +143,14 @@ pub fn gemm(
 }
 
 /// The warp arrangement that reads the least shared memory.
-fn mma(threads: u32, m: u32, n: u32, k: u32) -> Option<Tiled> {
+fn mma(threads: u32, m: u32, n: u32, k: u32, whole: bool) -> Option<Tiled> {
     let warps = threads / 32;
     let fits = |warps_m: &u32| {
         let warps_n = warps / warps_m;
-        warps.is_multiple_of(*warps_m) && m.is_multiple_of(warps_m * 16) && n.is_multiple_of(warps_n * 16)
+        (!whole || warps_n == 1)
+            && warps.is_multiple_of(*warps_m)
+            && m.is_multiple_of(warps_m * 16)
+            && n.is_multiple_of(warps_n * 16)
     };
     let best = (1..=warps).filter(fits).min_by_key(|warps_m| m / warps_m + n / (warps / warps_m))?;
     let warps_n = warps / best;
@@ -128,12 +158,13 @@ fn mma(threads: u32, m: u32, n: u32, k: u32) -> Option<Tiled> {
 }
 
 /// The thread arrangement that reads the least shared memory.
-fn simt(threads: u32, m: u32, n: u32, acc: DType, transpose_b: bool) -> Option<Tiled> {
+fn simt(threads: u32, m: u32, n: u32, acc: DType, transpose_b: bool, whole: bool) -> Option<Tiled> {
     // A run is one 16-byte read of b, if its columns are neighbours.
     let run = if transpose_b { 1 } else { 128 / acc.bits() };
     let fits = |threads_n: &u32| {
         let threads_m = threads / threads_n;
         threads_n.is_power_of_two()
+            && (!whole || *threads_n <= 32)
             && threads.is_multiple_of(*threads_n)
             && m.is_multiple_of(threads_m)
             && n.is_multiple_of(threads_n * run)

@@ -5,13 +5,13 @@ use crate::dtype::DType;
 use crate::expr::{BinaryOp, Expr, ExprKind};
 use crate::pass::facts::Facts;
 use crate::pass::recombine::recombine;
-use crate::program::{Axis, Buffer, Reduction, Scope, Stmt};
+use crate::program::{Axis, Buffer, Scope, Stmt};
 
 /// Buffer elements with their indices.
 pub type Accesses = Vec<(Buffer, Vec<Expr>)>;
 
-/// Every load and every store in a loop.
-pub fn accesses(body: &[Stmt], results: &[Reduction]) -> (Accesses, Accesses) {
+/// Every load and every store in a loop that combines `values`, if it combines any.
+pub fn accesses(body: &[Stmt], values: &[Expr]) -> (Accesses, Accesses) {
     let mut loaded = vec![];
     let mut stored = vec![];
     let mut loads = |e: &Expr| {
@@ -29,7 +29,7 @@ pub fn accesses(body: &[Stmt], results: &[Reduction]) -> (Accesses, Accesses) {
             }
         });
     }
-    results.iter().for_each(|result| loads(&result.value));
+    values.iter().for_each(loads);
     (loaded, stored)
 }
 
@@ -46,18 +46,11 @@ pub fn is_wide(layouts: &Layouts, facts: &Facts, buffer: &Buffer, index: &[Expr]
 
 /// The greatest width at which all stores of the loop are wide, an access moves at most 32 bytes, and the narrowest type
 /// at most 16.
-pub fn widest(
-    layouts: &Layouts,
-    facts: &Facts,
-    axes: &[Axis],
-    body: &[Stmt],
-    results: &[Reduction],
-    limit: u32,
-) -> u32 {
+pub fn widest(layouts: &Layouts, facts: &Facts, axes: &[Axis], body: &[Stmt], values: &[Expr], limit: u32) -> u32 {
     let Some((inner, outer)) = axes.split_last() else { return 1 };
-    let (loaded, stored) = accesses(body, results);
+    let (loaded, stored) = accesses(body, values);
     let fragments = loaded.iter().chain(&stored).any(|(buffer, _)| buffer.scope == Scope::Fragment);
-    if in_place(body, results) {
+    if in_place(body, values) {
         return 1;
     }
     [16, 8, 4, 2]
@@ -73,7 +66,7 @@ pub fn widest(
             if !wide.body(body) {
                 return false;
             }
-            results.iter().for_each(|result| wide.loads(&result.value));
+            values.iter().for_each(|value| wide.loads(value));
             let (Some(least), Some(most)) = (wide.bits.iter().min(), wide.bits.iter().max()) else {
                 // A loop over registers alone takes whatever the loops that fill them need.
                 return fragments;
@@ -84,8 +77,8 @@ pub fn widest(
 }
 
 /// Whether the loop loads from a buffer outside of registers that it also stores to.
-fn in_place(body: &[Stmt], results: &[Reduction]) -> bool {
-    let (loaded, stored) = accesses(body, results);
+fn in_place(body: &[Stmt], values: &[Expr]) -> bool {
+    let (loaded, stored) = accesses(body, values);
     stored.iter().any(|(buffer, _)| buffer.scope != Scope::Fragment && loaded.iter().any(|(b, _)| b.id == buffer.id))
 }
 

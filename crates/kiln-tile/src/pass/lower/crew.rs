@@ -4,7 +4,7 @@ use super::Lower;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::pass::layout::FragmentLayout;
-use crate::pass::layout::tiled::Tiled;
+use crate::pass::layout::tiled::{Tiled, TiledRows};
 use crate::program::{Axis, Buffer, Worker, product};
 use crate::thread::{CExpr, CStmt, CType};
 
@@ -20,6 +20,7 @@ impl Lower<'_> {
         match fragment.map(|buffer| self.layouts.fragment(buffer)) {
             None => self.strided(axes, write),
             Some(FragmentLayout::Tiled(tiled)) => self.tiled(axes, tiled, write),
+            Some(FragmentLayout::Rows(rows)) => self.rows(axes, rows, write),
             Some(_) => self.turns(axes, write),
         }
     }
@@ -112,26 +113,24 @@ impl Lower<'_> {
         let (mi_name, ni_name) = (self.names.fresh("mi"), self.names.fresh("ni"));
         let (mi, ni) = (CExpr::name(mi_name.clone()), CExpr::name(ni_name.clone()));
         let int = |x: u32| CExpr::int(x.into());
-        let thread = CExpr::name("threadIdx.x");
         let mut hi_name = None;
-        let (row_value, col_value) = match tiled {
+        let mut hi = int(0);
+        let col_value = match tiled {
             Tiled::Mma { .. } => {
                 let name = self.names.fresh("hi");
-                let hi = CExpr::name(name.clone());
+                hi = CExpr::name(name.clone());
                 hi_name = Some(name);
                 self.registers = Some(vec![mi.clone(), ni.clone(), hi.clone().op("*", int(2))]);
-                let in_block = thread.clone().infix("%", int(32)).infix("/", int(4));
-                let row = first_row.op("+", mi.op("*", int(16))).op("+", hi.op("*", int(8))).op("+", in_block);
-                let pair = thread.infix("%", int(4)).op("*", int(2));
-                (row, first_col.op("+", ni.op("*", int(8))).op("+", pair))
+                let pair = CExpr::name("threadIdx.x").infix("%", int(4)).op("*", int(2));
+                first_col.op("+", ni.op("*", int(8))).op("+", pair)
             }
             Tiled::Simt { threads_n, run, .. } => {
                 self.registers = Some(vec![mi.clone(), ni.clone(), int(0)]);
-                let threads_m = self.program.threads / threads_n;
-                let row = first_row.op("+", mi.op("*", int(threads_m)));
-                (row, first_col.op("+", ni.op("*", int(threads_n * run))))
+                first_col.op("+", ni.op("*", int(threads_n * run)))
             }
         };
+        let row_value = self.row(tiled, first_row, mi.clone(), hi.clone());
+        self.row_registers = Some(vec![mi, hi]);
         let body = self.nested(|lower| {
             lower.set_axis(row, 1);
             lower.set_axis(col, tiled.lanes());
@@ -140,6 +139,7 @@ impl Lower<'_> {
             write(lower, col, tiled.lanes())
         });
         self.registers = None;
+        self.row_registers = None;
         let mut body = body?;
         if let Some(name) = hi_name {
             body = vec![CStmt::unrolled(name, 2, body)];
@@ -147,6 +147,45 @@ impl Lower<'_> {
         let inner = CStmt::unrolled(ni_name, ni_end, body);
         self.push(CStmt::unrolled(mi_name, mi_end, vec![inner]));
         Ok(())
+    }
+
+    /// Each thread visits the rows that it has a part of.
+    fn rows(
+        &mut self,
+        axes: &[Axis],
+        rows: TiledRows,
+        write: impl FnOnce(&mut Self, &Axis, u32) -> Result<()>,
+    ) -> Result<()> {
+        let (Some((tiled, first_row, _)), [axis]) =
+            (self.tiles.iter().find(|t| t.0.rows() == Some(rows)).cloned(), axes)
+        else {
+            return Err(self.internal("rows of a tiled fragment that was not declared".to_owned()));
+        };
+        let [mi_name, hi_name] = ["mi", "hi"].map(|name| self.names.fresh(name));
+        let (mi, hi) = (CExpr::name(mi_name.clone()), CExpr::name(hi_name.clone()));
+        let row = self.row(tiled, CExpr::name(first_row), mi.clone(), hi.clone());
+        self.row_registers = Some(vec![mi, hi]);
+        let body = self.nested(|lower| {
+            lower.set_axis(axis, 1);
+            lower.declare(&axis.var, row, true);
+            write(lower, axis, 1)
+        });
+        self.row_registers = None;
+        let inner = CStmt::unrolled(hi_name, rows.halves.into(), body?);
+        self.push(CStmt::unrolled(mi_name, rows.mi.into(), vec![inner]));
+        Ok(())
+    }
+
+    /// Row `hi` of the m16 block, or interleaved row, `mi` of this thread.
+    fn row(&self, tiled: Tiled, first: CExpr, mi: CExpr, hi: CExpr) -> CExpr {
+        let int = |x: u32| CExpr::int(x.into());
+        match tiled {
+            Tiled::Mma { .. } => {
+                let in_block = CExpr::name("threadIdx.x").infix("%", int(32)).infix("/", int(4));
+                first.op("+", mi.op("*", int(16))).op("+", hi.op("*", int(8))).op("+", in_block)
+            }
+            Tiled::Simt { threads_n, .. } => first.op("+", mi.op("*", int(self.program.threads / threads_n))),
+        }
     }
 
     /// First row and column of this thread in a tiled layout.

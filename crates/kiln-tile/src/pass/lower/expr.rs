@@ -126,7 +126,8 @@ impl Lower<'_> {
     pub fn place(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
         let base = CExpr::name(self.buffer_name(buffer));
         if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) != FragmentLayout::Private {
-            return match self.register_index() {
+            let by_row = matches!(self.layouts.fragment(buffer), FragmentLayout::Rows(_));
+            return match if by_row { self.row_registers.clone() } else { self.register_index() } {
                 Some(registers) => Ok(registers.into_iter().fold(base, CExpr::at)),
                 None => Err(self.internal(format!("`{}` is used outside of a loop over it", buffer.name))),
             };

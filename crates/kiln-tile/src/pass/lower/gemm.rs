@@ -10,10 +10,10 @@ use crate::pass::layout::FragmentLayout;
 use crate::pass::layout::tiled::{SharedLayout, Tiled};
 use crate::print::expr as text;
 use crate::print::prelude::Helper;
-use crate::program::Buffer;
+use crate::program::{Buffer, Scope};
 use crate::thread::{CExpr, CStmt, CType};
 
-/// A shared tile and whether it is transposed.
+/// A shared tile, or an accumulator as left operand, and whether it is transposed.
 type Operand<'b> = (&'b Buffer, bool);
 
 impl Lower<'_> {
@@ -41,13 +41,12 @@ impl Lower<'_> {
         depth: i128,
     ) -> Result<()> {
         self.helpers.extend([Helper::LoadMatrix, Helper::Swizzle]);
-        let function = if a.0.dtype == DType::F16 {
-            self.helpers.insert(Helper::MmaF16);
-            "mma_f16"
+        let (helper, function, pack_helper, pack) = if b.0.dtype == DType::F16 {
+            (Helper::MmaF16, "mma_f16", Helper::PackF16, "pack_f16")
         } else {
-            self.helpers.insert(Helper::MmaBf16);
-            "mma_bf16"
+            (Helper::MmaBf16, "mma_bf16", Helper::PackBf16, "pack_bf16")
         };
+        self.helpers.insert(helper);
         let (row, col) = self.tile_start(tiled)?;
         let (row, col) = (text(&row), text(&col));
         let [kk, m, n, a_frag, b_frag] = ["kk", "mi", "ni", "a_frag", "b_frag"].map(|name| self.names.fresh(name));
@@ -72,7 +71,19 @@ impl Lower<'_> {
             let target = CExpr::name(fragment).at(CExpr::name(number));
             CStmt::Expr(CExpr::call(function, [target, CExpr::name(address)]))
         };
-        let a_body = load(a_load, &a_frag, &m, self.buffer_name(a.0), self.columns(a.0), a_at);
+        let a_body = if a.0.scope == Scope::Fragment {
+            // Two n8 blocks of an accumulator lie in the threads as a k16 block of an operand does.
+            self.helpers.insert(pack_helper);
+            let from = self.buffer_name(a.0);
+            let register = |r: u32| {
+                let element = |half: u32| format!("{from}[{m}][{kk} / 8 + {}][{}]", r / 2, r % 2 * 2 + half);
+                let value = CExpr::call(pack, [CExpr::name(element(0)), CExpr::name(element(1))]);
+                CStmt::Assign(CExpr::name(format!("{a_frag}[{m}][{r}]")), value)
+            };
+            (0..4).map(register).collect()
+        } else {
+            vec![load(a_load, &a_frag, &m, self.buffer_name(a.0), self.columns(a.0), a_at)]
+        };
         let b_body = load(b_load, &b_frag, &n, self.buffer_name(b.0), self.columns(b.0), b_at);
         let product = CStmt::Expr(CExpr::call(
             function,
@@ -93,7 +104,7 @@ impl Lower<'_> {
         let body = vec![
             array(&a_frag, mi),
             array(&b_frag, ni / 2),
-            CStmt::unrolled(m.clone(), mi.into(), vec![a_body]),
+            CStmt::unrolled(m.clone(), mi.into(), a_body),
             CStmt::unrolled(n.clone(), u64::from(ni / 2), vec![b_body]),
             CStmt::unrolled(m, mi.into(), vec![inner]),
         ];

@@ -32,9 +32,9 @@ pub fn touches(stmt: &Stmt, buffer: &Buffer) -> bool {
     find(stmt, &|b| b.id == buffer.id).is_some()
 }
 
-/// A fragment that `stmt` accesses, if it accesses any.
-pub fn touched_fragment(stmt: &Stmt) -> Option<Buffer> {
-    find(stmt, &|b| b.scope == Scope::Fragment)
+/// A fragment of this rank that `stmt` accesses, if it accesses any.
+pub fn touched_fragment(stmt: &Stmt, rank: usize) -> Option<Buffer> {
+    find(stmt, &|b| b.scope == Scope::Fragment && b.shape.len() == rank)
 }
 
 fn find(stmt: &Stmt, test: &dyn Fn(&Buffer) -> bool) -> Option<Buffer> {

@@ -122,6 +122,7 @@ impl Lower<'_> {
             FragmentLayout::Private => vec![buffer.const_len().unwrap_or(0)],
             FragmentLayout::Spread => vec![self.spread_registers(buffer).into()],
             FragmentLayout::Tiled(tiled) => tiled.registers().to_vec(),
+            FragmentLayout::Rows(rows) => vec![rows.mi.into(), rows.halves.into()],
         }
     }
 

@@ -50,6 +50,7 @@ pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> 
         out: vec![vec![]],
         tiles: vec![],
         registers: None,
+        row_registers: None,
         lane: None,
         lanes: None,
     };
@@ -83,6 +84,8 @@ struct Lower<'a> {
     tiles: Vec<(Tiled, String, String)>,
     /// Index of the first register of this turn of a loop over fragments.
     registers: Option<Vec<CExpr>>,
+    /// Index of the register that stands for the row of this turn.
+    row_registers: Option<Vec<CExpr>>,
     /// Number of the lane in a loop over fragments whose lanes are handled one by one.
     lane: Option<CExpr>,
     /// The lanes of the wide loop being written.
@@ -178,7 +181,7 @@ impl Lower<'_> {
                 Ok(())
             }
             Stmt::Parallel { axes, body } => {
-                let fragment = lanes::touched_fragment(stmt);
+                let fragment = lanes::touched_fragment(stmt, axes.len());
                 self.scoped(|lower| {
                     lower.crew_loop(axes, fragment.as_ref(), |lower, axis, width| {
                         lower.lane_body(axes, axis, width, body)
@@ -186,6 +189,7 @@ impl Lower<'_> {
                 })
             }
             Stmt::Reduce { axes, body, results } => self.reduce(stmt, axes, body, results),
+            Stmt::ReduceRows { axes, body, op, value, into } => self.reduce_rows(stmt, axes, body, (*op, value), into),
             Stmt::Fill { buffer, value } => self.scoped(|lower| lower.fill(buffer, value)),
             Stmt::Barrier => {
                 self.push(CStmt::Expr(CExpr::call("__syncthreads", [])));

@@ -4,7 +4,7 @@ use crate::plan::{Anchor, Region};
 use crate::region::{OpKind, Sub, SubNode, after, computed, epilogue, scales_depend};
 use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, ReduceOp, TensorType, UnaryOp, ValueId};
 
-/// Largest extent that either contraction sums or yields a row: kernels keep queries, keys and values of it on chip.
+/// Longest head, of queries and keys or of values: kernels keep it on chip.
 const MAX_HEAD: i64 = 256;
 
 /// The parts of an Attention region.
@@ -55,6 +55,9 @@ pub(crate) fn parts(sub: &Sub) -> Result<Parts, &'static str> {
     };
     let keyed = keyed(&sub.nodes[scores]).ok_or("a first contraction that makes no scores")?;
     let (weights, valued) = valued(&sub.nodes[product]).ok_or("a second contraction that weighs no values")?;
+    if sub.nodes[scores].operands[0].ty.dtype != sub.nodes[weights].ty.dtype {
+        return Err("keys and values of different types");
+    }
     if !keyed.iter().zip(&valued).any(|(k, v)| !k && !v) {
         return Err("an attention without rows of queries");
     }

@@ -16,13 +16,13 @@
 //!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
 //!   and concat. All results lie behind the same chain of views.
 //! * **Conv**, **Window**: as Contract with no prologue.
-//! * **Attention**: two contractions that accumulate in f32. The first takes two leaves, of f16 or bf16: *queries*, and *keys*, which own the
-//!   last axis of the result and share all others. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take beside
-//!   it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, also times the reciprocal of the sum), in f32 and cast at
-//!   the end, makes the *weights*. The second contraction sums *values*, a leaf of the weights' type, along the last axis of the weights only.
-//!   What the first contracts, and the axes that the values alone have, multiply to a constant of 1 to 256. At least one axis of `S` is in
-//!   neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing there, and no result, sees
-//!   what is between the contractions. Kernels may sum the weights' numerators before they divide.
+//! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16 or bf16: *queries*, and *keys*, whose only
+//!   axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
+//!   beside it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, or times the reciprocal of the sum) in f32, then
+//!   a cast, makes the *weights*. The second contraction sums *values*, a leaf of the queries' type, along the last axis of the weights
+//!   and nothing else. The axes that the first sums multiply to a constant of 1 to 256, and so do those that the values alone have. At least
+//!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
+//!   there, and no result, sees what is between the contractions. Kernels may divide by the sum after the second contraction.
 //! * **Scan**: the scan is the result; prologue elementwise with broadcasts of leaves and literals.
 //! * **Sort**: one top-k alone.
 

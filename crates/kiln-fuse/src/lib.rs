@@ -3,6 +3,7 @@
 //! Knows: the e-graph, rewrite rules, legal cuts and their cost. Must not know: CUDA.
 #![forbid(unsafe_code)]
 
+mod attention;
 mod cuts;
 mod egraph;
 mod emit;
@@ -16,6 +17,7 @@ mod region;
 mod report;
 mod rules;
 
+pub use attention::Attention;
 pub use error::{Error, Result};
 pub use fuse::{Fused, fuse};
 pub use interpret::interpret_plan;

@@ -41,6 +41,8 @@ pub enum Anchor {
     Reduce,
     /// One contraction.
     Contract,
+    /// Two contractions with a softmax of rows between them, which one kernel streams through.
+    Attention,
     /// One convolution.
     Conv,
     /// One window reduction.

@@ -16,9 +16,17 @@
 //!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
 //!   and concat. All results lie behind the same chain of views.
 //! * **Conv**, **Window**: as Contract with no prologue.
+//! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16 or bf16: *queries*, and *keys*, whose only
+//!   axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
+//!   beside it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, or times the reciprocal of the sum) in f32, then
+//!   a cast, makes the *weights*. The second contraction sums *values*, a leaf of the queries' type, along the last axis of the weights
+//!   and nothing else. The axes that the first sums multiply to a constant of 1 to 256, and so do those that the values alone have. At least
+//!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
+//!   there, and no result, sees what is between the contractions. Kernels may divide by the sum after the second contraction.
 //! * **Scan**: the scan is the result; prologue elementwise with broadcasts of leaves and literals.
 //! * **Sort**: one top-k alone.
 
+use crate::attention;
 use crate::plan::{Anchor, Region};
 use kiln_graph::{Dim, Graph, NodeId, Op, TensorType};
 
@@ -109,11 +117,11 @@ impl OpKind {
 pub enum Stage {
     /// A region operand.
     Operand,
-    /// Feeds an anchor. In a Map, everything.
+    /// Feeds an anchor. In a Map, everything; in an Attention, also what lies between the contractions.
     Prologue,
     /// An anchor.
     Anchor,
-    /// Depends on an anchor.
+    /// Depends on an anchor; in an Attention, on the second.
     Epilogue,
     /// Feeds the epilogue, but neither feeds an anchor nor depends on one.
     Side,
@@ -152,10 +160,11 @@ impl Rows {
 }
 
 impl Region {
-    /// The anchors: the reductions of a Reduce region, the gathers of an Index region, else the one op that the anchor names. None for
-    /// a Map.
+    /// The anchors: the reductions of a Reduce region, the gathers of an Index region, the contractions of an Attention region, else the
+    /// one op that the anchor names. None for a Map.
     pub fn anchors(&self) -> Vec<NodeId> {
-        let wanted = |op: &Op| OpKind::of(op).anchor() == Some(self.anchor);
+        let named = if self.anchor == Anchor::Attention { Anchor::Contract } else { self.anchor };
+        let wanted = |op: &Op| OpKind::of(op).anchor() == Some(named);
         (0..self.graph.nodes.len()).filter(|&i| wanted(&self.graph.nodes[i].op)).map(|i| NodeId(i as u32)).collect()
     }
 
@@ -174,11 +183,12 @@ impl Region {
         }
         for (i, node) in g.nodes.iter().enumerate() {
             let below = |s: Stage| node.inputs.iter().any(|v| stages[g.value(*v).node.index()] == s);
+            let between = self.anchor == Anchor::Attention && feeds[i];
             stages[i] = if matches!(node.op, Op::Input { .. }) {
                 Stage::Operand
             } else if anchors.contains(&NodeId(i as u32)) {
                 Stage::Anchor
-            } else if below(Stage::Anchor) || below(Stage::Epilogue) {
+            } else if !between && (below(Stage::Anchor) || below(Stage::Epilogue)) {
                 Stage::Epilogue
             } else if feeds[i] || anchors.is_empty() {
                 Stage::Prologue
@@ -231,14 +241,11 @@ pub(crate) struct Sub<'a> {
 }
 
 impl<'a> Sub<'a> {
-    fn of_graph(graph: &'a Graph) -> Result<Sub<'a>, String> {
+    pub fn of_graph(graph: &'a Graph) -> Result<Sub<'a>, String> {
         let mut place = vec![None; graph.nodes.len()];
         let mut nodes = Vec::new();
-        for (i, node) in graph.nodes.iter().enumerate() {
-            // A literal is a leaf too.
-            if matches!(&node.op, Op::Input { .. }) || matches!(&node.op, Op::Const { value } if value.len() == 1) {
-                continue;
-            }
+        for i in computed(graph) {
+            let node = &graph.nodes[i];
             place[i] = Some(nodes.len());
             let operands = node.inputs.iter();
             let operands =
@@ -254,6 +261,12 @@ impl<'a> Sub<'a> {
     }
 }
 
+/// The nodes of a graph that are inner nodes of its [`Sub`], in order: all but operands and literals, which are leaves too.
+pub(crate) fn computed(graph: &Graph) -> impl Iterator<Item = usize> {
+    let leaf = |op: &Op| matches!(op, Op::Input { .. }) || matches!(op, Op::Const { value } if value.len() == 1);
+    graph.nodes.iter().enumerate().filter(move |(_, node)| !leaf(&node.op)).map(|(i, _)| i)
+}
+
 /// The anchor of a subgraph if it may be one region, else why not.
 pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
     if sub.nodes.len() > MAX_NODES {
@@ -262,7 +275,7 @@ pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
     if sub.operands > MAX_OPERANDS {
         return Err("too many operands");
     }
-    let mut heavy = None;
+    let mut heavy = Vec::new();
     let (mut reduces, mut gathers) = (false, false);
     for (i, node) in sub.nodes.iter().enumerate() {
         match OpKind::of(node.op) {
@@ -275,13 +288,15 @@ pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
             OpKind::Elementwise | OpKind::View => {}
             OpKind::Gather => gathers = true,
             OpKind::Reduce => reduces = true,
-            kind => {
-                if heavy.replace((i, kind)).is_some() {
-                    return Err("two anchors");
-                }
-            }
+            kind => heavy.push((i, kind)),
         }
     }
+    let heavy = match heavy[..] {
+        [] => None,
+        [one] => Some(one),
+        [(_, OpKind::Contract), (_, OpKind::Contract)] => return attention::parts(sub).map(|_| Anchor::Attention),
+        _ => return Err("two anchors"),
+    };
     if usize::from(heavy.is_some()) + usize::from(reduces) + usize::from(gathers) > 1 {
         return Err("anchors of two kinds");
     }
@@ -314,14 +329,19 @@ fn dependents(sub: &Sub, anchor: impl Fn(&SubNode) -> bool) -> Vec<bool> {
     post
 }
 
+/// Whether each node depends on `anchor`, itself included.
+pub(crate) fn after(sub: &Sub, anchor: usize) -> Vec<bool> {
+    dependents(sub, |n| std::ptr::eq(n, &sub.nodes[anchor]))
+}
+
 /// A quantization whose scale or zero point depends on the anchor cannot be an elementwise epilogue.
-fn scales_depend(node: &SubNode, post: &[bool]) -> bool {
+pub(crate) fn scales_depend(node: &SubNode, post: &[bool]) -> bool {
     matches!(node.op, Op::Quantize { .. } | Op::Dequantize { .. })
         && node.operands[1..].iter().any(|o| o.inner.is_some_and(|j| post[j]))
 }
 
 fn anchored(sub: &Sub, anchor: usize, prologue: bool) -> Result<(), &'static str> {
-    let post = dependents(sub, |n| std::ptr::eq(n, &sub.nodes[anchor]));
+    let post = after(sub, anchor);
     // Backwards from the anchor: the prologue.
     let mut stack: Vec<usize> = sub.nodes[anchor].operands.iter().filter_map(|o| o.inner).collect();
     while let Some(i) = stack.pop() {
@@ -332,6 +352,11 @@ fn anchored(sub: &Sub, anchor: usize, prologue: bool) -> Result<(), &'static str
         }
         stack.extend(node.operands[0].inner);
     }
+    epilogue(sub, anchor, &post)
+}
+
+/// Checks what is behind an anchor and beside it; `post` says which nodes depend on it.
+pub(crate) fn epilogue(sub: &Sub, anchor: usize, post: &[bool]) -> Result<(), &'static str> {
     let mut views: Vec<Vec<&Op>> = vec![Vec::new(); sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
         if i == anchor {
@@ -348,7 +373,7 @@ fn anchored(sub: &Sub, anchor: usize, prologue: bool) -> Result<(), &'static str
         let first = from.next().ok_or("an epilogue without operand")?;
         match (kind, node.op) {
             (OpKind::Elementwise, _) => {
-                if scales_depend(node, &post) || from.any(|j| views[j] != views[first]) {
+                if scales_depend(node, post) || from.any(|j| views[j] != views[first]) {
                     return Err("an epilogue sees the anchor's result at two places");
                 }
                 views[i] = views[first].clone();

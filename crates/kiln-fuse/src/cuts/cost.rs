@@ -3,8 +3,9 @@
 use super::cut::{Inner, is_literal};
 use crate::egraph::{ClassIx, Dag};
 use crate::region::OpKind;
-use crate::{Anchor, Options};
+use crate::{Anchor, Numerics, Options};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, Symbols, UnaryOp};
+use kiln_target::arch::Arch;
 use kiln_target::{Precision, Target, Work};
 
 /// The value a symbol counts as when the caller gave none.
@@ -20,6 +21,8 @@ const CONV_LOSS: f64 = 1.25;
 /// Sizes of everything, evaluated once.
 pub(crate) struct Costs<'a> {
     target: &'a Target,
+    /// Whether sums may be regrouped.
+    regroup: bool,
     sizes: Bindings,
     /// Elements of each class.
     numel: Vec<f64>,
@@ -52,7 +55,8 @@ impl<'a> Costs<'a> {
         let bytes =
             dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape) * t.dtype.bits() as f64 / 8.0).sum());
         let bytes = bytes.collect();
-        Costs { target: &options.target, sizes, numel, bytes }
+        let regroup = options.numerics >= Numerics::Reassoc;
+        Costs { target: &options.target, regroup, sizes, numel, bytes }
     }
 
     pub fn numel(&self, class: ClassIx) -> f64 {
@@ -65,6 +69,12 @@ impl<'a> Costs<'a> {
 
     pub fn launch(&self) -> f64 {
         self.target.launch_seconds()
+    }
+
+    /// Whether attention over values of this type may be one kernel: it regroups sums, and feeds tensor cores.
+    pub fn streams(&self, dtype: DType) -> bool {
+        let has = |arch: Arch| dtype == DType::F16 || dtype == DType::BF16 && arch.has_bf16();
+        self.regroup && self.target.arch().is_some_and(has)
     }
 
     /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.

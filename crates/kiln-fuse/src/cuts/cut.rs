@@ -3,6 +3,8 @@
 use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::region::{OpKind, Sub, SubNode, SubOperand};
+use kiln_graph::Op;
+use std::collections::BTreeSet;
 
 /// An inner class and which of its nodes computes it.
 pub(crate) type Inner = (ClassIx, u16);
@@ -26,6 +28,30 @@ pub(crate) struct Cut {
 impl Cut {
     pub fn node<'d>(&self, dag: &'d Dag, inner: Inner) -> &'d DagNode {
         &dag.class(inner.0).nodes[usize::from(inner.1)]
+    }
+
+    /// Its cone, to be joined with others whatever their anchors: only legality decides.
+    pub fn free(&self) -> Cone {
+        let (inner, leaves, anchors) = (self.inner.clone(), self.leaves.clone(), self.anchors.clone());
+        Cone { inner, leaves, anchors, core: Core::Map }
+    }
+
+    /// As [`Cut::free`], of a contraction without its prologue.
+    pub fn bare(&self, dag: &Dag) -> Cone {
+        let mut needed: BTreeSet<ClassIx> = self.inner.last().map(|root| root.0).into_iter().collect();
+        let (mut inner, mut leaves) = (Vec::new(), BTreeSet::new());
+        for at in self.inner.iter().rev() {
+            if needed.contains(&at.0) {
+                let node = self.node(dag, *at);
+                inner.push(*at);
+                let from = if matches!(node.op, Some(Op::Contract { .. })) { &mut leaves } else { &mut needed };
+                from.extend(&node.operands);
+            }
+        }
+        inner.reverse();
+        let computed = |c: &ClassIx| inner.binary_search_by_key(c, |i| i.0).is_ok();
+        let leaves = leaves.union(&needed).copied().filter(|c| !computed(c)).collect();
+        Cone { inner, leaves, anchors: self.anchors.clone(), core: Core::Map }
     }
 }
 
@@ -172,8 +198,8 @@ fn same_rows(dag: &Dag, a: Inner, b: Inner) -> bool {
         let node = &dag.class(class).nodes[usize::from(node)];
         let shape = &dag.class(node.operands[0]).ty().shape;
         match &node.op {
-            Some(kiln_graph::Op::Reduce { axes, .. }) => Some((shape, axes.clone())),
-            Some(kiln_graph::Op::ArgReduce { axis, .. }) => Some((shape, vec![*axis])),
+            Some(Op::Reduce { axes, .. }) => Some((shape, axes.clone())),
+            Some(Op::ArgReduce { axis, .. }) => Some((shape, vec![*axis])),
             _ => None,
         }
     };

@@ -2,7 +2,8 @@
 
 use super::cost::Costs;
 use super::cut::{Cone, Core, Cut, is_literal};
-use crate::egraph::{ClassIx, Dag};
+use crate::Anchor;
+use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::region::{MAX_NODES, MAX_OPERANDS, OpKind, legal};
 use kiln_graph::Op;
 use std::collections::BTreeMap;
@@ -51,6 +52,9 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
         if partial.iter().all(|cone| !cone.inner.is_empty()) {
             partial.push(Cone { leaves: operands, ..Cone::default() });
         }
+        if kind == OpKind::Contract {
+            partial.extend(attentions(dag, costs, node, earlier));
+        }
         for cone in partial {
             let Some(cone) = cone.push(dag, at) else { continue };
             if cone.leaves.len() > 2 * MAX_OPERANDS {
@@ -75,6 +79,24 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
     found
 }
 
+/// Cones of scores and their softmax below a contraction, which makes Attention of them; no smaller region could hold both.
+fn attentions(dag: &Dag, costs: &Costs, product: &DagNode, earlier: &[Vec<Cut>]) -> Vec<Cone> {
+    let cuts = |c: ClassIx, anchor: Anchor| earlier[c.index()].iter().filter(move |cut| cut.anchor == anchor);
+    let read = |cone: Cone| product.operands.iter().try_fold(cone, |cone, c| cone.join(&Cone::leaf(*c), dag));
+    let mut found = Vec::new();
+    for weights in product.operands.iter().filter(|c| costs.streams(dag.class(**c).ty().dtype)) {
+        let shape = &dag.class(*weights).ty().shape;
+        for softmax in cuts(*weights, Anchor::Reduce) {
+            for x in softmax.leaves.iter().filter(|c| dag.class(**c).ty().shape == *shape) {
+                let joined =
+                    cuts(*x, Anchor::Contract).filter_map(|scores| softmax.free().join(&scores.bare(dag), dag));
+                found.extend(joined.filter_map(read));
+            }
+        }
+    }
+    found
+}
+
 /// A cut of an operand as the start of a cone under an op of `kind`; anchors take only what [`crate::region`] allows as prologue.
 fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
     let fits = match kind {
@@ -86,8 +108,12 @@ fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
         _ => true,
     };
     fits.then(|| {
-        let core = cut.inner.iter().try_fold(Core::Map, |core, i| core.under(dag, *i)).unwrap_or(Core::Closed);
-        Cone { inner: cut.inner.clone(), leaves: cut.leaves.clone(), anchors: cut.anchors.clone(), core }
+        let core = match (cut.anchor, cut.anchors.last()) {
+            // What is put on top sees the second contraction only.
+            (Anchor::Attention, Some(product)) => Core::Heavy(*product),
+            _ => cut.inner.iter().try_fold(Core::Map, |core, i| core.under(dag, *i)).unwrap_or(Core::Closed),
+        };
+        Cone { core, ..cut.free() }
     })
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
         Anchor::Reduce if sums == 1 && (has("rsqrt") || has("sqrt")) => "norm",
         Anchor::Reduce => "reduce",
         Anchor::Contract => "gemm",
+        Anchor::Attention => "attention",
         Anchor::Conv => "conv",
         Anchor::Window => "pool",
         Anchor::Index => {

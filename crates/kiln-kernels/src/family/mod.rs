@@ -48,6 +48,14 @@ pub fn programs(region: &Region, arch: Arch, symbols: &Symbols, most: usize) -> 
         Anchor::Reduce => ("reduce", reduce::program(region, symbols)?),
         // What the matrix products do not take.
         Anchor::Contract => ("contract_loops", contract::program(region, symbols)?),
+        Anchor::Attention => {
+            return Err(Error::Unsupported {
+                region: region.name.clone(),
+                summary: region.summary.clone(),
+                what: "no family takes attention".into(),
+                help: "fuse with exact numerics, which keeps its parts apart".into(),
+            });
+        }
         Anchor::Conv => ("conv_direct", conv::program(region, symbols)?),
         Anchor::Window => ("window", window::program(region, symbols)?),
         Anchor::Scan => ("scan", scan::program(region, symbols)?),

@@ -1,0 +1,197 @@
+//! What an Attention region is: the predicate behind its rule in [`crate::region`], and its parts.
+
+use crate::plan::{Anchor, Region};
+use crate::region::{OpKind, Sub, SubNode, after, computed, epilogue, scales_depend};
+use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, ReduceOp, TensorType, UnaryOp, ValueId};
+
+/// Longest head, of queries and keys or of values: kernels keep it on chip.
+const MAX_HEAD: i64 = 256;
+
+/// The parts of an Attention region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attention {
+    /// The first contraction; its result has the shape of `x`.
+    pub scores: NodeId,
+    /// What the softmax normalizes: f32.
+    pub x: ValueId,
+    /// The softmax as the second contraction reads it, after its cast.
+    pub weights: ValueId,
+    /// The second contraction.
+    pub product: NodeId,
+}
+
+impl Region {
+    /// The parts of an Attention region; none for others.
+    pub fn attention(&self) -> Option<Attention> {
+        if self.anchor != Anchor::Attention {
+            return None;
+        }
+        let parts = parts(&Sub::of_graph(&self.graph).ok()?).ok()?;
+        let nodes: Vec<usize> = computed(&self.graph).collect();
+        let node = |i: usize| nodes.get(i).map(|&n| NodeId(n as u32));
+        let value = |i: usize| self.graph.node(node(i)?).outputs.first().copied();
+        Some(Attention {
+            scores: node(parts.scores)?,
+            x: value(parts.x)?,
+            weights: value(parts.weights)?,
+            product: node(parts.product)?,
+        })
+    }
+}
+
+/// [`Attention`] by places in a [`Sub`].
+pub(crate) struct Parts {
+    scores: usize,
+    x: usize,
+    weights: usize,
+    product: usize,
+}
+
+/// The parts of a subgraph if it may be an Attention region, else why not.
+pub(crate) fn parts(sub: &Sub) -> Result<Parts, &'static str> {
+    let mut contractions = (0..sub.nodes.len()).filter(|&i| OpKind::of(sub.nodes[i].op) == OpKind::Contract);
+    let (Some(scores), Some(product), None) = (contractions.next(), contractions.next(), contractions.next()) else {
+        return Err("an attention is two contractions");
+    };
+    let keyed = keyed(&sub.nodes[scores]).ok_or("a first contraction that makes no scores")?;
+    let (weights, valued) = valued(&sub.nodes[product]).ok_or("a second contraction that weighs no values")?;
+    if sub.nodes[scores].operands[0].ty.dtype != sub.nodes[weights].ty.dtype {
+        return Err("keys and values of different types");
+    }
+    if !keyed.iter().zip(&valued).any(|(k, v)| !k && !v) {
+        return Err("an attention without rows of queries");
+    }
+    let Softmax { x, steps } = softmax(sub, weights).ok_or("no softmax of rows between two contractions")?;
+    let ty = sub.nodes[scores].ty;
+    let (inside, behind) = (after(sub, scores), after(sub, product));
+    if !inside[x] || sub.nodes[x].ty.dtype != DType::F32 || sub.nodes[x].ty.shape != ty.shape {
+        return Err("a softmax of other than the scores in f32");
+    }
+    for (i, node) in sub.nodes.iter().enumerate().filter(|(i, _)| ![scores, product].contains(i)) {
+        let kind = OpKind::of(node.op);
+        let mut inner = node.operands.iter().filter_map(|o| o.inner);
+        if behind[i] {
+            if inner.any(|j| inside[j] && !behind[j]) {
+                return Err("an epilogue that reads the scores");
+            }
+        } else if inside[i] {
+            let plain = kind == OpKind::Elementwise && node.ty.shape == ty.shape && !scales_depend(node, &inside);
+            if !steps.contains(&i) && (!plain || inner.any(|j| steps.contains(&j))) {
+                return Err("other than elementwise ops between the scores and their softmax");
+            }
+        } else if !matches!(kind, OpKind::Nullary | OpKind::Elementwise | OpKind::View) {
+            return Err("other than a map beside an attention");
+        }
+    }
+    epilogue(sub, product, &behind)?;
+    Ok(Parts { scores, x, weights, product })
+}
+
+/// Which axes of the scores the keys have; `None` unless a contraction is one of queries with keys, which own the last axis.
+fn keyed(node: &SubNode) -> Option<Vec<bool>> {
+    let Op::Contract { spec, acc: DType::F32, out } = node.op else { return None };
+    let [lhs, rhs] = node.operands[..] else { return None };
+    let key = spec.out.last()?;
+    let (queries, q, k) = match (spec.lhs.contains(key), spec.rhs.contains(key)) {
+        (false, true) => (lhs.ty, &spec.lhs, &spec.rhs),
+        (true, false) => (rhs.ty, &spec.rhs, &spec.lhs),
+        _ => return None,
+    };
+    let leaves = lhs.inner.is_none() && rhs.inner.is_none();
+    let fits = leaves
+        && is_half(lhs.ty.dtype)
+        && lhs.ty.dtype == rhs.ty.dtype
+        && is_float(*out)
+        && k.iter().all(|l| l == key || q.contains(l))
+        && fits_head(queries, q, |l| !spec.out.contains(&l));
+    fits.then(|| spec.out.iter().map(|l| k.contains(l)).collect())
+}
+
+/// The weights, and which of their axes the values have; `None` unless a contraction sums values by weights along the last axis of those.
+fn valued(node: &SubNode) -> Option<(usize, Vec<bool>)> {
+    let Op::Contract { spec, acc: DType::F32, out } = node.op else { return None };
+    let [lhs, rhs] = node.operands[..] else { return None };
+    let (weights, w, values, v) = match (lhs.inner, rhs.inner) {
+        (Some(i), None) => (i, &spec.lhs, rhs.ty, &spec.rhs),
+        (None, Some(i)) => (i, &spec.rhs, lhs.ty, &spec.lhs),
+        _ => return None,
+    };
+    let key = w.last()?;
+    let fits = is_half(values.dtype)
+        && lhs.ty.dtype == rhs.ty.dtype
+        && is_float(*out)
+        && w.iter().all(|l| spec.out.contains(l) == (l != key))
+        && fits_head(values, v, |l| !w.contains(&l));
+    fits.then(|| (weights, w.iter().map(|l| v.contains(l)).collect()))
+}
+
+/// What kernels feed to tensor cores.
+fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
+}
+
+fn is_float(dtype: DType) -> bool {
+    is_half(dtype) || dtype == DType::F32
+}
+
+/// Whether there are axes with labels that `own` picks, and their extents make a constant that kernels can keep.
+fn fits_head(ty: &TensorType, labels: &[char], own: impl Fn(char) -> bool) -> bool {
+    let picked: Vec<&Dim> = labels.iter().zip(&ty.shape).filter(|(l, _)| own(**l)).map(|(_, d)| d).collect();
+    let product = picked.iter().try_fold(1i64, |p, d| p.checked_mul(d.as_const()?));
+    !picked.is_empty() && product.is_some_and(|p| (1..=MAX_HEAD).contains(&p))
+}
+
+/// A softmax along the last axis.
+struct Softmax {
+    /// What it normalizes.
+    x: usize,
+    /// Its nodes, the cast of the result included.
+    steps: Vec<usize>,
+}
+
+/// The softmax that ends in a cast: `e / sum(e)` or `e * (1 / sum(e))` with `e = exp(x - max(x))`.
+fn softmax(sub: &Sub, cast: usize) -> Option<Softmax> {
+    let op = |i: usize| sub.nodes[i].op;
+    let operand = |i: usize, n: usize| sub.nodes[i].operands.get(n)?.inner;
+    let Op::Cast { .. } = op(cast) else { return None };
+    let ratio = operand(cast, 0)?;
+    let (a, b) = (operand(ratio, 0)?, operand(ratio, 1)?);
+    let (e, sums, inverse) = match op(ratio) {
+        Op::Binary(BinaryOp::Div) => (a, b, false),
+        Op::Binary(BinaryOp::Mul) if matches!(op(a), Op::Unary(UnaryOp::Exp)) => (a, b, true),
+        Op::Binary(BinaryOp::Mul) => (b, a, true),
+        _ => return None,
+    };
+    let Op::Unary(UnaryOp::Exp) = op(e) else { return None };
+    let shifted = operand(e, 0)?;
+    let Op::Binary(BinaryOp::Sub) = op(shifted) else { return None };
+    let x = operand(shifted, 0)?;
+    let mut steps = vec![cast, ratio, e, shifted];
+    steps.extend(rows(sub, operand(shifted, 1)?, false, ReduceOp::Max, x)?);
+    steps.extend(rows(sub, sums, inverse, ReduceOp::Sum, e)?);
+    Some(Softmax { x, steps })
+}
+
+/// The nodes up to a broadcast of the reduction of `of` along its last axis back over that axis, with a reciprocal on the way if `inverse`.
+fn rows(sub: &Sub, wide: usize, inverse: bool, reduction: ReduceOp, of: usize) -> Option<Vec<usize>> {
+    let operand = |i: usize| sub.nodes[i].operands.first();
+    let Op::Broadcast { shape } = sub.nodes[wide].op else { return None };
+    let (kept, lead) = (&operand(wide)?.ty.shape, shape.len().checked_sub(1)?);
+    if kept.len() != shape.len() || kept[..lead] != shape[..lead] || !kept[lead].is(1) {
+        return None;
+    }
+    let (mut steps, mut inverses) = (vec![wide], 0);
+    loop {
+        let i = operand(*steps.last()?)?.inner?;
+        steps.push(i);
+        match sub.nodes[i].op {
+            Op::Reshape { .. } => {}
+            Op::Unary(UnaryOp::Recip) => inverses += 1,
+            Op::Reduce { op, axes } => {
+                let fits = *op == reduction && axes[..] == [lead] && operand(i)?.inner == Some(of);
+                return (fits && inverses == usize::from(inverse)).then_some(steps);
+            }
+            _ => return None,
+        }
+    }
+}

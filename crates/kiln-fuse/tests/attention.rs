@@ -1,0 +1,411 @@
+//! Attention is one region where a GPU can stream it, and nowhere else.
+
+mod common;
+
+use common::{check, dims, kernels, options};
+use kiln_fuse::{Anchor, Fused, Numerics, Region, Stage};
+use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Op, Result, Tensor, ValueId};
+
+const HALVES: [DType; 2] = [DType::F16, DType::BF16];
+
+/// A graph with one result.
+fn graph(name: &str, make: impl FnOnce(&mut Builder) -> Result<ValueId>) -> Graph {
+    let mut b = Builder::new(name);
+    let y = make(&mut b).unwrap();
+    b.output("y", y);
+    b.finish()
+}
+
+fn inputs<const N: usize>(b: &mut Builder, dtype: DType, of: [(&str, &[Dim]); N]) -> Result<[ValueId; N]> {
+    let mut ids = [ValueId(0); N];
+    for (id, (name, shape)) in ids.iter_mut().zip(of) {
+        *id = b.input(name, dtype, shape)?;
+    }
+    Ok(ids)
+}
+
+fn random(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
+    Tensor::random(dtype, shape, seed).unwrap()
+}
+
+/// Random queries, keys and values of one shape.
+fn qkv(dtype: DType, shape: &[usize]) -> Vec<Tensor> {
+    (1..4).map(|seed| random(dtype, shape, seed)).collect()
+}
+
+fn attentions(fused: &Fused) -> Vec<&Region> {
+    fused.plan.regions.iter().filter(|r| r.anchor == Anchor::Attention).collect()
+}
+
+/// Fuses for `target` and gives the plan, whose results are the graph's.
+fn run(graph: &Graph, inputs: &[Tensor], target: &str, numerics: Numerics) -> Fused {
+    check(graph, inputs, &options(target, numerics), 1e-2)
+}
+
+/// Checks that the whole graph is one Attention region on a GPU, and none on a CPU or with exact numerics.
+fn streams(graph: &Graph, inputs: &[Tensor]) -> Region {
+    for (target, numerics) in [("cpu", Numerics::Reassoc), ("sm_90a", Numerics::Exact)] {
+        let fused = run(graph, inputs, target, numerics);
+        assert!(attentions(&fused).is_empty(), "`{}` on {target}, {numerics:?}", graph.name);
+    }
+    let fused = run(graph, inputs, "sm_90a", Numerics::Reassoc);
+    let names = kernels(&fused).join("\n");
+    assert_eq!(fused.report.kernels, 1, "`{}`: {names}", graph.name);
+    let [region] = attentions(&fused)[..] else { panic!("`{}`: {names}", graph.name) };
+    assert!(region.attention().is_some());
+    assert!(region.name.contains("attention") && region.summary.starts_with("attention: "), "{}", region.name);
+    region.clone()
+}
+
+/// Checks that no region of the plan is an Attention.
+fn parts_stay_apart(graph: &Graph, inputs: &[Tensor], target: &str) {
+    let fused = run(graph, inputs, target, Numerics::Reassoc);
+    assert!(attentions(&fused).is_empty(), "`{}`: {}", graph.name, kernels(&fused).join("\n"));
+}
+
+/// Checks that a graph is no Attention region, and that fusion makes none of it.
+fn illegal(graph: &Graph, inputs: &[Tensor]) {
+    let (name, graph_of) = (graph.name.clone(), graph.clone());
+    let region = Region { name, summary: String::new(), anchor: Anchor::Attention, graph: graph_of };
+    assert!(region.verify().is_err() && region.attention().is_none(), "`{}`", graph.name);
+    parts_stay_apart(graph, inputs, "sm_90a");
+}
+
+#[test]
+fn heads_before_rows() {
+    for dtype in HALVES {
+        for scale in [None, Some(0.3)] {
+            for shape in [dims(&[2, 3, 7, 16]), vec![Dim::sym("N"), 3.into(), Dim::sym("S"), 16.into()]] {
+                let graph = graph("heads_before_rows", |b| {
+                    let [q, k, v] = inputs(b, dtype, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+                    b.attention(q, k, v, None, scale, None)
+                });
+                streams(&graph, &qkv(dtype, &[2, 3, 7, 16]));
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_before_heads_with_an_epilogue() {
+    for dtype in HALVES {
+        let shape = [Dim::sym("N"), Dim::sym("S"), 4.into(), 8.into()];
+        let graph = graph("rows_before_heads", |b| {
+            let [q, k, v] = inputs(b, dtype, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+            let mask = b.input("mask", DType::F32, &[Dim::sym("N"), 1.into(), 1.into(), Dim::sym("S")])?;
+            let [q, k, v] = [q, k, v].map(|x| b.transpose(x, &[0, 2, 1, 3]).unwrap());
+            let y = b.attention(q, k, v, Some(mask), None, None)?;
+            let y = b.cast(y, DType::F32)?;
+            let y = b.mul_scalar(y, 0.5)?;
+            let y = b.transpose(y, &[0, 2, 1, 3])?;
+            b.reshape(y, &[Dim::sym("N"), Dim::sym("S"), 32.into()])
+        });
+        let mut inputs = qkv(dtype, &[2, 5, 4, 8]);
+        // A row of the mask hides its last keys.
+        inputs.push(
+            Tensor::generate(DType::F32, &[2, 1, 1, 5], |i| if i > 6 { f64::NEG_INFINITY } else { 0.1 * i as f64 })
+                .unwrap(),
+        );
+        let region = streams(&graph, &inputs);
+        let parts = region.attention().unwrap();
+        let g = &region.graph;
+        let spec = |node| match &g.node(node).op {
+            Op::Contract { spec, .. } => spec.clone(),
+            op => panic!("{}", op.name()),
+        };
+        assert_eq!(spec(parts.scores).out.len(), 4);
+        assert_eq!(g.ty(g.node(parts.scores).outputs[0]).shape, g.ty(parts.x).shape);
+        assert_eq!(g.ty(parts.x).dtype, DType::F32);
+        assert_eq!(g.ty(parts.x).shape, [Dim::sym("N"), 4.into(), Dim::sym("S"), Dim::sym("S")]);
+        assert!(matches!(g.node(g.value(parts.x).node).op, Op::Binary(BinaryOp::Add)));
+        assert!(matches!(g.node(g.value(parts.weights).node).op, Op::Cast { to, .. } if to == dtype));
+        assert_eq!(g.ty(parts.weights).shape, g.ty(parts.x).shape);
+        assert!(g.node(parts.product).inputs.contains(&parts.weights));
+        assert!(parts.scores < parts.product);
+    }
+}
+
+#[test]
+fn masks() {
+    for dtype in HALVES {
+        let shape = dims(&[2, 2, 6, 8]);
+        let data = qkv(dtype, &[2, 2, 6, 8]);
+        let make = |name: &str, mask: Option<DType>, causal: Option<Dim>| {
+            graph(name, |b| {
+                let [q, k, v] = inputs(b, dtype, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+                let mask = mask.map(|d| b.input("mask", d, &dims(&[2, 1, 6, 6]))).transpose()?;
+                b.attention(q, k, v, mask, None, causal.as_ref())
+            })
+        };
+        streams(&make("causal", None, Some(0.into())), &data);
+        streams(&make("cached", None, Some(2.into())), &data);
+        let keep =
+            Tensor::generate(DType::Bool, &[2, 1, 6, 6], |i| f64::from(u8::from(i % 6 == 0 || i % 5 < 3))).unwrap();
+        streams(&make("kept", Some(DType::Bool), None), &[&data[..], &[keep]].concat());
+        let added = random(dtype, &[2, 1, 6, 6], 9);
+        streams(&make("added", Some(dtype), Some(0.into())), &[&data[..], &[added]].concat());
+    }
+}
+
+#[test]
+fn a_mask_of_tokens_is_made_inside_or_before() {
+    let (n, s) = (Dim::sym("N"), Dim::sym("S"));
+    let shape = [n.clone(), 4.into(), s.clone(), 8.into()];
+    let graph = graph("tokens", |b| {
+        let [q, k, v] = inputs(b, DType::F16, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+        let mask = b.input("mask", DType::I64, &[n, s])?;
+        let mask = b.cast(mask, DType::F32)?;
+        let mask = b.unsqueeze(mask, &[1, 2])?;
+        let one = b.scalar(DType::F32, 1.0)?;
+        let mask = b.sub(one, mask)?;
+        let mask = b.mul_scalar(mask, -10000.0)?;
+        b.attention(q, k, v, Some(mask), None, None)
+    });
+    let mut data = qkv(DType::F16, &[2, 4, 5, 8]);
+    data.push(Tensor::generate(DType::I64, &[2, 5], |i| f64::from(u8::from(i % 5 < 4))).unwrap());
+    let fused = run(&graph, &data, "sm_90a", Numerics::Reassoc);
+    assert_eq!(attentions(&fused).len(), 1, "{}", kernels(&fused).join("\n"));
+    assert!(fused.report.kernels <= 2, "{}", kernels(&fused).join("\n"));
+}
+
+#[test]
+fn any_labels() {
+    for dtype in HALVES {
+        for (name, scores, context, q, k, v) in [
+            ("split", "nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd", vec![2, 5, 3, 8], vec![2, 7, 3, 8], vec![2, 7, 3, 4]),
+            // Heads of queries share keys and values.
+            (
+                "grouped",
+                "ngrqd,ngkd->ngrqk",
+                "ngrqk,ngkd->ngrqd",
+                vec![2, 2, 3, 5, 8],
+                vec![2, 2, 7, 8],
+                vec![2, 2, 7, 8],
+            ),
+            // All heads share the values, but not the keys.
+            ("shared_values", "hqd,hkd->hqk", "hqk,kd->hqd", vec![3, 5, 8], vec![3, 7, 8], vec![7, 8]),
+            ("one_row", "qd,kd->qk", "qk,kd->qd", vec![1, 8], vec![7, 8], vec![7, 16]),
+            ("units", "nhqd,nhkd->nhqk", "nhqk,nhkd->nhqd", vec![1, 1, 1, 8], vec![1, 1, 9, 8], vec![1, 1, 9, 8]),
+            ("one_wide", "nhqd,nhkd->nhqk", "nhqk,nhkd->nhqd", vec![2, 2, 3, 1], vec![2, 2, 2, 1], vec![2, 2, 2, 1]),
+            ("two_head_axes", "qhde,khde->hqk", "hqk,khde->qhde", vec![5, 2, 4, 8], vec![6, 2, 4, 8], vec![6, 2, 4, 8]),
+        ] {
+            for swap in [false, true] {
+                // Keys and values may be the left operands.
+                let einsum = |b: &mut Builder, equation: &str, x: ValueId, y: ValueId| {
+                    let (operands, out) = equation.split_once("->").unwrap_or_default();
+                    let (l, r) = operands.split_once(',').unwrap_or_default();
+                    if swap { b.einsum(&format!("{r},{l}->{out}"), &[y, x]) } else { b.einsum(equation, &[x, y]) }
+                };
+                let graph = graph(name, |b| {
+                    let [q, k, v] = inputs(b, dtype, [("q", &dims(&q)), ("k", &dims(&k)), ("v", &dims(&v))])?;
+                    // Narrow scores, cast for the softmax and back.
+                    let x = einsum(b, scores, q, k)?;
+                    let x = b.mul_scalar(x, 0.5)?;
+                    let p = b.softmax(x, -1)?;
+                    einsum(b, context, p, v)
+                });
+                streams(&graph, &[random(dtype, &q, 1), random(dtype, &k, 2), random(dtype, &v, 3)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn grouped_heads_of_the_builder() {
+    let graph = graph("grouped", |b| {
+        let q = b.input("q", DType::F16, &dims(&[2, 2, 3, 5, 8]))?;
+        let shared = dims(&[2, 2, 1, 7, 8]);
+        let [k, v] = inputs(b, DType::F16, ["k", "v"].map(|n| (n, &shared[..])))?;
+        b.attention(q, k, v, None, None, Some(&Dim::from(2)))
+    });
+    let data = [&[2, 2, 3, 5, 8][..], &[2, 2, 1, 7, 8], &[2, 2, 1, 7, 8]];
+    let data: Vec<Tensor> = (1..).zip(data).map(|(seed, shape)| random(DType::F16, shape, seed)).collect();
+    let fused = run(&graph, &data, "sm_90a", Numerics::Reassoc);
+    assert_eq!(attentions(&fused).len(), 1, "{}", kernels(&fused).join("\n"));
+    // The keys lose an axis of one element behind their transposition, which then is a kernel.
+    assert!(fused.report.kernels <= 2, "{}", kernels(&fused).join("\n"));
+}
+
+#[test]
+fn capped_scores_and_a_reciprocal() {
+    let shape = dims(&[2, 6, 8]);
+    let graph = graph("capped", |b| {
+        let [q, k, v] = inputs(b, DType::F16, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+        let bias = b.input("bias", DType::F32, &dims(&[8]))?;
+        let k = b.swap_axes(k, -1, -2)?;
+        let x = b.matmul_as(q, k, DType::F32, DType::F32)?;
+        let x = b.mul_scalar(x, 0.1)?;
+        let x = b.tanh(x)?;
+        let x = b.mul_scalar(x, 30.0)?;
+        let peak = b.reduce_max(x, &[-1], true)?;
+        let x = b.sub(x, peak)?;
+        let e = b.exp(x)?;
+        let sum = b.sum(e, &[-1], true)?;
+        let inverse = b.recip(sum)?;
+        let p = b.mul(e, inverse)?;
+        let p = b.cast(p, DType::F16)?;
+        let y = b.matmul_as(p, v, DType::F32, DType::F32)?;
+        b.plus(y, bias)
+    });
+    let data = [&qkv(DType::F16, &[2, 6, 8])[..], &[random(DType::F32, &[8], 5)]].concat();
+    let region = streams(&graph, &data);
+    let (parts, stages) = (region.attention().unwrap(), region.stages());
+    let stage = |name: &str| {
+        let found = region.graph.nodes.iter().zip(&stages).filter(|(n, _)| n.op.name() == name);
+        found.map(|(_, s)| *s).collect::<Vec<_>>()
+    };
+    assert_eq!(region.anchors(), [parts.scores, parts.product]);
+    assert_eq!(stage("contract"), [Stage::Anchor; 2]);
+    assert_eq!(stage("add"), [Stage::Epilogue]);
+    for between in ["tanh", "reduce_max", "sub", "exp", "reduce_sum", "recip", "cast"] {
+        assert_eq!(stage(between), [Stage::Prologue], "{between}");
+    }
+    let bias = region.graph.nodes.iter().zip(&stages).filter(|(n, s)| n.op.name() == "broadcast" && **s == Stage::Side);
+    assert_eq!(bias.count(), 1);
+}
+
+#[test]
+fn an_encoder_layer_in_half_precision() {
+    let (n, s) = (Dim::sym("N"), Dim::sym("S"));
+    for dtype in HALVES {
+        let mut rng = kiln_graph::Rng::new(3);
+        let mut linear = |b: &mut Builder, x: ValueId, name: &str| -> Result<ValueId> {
+            let w = Tensor::generate(dtype, &[32, 32], |_| 0.3 * rng.signed())?;
+            let w = b.weight_data(name, w)?;
+            b.linear(x, w, None, true)
+        };
+        let graph = graph("layer", |b| {
+            let x = b.input("x", dtype, &[n.clone(), s.clone(), 32.into()])?;
+            let mut y = x;
+            for layer in 0..2 {
+                let split = [n.clone(), s.clone(), 4.into(), 8.into()];
+                let mut heads = Vec::new();
+                for name in ["q", "k", "v"] {
+                    let p = linear(b, y, &format!("{layer}.{name}"))?;
+                    let p = b.reshape(p, &split)?;
+                    heads.push(b.transpose(p, &[0, 2, 1, 3])?);
+                }
+                let a = b.attention(heads[0], heads[1], heads[2], None, None, Some(&Dim::from(0)))?;
+                let a = b.transpose(a, &[0, 2, 1, 3])?;
+                let a = b.reshape(a, &[n.clone(), s.clone(), 32.into()])?;
+                let o = linear(b, a, &format!("{layer}.out"))?;
+                y = b.plus(o, y)?;
+            }
+            Ok(y)
+        });
+        let fused = run(&graph, &[random(dtype, &[2, 5, 32], 1)], "sm_90a", Numerics::Reassoc);
+        let streamed = fused.report.launches.iter().filter(|l| l.anchor == Anchor::Attention).count();
+        assert_eq!(streamed, 2, "{}", kernels(&fused).join("\n"));
+        assert_eq!(fused.report.kernels, 2 * 5, "{}", kernels(&fused).join("\n"));
+    }
+}
+
+#[test]
+fn what_is_no_attention() {
+    let shape = dims(&[2, 6, 8]);
+    let data = |dtype| qkv(dtype, &[2, 6, 8]);
+    let plain = |dtype| {
+        graph("plain", |b| {
+            let [q, k, v] = inputs(b, dtype, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+            b.attention(q, k, v, None, None, None)
+        })
+    };
+    illegal(&plain(DType::F32), &data(DType::F32));
+    parts_stay_apart(&plain(DType::BF16), &data(DType::BF16), "sm_75");
+    assert_eq!(attentions(&run(&plain(DType::F16), &data(DType::F16), "sm_75", Numerics::Reassoc)).len(), 1);
+    // What becomes of the scores between the contractions: nothing but a softmax is legal.
+    let with = |name: &str, between: fn(&mut Builder, ValueId) -> Result<ValueId>| {
+        let graph = graph(name, |b| {
+            let [q, k, v] = inputs(b, DType::F16, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+            let x = b.einsum("nqd,nkd->nqk", &[q, k])?;
+            let p = between(b, x)?;
+            b.einsum("nqk,nkd->nqd", &[p, v])
+        });
+        illegal(&graph, &data(DType::F16));
+    };
+    with("other_axis", |b, x| b.softmax(x, 1));
+    with("both_axes", |b, x| {
+        let x = b.reshape(x, &dims(&[2, 36]))?;
+        let x = b.softmax(x, -1)?;
+        b.reshape(x, &dims(&[2, 6, 6]))
+    });
+    with("shared", |b, x| {
+        let p = b.softmax(x, -1)?;
+        b.output("weights", p);
+        Ok(p)
+    });
+    with("twice", |b, x| {
+        let x = b.softmax(x, -1)?;
+        b.softmax(x, -1)
+    });
+    with("turned", |b, x| {
+        let x = b.transpose(x, &[0, 2, 1])?;
+        b.softmax(x, 1)
+    });
+    with("dropped", |b, x| {
+        let p = b.softmax(x, -1)?;
+        b.mul_scalar(p, 0.5)
+    });
+    with("sum_of_all", |b, x| {
+        let e = b.exp(x)?;
+        let sum = b.sum(e, &[-1], true)?;
+        b.div(e, sum)
+    });
+}
+
+#[test]
+fn heads_that_no_kernel_can_keep() {
+    for (size, value) in [(264, 8), (8, 264)] {
+        let graph = graph("wide", |b| {
+            let [q, k, v] =
+                inputs(b, DType::F16, [("q", &dims(&[3, size])), ("k", &dims(&[4, size])), ("v", &dims(&[4, value]))])?;
+            b.attention(q, k, v, None, None, None)
+        });
+        let data =
+            [random(DType::F16, &[3, size], 1), random(DType::F16, &[4, size], 2), random(DType::F16, &[4, value], 3)];
+        illegal(&graph, &data);
+    }
+    let graph = graph("symbolic", |b| {
+        let shape = [6.into(), Dim::sym("D")];
+        let [q, k, v] = inputs(b, DType::F16, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+        b.attention(q, k, v, None, Some(0.25), None)
+    });
+    illegal(&graph, &qkv(DType::F16, &[6, 16]));
+}
+
+#[test]
+fn keys_and_values_of_different_types() {
+    let graph = graph("mixed", |b| {
+        let shape = dims(&[6, 8]);
+        let [q, k] = inputs(b, DType::BF16, ["q", "k"].map(|n| (n, &shape[..])))?;
+        let v = b.input("v", DType::F16, &shape)?;
+        let x = b.einsum("qd,kd->qk", &[q, k])?;
+        let x = b.cast(x, DType::F32)?;
+        let p = b.softmax(x, -1)?;
+        let p = b.cast(p, DType::F16)?;
+        b.matmul(p, v)
+    });
+    let data = [&qkv(DType::BF16, &[6, 8])[..2], &[random(DType::F16, &[6, 8], 4)]].concat();
+    illegal(&graph, &data);
+}
+
+#[test]
+fn other_uses_of_the_scores() {
+    let shape = dims(&[2, 8, 8]);
+    let data = qkv(DType::F16, &[2, 8, 8]);
+    let values_are_scores = graph("values_are_scores", |b| {
+        let [q, k] = inputs(b, DType::F16, ["q", "k"].map(|n| (n, &shape[..])))?;
+        let x = b.einsum("nqd,nkd->nqk", &[q, k])?;
+        let p = b.softmax(x, -1)?;
+        b.einsum("nqk,nkd->nqd", &[p, x])
+    });
+    illegal(&values_are_scores, &data[..2]);
+    let epilogue_reads_scores = graph("epilogue_reads_scores", |b| {
+        let [q, k, v] = inputs(b, DType::F16, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+        let x = b.einsum("nqd,nkd->nqk", &[q, k])?;
+        let p = b.softmax(x, -1)?;
+        let y = b.einsum("nqk,nkd->nqd", &[p, v])?;
+        b.plus(y, x)
+    });
+    illegal(&epilogue_reads_scores, &data);
+}

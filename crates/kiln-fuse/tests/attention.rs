@@ -409,3 +409,28 @@ fn other_uses_of_the_scores() {
     });
     illegal(&epilogue_reads_scores, &data);
 }
+
+#[test]
+fn causal_masks_of_fixed_sizes_stay_functions_of_positions() {
+    let shape = dims(&[2, 160, 64]);
+    let graph = graph("causal", |b| {
+        let [q, k, v] = inputs(b, DType::F16, [("q", &shape), ("k", &shape), ("v", &shape)])?;
+        b.attention(q, k, v, None, None, Some(&Dim::from(0)))
+    });
+    let region = streams(&graph, &qkv(DType::F16, &[2, 160, 64]));
+    assert_eq!(region.graph.inputs.len(), 3);
+    assert!(region.graph.nodes.iter().any(|n| matches!(n.op, Op::Iota { .. })));
+}
+
+#[test]
+fn few_rows_over_many_keys_are_left_to_kernels_that_fill_the_gpu() {
+    let decode = |rows: usize| {
+        let graph = graph("decode", |b| {
+            let (few, many) = (dims(&[8, rows, 64]), dims(&[8, 4096, 64]));
+            let [q, k, v] = inputs(b, DType::BF16, [("q", &few), ("k", &many), ("v", &many)])?;
+            b.attention(q, k, v, None, None, None)
+        });
+        attentions(&kiln_fuse::fuse(&graph, &options("sm_90a", Numerics::Reassoc)).unwrap()).len()
+    };
+    assert_eq!((decode(4), decode(512)), (0, 1));
+}

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Case, cases};
+use common::{Case, attention, cases};
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Home, Nvrtc, setup};
 use kiln_graph::Tensor;
 use kiln_kernels::{Implementation, Param, lower};
@@ -106,7 +106,9 @@ const SIMULATED: [Arch; 4] = [Arch::Sm75, Arch::Sm80, Arch::Sm89, Arch::Sm90a];
 fn check(cases: Vec<Case>) {
     for (i, case) in cases.iter().enumerate() {
         for (arch, seed) in SIMULATED.into_iter().zip([None, Some(i as u64), None, Some(!i as u64)]) {
-            simulate(case, arch, [seed]);
+            if case.is_for(arch) {
+                simulate(case, arch, [seed]);
+            }
         }
     }
 }
@@ -117,12 +119,13 @@ fn twenty_schedules_find_nothing() {
         some(cases::scatters(), 20),
         some(cases::reductions(), 6),
         some(cases::contractions(), 4),
+        some(attention::attentions(), 4),
         some(cases::convolutions(), 12),
         some(cases::scans(), 20),
         some(cases::top_k(), 10),
     ];
     for case in barriers.into_iter().flatten() {
-        for arch in SIMULATED {
+        for arch in SIMULATED.into_iter().filter(|arch| case.is_for(*arch)) {
             simulate(&case, arch, (0..20).map(Some));
         }
     }
@@ -137,13 +140,15 @@ fn every_family_compiles_for_every_target_without_spills() {
         some(cases::scatters(), 20),
         some(cases::reductions(), 12),
         some(cases::contractions(), 9),
+        some(attention::attentions(), 2),
         some(cases::convolutions(), 5),
         some(cases::windows(), 14),
         some(cases::scans(), 30),
         some(cases::top_k(), 12),
     ];
     for case in chosen.into_iter().flatten() {
-        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm86, Arch::Sm89, Arch::Sm90a, Arch::Sm100, Arch::Sm120] {
+        let all = [Arch::Sm75, Arch::Sm80, Arch::Sm86, Arch::Sm89, Arch::Sm90a, Arch::Sm100, Arch::Sm120];
+        for arch in all.into_iter().filter(|arch| case.is_for(*arch)) {
             let made = lower(&case.region, arch, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{e}"));
             for (kernel, compiled) in made.kernels.iter().zip(compile(&made, arch)) {
                 let found = compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
@@ -185,6 +190,11 @@ fn simulated_reductions() {
 #[test]
 fn simulated_contractions() {
     check(cases::contractions());
+}
+
+#[test]
+fn simulated_attentions() {
+    check(attention::attentions());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Case, cases};
+use common::{Case, attention, cases};
 use kiln_kernels::{Error, lower};
 use kiln_target::arch::Arch;
 
@@ -12,8 +12,8 @@ fn check(cases: Vec<Case>) {
         case.compare(&case.interpret_tiles(Arch::Sm80), 1.0);
         // The CUDA C exists too, and its launch can be evaluated.
         let name = &case.region.name;
-        let made =
-            lower(&case.region, Arch::Sm75, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let oldest = if case.is_for(Arch::Sm75) { Arch::Sm75 } else { Arch::Sm80 };
+        let made = lower(&case.region, oldest, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{name}: {e}"));
         let bindings = case.bindings();
         for kernel in &made.kernels {
             assert!(kernel.source.contains(&format!("{}(", kernel.entry)), "{name}");
@@ -61,6 +61,20 @@ fn reductions() {
 #[test]
 fn contractions() {
     check(cases::contractions());
+}
+
+#[test]
+fn attentions() {
+    check(attention::attentions());
+}
+
+#[test]
+fn tiles_that_no_row_sees_are_skipped() {
+    for case in attention::attentions() {
+        let made = lower(&case.region, Arch::Sm80, &case.region.graph.symbols).unwrap();
+        let causal = case.region.name.ends_with("causal");
+        assert_eq!(made.kernels[0].source.contains("const int end = "), causal, "{}", made.kernels[0].source);
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ const PER_NODE: f64 = 1e-12;
 /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
 const OVERLAP_LOSS: f64 = 0.1;
 
+/// Fewest rows that a block streams attention for: with few rows in all, most of the GPU idles while keys and values go by.
+const ATTENTION_ROWS: f64 = 16.0;
 /// A convolution reaches less of the peak than a contraction of the same size.
 const CONV_LOSS: f64 = 1.25;
 
@@ -105,6 +107,8 @@ impl<'a> Costs<'a> {
         let mut domain = self.numel(root);
         let mut matrix_ops = 0.0;
         let mut precision = Precision::F32;
+        // Share of the device that has something to do.
+        let mut busy = 1.0;
         let mut full: Vec<ClassIx> = Vec::new();
         for (class, node) in inner {
             let node = &dag.class(*class).nodes[usize::from(*node)];
@@ -126,6 +130,7 @@ impl<'a> Costs<'a> {
                     (domain, full) = (self.numel(*class), node.operands.clone());
                 }
                 Op::WindowReduce { .. } => (domain, full) = (self.numel(*class), node.operands.clone()),
+                Op::Reduce { .. } if anchor == Anchor::Attention => busy = self.busy(self.numel(*class)),
                 Op::Reduce { .. } | Op::ArgReduce { .. } => domain = self.numel(node.operands[0]),
                 _ => {}
             }
@@ -159,11 +164,18 @@ impl<'a> Costs<'a> {
         let work =
             |bytes, scalar_ops, matrix_ops| self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, precision });
         let (memory, arithmetic) = (work(bytes, 0.0, 0.0), work(0.0, scalar_ops, matrix_ops));
-        let seconds = memory.max(arithmetic)
-            + OVERLAP_LOSS * memory.min(arithmetic)
+        let seconds = (memory.max(arithmetic) + OVERLAP_LOSS * memory.min(arithmetic)) / busy
             + self.launch()
             + PER_NODE * inner.len() as f64;
         Estimate { bytes, ops: scalar_ops + matrix_ops, seconds }
+    }
+
+    /// Share of the multiprocessors that attention over this many rows keeps busy.
+    fn busy(&self, rows: f64) -> f64 {
+        match self.target {
+            Target::Gpu(gpu) => (rows / ATTENTION_ROWS / f64::from(gpu.sms)).clamp(1e-3, 1.0),
+            Target::Cpu(_) => 1.0,
+        }
     }
 
     fn window(&self, op: &Op) -> f64 {
@@ -190,7 +202,7 @@ fn precision_of(dtype: DType) -> Precision {
 }
 
 /// Arithmetic operations of one element: transcendental functions take a dozen.
-fn weight(op: &Op, window: f64) -> f64 {
+pub(super) fn weight(op: &Op, window: f64) -> f64 {
     match op {
         Op::Unary(UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Sign) => 1.0,
         Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Recip) => 4.0,

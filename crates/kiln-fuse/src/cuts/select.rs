@@ -6,7 +6,7 @@
 //! of anchors without prologue count as shared, as those are in memory under any cover: users that end up in one kernel do not share, and
 //! counting them would make the flow of what they read look cheap.
 
-use super::cost::Costs;
+use super::cost::{Costs, weight};
 use super::cut::{Cut, is_literal};
 use super::enumerate::cuts_of;
 use super::refine::refine;
@@ -74,6 +74,8 @@ const SETTLE: (usize, f64) = (2, 8.0);
 const HOST_SECONDS: f64 = 1e-4;
 /// Folding may not grow data by more than this factor (a dequantized int8 weight), or it would trade memory traffic for arithmetic.
 const FOLD_GROWTH: f64 = 4.0;
+/// Operations of an element from which its value is worth keeping, whatever it is computed from.
+const DEAR: f64 = 12.0;
 /// Folded data below this size is always worth it, in bytes.
 const FOLD_SMALL: f64 = 4096.0;
 
@@ -121,7 +123,8 @@ fn shared(dag: &Dag) -> Vec<f64> {
 
 /// Classes that need no kernel.
 fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
-    // Bytes of the weights that a weight-only class is computed from, at least.
+    // Bytes that a weight-only class is computed from, at least: of weights, and of functions of positions that are dear to compute again.
+    // Plain functions of positions, a causal mask for one, are not worth memory: kernels compute them, and see what they are.
     let mut source = vec![0.0f64; dag.classes.len()];
     let mut free = Vec::with_capacity(dag.classes.len());
     for c in dag.indices() {
@@ -132,7 +135,8 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
                 .nodes
                 .iter()
                 .map(|n| match &n.op {
-                    Some(Op::Weight { .. } | Op::Const { .. } | Op::Iota { .. }) => costs.bytes(c),
+                    Some(Op::Weight { .. } | Op::Const { .. }) => costs.bytes(c),
+                    Some(op) if weight(op, 1.0) >= DEAR => costs.bytes(c),
                     _ => n.operands.iter().map(|o| source[o.index()]).sum(),
                 })
                 .fold(f64::INFINITY, f64::min);

@@ -1,6 +1,7 @@
 //! Contractions and convolutions as tiled matrix products: blocks of `[M, N]`, tiles of both operands in shared memory, tensor cores where
 //! the type has them.
 
+use super::ahead_of_epilogue;
 use super::contract::finished_value;
 use super::gemm_config::{GemmConfig, Order};
 use super::product::{Group, Operand, Places, Product};
@@ -8,8 +9,8 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dtype::compute;
-use kiln_fuse::{OpKind, Region, Stage};
-use kiln_graph::{Dim, Op, Symbols, ValueId};
+use kiln_fuse::Region;
+use kiln_graph::{Dim, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Buffer, Builder, DType, Expr, Worker};
 
@@ -58,7 +59,7 @@ impl<'a> Product<'a> {
         };
         let mut result = Ok(());
         k.for_each(Worker::Block, &grid, |k, at| {
-            let batch = self.places(&mut values, k, &self.batch, &at[0]);
+            let batch = self.batch.places(&mut values, k, &at[0]);
             let [slow, fast] = match at {
                 [_, band_at, slow, fast] => [slow.clone(), k.bind(fast_name, band_at * band + fast)],
                 _ => [at[1].clone(), at[2].clone()],
@@ -82,7 +83,7 @@ impl<'a> Product<'a> {
             k.parallel(&[("i", Expr::index(bm)), ("j", Expr::index(bn))], |k, ix| {
                 let i = k.bind("row", row * bm + &ix[0]);
                 let j = k.bind("col", column * bn + &ix[1]);
-                let inside = fits(&i, &self.m, bm, &m).and(fits(&j, &self.n, bn, &n));
+                let inside = self.m.holds(&i, bm, &m).and(self.n.holds(&j, bn, &n));
                 let mut write = |k: &mut Builder| {
                     let stored = values.scoped(|values| self.epilogue(values, k, &acc.at(ix), [&i, &j], &batch));
                     if result.is_ok() {
@@ -105,7 +106,7 @@ impl<'a> Product<'a> {
         let tables: Vec<Found> = labels.map(|(l, extent)| (*l, (!extent.is(1)).then(|| table(l)))).collect();
         k.parallel(&[("i", Expr::index(tile_n.into()))], |k, ix| {
             values.scoped(|values| {
-                let places = self.places(values, k, &self.n, &(tile * i64::from(tile_n) + &ix[0]));
+                let places = self.n.places(values, k, &(tile * i64::from(tile_n) + &ix[0]));
                 for ((_, table), (_, place)) in tables.iter().zip(places) {
                     if let Some(table) = table {
                         k.store(table, [ix[0].clone()], place);
@@ -136,8 +137,8 @@ impl<'a> Product<'a> {
         };
         let mask = |ix: &[Expr]| {
             let (outer, depth) = at(ix);
-            let outer = fits(&outer, side.outer, side.extent, &outer_extent);
-            outer.and(fits(&depth, &self.k, tile_k, &depth_extent))
+            let outer = side.outer.holds(&outer, side.extent, &outer_extent);
+            outer.and(self.k.holds(&depth, tile_k, &depth_extent))
         };
         let mut result = Ok(());
         k.copy(tile, if depth_first { &["d", "i"] } else { &["i", "d"] }, mask, |k, ix| {
@@ -145,14 +146,14 @@ impl<'a> Product<'a> {
             let element = values.scoped(|values| {
                 let mut places = batch.clone();
                 if side.found.is_empty() {
-                    places.extend(self.places(values, k, side.outer, &outer));
+                    places.extend(side.outer.places(values, k, &outer));
                 } else {
                     let column = if depth_first { &ix[1] } else { &ix[0] };
                     let find = |table: &Buffer| table.at([column.clone()]).cast(DType::Index);
                     let place = |(label, table): &Found| (*label, table.as_ref().map_or(Expr::index(0), find));
                     places.extend(side.found.iter().map(place));
                 }
-                places.extend(self.places(values, k, &self.k, &depth));
+                places.extend(self.k.places(values, k, &depth));
                 let element = self.element(values, k, side.of, &places)?;
                 if element.dtype() == self.tile {
                     return Ok(element);
@@ -177,40 +178,12 @@ impl<'a> Product<'a> {
         batch: &Places,
     ) -> Result<()> {
         let mut places = batch.clone();
-        places.extend(self.places(values, k, &self.m, row));
-        places.extend(self.places(values, k, &self.n, col));
-        let index = self.ahead(values, k, &self.index(&places))?;
+        places.extend(self.m.places(values, k, row));
+        places.extend(self.n.places(values, k, col));
+        let index = ahead_of_epilogue(values, k, self.anchor, &self.index(&places))?;
         let total = values.name(k, "contracted", finished_value(total, self.acc, self.out));
         values.give(self.result, total);
         (0..values.graph.outputs.len()).try_for_each(|i| values.store(k, i, &index))
-    }
-
-    /// Where output 0 shows the element at `index` of the product: through the permutes and reshapes of the epilogue.
-    fn ahead(&self, values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<Vec<Expr>> {
-        let graph = values.graph;
-        let stages = values.region.stages();
-        let mut views = vec![];
-        let mut v = values.output(0);
-        while graph.value(v).node != self.anchor {
-            let node = graph.producer(v);
-            if OpKind::of(&node.op) == OpKind::View {
-                views.push(node);
-            }
-            let depends = |stage| matches!(stage, Stage::Anchor | Stage::Epilogue);
-            match node.inputs.iter().find(|v| depends(stages[graph.value(**v).node.index()])) {
-                Some(&next) => v = next,
-                None => return values.malformed("the first result does not depend on the anchor"),
-            }
-        }
-        let mut index = index.to_vec();
-        for view in views.into_iter().rev() {
-            index = match &view.op {
-                Op::Permute { perm } => perm.iter().map(|&axis| index[axis].clone()).collect(),
-                Op::Reshape { shape } => values.reshaped(k, values.shape(view.inputs[0]), shape, &index),
-                op => return values.malformed(format!("`{}` stands behind a product", op.name())),
-            };
-        }
-        Ok(index)
     }
 }
 
@@ -229,16 +202,8 @@ struct Side<'s> {
     found: &'s [Found],
 }
 
-/// Whether a position that tiles of `tile` reach lies within `group`, whose extent is `end`.
-fn fits(position: &Expr, group: &Group, tile: i64, end: &Expr) -> Expr {
-    match group.total().as_const() {
-        Some(extent) if extent % tile == 0 => Expr::bool(true),
-        _ => position.lt(end),
-    }
-}
-
 /// What an operand's tile is named after.
-fn hint(values: &Values, v: ValueId) -> String {
+pub fn hint(values: &Values, v: ValueId) -> String {
     if values.graph.inputs.contains(&v) {
         values.graph.input_name(v)
     } else {

@@ -1,5 +1,8 @@
 //! Kernel families: one a file, each a way to spread an anchor's iteration space over a GPU.
 
+mod attention;
+mod attention_config;
+mod causal;
 mod contract;
 mod conv;
 mod fold;
@@ -16,8 +19,8 @@ mod window;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::{Error, Result};
-use kiln_fuse::{Anchor, OpKind, Region};
-use kiln_graph::{Dim, NodeId, Op, Symbols};
+use kiln_fuse::{Anchor, OpKind, Region, Stage};
+use kiln_graph::{Dim, NodeId, Op, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Builder, Expr};
 
@@ -31,37 +34,34 @@ pub struct Made {
 /// Tile programs for `region` on `arch`: the most promising `most` ways to make it, at least one, the best first.
 pub fn programs(region: &Region, arch: Arch, symbols: &Symbols, most: usize) -> Result<Vec<Made>> {
     region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
-    if let Anchor::Contract | Anchor::Conv = region.anchor {
-        let products = gemm::programs(region, symbols, arch, most)?;
-        if !products.is_empty() {
-            let family = if region.anchor == Anchor::Conv { "conv_gemm" } else { "gemm" };
-            let made = |(config, program)| Made { family, config: serde_json::json!(config), programs: vec![program] };
-            return Ok(products.into_iter().map(made).collect());
-        }
-    }
-    let (family, program) = match region.anchor {
-        Anchor::Map => ("map", map::program(region, symbols)?),
+    let one = |family, program| vec![Made { family, config: serde_json::json!({}), programs: vec![program] }];
+    Ok(match region.anchor {
+        Anchor::Map => one("map", map::program(region, symbols)?),
         Anchor::Index if region.graph.nodes.iter().any(|n| OpKind::of(&n.op) == OpKind::Scatter) => {
-            ("scatter", scatter::program(region, symbols)?)
+            one("scatter", scatter::program(region, symbols)?)
         }
-        Anchor::Index => ("gather", map::program(region, symbols)?),
-        Anchor::Reduce => ("reduce", reduce::program(region, symbols)?),
-        // What the matrix products do not take.
-        Anchor::Contract => ("contract_loops", contract::program(region, symbols)?),
-        Anchor::Attention => {
-            return Err(Error::Unsupported {
-                region: region.name.clone(),
-                summary: region.summary.clone(),
-                what: "no family takes attention".into(),
-                help: "fuse with exact numerics, which keeps its parts apart".into(),
-            });
-        }
-        Anchor::Conv => ("conv_direct", conv::program(region, symbols)?),
-        Anchor::Window => ("window", window::program(region, symbols)?),
-        Anchor::Scan => ("scan", scan::program(region, symbols)?),
-        Anchor::Sort => ("rank", sort::program(region, symbols)?),
-    };
-    Ok(vec![Made { family, config: serde_json::json!({}), programs: vec![program] }])
+        Anchor::Index => one("gather", map::program(region, symbols)?),
+        Anchor::Reduce => one("reduce", reduce::program(region, symbols)?),
+        Anchor::Contract => match gemm::programs(region, symbols, arch, most)? {
+            // What the matrix products do not take.
+            products if products.is_empty() => one("contract_loops", contract::program(region, symbols)?),
+            products => configured("gemm", products),
+        },
+        Anchor::Conv => match gemm::programs(region, symbols, arch, most)? {
+            products if products.is_empty() => one("conv_direct", conv::program(region, symbols)?),
+            products => configured("conv_gemm", products),
+        },
+        Anchor::Attention => configured("attention", attention::programs(region, symbols, arch, most)?),
+        Anchor::Window => one("window", window::program(region, symbols)?),
+        Anchor::Scan => one("scan", scan::program(region, symbols)?),
+        Anchor::Sort => one("rank", sort::program(region, symbols)?),
+    })
+}
+
+/// A family's programs, one for each of its Configs.
+fn configured<C: serde::Serialize>(family: &'static str, programs: Vec<(C, TileProgram)>) -> Vec<Made> {
+    let made = |(config, program)| Made { family, config: serde_json::json!(config), programs: vec![program] };
+    programs.into_iter().map(made).collect()
 }
 
 /// The one anchor of a region that has exactly one.
@@ -88,24 +88,43 @@ fn names(count: usize, letters: &str) -> Vec<String> {
     (0..count).map(name).collect()
 }
 
-/// Where the result of the anchor is that output 0 shows at `index`: through the permutes and reshapes of the epilogue.
-fn behind_epilogue(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
+/// The permutes and reshapes between the result of the anchor and output 0, from the output on.
+fn epilogue_views(values: &Values, anchor: NodeId) -> Result<Vec<ValueId>> {
     let graph = values.graph;
     let stages = values.region.stages();
-    let mut at = index.to_vec();
+    let depends = |v: &ValueId| matches!(stages[graph.value(*v).node.index()], Stage::Anchor | Stage::Epilogue);
+    let mut views = vec![];
     let mut v = values.output(0);
     while graph.value(v).node != anchor {
         let node = graph.producer(v);
         if OpKind::of(&node.op) == OpKind::View {
-            at = values.behind(k, v, &at)?;
+            views.push(v);
         }
-        let depends = |stage| matches!(stage, kiln_fuse::Stage::Anchor | kiln_fuse::Stage::Epilogue);
-        match node.inputs.iter().find(|v| depends(stages[graph.value(**v).node.index()])) {
-            Some(&next) => v = next,
+        match node.inputs.iter().copied().find(depends) {
+            Some(next) => v = next,
             None => return values.malformed("the first result does not depend on the anchor"),
         }
     }
-    Ok(at)
+    Ok(views)
+}
+
+/// Where the result of the anchor is that output 0 shows at `index`.
+fn behind_epilogue(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
+    let views = epilogue_views(values, anchor)?;
+    views.into_iter().try_fold(index.to_vec(), |at, view| values.behind(k, view, &at))
+}
+
+/// Where output 0 shows the element at `index` of the anchor's result.
+fn ahead_of_epilogue(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
+    let views = epilogue_views(values, anchor)?;
+    views.into_iter().rev().try_fold(index.to_vec(), |at, view| {
+        let node = values.graph.producer(view);
+        match &node.op {
+            Op::Permute { perm } => Ok(perm.iter().map(|&axis| at[axis].clone()).collect()),
+            Op::Reshape { shape } => Ok(values.reshaped(k, values.shape(node.inputs[0]), shape, &at)),
+            op => values.malformed(format!("`{}` stands behind a product", op.name())),
+        }
+    })
 }
 
 /// The op of a node.

@@ -29,6 +29,21 @@ impl Group {
     pub fn has(&self, label: Option<&char>) -> bool {
         label.is_some_and(|label| self.labels.contains(label))
     }
+
+    /// The indices of its labels at a flat position.
+    pub fn places(&self, values: &mut Values, k: &mut Builder, position: &Expr) -> Places {
+        let mut index = vec![Expr::index(0); self.labels.len()];
+        values.split(k, &self.extents, position.clone(), &mut index);
+        self.labels.iter().copied().zip(index).collect()
+    }
+
+    /// Whether a position that tiles of `tile` reach lies within it; `end` is its extent.
+    pub fn holds(&self, position: &Expr, tile: i64, end: &Expr) -> Expr {
+        match self.total().as_const() {
+            Some(extent) if extent % tile == 0 => Expr::bool(true),
+            _ => position.lt(end),
+        }
+    }
 }
 
 /// One operand: its value, and the labels of its axes in memory.
@@ -40,6 +55,11 @@ pub struct Operand<'a> {
 }
 
 impl Operand<'_> {
+    /// An operand that is read as it lies in memory.
+    pub fn plain(value: ValueId, labels: &[char]) -> Self {
+        Operand { value, labels: labels.to_vec(), windows: None }
+    }
+
     /// Whether its elements are those of windows.
     pub fn is_image(&self) -> bool {
         self.windows.is_some()
@@ -109,8 +129,7 @@ impl<'a> Product<'a> {
             group(&spec.out, false, true, true),
             group(&spec.lhs, true, true, false),
         ];
-        let operand = |value, labels: &[char]| Operand { value, labels: labels.to_vec(), windows: None };
-        let (lhs, rhs) = (operand(lhs, &spec.lhs), operand(rhs, &spec.rhs));
+        let (lhs, rhs) = (Operand::plain(lhs, &spec.lhs), Operand::plain(rhs, &spec.rhs));
         Self::new(values, anchor, [lhs, rhs], spec.out.clone(), groups, types)
     }
 
@@ -134,7 +153,7 @@ impl<'a> Product<'a> {
             group([&['n'][..together], positions].concat(), [&to[..together], &to[2..]].concat()),
             group([&['c'], taps].concat(), from[1..].to_vec()),
         ];
-        let lhs = Operand { value: filter, labels: [&['o', 'c'], taps].concat(), windows: None };
+        let lhs = Operand::plain(filter, &[&['o', 'c'], taps].concat());
         let rhs = Operand { value: image, labels: [&['n', 'c'], positions].concat(), windows: Some(spec) };
         Self::new(values, anchor, [lhs, rhs], [&['n', 'o'], positions].concat(), groups, types)
     }
@@ -187,13 +206,6 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// The indices of a group's labels at a flat position.
-    pub fn places(&self, values: &mut Values, k: &mut Builder, group: &Group, position: &Expr) -> Places {
-        let mut index = vec![Expr::index(0); group.labels.len()];
-        values.split(k, &group.extents, position.clone(), &mut index);
-        group.labels.iter().copied().zip(index).collect()
-    }
-
     /// The element of an operand at its labels' places; zero in the padding of an image.
     pub fn element(&self, values: &mut Values, k: &mut Builder, of: &Operand, places: &Places) -> Result<Expr> {
         let mut index = indices(&of.labels, places);
@@ -216,7 +228,8 @@ impl<'a> Product<'a> {
     }
 }
 
-fn indices(labels: &[char], places: &Places) -> Vec<Expr> {
+/// The index whose axes have these labels.
+pub fn indices(labels: &[char], places: &Places) -> Vec<Expr> {
     let find = |label: &char| places.iter().find(|(l, _)| l == label).map(|(_, at)| at.clone());
     labels.iter().filter_map(find).collect()
 }

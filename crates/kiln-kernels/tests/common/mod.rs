@@ -1,6 +1,7 @@
 //! Regions with inputs, and the comparison of what runs them with the reference interpreter.
 #![allow(dead_code)] // each test uses some of it
 
+pub mod attention;
 pub mod cases;
 
 use kiln_fuse::{Anchor, Region};
@@ -38,6 +39,12 @@ pub fn case(
 }
 
 impl Case {
+    /// Whether fusion makes such a region for an architecture: attention is for tensor cores that have the type.
+    pub fn is_for(&self, arch: Arch) -> bool {
+        let bf16 = self.inputs.iter().any(|t| t.dtype() == DType::BF16);
+        self.region.anchor != Anchor::Attention || arch.has_bf16() || !bf16
+    }
+
     pub fn bindings(&self) -> Bindings {
         let shapes: Vec<Vec<usize>> = self.inputs.iter().map(|t| t.shape().to_vec()).collect();
         bind_symbols(&self.region.graph, &shapes).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))

@@ -1,0 +1,313 @@
+//! Attention: two products with a softmax of rows between them, which a block streams through, so that scores never reach memory.
+//!
+//! A block keeps the greatest score and the sum of each of its rows, and scales what it has accumulated when the greatest changes (Milakov
+//! and Gimelshein, "Online normalizer calculation for softmax"; Dao, "FlashAttention-2"). Powers are of two: the exponent's factor
+//! falls into one multiply-add. What stands between the products (scale, mask, cap) is written by `value`, an element at a time.
+
+use super::attention_config::{AttentionConfig, Problem};
+use super::causal::diagonal;
+use super::contract::finished_value;
+use super::product::{Group, Operand, Places, indices};
+use super::{ahead_of_epilogue, gemm, op};
+use crate::Result;
+use crate::program::TileProgram;
+use crate::value::Values;
+use crate::value::dtype::register;
+use kiln_fuse::{Attention, Region};
+use kiln_graph::{self as graph, Dim, Op, Symbols};
+use kiln_target::arch::Arch;
+use kiln_tile::{Buffer, Builder, DType, Expr, ReduceOp, Worker};
+use std::f64::consts::LOG2_E;
+
+/// The region with each of its first `most` Configs.
+pub fn programs(
+    region: &Region,
+    symbols: &Symbols,
+    arch: Arch,
+    most: usize,
+) -> Result<Vec<(AttentionConfig, TileProgram)>> {
+    let (values, _) = Values::start(region, symbols, &region.name)?;
+    let streamed = Streamed::of(&values)?;
+    let configs = streamed.problem(symbols, arch).configs();
+    if configs.is_empty() {
+        return values.unsupported(
+            format!("heads of {} and {} columns in one kernel", streamed.depth.total(), streamed.columns.total()),
+            "build with `--numerics exact`, which keeps the products apart",
+        );
+    }
+    let made = configs.into_iter().take(most).map(|config| {
+        let (values, k) = Values::start(region, symbols, &region.name)?;
+        Ok((config, streamed.program(values, k, config)?))
+    });
+    made.collect()
+}
+
+/// The operands and dimensions of both products, in the labels of the first.
+struct Streamed<'a> {
+    parts: Attention,
+    query: Operand<'a>,
+    key: Operand<'a>,
+    value: Operand<'a>,
+    /// Labels of the scores' axes, and of the second product's.
+    scores: Vec<char>,
+    out: Vec<char>,
+    /// Types of the products' results.
+    types: [graph::DType; 2],
+    batch: Group,
+    /// Rows of the scores.
+    rows: Group,
+    /// Columns of the scores, which the softmax sums over.
+    keys: Group,
+    /// What the first product sums over.
+    depth: Group,
+    /// Columns of the second product.
+    columns: Group,
+    /// No row sees a key past its own number and this.
+    diagonal: Option<Dim>,
+}
+
+impl<'a> Streamed<'a> {
+    fn of(values: &Values<'a>) -> Result<Streamed<'a>> {
+        let Some(parts) = values.region.attention() else { return values.malformed("it is no attention") };
+        let (first, second) = (values.graph.node(parts.scores), values.graph.node(parts.product));
+        let (Op::Contract { spec: one, out: score, .. }, Op::Contract { spec: two, out: result, .. }) =
+            (op(values, parts.scores), op(values, parts.product))
+        else {
+            return values.malformed("its anchors are no contractions");
+        };
+        let scores = one.out.clone();
+        let sides = [(first.inputs[0], &one.lhs), (first.inputs[1], &one.rhs)];
+        let [query, key] =
+            if scores.last().is_some_and(|l| one.rhs.contains(l)) { sides } else { [sides[1], sides[0]] };
+        let sides = [(second.inputs[0], &two.lhs), (second.inputs[1], &two.rhs)];
+        let [(_, weights), value] = if second.inputs[0] == parts.weights { sides } else { [sides[1], sides[0]] };
+        // The second product's labels are others: those of the weights stand for the scores' axes, the rest is new.
+        let rename = |l: &char| match weights.iter().position(|w| w == l) {
+            Some(axis) => scores[axis],
+            None => char::from_u32(0xe000 + *l as u32 % 0x1000).unwrap_or(*l),
+        };
+        let [value_labels, out] = [value.1, &two.out].map(|labels| labels.iter().map(rename).collect::<Vec<char>>());
+        let group = |from: (graph::ValueId, &[char]), member: &dyn Fn(&char) -> bool| {
+            let members = from.1.iter().zip(values.shape(from.0)).filter(|(l, _)| member(l));
+            let (labels, extents): (Vec<char>, Vec<Dim>) = members.map(|(l, extent)| (*l, extent.clone())).unzip();
+            Group { labels, extents }
+        };
+        let square = (parts.x, &scores[..]);
+        let (last, before) = (&scores[scores.len() - 1..], &scores[..scores.len() - 1]);
+        let shared = |l: &char| key.1.contains(l) || value_labels.contains(l);
+        let groups = [
+            group(square, &|l| before.contains(l) && shared(l)),
+            group(square, &|l| before.contains(l) && !shared(l)),
+            group(square, &|l| last.contains(l)),
+            group((key.0, key.1), &|l| !scores.contains(l)),
+            group((value.0, &value_labels), &|l| !scores.contains(l)),
+        ];
+        let [batch, rows, keys, depth, columns] = groups;
+        let diagonal = diagonal(values, parts.x).filter(|(axis, _)| rows.labels[..] == [scores[*axis]]);
+        Ok(Streamed {
+            query: Operand::plain(query.0, query.1),
+            key: Operand::plain(key.0, key.1),
+            value: Operand::plain(value.0, &value_labels),
+            types: [*score, *result],
+            parts,
+            scores,
+            out,
+            batch,
+            rows,
+            keys,
+            depth,
+            columns,
+            diagonal: diagonal.map(|(_, offset)| offset),
+        })
+    }
+
+    fn problem(&self, symbols: &Symbols, arch: Arch) -> Problem {
+        let most = |group: &Group| group.total().bounds(symbols).1;
+        let range = |group: &Group| group.total().bounds(symbols);
+        Problem {
+            arch,
+            batch: range(&self.batch),
+            rows: range(&self.rows),
+            depth: padded(most(&self.depth)),
+            columns: padded(most(&self.columns)),
+        }
+    }
+
+    fn program(&self, mut values: Values<'a>, mut k: Builder, config: AttentionConfig) -> Result<TileProgram> {
+        let AttentionConfig { rows: tile_m, keys: tile_n, threads, stages } = config;
+        let (bm, bn) = (i64::from(tile_m), i64::from(tile_n));
+        let extent = |group: &Group| padded(group.total().as_const().unwrap_or(0));
+        let (depth, columns) = (extent(&self.depth), extent(&self.columns));
+        let query = Side::new(&values, &mut k, &self.query, (&self.rows, tile_m), (&self.depth, depth));
+        let key = Side::new(&values, &mut k, &self.key, (&self.keys, tile_n), (&self.depth, depth));
+        let value = Side::new(&values, &mut k, &self.value, (&self.keys, tile_n), (&self.columns, columns));
+        let scores = k.fragment("scores", DType::F32, &[tile_m, tile_n]);
+        let acc = k.fragment("acc", DType::F32, &[tile_m, columns]);
+        let [peak, found, base, scale, total] =
+            ["peak", "found", "base", "scale", "total"].map(|name| k.fragment(name, DType::F32, &[tile_m]));
+        k.threads(threads);
+        let [batches, m, n] = [&self.batch, &self.rows, &self.keys].map(|g| values.dim(&mut k, &g.total()));
+        let c_end = values.dim(&mut k, &self.columns.total());
+        let of_rows = || [("i", Expr::index(bm))];
+        let of_scores = || [("i", Expr::index(bm)), ("j", Expr::index(bn))];
+        let of_result = || [("i", Expr::index(bm)), ("c", Expr::index(columns.into()))];
+        let float = |x: f64| Expr::float(DType::F32, x);
+        let mut result = Ok(());
+        k.for_each(Worker::Block, &[("batch", batches), ("tile_m", m.ceil_div(bm))], |k, at| {
+            let batch = self.batch.places(&mut values, k, &at[0]);
+            // Keys that a row sees, and the rows that see most first: the last blocks to run are short.
+            let (tile, end) = match &self.diagonal {
+                None => (at[1].clone(), n.clone()),
+                Some(offset) => {
+                    let tile = k.bind("tile", m.ceil_div(bm) - 1 - &at[1]);
+                    let past = ((&tile + 1) * bm).min(&m) + values.dim(k, offset);
+                    (tile, k.bind("end", past.min(&n).max(0)))
+                }
+            };
+            let mut keep = |done: Result<()>| {
+                if result.is_ok() {
+                    result = done;
+                }
+            };
+            keep(query.copy(&mut values, k, &tile, &batch));
+            k.fill(&acc, 0);
+            k.fill(&total, 0);
+            k.fill(&peak, float(f64::NEG_INFINITY));
+            k.pipelined("step", end.ceil_div(bn), stages, |k, step| {
+                keep(key.copy(&mut values, k, step, &batch));
+                keep(value.copy(&mut values, k, step, &batch));
+                k.fill(&scores, 0);
+                k.gemm(&scores, &query.tile, &key.tile, query.transposed, !key.transposed);
+                k.parallel(&of_scores(), |k, ix| {
+                    let row = k.bind("row", &tile * bm + &ix[0]);
+                    let col = k.bind("key", step * bn + &ix[1]);
+                    let inside = self.rows.holds(&row, bm, &m).and(self.keys.holds(&col, bn, &n));
+                    let mut write = |k: &mut Builder| {
+                        let x = values.scoped(|values| self.score(values, k, &scores.at(ix), [&row, &col], &batch));
+                        keep(x.map(|x| k.store(&scores, ix, x)));
+                    };
+                    match inside.as_const() {
+                        Some(1) => write(k),
+                        _ => k.if_else(inside, write, |k| k.store(&scores, ix, float(f64::NEG_INFINITY))),
+                    }
+                });
+                k.reduce_rows(&found, ReduceOp::Max, of_scores(), |_, ix| scores.at(ix));
+                k.parallel(&of_rows(), |k, ix| {
+                    let new = k.bind("greatest", peak.at(ix).max(found.at(ix)));
+                    // A row of nothing but minus infinity so far; if that is all, 0 / 0 gives NaN, as it must.
+                    let finite = new.ne(float(f64::NEG_INFINITY)).select(&(&new * LOG2_E), float(0.0));
+                    let from = k.bind("from", finite);
+                    k.store(&scale, ix, peak.at(ix).fma(float(LOG2_E), -from.clone()).exp2());
+                    k.store(&base, ix, from);
+                    k.store(&peak, ix, new);
+                });
+                k.parallel(&of_scores(), |k, ix| {
+                    let power = scores.at(ix).fma(float(LOG2_E), -base.at([&ix[0]]));
+                    k.store(&scores, ix, power.exp2());
+                });
+                k.reduce_rows(&found, ReduceOp::Sum, of_scores(), |_, ix| scores.at(ix));
+                k.parallel(&of_rows(), |k, ix| k.store(&total, ix, total.at(ix).fma(scale.at(ix), found.at(ix))));
+                k.parallel(&of_result(), |k, ix| k.store(&acc, ix, acc.at(ix) * scale.at([&ix[0]])));
+                k.gemm(&acc, &scores, &value.tile, false, value.transposed);
+            });
+            k.parallel(&of_rows(), |k, ix| k.store(&total, ix, float(1.0) / total.at(ix)));
+            k.parallel(&of_result(), |k, ix| {
+                let row = k.bind("row", &tile * bm + &ix[0]);
+                let inside = self.rows.holds(&row, bm, &m).and(self.columns.holds(&ix[1], columns.into(), &c_end));
+                let mut write = |k: &mut Builder| {
+                    let weighted = acc.at(ix) * total.at([&ix[0]]);
+                    // A sum over no keys is 0.
+                    let weighted = n.gt(0).select(&weighted, float(0.0));
+                    keep(values.scoped(|values| self.epilogue(values, k, &weighted, [&row, &ix[1]], &batch)));
+                };
+                if inside.as_const() == Some(1) { write(k) } else { k.if_(inside, write) }
+            });
+        });
+        result?;
+        let points = self.batch.total() * self.rows.total().ceil_div(&Dim::from(bm));
+        values.finish(k, points)
+    }
+
+    /// What the softmax takes, from a sum of the first product.
+    fn score(&self, values: &mut Values, k: &mut Builder, sum: &Expr, at: [&Expr; 2], batch: &Places) -> Result<Expr> {
+        let mut places = batch.clone();
+        places.extend(self.rows.places(values, k, at[0]));
+        places.extend(self.keys.places(values, k, at[1]));
+        let sum = finished_value(sum, graph::DType::F32, self.types[0]);
+        values.give(values.graph.node(self.parts.scores).outputs[0], sum);
+        values.number(k, self.parts.x, &indices(&self.scores, &places))
+    }
+
+    /// Stores the region's results at one element of the second product.
+    fn epilogue(&self, values: &mut Values, k: &mut Builder, sum: &Expr, at: [&Expr; 2], batch: &Places) -> Result<()> {
+        let mut places = batch.clone();
+        places.extend(self.rows.places(values, k, at[0]));
+        places.extend(self.columns.places(values, k, at[1]));
+        let index = ahead_of_epilogue(values, k, self.parts.product, &indices(&self.out, &places))?;
+        let sum = values.name(k, "contracted", finished_value(sum, graph::DType::F32, self.types[1]));
+        values.give(values.graph.node(self.parts.product).outputs[0], sum);
+        (0..values.graph.outputs.len()).try_for_each(|i| values.store(k, i, &index))
+    }
+}
+
+/// Columns in whole blocks of the tensor cores.
+fn padded(extent: i64) -> u32 {
+    u32::try_from(extent).map_or(u32::MAX, |extent| extent.next_multiple_of(16))
+}
+
+/// One operand and its shared tile: positions along one group, and all of another.
+struct Side<'s> {
+    of: &'s Operand<'s>,
+    tile: Buffer,
+    /// Whether the tile is stored with the inner group first: tiles follow memory, so that neighbours are neighbours there.
+    transposed: bool,
+    outer: &'s Group,
+    inner: &'s Group,
+    /// Extents of the tile in both.
+    extents: [i64; 2],
+}
+
+impl<'s> Side<'s> {
+    fn new(
+        values: &Values,
+        k: &mut Builder,
+        of: &'s Operand<'s>,
+        (outer, out_extent): (&'s Group, u32),
+        (inner, in_extent): (&'s Group, u32),
+    ) -> Side<'s> {
+        let transposed = !inner.has(of.labels.last());
+        let dims = if transposed { [in_extent, out_extent] } else { [out_extent, in_extent] };
+        let dtype = register(values.graph.ty(of.value).dtype);
+        let tile = k.shared(&format!("{}_tile", gemm::hint(values, of.value)), dtype, &dims);
+        Side { of, tile, transposed, outer, inner, extents: [out_extent, in_extent].map(i64::from) }
+    }
+
+    /// Fills the tile of number `at`.
+    fn copy(&self, values: &mut Values, k: &mut Builder, at: &Expr, batch: &Places) -> Result<()> {
+        let [outer_end, inner_end] = [self.outer, self.inner].map(|g| values.dim(k, &g.total()));
+        let position = |ix: &[Expr]| {
+            let (outer, inner) = if self.transposed { (&ix[1], &ix[0]) } else { (&ix[0], &ix[1]) };
+            (at * self.extents[0] + outer, inner.clone())
+        };
+        let mask = |ix: &[Expr]| {
+            let (outer, inner) = position(ix);
+            let outer = self.outer.holds(&outer, self.extents[0], &outer_end);
+            outer.and(self.inner.holds(&inner, self.extents[1], &inner_end))
+        };
+        let mut result = Ok(());
+        k.copy(&self.tile, if self.transposed { &["d", "i"] } else { &["i", "d"] }, mask, |k, ix| {
+            let (outer, inner) = position(ix);
+            let element = values.scoped(|values| {
+                let mut places = batch.clone();
+                places.extend(self.outer.places(values, k, &outer));
+                places.extend(self.inner.places(values, k, &inner));
+                values.value(k, self.of.value, &indices(&self.of.labels, &places))
+            });
+            element.unwrap_or_else(|e| {
+                result = Err(e);
+                Expr::int(self.tile.dtype, 0)
+            })
+        });
+        result
+    }
+}

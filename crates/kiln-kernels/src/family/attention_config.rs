@@ -1,0 +1,99 @@
+//! The Config of an attention kernel, the space of legal ones, and the order in which they are worth trying.
+
+use super::gemm_config::Range;
+use kiln_target::arch::Arch;
+use serde::{Deserialize, Serialize};
+
+/// How attention is tiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AttentionConfig {
+    /// Rows of a block's tile of scores.
+    pub rows: u32,
+    /// Columns of it: keys of one step.
+    pub keys: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Tiles in flight.
+    pub stages: u32,
+}
+
+/// What the choice of a Config depends on: extents, those of a head padded.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem {
+    pub arch: Arch,
+    pub batch: Range,
+    pub rows: Range,
+    pub depth: u32,
+    pub columns: u32,
+}
+
+/// `(rows, keys, threads)`.
+const TILES: [(u32, u32, u32); 10] = [
+    (128, 64, 128),
+    (128, 64, 256),
+    (128, 128, 256),
+    (64, 64, 128),
+    (64, 128, 128),
+    (64, 32, 128),
+    (32, 64, 64),
+    (32, 32, 64),
+    (16, 64, 32),
+    (16, 16, 32),
+];
+/// Registers of a thread that accumulators may take.
+const ACCUMULATORS: u32 = 192;
+/// Blocks that keep a large GPU busy; past this many, they take turns.
+const BUSY: i128 = 128;
+
+impl Problem {
+    /// The Configs that are legal here, those that should be fastest first.
+    pub fn configs(&self) -> Vec<AttentionConfig> {
+        let mut configs: Vec<AttentionConfig> = TILES
+            .iter()
+            .map(|&(rows, keys, threads)| AttentionConfig { rows, keys, threads, stages: 2 })
+            .filter(|config| self.fits(config))
+            .collect();
+        configs.sort_by_key(|config| self.cost(config));
+        configs
+    }
+
+    fn fits(&self, config: &AttentionConfig) -> bool {
+        let AttentionConfig { rows, keys, threads, stages } = *config;
+        let bytes = 2 * (rows * self.depth + stages * keys * (self.depth + self.columns));
+        // An m16 block of a warp has half a register a column and thread.
+        let registers = rows / 16 / (threads / 32) * (keys + self.columns) / 2;
+        bytes <= self.arch.max_shared_per_block() && registers <= ACCUMULATORS
+    }
+
+    /// Relative time: rounds of blocks.
+    fn cost(&self, config: &AttentionConfig) -> i128 {
+        let middle = |(least, most): Range| (i128::from(least.max(1)) * i128::from(most.clamp(1, 1 << 12))).isqrt();
+        let rows = i128::from(config.rows);
+        let blocks = middle(self.batch) * ((middle(self.rows) + rows - 1) / rows);
+        (blocks + BUSY - 1) / BUSY * (rows + 64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(arch: Arch, batch: i64, rows: i64, head: u32) -> Problem {
+        Problem { arch, batch: (batch, batch), rows: (rows, rows), depth: head, columns: head }
+    }
+
+    #[test]
+    fn every_head_fits_every_architecture() {
+        for arch in Arch::ALL {
+            for head in (16..=256).step_by(16) {
+                assert!(!problem(arch, 8, 128, head).configs().is_empty(), "{arch}, {head}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_blocks_have_few_rows() {
+        let rows = |batch, rows| problem(Arch::Sm90a, batch, rows, 64).configs()[0].rows;
+        assert!(rows(128, 4096) == 128 && rows(12, 128) <= 32, "{} {}", rows(128, 4096), rows(12, 128));
+    }
+}

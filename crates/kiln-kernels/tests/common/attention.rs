@@ -1,0 +1,165 @@
+//! Attention regions: layouts, masks, types, sizes.
+
+use super::{Case, case, d, random, wild};
+use kiln_fuse::Anchor;
+use kiln_graph::{Builder, CompareOp, DType, Dim, EinsumSpec, Result, Tensor, ValueId};
+
+/// Roundings that may separate two right answers, as for products of the same depth.
+const ROUNDINGS: f64 = 64.0;
+
+pub fn spec(text: &str) -> EinsumSpec {
+    let (left, out) = text.split_once("->").unwrap();
+    let (lhs, rhs) = left.split_once(',').unwrap();
+    EinsumSpec { lhs: lhs.chars().collect(), rhs: rhs.chars().collect(), out: out.chars().collect() }
+}
+
+/// `softmax(score(q k)) v` with the products given as einsums; `score` writes what stands between.
+fn stream(
+    b: &mut Builder,
+    [q, k, v]: [ValueId; 3],
+    [first, second]: [&str; 2],
+    scores: DType,
+    score: impl FnOnce(&mut Builder, ValueId) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let dtype = b.dtype(v);
+    let s = b.contract(spec(first), q, k, DType::F32, scores)?;
+    let x = score(b, s)?;
+    let x = b.cast(x, DType::F32)?;
+    let weights = b.softmax(x, -1)?;
+    let weights = b.cast(weights, dtype)?;
+    b.contract(spec(second), weights, v, DType::F32, dtype)
+}
+
+/// A mask that lets through what is random, nothing in every eighth row, and only the last key in every eighth.
+fn holes(shape: &[usize], seed: u64) -> Tensor {
+    let keys = shape[shape.len() - 1];
+    let random = random(DType::F32, shape, seed).to_f64_vec();
+    Tensor::generate(DType::F32, shape, |i| match (i / keys % 8, i % keys) {
+        (3, _) => f64::NEG_INFINITY,
+        (5, key) if key + 1 < keys => f64::NEG_INFINITY,
+        _ if random[i] < -0.5 => f64::NEG_INFINITY,
+        _ => random[i],
+    })
+    .unwrap()
+}
+
+pub fn attentions() -> Vec<Case> {
+    let mut cases = heads_beside_depth();
+    cases.extend(heads_before_rows());
+    cases.push(cached());
+    cases.extend(shared_keys());
+    cases.extend(transposed());
+    cases
+}
+
+/// `[N, S, H, D]`, as a linear layer leaves it; scaled and masked; the heads put side by side again.
+fn heads_beside_depth() -> Vec<Case> {
+    let mut cases = vec![];
+    for (number, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
+        for (queries, keys, depth) in [(1, 1, 64), (19, 75, 64), (70, 130, 24)] {
+            let shape = |rows: usize| [2, rows, 3, depth];
+            let [q, k, v] = [queries, keys, keys].map(|rows| random(dtype, &shape(rows), (rows + number) as u64));
+            let inputs = vec![q, k, v, holes(&[2, 1, queries, keys], 9)];
+            let name = format!("attention_beside_{dtype}_{queries}_{depth}");
+            cases.push(case(&name, Anchor::Attention, ROUNDINGS, inputs, |b| {
+                let depth = depth.to_string();
+                let [q, k, v] = [("q", "M"), ("k", "K"), ("v", "K")]
+                    .map(|(name, rows)| b.input(name, dtype, &d(&["N", rows, "3", &depth])));
+                let mask = b.input("mask", DType::F32, &d(&["N", "1", "M", "K"]))?;
+                let y = stream(b, [q?, k?, v?], ["nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd"], DType::F32, |b, s| {
+                    let s = b.mul_scalar(s, 0.125)?;
+                    b.plus(s, mask)
+                })?;
+                let [n, rows] = [0, 1].map(|axis| b.shape(y)[axis].clone());
+                let width = b.shape(y)[2].clone() * b.shape(y)[3].clone();
+                Ok(vec![b.reshape(y, &[n, rows, width])?])
+            }));
+        }
+    }
+    cases
+}
+
+/// `[N, H, S, D]`; scores rounded to the operands' type; a causal mask from positions, or none.
+fn heads_before_rows() -> Vec<Case> {
+    let mut cases = vec![];
+    for (dtype, causal) in [(DType::F16, true), (DType::BF16, false), (DType::BF16, true)] {
+        let data = |seed| random(dtype, &[1, 2, 50, 40], seed);
+        let inputs = if causal {
+            vec![data(1), data(2), data(3)]
+        } else {
+            vec![wild(dtype, &[1, 2, 50, 40], 4), data(5), data(6)]
+        };
+        cases.push(case(
+            &format!("attention_before_{dtype}{}", if causal { "_causal" } else { "" }),
+            Anchor::Attention,
+            ROUNDINGS,
+            inputs,
+            |b| {
+                let [q, k, v] = ["q", "k", "v"].map(|name| b.input(name, dtype, &d(&["1", "2", "S", "40"])));
+                let y = stream(b, [q?, k?, v?], ["nhqd,nhkd->nhqk", "nhqk,nhkd->nhqd"], dtype, |b, s| {
+                    if !causal {
+                        return b.tanh(s);
+                    }
+                    let shape = b.shape(s).to_vec();
+                    let [row, col] = [2, 3].map(|axis| b.iota(DType::I32, &shape, axis));
+                    let seen = b.compare(CompareOp::Ge, row?, col?)?;
+                    let hidden = b.scalar(dtype, f64::NEG_INFINITY)?;
+                    b.select(seen, s, hidden)
+                })?;
+                Ok(vec![b.relu(y)?])
+            },
+        ));
+    }
+    cases
+}
+
+/// The last queries of a longer sequence, whose keys were computed before: many tiles of keys are seen by no row of a tile.
+fn cached() -> Case {
+    let data = |rows: usize, seed| random(DType::F16, &[2, rows, 32], seed);
+    case("attention_cached_causal", Anchor::Attention, ROUNDINGS, vec![data(150, 1), data(310, 2), data(310, 3)], |b| {
+        let [q, k, v] =
+            [("q", "M"), ("k", "K"), ("v", "K")].map(|(n, rows)| b.input(n, DType::F16, &d(&["2", rows, "32"])));
+        let offset = Dim::sym("K") - Dim::sym("M");
+        let y = stream(b, [q?, k?, v?], ["nqd,nkd->nqk", "nqk,nkd->nqd"], DType::F32, |b, s| {
+            let seen = b.causal_mask(&Dim::sym("M"), &Dim::sym("K"), &offset)?;
+            let hidden = b.scalar(DType::F32, f64::NEG_INFINITY)?;
+            b.select(seen, s, hidden)
+        })?;
+        Ok(vec![y])
+    })
+}
+
+/// Groups of query heads that share keys and values: their rows are rows of one tile.
+fn shared_keys() -> Vec<Case> {
+    let inputs = vec![
+        random(DType::BF16, &[2, 9, 2, 4, 32], 1),
+        random(DType::BF16, &[2, 33, 2, 32], 2),
+        random(DType::BF16, &[2, 33, 2, 48], 3),
+    ];
+    vec![case("attention_grouped", Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let q = b.input("q", DType::BF16, &d(&["N", "M", "2", "4", "32"]))?;
+        let k = b.input("k", DType::BF16, &d(&["N", "K", "2", "32"]))?;
+        let v = b.input("v", DType::BF16, &d(&["N", "K", "2", "48"]))?;
+        let y =
+            stream(b, [q, k, v], ["nqhgd,nkhd->nhgqk", "nhgqk,nkhv->nqhgv"], DType::F32, |b, s| b.mul_scalar(s, 0.2))?;
+        Ok(vec![y])
+    })]
+}
+
+/// Every operand with its rows last, and the products' operands exchanged.
+fn transposed() -> Vec<Case> {
+    let inputs = vec![
+        random(DType::F16, &[3, 16, 21], 1),
+        random(DType::F16, &[3, 16, 70], 2),
+        random(DType::F16, &[3, 32, 70], 3),
+    ];
+    vec![case("attention_transposed", Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let q = b.input("q", DType::F16, &d(&["N", "16", "M"]))?;
+        let k = b.input("k", DType::F16, &d(&["N", "16", "K"]))?;
+        let v = b.input("v", DType::F16, &d(&["N", "32", "K"]))?;
+        let s = b.contract(spec("ndk,ndq->nqk"), k, q, DType::F32, DType::F32)?;
+        let weights = b.softmax(s, -1)?;
+        let weights = b.cast(weights, DType::F16)?;
+        Ok(vec![b.contract(spec("nvk,nqk->nvq"), v, weights, DType::F32, DType::F16)?])
+    })]
+}

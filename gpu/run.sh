@@ -97,7 +97,7 @@ for name in "${@:-doctor tests fixtures checks models sanitize kernels nets prof
         kernels) lines=6 step kernels timeout 470 python3 "$peers/kernels.py" "$kernels" "$out/kernels.json" "$device" ;;
         nets) lines=14 step nets timeout 470 python3 "$peers/nets.py" "$kiln" "$kernels" "$pack/models" "$work" "$out/nets.json" "$device" ;;
         profile) lines=20 step profile timeout 300 python3 "$peers/ncu.py" "$kernels" "$out/profile.json" "$device" ;;
-        configs) lines=40 step configs timeout 120 "$kernels" configs "$out/configs.json" "$device" ;;
+        configs) lines=40 step configs timeout 240 "$kernels" configs "$out/configs.json" "$device" ;;
         table) lines=400 step table python3 "$peers/table.py" "$out" ;;
         *) echo "no step is called $name"; exit 2 ;;
         esac

@@ -113,10 +113,11 @@ def configs(part):
         best = times.index(min(times))
         row.update({"spearman": spearman(times), "regret": times[0] / times[best], "best": row["configs"][best]["config"]})
         c = row["best"]
-        tile = f"{c['tile_m']}x{c['tile_n']}x{c['tile_k']}, {c['threads']} threads, {c['stages']} stages"
+        extents = "x".join(str(c[key]) for key in ("tile_m", "tile_n", "tile_k", "rows", "keys") if key in c)
+        tile = f"{extents}, {c['threads']} threads, {c['stages']} stages"
         numbers = [len(times), number(row["spearman"], 2), number(times[0]), number(times[best]), number(row["regret"], 2)]
         lines.append([row["name"], *numbers, tile, number(row["seconds"])])
-    header = ["product", "Configs", "Spearman", "formula's first us", "best us", "regret", "best", "s to time all"]
+    header = ["kernel", "Configs", "Spearman", "formula's first us", "best us", "regret", "best", "s to time all"]
     return table(header, lines)
 
 

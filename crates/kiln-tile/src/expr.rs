@@ -39,6 +39,8 @@ pub enum UnaryOp {
     Not,
     Exp,
     Exp2,
+    /// 2 to the power of an f32 in one instruction, right to 2^-22 of the result; what is below 2^-126 is 0.
+    Exp2Approx,
     Expm1,
     Log,
     Log2,
@@ -500,6 +502,8 @@ named_unary! {
     exp UnaryOp::Exp;
     /// 2 to the power `self`.
     exp2 UnaryOp::Exp2;
+    /// 2 to the power of an f32 in one instruction, right to 2^-22 of the result; what is below 2^-126 is 0.
+    exp2_approx UnaryOp::Exp2Approx;
     /// Natural logarithm.
     log UnaryOp::Log;
     /// Square root.

@@ -27,7 +27,7 @@ fn float_unary(op: UnaryOp, x: f64) -> f64 {
         UnaryOp::Neg => -x,
         UnaryOp::Abs => x.abs(),
         UnaryOp::Exp => x.exp(),
-        UnaryOp::Exp2 => x.exp2(),
+        UnaryOp::Exp2 | UnaryOp::Exp2Approx => x.exp2(),
         UnaryOp::Expm1 => x.exp_m1(),
         UnaryOp::Log => x.ln(),
         UnaryOp::Log2 => x.log2(),

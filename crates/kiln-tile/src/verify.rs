@@ -425,6 +425,7 @@ impl Verifier<'_> {
                 let ok = match op {
                     UnaryOp::Not => !dtype.is_float(),
                     UnaryOp::Neg | UnaryOp::Abs => dtype != DType::Bool,
+                    UnaryOp::Exp2Approx => dtype == DType::F32,
                     _ => dtype.is_float(),
                 };
                 let place = format!("operand of {op:?}");

@@ -407,6 +407,11 @@ pub fn ranked() -> Vec<Case> {
     let mut cases = in_each(
         &[DType::BF16],
         &[
+            attention(256, 1024, 64, false),
+            attention(32, 4096, 128, false),
+            attention(32, 4096, 128, true),
+            attention(16, 128, 64, false),
+            attention(16, 512, 64, false),
             gemm(4096, 4096, 4096, false),
             gemm(2048, 4096, 14336, true),
             gemm(128, 6144, 4096, true),

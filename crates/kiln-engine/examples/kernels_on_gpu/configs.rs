@@ -1,4 +1,4 @@
-//! Times every Config of some matrix products: the cost formula's order beside the clock's.
+//! Times every Config of some matrix products and attentions: the cost formula's order beside the clock's.
 
 use crate::case::{self, Case};
 use crate::rotating::Rotating;

@@ -197,13 +197,13 @@ impl<'a> Streamed<'a> {
                     // A row of nothing but minus infinity so far; if that is all, 0 / 0 gives NaN, as it must.
                     let finite = new.ne(float(f64::NEG_INFINITY)).select(&(&new * LOG2_E), float(0.0));
                     let from = k.bind("from", finite);
-                    k.store(&scale, ix, peak.at(ix).fma(float(LOG2_E), -from.clone()).exp2());
+                    k.store(&scale, ix, peak.at(ix).fma(float(LOG2_E), -from.clone()).exp2_approx());
                     k.store(&base, ix, from);
                     k.store(&peak, ix, new);
                 });
                 k.parallel(&of_scores(), |k, ix| {
                     let power = scores.at(ix).fma(float(LOG2_E), -base.at([&ix[0]]));
-                    k.store(&scores, ix, power.exp2());
+                    k.store(&scores, ix, power.exp2_approx());
                 });
                 k.reduce_rows(&found, ReduceOp::Sum, of_scores(), |_, ix| scores.at(ix));
                 k.parallel(&of_rows(), |k, ix| k.store(&total, ix, total.at(ix).fma(scale.at(ix), found.at(ix))));

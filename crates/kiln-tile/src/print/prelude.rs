@@ -13,6 +13,7 @@ pub enum Helper {
     E5m2,
     Int4,
     MinMax,
+    Exp2Approx,
     WarpReduce,
     BlockReduce,
     ReduceSum,
@@ -50,7 +51,10 @@ impl Helper {
             Helper::E4m3 => f8(arch, "e4m3", 3, 7, "0x43e00000u /* 448 */", E4M3_DECODE),
             Helper::E5m2 => f8(arch, "e5m2", 2, 15, "0x47600000u /* 57344 */", E5M2_DECODE),
             Helper::Int4 => INT4.to_owned(),
+            // The first architecture with bf16 is also the first with these.
+            Helper::MinMax if arch.has_bf16() => format!("{MIN_MAX}{MIN_MAX_F32}"),
             Helper::MinMax => MIN_MAX.to_owned(),
+            Helper::Exp2Approx => EXP2_APPROX.to_owned(),
             Helper::WarpReduce => WARP_REDUCE.to_owned(),
             Helper::BlockReduce => BLOCK_REDUCE.to_owned(),
             Helper::ReduceSum => functor("Sum", "a + b"),
@@ -188,6 +192,26 @@ const MIN_MAX: &str = "\
 template <class T> __device__ __forceinline__ T min_of(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b || a != a ? a : b; }
 ";
+
+const MIN_MAX_F32: &str = r#"__device__ __forceinline__ float min_of(float a, float b) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(a), "f"(b));
+    return least;
+}
+__device__ __forceinline__ float max_of(float a, float b) {
+    float greatest;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(greatest) : "f"(a), "f"(b));
+    return greatest;
+}
+"#;
+
+const EXP2_APPROX: &str = r#"// 2 to the power x; what is below 2^-126 is 0.
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+"#;
 
 const WARP_REDUCE: &str = "\
 // Combines one value of each of `lanes` neighbouring threads of a warp; all get the result.

@@ -385,8 +385,8 @@ extern "C" __global__ void __launch_bounds__(64, 1) attention(
             unsigned b_frag[3][4];
             #pragma unroll
             for (int mi = 0; mi < 1; ++mi) {
-                a_frag[mi][0] = pack_f16(scores[mi][kk / 8 + 0][0], scores[mi][kk / 8 + 0][1]);
-                a_frag[mi][1] = pack_f16(scores[mi][kk / 8 + 0][2], scores[mi][kk / 8 + 0][3]);
+                a_frag[mi][0] = pack_f16(scores[mi][kk / 8][0], scores[mi][kk / 8][1]);
+                a_frag[mi][1] = pack_f16(scores[mi][kk / 8][2], scores[mi][kk / 8][3]);
                 a_frag[mi][2] = pack_f16(scores[mi][kk / 8 + 1][0], scores[mi][kk / 8 + 1][1]);
                 a_frag[mi][3] = pack_f16(scores[mi][kk / 8 + 1][2], scores[mi][kk / 8 + 1][3]);
             }

@@ -26,6 +26,16 @@ __device__ __forceinline__ f16 to_f16(float x) {
 // NaN if either is NaN.
 template <class T> __device__ __forceinline__ T min_of(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b || a != a ? a : b; }
+__device__ __forceinline__ float min_of(float a, float b) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(a), "f"(b));
+    return least;
+}
+__device__ __forceinline__ float max_of(float a, float b) {
+    float greatest;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(greatest) : "f"(a), "f"(b));
+    return greatest;
+}
 
 // Combines one value of each of `lanes` neighbouring threads of a warp; all get the result.
 template <class Op, int lanes = 32, class T> __device__ __forceinline__ T warp_reduce(T value) {
@@ -355,8 +365,8 @@ extern "C" __global__ void __launch_bounds__(64, 1) attention(
             unsigned b_frag[3][4];
             #pragma unroll
             for (int mi = 0; mi < 2; ++mi) {
-                a_frag[mi][0] = pack_f16(scores[mi][kk / 8 + 0][0], scores[mi][kk / 8 + 0][1]);
-                a_frag[mi][1] = pack_f16(scores[mi][kk / 8 + 0][2], scores[mi][kk / 8 + 0][3]);
+                a_frag[mi][0] = pack_f16(scores[mi][kk / 8][0], scores[mi][kk / 8][1]);
+                a_frag[mi][1] = pack_f16(scores[mi][kk / 8][2], scores[mi][kk / 8][3]);
                 a_frag[mi][2] = pack_f16(scores[mi][kk / 8 + 1][0], scores[mi][kk / 8 + 1][1]);
                 a_frag[mi][3] = pack_f16(scores[mi][kk / 8 + 1][2], scores[mi][kk / 8 + 1][3]);
             }

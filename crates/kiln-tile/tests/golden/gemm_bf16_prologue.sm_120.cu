@@ -22,6 +22,16 @@ __device__ __forceinline__ bf16 to_bf16(float x) {
 // NaN if either is NaN.
 template <class T> __device__ __forceinline__ T min_of(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b || a != a ? a : b; }
+__device__ __forceinline__ float min_of(float a, float b) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(a), "f"(b));
+    return least;
+}
+__device__ __forceinline__ float max_of(float a, float b) {
+    float greatest;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(greatest) : "f"(a), "f"(b));
+    return greatest;
+}
 
 // Position of an element of a tile of 16-bit elements whose 16-byte chunks are permuted within each row: eight rows of one
 // column of chunks lie in different banks.

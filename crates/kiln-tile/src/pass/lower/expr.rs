@@ -152,6 +152,10 @@ impl Lower<'_> {
             UnaryOp::IsInf => return CExpr::call("isinf", [x]),
             UnaryOp::Exp => "exp",
             UnaryOp::Exp2 => "exp2",
+            UnaryOp::Exp2Approx => {
+                self.helpers.insert(Helper::Exp2Approx);
+                return CExpr::call("exp2_approx", [x]);
+            }
             UnaryOp::Expm1 => "expm1",
             UnaryOp::Log => "log",
             UnaryOp::Log2 => "log2",

@@ -76,7 +76,8 @@ impl Lower<'_> {
             self.helpers.insert(pack_helper);
             let from = self.buffer_name(a.0);
             let register = |r: u32| {
-                let element = |half: u32| format!("{from}[{m}][{kk} / 8 + {}][{}]", r / 2, r % 2 * 2 + half);
+                let block = if r < 2 { "" } else { " + 1" };
+                let element = |half: u32| format!("{from}[{m}][{kk} / 8{block}][{}]", r % 2 * 2 + half);
                 let value = CExpr::call(pack, [CExpr::name(element(0)), CExpr::name(element(1))]);
                 CStmt::Assign(CExpr::name(format!("{a_frag}[{m}][{r}]")), value)
             };

@@ -46,14 +46,16 @@ pub struct Problem {
     pub straight: [bool; 2],
 }
 
-/// `(M, N, K, threads)` for tensor cores. M = 16 and 32 are for decoding and small batches.
-const TENSOR: [(u32, u32, u32, u32); 6] = [
+/// `(M, N, K, threads)` for tensor cores. M = 16 and 32 are for decoding and small batches: what counts is how many bytes are under way.
+const TENSOR: [(u32, u32, u32, u32); 8] = [
     (128, 128, 32, 256),
     (64, 128, 32, 128),
     (128, 32, 64, 128),
     (64, 64, 64, 128),
     (32, 64, 64, 64),
     (16, 64, 64, 64),
+    (16, 32, 128, 64),
+    (16, 32, 256, 64),
 ];
 /// The same where operands arrive one element at a time, or computed: a thread holds at most 64 of them while it multiplies.
 const TENSOR_NARROW: [(u32, u32, u32, u32); 7] = [
@@ -186,7 +188,7 @@ mod tests {
         assert_eq!(first(problem(Arch::Sm90a, 8192, 8192, true)).tile_n, 128);
         assert!(first(problem(Arch::Sm80, 1, 4096, true)).tile_m == 16);
         assert!(first(problem(Arch::Sm80, 128, 384, true)).tile_m <= 64);
-        assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 6);
+        assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 8);
         assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2));
         // A small image of many channels: more blocks, each with fewer elements to gather.
         let image = Problem { straight: [true, false], k: (4608, 4608), ..problem(Arch::Sm90a, 512, 49, false) };

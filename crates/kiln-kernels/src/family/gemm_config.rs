@@ -47,11 +47,12 @@ pub struct Problem {
 }
 
 /// `(M, N, K, threads)` for tensor cores. M = 16 and 32 are for decoding and small batches: what counts is how many bytes are under way.
-const TENSOR: [(u32, u32, u32, u32); 8] = [
+const TENSOR: [(u32, u32, u32, u32); 9] = [
     (128, 128, 32, 256),
     (64, 128, 32, 128),
     (128, 32, 64, 128),
     (64, 64, 64, 128),
+    (64, 32, 128, 128),
     (32, 64, 64, 64),
     (16, 64, 64, 64),
     (16, 32, 128, 64),
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(first(problem(Arch::Sm90a, 8192, 8192, true)).tile_n, 128);
         assert!(first(problem(Arch::Sm80, 1, 4096, true)).tile_m == 16);
         assert!(first(problem(Arch::Sm80, 128, 384, true)).tile_m <= 64);
-        assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 8);
+        assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 9);
         assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2));
         // A small image of many channels: more blocks, each with fewer elements to gather.
         let image = Problem { straight: [true, false], k: (4608, 4608), ..problem(Arch::Sm90a, 512, 49, false) };

@@ -14,6 +14,7 @@ use kiln_fuse::{BufferKind, Fused, Plan, Step};
 use kiln_graph::{Graph, Tensor};
 use kiln_kernels::Implementation;
 use kiln_target::Target;
+use kiln_target::arch::Arch;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -63,22 +64,23 @@ pub fn build(
     let mut report = BuildReport::new(graph);
     let mut weights: BTreeMap<String, Tensor> = BTreeMap::new();
     let mut targets = Vec::new();
-    let mut fused_for: Vec<(bool, Fused)> = Vec::new();
+    let mut fused_for: Vec<(Option<bool>, Fused)> = Vec::new();
     let mut compiler = None;
     for target in &options.targets {
         let name = target.to_string();
         let mut stages = Vec::new();
         let start = Instant::now();
         progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
-        // One fusion serves all GPUs: their balance of bandwidth to arithmetic differs too little to change the cuts.
-        let is_gpu = target.arch().is_some();
-        let fused = match fused_for.iter().find(|(gpu, _)| *gpu == is_gpu) {
+        // One fusion serves all GPUs whose tensor cores have the same types: their balance of bandwidth to arithmetic differs too little
+        // to change the cuts.
+        let kind = target.arch().map(Arch::has_bf16);
+        let fused = match fused_for.iter().find(|(other, _)| *other == kind) {
             Some((_, fused)) => fused.clone(),
             None => {
                 let fused_options =
                     kiln_fuse::Options { numerics: options.numerics, ..kiln_fuse::Options::new(target.clone()) };
                 let fused = kiln_fuse::fuse(graph, &fused_options)?;
-                fused_for.push((is_gpu, fused.clone()));
+                fused_for.push((kind, fused.clone()));
                 fused
             }
         };

@@ -66,6 +66,25 @@ pub fn half_block() -> Graph {
     b.finish()
 }
 
+/// Causal self-attention of four heads, as a transformer has it; symbolic batch and sequence.
+pub fn self_attention(dtype: DType) -> Graph {
+    let mut b = Builder::new("self_attention");
+    let (batch, seq) = (b.symbol("B", 1, 8), b.symbol("S", 1, 512));
+    let x = b.input("x", dtype, &[batch.clone(), seq.clone(), 64.into()]).unwrap();
+    let heads = ["q", "k", "v"].map(|name| {
+        let w = Tensor::random(dtype, &[64, 64], name.as_bytes()[0].into()).unwrap();
+        let w = b.weight_data(name, w).unwrap();
+        let y = b.linear(x, w, None, false).unwrap();
+        let y = b.reshape(y, &[batch.clone(), seq.clone(), 4.into(), 16.into()]).unwrap();
+        b.transpose(y, &[0, 2, 1, 3]).unwrap()
+    });
+    let y = b.attention(heads[0], heads[1], heads[2], None, None, Some(&0.into())).unwrap();
+    let y = b.transpose(y, &[0, 2, 1, 3]).unwrap();
+    let y = b.reshape(y, &[batch, seq, 64.into()]).unwrap();
+    b.output("y", y);
+    b.finish()
+}
+
 pub fn engine(graph: &Graph, targets: &[&str], home: &std::path::Path) -> Engine {
     engine_at(graph, targets, kiln_cuda::Home::at(home))
 }

@@ -1,15 +1,20 @@
 //! The kernels that ship, executed: engines for GPUs on the simulator with every check on.
 
-use crate::models::{block, convnet, engine_at, half_block};
+use crate::models::{block, convnet, engine_at, half_block, self_attention};
 use kiln_cuda::{Home, setup};
 use kiln_engine::{Session, Tolerance, open_device};
 use kiln_graph::{DType, Graph, Tensor, interpret};
 
-fn on_every_architecture(graph: &Graph, name: &str, dtype: DType, shapes: &[&[usize]], tolerance: Tolerance) {
+/// A home with NVRTC.
+fn home() -> Home {
     let home = Home::from_env().unwrap();
     setup::setup(&home, |_| {}).unwrap();
+    home
+}
+
+fn on_every_architecture(graph: &Graph, name: &str, dtype: DType, shapes: &[&[usize]], tolerance: Tolerance) {
     let targets = ["sm_75", "sm_80", "sm_89", "sm_90a"];
-    let engine = engine_at(graph, &targets, home);
+    let engine = engine_at(graph, &targets, home());
     for target in targets {
         let mut session = Session::new(&engine, open_device(&format!("sim:{target}")).unwrap()).unwrap();
         for (i, shape) in shapes.iter().enumerate() {
@@ -41,6 +46,22 @@ fn a_half_precision_block_runs_clean_and_right() {
     // Values are of order 1 and each is rounded to f16 (2^-11) a handful of times on the way.
     let tolerance = Tolerance { rtol: 1e-2, atol: 1e-2 };
     on_every_architecture(&half_block(), "x", DType::F16, &[&[3, 64], &[33, 64]], tolerance);
+}
+
+#[test]
+fn attention_is_one_kernel_where_tensor_cores_have_the_type() {
+    for (dtype, oldest) in [(DType::F16, "sm_75"), (DType::BF16, "sm_80")] {
+        let graph = self_attention(dtype);
+        let engine = engine_at(&graph, &["sm_90a", "sm_75", "cpu", "sm_80"], home());
+        for image in &engine.targets {
+            let regions = image.plan.regions.iter().filter(|r| r.anchor == kiln_fuse::Anchor::Attention).count();
+            let expected = image.target != "cpu" && !(oldest == "sm_80" && image.target == "sm_75");
+            assert_eq!(regions, usize::from(expected), "{dtype} {}", image.target);
+        }
+        // Products of values rounded to a part in 2^11 or 2^8, of order 1, a few times in a row.
+        let bound = if dtype == DType::F16 { 1e-2 } else { 6e-2 };
+        on_every_architecture(&graph, "x", dtype, &[&[1, 1, 64], &[2, 37, 64]], Tolerance { rtol: bound, atol: bound });
+    }
 }
 
 #[test]

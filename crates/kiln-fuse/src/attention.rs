@@ -92,9 +92,9 @@ fn keyed(node: &SubNode) -> Option<Vec<bool>> {
     let Op::Contract { spec, acc: DType::F32, out } = node.op else { return None };
     let [lhs, rhs] = node.operands[..] else { return None };
     let key = spec.out.last()?;
-    let (queries, q, k) = match (spec.lhs.contains(key), spec.rhs.contains(key)) {
-        (false, true) => (lhs.ty, &spec.lhs, &spec.rhs),
-        (true, false) => (rhs.ty, &spec.rhs, &spec.lhs),
+    let (queries, q, keys, k) = match (spec.lhs.contains(key), spec.rhs.contains(key)) {
+        (false, true) => (lhs.ty, &spec.lhs, rhs.ty, &spec.rhs),
+        (true, false) => (rhs.ty, &spec.rhs, lhs.ty, &spec.lhs),
         _ => return None,
     };
     let leaves = lhs.inner.is_none() && rhs.inner.is_none();
@@ -103,7 +103,9 @@ fn keyed(node: &SubNode) -> Option<Vec<bool>> {
         && lhs.ty.dtype == rhs.ty.dtype
         && is_float(*out)
         && k.iter().all(|l| l == key || q.contains(l))
-        && fits_head(queries, q, |l| !spec.out.contains(&l));
+        // Extents of one label may be equal only by a constraint, and written differently.
+        && fits_head(queries, q, |l| !spec.out.contains(&l))
+        && fits_head(keys, k, |l| !spec.out.contains(&l));
     fits.then(|| spec.out.iter().map(|l| k.contains(l)).collect())
 }
 

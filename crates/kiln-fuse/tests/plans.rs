@@ -55,6 +55,31 @@ fn batch_norm_disappears_into_weights() {
 }
 
 #[test]
+fn functions_of_positions_are_folded_where_a_kernel_would_only_make_them() {
+    let weights = |make: &dyn Fn(&mut Builder, ValueId, ValueId) -> kiln_graph::Result<ValueId>| {
+        let mut b = Builder::new("positions");
+        let shape = [Dim::from(64), Dim::from(48)];
+        let x = b.input("x", DType::F32, &shape).unwrap();
+        let (row, column) = (b.iota(DType::F32, &shape, 0).unwrap(), b.iota(DType::F32, &shape, 1).unwrap());
+        let table = b.mul(row, column).unwrap();
+        let y = make(&mut b, x, table).unwrap();
+        b.output("y", y);
+        let fused = check(&b.finish(), &[f32s(&[64, 48], 3)], &options("sm_90a", Numerics::Reassoc), 1e-5);
+        assert_eq!(fused.report.kernels, 1);
+        fused.plan.weights.len()
+    };
+    let scanned = weights(&|b, x, table| {
+        let table = b.cumsum(table, 0, false, false)?;
+        b.mul(x, table)
+    });
+    let multiplied = weights(&|b, x, table| {
+        let table = b.transpose(table, &[1, 0])?;
+        b.matmul(x, table)
+    });
+    assert_eq!((scanned, multiplied, weights(&|b, x, table| b.mul(x, table))), (1, 1, 0));
+}
+
+#[test]
 fn unbound_weights_stay_weights() {
     let mut b = Builder::new("unbound");
     let x = b.input("x", DType::F32, &[2.into(), 3.into()]).unwrap();

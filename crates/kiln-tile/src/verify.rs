@@ -222,6 +222,11 @@ impl Verifier<'_> {
                 self.axes(axes)?;
                 let outer = self.scope.clone();
                 self.names_only("reduce_rows", body)?;
+                let reads = |e: &Expr| e.any(&mut |e| matches!(e.kind(), ExprKind::Load(b, _) if b.id == into.id));
+                if reads(value) || body.iter().any(|s| s.exprs().into_iter().any(reads)) {
+                    let what = "rows combined into what their values read".to_owned();
+                    return self.invalid(what, &into.name, "combine into a fragment of its own, then combine both");
+                }
                 self.require(value, &format!("value of `{}`", into.name), into.dtype)?;
                 self.scope = outer;
                 let logical = matches!(op, ReduceOp::And | ReduceOp::Or);
@@ -315,6 +320,10 @@ impl Verifier<'_> {
         if (am, bn, ak) != (m, n, bk) {
             let what = format!("gemm of [{am}, {ak}] by [{bk}, {bn}] into [{m}, {n}]");
             return self.invalid(what, &acc.name, "make the tiles agree on M, N and K");
+        }
+        if a.id == acc.id {
+            let what = "a product accumulated in its own operand".to_owned();
+            return self.invalid(what, &acc.name, "give the result a fragment of its own");
         }
         if held && (ta || !matches!(b.dtype, DType::F16 | DType::BF16)) || a.scope == Scope::Global {
             let what = format!("{:?} left operand of a product of {} tiles", a.scope, b.dtype);

@@ -118,8 +118,20 @@ fn rows_of_accumulators() {
         k.gemm(&acc, &weights, &b, false, false);
     });
     says(&plain, &["weights", "f16 or bf16"]);
-    // What the layouts cannot do: rows of what no product accumulates, and a row of a loop's other axis.
-    let compiled = |by_row: bool| {
+    let itself = error(Worker::Block, |k, _, _, _| {
+        let acc = k.fragment("acc", DType::F32, &[32, 16]);
+        let b = k.shared("b", DType::F16, &[16, 16]);
+        k.gemm(&acc, &acc, &b, false, false);
+    });
+    says(&itself, &["acc", "its own operand"]);
+    let running = error(Worker::Block, |k, _, _, _| {
+        let acc = k.fragment("acc", DType::F32, &[32, 16]);
+        let peak = k.fragment("peak", DType::F32, &[32]);
+        k.reduce_rows(&peak, ReduceOp::Max, square(), |_, ix| acc.at(ix).max(peak.at([&ix[0]])));
+    });
+    says(&running, &["peak", "what their values read"]);
+    // What the layouts cannot do.
+    let compiled = |build: &dyn Fn(&mut Builder, [&kiln_tile::Buffer; 4])| {
         let mut k = Builder::new("k", "");
         let y = k.output("y", DType::F32, &[n(32), n(32)]);
         let [a, b] = ["a", "b"].map(|name| k.shared(name, DType::F16, &[32, 32]));
@@ -131,19 +143,46 @@ fn rows_of_accumulators() {
             for tile in [&a, &b] {
                 k.copy(tile, &["i", "j"], |_| Expr::bool(true), |_, _| Expr::float(DType::F16, 1.0));
             }
-            if by_row {
-                k.gemm(&acc, &a, &b, false, false);
-            }
-            k.reduce_rows(&peak, ReduceOp::Max, [("i", n(32)), ("j", n(32))], |_, ix| acc.at(ix));
-            k.parallel(&[("i", n(32)), ("j", n(32))], |k, ix| {
-                let row = if by_row { &ix[1] } else { &ix[0] };
-                k.store(&y, ix, acc.at(ix) - peak.at([row]));
-            });
+            build(k, [&acc, &a, &peak, &y]);
         });
         kiln_tile::compile(&k.finish().unwrap(), kiln_target::arch::Arch::Sm80).unwrap_err().to_string()
     };
-    says(&compiled(false), &["peak", "not laid out alike"]);
-    says(&compiled(true), &["peak", "the loop's own variables"]);
+    let square = || [("i", n(32)), ("j", n(32))];
+    let peaks = |k: &mut Builder, acc: &kiln_tile::Buffer, peak: &kiln_tile::Buffer| {
+        k.reduce_rows(peak, ReduceOp::Max, square(), |_, ix| acc.at(ix));
+    };
+    // Rows of what no product accumulates.
+    says(&compiled(&|k, [acc, _, peak, _]| peaks(k, acc, peak)), &["peak", "not laid out alike"]);
+    let product = |k: &mut Builder, [acc, a, peak, _]: [&kiln_tile::Buffer; 4]| {
+        k.gemm(acc, a, a, false, false);
+        peaks(k, acc, peak);
+    };
+    let by_column = compiled(&|k, all @ [acc, _, peak, y]| {
+        product(k, all);
+        k.parallel(&square(), |k, ix| k.store(y, ix, acc.at(ix) - peak.at([&ix[1]])));
+    });
+    says(&by_column, &["peak", "the loop's own variables"]);
+    let alone = compiled(&|k, all @ [_, a, peak, y]| {
+        product(k, all);
+        k.parallel(&square(), |k, ix| k.store(y, ix, a.at(ix).cast(DType::F32) - peak.at([&ix[0]])));
+    });
+    says(&alone, &["peak", "no accumulator"]);
+    let of_a_tile = compiled(&|k, all @ [_, a, peak, _]| {
+        product(k, all);
+        k.reduce_rows(peak, ReduceOp::Max, square(), |_, ix| a.at(ix).cast(DType::F32));
+    });
+    says(&of_a_tile, &["peak", "no accumulator"]);
+    // Four threads have a part of each row: each would add it.
+    let summed = compiled(&|k, all @ [_, _, peak, _]| {
+        product(k, all);
+        k.reduce("sum", ReduceOp::Sum, &[("i", n(32))], |_, ix| peak.at(ix));
+    });
+    says(&summed, &["more than change fragments"]);
+    let stored = compiled(&|k, all @ [_, _, peak, y]| {
+        product(k, all);
+        k.parallel(&[("i", n(32))], |k, ix| k.store(y, [&ix[0], &n(0)], peak.at(ix)));
+    });
+    says(&stored, &["more than change fragments"]);
 }
 
 #[test]

@@ -205,6 +205,7 @@ fn precision_of(dtype: DType) -> Precision {
 pub(super) fn weight(op: &Op, window: f64) -> f64 {
     match op {
         Op::Unary(UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf | UnaryOp::Sign) => 1.0,
+        Op::Unary(UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round) => 1.0,
         Op::Unary(UnaryOp::Sqrt | UnaryOp::Rsqrt | UnaryOp::Recip) => 4.0,
         Op::Unary(_) => 12.0,
         Op::Binary(BinaryOp::Div | BinaryOp::Mod | BinaryOp::Rem) => 6.0,

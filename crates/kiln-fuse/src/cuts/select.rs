@@ -10,10 +10,11 @@ use super::cost::{Costs, weight};
 use super::cut::{Cut, is_literal};
 use super::enumerate::cuts_of;
 use super::refine::refine;
-use crate::egraph::{ClassIx, Dag};
+use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::region::OpKind;
 use crate::{Error, Options, Result};
 use kiln_graph::Op;
+use std::collections::BTreeSet;
 
 /// How a class gets into memory.
 #[derive(Clone, Debug)]
@@ -125,6 +126,10 @@ fn shared(dag: &Dag) -> Vec<f64> {
 fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
     // Bytes that a weight-only class is computed from, at least: of weights, and of functions of positions that are dear to compute again.
     // Plain functions of positions, a causal mask for one, are not worth memory: kernels compute them, and see what they are.
+    // What a product reads is in memory anyway.
+    let is_product = |n: &&DagNode| matches!(n.op, Some(Op::Contract { .. } | Op::Conv { .. }));
+    let products = dag.classes.iter().flat_map(|class| &class.nodes).filter(is_product);
+    let read: BTreeSet<ClassIx> = products.flat_map(|n| n.operands.iter().copied()).collect();
     let mut source = vec![0.0f64; dag.classes.len()];
     let mut free = Vec::with_capacity(dag.classes.len());
     for c in dag.indices() {
@@ -136,13 +141,13 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
                 .iter()
                 .map(|n| match &n.op {
                     Some(Op::Weight { .. } | Op::Const { .. }) => costs.bytes(c),
-                    Some(op) if weight(op, 1.0) >= DEAR => costs.bytes(c),
+                    Some(op) if class.literal && (is_dear(op) || read.contains(&c)) => costs.bytes(c),
                     _ => n.operands.iter().map(|o| source[o.index()]).sum(),
                 })
                 .fold(f64::INFINITY, f64::min);
         }
         let bytes = costs.bytes(c);
-        let computable = |n: &crate::egraph::DagNode| n.operands.iter().all(|o| dag.class(*o).weight_only);
+        let computable = |n: &DagNode| n.operands.iter().all(|o| dag.class(*o).weight_only);
         let folds = class.weight_only
             && !class.tuple
             && class.ty().const_shape().is_some()
@@ -155,6 +160,11 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
         free.push(named || is_literal(dag, c) || folds);
     }
     free
+}
+
+/// Whether a function of positions is worth memory rather than computing again: it takes long, or a kernel of its own.
+fn is_dear(op: &Op) -> bool {
+    weight(op, 1.0) >= DEAR || OpKind::of(op).anchor().is_some()
 }
 
 /// Whether a class has a shape that is known at build time.

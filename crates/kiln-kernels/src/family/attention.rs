@@ -1,8 +1,7 @@
 //! Attention: two products with a softmax of rows between them, which a block streams through, so that scores never reach memory.
 //!
 //! A block keeps the greatest score and the sum of each of its rows, and scales what it has accumulated when the greatest changes (Milakov
-//! and Gimelshein, "Online normalizer calculation for softmax"; Dao, "FlashAttention-2"). Powers are of two: the exponent's factor
-//! falls into one multiply-add. What stands between the products (scale, mask, cap) is written by `value`, an element at a time.
+//! and Gimelshein, "Online normalizer calculation for softmax"; Dao, "FlashAttention-2"). Powers are of two. What stands between the products (scale, mask, cap) is written by `value`, an element at a time.
 
 use super::attention_config::{AttentionConfig, Problem};
 use super::causal::diagonal;
@@ -82,9 +81,11 @@ impl<'a> Streamed<'a> {
         let sides = [(second.inputs[0], &two.lhs), (second.inputs[1], &two.rhs)];
         let [(_, weights), value] = if second.inputs[0] == parts.weights { sides } else { [sides[1], sides[0]] };
         // The second product's labels are others: those of the weights stand for the scores' axes, the rest is new.
-        let rename = |l: &char| match weights.iter().position(|w| w == l) {
-            Some(axis) => scores[axis],
-            None => char::from_u32(0xe000 + *l as u32 % 0x1000).unwrap_or(*l),
+        let unused: Vec<char> =
+            ('\u{e000}'..).filter(|c| !one.lhs.contains(c) && !one.rhs.contains(c)).take(value.1.len()).collect();
+        let rename = |l: &char| match (weights.iter().position(|w| w == l), value.1.iter().position(|v| v == l)) {
+            (Some(axis), _) => scores[axis],
+            (None, at) => unused[at.unwrap_or(0)],
         };
         let [value_labels, out] = [value.1, &two.out].map(|labels| labels.iter().map(rename).collect::<Vec<char>>());
         let group = |from: (graph::ValueId, &[char]), member: &dyn Fn(&char) -> bool| {
@@ -136,8 +137,10 @@ impl<'a> Streamed<'a> {
     fn program(&self, mut values: Values<'a>, mut k: Builder, config: AttentionConfig) -> Result<TileProgram> {
         let AttentionConfig { rows: tile_m, keys: tile_n, threads, stages } = config;
         let (bm, bn) = (i64::from(tile_m), i64::from(tile_n));
-        let extent = |group: &Group| padded(group.total().as_const().unwrap_or(0));
-        let (depth, columns) = (extent(&self.depth), extent(&self.columns));
+        let (Some(depth), Some(columns)) = (self.depth.total().as_const(), self.columns.total().as_const()) else {
+            return values.malformed("a head has no fixed extent");
+        };
+        let (depth, columns) = (padded(depth), padded(columns));
         let query = Side::new(&values, &mut k, &self.query, (&self.rows, tile_m), (&self.depth, depth));
         let key = Side::new(&values, &mut k, &self.key, (&self.keys, tile_n), (&self.depth, depth));
         let value = Side::new(&values, &mut k, &self.value, (&self.keys, tile_n), (&self.columns, columns));
@@ -152,6 +155,8 @@ impl<'a> Streamed<'a> {
         let of_scores = || [("i", Expr::index(bm)), ("j", Expr::index(bn))];
         let of_result = || [("i", Expr::index(bm)), ("c", Expr::index(columns.into()))];
         let float = |x: f64| Expr::float(DType::F32, x);
+        // Differences first: at the greatest score the exponent is exactly 0, however large that is.
+        let power = |difference: Expr| (difference * LOG2_E).exp2_approx();
         let mut result = Ok(());
         k.for_each(Worker::Block, &[("batch", batches), ("tile_m", m.ceil_div(bm))], |k, at| {
             let batch = self.batch.places(&mut values, k, &at[0]);
@@ -194,16 +199,14 @@ impl<'a> Streamed<'a> {
                 k.reduce_rows(&found, ReduceOp::Max, of_scores(), |_, ix| scores.at(ix));
                 k.parallel(&of_rows(), |k, ix| {
                     let new = k.bind("greatest", peak.at(ix).max(found.at(ix)));
-                    // A row of nothing but minus infinity so far; if that is all, 0 / 0 gives NaN, as it must.
-                    let finite = new.ne(float(f64::NEG_INFINITY)).select(&(&new * LOG2_E), float(0.0));
-                    let from = k.bind("from", finite);
-                    k.store(&scale, ix, peak.at(ix).fma(float(LOG2_E), -from.clone()).exp2_approx());
+                    // A row of nothing but minus infinity so far; if that is all, a sum of 0 gives NaN, as it must.
+                    let from = k.bind("from", new.ne(float(f64::NEG_INFINITY)).select(&new, float(0.0)));
+                    k.store(&scale, ix, power(peak.at(ix) - &from));
                     k.store(&base, ix, from);
                     k.store(&peak, ix, new);
                 });
                 k.parallel(&of_scores(), |k, ix| {
-                    let power = scores.at(ix).fma(float(LOG2_E), -base.at([&ix[0]]));
-                    k.store(&scores, ix, power.exp2_approx());
+                    k.store(&scores, ix, power(scores.at(ix) - base.at([&ix[0]])));
                 });
                 k.reduce_rows(&found, ReduceOp::Sum, of_scores(), |_, ix| scores.at(ix));
                 k.parallel(&of_rows(), |k, ix| k.store(&total, ix, total.at(ix).fma(scale.at(ix), found.at(ix))));

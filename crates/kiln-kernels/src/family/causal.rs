@@ -1,11 +1,12 @@
 //! Causal masks: which keys no row of a tile sees, so that their tiles are never read.
 
 use crate::value::Values;
-use kiln_graph::{BinaryOp, CompareOp, Dim, Node, Op, ValueId};
+use kiln_graph::{BinaryOp, CompareOp, DType, Dim, Node, Op, ValueId};
 
 /// The axis of queries and the offset of the diagonal if `x`, scores `[.., keys]`, is minus infinity wherever `key > query + offset`.
 pub fn diagonal(values: &Values, x: ValueId) -> Option<(usize, Dim)> {
-    let node = through(values, x, |op| matches!(op, Op::Cast { .. }));
+    // Types that have infinities.
+    let node = through(values, x, |op| matches!(op, Op::Cast { to: DType::F16 | DType::BF16 | DType::F32, .. }));
     let (Op::Select, [seen, _, hidden]) = (&node.op, &node.inputs[..]) else { return None };
     let Op::Const { value } = &through(values, *hidden, |op| matches!(op, Op::Broadcast { .. })).op else {
         return None;
@@ -62,6 +63,10 @@ fn aligned<'a>(values: &Values<'a>, mut v: ValueId) -> Option<(&'a Node, usize)>
 
 /// `(axis, offset)` of a value that is `position along the axis + offset`.
 fn position(values: &Values, v: ValueId) -> Option<(usize, Dim)> {
+    // Narrower types wrap or round.
+    if !matches!(values.graph.ty(v).dtype, DType::I32 | DType::I64) {
+        return None;
+    }
     let (node, added) = aligned(values, v)?;
     let (axis, offset) = here(values, node)?;
     // An axis of one position that is repeated counts no positions.
@@ -72,7 +77,7 @@ fn position(values: &Values, v: ValueId) -> Option<(usize, Dim)> {
 fn here(values: &Values, node: &Node) -> Option<(usize, Dim)> {
     match (&node.op, &node.inputs[..]) {
         (Op::Iota { axis, .. }, _) => Some((*axis, Dim::from(0))),
-        (Op::Cast { to, .. }, [x]) if to.is_int() => position(values, *x),
+        (Op::Cast { .. }, [x]) => position(values, *x),
         (Op::Binary(op @ (BinaryOp::Add | BinaryOp::Sub)), [a, b]) => {
             let ((axis, offset), other) = match position(values, *a) {
                 Some(found) => (found, *b),

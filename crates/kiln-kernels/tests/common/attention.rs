@@ -47,6 +47,8 @@ pub fn attentions() -> Vec<Case> {
     let mut cases = heads_beside_depth();
     cases.extend(heads_before_rows());
     cases.push(cached());
+    cases.push(narrow_positions());
+    cases.extend(finite_masks());
     cases.extend(shared_keys());
     cases.extend(transposed());
     cases
@@ -127,6 +129,50 @@ fn cached() -> Case {
         })?;
         Ok(vec![y])
     })
+}
+
+/// Positions in a type that rounds them: what looks causal lets later keys through, so that no tile may be skipped.
+fn narrow_positions() -> Case {
+    let data = |rows: usize, seed| random(DType::F16, &[1, rows, 16], seed);
+    case(
+        "attention_narrow_positions",
+        Anchor::Attention,
+        ROUNDINGS,
+        vec![data(260, 1), data(300, 2), data(300, 3)],
+        |b| {
+            let [q, k, v] =
+                [("q", "M"), ("k", "K"), ("v", "K")].map(|(n, rows)| b.input(n, DType::F16, &d(&["1", rows, "16"])));
+            let y = stream(b, [q?, k?, v?], ["nqd,nkd->nqk", "nqk,nkd->nqd"], DType::F32, |b, s| {
+                let shape = b.shape(s).to_vec();
+                let [row, col] = [1, 2].map(|axis| b.iota(DType::BF16, &shape, axis));
+                let seen = b.compare(CompareOp::Le, col?, row?)?;
+                let hidden = b.scalar(DType::F32, f64::NEG_INFINITY)?;
+                b.select(seen, s, hidden)
+            })?;
+            Ok(vec![y])
+        },
+    )
+}
+
+/// Masks of great negative numbers, as models have them: padding on the left hides the first tiles, and in one sequence everything; scores of
+/// the same magnitude in every tile weigh the same.
+fn finite_masks() -> Vec<Case> {
+    let hidden = [f64::from(f32::MIN), -1e9, -65504.0, -1e5];
+    let masks = hidden.into_iter().flat_map(|hidden| [DType::F16, DType::BF16].map(|dtype| (dtype, hidden)));
+    let make = |(dtype, hidden): (DType, f64)| {
+        let data = |rows: usize, seed| random(dtype, &[3, rows, 16], seed);
+        let seen = |i: usize| [i % 300 >= 260, false, i % 300 < 200][i / 300];
+        let mask = Tensor::generate(DType::F32, &[3, 1, 300], |i| if seen(i) { 0.0 } else { hidden }).unwrap();
+        let inputs = vec![data(20, 1), data(300, 2), data(300, 3), mask];
+        case(&format!("attention_hidden_{dtype}_{hidden:e}"), Anchor::Attention, ROUNDINGS, inputs, |b| {
+            let [q, k, v] =
+                [("q", "M"), ("k", "K"), ("v", "K")].map(|(n, rows)| b.input(n, dtype, &d(&["3", rows, "16"])));
+            let mask = b.input("mask", DType::F32, &d(&["3", "1", "K"]))?;
+            let y = stream(b, [q?, k?, v?], ["nqd,nkd->nqk", "nqk,nkd->nqd"], DType::F32, |b, s| b.plus(s, mask))?;
+            Ok(vec![y])
+        })
+    };
+    masks.map(make).collect()
 }
 
 /// Groups of query heads that share keys and values: their rows are rows of one tile.

@@ -185,12 +185,12 @@ impl Pass<'_> {
     }
 
     fn conflict(&self, buffer: &Buffer, what: &str) -> TileError {
-        TileError::Invalid {
-            kernel: self.program.name.clone(),
-            what: what.to_owned(),
-            place: buffer.name.clone(),
-            help: "give each use a tile of its own".to_owned(),
-        }
+        self.invalid(&buffer.name, what, "give each use a tile of its own")
+    }
+
+    fn invalid(&self, place: &str, what: &str, help: &str) -> TileError {
+        let [what, place, help] = [what, place, help].map(str::to_owned);
+        TileError::Invalid { kernel: self.program.name.clone(), what, place, help }
     }
 
     /// `cp.async` if the architecture has it and every copy is a plain one of 4, 8 or 16 bytes.
@@ -236,8 +236,12 @@ impl Pass<'_> {
                     let values: Vec<Expr> = results.iter().map(|result| result.value.clone()).collect();
                     self.spread(facts, axes, body, &values)?;
                 }
-                Stmt::ReduceRows { axes, body, value, .. } => {
+                Stmt::ReduceRows { axes, body, value, into, .. } => {
                     self.spread(facts, axes, body, std::slice::from_ref(value))?;
+                    let tiled = |b: &Buffer| matches!(self.layouts.fragment(b), FragmentLayout::Tiled(_));
+                    if !accesses(body, std::slice::from_ref(value)).0.iter().any(|(buffer, _)| tiled(buffer)) {
+                        return Err(self.conflict(into, "the values combined are those of no accumulator"));
+                    }
                 }
                 Stmt::For { var, end, .. } => facts.set_axis(var, end),
                 Stmt::Pipelined { var, extent, stages, body } => {
@@ -268,6 +272,7 @@ impl Pass<'_> {
     fn spread(&mut self, facts: &Facts, axes: &[Axis], body: &[Stmt], values: &[Expr]) -> Result<()> {
         let mut fragments = HashSet::new();
         let mut buffers = vec![];
+        let mut by_row = None;
         let (loaded, stored) = accesses(body, values);
         let stores = std::iter::repeat_n(false, loaded.len()).chain(std::iter::repeat(true));
         for ((buffer, index), store) in loaded.into_iter().chain(stored).zip(stores) {
@@ -282,15 +287,14 @@ impl Pass<'_> {
                     axis.extent.as_const().is_some() && axis.extent.as_const() == extent.as_const()
                 });
             if !own {
-                return Err(TileError::Invalid {
-                    kernel: self.program.name.clone(),
-                    what: "a fragment is indexed by something else than the loop's own variables".to_owned(),
-                    place: buffer.name.clone(),
-                    help: "loop over exactly its extents and index it with exactly the loop's variables".to_owned(),
-                });
+                let what = "a fragment is indexed by something else than the loop's own variables";
+                let help = "loop over exactly its extents and index it with exactly the loop's variables";
+                return Err(self.invalid(&buffer.name, what, help));
             }
             // An element a row follows the accumulator that has the row.
-            if index.len() == axes.len() {
+            if index.len() < axes.len() {
+                by_row = Some(buffer);
+            } else {
                 fragments.insert(buffer.id);
                 buffers.push(buffer);
             }
@@ -305,8 +309,25 @@ impl Pass<'_> {
             }
         }
         let Some(axis) = axes.first() else { return Ok(()) };
+        let tiled = matches!(layout, FragmentLayout::Tiled(_));
+        if let (false, Some(row)) = (tiled, by_row) {
+            let help = "read the accumulator in the same loop, or copy the rows' values to a shared tile";
+            return Err(self.invalid(
+                &row.name,
+                "a loop reads it by row, but no accumulator whose rows these are",
+                help,
+            ));
+        }
         if let FragmentLayout::Rows(_) = layout {
-            return Ok(());
+            // Every thread that has a part of a row visits it.
+            let elsewhere = stores_outside_of_fragments(body);
+            return match elsewhere || !values.is_empty() {
+                true => {
+                    let what = "a loop over rows does more than change fragments";
+                    Err(self.invalid(&axis.var.name, what, "copy the rows' values to a shared tile first"))
+                }
+                false => Ok(()),
+            };
         }
         if let FragmentLayout::Tiled(tiled) = layout {
             self.layouts.widths.insert(axis.var.id, tiled.lanes());
@@ -338,4 +359,17 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Whether a body changes global or shared memory.
+fn stores_outside_of_fragments(body: &[Stmt]) -> bool {
+    let mut found = false;
+    body.iter().for_each(|stmt| {
+        stmt.walk(&mut |s| {
+            if let Stmt::Store { buffer, .. } | Stmt::Atomic { buffer, .. } = s {
+                found |= buffer.scope != Scope::Fragment;
+            }
+        });
+    });
+    found
 }

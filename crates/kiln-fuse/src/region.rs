@@ -22,7 +22,8 @@
 //!   a cast, makes the *weights*. The second contraction sums *values*, a leaf of the queries' type, along the last axis of the weights
 //!   and nothing else. The axes that the first sums multiply to a constant of 1 to 256, and so do those that the values alone have. At least
 //!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
-//!   there, and no result, sees what is between the contractions. Kernels may divide by the sum after the second contraction.
+//!   there, and no result, sees what is between the contractions. Kernels may divide by the sum after the second contraction,
+//!   round the weights before, and leave out values whose weights a causal mask makes 0, be they infinite.
 //! * **Scan**: the scan is the result; prologue elementwise with broadcasts of leaves and literals.
 //! * **Sort**: one top-k alone.
 

@@ -311,23 +311,17 @@ impl Pass<'_> {
         let Some(axis) = axes.first() else { return Ok(()) };
         let tiled = matches!(layout, FragmentLayout::Tiled(_));
         if let (false, Some(row)) = (tiled, by_row) {
-            let help = "read the accumulator in the same loop, or copy the rows' values to a shared tile";
-            return Err(self.invalid(
-                &row.name,
-                "a loop reads it by row, but no accumulator whose rows these are",
-                help,
-            ));
+            let what = "a loop reads it by row, but no accumulator whose rows these are";
+            return Err(self.invalid(&row.name, what, "read the accumulator in the same loop"));
         }
         if let FragmentLayout::Rows(_) = layout {
             // Every thread that has a part of a row visits it.
-            let elsewhere = stores_outside_of_fragments(body);
-            return match elsewhere || !values.is_empty() {
-                true => {
-                    let what = "a loop over rows does more than change fragments";
-                    Err(self.invalid(&axis.var.name, what, "copy the rows' values to a shared tile first"))
-                }
-                false => Ok(()),
-            };
+            if values.is_empty() && !stores_outside_of_fragments(body) {
+                return Ok(());
+            }
+            let what = "a loop over rows does more than change fragments";
+            let help = "do it in a loop over the accumulator, in one of its columns";
+            return Err(self.invalid(&axis.var.name, what, help));
         }
         if let FragmentLayout::Tiled(tiled) = layout {
             self.layouts.widths.insert(axis.var.id, tiled.lanes());

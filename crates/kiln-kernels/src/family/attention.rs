@@ -1,11 +1,11 @@
 //! Attention: two products with a softmax of rows between them, which a block streams through, so that scores never reach memory.
 //!
-//! A block keeps the greatest score and the sum of each of its rows, and scales what it has accumulated when the greatest changes (Milakov
-//! and Gimelshein, "Online normalizer calculation for softmax"; Dao, "FlashAttention-2"). Powers are of two. What stands between the products (scale, mask, cap) is written by `value`, an element at a time.
+//! What stands between the products (scale, mask, cap) is written by `value`, an element at a time.
 
 use super::attention_config::{AttentionConfig, Problem};
 use super::causal::diagonal;
 use super::contract::finished_value;
+use super::online_softmax::{OnlineSoftmax, hidden};
 use super::product::{Group, Operand, Places, indices};
 use super::{ahead_of_epilogue, gemm, op};
 use crate::Result;
@@ -15,8 +15,7 @@ use crate::value::dtype::register;
 use kiln_fuse::{Attention, Region};
 use kiln_graph::{self as graph, Dim, Op, Symbols};
 use kiln_target::arch::Arch;
-use kiln_tile::{Buffer, Builder, DType, Expr, ReduceOp, Worker};
-use std::f64::consts::LOG2_E;
+use kiln_tile::{Buffer, Builder, DType, Expr, Worker};
 
 /// The region with each of its first `most` Configs.
 pub fn programs(
@@ -144,19 +143,11 @@ impl<'a> Streamed<'a> {
         let query = Side::new(&values, &mut k, &self.query, (&self.rows, tile_m), (&self.depth, depth));
         let key = Side::new(&values, &mut k, &self.key, (&self.keys, tile_n), (&self.depth, depth));
         let value = Side::new(&values, &mut k, &self.value, (&self.keys, tile_n), (&self.columns, columns));
-        let scores = k.fragment("scores", DType::F32, &[tile_m, tile_n]);
-        let acc = k.fragment("acc", DType::F32, &[tile_m, columns]);
-        let [peak, found, base, scale, total] =
-            ["peak", "found", "base", "scale", "total"].map(|name| k.fragment(name, DType::F32, &[tile_m]));
+        let softmax = OnlineSoftmax::new(&mut k, [tile_m, tile_n, columns]);
+        let OnlineSoftmax { scores, acc, total, .. } = &softmax;
         k.threads(threads);
         let [batches, m, n] = [&self.batch, &self.rows, &self.keys].map(|g| values.dim(&mut k, &g.total()));
         let c_end = values.dim(&mut k, &self.columns.total());
-        let of_rows = || [("i", Expr::index(bm))];
-        let of_scores = || [("i", Expr::index(bm)), ("j", Expr::index(bn))];
-        let of_result = || [("i", Expr::index(bm)), ("c", Expr::index(columns.into()))];
-        let float = |x: f64| Expr::float(DType::F32, x);
-        // Differences first: at the greatest score the exponent is exactly 0, however large that is.
-        let power = |difference: Expr| (difference * LOG2_E).exp2_approx();
         let mut result = Ok(());
         k.for_each(Worker::Block, &[("batch", batches), ("tile_m", m.ceil_div(bm))], |k, at| {
             let batch = self.batch.places(&mut values, k, &at[0]);
@@ -175,52 +166,36 @@ impl<'a> Streamed<'a> {
                 }
             };
             keep(query.copy(&mut values, k, &tile, &batch));
-            k.fill(&acc, 0);
-            k.fill(&total, 0);
-            k.fill(&peak, float(f64::NEG_INFINITY));
+            softmax.start(k);
             k.pipelined("step", end.ceil_div(bn), stages, |k, step| {
                 keep(key.copy(&mut values, k, step, &batch));
                 keep(value.copy(&mut values, k, step, &batch));
-                k.fill(&scores, 0);
-                k.gemm(&scores, &query.tile, &key.tile, query.transposed, !key.transposed);
-                k.parallel(&of_scores(), |k, ix| {
+                k.fill(scores, 0);
+                k.gemm(scores, &query.tile, &key.tile, query.transposed, !key.transposed);
+                k.parallel(&softmax.of_scores(), |k, ix| {
                     let row = k.bind("row", &tile * bm + &ix[0]);
                     let col = k.bind("key", step * bn + &ix[1]);
                     let inside = self.rows.holds(&row, bm, &m).and(self.keys.holds(&col, bn, &n));
                     let mut write = |k: &mut Builder| {
                         let x = values.scoped(|values| self.score(values, k, &scores.at(ix), [&row, &col], &batch));
-                        keep(x.map(|x| k.store(&scores, ix, x)));
+                        keep(x.map(|x| k.store(scores, ix, x)));
                     };
                     match inside.as_const() {
                         Some(1) => write(k),
-                        _ => k.if_else(inside, write, |k| k.store(&scores, ix, float(f64::NEG_INFINITY))),
+                        _ => k.if_else(inside, write, |k| k.store(scores, ix, hidden())),
                     }
                 });
-                k.reduce_rows(&found, ReduceOp::Max, of_scores(), |_, ix| scores.at(ix));
-                k.parallel(&of_rows(), |k, ix| {
-                    let new = k.bind("greatest", peak.at(ix).max(found.at(ix)));
-                    // A row of nothing but minus infinity so far; if that is all, a sum of 0 gives NaN, as it must.
-                    let from = k.bind("from", new.ne(float(f64::NEG_INFINITY)).select(&new, float(0.0)));
-                    k.store(&scale, ix, power(peak.at(ix) - &from));
-                    k.store(&base, ix, from);
-                    k.store(&peak, ix, new);
-                });
-                k.parallel(&of_scores(), |k, ix| {
-                    k.store(&scores, ix, power(scores.at(ix) - base.at([&ix[0]])));
-                });
-                k.reduce_rows(&found, ReduceOp::Sum, of_scores(), |_, ix| scores.at(ix));
-                k.parallel(&of_rows(), |k, ix| k.store(&total, ix, total.at(ix).fma(scale.at(ix), found.at(ix))));
-                k.parallel(&of_result(), |k, ix| k.store(&acc, ix, acc.at(ix) * scale.at([&ix[0]])));
-                k.gemm(&acc, &scores, &value.tile, false, value.transposed);
+                softmax.weigh(k);
+                k.gemm(acc, scores, &value.tile, false, value.transposed);
             });
-            k.parallel(&of_rows(), |k, ix| k.store(&total, ix, float(1.0) / total.at(ix)));
-            k.parallel(&of_result(), |k, ix| {
+            softmax.finish(k);
+            k.parallel(&softmax.of_sums(), |k, ix| {
                 let row = k.bind("row", &tile * bm + &ix[0]);
                 let inside = self.rows.holds(&row, bm, &m).and(self.columns.holds(&ix[1], columns.into(), &c_end));
                 let mut write = |k: &mut Builder| {
                     let weighted = acc.at(ix) * total.at([&ix[0]]);
                     // A sum over no keys is 0.
-                    let weighted = n.gt(0).select(&weighted, float(0.0));
+                    let weighted = n.gt(0).select(&weighted, Expr::float(DType::F32, 0.0));
                     keep(values.scoped(|values| self.epilogue(values, k, &weighted, [&row, &ix[1]], &batch)));
                 };
                 if inside.as_const() == Some(1) { write(k) } else { k.if_(inside, write) }

@@ -9,6 +9,7 @@ mod fold;
 mod gemm;
 mod gemm_config;
 mod map;
+mod online_softmax;
 mod product;
 mod reduce;
 mod scan;

@@ -434,3 +434,17 @@ fn few_rows_over_many_keys_are_left_to_kernels_that_fill_the_gpu() {
     };
     assert_eq!((decode(4), decode(512)), (0, 1));
 }
+
+#[test]
+fn heads_equal_by_a_constraint_only() {
+    let graph = graph("constrained", |b| {
+        let rows = [Dim::from(2), Dim::sym("S"), Dim::from(64)];
+        let keys = [Dim::from(2), Dim::sym("T"), Dim::sym("D")];
+        let values = [Dim::from(2), Dim::sym("T"), Dim::from(64)];
+        let [q, k, v] = inputs(b, DType::F16, [("q", &rows), ("k", &keys), ("v", &values)])?;
+        b.attention(q, k, v, None, None, None)
+    });
+    let inputs =
+        [random(DType::F16, &[2, 40, 64], 1), random(DType::F16, &[2, 70, 64], 2), random(DType::F16, &[2, 70, 64], 3)];
+    assert!(attentions(&run(&graph, &inputs, "sm_90a", Numerics::Reassoc)).is_empty());
+}

@@ -5,7 +5,7 @@ use crate::region::{OpKind, Sub, SubNode, after, computed, epilogue, scales_depe
 use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, ReduceOp, TensorType, UnaryOp, ValueId};
 
 /// Longest head, of queries and keys or of values: kernels keep it on chip.
-const MAX_HEAD: i64 = 256;
+const MAX_HEAD: i64 = 128;
 
 /// The parts of an Attention region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@
 //!   axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
 //!   beside it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, or times the reciprocal of the sum) in f32, then
 //!   a cast, makes the *weights*. The second contraction sums *values*, a leaf of the queries' type, along the last axis of the weights
-//!   and nothing else. The axes that the first sums multiply to a constant of 1 to 256, and so do those that the values alone have. At least
+//!   and nothing else. The axes that the first sums multiply to a constant of 1 to 128, and so do those that the values alone have. At least
 //!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
 //!   there, and no result, sees what is between the contractions. Kernels may divide by the sum after the second contraction,
 //!   round the weights before, and leave out values whose weights a causal mask makes 0, be they infinite.

@@ -140,7 +140,7 @@ fn every_family_compiles_for_every_target_without_spills() {
         some(cases::scatters(), 20),
         some(cases::reductions(), 12),
         some(cases::contractions(), 9),
-        some(attention::attentions(), 2),
+        attention::attentions(),
         some(cases::convolutions(), 5),
         some(cases::windows(), 14),
         some(cases::scans(), 30),

@@ -26,7 +26,7 @@ pub fn programs(
 ) -> Result<Vec<(AttentionConfig, TileProgram)>> {
     let (values, _) = Values::start(region, symbols, &region.name)?;
     let streamed = Streamed::of(&values)?;
-    let configs = streamed.problem(symbols, arch).configs();
+    let configs = streamed.problem(&values, symbols, arch).configs();
     if configs.is_empty() {
         return values.unsupported(
             format!("heads of {} and {} columns in one kernel", streamed.depth.total(), streamed.columns.total()),
@@ -121,7 +121,12 @@ impl<'a> Streamed<'a> {
         })
     }
 
-    fn problem(&self, symbols: &Symbols, arch: Arch) -> Problem {
+    fn problem(&self, values: &Values, symbols: &Symbols, arch: Arch) -> Problem {
+        // Rows in memory that are whole 16-byte vectors.
+        let straight = |of: &Operand| {
+            let row = values.shape(of.value).last();
+            row.is_some_and(|row| row.terms().all(|(_, coefficient)| coefficient % 8 == 0))
+        };
         let most = |group: &Group| group.total().bounds(symbols).1;
         let range = |group: &Group| group.total().bounds(symbols);
         Problem {
@@ -130,6 +135,7 @@ impl<'a> Streamed<'a> {
             rows: range(&self.rows),
             depth: padded(most(&self.depth)),
             columns: padded(most(&self.columns)),
+            straight: arch.has_cp_async() && straight(&self.key) && straight(&self.value),
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Problem {
     pub rows: Range,
     pub depth: u32,
     pub columns: u32,
+    /// Whether keys and values go from memory to their tiles without registers between.
+    pub straight: bool,
 }
 
 /// `(rows, keys, threads)`; of those that cost the same, the faster on an H200 first.
@@ -38,21 +40,29 @@ const TILES: [(u32, u32, u32); 8] = [
     (16, 64, 32),
     (16, 16, 32),
 ];
+/// The same where keys or values go through registers: a thread holds the next ones while it multiplies.
+const TILES_NARROW: [(u32, u32, u32); 5] = [(64, 64, 128), (64, 32, 128), (128, 16, 256), (64, 16, 128), (32, 16, 64)];
+/// Copies of a thread for one step; addresses of all, or what they bring, are in registers together.
+const COPIES: u32 = 16;
 /// Registers of a thread that accumulators may take.
-const ACCUMULATORS: u32 = 192;
+const ACCUMULATORS: u32 = 144;
 /// Blocks that keep a large GPU busy; past this many, they take turns.
 const BUSY: i128 = 128;
 
 impl Problem {
     /// The Configs that are legal here, those that should be fastest first.
     pub fn configs(&self) -> Vec<AttentionConfig> {
-        let mut configs: Vec<AttentionConfig> = TILES
-            .iter()
-            .map(|&(rows, keys, threads)| AttentionConfig { rows, keys, threads, stages: 2 })
-            .filter(|config| self.fits(config))
-            .collect();
-        configs.sort_by_key(|config| self.cost(config));
+        let tiles: &[(u32, u32, u32)] = if self.straight { &TILES } else { &TILES_NARROW };
+        let configs = tiles.iter().map(|&(rows, keys, threads)| AttentionConfig { rows, keys, threads, stages: 2 });
+        let mut configs: Vec<AttentionConfig> = configs.filter(|config| self.fits(config)).collect();
+        configs.sort_by_key(|config| (self.spare_copies(config), self.cost(config)));
         configs
+    }
+
+    /// Copies of a thread past [`COPIES`].
+    fn spare_copies(&self, config: &AttentionConfig) -> u32 {
+        let elements = config.keys * (self.depth + self.columns) / config.threads;
+        (if self.straight { elements / 8 } else { elements }).saturating_sub(COPIES)
     }
 
     fn fits(&self, config: &AttentionConfig) -> bool {
@@ -77,14 +87,17 @@ mod tests {
     use super::*;
 
     fn problem(arch: Arch, batch: i64, rows: i64, head: u32) -> Problem {
-        Problem { arch, batch: (batch, batch), rows: (rows, rows), depth: head, columns: head }
+        Problem { arch, batch: (batch, batch), rows: (rows, rows), depth: head, columns: head, straight: true }
     }
 
     #[test]
     fn every_head_fits_every_architecture() {
         for arch in Arch::ALL {
-            for head in (16..=256).step_by(16) {
-                assert!(!problem(arch, 8, 128, head).configs().is_empty(), "{arch}, {head}");
+            for head in (16..=128).step_by(16) {
+                for straight in [true, false] {
+                    let problem = Problem { straight, ..problem(arch, 8, 128, head) };
+                    assert!(!problem.configs().is_empty(), "{arch}, {head}, {straight}");
+                }
             }
         }
     }

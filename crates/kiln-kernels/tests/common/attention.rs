@@ -58,7 +58,7 @@ pub fn attentions() -> Vec<Case> {
 fn heads_beside_depth() -> Vec<Case> {
     let mut cases = vec![];
     for (number, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
-        for (queries, keys, depth) in [(1, 1, 64), (19, 75, 64), (70, 130, 24)] {
+        for (queries, keys, depth) in [(1, 1, 64), (19, 75, 64), (70, 130, 24), (5, 33, 128), (20, 40, 100)] {
             let shape = |rows: usize| [2, rows, 3, depth];
             let [q, k, v] = [queries, keys, keys].map(|rows| random(dtype, &shape(rows), (rows + number) as u64));
             let inputs = vec![q, k, v, holes(&[2, 1, queries, keys], 9)];
@@ -192,20 +192,25 @@ fn shared_keys() -> Vec<Case> {
     })]
 }
 
-/// Every operand with its rows last, and the products' operands exchanged.
+/// Every operand with its rows last, and the products' operands exchanged; heads small and great.
 fn transposed() -> Vec<Case> {
+    [(16, 32), (64, 64), (128, 128)].into_iter().map(|(depth, columns)| rows_last(depth, columns)).collect()
+}
+
+fn rows_last(depth: usize, columns: usize) -> Case {
     let inputs = vec![
-        random(DType::F16, &[3, 16, 21], 1),
-        random(DType::F16, &[3, 16, 70], 2),
-        random(DType::F16, &[3, 32, 70], 3),
+        random(DType::F16, &[2, depth, 21], 1),
+        random(DType::F16, &[2, depth, 70], 2),
+        random(DType::F16, &[2, columns, 70], 3),
     ];
-    vec![case("attention_transposed", Anchor::Attention, ROUNDINGS, inputs, |b| {
-        let q = b.input("q", DType::F16, &d(&["N", "16", "M"]))?;
-        let k = b.input("k", DType::F16, &d(&["N", "16", "K"]))?;
-        let v = b.input("v", DType::F16, &d(&["N", "32", "K"]))?;
+    case(&format!("attention_transposed_{depth}"), Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let (depth, columns) = (depth.to_string(), columns.to_string());
+        let q = b.input("q", DType::F16, &d(&["N", &depth, "M"]))?;
+        let k = b.input("k", DType::F16, &d(&["N", &depth, "K"]))?;
+        let v = b.input("v", DType::F16, &d(&["N", &columns, "K"]))?;
         let s = b.contract(spec("ndk,ndq->nqk"), k, q, DType::F32, DType::F32)?;
         let weights = b.softmax(s, -1)?;
         let weights = b.cast(weights, DType::F16)?;
         Ok(vec![b.contract(spec("nvk,nqk->nvq"), v, weights, DType::F32, DType::F16)?])
-    })]
+    })
 }

@@ -2,17 +2,11 @@
 
 mod common;
 
-use common::{Case, case, d, random};
+use common::{Case, case, d, random, spec};
 use kiln_fuse::Anchor;
-use kiln_graph::{ConvSpec, DType, Dim, EinsumSpec, QuantAxes};
+use kiln_graph::{ConvSpec, DType, Dim, QuantAxes};
 use kiln_kernels::lower;
 use kiln_target::arch::Arch;
-
-fn spec(text: &str) -> EinsumSpec {
-    let (left, out) = text.split_once("->").unwrap();
-    let (lhs, rhs) = left.split_once(',').unwrap();
-    EinsumSpec { lhs: lhs.chars().collect(), rhs: rhs.chars().collect(), out: out.chars().collect() }
-}
 
 fn check(case: &Case, family: &str) {
     for arch in [Arch::Sm75, Arch::Sm80] {

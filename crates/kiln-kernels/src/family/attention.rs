@@ -6,8 +6,8 @@ use super::attention_config::{AttentionConfig, Problem};
 use super::causal::diagonal;
 use super::contract::finished_value;
 use super::online_softmax::{OnlineSoftmax, hidden};
-use super::product::{Group, Operand, Places, indices};
-use super::{ahead_of_epilogue, gemm, op};
+use super::product::{Group, Operand, Places, Span, fill_tile, hint, indices};
+use super::{ahead_of_epilogue, op};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
@@ -262,36 +262,20 @@ impl<'s> Side<'s> {
         let transposed = !inner.has(of.labels.last());
         let dims = if transposed { [in_extent, out_extent] } else { [out_extent, in_extent] };
         let dtype = register(values.graph.ty(of.value).dtype);
-        let tile = k.shared(&format!("{}_tile", gemm::hint(values, of.value)), dtype, &dims);
+        let tile = k.shared(&format!("{}_tile", hint(values, of.value)), dtype, &dims);
         Side { of, tile, transposed, outer, inner, extents: [out_extent, in_extent].map(i64::from) }
     }
 
     /// Fills the tile of number `at`.
     fn copy(&self, values: &mut Values, k: &mut Builder, at: &Expr, batch: &Places) -> Result<()> {
-        let [outer_end, inner_end] = [self.outer, self.inner].map(|g| values.dim(k, &g.total()));
-        let position = |ix: &[Expr]| {
-            let (outer, inner) = if self.transposed { (&ix[1], &ix[0]) } else { (&ix[0], &ix[1]) };
-            (at * self.extents[0] + outer, inner.clone())
-        };
-        let mask = |ix: &[Expr]| {
-            let (outer, inner) = position(ix);
-            let outer = self.outer.holds(&outer, self.extents[0], &outer_end);
-            outer.and(self.inner.holds(&inner, self.extents[1], &inner_end))
-        };
-        let mut result = Ok(());
-        k.copy(&self.tile, if self.transposed { &["d", "i"] } else { &["i", "d"] }, mask, |k, ix| {
-            let (outer, inner) = position(ix);
-            let element = values.scoped(|values| {
-                let mut places = batch.clone();
-                places.extend(self.outer.places(values, k, &outer));
-                places.extend(self.inner.places(values, k, &inner));
-                values.value(k, self.of.value, &indices(&self.of.labels, &places))
-            });
-            element.unwrap_or_else(|e| {
-                result = Err(e);
-                Expr::int(self.tile.dtype, 0)
-            })
-        });
-        result
+        let [outer_extent, inner_extent] = self.extents;
+        let outer = Span { group: self.outer, first: at * outer_extent, extent: outer_extent };
+        let inner = Span { group: self.inner, first: Expr::index(0), extent: inner_extent };
+        fill_tile(values, k, (&self.tile, self.transposed), [outer, inner], |values, k, [outer, inner], _| {
+            let mut places = batch.clone();
+            places.extend(self.outer.places(values, k, outer));
+            places.extend(self.inner.places(values, k, inner));
+            values.value(k, self.of.value, &indices(&self.of.labels, &places))
+        })
     }
 }

@@ -4,13 +4,13 @@
 use super::ahead_of_epilogue;
 use super::contract::finished_value;
 use super::gemm_config::{GemmConfig, Order};
-use super::product::{Group, Operand, Places, Product};
+use super::product::{Group, Operand, Places, Product, Span, fill_tile, hint};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dtype::compute;
 use kiln_fuse::Region;
-use kiln_graph::{Dim, Symbols, ValueId};
+use kiln_graph::{Dim, Symbols};
 use kiln_target::arch::Arch;
 use kiln_tile::{Buffer, Builder, DType, Expr, Worker};
 
@@ -129,43 +129,24 @@ impl<'a> Product<'a> {
         (step, tile_k): (&Expr, i64),
         batch: &Places,
     ) -> Result<()> {
-        let depth_extent = values.dim(k, &self.k.total());
-        let outer_extent = values.dim(k, &side.outer.total());
-        let at = |ix: &[Expr]| {
-            let (outer, depth) = if depth_first { (&ix[1], &ix[0]) } else { (&ix[0], &ix[1]) };
-            (side.tile * side.extent + outer, step * tile_k + depth)
-        };
-        let mask = |ix: &[Expr]| {
-            let (outer, depth) = at(ix);
-            let outer = side.outer.holds(&outer, side.extent, &outer_extent);
-            outer.and(self.k.holds(&depth, tile_k, &depth_extent))
-        };
-        let mut result = Ok(());
-        k.copy(tile, if depth_first { &["d", "i"] } else { &["i", "d"] }, mask, |k, ix| {
-            let (outer, depth) = at(ix);
-            let element = values.scoped(|values| {
-                let mut places = batch.clone();
-                if side.found.is_empty() {
-                    places.extend(side.outer.places(values, k, &outer));
-                } else {
-                    let column = if depth_first { &ix[1] } else { &ix[0] };
-                    let find = |table: &Buffer| table.at([column.clone()]).cast(DType::Index);
-                    let place = |(label, table): &Found| (*label, table.as_ref().map_or(Expr::index(0), find));
-                    places.extend(side.found.iter().map(place));
-                }
-                places.extend(self.k.places(values, k, &depth));
-                let element = self.element(values, k, side.of, &places)?;
-                if element.dtype() == self.tile {
-                    return Ok(element);
-                }
-                Ok(element.cast(compute(values.graph.ty(side.of.value).dtype)).cast(self.tile))
-            });
-            element.unwrap_or_else(|e| {
-                result = Err(e);
-                Expr::int(self.tile, 0)
-            })
-        });
-        result
+        let outer = Span { group: side.outer, first: side.tile * side.extent, extent: side.extent };
+        let inner = Span { group: &self.k, first: step * tile_k, extent: tile_k };
+        fill_tile(values, k, (tile, depth_first), [outer, inner], |values, k, [outer, depth], column| {
+            let mut places = batch.clone();
+            if side.found.is_empty() {
+                places.extend(side.outer.places(values, k, outer));
+            } else {
+                let find = |table: &Buffer| table.at([column.clone()]).cast(DType::Index);
+                let place = |(label, table): &Found| (*label, table.as_ref().map_or(Expr::index(0), find));
+                places.extend(side.found.iter().map(place));
+            }
+            places.extend(self.k.places(values, k, depth));
+            let element = self.element(values, k, side.of, &places)?;
+            if element.dtype() == self.tile {
+                return Ok(element);
+            }
+            Ok(element.cast(compute(values.graph.ty(side.of.value).dtype)).cast(self.tile))
+        })
     }
 
     /// Stores the region's results at one element of the product.
@@ -200,13 +181,4 @@ struct Side<'s> {
     extent: i64,
     /// The places of its positions, if they are in tables.
     found: &'s [Found],
-}
-
-/// What an operand's tile is named after.
-pub fn hint(values: &Values, v: ValueId) -> String {
-    if values.graph.inputs.contains(&v) {
-        values.graph.input_name(v)
-    } else {
-        values.graph.producer(v).op.name().to_owned()
-    }
 }

@@ -17,9 +17,6 @@ pub struct OnlineSoftmax {
     found: Buffer,
     base: Buffer,
     scale: Buffer,
-    rows: i64,
-    keys: i64,
-    columns: i64,
 }
 
 /// A loop over rows and columns.
@@ -32,22 +29,21 @@ impl OnlineSoftmax {
         let acc = k.fragment("acc", DType::F32, &[rows, columns]);
         let [peak, found, base, scale, total] =
             ["peak", "found", "base", "scale", "total"].map(|name| k.fragment(name, DType::F32, &[rows]));
-        let [rows, keys, columns] = [rows, keys, columns].map(i64::from);
-        OnlineSoftmax { scores, acc, total, peak, found, base, scale, rows, keys, columns }
+        OnlineSoftmax { scores, acc, total, peak, found, base, scale }
     }
 
     /// The loop over the scores.
     pub fn of_scores(&self) -> Square {
-        [("i", Expr::index(self.rows)), ("j", Expr::index(self.keys))]
+        [("i", self.scores.shape[0].clone()), ("j", self.scores.shape[1].clone())]
     }
 
     /// The loop over the sums.
     pub fn of_sums(&self) -> Square {
-        [("i", Expr::index(self.rows)), ("c", Expr::index(self.columns))]
+        [("i", self.acc.shape[0].clone()), ("c", self.acc.shape[1].clone())]
     }
 
     fn of_rows(&self) -> [(&'static str, Expr); 1] {
-        [("i", Expr::index(self.rows))]
+        [("i", self.total.shape[0].clone())]
     }
 
     /// Nothing has gone by yet.
@@ -59,7 +55,7 @@ impl OnlineSoftmax {
 
     /// Scores become weights relative to the greatest so far; sums and totals become relative to it too.
     pub fn weigh(&self, k: &mut Builder) {
-        let OnlineSoftmax { scores, acc, total, peak, found, base, scale, .. } = self;
+        let OnlineSoftmax { scores, acc, total, peak, found, base, scale } = self;
         // Differences first: at the greatest score the exponent is exactly 0, however large that is.
         let power = |difference: Expr| (difference * LOG2_E).exp2_approx();
         k.reduce_rows(found, ReduceOp::Max, self.of_scores(), |_, ix| scores.at(ix));

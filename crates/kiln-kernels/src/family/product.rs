@@ -13,7 +13,7 @@ use crate::value::dims::numel;
 use crate::value::dtype::{compute, memory, register};
 use kiln_graph::{self as graph, ConvSpec, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
 use kiln_target::arch::Arch;
-use kiln_tile::{Builder, DType, Expr};
+use kiln_tile::{Buffer, Builder, DType, Expr};
 
 /// One group of labels, flattened.
 pub struct Group {
@@ -225,6 +225,53 @@ impl<'a> Product<'a> {
     /// The index of the result at its labels' places.
     pub fn index(&self, places: &Places) -> Vec<Expr> {
         indices(&self.out_labels, places)
+    }
+}
+
+/// A stretch of a group that a tile covers.
+pub struct Span<'g> {
+    pub group: &'g Group,
+    /// Position of its first element.
+    pub first: Expr,
+    /// Extent of the tile.
+    pub extent: i64,
+}
+
+/// Fills a tile `[outer, inner]`, or `[inner, outer]` if so, with what `element` gives at a position in both spans; zeros past their ends.
+/// `element` also gets the place in the tile along the outer span.
+pub fn fill_tile(
+    values: &mut Values,
+    k: &mut Builder,
+    (tile, inner_first): (&Buffer, bool),
+    [outer, inner]: [Span; 2],
+    element: impl FnOnce(&mut Values, &mut Builder, [&Expr; 2], &Expr) -> Result<Expr>,
+) -> Result<()> {
+    let [inner_end, outer_end] = [&inner, &outer].map(|span| values.dim(k, &span.group.total()));
+    let places =
+        |ix: &[Expr]| if inner_first { [ix[1].clone(), ix[0].clone()] } else { [ix[0].clone(), ix[1].clone()] };
+    let mask = |ix: &[Expr]| {
+        let [x, y] = places(ix);
+        let inside = outer.group.holds(&(&outer.first + x), outer.extent, &outer_end);
+        inside.and(inner.group.holds(&(&inner.first + y), inner.extent, &inner_end))
+    };
+    let mut result = Ok(());
+    k.copy(tile, if inner_first { &["d", "i"] } else { &["i", "d"] }, mask, |k, ix| {
+        let [x, y] = places(ix);
+        let at = [&outer.first + &x, &inner.first + &y];
+        values.scoped(|values| element(values, k, at.each_ref(), &x)).unwrap_or_else(|e| {
+            result = Err(e);
+            Expr::int(tile.dtype, 0)
+        })
+    });
+    result
+}
+
+/// What an operand's tile is named after.
+pub fn hint(values: &Values, v: ValueId) -> String {
+    if values.graph.inputs.contains(&v) {
+        values.graph.input_name(v)
+    } else {
+        values.graph.producer(v).op.name().to_owned()
     }
 }
 

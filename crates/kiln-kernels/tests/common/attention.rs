@@ -1,17 +1,11 @@
 //! Attention regions: layouts, masks, types, sizes.
 
-use super::{Case, case, d, random, wild};
+use super::{Case, case, d, random, spec, wild};
 use kiln_fuse::Anchor;
-use kiln_graph::{Builder, CompareOp, DType, Dim, EinsumSpec, Result, Tensor, ValueId};
+use kiln_graph::{Builder, CompareOp, DType, Dim, Result, Tensor, ValueId};
 
 /// Roundings that may separate two right answers, as for products of the same depth.
 const ROUNDINGS: f64 = 64.0;
-
-pub fn spec(text: &str) -> EinsumSpec {
-    let (left, out) = text.split_once("->").unwrap();
-    let (lhs, rhs) = left.split_once(',').unwrap();
-    EinsumSpec { lhs: lhs.chars().collect(), rhs: rhs.chars().collect(), out: out.chars().collect() }
-}
 
 /// `softmax(score(q k)) v` with the products given as einsums; `score` writes what stands between.
 fn stream(

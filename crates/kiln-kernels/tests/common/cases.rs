@@ -1,10 +1,10 @@
 //! Regions of every family.
 
-use super::{Case, case, d, ints, random, wild};
+use super::{Case, case, d, ints, random, spec, wild};
 use kiln_fuse::Anchor;
 use kiln_graph::{
-    ArgOp, BinaryOp, Builder, CompareOp, ConvSpec, DType, Dim, EinsumSpec, PadMode, QuantAxes, ReduceOp, Result, Rng,
-    ScanOp, ScatterOp, Tensor, UnaryOp, ValueId, WindowSpec,
+    ArgOp, BinaryOp, Builder, CompareOp, ConvSpec, DType, Dim, PadMode, QuantAxes, ReduceOp, Result, Rng, ScanOp,
+    ScatterOp, Tensor, UnaryOp, ValueId, WindowSpec,
 };
 
 pub const UNARY: [UnaryOp; 30] = [
@@ -398,11 +398,6 @@ pub fn reductions() -> Vec<Case> {
 /// Contractions of every label pattern.
 pub fn contractions() -> Vec<Case> {
     let mut cases = vec![];
-    let spec = |text: &str| {
-        let (left, out) = text.split_once("->").unwrap();
-        let (lhs, rhs) = left.split_once(',').unwrap();
-        EinsumSpec { lhs: lhs.chars().collect(), rhs: rhs.chars().collect(), out: out.chars().collect() }
-    };
     for (n, text) in
         ["mk,kn->mn", "bmk,bnk->bmn", "bhmd,bhnd->bhmn", "bmk,kn->bmn", "m,n->mn", "mk,k->m", "k,k->", "kbm,nk->nbm"]
             .into_iter()

@@ -5,7 +5,7 @@ pub mod attention;
 pub mod cases;
 
 use kiln_fuse::{Anchor, Region};
-use kiln_graph::{Bindings, Builder, DType, Dim, Rng, Tensor, ValueId, bind_symbols, interpret};
+use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, Rng, Tensor, ValueId, bind_symbols, interpret};
 use kiln_kernels::{Argument, tile_programs};
 use kiln_target::arch::Arch;
 use kiln_tile::Array;
@@ -171,4 +171,11 @@ pub fn ints(dtype: DType, shape: &[usize], low: i64, high: i64, seed: u64) -> Te
 /// Dims from text: `d(&["B", "384"])`.
 pub fn d(text: &[&str]) -> Vec<Dim> {
     text.iter().map(|s| s.parse().unwrap()).collect()
+}
+
+/// An einsum from text: `spec("mk,kn->mn")`.
+pub fn spec(text: &str) -> EinsumSpec {
+    let (left, out) = text.split_once("->").unwrap();
+    let (lhs, rhs) = left.split_once(',').unwrap();
+    EinsumSpec { lhs: lhs.chars().collect(), rhs: rhs.chars().collect(), out: out.chars().collect() }
 }

@@ -137,8 +137,8 @@ impl Pass<'_> {
         for stmt in body {
             if let Stmt::Gemm { acc, a, b, transpose_a, transpose_b } = stmt {
                 let whole = rows.whole.contains(&acc.id);
-                let sides = ((a, *transpose_a), (b, *transpose_b));
-                let (tiled, of_a, of_b) = tiled::gemm(self.program, self.arch, (acc, whole), sides.0, sides.1)?;
+                let (left, right) = ((a, *transpose_a), (b, *transpose_b));
+                let (tiled, of_a, of_b) = tiled::gemm(self.program, self.arch, (acc, whole), left, right)?;
                 let mut agreed = self.put(acc, FragmentLayout::Tiled(tiled))
                     & self.layouts.shared.insert(b.id, of_b).is_none_or(|old| old == of_b);
                 agreed &= match (a.scope, tiled) {
@@ -274,6 +274,7 @@ impl Pass<'_> {
         let mut buffers = vec![];
         let mut by_row = None;
         let (loaded, stored) = accesses(body, values);
+        let elsewhere = stored.iter().any(|(buffer, _)| buffer.scope != Scope::Fragment);
         let stores = std::iter::repeat_n(false, loaded.len()).chain(std::iter::repeat(true));
         for ((buffer, index), store) in loaded.into_iter().chain(stored).zip(stores) {
             if buffer.scope != Scope::Fragment {
@@ -316,7 +317,7 @@ impl Pass<'_> {
         }
         if let FragmentLayout::Rows(_) = layout {
             // Every thread that has a part of a row visits it.
-            if values.is_empty() && !stores_outside_of_fragments(body) {
+            if values.is_empty() && !elsewhere {
                 return Ok(());
             }
             let what = "a loop over rows does more than change fragments";
@@ -353,17 +354,4 @@ impl Pass<'_> {
             }
         }
     }
-}
-
-/// Whether a body changes global or shared memory.
-fn stores_outside_of_fragments(body: &[Stmt]) -> bool {
-    let mut found = false;
-    body.iter().for_each(|stmt| {
-        stmt.walk(&mut |s| {
-            if let Stmt::Store { buffer, .. } | Stmt::Atomic { buffer, .. } = s {
-                found |= buffer.scope != Scope::Fragment;
-            }
-        });
-    });
-    found
 }

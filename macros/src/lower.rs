@@ -4,7 +4,7 @@ use crate::call::Known;
 use crate::expand::support;
 use crate::scope::{Host, Scopes, Val};
 use crate::types::{TensorSpec, bare, tensor_spec};
-use kiln_graph::{Builder, Dim, Symbols, TensorType, ValueId};
+use kiln_graph::{Builder, Constraint, Dim, Relation, Requirement, Symbols, TensorType, ValueId};
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use std::collections::BTreeSet;
@@ -119,12 +119,12 @@ impl<'a> Lower<'a> {
         let value = outcome.map_err(|e| Error::new_spanned(source, e))?;
         let all = &self.graph.graph().constraints;
         let fresh = &all[self.judged.min(all.len())..];
-        let broken = fresh.iter().find(|c| self.settled(&c.left) && self.settled(&c.right));
-        let message = broken.map(|c| {
-            format!(
-                "{}: expected {}, found {}, which are equal only for some values of the symbols",
-                c.why, c.left, c.right
-            )
+        let broken = fresh.iter().find(|c| {
+            let Requirement { left, relation, right } = &c.requirement;
+            *relation != Relation::AtMost && self.settled(left) && self.settled(right)
+        });
+        let message = broken.map(|Constraint { requirement: Requirement { left, right, .. }, why }| {
+            format!("{why}: expected {left}, found {right}, which are equal only for some values of the symbols")
         });
         self.judged = all.len();
         match message {

@@ -5,6 +5,7 @@ mod bench;
 mod cases;
 mod compare;
 mod demo;
+mod fuzz;
 mod gpu_pack;
 mod onnx_suite;
 mod proto;
@@ -21,6 +22,8 @@ const HELP: &str = "cargo xtask COMMAND
   test                 everything that CI runs
   bench                Kiln against onnxruntime on this CPU, build times, memory
   cases [--check] [..] get the public models and record onnxruntime's outputs; compare the reference interpreter with them
+  fuzz [--minutes N] [--seed S]
+                       random ONNX models on the CPU and the simulator against onnxruntime, or that of one seed
   gpu-pack             collect in gpu-pack/ all that a machine with a GPU needs to check and time Kiln: gpu-pack/run.sh
   onnx-suite [--check] [..]
                        run the ONNX backend node tests, write docs/onnx-coverage.md or check that it is current
@@ -35,6 +38,9 @@ fn main() -> std::process::ExitCode {
         ["bench"] => bench::run(),
         ["cases", "--check", rest @ ..] => cases::run(true, rest),
         ["cases", rest @ ..] => cases::run(false, rest),
+        ["fuzz"] => fuzz::run(1, None),
+        ["fuzz", "--minutes", n] => n.parse().map_err(Into::into).and_then(|n| fuzz::run(n, None)),
+        ["fuzz", "--seed", n] => n.parse().map_err(Into::into).and_then(|n| fuzz::run(0, Some(n))),
         ["gpu-pack"] => gpu_pack::run(),
         ["onnx-suite", "--check"] => onnx_suite::run(true, &[]),
         ["onnx-suite", rest @ ..] => onnx_suite::run(false, rest),

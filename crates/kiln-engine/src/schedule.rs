@@ -43,8 +43,8 @@ pub enum Action {
     If {
         /// One byte: bool.
         cond: Place,
-        /// The two branches.
-        branches: Box<[Schedule; 2]>,
+        /// The two branches. One whose shapes do not agree is an error only if it is taken.
+        branches: Box<[std::result::Result<Schedule, kiln_graph::Error>; 2]>,
         /// Copied to the branch's inputs.
         captures: Vec<Place>,
         /// Copied from the branch's outputs.
@@ -167,10 +167,13 @@ pub fn schedule(
     device: &mut dyn Device,
     keep_inputs: bool,
 ) -> Result<Schedule> {
+    for constraint in &plan.constraints {
+        constraint.check(bindings)?;
+    }
     let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, keep_inputs)?;
     enum Pending {
         Launch { prepared: usize, scratch: Option<usize> },
-        Nested { schedules: Vec<(Schedule, usize)>, staging: Vec<usize> },
+        Nested { schedules: Vec<std::result::Result<(Schedule, usize), kiln_graph::Error>>, staging: Vec<usize> },
         Host,
     }
     let mut pending = Vec::with_capacity(plan.steps.len());
@@ -192,9 +195,14 @@ pub fn schedule(
                 let mut schedules = Vec::new();
                 for inner in nested(step) {
                     let loaded = nested_plans.next().ok_or_else(|| internal("a nested plan is not loaded"))?;
-                    let s = schedule(inner, loaded, bindings, weights, device, keep)?;
-                    let at = reserve(s.arena_bytes);
-                    schedules.push((s, at));
+                    schedules.push(match schedule(inner, loaded, bindings, weights, device, keep) {
+                        Ok(s) => {
+                            let at = reserve(s.arena_bytes);
+                            Ok((s, at))
+                        }
+                        Err(Error::Graph(unfit)) if !keep => Err(unfit),
+                        Err(other) => return Err(other),
+                    });
                 }
                 let mut staging = Vec::new();
                 if let Step::Loop { body, carried, .. } = step {
@@ -241,11 +249,13 @@ pub fn schedule(
                     inputs: inputs.iter().map(|&b| (b, places[b.index()])).collect(),
                     outputs: outputs.iter().map(|&b| (b, places[b.index()])).collect(),
                 },
-                (Step::If { cond, captures, outputs, .. }, Pending::Nested { mut schedules, .. }) => {
-                    for (s, slot) in &mut schedules {
-                        s.shift(layout.offsets[*slot]);
-                    }
-                    let mut branches = schedules.into_iter().map(|(s, _)| s);
+                (Step::If { cond, captures, outputs, .. }, Pending::Nested { schedules, .. }) => {
+                    let mut branches = schedules.into_iter().map(|branch| {
+                        branch.map(|(mut s, slot)| {
+                            s.shift(layout.offsets[slot]);
+                            s
+                        })
+                    });
                     let (Some(a), Some(b)) = (branches.next(), branches.next()) else {
                         return Err(internal("an If has two branches"));
                     };
@@ -260,7 +270,7 @@ pub fn schedule(
                     Step::Loop { trip, cond, carried, captures, outputs, .. },
                     Pending::Nested { mut schedules, staging },
                 ) => {
-                    let Some((mut body, slot)) = schedules.pop() else { return Err(internal("a Loop has a body")) };
+                    let Some(Ok((mut body, slot))) = schedules.pop() else { return Err(internal("a Loop has a body")) };
                     body.shift(layout.offsets[slot]);
                     Action::Loop {
                         trip: places[trip.index()],
@@ -327,7 +337,7 @@ impl Schedule {
                 Action::If { cond, branches, captures, outputs } => {
                     f(cond);
                     captures.iter_mut().chain(outputs).for_each(&mut *f);
-                    branches.iter_mut().for_each(|b| b.each_place(f));
+                    branches.iter_mut().flatten().for_each(|b| b.each_place(f));
                 }
                 Action::Loop { trip, cond, body, carried, captures, outputs, staging } => {
                     f(trip);

@@ -360,6 +360,7 @@ fn run_schedule(
             (Action::If { cond, branches, captures, outputs }, Step::If { then_plan, else_plan, .. }) => {
                 let (inner, plan) =
                     if scalar(device, *cond)? != 0 { (&branches[0], then_plan) } else { (&branches[1], else_plan) };
+                let inner = inner.as_ref().map_err(|unfit| unfit.clone())?;
                 for (from, to) in captures.iter().zip(&plan.inputs) {
                     device.copy(inner.places[to.index()], *from)?;
                 }

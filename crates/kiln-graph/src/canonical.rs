@@ -69,11 +69,10 @@ fn encode(graph: &Graph, names: bool) -> Vec<u8> {
         number(&mut out, low as u64);
         number(&mut out, high as u64);
     }
-    let mut constraints: Vec<[String; 2]> =
-        graph.constraints.iter().map(|c| [c.left.to_string(), c.right.to_string()]).collect();
+    let mut constraints: Vec<_> = graph.constraints.iter().map(|c| &c.requirement).collect();
     constraints.sort();
-    for side in constraints.iter().flatten() {
-        bytes(&mut out, side.as_bytes());
+    for requirement in constraints {
+        bytes(&mut out, requirement.to_string().as_bytes());
     }
     out
 }

@@ -2,7 +2,7 @@
 
 use crate::{Bindings, DType, Dim, Error, Op, Result, Symbols, Tensor, infer};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Index of a value in its graph.
@@ -102,15 +102,114 @@ pub struct Node {
     pub name: String,
 }
 
-/// Two dims that must be equal once symbols are bound, though it cannot be proved before.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Constraint {
+/// How two dims must stand to each other once symbols are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Relation {
+    /// Both are equal.
+    Equal,
+    /// The left one is 1, and repeated, or both are equal.
+    Broadcasts,
+    /// The left one is not the larger.
+    AtMost,
+}
+
+impl Relation {
+    /// Whether it holds between two extents.
+    pub fn holds(self, left: i64, right: i64) -> bool {
+        match self {
+            Relation::Equal => left == right,
+            Relation::Broadcasts => left == 1 || left == right,
+            Relation::AtMost => left <= right,
+        }
+    }
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Relation::Equal => "==",
+            Relation::Broadcasts => "->",
+            Relation::AtMost => "<=",
+        })
+    }
+}
+
+/// A relation of two dims that cannot be proved before symbols are bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Requirement {
     /// One side.
     pub left: Dim,
+    /// What must hold.
+    pub relation: Relation,
     /// The other.
     pub right: Dim,
+}
+
+impl Requirement {
+    /// `left == right`.
+    pub fn equal(left: Dim, right: Dim) -> Requirement {
+        Requirement { left, relation: Relation::Equal, right }
+    }
+
+    /// `left` is 1 or `right`.
+    pub fn broadcasts(left: Dim, right: Dim) -> Requirement {
+        Requirement { left, relation: Relation::Broadcasts, right }
+    }
+
+    /// `left <= right`.
+    pub fn at_most(left: Dim, right: Dim) -> Requirement {
+        Requirement { left, relation: Relation::AtMost, right }
+    }
+
+    /// Whether this follows from `known` alone.
+    pub fn follows_from(&self, known: &Requirement) -> bool {
+        let same = (&known.left, &known.right) == (&self.left, &self.right);
+        match known.relation {
+            Relation::Equal => same || (&known.right, &known.left) == (&self.left, &self.right),
+            relation => same && self.relation == relation,
+        }
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {} [{}]", self.left, self.relation, self.right)
+    }
+}
+
+/// A requirement that a run must check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Constraint {
+    /// What must hold.
+    #[serde(flatten)]
+    pub requirement: Requirement,
     /// The node that needs it, for the message.
     pub why: String,
+}
+
+impl Constraint {
+    /// Checks it under `bindings`; one that speaks of symbols without a value is left to whoever computes them.
+    pub fn check(&self, bindings: &Bindings) -> Result<()> {
+        let Requirement { left, relation, right } = &self.requirement;
+        let mut symbols = BTreeSet::new();
+        left.symbols(&mut symbols);
+        right.symbols(&mut symbols);
+        if !symbols.iter().all(|s| bindings.contains_key(s)) {
+            return Ok(());
+        }
+        let (a, b) = (left.eval(bindings)?, right.eval(bindings)?);
+        if relation.holds(a, b) {
+            return Ok(());
+        }
+        let message = match relation {
+            Relation::Equal => format!("needs `{left}` = `{right}`, found {a} and {b} for these input shapes"),
+            Relation::Broadcasts => {
+                format!("needs `{left}` to be 1 or `{right}`, found {a} and {b} for these input shapes")
+            }
+            Relation::AtMost => format!("needs `{left}` <= `{right}`, found {a} and {b} for these input shapes"),
+        };
+        Err(Error::Binding { what: self.why.clone(), message })
+    }
 }
 
 /// A typed SSA tensor graph. Nodes are stored in topological order.
@@ -130,7 +229,7 @@ pub struct Graph {
     pub weights: BTreeMap<String, Tensor>,
     /// Symbols that occur in shapes, with their ranges.
     pub symbols: Symbols,
-    /// Equalities that a run must check.
+    /// What a run must check of its shapes.
     pub constraints: Vec<Constraint>,
 }
 
@@ -199,8 +298,15 @@ impl Graph {
         outputs
     }
 
-    /// Appends a node, inferring its result types. `name` is the model's name for it (may be empty) and goes into messages. Equalities that
-    /// cannot be proved are recorded in [`Graph::constraints`].
+    /// Adds a requirement unless it follows from one that is recorded. `why` names what needs it.
+    pub fn require(&mut self, requirement: Requirement, why: impl FnOnce() -> String) {
+        if !self.constraints.iter().any(|c| requirement.follows_from(&c.requirement)) {
+            self.constraints.push(Constraint { requirement, why: why() });
+        }
+    }
+
+    /// Appends a node, inferring its result types. `name` is the model's name for it (may be empty) and goes into messages. What cannot be
+    /// proved of its operands' extents is recorded in [`Graph::constraints`].
     pub fn add(&mut self, op: Op, inputs: &[ValueId], name: &str) -> Result<Vec<ValueId>> {
         let label = |op: &str| if name.is_empty() { op.to_owned() } else { format!("{op} `{name}`") };
         if let Some(id) = inputs.iter().find(|id| id.index() >= self.values.len()) {
@@ -211,10 +317,8 @@ impl Graph {
             Error::Infer { op, message } => Error::Infer { op: label(&op), message },
             other => other,
         })?;
-        for (left, right) in inference.constraints {
-            if !self.constraints.iter().any(|c| c.left == left && c.right == right) {
-                self.constraints.push(Constraint { left, right, why: label(op.name()) });
-            }
+        for requirement in inference.constraints {
+            self.require(requirement, || label(op.name()));
         }
         Ok(self.push_node(op, inputs, inference.results, name))
     }

@@ -30,7 +30,7 @@ pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use dtype::DType;
 pub use element::Element;
 pub use error::{Error, Result};
-pub use graph::{Constraint, Graph, Node, NodeId, TensorType, Value, ValueId};
+pub use graph::{Constraint, Graph, Node, NodeId, Relation, Requirement, TensorType, Value, ValueId};
 pub use infer::{Inference, infer};
 pub use interp::{bind_symbols, bind_within, interpret, interpret_all, interpret_within};
 pub use op::{

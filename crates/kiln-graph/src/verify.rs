@@ -1,7 +1,7 @@
 //! The verifier: what every graph must satisfy, whoever made it.
 
 use crate::text::subgraphs;
-use crate::{Dim, Error, Graph, NodeId, Op, Result, TensorType, infer};
+use crate::{Dim, Error, Graph, NodeId, Op, Requirement, Result, TensorType, infer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Deepest nesting of subgraphs.
@@ -98,17 +98,17 @@ fn types(graph: &Graph) -> Result<()> {
                 return fail(message);
             }
         }
-        for (left, right) in &inference.constraints {
-            if !recorded(graph, left, right) {
-                return fail(format!("needs `{left}` = `{right}`, which is not among the graph's constraints"));
+        for requirement in &inference.constraints {
+            if !recorded(graph, requirement) {
+                return fail(format!("needs {requirement}, which is not among the graph's constraints"));
             }
         }
     }
     Ok(())
 }
 
-fn recorded(graph: &Graph, a: &Dim, b: &Dim) -> bool {
-    graph.constraints.iter().any(|c| (&c.left, &c.right) == (a, b) || (&c.left, &c.right) == (b, a))
+fn recorded(graph: &Graph, requirement: &Requirement) -> bool {
+    graph.constraints.iter().any(|c| requirement.follows_from(&c.requirement))
 }
 
 /// Whether a declared type is the inferred one, up to equalities that are recorded.
@@ -119,7 +119,11 @@ pub(crate) fn same_type(
 ) -> std::result::Result<(), String> {
     let same = declared.dtype == inferred.dtype
         && declared.rank() == inferred.rank()
-        && declared.shape.iter().zip(&inferred.shape).all(|(d, i)| d == i || recorded(graph, d, i));
+        && declared
+            .shape
+            .iter()
+            .zip(&inferred.shape)
+            .all(|(d, i)| d == i || recorded(graph, &Requirement::equal(d.clone(), i.clone())));
     if same { Ok(()) } else { Err(format!("declared {declared}, inferred {inferred}")) }
 }
 

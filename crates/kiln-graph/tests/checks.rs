@@ -92,9 +92,9 @@ fn mistakes_are_named_with_expected_and_found() {
 #[test]
 fn what_cannot_be_proved_becomes_a_constraint() {
     let r = try_infer(&Op::Binary(BinaryOp::Add), &["f32[S, 4]", "f32[T, 4]"]).unwrap();
-    assert_eq!(r.constraints, [(Dim::sym("S"), Dim::sym("T"))]);
+    assert_eq!(r.constraints, [Requirement::equal(Dim::sym("S"), Dim::sym("T"))]);
     let r = try_infer(&Op::Reshape { shape: vec!["T".into(), 4i64.into()] }, &["f32[S, 2, 2]"]).unwrap();
-    assert_eq!(r.constraints, [(Dim::sym("S") * 4i64.into(), Dim::sym("T") * 4i64.into())]);
+    assert_eq!(r.constraints, [Requirement::equal(Dim::sym("S") * 4i64.into(), Dim::sym("T") * 4i64.into())]);
     let r = try_infer(&Op::Binary(BinaryOp::Add), &["f32[2*S + 1]", "f32[S + S + 1]"]).unwrap();
     assert!(r.constraints.is_empty());
 }
@@ -116,7 +116,11 @@ fn symbols_are_solved_and_checked() {
     let message = |shapes: &[Vec<usize>]| bind_symbols(&g, shapes).unwrap_err().to_string();
     assert_eq!(message(&[vec![6], vec![6]]), "input `x`: axis 0: expected 5 (`2*S + 1`), found 6");
     assert_eq!(message(&[vec![11], vec![11]]), "symbol `S`: expected 1..=4, found 5 from axis 0 of input `x`");
-    assert_eq!(message(&[vec![7], vec![5]]), "add `join`: needs `2*S + 1` = `T`, found 7 and 5 for these input shapes");
+    assert_eq!(
+        message(&[vec![7], vec![5]]),
+        "broadcast `join`: needs `T` to be 1 or `2*S + 1`, found 5 and 7 for these input shapes"
+    );
+    assert_eq!(bind_symbols(&g, &[vec![7], vec![1]]).unwrap()["T"], 1);
     assert!(message(&[vec![7, 1], vec![7]]).contains("rank 1"));
     assert!(message(&[vec![7]]).contains("expected 2 inputs, found 1"));
     let wrong = [Tensor::random(DType::F16, &[7], 1).unwrap(), Tensor::random(DType::F32, &[7], 1).unwrap()];
@@ -133,15 +137,15 @@ fn the_verifier_finds_what_was_broken() {
         let e = verify(&g).unwrap_err().to_string();
         assert!(e.contains(message), "{e}");
     };
-    broken(&|g| g.nodes[2].inputs[0] = ValueId(9), "uses %9 before it is defined");
-    broken(&|g| g.nodes.swap(0, 2), "before it is defined");
-    broken(&|g| g.values[2].ty.dtype = DType::F16, "declared f16[2*S + 1], inferred f32[2*S + 1]");
+    broken(&|g| g.nodes[3].inputs[0] = ValueId(9), "uses %9 before it is defined");
+    broken(&|g| g.nodes.swap(0, 3), "before it is defined");
+    broken(&|g| g.values[3].ty.dtype = DType::F16, "declared f16[2*S + 1], inferred f32[2*S + 1]");
     broken(&|g| g.constraints.clear(), "not among the graph's constraints");
     broken(&|g| g.outputs.push(("z".into(), ValueId(0))), "output `z` is listed twice");
-    broken(&|g| g.outputs[0].1 = ValueId(3), "does not exist");
+    broken(&|g| g.outputs[0].1 = ValueId(4), "does not exist");
     broken(&|g| g.inputs.truncate(1), "input `y` is not listed");
     broken(&|g| g.inputs[1] = ValueId(2), "not by an input");
-    broken(&|g| g.nodes[2].op = Op::Unary(UnaryOp::Exp), "expected 1 operands");
+    broken(&|g| g.nodes[3].op = Op::Unary(UnaryOp::Exp), "expected 1 operands");
     broken(&|g| drop(g.values.pop()), "must be value");
     broken(&|g| g.symbols.declare("S", 3, 2), "holds no extent");
     broken(&|g| g.symbols.declare("a b", 1, 2), "cannot be written");

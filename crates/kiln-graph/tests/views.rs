@@ -213,3 +213,103 @@ fn empty_reductions_give_the_identity() {
     assert_eq!(y(ReduceOp::Max), [f64::NEG_INFINITY; 2]);
     assert_eq!(y(ReduceOp::Min), [f64::INFINITY; 2]);
 }
+
+#[test]
+fn extents_that_may_be_one_broadcast_by_value() {
+    let (n, m) = (Dim::sym("N"), Dim::sym("M"));
+    for (low, cases) in [(1, vec![[1, 1], [1, 4], [4, 1], [4, 4]]), (0, vec![[0, 1], [1, 0], [0, 0], [3, 1]])] {
+        let mut b = Builder::new("t");
+        b.symbol("N", low, 9);
+        b.symbol("M", low, 9);
+        let x = b.input("x", DType::F64, &[n.clone(), Dim::from(2)]).unwrap();
+        let y = b.input("y", DType::F64, &[m.clone(), Dim::from(2)]).unwrap();
+        let z = b.mul(x, y).unwrap();
+        b.output("z", z);
+        let wide = b.expand(x, &[m.clone(), Dim::from(1)]).unwrap();
+        b.output("wide", wide);
+        let g = b.finish();
+        verify(&g).unwrap();
+        assert_eq!(g.to_string().parse::<Graph>().unwrap(), g);
+        for [n, m] in cases {
+            let inputs = [n, m].map(|d| Tensor::random(DType::F64, &[d, 2], d as u64 + 7).unwrap());
+            let found = interpret(&g, &inputs).unwrap();
+            let (a, b) = (inputs[0].to_f64_vec(), inputs[1].to_f64_vec());
+            let rows = if n == 1 { m } else { n };
+            let at = |v: &[f64], d: usize, i: usize| if d == 1 { v[i % 2] } else { v[i] };
+            let products: Vec<f64> = (0..rows * 2).map(|i| at(&a, n, i) * at(&b, m, i)).collect();
+            assert_eq!((found[0].shape(), found[0].to_f64_vec()), (&[rows, 2][..], products), "{n} and {m}");
+            let copies: Vec<f64> = (0..rows * 2).map(|i| at(&a, n, i)).collect();
+            assert_eq!((found[1].shape(), found[1].to_f64_vec()), (&[rows, 2][..], copies), "{n} and {m}");
+        }
+        let error = bind_symbols(&g, &[vec![3, 2], vec![4, 2]]).unwrap_err().to_string();
+        assert!(error.starts_with("broadcast: needs `") && error.contains("to be 1 or"), "{error}");
+    }
+}
+
+#[test]
+fn batches_and_labels_broadcast_by_value() {
+    let mut b = Builder::new("t");
+    let [n, m, k] = ["N", "M", "K"].map(|s| b.symbol(s, 1, 9));
+    let x = b.input("x", DType::F64, &[n.clone(), Dim::from(2), k.clone()]).unwrap();
+    let y = b.input("y", DType::F64, &[m.clone(), k, Dim::from(3)]).unwrap();
+    let z = b.matmul(x, y).unwrap();
+    b.output("z", z);
+    let e = b.einsum("bik,bkj->bij", &[x, y]).unwrap();
+    b.output("e", e);
+    let g = b.finish();
+    verify(&g).unwrap();
+    for [n, m, k] in [[1, 1, 1], [4, 1, 3], [1, 4, 5], [4, 4, 2]] {
+        let inputs = [[n, 2, k], [m, k, 3]].map(|s| Tensor::random(DType::F64, &s, s[0] as u64).unwrap());
+        let (a, b) = (inputs[0].to_f64_vec(), inputs[1].to_f64_vec());
+        let rows = n.max(m);
+        let mut expected = Vec::new();
+        for (r, i, j) in (0..rows * 6).map(|at| (at / 6, at / 3 % 2, at % 3)) {
+            let (p, q) = (r.min(n - 1), r.min(m - 1));
+            expected.push((0..k).map(|l| a[(p * 2 + i) * k + l] * b[(q * k + l) * 3 + j]).sum::<f64>());
+        }
+        for found in interpret(&g, &inputs).unwrap() {
+            assert_eq!(found.shape(), [rows, 2, 3]);
+            let close = found.to_f64_vec().iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12);
+            assert!(close, "{n} {m} {k}: {found:?} is not {expected:?}");
+        }
+    }
+    let error = bind_symbols(&g, &[vec![2, 2, 5], vec![3, 5, 3]]).unwrap_err().to_string();
+    assert!(error.contains("to be 1 or"), "{error}");
+}
+
+#[test]
+fn what_a_run_would_read_past_is_refused_when_shapes_are_bound() {
+    let refused = |make: &dyn Fn(&mut Builder, ValueId) -> ValueId, bad: usize, good: usize, says: &str| {
+        let mut b = Builder::new("t");
+        let n = b.symbol("N", 1, 99);
+        let x = b.input("x", DType::F64, &[n, Dim::from(4)]).unwrap();
+        let y = make(&mut b, x);
+        b.output("y", y);
+        let g = b.finish();
+        verify(&g).unwrap();
+        let error = bind_symbols(&g, &[vec![bad, 4]]).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        bind_symbols(&g, &[vec![good, 4]]).unwrap();
+    };
+    let zero = Dim::from(0);
+    refused(
+        &|b, x| {
+            let op = Op::Slice { starts: vec![3.into(), 0.into()], sizes: vec![2.into(), 4.into()], steps: vec![1, 1] };
+            b.add1(op, &[x]).unwrap()
+        },
+        4,
+        5,
+        "needs `4` <= `N - 1`, found 4 and 3",
+    );
+    refused(
+        &|b, x| {
+            let high = [Dim::from(6) - Dim::sym("N"), zero.clone()];
+            b.pad(x, &[zero.clone(), zero.clone()], &high, PadMode::Constant(1.0)).unwrap()
+        },
+        7,
+        6,
+        "needs `0` <= `-N + 6`, found 0 and -1",
+    );
+    refused(&|b, x| b.topk(x, 0, &Dim::from(3), true).unwrap().0, 2, 3, "needs `3` <= `N`");
+    refused(&|b, x| b.einsum("ii->i", &[x]).unwrap(), 3, 4, "axes 0 and 1 of a diagonal");
+}

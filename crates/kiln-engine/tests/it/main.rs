@@ -7,3 +7,4 @@ mod hostile;
 mod models;
 mod run;
 mod sim;
+mod symbols;

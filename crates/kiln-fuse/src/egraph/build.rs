@@ -4,7 +4,7 @@ use super::{EGraph, Head, Knowledge, Term, commutes};
 use crate::region::MAX_OPERANDS;
 use crate::{Error, Result};
 use egg::Id;
-use kiln_graph::{Graph, Op, TensorType, infer};
+use kiln_graph::{Graph, Op, Requirement, TensorType, infer};
 
 /// An e-graph that holds a graph, and where its values are.
 pub(crate) struct Built {
@@ -101,7 +101,7 @@ impl Put for EGraph {
         let types: Option<Vec<&TensorType>> = operands.iter().map(|id| self[*id].data.types.first()).collect();
         let inference = infer(op, &types?, &self.analysis.symbols).ok()?;
         let given = &self.analysis.constraints;
-        let known = |l, r| given.iter().any(|c| (&c.left, &c.right) == (l, r) || (&c.right, &c.left) == (l, r));
-        inference.constraints.iter().all(|(l, r)| known(l, r)).then(|| self.put(op, operands))
+        let known = |r: &Requirement| given.iter().any(|c| r.follows_from(&c.requirement));
+        inference.constraints.iter().all(known).then(|| self.put(op, operands))
     }
 }

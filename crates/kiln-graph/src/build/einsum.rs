@@ -95,6 +95,7 @@ impl Builder {
         while let Some(j) = (0..term.labels.len()).find(|&j| term.labels[..j].contains(&term.labels[j])) {
             let Some(i) = term.labels.iter().position(|l| *l == term.labels[j]) else { break };
             let shape = self.shape(term.value).to_vec();
+            self.agree(&shape[i], &shape[j], || format!("axes {i} and {j} of a diagonal"))?;
             let row = self.iota(DType::I64, &shape, i)?;
             let column = self.iota(DType::I64, &shape, j)?;
             let on = self.compare(CompareOp::Eq, row, column)?;
@@ -134,7 +135,21 @@ impl Builder {
         Ok(())
     }
 
+    /// Repeats axes that may be 1 where that of the same label is longer.
+    fn meet_labels(&mut self, term: &mut Term, facing: &Term) -> Result<()> {
+        let mut shape = self.shape(term.value).to_vec();
+        for (d, l) in shape.iter_mut().zip(&term.labels) {
+            if let Some(j) = facing.labels.iter().position(|x| x == l) {
+                *d = self.facing(d, &self.shape(facing.value)[j]);
+            }
+        }
+        term.value = self.broadcast_to(term.value, &shape)?;
+        Ok(())
+    }
+
     fn join(&mut self, mut left: Term, mut right: Term, needed: impl Fn(char) -> bool) -> Result<Term> {
+        self.meet_labels(&mut left, &right)?;
+        self.meet_labels(&mut right, &left)?;
         self.drop_ones(&mut left, &right)?;
         self.drop_ones(&mut right, &left)?;
         let (in_left, in_right) = (left.labels.clone(), right.labels.clone());

@@ -97,31 +97,32 @@ impl Builder {
         let target = self.broadcast_shape(&shapes)?;
         let mut result = values;
         for v in &mut result {
-            // Dims that are merely assumed equal need no node: the user of the value records the constraint.
+            // Extents above 1 need no node: the user of the value records that they are equal.
+            let symbols = &self.graph.symbols;
+            let same = |(o, t): (&Dim, &Dim)| o == t || o.bounds(symbols).0 > 1;
             let old = self.shape(*v);
-            if old.len() != target.len() || old.iter().zip(&target).any(|(o, t)| o.is(1) && o != t) {
+            if old.len() != target.len() || !old.iter().zip(&target).all(same) {
                 *v = self.broadcast_to(*v, &target)?;
             }
         }
         Ok(result)
     }
 
-    /// The numpy broadcast of shapes, aligned right. Two dims that are neither provably equal nor 1 are assumed equal: the nodes that use them
-    /// record the constraint, or fail if they provably differ.
+    /// The numpy broadcast of shapes, aligned right; see [`Dim::broadcast`]. Extents that can neither be equal nor 1 are an error; what cannot
+    /// be told yet is recorded by the nodes that broadcast.
     pub fn broadcast_shape(&self, shapes: &[&[Dim]]) -> Result<Vec<Dim>> {
+        let symbols = &self.graph.symbols;
         let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
         let mut target = vec![Dim::from(1); rank];
         for shape in shapes {
             for (t, d) in target[rank - shape.len()..].iter_mut().zip(*shape) {
-                if t.is(1) || (t.as_const().is_none() && d.as_const().is_some_and(|c| c != 1)) {
-                    *t = d.clone();
-                }
+                *t = t.broadcast(d, symbols);
             }
         }
+        let one = Dim::from(1);
         for shape in shapes {
             for (t, d) in target[rank - shape.len()..].iter().zip(*shape) {
-                let (low, high) = (t.clone() - d.clone()).bounds(&self.graph.symbols);
-                if !d.is(1) && (low > 0 || high < 0) {
+                if d.differs(&one, symbols) && d.differs(t, symbols) {
                     let shapes: Vec<String> = shapes.iter().map(|s| text(s)).collect();
                     return self.fail("broadcast", format!("shapes {} differ: {t} and {d}", shapes.join(" and ")));
                 }

@@ -1,9 +1,24 @@
 //! Declared types.
 
 use super::Builder;
-use crate::{Constraint, Error, Result, TensorType, ValueId};
+use crate::{Dim, Error, Requirement, Result, TensorType, ValueId};
 
 impl Builder {
+    /// Requires two extents to be equal: an error if they cannot be, a constraint if that is unknown.
+    pub fn agree(&mut self, expected: &Dim, found: &Dim, what: impl FnOnce() -> String) -> Result<()> {
+        if expected == found {
+            return Ok(());
+        }
+        if expected.differs(found, &self.graph.symbols) {
+            let what = what();
+            return self.fail("shape", format!("{what} must be equal: expected {expected}, found {found}"));
+        }
+        let scope = self.scope();
+        let requirement = Requirement::equal(expected.clone(), found.clone());
+        self.graph.require(requirement, || if scope.is_empty() { what() } else { format!("{} of `{scope}`", what()) });
+        Ok(())
+    }
+
     /// Requires a value to have a declared type; `what` says whose declaration it is. Dims that are neither provably equal nor provably
     /// different become a constraint.
     pub fn expect(&mut self, v: ValueId, ty: &TensorType, what: &str) -> Result<()> {
@@ -19,13 +34,11 @@ impl Builder {
             return fail(format!("; rank {} is not rank {}", found.rank(), ty.rank()));
         }
         for (axis, (e, f)) in ty.shape.iter().zip(&found.shape).enumerate() {
-            let (low, high) = (e.clone() - f.clone()).bounds(&self.graph.symbols);
-            if low > 0 || high < 0 {
+            if e.differs(f, &self.graph.symbols) {
                 return fail(format!("; axis {axis} differs: {e} and {f}"));
             }
-            let known = |c: &Constraint| c.left == *e && c.right == *f;
-            if e != f && !self.graph.constraints.iter().any(known) {
-                self.graph.constraints.push(Constraint { left: e.clone(), right: f.clone(), why: what.to_owned() });
+            if e != f {
+                self.graph.require(Requirement::equal(e.clone(), f.clone()), || what.to_owned());
             }
         }
         Ok(())

@@ -30,6 +30,8 @@ impl Builder {
         let (m, n) = (self.rank(a) > 1, self.rank(b) > 1);
         let (batch_a, batch_b) = (self.rank(a).saturating_sub(2), self.rank(b).saturating_sub(2));
         let batch = batch_a.max(batch_b);
+        let a = self.meet(a, batch_a, b, batch_b)?;
+        let b = self.meet(b, batch_b, a, batch_a)?;
         // An operand axis of 1 beside a longer one is dropped: its label is then free in the other operand.
         let dropped = |this: &Builder, x: ValueId, own: usize, other: ValueId, others: usize| -> Vec<i64> {
             (0..own)
@@ -54,6 +56,23 @@ impl Builder {
         let a = if drop_a.is_empty() { a } else { self.squeeze(a, &drop_a)? };
         let b = if drop_b.is_empty() { b } else { self.squeeze(b, &drop_b)? };
         self.contract(EinsumSpec { lhs, rhs, out: out_labels }, a, b, acc, out)
+    }
+
+    /// `x` with those of its `own` leading axes repeated that may be 1 where `other`'s, aligned right, are longer; axes that are 1 for certain
+    /// stay, to be dropped.
+    fn meet(&mut self, x: ValueId, own: usize, other: ValueId, others: usize) -> Result<ValueId> {
+        let mut shape = self.shape(x).to_vec();
+        for i in (0..own).rev().take(others) {
+            shape[i] = self.facing(&shape[i], &self.shape(other)[others + i - own]);
+        }
+        self.broadcast_to(x, &shape)
+    }
+
+    /// The extent to which `d` is repeated beside `other`: itself where it is 1 or longer for certain.
+    pub(super) fn facing(&self, d: &Dim, other: &Dim) -> Dim {
+        let symbols = &self.graph.symbols;
+        let known = d.is(1) || d.bounds(symbols).0 > 1;
+        if known { d.clone() } else { d.broadcast(other, symbols) }
     }
 
     /// `x[.., in] * w + bias[out]`, with `w[out, in]` if `transposed` (as PyTorch stores it), else `w[in, out]`.

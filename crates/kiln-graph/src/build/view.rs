@@ -125,16 +125,8 @@ impl Builder {
     pub fn split(&mut self, x: ValueId, axis: i64, sizes: &[Dim]) -> Result<Vec<ValueId>> {
         let a = self.axis(x, axis)?;
         let total = sizes.iter().fold(Dim::from(0), |n, s| n + s.clone());
-        let n = &self.shape(x)[a];
-        let (low, high) = (total.clone() - n.clone()).bounds(&self.graph().symbols);
-        if low > 0 || high < 0 {
-            return self.fail("split", format!("parts add up to {total}, axis {a} of {} has {n}", self.ty(x)));
-        }
-        if total != *n {
-            let constraint =
-                crate::Constraint { left: n.clone(), right: total, why: format!("split {}", self.scope()) };
-            self.graph_mut().constraints.push(constraint);
-        }
+        let n = self.shape(x)[a].clone();
+        self.agree(&n, &total, || format!("axis {a} and the sum of the parts it is split into"))?;
         let mut start = Dim::from(0);
         let mut parts = Vec::with_capacity(sizes.len());
         for size in sizes {

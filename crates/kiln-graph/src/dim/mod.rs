@@ -24,6 +24,8 @@ pub enum Atom {
     Min(Box<Dim>, Box<Dim>),
     /// The larger.
     Max(Box<Dim>, Box<Dim>),
+    /// The extent that two extents broadcast to: the other one where one is 1. See [`Dim::broadcast`].
+    Broadcast(Box<Dim>, Box<Dim>),
 }
 
 type Monomial = Vec<Atom>;
@@ -45,6 +47,12 @@ pub struct Symbols {
 
 /// Upper bound used for symbols of unknown range: large, yet products of a few still saturate rather than overflow.
 const UNBOUNDED: i64 = i64::MAX;
+
+/// Minima and maxima that [`Dim::bounds`] looks into one after the other: each doubles the work.
+const MAX_SPLITS: usize = 3;
+
+/// Terms of a sum whose minima and maxima are looked into.
+const MAX_SPLIT_TERMS: usize = 6;
 
 impl Symbols {
     /// Declares a symbol, or narrows its range.
@@ -152,26 +160,33 @@ impl Dim {
 
     /// The smaller of two.
     pub fn minimum(&self, other: &Dim) -> Dim {
-        match (self.as_const(), other.as_const()) {
-            (Some(a), Some(b)) => Dim::from(a.min(b)),
-            _ if self == other => self.clone(),
-            _ => {
-                let (a, b) = if self <= other { (self, other) } else { (other, self) };
-                Dim::atom(Atom::Min(Box::new(a.clone()), Box::new(b.clone())))
-            }
-        }
+        self.extreme(other, false)
     }
 
     /// The larger of two.
     pub fn maximum(&self, other: &Dim) -> Dim {
-        match (self.as_const(), other.as_const()) {
-            (Some(a), Some(b)) => Dim::from(a.max(b)),
-            _ if self == other => self.clone(),
-            _ => {
-                let (a, b) = if self <= other { (self, other) } else { (other, self) };
-                Dim::atom(Atom::Max(Box::new(a.clone()), Box::new(b.clone())))
-            }
-        }
+        self.extreme(other, true)
+    }
+
+    /// The larger or the smaller of two: one constant, each operand once and in order, and none that another one bounds.
+    fn extreme(&self, other: &Dim, larger: bool) -> Dim {
+        let of = |atom: &'_ Atom, larger: bool| match atom {
+            Atom::Max(a, b) if larger => Some([a.clone(), b.clone()]),
+            Atom::Min(a, b) if !larger => Some([a.clone(), b.clone()]),
+            _ => None,
+        };
+        let mut all = operands(&[self, other], |atom| of(atom, larger));
+        let constants = all.iter().filter_map(Dim::as_const);
+        let constant = if larger { constants.max() } else { constants.min() };
+        all.retain(|d| d.as_const().is_none());
+        all.extend(constant.map(Dim::from));
+        // max(a, min(a, b)) = a.
+        let bounded = |d: &Dim| {
+            let inner = operands(&[d], |atom| of(atom, !larger));
+            inner.len() > 1 && all.iter().any(|o| inner.contains(o))
+        };
+        let kept = all.iter().filter(|d| !bounded(d)).cloned().collect();
+        nested(kept, if larger { Atom::Max } else { Atom::Min })
     }
 
     /// The terms of the canonical sum: factors and coefficient. For code generators.
@@ -187,7 +202,7 @@ impl Dim {
                     Atom::Sym(s) => {
                         into.insert(s.clone());
                     }
-                    Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                    Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) | Atom::Broadcast(a, b) => {
                         a.symbols(into);
                         b.symbols(into);
                     }
@@ -208,6 +223,7 @@ impl Dim {
                         Atom::FloorDiv(a, b) => a.substitute(by).floor_div(&b.substitute(by)),
                         Atom::Min(a, b) => a.substitute(by).minimum(&b.substitute(by)),
                         Atom::Max(a, b) => a.substitute(by).maximum(&b.substitute(by)),
+                        Atom::Broadcast(a, b) => a.substitute(by).broadcast(&b.substitute(by), &Symbols::default()),
                     };
             }
             sum = sum + product;
@@ -235,6 +251,7 @@ impl Dim {
                     }
                     Atom::Min(a, b) => a.eval(bindings)?.min(b.eval(bindings)?),
                     Atom::Max(a, b) => a.eval(bindings)?.max(b.eval(bindings)?),
+                    Atom::Broadcast(a, b) => Dim::broadcast_values(a.eval(bindings)?, b.eval(bindings)?),
                 };
                 product = product.checked_mul(v).ok_or_else(|| err("overflows 64 bits".into()))?;
             }
@@ -254,6 +271,33 @@ impl Dim {
 
     /// Inclusive bounds from the ranges of the symbols (sound, not always tight). The extremes of `i64` mean unbounded.
     pub fn bounds(&self, symbols: &Symbols) -> (i64, i64) {
+        self.bounds_to(symbols, MAX_SPLITS)
+    }
+
+    /// Interval arithmetic, and once more with each operand in the place of a minimum or maximum, which it bounds: so `min(S, 8) - S` is at
+    /// most 0. `splits` is how many may be looked into one after the other.
+    fn bounds_to(&self, symbols: &Symbols, splits: usize) -> (i64, i64) {
+        let (mut low, mut high) = self.interval(symbols);
+        if self.terms.len() < 2 || self.terms.len() > MAX_SPLIT_TERMS || splits == 0 {
+            return (low, high);
+        }
+        for (atoms, c) in &self.terms {
+            let ([Atom::Min(a, b)] | [Atom::Max(a, b)]) = atoms.as_slice() else { continue };
+            let whole = Dim { terms: vec![(atoms.clone(), *c)] };
+            for operand in [a, b] {
+                let (l, h) =
+                    (self.clone() - whole.clone() + (**operand).clone() * Dim::from(*c)).bounds_to(symbols, splits - 1);
+                if matches!(atoms[0], Atom::Max(..)) == (*c > 0) {
+                    low = low.max(l);
+                } else {
+                    high = high.min(h);
+                }
+            }
+        }
+        (low, high)
+    }
+
+    fn interval(&self, symbols: &Symbols) -> (i64, i64) {
         let mut sum = (0i64, 0i64);
         for (m, c) in &self.terms {
             let mut p = (*c, *c);
@@ -276,6 +320,10 @@ impl Dim {
                         let (a, b) = (a.bounds(symbols), b.bounds(symbols));
                         (a.0.max(b.0), a.1.max(b.1))
                     }
+                    Atom::Broadcast(a, b) => {
+                        let (a, b) = (a.bounds(symbols), b.bounds(symbols));
+                        (a.0.min(b.0), a.1.max(b.1))
+                    }
                 };
                 let products = [p.0, p.1].map(|x| [v.0, v.1].map(|y| x.saturating_mul(y)));
                 let all = products.concat();
@@ -284,6 +332,43 @@ impl Dim {
             sum = (sum.0.saturating_add(p.0), sum.1.saturating_add(p.1));
         }
         sum
+    }
+
+    /// Whether the two cannot be equal whatever the symbols are (as far as bounds tell).
+    pub fn differs(&self, other: &Dim, symbols: &Symbols) -> bool {
+        let (low, high) = (self.clone() - other.clone()).bounds(symbols);
+        let (a, b) = (self.bounds(symbols), other.bounds(symbols));
+        low > 0 || high < 0 || a.1 < b.0 || b.1 < a.0
+    }
+
+    /// The extent to which two extents broadcast: the other where one is 1, by value when symbols are bound. That they are equal or one is
+    /// 1 is left to whoever broadcasts.
+    pub fn broadcast(&self, other: &Dim, symbols: &Symbols) -> Dim {
+        let least = |d: &Dim| d.bounds(symbols).0;
+        match () {
+            () if self == other || other.is(1) => self.clone(),
+            () if self.is(1) => other.clone(),
+            // Longer than 1: this is the extent, and the other has to fit.
+            () if least(self) > 1 && (least(other) <= 1 || self.as_const().is_some()) => self.clone(),
+            () if least(other) > 1 => other.clone(),
+            () if least(self) > 0 && least(other) > 0 => self.maximum(other),
+            // Nothing against 1 is nothing, which no maximum gives.
+            () => {
+                let all = operands(&[self, other], |atom| match atom {
+                    Atom::Broadcast(a, b) => Some([a.clone(), b.clone()]),
+                    _ => None,
+                });
+                nested(all, Atom::Broadcast)
+            }
+        }
+    }
+
+    /// The extent that two extents broadcast to, by value; the larger where they do not.
+    fn broadcast_values(a: i64, b: i64) -> i64 {
+        match (a, b) {
+            (1, n) | (n, 1) => n,
+            _ => a.max(b),
+        }
     }
 
     fn collect(terms: impl IntoIterator<Item = (Monomial, i64)>) -> Dim {
@@ -295,6 +380,30 @@ impl Dim {
         }
         Dim { terms: map.into_iter().filter(|(_, c)| *c != 0).collect() }
     }
+}
+
+/// What several dims are made of under an associative operation, `of` being its operands.
+fn operands(dims: &[&Dim], of: impl Fn(&Atom) -> Option<[Box<Dim>; 2]> + Copy) -> Vec<Dim> {
+    let mut all = Vec::new();
+    for dim in dims {
+        match dim.terms.as_slice() {
+            [(atoms, 1)] if atoms.len() == 1 && of(&atoms[0]).is_some() => {
+                let inner = of(&atoms[0]).unwrap_or_default();
+                all.extend(operands(&[&inner[0], &inner[1]], of));
+            }
+            _ => all.push((*dim).clone()),
+        }
+    }
+    all
+}
+
+/// An operation that is associative, commutative and idempotent, in a canonical order.
+fn nested(mut operands: Vec<Dim>, atom: fn(Box<Dim>, Box<Dim>) -> Atom) -> Dim {
+    operands.sort();
+    operands.dedup();
+    let mut operands = operands.into_iter();
+    let first = operands.next().unwrap_or_default();
+    operands.fold(first, |a, b| Dim::atom(atom(Box::new(a), Box::new(b))))
 }
 
 impl From<i64> for Dim {
@@ -432,11 +541,59 @@ mod tests {
     }
 
     #[test]
+    fn minima_and_maxima_have_one_form_and_tight_bounds() {
+        assert_eq!(d("max(max(A, 3), max(B, A))"), d("max(B, max(3, A))"));
+        assert_eq!(d("min(A, min(5, min(B, 2)))"), d("min(2, min(A, B))"));
+        assert_eq!(d("max(A, min(A, B))"), d("A"));
+        assert_eq!(d("min(max(B, A), A)"), d("A"));
+        let mut symbols = Symbols::default();
+        symbols.declare("S", 1, 999);
+        assert_eq!(d("min(S, 8) - S").bounds(&symbols), (-998, 0));
+        assert_eq!(d("S - max(S, 8)").bounds(&symbols), (-998, 0));
+        assert_eq!(d("2*max(S, 8) - 2*S").bounds(&symbols).0, 0);
+    }
+
+    #[test]
+    fn extents_broadcast_as_their_values_do() {
+        let mut symbols = Symbols::default();
+        symbols.declare("N", 1, 9);
+        symbols.declare("M", 1, 9);
+        symbols.declare("K", 2, 9);
+        let texts = ["N", "M", "K", "Z", "Y", "1", "0", "4", "N + 1"];
+        for (a, b) in texts.iter().flat_map(|a| texts.map(|b| (d(a), d(b)))) {
+            let (joined, turned) = (a.broadcast(&b, &symbols), b.broadcast(&a, &symbols));
+            assert_eq!(joined.to_string().parse::<Dim>().unwrap(), joined);
+            for values in 0..3i64.pow(5) {
+                let at = |i: u32, low: i64| [low, 1, 4][(values / 3i64.pow(i) % 3) as usize].max(low);
+                let names = [("N", 1), ("M", 1), ("K", 2), ("Z", 0), ("Y", 0)];
+                let bindings: Bindings =
+                    names.iter().zip(0..).map(|(&(s, low), i)| (s.to_owned(), at(i, low))).collect();
+                let [x, y] = [&a, &b].map(|d| d.eval(&bindings).unwrap());
+                let expected = match (x, y) {
+                    (1, n) | (n, 1) => n,
+                    (x, y) if x == y => x,
+                    _ => continue,
+                };
+                assert_eq!(joined.eval(&bindings), Ok(expected), "{a} and {b}: {joined} at {bindings:?}");
+                assert_eq!(turned.eval(&bindings), Ok(expected), "{b} and {a}: {turned} at {bindings:?}");
+            }
+        }
+        assert_eq!(d("Y").broadcast(&d("Z").broadcast(&d("Y"), &symbols), &symbols), d("broadcast(Y, Z)"));
+    }
+
+    #[test]
     fn evaluation_agrees_with_bounds() {
         let mut symbols = Symbols::default();
         symbols.declare("H", 3, 17);
         symbols.declare("K", 1, 5);
-        for s in ["H*K - 2*H", "floor(H - 5, 2)", "min(H, 4*K) - max(K, 2)", "floor(H*H, K)"] {
+        for s in [
+            "H*K - 2*H",
+            "floor(H - 5, 2)",
+            "min(H, 4*K) - max(K, 2)",
+            "floor(H*H, K)",
+            "3*min(H, 9) - 2*H - max(H, K*K)",
+            "broadcast(K - 1, H - 3) - min(K, H)",
+        ] {
             let dim = d(s);
             let (lo, hi) = dim.bounds(&symbols);
             for h in 3..=17 {

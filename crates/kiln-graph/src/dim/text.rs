@@ -1,6 +1,6 @@
 //! The text form of dims: what is printed parses back.
 
-use super::{Atom, Dim};
+use super::{Atom, Dim, Symbols};
 use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -13,6 +13,7 @@ impl fmt::Display for Atom {
             Atom::FloorDiv(a, b) => write!(f, "floor({a}, {b})"),
             Atom::Min(a, b) => write!(f, "min({a}, {b})"),
             Atom::Max(a, b) => write!(f, "max({a}, {b})"),
+            Atom::Broadcast(a, b) => write!(f, "broadcast({a}, {b})"),
         }
     }
 }
@@ -190,7 +191,8 @@ impl Parser<'_> {
             "floor" => Ok(a.floor_div(&b)),
             "min" => Ok(a.minimum(&b)),
             "max" => Ok(a.maximum(&b)),
-            _ => Err(self.error("`floor`, `min` or `max` before `(`")),
+            "broadcast" => Ok(a.broadcast(&b, &Symbols::default())),
+            _ => Err(self.error("`floor`, `min`, `max` or `broadcast` before `(`")),
         }
     }
 }

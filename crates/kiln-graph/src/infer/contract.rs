@@ -75,7 +75,7 @@ pub(super) fn conv(cx: &mut Cx, spec: &ConvSpec, acc: DType, out: DType) -> Resu
     Ok(TensorType { dtype: out, shape })
 }
 
-pub(super) fn window(cx: &Cx, op: ReduceOp, spec: &WindowSpec) -> Result<TensorType> {
+pub(super) fn window(cx: &mut Cx, op: ReduceOp, spec: &WindowSpec) -> Result<TensorType> {
     cx.arity(1)?;
     let x = cx.inputs[0];
     reducible(cx, op, x)?;
@@ -103,7 +103,7 @@ pub(super) fn window(cx: &Cx, op: ReduceOp, spec: &WindowSpec) -> Result<TensorT
 const MAX_GEOMETRY: usize = 1 << 24;
 
 /// Number of positions of a window on an axis: `floor((n + pads - dilation * (taps - 1) - 1) / stride) + 1`.
-fn windows(cx: &Cx, n: &Dim, taps: &Dim, stride: usize, pads: (usize, usize), dilation: usize) -> Result<Dim> {
+fn windows(cx: &mut Cx, n: &Dim, taps: &Dim, stride: usize, pads: (usize, usize), dilation: usize) -> Result<Dim> {
     if stride == 0 || dilation == 0 || taps.bounds(cx.symbols).1 < 1 {
         return cx.fail(format!("window {taps}, stride {stride} and dilation {dilation} must be at least 1"));
     }

@@ -20,7 +20,7 @@ pub(super) fn gather(cx: &Cx, axis: usize) -> Result<TensorType> {
     Ok(TensorType { dtype: x.dtype, shape })
 }
 
-pub(super) fn gather_elements(cx: &Cx, axis: usize) -> Result<TensorType> {
+pub(super) fn gather_elements(cx: &mut Cx, axis: usize) -> Result<TensorType> {
     cx.arity(2)?;
     let (x, idx) = (cx.inputs[0], cx.inputs[1]);
     along(cx, x, idx, axis)?;
@@ -61,7 +61,7 @@ pub(super) fn scatter_nd(cx: &mut Cx, op: ScatterOp) -> Result<TensorType> {
 }
 
 /// Indices of the rank of `x`, no longer than it on the axes other than `axis`.
-fn along(cx: &Cx, x: &TensorType, idx: &TensorType, axis: usize) -> Result<()> {
+fn along(cx: &mut Cx, x: &TensorType, idx: &TensorType, axis: usize) -> Result<()> {
     indices(cx, idx)?;
     cx.check_axis(axis, x.rank())?;
     cx.rank(idx, x.rank(), "indices")?;

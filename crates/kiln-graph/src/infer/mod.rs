@@ -9,15 +9,15 @@ mod quant;
 mod reduce;
 mod view;
 
-use crate::{DType, Dim, Error, Op, Result, Symbols, TensorType};
+use crate::{DType, Dim, Error, Op, Requirement, Result, Symbols, TensorType};
 
 /// What an op yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inference {
     /// Types of the results, in order.
     pub results: Vec<TensorType>,
-    /// Pairs of dims that must be equal at run time though it is not provable now.
-    pub constraints: Vec<(Dim, Dim)>,
+    /// What must hold at run time though it is not provable now.
+    pub constraints: Vec<Requirement>,
 }
 
 /// Infers the result types of `op` on operands of the given types.
@@ -66,18 +66,18 @@ pub fn infer(op: &Op, inputs: &[&TensorType], symbols: &Symbols) -> Result<Infer
         Op::Reduce { op, axes } => vec![reduce::reduce(&cx, *op, axes)?],
         Op::ArgReduce { axis, .. } => vec![reduce::arg(&cx, *axis)?],
         Op::Scan { axis, .. } => vec![reduce::scan(&cx, *axis)?],
-        Op::TopK { axis, k, .. } => reduce::topk(&cx, *axis, k)?,
+        Op::TopK { axis, k, .. } => reduce::topk(&mut cx, *axis, k)?,
         Op::Contract { spec, acc, out } => vec![contract::contract(&mut cx, spec, *acc, *out)?],
         Op::Conv { spec, acc, out } => vec![contract::conv(&mut cx, spec, *acc, *out)?],
-        Op::WindowReduce { op, spec } => vec![contract::window(&cx, *op, spec)?],
+        Op::WindowReduce { op, spec } => vec![contract::window(&mut cx, *op, spec)?],
         Op::Permute { perm } => vec![view::permute(&cx, perm)?],
         Op::Reshape { shape } => vec![view::reshape(&mut cx, shape)?],
         Op::Broadcast { shape } => vec![view::broadcast(&mut cx, shape)?],
-        Op::Slice { starts, sizes, steps } => vec![view::slice(&cx, starts, sizes, steps)?],
-        Op::Pad { low, high, interior } => vec![view::pad(&cx, low, high, interior)?],
+        Op::Slice { starts, sizes, steps } => vec![view::slice(&mut cx, starts, sizes, steps)?],
+        Op::Pad { low, high, interior } => vec![view::pad(&mut cx, low, high, interior)?],
         Op::Concat { axis } => vec![view::concat(&mut cx, *axis)?],
         Op::Gather { axis } => vec![index::gather(&cx, *axis)?],
-        Op::GatherElements { axis } => vec![index::gather_elements(&cx, *axis)?],
+        Op::GatherElements { axis } => vec![index::gather_elements(&mut cx, *axis)?],
         Op::GatherNd { batch_dims } => vec![index::gather_nd(&mut cx, *batch_dims)?],
         Op::ScatterElements { axis, op } => vec![index::scatter_elements(&mut cx, *axis, *op)?],
         Op::ScatterNd { op } => vec![index::scatter_nd(&mut cx, *op)?],
@@ -100,7 +100,7 @@ struct Cx<'a> {
     op: &'static str,
     inputs: &'a [&'a TensorType],
     symbols: &'a Symbols,
-    constraints: Vec<(Dim, Dim)>,
+    constraints: Vec<Requirement>,
 }
 
 impl Cx<'_> {
@@ -152,16 +152,32 @@ impl Cx<'_> {
         if expected == found {
             return Ok(());
         }
-        let (low, high) = (found.clone() - expected.clone()).bounds(self.symbols);
-        let (e, f) = (expected.bounds(self.symbols), found.bounds(self.symbols));
-        if low > 0 || high < 0 || e.1 < f.0 || f.1 < e.0 {
+        if expected.differs(found, self.symbols) {
             return self.fail(format!("{}: expected {expected}, found {found}", what()));
         }
-        let pair = (expected.clone(), found.clone());
-        if !self.constraints.contains(&pair) {
-            self.constraints.push(pair);
-        }
+        self.need(Requirement::equal(expected.clone(), found.clone()));
         Ok(())
+    }
+
+    /// Requires that `from` is 1 or `to`: an error if impossible, a constraint if unknown.
+    fn broadcasts(&mut self, from: &Dim, to: &Dim, what: impl FnOnce() -> String) -> Result<()> {
+        if from.is(1) || from == to {
+            return Ok(());
+        }
+        if from.differs(&Dim::from(1), self.symbols) {
+            return self.same(to, from, what);
+        }
+        if to.is(1) {
+            return self.same(from, to, what);
+        }
+        self.need(Requirement::broadcasts(from.clone(), to.clone()));
+        Ok(())
+    }
+
+    fn need(&mut self, requirement: Requirement) {
+        if !self.constraints.contains(&requirement) {
+            self.constraints.push(requirement);
+        }
     }
 
     /// Requires equal shapes.
@@ -178,11 +194,15 @@ impl Cx<'_> {
         Ok(())
     }
 
-    /// Requires `small <= large` as far as bounds can refute it.
-    fn at_most(&self, small: &Dim, large: &Dim, what: impl FnOnce() -> String) -> Result<()> {
-        let (low, _) = (small.clone() - large.clone()).bounds(self.symbols);
-        if low > 0 || small.bounds(self.symbols).0 > large.bounds(self.symbols).1 {
+    /// Requires `small <= large`: an error if impossible, a constraint if unknown.
+    fn at_most(&mut self, small: &Dim, large: &Dim, what: impl FnOnce() -> String) -> Result<()> {
+        let (low, high) = (small.clone() - large.clone()).bounds(self.symbols);
+        let (s, l) = (small.bounds(self.symbols), large.bounds(self.symbols));
+        if low > 0 || s.0 > l.1 {
             return self.fail(format!("{}: {small} exceeds {large}", what()));
+        }
+        if high > 0 && s.1 > l.0 {
+            self.need(Requirement::at_most(small.clone(), large.clone()));
         }
         Ok(())
     }

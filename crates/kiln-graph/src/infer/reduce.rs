@@ -47,7 +47,7 @@ pub(super) fn scan(cx: &Cx, axis: usize) -> Result<TensorType> {
     Ok(x.clone())
 }
 
-pub(super) fn topk(cx: &Cx, axis: usize, k: &Dim) -> Result<Vec<TensorType>> {
+pub(super) fn topk(cx: &mut Cx, axis: usize, k: &Dim) -> Result<Vec<TensorType>> {
     cx.arity(1)?;
     let x = cx.inputs[0];
     numbers(cx, x)?;

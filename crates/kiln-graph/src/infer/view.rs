@@ -1,7 +1,7 @@
 //! Views: the same elements at other places.
 
 use super::Cx;
-use crate::{DType, Dim, Result, TensorType};
+use crate::{DType, Dim, Requirement, Result, TensorType};
 
 pub(super) fn permute(cx: &Cx, perm: &[usize]) -> Result<TensorType> {
     cx.arity(1)?;
@@ -34,14 +34,12 @@ pub(super) fn broadcast(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
         return cx.fail(format!("{x} has more axes than the target {ty}"));
     };
     for (i, d) in x.shape.iter().enumerate() {
-        if !d.is(1) {
-            cx.same(&shape[lead + i], d, || format!("{x} does not broadcast to {ty} on axis {i}"))?;
-        }
+        cx.broadcasts(d, &shape[lead + i], || format!("{x} does not broadcast to {ty} on axis {i}"))?;
     }
     Ok(ty)
 }
 
-pub(super) fn slice(cx: &Cx, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Result<TensorType> {
+pub(super) fn slice(cx: &mut Cx, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Result<TensorType> {
     cx.arity(1)?;
     let x = cx.inputs[0];
     cx.entries("starts", starts.len(), x.rank())?;
@@ -52,20 +50,30 @@ pub(super) fn slice(cx: &Cx, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Re
         if steps[axis] == 0 {
             return cx.fail(format!("step on axis {axis} is 0"));
         }
-        if sizes[axis].bounds(cx.symbols).0 < 1 {
-            continue; // may be empty, and an empty slice may start anywhere
-        }
+        let (one, size) = (Dim::from(1), &sizes[axis]);
         let first = starts[axis].clone();
-        let last = first.clone() + (sizes[axis].clone() - Dim::from(1)) * Dim::from(steps[axis]);
+        let last = first.clone() + (size.clone() - one.clone()) * Dim::from(steps[axis]);
+        let end = d.clone() - one.clone();
         for place in [first, last] {
+            if size.bounds(cx.symbols).0 < 1 {
+                // An empty slice may start anywhere.
+                let some = size.minimum(&one);
+                if place.bounds(cx.symbols).0 < 0 {
+                    cx.need(Requirement::at_most(Dim::from(0), place.clone() * some.clone()));
+                }
+                if (place.clone() - end.clone()).bounds(cx.symbols).1 > 0 {
+                    cx.need(Requirement::at_most(place * some.clone(), end.clone() * some));
+                }
+                continue;
+            }
             cx.at_most(&Dim::from(0), &place, || format!("slice of axis {axis} of {x} starts before it"))?;
-            cx.at_most(&place, &(d.clone() - Dim::from(1)), || format!("slice of axis {axis} of {x} ends past it"))?;
+            cx.at_most(&place, &end, || format!("slice of axis {axis} of {x} ends past it"))?;
         }
     }
     Ok(TensorType { dtype: x.dtype, shape: sizes.to_vec() })
 }
 
-pub(super) fn pad(cx: &Cx, low: &[Dim], high: &[Dim], interior: &[i64]) -> Result<TensorType> {
+pub(super) fn pad(cx: &mut Cx, low: &[Dim], high: &[Dim], interior: &[i64]) -> Result<TensorType> {
     cx.arity(2)?;
     let (x, value) = (cx.inputs[0], cx.inputs[1]);
     cx.rank(value, 0, "the padding value")?;
@@ -75,7 +83,9 @@ pub(super) fn pad(cx: &Cx, low: &[Dim], high: &[Dim], interior: &[i64]) -> Resul
     cx.entries("interior amounts", interior.len(), x.rank())?;
     let mut shape = Vec::with_capacity(x.rank());
     for (axis, d) in x.shape.iter().enumerate() {
-        cx.extents(&[low[axis].clone(), high[axis].clone()])?;
+        for amount in [&low[axis], &high[axis]] {
+            cx.at_most(&Dim::from(0), amount, || format!("padding of axis {axis} of {x} is negative"))?;
+        }
         if interior[axis] < 0 {
             return cx.fail(format!("interior padding on axis {axis} is {}; slice instead", interior[axis]));
         }

@@ -55,18 +55,7 @@ pub fn bind_within(graph: &Graph, shapes: &[Vec<usize>], outer: &Bindings) -> Re
         }
     }
     for c in &graph.constraints {
-        let mut symbols = std::collections::BTreeSet::new();
-        c.left.symbols(&mut symbols);
-        c.right.symbols(&mut symbols);
-        if !symbols.iter().all(|s| bindings.contains_key(s)) {
-            continue; // the values it speaks of are checked as they are computed
-        }
-        let (left, right) = (c.left.eval(&bindings)?, c.right.eval(&bindings)?);
-        if left != right {
-            let message =
-                format!("needs `{}` = `{}`, found {left} and {right} for these input shapes", c.left, c.right);
-            return Err(Error::Binding { what: c.why.clone(), message });
-        }
+        c.check(&bindings)?;
     }
     Ok(bindings)
 }

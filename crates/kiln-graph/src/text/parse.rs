@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 use super::op::{Literal, host_attributes, iota_axis, literal, loop_attributes, op};
-use crate::{Constraint, Error, Graph, Op, Result, TensorType, ValueId};
+use crate::{Constraint, Error, Graph, Op, Relation, Requirement, Result, TensorType, ValueId};
 use std::collections::HashMap;
 use std::str::FromStr;
 
@@ -48,11 +48,18 @@ fn graph(c: &mut Cursor, depth: usize) -> Result<Graph> {
             c.need("[")?;
             let left = c.dim()?;
             c.need("]")?;
-            c.need("==")?;
+            let relation = if c.eat("->") {
+                Relation::Broadcasts
+            } else if c.eat("<=") {
+                Relation::AtMost
+            } else {
+                c.need("==")?;
+                Relation::Equal
+            };
             c.need("[")?;
             let right = c.dim()?;
             c.need("]")?;
-            g.constraints.push(Constraint { left, right, why: c.string()? });
+            g.constraints.push(Constraint { requirement: Requirement { left, relation, right }, why: c.string()? });
         } else if c.eat_word("output") {
             let name = c.string()?;
             c.need("=")?;

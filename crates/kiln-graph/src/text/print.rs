@@ -21,7 +21,7 @@ fn graph(out: &mut String, g: &Graph, depth: usize) -> fmt::Result {
         writeln!(out, "{pad}symbol {} {low}..={high}", quoted(name))?;
     }
     for c in &g.constraints {
-        writeln!(out, "{pad}constraint [{}] == [{}] {}", c.left, c.right, quoted(&c.why))?;
+        writeln!(out, "{pad}constraint {} {}", c.requirement, quoted(&c.why))?;
     }
     for node in &g.nodes {
         out.push_str(&pad);

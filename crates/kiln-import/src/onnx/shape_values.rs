@@ -56,7 +56,7 @@ const MAX_WEIGHT: usize = 512;
 fn weight(dim: &Dim) -> usize {
     let atom = |a: &Atom| match a {
         Atom::Sym(_) => 1,
-        Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => 1 + weight(a) + weight(b),
+        Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) | Atom::Broadcast(a, b) => 1 + weight(a) + weight(b),
     };
     dim.terms().map(|(atoms, _)| 1 + atoms.iter().map(atom).sum::<usize>()).sum()
 }

@@ -2,7 +2,7 @@
 
 use super::{HEAVY, LIGHT, Values};
 use crate::Result;
-use kiln_graph::{Dim, Node, Op, ValueId};
+use kiln_graph::{Dim, Node, Op, Symbols, ValueId};
 use kiln_tile::{Builder, Expr};
 
 impl Values<'_> {
@@ -34,9 +34,16 @@ impl Values<'_> {
             Op::Reshape { shape } => self.reshaped(k, shape, from, index),
             Op::Broadcast { shape } => {
                 let lead = shape.len() - from.len();
-                let place =
-                    |(axis, d): (usize, &Dim)| if d.is(1) { Expr::index(0) } else { index[lead + axis].clone() };
-                from.iter().enumerate().map(place).collect()
+                let mut at = Vec::with_capacity(from.len());
+                for (axis, d) in from.iter().enumerate() {
+                    let (i, to) = (&index[lead + axis], &shape[lead + axis]);
+                    at.push(match repeats(d, to, self.symbols) {
+                        Repeat::Always => Expr::index(0),
+                        Repeat::Never => i.clone(),
+                        Repeat::If(step) => i * self.dim(k, &step),
+                    });
+                }
+                at
             }
             Op::Slice { starts, steps, .. } => {
                 let mut at = Vec::with_capacity(index.len());
@@ -133,4 +140,25 @@ impl Values<'_> {
         }
         self.guarded(|values| values.value(k, v, at))
     }
+}
+
+/// Whether a broadcast repeats an axis.
+enum Repeat {
+    Always,
+    Never,
+    /// Only a run can tell: the operand's step is 0 where it does and 1 where it does not.
+    If(Dim),
+}
+
+fn repeats(from: &Dim, to: &Dim, symbols: &Symbols) -> Repeat {
+    let one = Dim::from(1);
+    if from.is(1) {
+        return Repeat::Always;
+    }
+    if from == to || from.differs(&one, symbols) {
+        return Repeat::Never;
+    }
+    let longer = from.clone() - one.clone();
+    let step = if from.bounds(symbols).0 < 1 { longer.maximum(&Dim::from(0)) } else { longer };
+    Repeat::If(step.minimum(&one))
 }

@@ -155,11 +155,11 @@ fn bias<'m>(l: &mut Lower<'m>, n: &Node<'m>, scores: ValueId, past: &Dim) -> OpR
     let mut may_mask_all = false;
     if let Some(mut mask) = l.maybe_arg(n, 3)? {
         may_mask_all = true;
-        let rank = l.rank(mask);
-        let short = keys.clone() - l.shape(mask).last().cloned().unwrap_or_default();
-        let one = l.shape(mask).last().is_some_and(|d| d.is(1));
-        if !short.is(0) && !one {
-            // Keys beyond a short mask are not seen.
+        let (rank, one) = (l.rank(mask), Dim::from(1));
+        let last = l.shape(mask).last().cloned().unwrap_or_else(|| one.clone());
+        // Keys beyond a short mask are not seen; a mask of one key is for all of them.
+        let short = (keys.clone() - last.clone()) * (last - one.clone()).minimum(&one);
+        if !short.is(0) {
             let is_bool = l.dtype(mask) == DType::Bool;
             let mut high = vec![Dim::from(0); rank];
             high[rank - 1] = short;

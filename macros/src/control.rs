@@ -1,5 +1,6 @@
 //! Control flow over config values: both sides of a branch must agree, and a loop must leave the types it carries as they were.
 
+use crate::chain;
 use crate::lower::{Lower, Lowered, Res};
 use crate::scope::{Scopes, Val};
 use crate::types::as_ident;
@@ -19,8 +20,22 @@ enum Relation {
 impl Lower<'_> {
     /// Whether an expression holds a tensor, so that it belongs to the graph and not to the config.
     pub(crate) fn tensorial(&self, expr: &Expr) -> bool {
+        // Along a chain without recursion: it may be long.
+        let mut at = expr;
+        while let Some(left) = chain::left(at) {
+            let beside = match at {
+                Expr::MethodCall(call) if call.method == "dim" => return false,
+                Expr::MethodCall(call) => call.args.iter().any(|arg| self.tensorial(arg)),
+                Expr::Binary(binary) => self.tensorial(&binary.right),
+                _ => false,
+            };
+            if beside {
+                return true;
+            }
+            at = left;
+        }
         let mut search = Search { lower: self, found: false };
-        search.visit_expr(expr);
+        search.visit_expr(at);
         search.found
     }
 

@@ -6,13 +6,14 @@
 //! Must not know: files, kernels, GPUs, or how a graph is executed.
 //!
 //! The pipeline is one file a step: [`signature`](mod@signature) reads the function's types, [`lower`](mod@lower) walks statements and
-//! expressions and yields both their abstract value and the Rust that builds them, [`host`](mod@host) does the same for config values
+//! expressions and yields both their abstract value and the Rust that builds them, [`chain`](mod@chain) keeps long chains from nesting, [`host`](mod@host) does the same for config values
 //! and dims, [`methods`](mod@methods) is the table of tensor methods, [`call`](mod@call) inlines one model into another, and
 //! [`expand`](mod@expand) writes the result.
 #![forbid(unsafe_code)]
 
 mod args;
 mod call;
+mod chain;
 mod control;
 mod expand;
 mod host;

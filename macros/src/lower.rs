@@ -312,6 +312,9 @@ impl<'a> Lower<'a> {
             let (host, tokens) = self.host(expr)?;
             return Ok(Lowered { val: Val::Host(host), tokens });
         }
+        if let Some(lowered) = self.chain(expr)? {
+            return Ok(lowered);
+        }
         match expr {
             Expr::Path(_) => {
                 let val = self.place(expr)?;

@@ -2,6 +2,7 @@
 
 use super::model::{self, ModelArgs};
 use kiln_cuda::Home;
+use kiln_graph::{Graph, widen};
 use kiln_target::Target;
 use miette::IntoDiagnostic;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let start = Instant::now();
     let graph = model::import(&args.model, &args.options, &[])?;
     let imported = start.elapsed();
+    let warnings = warnings(&graph);
     let home = Home::from_env().into_diagnostic()?;
     let (engine, report) = model::build(&graph, &args.target, &args.options, home, args.json)?;
     let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("kiln"));
@@ -41,9 +43,11 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
             "import_ms": imported.as_secs_f64() * 1e3,
             "write_ms": writing.elapsed().as_secs_f64() * 1e3,
             "total_ms": start.elapsed().as_secs_f64() * 1e3,
+            "warnings": warnings,
             "build": report,
         }))?;
     } else {
+        warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         super::report::print(&report);
         println!(
             "\nimport {:.0} ms, write {:.0} ms, all {:.1} s -> {}",
@@ -54,4 +58,27 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Risks named one by one; the rest are counted.
+const SHOWN_RISKS: usize = 8;
+
+/// Sums in f16 that overflow on large data.
+fn warnings(graph: &Graph) -> Vec<String> {
+    let risks = widen::risks(graph);
+    let mut warnings: Vec<String> = risks
+        .iter()
+        .take(SHOWN_RISKS)
+        .map(|r| {
+            format!("node `{}` ({}) rounds to f16 what node `{}` sums: above 65504 it is infinite", r.node, r.op, r.sum)
+        })
+        .collect();
+    if risks.len() > SHOWN_RISKS {
+        warnings.push(format!("and {} more like it", risks.len() - SHOWN_RISKS));
+    }
+    if !risks.is_empty() {
+        let advice = "`kiln compare --input` names the first node that overflows on given data; `--widen-reductions` keeps such sums in f32";
+        warnings.push(advice.to_owned());
+    }
+    warnings
 }

@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
 use kiln_engine::{BuildOptions, BuildReport, Engine, Progress};
-use kiln_graph::{Dim, Graph, Tensor};
+use kiln_graph::{Dim, Graph, Tensor, widen};
 use kiln_import::onnx;
 use kiln_target::Target;
 use miette::{Context, IntoDiagnostic, Result, miette};
@@ -18,6 +18,9 @@ pub struct ModelArgs {
     /// Which rewrites may be used.
     #[arg(long, default_value = "reassoc")]
     pub numerics: Numerics,
+    /// Keep sums that the model takes in f16 or bf16 in f32, with the elementwise ops that feed them and bring them back into range.
+    #[arg(long)]
+    pub widen_reductions: bool,
 }
 
 /// [`kiln_fuse::Numerics`] as a command-line value.
@@ -48,6 +51,11 @@ pub fn is_model(path: &Path) -> bool {
 
 /// Imports a model. `values` are inputs whose contents may decide shapes.
 pub fn import(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> Result<Graph> {
+    let graph = import_as_is(path, args, values)?;
+    if args.widen_reductions { widen::widen_reductions(&graph).into_diagnostic() } else { Ok(graph) }
+}
+
+fn import_as_is(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> Result<Graph> {
     if path.is_dir() {
         if let Some(profile) = args.profile.first() {
             return Err(miette!("`--profile {profile}`: an encoder from a folder has the ranges of its config.json"));

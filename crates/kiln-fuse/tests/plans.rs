@@ -3,7 +3,7 @@
 mod common;
 
 use common::{check, convnet, options};
-use kiln_fuse::{Anchor, BufferKind, MAX_OPERANDS, Numerics, Step, fuse};
+use kiln_fuse::{Anchor, BufferKind, MAX_OPERANDS, Numerics, Step, fuse, interpret_plan};
 use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, TensorType, ValueId};
 
 fn f32s(shape: &[usize], seed: u64) -> Tensor {
@@ -77,6 +77,48 @@ fn functions_of_positions_are_folded_where_a_kernel_would_only_make_them() {
         b.matmul(x, table)
     });
     assert_eq!((scanned, multiplied, weights(&|b, x, table| b.mul(x, table))), (1, 1, 0));
+}
+
+#[test]
+fn folding_stops_where_it_would_take_more_than_the_model_explains() {
+    // In exact arithmetic no rule gets round the large value, so the op stays, whatever its result's size.
+    let plan = |extent: i64, numerics| {
+        let mut b = Builder::new("large");
+        let x = b.input("x", DType::F32, &[Dim::from(2)]).unwrap();
+        let one = b.scalar(DType::F32, 1.5).unwrap();
+        let large = b.broadcast_to(one, &[Dim::from(extent), Dim::from(extent)]).unwrap();
+        let sum = b.sum(large, &[0, 1], false).unwrap();
+        let y = b.plus(x, sum).unwrap();
+        b.output("y", y);
+        fuse(&b.finish(), &options("cpu", numerics)).unwrap().plan
+    };
+    let reduces = |plan: &kiln_fuse::Plan| {
+        plan.regions.iter().flat_map(|r| &r.graph.nodes).filter(|n| n.op.name() == "reduce_sum").count()
+    };
+    assert_eq!(reduces(&plan(40_000, Numerics::Exact)), 1);
+    assert_eq!(reduces(&plan(40, Numerics::Exact)), 0);
+    // The sum of one number repeated is a product, and costs nothing.
+    let product = plan(40_000, Numerics::Reassoc);
+    assert_eq!(reduces(&product), 0);
+    let y = interpret_plan(&product, &[Tensor::from_slice(&[2], &[0.0f32, 1.0]).unwrap()]).unwrap();
+    assert_eq!(y[0].to_f64_vec(), [2.4e9, 2.4e9]);
+
+    // Products of weights fold up to a few seconds' work.
+    let product = |extent: usize| {
+        let mut b = Builder::new("weights");
+        let x = b.input("x", DType::F32, &[Dim::from(1), Dim::from(extent)]).unwrap();
+        let mut weight = |name: &str| {
+            let data = Tensor::new(DType::F32, vec![extent, extent], vec![0; extent * extent * 4].into()).unwrap();
+            b.weight_data(name, data).unwrap()
+        };
+        let (u, v) = (weight("u"), weight("v"));
+        let w = b.matmul(u, v).unwrap();
+        let y = b.matmul(x, w).unwrap();
+        b.output("y", y);
+        let plan = fuse(&b.finish(), &options("cpu", Numerics::Exact)).unwrap().plan;
+        plan.steps.len()
+    };
+    assert_eq!((product(16), product(2048)), (1, 2));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The typed SSA tensor graph at the centre of Kiln.
 //!
 //! Knows: dtypes, symbolic dimensions, the primitive ops, one shape inference an op, the builder and its named
-//! composites, the verifier, the text form, Graphviz output, and the reference interpreter (floats in f64 rounded to the
+//! composites, half precision widened, the verifier, the text form, Graphviz output, and the reference interpreter (floats in f64 rounded to the
 //! declared dtype at each value, integers exact).
 //!
 //! Must not know: GPUs, files, or how anything is scheduled.
@@ -24,6 +24,7 @@ mod random;
 mod tensor;
 mod text;
 mod verify;
+pub mod widen;
 
 pub use build::{Builder, PadMode, Pool};
 pub use dim::{Atom, Bindings, Dim, Symbols};

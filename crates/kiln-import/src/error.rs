@@ -26,6 +26,19 @@ pub enum Error {
         /// What was found.
         message: String,
     },
+    /// The default operator set is one that is not implemented.
+    #[error(
+        "the model uses ONNX operator set {found}, which is too {}: Kiln knows {oldest} to {newest}; convert the model, for instance with \
+         onnx.version_converter", if found < oldest { "old" } else { "new" }
+    )]
+    OperatorSet {
+        /// The model's.
+        found: i64,
+        /// The oldest that is implemented.
+        oldest: i64,
+        /// The newest that is known.
+        newest: i64,
+    },
     /// One node contradicts the ONNX specification or itself.
     #[error("node `{node}` ({op}): {message}")]
     Node {

@@ -11,11 +11,15 @@ use std::path::Path;
 /// Like every memory mapping, it relies on the file not being truncated or rewritten in place while it is in use.
 pub(crate) fn map(path: &Path) -> Result<Bytes> {
     let io = |source| Error::Io { path: path.to_owned(), source };
+    let regular = |meta: &std::fs::Metadata| {
+        let wrong = || io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
+        if meta.is_file() { Ok(()) } else { Err(wrong()) }
+    };
+    // Looked at before it is opened, too: opening a pipe waits for a writer.
+    regular(&std::fs::metadata(path).map_err(io)?)?;
     let file = File::open(path).map_err(io)?;
     let meta = file.metadata().map_err(io)?;
-    if !meta.is_file() {
-        return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")));
-    }
+    regular(&meta)?;
     if meta.len() == 0 {
         return Ok(Bytes::new());
     }

@@ -159,10 +159,15 @@ pub(crate) fn subgraph<'d>(dag: &'d Dag, inner: &[Inner], leaves: &[ClassIx], ou
     }
 }
 
+/// Most operations that the value of a single literal may take: it is computed for every region that reads it.
+const LITERAL_OPERATIONS: f64 = (1 << 20) as f64;
+
 /// Whether a class is a single literal: it costs nothing to read and becomes a `Const` node of the region.
 pub(crate) fn is_literal(dag: &Dag, class: ClassIx) -> bool {
     let c = dag.class(class);
-    c.literal && c.types.first().and_then(|t| t.const_shape()).is_some_and(|s| s.iter().product::<usize>() == 1)
+    c.literal
+        && c.effort.operations <= LITERAL_OPERATIONS
+        && c.types.first().and_then(|t| t.const_shape()).is_some_and(|s| s.iter().all(|d| *d == 1))
 }
 
 impl Core {

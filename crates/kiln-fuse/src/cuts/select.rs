@@ -79,6 +79,10 @@ const FOLD_GROWTH: f64 = 4.0;
 const DEAR: f64 = 12.0;
 /// Folded data below this size is always worth it, in bytes.
 const FOLD_SMALL: f64 = 4096.0;
+/// Most operations of a step on the way to a folded value: beyond it the op stays in the plan.
+const FOLD_OPERATIONS: f64 = (1u64 << 32) as f64;
+/// Elements that a value on the way to a folded one may have, whatever it is computed from.
+const FOLD_SCRATCH: f64 = (1 << 22) as f64;
 
 /// Chooses a cover of `roots`.
 pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Options) -> Result<Cover> {
@@ -156,6 +160,8 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
                 .iter()
                 .any(|n| n.op.is_some() && computable(n) && n.operands.iter().all(|o| is_fixed(dag, *o)))
             && bytes <= FOLD_GROWTH * source[c.index()] + FOLD_SMALL
+            && class.effort.operations <= FOLD_OPERATIONS
+            && class.effort.elements <= FOLD_GROWTH * source[c.index()] + FOLD_SCRATCH
             && bytes <= options.fold_bytes as f64;
         free.push(named || is_literal(dag, c) || folds);
     }

@@ -3,7 +3,7 @@
 //! Rewriting makes cycles (`x * 1 = x` puts `x` below itself). An e-node stays only if each operand is in another strongly connected
 //! component or strictly shallower, so that every choice of e-nodes is a finite term.
 
-use super::{EGraph, Head, op_of};
+use super::{EGraph, Effort, Head, op_of};
 use egg::Id;
 use kiln_graph::{Op, TensorType};
 use std::collections::HashMap;
@@ -36,6 +36,8 @@ pub(crate) struct DagClass {
     pub tuple: bool,
     pub weight_only: bool,
     pub literal: bool,
+    /// What computing it from weights takes.
+    pub effort: Effort,
     pub nodes: Vec<DagNode>,
 }
 
@@ -112,6 +114,7 @@ impl Dag {
                     tuple,
                     weight_only: f.weight_only,
                     literal: f.literal,
+                    effort: f.effort,
                     nodes,
                 });
             }

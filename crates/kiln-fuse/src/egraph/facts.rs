@@ -1,6 +1,6 @@
 //! What is known of each e-class: type, constant value, and whether it depends on weights alone.
 
-use super::{Head, Term};
+use super::{Effort, Head, Term};
 use egg::{Analysis, DidMerge, Id};
 use kiln_graph::{
     BinaryOp, CompareOp, Constraint, Graph, Op, Symbols, Tensor, TensorType, UnaryOp, ValueId, infer, interpret,
@@ -21,6 +21,8 @@ pub(crate) struct Facts {
     pub weight_only: bool,
     /// Computable from literals.
     pub literal: bool,
+    /// What computing it from weights and literals takes.
+    pub effort: Effort,
 }
 
 /// Tables that the whole e-graph shares.
@@ -126,6 +128,7 @@ impl Analysis<Term> for Knowledge {
                     types: of.types.get(i as usize).cloned().into_iter().collect(),
                     weight_only: of.weight_only,
                     literal: of.literal,
+                    effort: of.effort,
                     ..Facts::default()
                 };
             }
@@ -142,6 +145,7 @@ impl Analysis<Term> for Knowledge {
         });
         let of_operands = |f: fn(&Facts) -> bool| facts.iter().all(|x| f(x));
         let mut out = Facts::default();
+        let effort = facts.iter().fold(Effort::NONE, |all, f| all.and(f.effort));
         match &op {
             Op::Input { .. } | Op::DimValue { .. } | Op::If { .. } | Op::Loop { .. } | Op::Host { .. } => {}
             Op::Weight { name, .. } => out.weight_only = egraph.analysis.bound.contains(name),
@@ -162,6 +166,10 @@ impl Analysis<Term> for Knowledge {
         }
         match inferred {
             Ok(types) => {
+                if out.weight_only {
+                    let operands: Vec<&TensorType> = facts.iter().filter_map(|f| f.types.first()).collect();
+                    out.effort = effort.and(Effort::of(&op, &operands, &types));
+                }
                 out.types = types;
                 if out.literal {
                     let known: Option<Vec<Tensor>> = facts.iter().map(|f| f.value.clone()).collect();
@@ -181,12 +189,14 @@ impl Analysis<Term> for Knowledge {
             let text = |f: &Facts| f.types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             self.unsound.push(format!("{} was set equal to {}", text(a), text(&b)));
         }
-        let known = |f: &Facts| (f.splat.map(f64::to_bits), f.value.is_some(), f.weight_only, f.literal);
+        let known =
+            |f: &Facts| (f.splat.map(f64::to_bits), f.value.is_some(), f.weight_only, f.literal, f.effort.bits());
         let (before, other) = (known(a), known(&b));
         a.splat = a.splat.or(b.splat);
         a.value = a.value.take().or(b.value);
         a.weight_only |= b.weight_only;
         a.literal |= b.literal;
+        a.effort = a.effort.least(b.effort);
         let after = known(a);
         DidMerge(before != after, other != after)
     }

@@ -2,6 +2,7 @@
 
 mod build;
 mod dag;
+mod effort;
 #[cfg(test)]
 mod extract;
 mod facts;
@@ -9,6 +10,7 @@ mod term;
 
 pub(crate) use build::{Put, build};
 pub(crate) use dag::{ClassIx, Dag, DagNode};
+pub(crate) use effort::Effort;
 #[cfg(test)]
 pub(crate) use extract::extract;
 pub(crate) use facts::{Attributes, EGraph, Facts, Knowledge, commutes, op_of};

@@ -1,8 +1,8 @@
 //! Values that are known when the plan is built: weight-only terms, evaluated by the reference interpreter.
 
-use crate::egraph::{ClassIx, Dag, DagNode};
+use crate::egraph::{ClassIx, Dag, DagNode, Effort};
 use crate::{Error, Result};
-use kiln_graph::{Graph, Op, Tensor};
+use kiln_graph::{Graph, Op, Tensor, TensorType};
 use std::collections::{BTreeMap, HashMap};
 
 /// Evaluates weight-only classes, each at most once.
@@ -38,7 +38,7 @@ impl<'a> Folder<'a> {
         self.done.get(&class).cloned().ok_or_else(|| no_value(dag, class))
     }
 
-    /// The node to evaluate a class by: data at hand if there is any, else the first that needs weights alone.
+    /// The node to evaluate a class by: data at hand if there is any, else the one of least effort among those that need weights alone.
     fn way<'d>(&self, dag: &'d Dag, class: ClassIx) -> Result<&'d DagNode> {
         let nodes = &dag.class(class).nodes;
         let at_hand = |n: &&DagNode| match &n.op {
@@ -53,7 +53,13 @@ impl<'a> Folder<'a> {
             n.op.as_ref().is_some_and(|op| !matches!(op, Op::Weight { .. } | Op::Input { .. } | Op::DimValue { .. }))
                 && n.operands.iter().all(known)
         };
-        nodes.iter().find(at_hand).or_else(|| nodes.iter().find(computable)).ok_or_else(|| no_value(dag, class))
+        let effort = |n: &DagNode| {
+            let operands: Vec<&TensorType> = n.operands.iter().map(|o| dag.class(*o).ty()).collect();
+            let own = n.op.as_ref().map_or(Effort::NONE, |op| Effort::of(op, &operands, &dag.class(class).types));
+            n.operands.iter().fold(own, |all, o| all.and(dag.class(*o).effort)).operations
+        };
+        let least = || nodes.iter().filter(computable).min_by(|a, b| effort(a).total_cmp(&effort(b)));
+        nodes.iter().find(at_hand).or_else(least).ok_or_else(|| no_value(dag, class))
     }
 
     fn apply(&self, dag: &Dag, class: ClassIx, node: &DagNode) -> Result<Tensor> {

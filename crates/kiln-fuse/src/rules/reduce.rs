@@ -1,9 +1,9 @@
-//! Reductions of reductions, and of axes of one element.
+//! Reductions of reductions, of axes of one element, and of one element repeated.
 
 use super::{Rule, rule};
 use crate::Numerics::{Exact, Reassoc};
 use crate::Result;
-use kiln_graph::{Op, ReduceOp};
+use kiln_graph::{BinaryOp, Op, ReduceOp, Tensor};
 
 pub(super) fn rules() -> Result<Vec<Rule>> {
     let mut rules = Vec::new();
@@ -27,5 +27,24 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
             m.add(Op::Reduce { op, axes }, &[x])
         })?);
     }
+    rules.push(rule("sum-of-broadcast", Reassoc, "(reduce_sum ?a (broadcast ?b ?x))", |m, [a, b, x]| {
+        let (Op::Reduce { axes, .. }, Op::Broadcast { shape: wide }) = (m.attr(a)?, m.attr(b)?) else { return None };
+        let (x_ty, result) = (m.ty(x)?, m.root_ty()?);
+        let lead = wide.len() - x_ty.rank();
+        let spread = |axis: usize| axis < lead || x_ty.shape[axis - lead].is(1);
+        let count =
+            axes.iter().try_fold(1i64, |n, &axis| n.checked_mul(wide[axis].as_const().filter(|_| spread(axis))?))?;
+        // The count must be a number of the dtype, or the product would be one of something else.
+        let factor = Tensor::full(result.dtype, &[], count as f64).ok()?;
+        if count < 1 || !result.dtype.is_float() || factor.to_f64_vec() != [count as f64] {
+            return None;
+        }
+        let kept = (lead..wide.len()).filter(|axis| !axes.contains(axis)).map(|axis| x_ty.shape[axis - lead].clone());
+        let y = m.add(Op::Reshape { shape: kept.collect() }, &[x])?;
+        let y = m.add(Op::Broadcast { shape: result.shape.clone() }, &[y])?;
+        let factor = m.add(Op::Const { value: factor }, &[])?;
+        let factor = m.add(Op::Broadcast { shape: result.shape }, &[factor])?;
+        m.add(Op::Binary(BinaryOp::Mul), &[y, factor])
+    })?);
     Ok(rules)
 }

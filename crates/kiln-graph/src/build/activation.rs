@@ -12,9 +12,11 @@ impl Builder {
 
     /// `x < 0 ? slope * x : x`.
     pub fn leaky_relu(&mut self, x: ValueId, slope: f64) -> Result<ValueId> {
-        let scaled = self.mul_scalar(x, slope)?;
-        let negative = self.compare_scalar(CompareOp::Lt, x, 0.0)?;
-        self.select(negative, scaled, x)
+        self.widened(x, |b, x| {
+            let scaled = b.mul_scalar(x, slope)?;
+            let negative = b.compare_scalar(CompareOp::Lt, x, 0.0)?;
+            b.select(negative, scaled, x)
+        })
     }
 
     /// [`Builder::leaky_relu`] with a slope tensor that broadcasts to `x`.

@@ -7,14 +7,13 @@ impl Builder {
     /// `x[N, C, ..] (*) w[O, C/groups, k..] + bias[O]`.
     pub fn conv(&mut self, x: ValueId, w: ValueId, bias: Option<ValueId>, spec: ConvSpec) -> Result<ValueId> {
         let dtype = self.dtype(x);
-        let y = self.conv_as(x, w, spec, dtype.accumulator(), dtype)?;
-        match bias {
-            Some(bias) => {
-                let bias = self.per_channel(y, bias)?;
-                self.plus(y, bias)
-            }
-            None => Ok(y),
-        }
+        let wide = dtype.accumulator();
+        let Some(bias) = bias else { return self.conv_as(x, w, spec, wide, dtype) };
+        let y = self.conv_as(x, w, spec, wide, wide)?;
+        let bias = self.per_channel(y, bias)?;
+        let bias = self.cast(bias, wide)?;
+        let y = self.plus(y, bias)?;
+        self.cast(y, dtype)
     }
 
     /// The convolution primitive.

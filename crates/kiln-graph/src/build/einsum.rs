@@ -20,6 +20,15 @@ impl Builder {
             for term in &mut terms {
                 b.take_diagonals(term)?;
             }
+            // What is rounded between contractions, or summed before one, is computed wide.
+            let dtype = b.dtype(terms[0].value);
+            let alone = |l: &char| !out.contains(l) && terms.iter().filter(|t| t.labels.contains(l)).count() == 1;
+            let steps = terms.len() > 2 || terms.len() == 2 && terms.iter().any(|t| t.labels.iter().any(alone));
+            if steps && dtype.is_float() {
+                for term in &mut terms {
+                    term.value = b.widen(term.value)?;
+                }
+            }
             while terms.len() > 1 {
                 let (right, left) = (terms.remove(1), terms.remove(0));
                 let needed = |l: char| out.contains(&l) || terms.iter().any(|t: &Term| t.labels.contains(&l));
@@ -35,7 +44,8 @@ impl Builder {
                     None => return b.fail("einsum", format!("result label `{l}` of \"{equation}\" is in no operand")),
                 }
             }
-            b.transpose(last.value, &perm)
+            let y = b.transpose(last.value, &perm)?;
+            b.cast(y, dtype)
         })
     }
 

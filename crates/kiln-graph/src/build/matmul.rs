@@ -87,11 +87,12 @@ impl Builder {
             rhs: if transposed { vec!['n', 'k'] } else { vec!['k', 'n'] },
             out: rows.iter().copied().chain(['n']).collect(),
         };
-        let y = self.contract(spec, x, w, dtype.accumulator(), dtype)?;
-        match bias {
-            Some(bias) => self.plus(y, bias),
-            None => Ok(y),
-        }
+        let wide = dtype.accumulator();
+        let Some(bias) = bias else { return self.contract(spec, x, w, wide, dtype) };
+        let y = self.contract(spec, x, w, wide, wide)?;
+        let bias = self.cast(bias, wide)?;
+        let y = self.plus(y, bias)?;
+        self.cast(y, dtype)
     }
 }
 

@@ -222,8 +222,8 @@ impl Builder {
         Err(Error::Infer { op, message })
     }
 
-    /// Computes in the accumulator what is stored in a narrower type: widens, runs `f`, rounds back.
-    fn widened(&mut self, x: ValueId, f: impl FnOnce(&mut Builder, ValueId) -> Result<ValueId>) -> Result<ValueId> {
+    /// Computes in the accumulator what is stored in a narrower type: widens, runs `f`, rounds back. The one rounding of a composite.
+    pub fn widened(&mut self, x: ValueId, f: impl FnOnce(&mut Builder, ValueId) -> Result<ValueId>) -> Result<ValueId> {
         let dtype = self.dtype(x);
         let wide = self.widen(x)?;
         let y = f(self, wide)?;
@@ -231,7 +231,7 @@ impl Builder {
     }
 
     /// The value in the type that numbers of its dtype are accumulated in.
-    fn widen(&mut self, x: ValueId) -> Result<ValueId> {
+    pub fn widen(&mut self, x: ValueId) -> Result<ValueId> {
         let dtype = self.dtype(x);
         if dtype == DType::Bool { Ok(x) } else { self.cast(x, dtype.accumulator()) }
     }

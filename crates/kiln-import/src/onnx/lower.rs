@@ -4,6 +4,7 @@ use super::external::ExternalData;
 use super::fold;
 use super::node::{Attributes, Node};
 use super::ops;
+use super::order;
 use super::proto::{FunctionProto, GraphProto, NodeProto};
 use super::prune::prune;
 use super::shape_values;
@@ -11,7 +12,7 @@ use super::tensor::{self, TensorError};
 use super::value::{Constant, Val};
 use crate::{Error, UnsupportedOps};
 use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, ValueId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
@@ -112,6 +113,8 @@ pub(super) struct Lower<'m> {
     /// Name of the ONNX node being lowered.
     at: String,
     pub(super) unsupported: UnsupportedOps,
+    /// Initializers that the caller gives a value, as inputs of the graph or as constants.
+    pub(super) overridden: BTreeSet<&'m str>,
     /// Graph inputs whose values lowering asked for.
     pub(super) needed: BTreeSet<String>,
     lowered: usize,
@@ -132,6 +135,7 @@ impl<'m> Lower<'m> {
             scopes: vec![Scope { names: HashMap::new(), function }],
             at: String::new(),
             unsupported: UnsupportedOps::default(),
+            overridden: BTreeSet::new(),
             needed: BTreeSet::new(),
             lowered: 0,
         }
@@ -255,6 +259,23 @@ impl<'m> Lower<'m> {
         }
     }
 
+    /// The graph inputs whose shapes set an extent, with those shapes as `--profile` writes them.
+    pub(super) fn inputs_with(&self, extent: &Dim) -> Vec<(String, String)> {
+        let mut wanted = BTreeSet::new();
+        extent.symbols(&mut wanted);
+        let graph = self.frames[0].builder.graph();
+        let mut found = Vec::new();
+        for &id in &graph.inputs {
+            let mut own = BTreeSet::new();
+            let shape = &graph.ty(id).shape;
+            shape.iter().for_each(|d| d.symbols(&mut own));
+            if !own.is_disjoint(&wanted) {
+                found.push((graph.input_name(id), shape.iter().map(Dim::to_string).collect::<Vec<_>>().join("x")));
+            }
+        }
+        found
+    }
+
     /// Collects the graph inputs that a value depends on; false if it also depends on something that no input settles.
     fn roots(&self, level: usize, id: ValueId, into: &mut BTreeSet<String>) -> bool {
         let frame = &self.frames[level];
@@ -310,9 +331,9 @@ impl<'m> Lower<'m> {
 
     // Walking
 
-    /// Lowers the nodes of a graph in the current scope and frame.
-    pub(super) fn nodes(&mut self, nodes: &'m [NodeProto]) -> Result<(), Error> {
-        for node in nodes {
+    /// Lowers the nodes of a graph or function with these inputs in the current scope and frame.
+    pub(super) fn nodes(&mut self, nodes: &'m [NodeProto], given: &HashSet<&'m str>) -> Result<(), Error> {
+        for node in order::sorted(nodes, given)? {
             self.lowered += 1;
             if self.lowered > self.parts.node_budget {
                 return Err(Error::malformed("the model", "its functions and loops expand without end"));
@@ -427,7 +448,8 @@ impl<'m> Lower<'m> {
             }
         }
         self.scopes.push(Scope { names, function: Some(FunctionScope { attributes, opsets }) });
-        let result = self.nodes(&function.node).map_err(OpError::Fatal).and_then(|()| {
+        let given = function.input.iter().map(String::as_str).collect();
+        let result = self.nodes(&function.node, &given).map_err(OpError::Fatal).and_then(|()| {
             // Outputs that the call leaves out need not be defined.
             let wanted = function.output.iter().zip(&proto.output).take_while(|(_, o)| !o.is_empty());
             wanted.map(|(formal, _)| self.lookup(formal)).collect()
@@ -456,6 +478,10 @@ impl<'m> Lower<'m> {
             self.unsupported.push("sparse_initializer", graph.name(), "sparse tensors are not supported".into());
         }
         for t in &graph.initializer {
+            // The outermost graph's may be inputs with a value of their own.
+            if self.overridden.contains(t.name()) && self.scopes.len() == 1 {
+                continue;
+            }
             let val = match tensor::tensor(t, &self.parts.external) {
                 Ok(tensor) => Some(Val::Const(Rc::new(Constant { name: t.name().to_owned(), tensor }))),
                 Err(TensorError::Unsupported(reason)) => {
@@ -466,7 +492,9 @@ impl<'m> Lower<'m> {
             };
             self.bind(t.name(), val);
         }
-        self.nodes(&graph.node).map_err(OpError::Fatal)?;
+        let initializers = graph.initializer.iter().map(|t| t.name());
+        let given = graph.input.iter().map(|i| i.name()).chain(initializers).collect();
+        self.nodes(&graph.node, &given).map_err(OpError::Fatal)?;
         graph.output.iter().map(|o| self.lookup(o.name())).collect()
     }
 

@@ -10,6 +10,7 @@ mod lower;
 mod metadata;
 mod node;
 mod ops;
+mod order;
 #[allow(missing_docs, clippy::all, reason = "generated")]
 #[rustfmt::skip]
 mod proto;
@@ -24,7 +25,7 @@ use external::ExternalData;
 use kiln_graph::{Dim, Graph, Tensor, TensorType};
 use lower::{Lower, ModelParts, OpError, Opsets};
 use prost::Message;
-use proto::{GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use proto::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
@@ -32,14 +33,15 @@ use value::Val;
 
 pub use metadata::metadata;
 
-/// What the caller knows about a model's inputs.
+/// What the caller knows about a model's inputs. An initializer that is an input too is a weight, unless an option names it: then it is an
+/// input like any other.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Shapes that replace the declared ones, by input name.
     pub shapes: BTreeMap<String, Vec<Dim>>,
     /// Inputs that are constants: they determine shapes, or are simply known. They are no longer inputs of the graph.
     pub constants: BTreeMap<String, Tensor>,
-    /// Values that may be taken as constants, but only for inputs that a shape depends on.
+    /// Values that are given when the graph runs. They may be taken as constants, but only for inputs that a shape depends on.
     pub candidates: BTreeMap<String, Tensor>,
     /// Inclusive ranges of symbols; 1 to 2^29 for those not given.
     pub ranges: BTreeMap<String, (i64, i64)>,
@@ -80,6 +82,8 @@ fn import(bytes: Bytes, name: &str, external: impl Fn() -> ExternalData, options
     let parts = ModelParts { functions, external: external(), node_budget };
     let mut constants = options.constants.clone();
     check_names(graph, options)?;
+    check_unique("graph input", graph.input.iter().map(ValueInfoProto::name))?;
+    check_unique("graph output", graph.output.iter().map(ValueInfoProto::name))?;
     loop {
         let lower = lower_model(&parts, graph, name, &opsets, options, &constants)?;
         if lower.unsupported.groups.is_empty() {
@@ -101,11 +105,7 @@ fn opsets(imports: &[OperatorSetIdProto]) -> Result<Opsets> {
     for o in imports {
         let domain = lower::domain(o.domain());
         if domain.is_empty() && !(OLDEST_OPSET..=NEWEST_OPSET).contains(&o.version()) && o.version() != 1 {
-            let message = format!(
-                "it uses operator set {}, and Kiln knows {OLDEST_OPSET} to {NEWEST_OPSET}; convert the model to one of those",
-                o.version()
-            );
-            return Err(Error::malformed("the ONNX file", message));
+            return Err(Error::OperatorSet { found: o.version(), oldest: OLDEST_OPSET, newest: NEWEST_OPSET });
         }
         opsets.insert(domain.to_owned(), o.version());
     }
@@ -124,6 +124,17 @@ fn check_names(graph: &GraphProto, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// No two inputs, and no two outputs, have one name: which value is meant could not be said.
+fn check_unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Error::malformed(format!("{what} `{name}`"), "another has the same name"));
+        }
+    }
+    Ok(())
+}
+
 fn lower_model<'m>(
     parts: &'m ModelParts<'m>,
     proto: &'m GraphProto,
@@ -137,13 +148,20 @@ fn lower_model<'m>(
         graph.symbols.declare(symbol, *low, *high);
     }
     let mut lower = Lower::new(parts, graph, opsets.clone());
-    let initialized: BTreeSet<&str> = proto.initializer.iter().map(|t| t.name()).collect();
+    let initialized: BTreeMap<&str, &TensorProto> = proto.initializer.iter().map(|t| (t.name(), t)).collect();
     let mut symbols = SymbolNames::default();
     for input in &proto.input {
-        if initialized.contains(input.name()) {
-            continue;
+        if let Some(initializer) = initialized.get(input.name()) {
+            // Its value is a default: one that the caller gives takes its place.
+            let name = input.name();
+            let given = |t: &BTreeMap<String, Tensor>| t.contains_key(name);
+            if !given(constants) && !given(&options.candidates) && !options.shapes.contains_key(name) {
+                continue;
+            }
+            lower.overridden.insert(initializer.name());
         }
-        let ty = match input_type(input, options, &mut symbols) {
+        let default = initialized.get(input.name()).map(|t| t.dims.as_slice());
+        let ty = match input_type(input, options, default, &mut symbols) {
             Ok(ty) => ty,
             Err(reason) => {
                 lower.unsupported.push("graph input", input.name(), reason);
@@ -251,8 +269,13 @@ impl SymbolNames {
     }
 }
 
-/// The type of a graph input, dims without a known extent as symbols.
-fn input_type(input: &ValueInfoProto, options: &Options, symbols: &mut SymbolNames) -> Result<TensorType, String> {
+/// The type of a graph input, dims without a known extent as symbols. An input without a shape has that of its default.
+fn input_type(
+    input: &ValueInfoProto,
+    options: &Options,
+    default: Option<&[i64]>,
+    symbols: &mut SymbolNames,
+) -> Result<TensorType, String> {
     use tensor_shape_proto::dimension::Value;
     let Some(type_proto::Value::TensorType(t)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         return Err("is not a tensor; sequences, maps, optionals and sparse tensors are not supported".into());
@@ -260,7 +283,10 @@ fn input_type(input: &ValueInfoProto, options: &Options, symbols: &mut SymbolNam
     let dtype = tensor::dtype(t.elem_type())?;
     let shape = match (options.shapes.get(input.name()), &t.shape) {
         (Some(shape), _) => shape.clone(),
-        (None, None) => return Err("has no declared rank; give its shape".into()),
+        (None, None) => match default {
+            Some(dims) => dims.iter().map(|&d| Dim::from(d)).collect(),
+            None => return Err("has no declared rank; give its shape".into()),
+        },
         (None, Some(declared)) => {
             let dim = |(axis, d): (usize, &tensor_shape_proto::Dimension)| match &d.value {
                 Some(Value::DimValue(n)) if *n >= 0 => Dim::from(*n),

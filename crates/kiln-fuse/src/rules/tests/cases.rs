@@ -136,6 +136,20 @@ impl Case<'_> {
             let outer = self.rng.range(0, shape.len() as i64 - 2);
             return self.b.reduce(op, y, &[outer], false).unwrap();
         }
+        if rule == "sum-of-broadcast" {
+            let wide = self.shape(1, 4);
+            let narrow: Vec<usize> = wide.iter().map(|&d| if self.rng.range(0, 1) == 0 { 1 } else { d }).collect();
+            let lead = self.rng.range(0, wide.len() as i64) as usize;
+            let spread = |axis: &i64| (*axis as usize) < lead || narrow[*axis as usize] == 1;
+            let mut axes: Vec<i64> = (0..wide.len() as i64).filter(spread).collect();
+            if axes.is_empty() {
+                return self.left_hand_side(rule);
+            }
+            axes.truncate(self.rng.range(1, axes.len() as i64) as usize);
+            let x = self.x(&narrow[lead..]);
+            let x = self.b.add1(Op::Broadcast { shape: dims(&wide) }, &[x]).unwrap();
+            return self.b.reduce(ReduceOp::Sum, x, &axes, false).unwrap();
+        }
         match rule {
             "mul-one" => self.binary_case(BinaryOp::Mul, 1.0),
             "div-one" => self.binary_case(BinaryOp::Div, 1.0),

@@ -150,6 +150,17 @@ pub(super) fn violations() -> Vec<(&'static str, Graph)> {
             b.add1(Op::Reduce { op: ReduceOp::Sum, axes: vec![0, 1] }, &[x])
         }),
     ));
+    // An axis that is not repeated is summed too; nothing is summed.
+    for (narrow, wide) in [([3, 1], [3, 4]), ([1, 3], [0, 3])] {
+        all.push((
+            "sum-of-broadcast",
+            graph(|b| {
+                let x = input(b, "x", &narrow)?;
+                let x = b.add1(Op::Broadcast { shape: dims(&wide) }, &[x])?;
+                b.add1(Op::Reduce { op: ReduceOp::Sum, axes: vec![0] }, &[x])
+            }),
+        ));
+    }
     // A repeated contracted axis would have to scale the result.
     all.push((
         "contract-broadcast-left",

@@ -4,7 +4,7 @@ use super::super::lower::{Lower, OpResult, invalid, unsupported};
 use super::super::node::Node;
 use super::super::value::Val;
 use super::Handler;
-use kiln_graph::{ArgOp, BinaryOp, CompareOp, DType, ValueId};
+use kiln_graph::{ArgOp, BinaryOp, Builder, CompareOp, DType, Result, ValueId};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -28,11 +28,11 @@ fn plain<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         "HardSwish" => l.hard_swish(x)?,
         "Softplus" => l.softplus(x)?,
         "Mish" => l.mish(x)?,
-        _ => {
-            let magnitude = l.abs(x)?;
-            let d = l.plus_scalar(magnitude, 1.0)?;
-            l.div(x, d)?
-        }
+        _ => l.widened(x, |b, x| {
+            let magnitude = b.abs(x)?;
+            let d = b.plus_scalar(magnitude, 1.0)?;
+            b.div(x, d)
+        })?,
     };
     l.done(y)
 }
@@ -48,40 +48,52 @@ fn parametric<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         }
         "Celu" => {
             let alpha = n.float("alpha", 1.0)?;
-            let scaled = l.mul_scalar(x, 1.0 / alpha)?;
-            let e = l.expm1(scaled)?;
-            let e = l.mul_scalar(e, alpha)?;
-            let negative = l.binary_scalar(BinaryOp::Min, e, 0.0)?;
-            let positive = l.relu(x)?;
-            l.plus(positive, negative)?
+            l.widened(x, |b, x| {
+                let scaled = b.mul_scalar(x, 1.0 / alpha)?;
+                let e = b.expm1(scaled)?;
+                let e = b.mul_scalar(e, alpha)?;
+                let negative = b.binary_scalar(BinaryOp::Min, e, 0.0)?;
+                let positive = b.relu(x)?;
+                b.plus(positive, negative)
+            })?
         }
         "HardSigmoid" => l.hard_sigmoid(x, n.float("alpha", 0.2)?, n.float("beta", 0.5)?)?,
         "ThresholdedRelu" => {
-            let above = l.compare_scalar(CompareOp::Gt, x, n.float("alpha", 1.0)?)?;
-            let dtype = l.dtype(x);
-            let zero = l.scalar(dtype, 0.0)?;
-            l.select(above, x, zero)?
+            let alpha = n.float("alpha", 1.0)?;
+            l.widened(x, |b, x| {
+                let above = b.compare_scalar(CompareOp::Gt, x, alpha)?;
+                let zero = b.scalar(b.dtype(x), 0.0)?;
+                b.select(above, x, zero)
+            })?
         }
         "Swish" => {
-            let scaled = l.mul_scalar(x, n.float("alpha", 1.0)?)?;
-            let s = l.sigmoid(scaled)?;
-            l.mul(x, s)?
+            let alpha = n.float("alpha", 1.0)?;
+            l.widened(x, |b, x| swish(b, x, alpha))?
         }
-        _ => shrink(l, x, n.float("lambd", 0.5)?, n.float("bias", 0.0)?)?,
+        _ => {
+            let (lambda, bias) = (n.float("lambd", 0.5)?, n.float("bias", 0.0)?);
+            l.widened(x, |b, x| shrink(b, x, lambda, bias))?
+        }
     };
     l.done(y)
 }
 
 /// `x < -lambda ? x + bias : x > lambda ? x - bias : 0`.
-fn shrink(l: &mut Lower<'_>, x: ValueId, lambda: f64, bias: f64) -> OpResult<ValueId> {
-    let low = l.compare_scalar(CompareOp::Lt, x, -lambda)?;
-    let high = l.compare_scalar(CompareOp::Gt, x, lambda)?;
-    let up = l.plus_scalar(x, bias)?;
-    let down = l.binary_scalar(BinaryOp::Sub, x, bias)?;
-    let dtype = l.dtype(x);
-    let zero = l.scalar(dtype, 0.0)?;
-    let inner = l.select(high, down, zero)?;
-    Ok(l.select(low, up, inner)?)
+fn shrink(b: &mut Builder, x: ValueId, lambda: f64, bias: f64) -> Result<ValueId> {
+    let low = b.compare_scalar(CompareOp::Lt, x, -lambda)?;
+    let high = b.compare_scalar(CompareOp::Gt, x, lambda)?;
+    let up = b.plus_scalar(x, bias)?;
+    let down = b.binary_scalar(BinaryOp::Sub, x, bias)?;
+    let zero = b.scalar(b.dtype(x), 0.0)?;
+    let inner = b.select(high, down, zero)?;
+    b.select(low, up, inner)
+}
+
+/// `x * sigmoid(alpha * x)`.
+fn swish(b: &mut Builder, x: ValueId, alpha: f64) -> Result<ValueId> {
+    let scaled = b.mul_scalar(x, alpha)?;
+    let s = b.sigmoid(scaled)?;
+    b.mul(x, s)
 }
 
 fn gelu<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
@@ -96,11 +108,13 @@ fn gelu<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
 
 /// `a * sigmoid(alpha * a) * b`.
 fn swiglu<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
-    let (a, b) = (l.arg(n, 0)?, l.arg(n, 1)?);
-    let scaled = l.mul_scalar(a, n.float("alpha", 1.0)?)?;
-    let s = l.sigmoid(scaled)?;
-    let gate = l.mul(a, s)?;
-    let y = l.mul(gate, b)?;
+    let (gate, x) = (l.arg(n, 0)?, l.arg(n, 1)?);
+    let alpha = n.float("alpha", 1.0)?;
+    let y = l.widened(gate, |b, gate| {
+        let gate = swish(b, gate, alpha)?;
+        let x = b.widen(x)?;
+        b.mul(gate, x)
+    })?;
     l.done(y)
 }
 

@@ -253,16 +253,20 @@ fn rotary<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     };
     let Some(half) = turned.exact_div(&Dim::from(2)) else { return invalid(format!("{turned} is odd")) };
     let (zero, one) = (Dim::from(0), Dim::from(1));
+    let dtype = l.dtype(x);
+    let (cos, sin) = (l.widen(cos)?, l.widen(sin)?);
     let interleaved = n.flag("interleaved", false)?;
     let (a, b) = if interleaved {
         (l.slice_axis(x, 3, &zero, &half, 2)?, l.slice_axis(x, 3, &one, &half, 2)?)
     } else {
         (l.slice_axis(x, 3, &zero, &half, 1)?, l.slice_axis(x, 3, &half, &half, 1)?)
     };
+    let (a, b) = (l.widen(a)?, l.widen(b)?);
     let (ca, sb) = (l.mul(cos, a)?, l.mul(sin, b)?);
     let real = l.sub(ca, sb)?;
     let (sa, cb) = (l.mul(sin, a)?, l.mul(cos, b)?);
     let imaginary = l.plus(sa, cb)?;
+    let (real, imaginary) = (l.cast(real, dtype)?, l.cast(imaginary, dtype)?);
     let mut y = if interleaved {
         let (real, imaginary) = (l.unsqueeze(real, &[4])?, l.unsqueeze(imaginary, &[4])?);
         let pairs = l.concat(&[real, imaginary], 4)?;

@@ -2,6 +2,7 @@
 
 use super::super::lower::{Lower, OpResult, invalid, unsupported};
 use super::super::node::Node;
+use super::super::shape_values::larger;
 use super::super::value::Val;
 use super::Handler;
 use super::matmul::requantize;
@@ -114,14 +115,23 @@ fn conv_transpose<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let (x, w, bias) = (l.arg(n, 0)?, l.arg(n, 1)?, l.maybe_arg(n, 2)?);
     let (mut spec, taps) = spec(l, n, x, w)?;
     let count = taps.len();
-    let output_padding = geometry(n, "output_padding", count, 0, 0)?;
+    let mut output_padding = geometry(n, "output_padding", count, 0, 0)?;
     let auto_pad = n.string("auto_pad", "NOTSET")?;
     let wanted = n.ints("output_shape")?;
     if wanted.is_none() && !auto_pad.starts_with("SAME") {
         spec.pads = padding(n, &l.shape(x)[2..], &taps, &spec.strides, &spec.dilations)?;
     } else {
-        if wanted.is_some_and(|s| s.len() != count) {
-            return invalid(format!("output_shape is {wanted:?}, expected {count} extents"));
+        // Batch and channels may be listed too.
+        let wanted = wanted.map(|s| s.get(s.len().saturating_sub(count)..).unwrap_or_default());
+        if wanted.is_some_and(|s| s.len() != count || s.iter().any(|v| !(1..=MAX_GEOMETRY).contains(v))) {
+            return invalid(format!("output_shape is {wanted:?}, expected {count} extents of at least 1"));
+        }
+        let upper = auto_pad == "SAME_UPPER";
+        if let Some(wanted) = wanted
+            && l.shape(x)[2..].iter().any(|d| d.as_const().is_none())
+        {
+            let y = cropped_transpose(l, [x, w], bias, spec, &output_padding, wanted, upper)?;
+            return l.done(y);
         }
         for a in 0..count {
             let extent = &l.shape(x)[2 + a];
@@ -134,18 +144,51 @@ fn conv_transpose<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
                     .saturating_mul(stride as i64)
                     .saturating_add((output_padding[a] + span) as i64)
                     .saturating_sub(s[a]),
-                (None, _) => (output_padding[a] + span) as i64 - stride as i64,
-                (Some(_), None) => return unsupported(format!("output_shape over the symbolic extent {extent}")),
+                _ => (output_padding[a] + span) as i64 - stride as i64,
             };
-            let Ok(total) = usize::try_from(total) else {
-                return unsupported(format!("the output would extend {} elements past the convolution", -total));
-            };
+            // What is wanted beyond the result is zeros after it.
+            output_padding[a] += usize::try_from(-total).unwrap_or(0);
+            let total = usize::try_from(total).unwrap_or(0);
             let less = total / 2;
-            spec.pads[a] = if auto_pad == "SAME_UPPER" { (less, total - less) } else { (total - less, less) };
+            spec.pads[a] = if upper { (less, total - less) } else { (total - less, less) };
         }
     }
     let y = l.conv_transpose(x, w, bias, spec, &output_padding)?;
     l.done(y)
+}
+
+/// A transposed convolution with `output_shape` over symbolic extents: the whole result, then cut or extended to what is wanted.
+fn cropped_transpose(
+    l: &mut Lower<'_>,
+    [x, w]: [ValueId; 2],
+    bias: Option<ValueId>,
+    spec: ConvSpec,
+    output_padding: &[usize],
+    wanted: &[i64],
+    upper: bool,
+) -> OpResult<ValueId> {
+    let dtype = l.dtype(x);
+    let (x, w) = (l.widen(x)?, l.widen(w)?);
+    let mut y = l.conv_transpose(x, w, None, spec, output_padding)?;
+    let rank = l.rank(y);
+    let (mut starts, mut after) = (vec![Dim::from(0); rank], vec![Dim::from(0); rank]);
+    let mut sizes = l.shape(y).to_vec();
+    for (a, &want) in wanted.iter().enumerate() {
+        let (whole, want) = (std::mem::replace(&mut sizes[2 + a], Dim::from(want)), Dim::from(want));
+        let symbols = &l.graph().symbols;
+        let total = larger(&(whole.clone() - want.clone()), &Dim::from(0), symbols);
+        after[2 + a] = larger(&(want - whole), &Dim::from(0), symbols);
+        starts[2 + a] = if upper { total.floor_div(&Dim::from(2)) } else { total.ceil_div(&Dim::from(2)) };
+    }
+    let zero = l.scalar(dtype.accumulator(), 0.0)?;
+    y = l.pad_with(y, zero, &vec![Dim::from(0); rank], &after, &vec![0; rank])?;
+    y = l.slice(y, &starts, &sizes, &vec![1; rank])?;
+    if let Some(bias) = bias {
+        let bias = l.widen(bias)?;
+        let bias = l.per_channel(y, bias)?;
+        y = l.plus(y, bias)?;
+    }
+    Ok(l.cast(y, dtype)?)
 }
 
 /// `x - zero_point` in i32; a vector of zero points has one for each index of axis 0.

@@ -250,14 +250,19 @@ fn variadic<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     };
     let count = n.variadic()?.len();
     let mut acc = l.arg(n, 0)?;
+    let dtype = l.dtype(acc);
+    // Sums of more than two are rounded once.
+    let wide = if n.op() == "Mean" || op == BinaryOp::Add && count > 2 { dtype.accumulator() } else { dtype };
+    acc = l.cast(acc, wide)?;
     for i in 1..count {
         let x = l.arg(n, i)?;
+        let x = l.cast(x, wide)?;
         acc = l.binary(op, acc, x)?;
     }
     if n.op() == "Mean" {
-        let dtype = l.dtype(acc);
-        let count = l.scalar(dtype, count as f64)?;
+        let count = l.scalar(wide, count as f64)?;
         acc = l.div(acc, count)?;
     }
-    l.done(acc)
+    let y = l.cast(acc, dtype)?;
+    l.done(y)
 }

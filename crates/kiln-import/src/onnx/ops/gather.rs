@@ -4,7 +4,7 @@ use super::super::lower::{Lower, OpResult, invalid, unsupported};
 use super::super::node::Node;
 use super::super::value::Val;
 use super::Handler;
-use kiln_graph::{CompareOp, DType, ScatterOp, Tensor, ValueId};
+use kiln_graph::{CompareOp, DType, Dim, Op, ScatterOp, Tensor, ValueId};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -17,6 +17,7 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
         "ReverseSequence" => reverse_sequence,
         "TensorScatter" => tensor_scatter,
         "Compress" => compress,
+        "NonZero" => non_zero,
         _ => return None,
     };
     Some(handler)
@@ -177,5 +178,58 @@ fn compress<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     }
     let kept = l.value(&Val::constant(Tensor::from_slice(&[kept.len()], &kept)?))?;
     let y = l.gather(x, kept, axis as i64)?;
+    l.done(y)
+}
+
+/// Coordinates of the elements that are not 0, one column each. How many there are is a shape, so the operand must be known; one element
+/// everywhere is known enough.
+fn non_zero<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
+    let x = n.input(0)?;
+    let shape = x.ty().shape;
+    if let Some(element) = uniform(l, x) {
+        return if element == 0.0 {
+            Ok(vec![Val::constant(Tensor::from_slice::<i64>(&[shape.len(), 0], &[])?)])
+        } else {
+            every_place(l, &shape)
+        };
+    }
+    let x = l.known(x, "the operand")?;
+    let places: Vec<usize> = x.to_f64_vec().iter().enumerate().filter(|(_, v)| **v != 0.0).map(|(i, _)| i).collect();
+    let mut coordinates = Vec::with_capacity(places.len() * x.shape().len());
+    let mut stride = x.len();
+    for &extent in x.shape() {
+        stride /= extent.max(1);
+        coordinates.extend(places.iter().map(|at| (at / stride.max(1) % extent.max(1)) as i64));
+    }
+    Ok(vec![Val::constant(Tensor::from_slice(&[x.shape().len(), places.len()], &coordinates)?)])
+}
+
+/// The element that fills a value, if it is one spread out.
+fn uniform(l: &Lower<'_>, x: &Val) -> Option<f64> {
+    let Val::Run { level, id, .. } = x else { return None };
+    let graph = l.frames[*level].builder.graph();
+    let spread = graph.producer(*id);
+    match (&spread.op, spread.inputs.first().map(|&of| &graph.producer(of).op)) {
+        (Op::Broadcast { .. }, Some(Op::Const { value })) if value.len() == 1 => value.to_f64_vec().first().copied(),
+        _ => None,
+    }
+}
+
+/// The coordinates of all elements in row-major order.
+fn every_place<'m>(l: &mut Lower<'m>, shape: &[Dim]) -> OpResult<Vec<Val>> {
+    let count = shape.iter().fold(Dim::from(1), |n, d| n * d.clone());
+    let place = l.iota(DType::I64, &[count], 0)?;
+    let mut rows = Vec::with_capacity(shape.len());
+    for (axis, extent) in shape.iter().enumerate() {
+        let stride = shape[axis + 1..].iter().fold(Dim::from(1), |n, d| n * d.clone());
+        let (stride, extent) = (l.dim_value(&stride, DType::I64)?, l.dim_value(extent, DType::I64)?);
+        let steps = l.div(place, stride)?;
+        let at = l.modulo(steps, extent)?;
+        rows.push(l.unsqueeze(at, &[0])?);
+    }
+    if rows.is_empty() {
+        return Ok(vec![Val::constant(Tensor::from_slice::<i64>(&[0, 1], &[])?)]);
+    }
+    let y = l.concat(&rows, 0)?;
     l.done(y)
 }

@@ -17,18 +17,24 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
 
 fn negative_log_likelihood<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let x = l.arg(n, 0)?;
-    let y = loss(l, n, x)?;
+    let dtype = l.dtype(x);
+    let wide = l.widen(x)?;
+    let y = loss(l, n, wide)?;
+    let y = l.cast(y, dtype)?;
     l.done(y)
 }
 
 fn softmax_cross_entropy<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let x = l.arg(n, 0)?;
-    let log = l.log_softmax(x, 1)?;
+    let dtype = l.dtype(x);
+    let wide = l.widen(x)?;
+    let log = l.log_softmax(wide, 1)?;
     let y = loss(l, n, log)?;
+    let (y, log) = (l.cast(y, dtype)?, l.cast(log, dtype)?);
     Ok(vec![l.run(y), l.run(log)])
 }
 
-/// `-weight[t] * log_p[t]` for the target class `t` of every place, then the reduction.
+/// `-weight[t] * log_p[t]` for the target class `t` of every place, then the reduction; in the dtype of `log_p`, which is a wide one.
 fn loss<'m>(l: &mut Lower<'m>, n: &Node<'m>, log_p: ValueId) -> OpResult<ValueId> {
     let (target, weight) = (l.arg(n, 1)?, l.maybe_arg(n, 2)?);
     let dtype = l.dtype(log_p);
@@ -54,7 +60,10 @@ fn loss<'m>(l: &mut Lower<'m>, n: &Node<'m>, log_p: ValueId) -> OpResult<ValueId
         None => None,
     };
     let mut weights = match weight {
-        Some(weight) => Some(l.gather(weight, target, 0)?),
+        Some(weight) => {
+            let weight = l.cast(weight, dtype)?;
+            Some(l.gather(weight, target, 0)?)
+        }
         None => None,
     };
     if let Some(ignored) = ignored {

@@ -39,18 +39,22 @@ fn gemm<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let rhs = if n.flag("transB", false)? { vec!['n', 'k'] } else { vec!['k', 'n'] };
     let dtype = l.dtype(a);
     let spec = EinsumSpec { lhs, rhs, out: vec!['m', 'n'] };
-    let mut y = l.contract(spec, a, b, accumulator(dtype), dtype)?;
     let alpha = n.float("alpha", 1.0)?;
+    let c = l.maybe_arg(n, 2)?;
+    let wide = accumulator(dtype);
+    let mut y = l.contract(spec, a, b, wide, if alpha != 1.0 || c.is_some() { wide } else { dtype })?;
     if alpha != 1.0 {
         y = l.mul_scalar(y, alpha)?;
     }
-    if let Some(mut c) = l.maybe_arg(n, 2)? {
+    if let Some(c) = c {
+        let mut c = l.cast(c, wide)?;
         let beta = n.float("beta", 1.0)?;
         if beta != 1.0 {
             c = l.mul_scalar(c, beta)?;
         }
         y = l.plus(y, c)?;
     }
+    let y = l.cast(y, dtype)?;
     l.done(y)
 }
 

@@ -4,7 +4,7 @@ use super::super::lower::{Lower, OpResult, invalid, unsupported};
 use super::super::node::Node;
 use super::super::value::Val;
 use super::Handler;
-use kiln_graph::{BinaryOp, Dim, ReduceOp, ValueId};
+use kiln_graph::{BinaryOp, CompareOp, Dim, ReduceOp};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -37,17 +37,20 @@ fn batch_norm<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     }
     // Training: statistics of the batch, and running averages of them.
     let axes: Vec<i64> = (0..l.rank(x) as i64).filter(|&a| a != 1).collect();
-    let batch_mean = l.mean(x, &axes, false)?;
-    let batch_var = l.var(x, &axes, 0, false)?;
+    let wide = l.widen(x)?;
+    let batch_mean = l.mean(wide, &axes, false)?;
+    let batch_var = l.var(wide, &axes, 0, false)?;
     let y = l.batch_norm(x, scale, bias, batch_mean, batch_var, eps)?;
     let momentum = n.float("momentum", 0.9)?;
     let mut vals = vec![l.run(y)];
     for (old, new) in [(mean, batch_mean), (var, batch_var)] {
-        let kept = l.mul_scalar(old, momentum)?;
-        let dtype = l.dtype(old);
-        let new = l.cast(new, dtype)?;
-        let added = l.mul_scalar(new, 1.0 - momentum)?;
-        let running = l.plus(kept, added)?;
+        let running = l.widened(old, |b, old| {
+            let kept = b.mul_scalar(old, momentum)?;
+            let dtype = b.dtype(old);
+            let new = b.cast(new, dtype)?;
+            let added = b.mul_scalar(new, 1.0 - momentum)?;
+            b.plus(kept, added)
+        })?;
         vals.push(l.run(running));
     }
     Ok(vals)
@@ -109,36 +112,40 @@ fn group_norm<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
 fn lp_norm<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let x = l.arg(n, 0)?;
     let axis = [n.int("axis", -1)?];
-    let norm = match n.int("p", 2)? {
-        1 => {
-            let a = l.abs(x)?;
-            l.sum(a, &axis, true)?
-        }
-        2 => {
-            let s = l.mul(x, x)?;
-            let s = l.sum(s, &axis, true)?;
-            l.sqrt(s)?
-        }
-        p => return invalid(format!("p is {p}, expected 1 or 2")),
-    };
-    // A zero vector stays zero.
-    let zero = l.compare_scalar(kiln_graph::CompareOp::Eq, norm, 0.0)?;
-    let dtype = l.dtype(x);
-    let one = l.scalar(dtype, 1.0)?;
-    let divisor = l.select(zero, one, norm)?;
-    let y = l.div(x, divisor)?;
+    let p = n.int("p", 2)?;
+    if !matches!(p, 1 | 2) {
+        return invalid(format!("p is {p}, expected 1 or 2"));
+    }
+    let y = l.widened(x, |b, x| {
+        let norm = if p == 1 {
+            let a = b.abs(x)?;
+            b.sum(a, &axis, true)?
+        } else {
+            let s = b.mul(x, x)?;
+            let s = b.sum(s, &axis, true)?;
+            b.sqrt(s)?
+        };
+        // A zero vector stays zero.
+        let zero = b.compare_scalar(CompareOp::Eq, norm, 0.0)?;
+        let dtype = b.dtype(x);
+        let one = b.scalar(dtype, 1.0)?;
+        let divisor = b.select(zero, one, norm)?;
+        b.div(x, divisor)
+    })?;
     l.done(y)
 }
 
 fn mean_variance<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let x = l.arg(n, 0)?;
     let axes = n.ints("axes")?.unwrap_or(&[0, 2, 3]);
-    let mean = l.mean(x, axes, true)?;
-    let var = l.var(x, axes, 0, true)?;
-    let centred = l.sub(x, mean)?;
-    let deviation = l.sqrt(var)?;
-    let shifted = l.plus_scalar(deviation, 1e-9)?;
-    let y = l.div(centred, shifted)?;
+    let y = l.widened(x, |b, x| {
+        let mean = b.mean(x, axes, true)?;
+        let var = b.var(x, axes, 0, true)?;
+        let centred = b.sub(x, mean)?;
+        let deviation = b.sqrt(var)?;
+        let shifted = b.plus_scalar(deviation, 1e-9)?;
+        b.div(centred, shifted)
+    })?;
     l.done(y)
 }
 
@@ -150,7 +157,6 @@ fn local_response<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         return invalid(format!("needs x[N, C, ..] and a size, found {} and {size}", l.ty(x)));
     }
     let (alpha, beta, bias) = (n.float("alpha", 1e-4)?, n.float("beta", 0.75)?, n.float("bias", 1.0)?);
-    let square = l.mul(x, x)?;
     let last: Vec<usize> = std::iter::once(0).chain(2..l.rank(x)).chain([1]).collect();
     let back: Vec<usize> = std::iter::once(0).chain([l.rank(x) - 1]).chain(1..l.rank(x) - 1).collect();
     let size = size as usize;
@@ -160,12 +166,15 @@ fn local_response<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         pads: vec![((size - 1) / 2, size - 1 - (size - 1) / 2)],
         dilations: vec![1],
     };
-    let moved = l.transpose(square, &last)?;
-    let sums = l.window(ReduceOp::Sum, moved, spec)?;
-    let sums: ValueId = l.transpose(sums, &back)?;
-    let scaled = l.mul_scalar(sums, alpha / size as f64)?;
-    let shifted = l.plus_scalar(scaled, bias)?;
-    let power = l.binary_scalar(BinaryOp::Pow, shifted, beta)?;
-    let y = l.div(x, power)?;
+    let y = l.widened(x, |b, x| {
+        let square = b.mul(x, x)?;
+        let moved = b.transpose(square, &last)?;
+        let sums = b.window(ReduceOp::Sum, moved, spec)?;
+        let sums = b.transpose(sums, &back)?;
+        let scaled = b.mul_scalar(sums, alpha / size as f64)?;
+        let shifted = b.plus_scalar(scaled, bias)?;
+        let power = b.binary_scalar(BinaryOp::Pow, shifted, beta)?;
+        b.div(x, power)
+    })?;
     l.done(y)
 }

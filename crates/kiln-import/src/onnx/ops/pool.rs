@@ -5,7 +5,7 @@ use super::super::node::Node;
 use super::super::value::Val;
 use super::Handler;
 use super::conv::{geometry, padding};
-use kiln_graph::{BinaryOp, Pool, ReduceOp, ValueId, WindowSpec};
+use kiln_graph::{BinaryOp, Builder, Pool, ReduceOp, Result, ValueId, WindowSpec};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -59,29 +59,31 @@ fn lp_pool<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         return unsupported("ceil_mode");
     }
     let p = n.int("p", 2)? as f64;
-    let powers = powers(l, x, p)?;
-    let sum = l.window(ReduceOp::Sum, powers, pool.spec)?;
-    let y = root(l, sum, p)?;
+    let y = l.widened(x, |b, x| {
+        let powers = powers(b, x, p)?;
+        let sum = b.window(ReduceOp::Sum, powers, pool.spec)?;
+        root(b, sum, p)
+    })?;
     l.done(y)
 }
 
 /// `|x|^p`.
-fn powers(l: &mut Lower<'_>, x: ValueId, p: f64) -> OpResult<ValueId> {
-    let magnitude = l.abs(x)?;
-    Ok(match p {
-        1.0 => magnitude,
-        2.0 => l.mul(x, x)?,
-        _ => l.binary_scalar(BinaryOp::Pow, magnitude, p)?,
-    })
+fn powers(b: &mut Builder, x: ValueId, p: f64) -> Result<ValueId> {
+    let magnitude = b.abs(x)?;
+    match p {
+        1.0 => Ok(magnitude),
+        2.0 => b.mul(x, x),
+        _ => b.binary_scalar(BinaryOp::Pow, magnitude, p),
+    }
 }
 
 /// The `p`-th root.
-fn root(l: &mut Lower<'_>, x: ValueId, p: f64) -> OpResult<ValueId> {
-    Ok(match p {
-        1.0 => x,
-        2.0 => l.sqrt(x)?,
-        _ => l.binary_scalar(BinaryOp::Pow, x, 1.0 / p)?,
-    })
+fn root(b: &mut Builder, x: ValueId, p: f64) -> Result<ValueId> {
+    match p {
+        1.0 => Ok(x),
+        2.0 => b.sqrt(x),
+        _ => b.binary_scalar(BinaryOp::Pow, x, 1.0 / p),
+    }
 }
 
 fn global_pool<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
@@ -91,10 +93,12 @@ fn global_pool<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         "GlobalMaxPool" => l.global_max_pool(x)?,
         _ => {
             let p = n.int("p", 2)? as f64;
-            let powers = powers(l, x, p)?;
             let axes: Vec<i64> = (2..l.rank(x) as i64).collect();
-            let sum = l.sum(powers, &axes, true)?;
-            root(l, sum, p)?
+            l.widened(x, |b, x| {
+                let powers = powers(b, x, p)?;
+                let sum = b.sum(powers, &axes, true)?;
+                root(b, sum, p)
+            })?
         }
     };
     l.done(y)

@@ -199,12 +199,23 @@ fn causal_conv<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     };
     let all = l.concat(&[past, x], 2)?;
     let spec = ConvSpec { strides: vec![1], pads: vec![(0, 0)], dilations: vec![1], groups: channels };
-    let y = l.conv(all, w, bias, spec)?;
-    let y = match n.string("activation", "none")? {
-        "none" => y,
-        "silu" | "swish" => l.silu(y)?,
+    let silu = match n.string("activation", "none")? {
+        "none" => false,
+        "silu" | "swish" => true,
         other => return invalid(format!("activation is `{other}`")),
     };
+    let dtype = l.dtype(x);
+    let wide = dtype.accumulator();
+    let mut y = l.conv_as(all, w, spec, wide, wide)?;
+    if let Some(bias) = bias {
+        let bias = l.per_channel(y, bias)?;
+        let bias = l.cast(bias, wide)?;
+        y = l.plus(y, bias)?;
+    }
+    if silu {
+        y = l.silu(y)?;
+    }
+    let y = l.cast(y, dtype)?;
     let length = l.shape(x)[2].clone();
     let state = l.slice_axis(all, 2, &length, &before, 1)?;
     Ok(vec![l.run(y), l.run(state)])

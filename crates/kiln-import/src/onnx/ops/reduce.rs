@@ -51,24 +51,35 @@ fn reduced(l: &mut Lower<'_>, op: &str, x: ValueId, axes: &[i64], keep: bool) ->
             l.sum(a, axes, keep)?
         }
         "ReduceLogSum" => {
-            let s = l.sum(x, axes, keep)?;
-            l.log(s)?
+            // The logarithm of whole numbers is taken of a float.
+            let wide = if l.dtype(x).is_float() { x } else { l.cast(x, DType::F64)? };
+            let y = l.widened(wide, |b, x| {
+                let s = b.sum(x, axes, keep)?;
+                b.log(s)
+            })?;
+            let dtype = l.dtype(x);
+            l.cast(y, dtype)?
         }
-        "ReduceLogSumExp" => l.logsumexp(x, axes, keep)?,
-        _ => {
-            let square = l.mul(x, x)?;
-            let sum = l.sum(square, axes, keep)?;
+        "ReduceLogSumExp" => {
+            let wide = if l.dtype(x).is_float() { x } else { l.cast(x, DType::F64)? };
+            let y = l.logsumexp(wide, axes, keep)?;
+            let dtype = l.dtype(x);
+            l.cast(y, dtype)?
+        }
+        _ => l.widened(x, |b, x| {
+            let square = b.mul(x, x)?;
+            let sum = b.sum(square, axes, keep)?;
             if op == "ReduceSumSquare" {
-                sum
-            } else if l.dtype(sum).is_float() {
-                l.sqrt(sum)?
-            } else {
-                let wide = l.cast(sum, DType::F64)?;
-                let root = l.sqrt(wide)?;
-                let dtype = l.dtype(x);
-                l.cast(root, dtype)?
+                return Ok(sum);
             }
-        }
+            if b.dtype(sum).is_float() {
+                return b.sqrt(sum);
+            }
+            let wide = b.cast(sum, DType::F64)?;
+            let root = b.sqrt(wide)?;
+            let dtype = b.dtype(x);
+            b.cast(root, dtype)
+        })?,
     })
 }
 

@@ -1,12 +1,14 @@
 //! Resizing by interpolation, one axis at a time.
 //!
-//! Whole nearest-neighbour enlargements of an axis are repeats, and stay symbolic. Everything else gathers a few weighted taps an output
-//! element; places and weights are constants, so the extents must be known.
+//! Whole nearest-neighbour enlargements of an axis are repeats. Everything else gathers a few weighted taps an output element: places and
+//! weights are constants where the extents are, and computed when the graph runs otherwise ([`super::resize_dynamic`]).
 
 use super::super::lower::{Lower, OpResult, invalid, unsupported};
 use super::super::node::Node;
 use super::super::value::Val;
 use super::Handler;
+use super::resize_dynamic as dynamic;
+use super::sample::{cubic_far, cubic_near};
 use kiln_graph::{DType, Dim, Tensor, ValueId};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
@@ -21,13 +23,36 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
 const MAX_EXTENT: i64 = 1 << 16;
 
 /// How an axis is resized.
-struct Rule<'m> {
-    mode: &'m str,
-    coordinates: &'m str,
-    nearest: &'m str,
-    cubic: f64,
-    exclude_outside: bool,
-    antialias: bool,
+pub(super) struct Rule<'m> {
+    pub(super) mode: &'m str,
+    pub(super) coordinates: &'m str,
+    /// Rounding of nearest neighbours; `simple`, which operator sets before 11 have, is down to enlarge and up to shrink.
+    pub(super) nearest: &'m str,
+    pub(super) cubic: f64,
+    pub(super) exclude_outside: bool,
+    pub(super) antialias: bool,
+    /// Fills places outside the image, for `tf_crop_and_resize`.
+    pub(super) outside: f64,
+}
+
+impl Rule<'_> {
+    pub(super) fn crops(&self) -> bool {
+        self.coordinates == "tf_crop_and_resize"
+    }
+
+    /// How much of an axis is seen.
+    pub(super) fn span(&self, roi: (f64, f64)) -> f64 {
+        if self.crops() { roi.1 - roi.0 } else { 1.0 }
+    }
+
+    /// Rounding of nearest neighbours for an axis of this scale.
+    pub(super) fn rounding(&self, scale: f64) -> &str {
+        match self.nearest {
+            "simple" if scale < 1.0 => "ceil",
+            "simple" => "floor",
+            given => given,
+        }
+    }
 }
 
 /// One axis to resize.
@@ -36,6 +61,8 @@ struct Axis {
     from: i64,
     to: i64,
     scale: f64,
+    /// The new extent that aligned corners lie at: where a scale is given, before it was rounded down to whole elements.
+    resized: f64,
     /// Start and end of the region of interest, for `tf_crop_and_resize`.
     roi: (f64, f64),
 }
@@ -49,10 +76,11 @@ fn resize<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
             other => other,
         },
         coordinates: if old { "asymmetric" } else { n.string("coordinate_transformation_mode", "half_pixel")? },
-        nearest: if old { "floor" } else { n.string("nearest_mode", "round_prefer_floor")? },
+        nearest: if old { "simple" } else { n.string("nearest_mode", "round_prefer_floor")? },
         cubic: n.float("cubic_coeff_a", -0.75)?,
         exclude_outside: n.flag("exclude_outside", false)?,
         antialias: n.flag("antialias", false)?,
+        outside: n.float("extrapolation_value", 0.0)?,
     };
     if !matches!(rule.mode, "nearest" | "linear" | "cubic") {
         return invalid(format!("mode is `{}`", rule.mode));
@@ -74,53 +102,88 @@ fn resize<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     if sizes.as_ref().is_some_and(|s| s.len() != axes.len()) || scales.is_none() == sizes.is_none() {
         return invalid(format!("needs one scale or one size for each of {} axes", axes.len()));
     }
-    if rule.coordinates == "tf_crop_and_resize" && roi.len() != 2 * axes.len() {
+    if rule.crops() && roi.len() != 2 * axes.len() {
         return invalid(format!("the region of interest has {} bounds, expected {}", roi.len(), 2 * axes.len()));
     }
     let policy = n.string("keep_aspect_ratio_policy", "stretch")?;
     if policy != "stretch" && sizes.is_none() {
         return invalid("keep_aspect_ratio_policy goes with sizes");
     }
-    let common = common_scale(l, policy, x, &axes, sizes.as_deref())?;
-    let outside = n.float("extrapolation_value", 0.0)?;
+    let dtype = l.dtype(x);
+    let common = dynamic::common_scale(l, policy, x, &axes, sizes.as_deref())?;
     for (i, &axis) in axes.iter().enumerate() {
         let extent = l.shape(x)[axis].clone();
         if let Some(scale) = scales.as_ref().map(|s| s[i]) {
-            if scale == 1.0 && rule.coordinates != "tf_crop_and_resize" {
+            if scale == 1.0 && !rule.crops() {
                 continue;
             }
             if scale.fract() == 0.0 && (1.0..65536.0).contains(&scale) && repeats(&rule) {
                 x = repeat(l, x, axis, &Dim::from(scale as i64))?;
                 continue;
             }
-        } else if sizes.as_ref().is_some_and(|s| s[i] == extent)
-            && common.is_none()
-            && rule.coordinates != "tf_crop_and_resize"
-        {
+        } else if sizes.as_ref().is_some_and(|s| s[i] == extent) && common.is_none() && !rule.crops() {
             continue;
         }
-        let Some(from) = extent.as_const().filter(|d| (1..=MAX_EXTENT).contains(d)) else {
-            return unsupported(format!("interpolates over the extent `{extent}`, which must be constant here"));
-        };
         let roi = if roi.is_empty() { (0.0, 1.0) } else { (roi[i], roi[axes.len() + i]) };
-        let (scale, to) = match (&scales, &sizes, common) {
-            (Some(scales), ..) => {
-                let span = if rule.coordinates == "tf_crop_and_resize" { roi.1 - roi.0 } else { 1.0 };
-                (scales[i], (from as f64 * span * scales[i]).floor() as i64)
-            }
-            (_, _, Some(common)) => (common, (common * from as f64 + 0.5).floor() as i64),
-            (_, Some(sizes), _) => match sizes[i].as_const() {
-                Some(to) => (to as f64 / from as f64, to),
-                None => return unsupported(format!("the size `{}` is not constant", sizes[i])),
-            },
-            _ => return invalid("needs scales or sizes"),
-        };
-        if !(1..=MAX_EXTENT).contains(&to) || !scale.is_finite() || scale <= 0.0 {
-            return invalid(format!("extent {from} by scale {scale} gives {to}"));
+        if rule.mode != "nearest" {
+            // Rounded once, after the last axis.
+            let wide = if dtype.is_float() { dtype.accumulator() } else { DType::F32 };
+            x = l.cast(x, wide)?;
         }
-        x = interpolate(l, x, &Axis { axis, from, to, scale, roi }, &rule, outside)?;
+        let given = match (&scales, &sizes) {
+            (Some(scales), _) if !scales[i].is_finite() || scales[i] <= 0.0 => {
+                return invalid(format!("scale {} of axis {axis}", scales[i]));
+            }
+            (Some(scales), _) => Given::Scale(scales[i]),
+            (None, Some(sizes)) => Given::Size(&sizes[i]),
+            (None, None) => return invalid("needs scales or sizes"),
+        };
+        x = match constant_axis(axis, &extent, &given, common.as_ref(), roi, &rule)? {
+            Some(axis) => interpolate(l, x, &axis, &rule)?,
+            None => dynamic::interpolate(l, x, axis, &given, common.as_ref(), roi, &rule)?,
+        };
     }
-    l.done(x)
+    let y = l.cast(x, dtype)?;
+    l.done(y)
+}
+
+/// What the model says about the new extent of an axis.
+pub(super) enum Given<'a> {
+    Scale(f64),
+    Size(&'a Dim),
+}
+
+/// The axis, if its extents are constant.
+fn constant_axis(
+    axis: usize,
+    extent: &Dim,
+    given: &Given<'_>,
+    common: Option<&dynamic::Common>,
+    roi: (f64, f64),
+    rule: &Rule<'_>,
+) -> OpResult<Option<Axis>> {
+    let Some(from) = extent.as_const() else { return Ok(None) };
+    let (scale, to) = match (given, common) {
+        (Given::Scale(scale), _) => (*scale, scaled(from, scale * rule.span(roi))),
+        (_, Some(common)) => match common.constant() {
+            Some(scale) => (scale, (scale * from as f64 + 0.5).floor() as i64),
+            None => return Ok(None),
+        },
+        (Given::Size(size), None) => match size.as_const() {
+            Some(to) => (f64::from(to as f32 / from as f32), to),
+            None => return Ok(None),
+        },
+    };
+    if !(1..=MAX_EXTENT).contains(&from) || !(0..=MAX_EXTENT).contains(&to) {
+        return invalid(format!("extent {from} by scale {scale} gives {to}, expected 0 to {MAX_EXTENT}"));
+    }
+    let resized = if matches!(given, Given::Scale(_)) { scale * from as f64 } else { to as f64 };
+    Ok(Some(Axis { axis, from, to, scale, resized, roi }))
+}
+
+/// `floor(extent * scale)` with the product in f32, as ONNX's shape inference has it.
+pub(super) fn scaled(extent: i64, scale: f64) -> i64 {
+    (extent as f32 * scale as f32).floor() as i64
 }
 
 fn scales<'m>(l: &Lower<'m>, n: &Node<'m>, count: usize) -> OpResult<Option<Vec<f64>>> {
@@ -135,34 +198,11 @@ fn scales<'m>(l: &Lower<'m>, n: &Node<'m>, count: usize) -> OpResult<Option<Vec<
     }
 }
 
-/// The one scale of all axes that keeps the aspect ratio.
-fn common_scale(
-    l: &Lower<'_>,
-    policy: &str,
-    x: ValueId,
-    axes: &[usize],
-    sizes: Option<&[Dim]>,
-) -> OpResult<Option<f64>> {
-    let Some(sizes) = sizes.filter(|_| policy != "stretch") else { return Ok(None) };
-    let mut ratios = Vec::new();
-    for (size, &axis) in sizes.iter().zip(axes) {
-        match (size.as_const(), l.shape(x)[axis].as_const()) {
-            (Some(to), Some(from)) if from > 0 => ratios.push(to as f64 / from as f64),
-            _ => return unsupported("keeping the aspect ratio of an extent that is not constant"),
-        }
-    }
-    match policy {
-        "not_larger" => Ok(ratios.into_iter().reduce(f64::min)),
-        "not_smaller" => Ok(ratios.into_iter().reduce(f64::max)),
-        other => invalid(format!("keep_aspect_ratio_policy is `{other}`")),
-    }
-}
-
 /// Whether a whole enlargement repeats every element.
 fn repeats(rule: &Rule<'_>) -> bool {
     rule.mode == "nearest"
         && match rule.coordinates {
-            "asymmetric" => rule.nearest == "floor",
+            "asymmetric" => matches!(rule.nearest, "floor" | "simple"),
             "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric" => rule.nearest.starts_with("round_prefer"),
             _ => false,
         }
@@ -180,27 +220,26 @@ fn repeat(l: &mut Lower<'_>, x: ValueId, axis: usize, factor: &Dim) -> OpResult<
     Ok(l.reshape(x, &merged)?)
 }
 
-/// The place in the original axis that output element `i` stands for.
-fn coordinate(a: &Axis, rule: &Rule<'_>, i: i64) -> OpResult<f64> {
-    let (i, from, to) = (i as f64, a.from as f64, a.to as f64);
-    // The length before it was rounded down to whole elements.
-    let resized = a.scale * from;
+/// The place in the original axis that output element `i` stands for, in f32: which neighbour is nearest depends on its rounding.
+fn coordinate(a: &Axis, rule: &Rule<'_>, i: i64) -> OpResult<f32> {
+    let (i, from, to, scale) = (i as f32, a.from as f32, a.to as f32, a.scale as f32);
+    let roi = (a.roi.0 as f32, a.roi.1 as f32);
     Ok(match rule.coordinates {
-        "half_pixel" => (i + 0.5) / a.scale - 0.5,
+        "half_pixel" => (i + 0.5) / scale - 0.5,
         "pytorch_half_pixel" if a.to == 1 => 0.0,
-        "pytorch_half_pixel" => (i + 0.5) / a.scale - 0.5,
+        "pytorch_half_pixel" => (i + 0.5) / scale - 0.5,
+        "tf_half_pixel_for_nn" if scale == 1.0 => i,
+        "tf_half_pixel_for_nn" => (i + 0.5) / scale,
         "align_corners" if a.to == 1 => 0.0,
-        "align_corners" => i * (from - 1.0) / (resized - 1.0),
-        "asymmetric" => i / a.scale,
+        "align_corners" => i * (from - 1.0) / (a.resized as f32 - 1.0),
+        "asymmetric" => i / scale,
         "half_pixel_symmetric" => {
-            let adjustment = to / resized;
+            let adjustment = to / (scale * from);
             let offset = from / 2.0 * (1.0 - adjustment);
-            offset + (i + 0.5) / a.scale - 0.5
+            offset + (i + 0.5) / scale - 0.5
         }
-        "tf_crop_and_resize" if a.to > 1 => {
-            a.roi.0 * (from - 1.0) + i * (a.roi.1 - a.roi.0) * (from - 1.0) / (to - 1.0)
-        }
-        "tf_crop_and_resize" => 0.5 * (a.roi.0 + a.roi.1) * (from - 1.0),
+        "tf_crop_and_resize" if a.to > 1 => roi.0 * (from - 1.0) + i * (roi.1 - roi.0) * (from - 1.0) / (to - 1.0),
+        "tf_crop_and_resize" => 0.5 * (roi.0 + roi.1) * (from - 1.0),
         other => return invalid(format!("coordinate_transformation_mode is `{other}`")),
     })
 }
@@ -217,11 +256,12 @@ fn nearest(place: f64, how: &str) -> OpResult<f64> {
 
 /// Weight of an element at a distance from the place.
 fn weight(distance: f64, rule: &Rule<'_>) -> f64 {
-    let (d, a) = (distance.abs(), rule.cubic);
+    let d = distance.abs();
+    let polynomial = |c: [f64; 4]| ((c[0] * d + c[1]) * d + c[2]) * d + c[3];
     match rule.mode {
         "linear" => (1.0 - d).max(0.0),
-        _ if d <= 1.0 => ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0,
-        _ if d < 2.0 => ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a,
+        _ if d <= 1.0 => polynomial(cubic_near(rule.cubic)),
+        _ if d < 2.0 => polynomial(cubic_far(rule.cubic)),
         _ => 0.0,
     }
 }
@@ -230,7 +270,7 @@ fn weight(distance: f64, rule: &Rule<'_>) -> f64 {
 fn taps(place: f64, a: &Axis, rule: &Rule<'_>) -> OpResult<Vec<(i64, f64)>> {
     let last = a.from - 1;
     if rule.mode == "nearest" {
-        return Ok(vec![((nearest(place, rule.nearest)? as i64).clamp(0, last), 1.0)]);
+        return Ok(vec![((nearest(place, rule.rounding(a.scale))? as i64).clamp(0, last), 1.0)]);
     }
     // Shrinking with antialiasing widens the kernel by the scale.
     let stretch = if rule.antialias && a.scale < 1.0 { a.scale } else { 1.0 };
@@ -252,15 +292,17 @@ fn taps(place: f64, a: &Axis, rule: &Rule<'_>) -> OpResult<Vec<(i64, f64)>> {
 }
 
 /// Resizes one axis by a few gathers.
-fn interpolate(l: &mut Lower<'_>, x: ValueId, a: &Axis, rule: &Rule<'_>, outside: f64) -> OpResult<ValueId> {
-    let places = (0..a.to).map(|i| coordinate(a, rule, i)).collect::<OpResult<Vec<f64>>>()?;
+fn interpolate(l: &mut Lower<'_>, x: ValueId, a: &Axis, rule: &Rule<'_>) -> OpResult<ValueId> {
+    if a.to == 0 {
+        return Ok(l.slice_axis(x, a.axis as i64, &Dim::from(0), &Dim::from(0), 1)?);
+    }
+    let places = (0..a.to).map(|i| coordinate(a, rule, i).map(f64::from)).collect::<OpResult<Vec<f64>>>()?;
     let all = places.iter().map(|&p| taps(p, a, rule)).collect::<OpResult<Vec<_>>>()?;
     let count = all.iter().map(Vec::len).max().unwrap_or(0);
     if count > 4096 || count * a.to as usize > 1 << 22 {
         return unsupported(format!("shrinking {} to {} with antialiasing", a.from, a.to));
     }
     let dtype = l.dtype(x);
-    let wide = if rule.mode == "nearest" || !dtype.is_float() { x } else { l.cast(x, dtype.accumulator())? };
     let column = |l: &mut Lower<'_>, values: Tensor| -> OpResult<ValueId> {
         let v = l.value(&Val::constant(values))?;
         let trailing: Vec<i64> = (1..(l.rank(x) - a.axis) as i64).collect();
@@ -271,12 +313,10 @@ fn interpolate(l: &mut Lower<'_>, x: ValueId, a: &Axis, rule: &Rule<'_>, outside
         let tap = |i: usize| all[i].get(t).copied().unwrap_or((0, 0.0));
         let at: Vec<i64> = (0..all.len()).map(|i| tap(i).0).collect();
         let idx = l.value(&Val::constant(Tensor::from_slice(&[at.len()], &at)?))?;
-        let mut part = l.gather(wide, idx, a.axis as i64)?;
+        let mut part = l.gather(x, idx, a.axis as i64)?;
         if rule.mode != "nearest" {
-            let compute = if dtype.is_float() { l.dtype(wide) } else { DType::F32 };
-            part = l.cast(part, compute)?;
             let weights: Vec<f64> = (0..all.len()).map(|i| tap(i).1).collect();
-            let weights = column(l, Tensor::from_f64(compute, &[weights.len()], &weights)?)?;
+            let weights = column(l, Tensor::from_f64(dtype, &[weights.len()], &weights)?)?;
             part = l.mul(part, weights)?;
         }
         sum = Some(match sum {
@@ -285,11 +325,10 @@ fn interpolate(l: &mut Lower<'_>, x: ValueId, a: &Axis, rule: &Rule<'_>, outside
         });
     }
     let Some(mut y) = sum else { return invalid("no taps") };
-    y = l.cast(y, dtype)?;
-    if rule.coordinates == "tf_crop_and_resize" {
+    if rule.crops() {
         let inside: Vec<bool> = places.iter().map(|p| (0.0..=(a.from - 1) as f64).contains(p)).collect();
         let inside = column(l, Tensor::from_slice(&[inside.len()], &inside)?)?;
-        let value = l.scalar(dtype, outside)?;
+        let value = l.scalar(dtype, rule.outside)?;
         y = l.select(inside, y, value)?;
     }
     Ok(y)

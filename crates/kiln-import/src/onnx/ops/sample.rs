@@ -182,7 +182,7 @@ fn axis_taps(
                 Some(l.plus_scalar(rest, 1.0)?)
             }
             (Some(_), Mode::Linear) => Some(f),
-            (Some(_), _) => Some(cubic(l, f, offset)?),
+            (Some(_), _) => Some(cubic(l, f, offset, -0.75)?),
         };
         match outside {
             Outside::Zeros => {
@@ -228,15 +228,28 @@ fn reflect(l: &mut Lower<'_>, x: ValueId, low: ValueId, high: ValueId) -> OpResu
     Ok(l.select(outside, folded, x)?)
 }
 
-/// Keys' cubic weight, `a = -0.75`, of the neighbour at `offset` for a fraction `f`.
-fn cubic(l: &mut Lower<'_>, f: ValueId, offset: f64) -> OpResult<ValueId> {
-    const A: f64 = -0.75;
+/// Keys' cubic weight of the neighbour at `offset` for a fraction `f`.
+pub(super) fn cubic(l: &mut Lower<'_>, f: ValueId, offset: f64, a: f64) -> OpResult<ValueId> {
     // |offset - f| as a polynomial's argument.
     let signed = l.mul_scalar(f, -1.0)?;
     let signed = l.plus_scalar(signed, offset)?;
     let d = l.abs(signed)?;
-    let coefficients =
-        if offset == 0.0 || offset == 1.0 { [A + 2.0, -(A + 3.0), 0.0, 1.0] } else { [A, -5.0 * A, 8.0 * A, -4.0 * A] };
+    let coefficients = if offset == 0.0 || offset == 1.0 { cubic_near(a) } else { cubic_far(a) };
+    polynomial(l, d, &coefficients)
+}
+
+/// Coefficients of Keys' kernel from 0 to 1, highest power first.
+pub(super) fn cubic_near(a: f64) -> [f64; 4] {
+    [a + 2.0, -(a + 3.0), 0.0, 1.0]
+}
+
+/// Coefficients of Keys' kernel from 1 to 2, highest power first.
+pub(super) fn cubic_far(a: f64) -> [f64; 4] {
+    [a, -5.0 * a, 8.0 * a, -4.0 * a]
+}
+
+/// A cubic polynomial of `d`.
+pub(super) fn polynomial(l: &mut Lower<'_>, d: ValueId, coefficients: &[f64; 4]) -> OpResult<ValueId> {
     let mut y = l.mul_scalar(d, coefficients[0])?;
     for c in &coefficients[1..3] {
         y = l.plus_scalar(y, *c)?;
@@ -267,10 +280,15 @@ fn affine_grid<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         let i = l.iota(wide, &shape, a)?;
         let length = l.dim_value(&size[2 + a], wide)?;
         let place = if corners {
-            let steps = l.binary_scalar(BinaryOp::Sub, length, 1.0)?;
+            // A single place is the last one, 1, as onnxruntime has it: there are no steps to divide by.
+            let one = l.scalar(wide, 1.0)?;
+            let single = l.compare(CompareOp::Eq, length, one)?;
+            let steps = l.sub(length, one)?;
+            let steps = l.select(single, one, steps)?;
             let doubled = l.mul_scalar(i, 2.0)?;
             let scaled = l.div(doubled, steps)?;
-            l.plus_scalar(scaled, -1.0)?
+            let place = l.plus_scalar(scaled, -1.0)?;
+            l.select(single, one, place)?
         } else {
             let doubled = l.mul_scalar(i, 2.0)?;
             let centre = l.plus_scalar(doubled, 1.0)?;

@@ -5,7 +5,7 @@ use super::super::node::Node;
 use super::super::tensor;
 use super::super::value::{DimTensor, Val};
 use super::Handler;
-use kiln_graph::{CompareOp, DType, Dim, Tensor};
+use kiln_graph::{CompareOp, DType, Dim, Tensor, ValueId};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -103,9 +103,11 @@ fn range<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     };
     let (start, delta) = (l.arg(n, 0)?, l.arg(n, 2)?);
     let (start, delta) = (l.reshape(start, &[])?, l.reshape(delta, &[])?);
-    let i = l.iota(dtype, &[count], 0)?;
+    let (start, delta) = (l.widen(start)?, l.widen(delta)?);
+    let i = l.iota(dtype.accumulator(), &[count], 0)?;
     let scaled = l.mul(i, delta)?;
     let y = l.plus(scaled, start)?;
+    let y = l.cast(y, dtype)?;
     l.done(y)
 }
 
@@ -158,13 +160,32 @@ fn squeeze<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let axes = match axes {
         Some(axes) if axes.is_empty() => return l.done(x),
         Some(axes) => axes,
-        None if l.shape(x).iter().any(|d| d.as_const().is_none()) => {
-            return unsupported("squeezes every axis of extent 1, and not every extent is known");
-        }
-        None => Vec::new(),
+        None => units(l, x)?,
     };
-    let y = l.squeeze(x, &axes)?;
+    let y = if axes.is_empty() { x } else { l.squeeze(x, &axes)? };
     l.done(y)
+}
+
+/// The axes of extent 1. The rank of the result depends on them, so every extent must be known to be 1 or not to be.
+fn units(l: &Lower<'_>, x: ValueId) -> OpResult<Vec<i64>> {
+    let symbols = &l.graph().symbols;
+    let mut axes = Vec::new();
+    for (axis, extent) in l.shape(x).iter().enumerate() {
+        match extent.bounds(symbols) {
+            (1, 1) => axes.push(axis as i64),
+            (low, high) if low > 1 || high < 1 => {}
+            _ => {
+                let inputs = l.inputs_with(extent);
+                let profiles = inputs.iter().map(|(name, shape)| format!("`--profile {name}={shape}`"));
+                return unsupported(format!(
+                    "squeezes every axis of extent 1, and whether `{extent}` is 1 is known only when the graph runs; fix it with {} \
+                     (numbers for names: one shape, or a smallest and a largest above 1), or give the axes in the model",
+                    profiles.collect::<Vec<_>>().join(" or ")
+                ));
+            }
+        }
+    }
+    Ok(axes)
 }
 
 fn unsqueeze<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {

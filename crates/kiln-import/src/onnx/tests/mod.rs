@@ -1,7 +1,10 @@
 //! Tests of the importer as a whole, on models written here.
 
+mod half;
 mod hostile;
 mod lowering;
+mod sampling;
+mod structure;
 
 use super::proto::*;
 use super::{Options, import_bytes};

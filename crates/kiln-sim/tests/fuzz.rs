@@ -92,7 +92,13 @@ fn exercise(text: &str, rng: &mut Rng) -> (usize, usize) {
         let bytes = kernel.params().iter().map(|(at, size)| (at + size) as usize).max().unwrap_or(0);
         let params: Vec<u8> = at.to_le_bytes().into_iter().cycle().take(bytes).collect();
         let checks = if rng.below(2) == 0 { Checks::all() } else { Checks::none() };
-        let options = Options { checks, budget: 20_000, counters: rng.below(2) == 0, seed: Some(rng.next()) };
+        let options = Options {
+            checks,
+            budget: 20_000,
+            counters: rng.below(2) == 0,
+            seed: Some(rng.next()),
+            ..Options::default()
+        };
         let block = if entry.name.contains("gemm") { 128 } else { 64 };
         let config = LaunchConfig { shared: 4096, ..LaunchConfig::linear(4, block) };
         ran += usize::from(d.launch_block(&kernel, config, &params, &options).is_ok());

@@ -65,6 +65,8 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
     let inputs: Vec<u64> = case.inputs.iter().map(upload).collect();
     let poisoned = case.poisoned();
     let outputs: Vec<u64> = poisoned.iter().map(upload).collect();
+    let fault = device.alloc(4).unwrap();
+    device.upload(fault, &[0; 4]).unwrap();
     for (kernel, entry) in made.kernels.iter().zip(entries) {
         let args: Vec<Arg> = kernel
             .launch
@@ -74,6 +76,8 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
                 Param::Input(i) => Arg::U64(inputs[*i]),
                 Param::Output(i) => Arg::U64(outputs[*i]),
                 Param::Scratch => panic!("{name}: no scratch was asked for"),
+                Param::Fault => Arg::U64(fault),
+                Param::FaultCode => Arg::I32(1),
                 Param::I32(dim) => Arg::I32(i32::try_from(dim.eval(&bindings).unwrap()).unwrap()),
                 Param::I64(dim) => Arg::I64(dim.eval(&bindings).unwrap()),
             })
@@ -87,6 +91,9 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
         let report = device.launch(entry, config, &args, options).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(report.clean(), "{name}: {:?}\n{}", report.findings, kernel.source);
     }
+    let mut code = [0; 4];
+    device.download(fault, &mut code).unwrap();
+    assert_eq!(code, [0; 4], "{name}: a check failed");
     let download = |(t, &address): (&Tensor, &u64)| {
         let mut bytes = vec![0; t.data().len()];
         device.download(address, &mut bytes).unwrap();

@@ -7,7 +7,7 @@ use crate::error::Result;
 /// Which checks run. Bounds and alignment are always checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Checks {
-    /// Reads of shared memory and of registers that nothing has written.
+    /// Reads of shared memory that nothing has written, and uses of registers that nothing has written, also by way of memory.
     pub uninitialized: bool,
     /// Unordered accesses to shared memory by different warps.
     pub shared_races: bool,

@@ -2,8 +2,10 @@
 #![allow(missing_docs)]
 
 mod control;
+mod exact;
 mod file;
 mod hostile;
 mod models;
+mod range;
 mod run;
 mod sim;

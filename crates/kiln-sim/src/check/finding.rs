@@ -16,7 +16,7 @@ pub enum FindingKind {
     Misaligned,
     /// A read of shared memory that nothing has written.
     Uninitialized,
-    /// A read of a register that nothing has written.
+    /// A use of a register that nothing has written. To move it, to store it and to load it again is no use yet.
     UninitializedRegister,
     /// Two unordered accesses to shared memory by different warps.
     SharedRace,

@@ -271,3 +271,56 @@ fn list_prints_kernels_parameters_and_shared_memory() {
     assert_eq!(listed["entries"][0]["static_shared_bytes"], 512, "{out}");
     assert_eq!(listed["entries"][0]["entry"]["params"].as_array().map(Vec::len), Some(4), "{out}");
 }
+
+#[test]
+fn what_would_not_end_or_not_fit_is_stopped() {
+    let case = Case::new(1);
+    let module = |declared: &str, body: &str| {
+        let text = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n{declared}\n.visible .entry k(.param .u64 p) {{\n\
+             .reg .b32 r<4>; .reg .b64 d<4>; .reg .pred q;\n{body}\nret; }}\n"
+        );
+        std::fs::write(case.path().join("k.ptx"), text).unwrap();
+    };
+    let launch = |grid: &str, block: &str, arg: &str, more: &[&str]| {
+        let args = ["k.ptx", "--entry", "k", "--grid", grid, "--block", block, "--arg", arg];
+        let (code, out, err) = case.kiln(&[&args, more].concat());
+        (code, words(out + &err))
+    };
+    // Half of each warp waits for what the other half never does: both places are told.
+    module("", "mov.u32 r0, %laneid; setp.lt.u32 q, r0, 16; @q bra B;\nA: bra A;\nB: bra B;");
+    for (more, kind) in [
+        (&["--timeout", "0.2"], "time limit exceeded: the launch takes more than 200ms: "),
+        (
+            &["--max-instructions", "5000"],
+            "instruction budget exceeded: the launch takes more than 5000 warp instructions: ",
+        ),
+    ] {
+        let (code, text) = launch("1", "96", "u64:0", more);
+        assert!(code == Some(1) && text.contains(kind), "{text}");
+        for line in ["PTX line 8", "PTX line 9"] {
+            assert!(text.contains(&format!("CTA 0 warps 0, 1, 2 are at source line 0 ({line})")), "{line}: {text}");
+        }
+    }
+    module("", "");
+    let (code, text) = launch("2147483647", "1", "u64:0", &["--timeout", "0.2"]);
+    assert!(code == Some(1) && text.contains("time limit exceeded"), "{text}");
+    let (code, text) = launch("2147483648", "1", "u64:0", &[]);
+    assert!(code == Some(2) && text.contains("exceeds 2147483647 along x"), "{text}");
+    let (code, text) = launch("1", "1", "out:f32:4294967296:y.npy", &[]);
+    assert!(code == Some(2) && text.contains("allocation of 17179869184 bytes exceeds"), "{text}");
+    let (code, text) = launch("1", "1", "u64:0", &["--timeout", "-1"]);
+    assert!(code == Some(2) && text.contains("--timeout"), "{text}");
+    for (size, refused) in [(4294967295u32, true), (65537, true), (65536, false)] {
+        module(&format!(".const .align 4 .b8 c[{size}];"), "");
+        let (code, text) = launch("1", "1", "u64:0", &[]);
+        assert_eq!(code == Some(2) && text.contains("constant memory has 65536 bytes"), refused, "{size}: {text}");
+    }
+    module(".const .b8 a[40000];\n.const .b8 b[40000];", "");
+    let (code, text) = launch("1", "1", "u64:0", &[]);
+    assert!(code == Some(2) && text.contains("`b` of 40000 bytes: constant memory"), "{text}");
+    // Nothing is lost on what does end.
+    module("", "mov.u32 r0, 0;\nA: add.u32 r0, r0, 1; setp.lt.u32 q, r0, 9; @q bra A;");
+    let (code, text) = launch("3", "40", "u64:0", &["--timeout", "60", "--max-instructions", "1000"]);
+    assert!(code == Some(0) && text.contains("nothing found"), "{text}");
+}

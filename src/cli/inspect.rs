@@ -141,7 +141,8 @@ fn count(args: &Args) -> Result<ExitCode> {
 fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitCode> {
     let image = gpu_image(engine, target)?;
     let kernels = || image.kernels.iter().flat_map(|c| &c.implementation.kernels);
-    let mut hits: Vec<_> = kernels().filter(|k| k.entry == name).collect();
+    // A kernel's name ends in an underscore, like all generated ones.
+    let mut hits: Vec<_> = kernels().filter(|k| k.entry == name || k.entry.strip_suffix('_') == Some(name)).collect();
     if hits.is_empty() {
         hits = kernels().filter(|k| k.entry.contains(name)).collect();
     }

@@ -15,7 +15,7 @@ pub struct ModelArgs {
     /// Smallest and largest shape of an input: `x=1x3x64x64:4x3x640x640`. Where both agree the extent is fixed.
     #[arg(long, value_name = "INPUT=MIN:MAX")]
     pub profile: Vec<String>,
-    /// Which rewrites may be used.
+    /// How far results may depart from the graph's own arithmetic; docs/numerics.md has it in full.
     #[arg(long, default_value = "reassoc")]
     pub numerics: Numerics,
     /// Keep sums that the model takes in f16 or bf16 in f32, with the elementwise ops that feed them and bring them back into range.
@@ -26,9 +26,10 @@ pub struct ModelArgs {
 /// [`kiln_fuse::Numerics`] as a command-line value.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub enum Numerics {
-    /// Every value stays what the graph's own arithmetic gives.
+    /// Every op rounds once, to its own type: + - * / sqrt, casts and integers give the same bits on every device, other functions are within
+    /// 4 units in the last place, sums have no order.
     Exact,
-    /// Sums and products may be grouped differently.
+    /// Sums and products may be grouped differently, and rounded together.
     Reassoc,
     /// Formulas may be replaced by close ones.
     Approx,

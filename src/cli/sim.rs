@@ -6,6 +6,7 @@ use kiln_sim::{Checks, Device, LaunchConfig, Module, Options, Report};
 use miette::{Context, IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Runs a kernel of a PTX file on the simulator and prints what its checks find, one finding a line. The exit code is 1 if there are any.
 #[derive(clap::Args)]
@@ -43,6 +44,12 @@ pub struct Args {
     /// Shuffle the order in which warps run.
     #[arg(long)]
     seed: Option<u64>,
+    /// Warp instructions after which the launch is stopped.
+    #[arg(long, value_name = "N", default_value_t = Options::default().budget)]
+    max_instructions: u64,
+    /// Seconds after which the launch is stopped.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    timeout: Duration,
     /// Print findings and counters as JSON.
     #[arg(long)]
     json: bool,
@@ -75,7 +82,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Check::All => Checks::all(),
         Check::None => Checks::none(),
     };
-    let options = Options { checks, seed: args.seed, counters: args.json, ..Options::default() };
+    let options = Options {
+        checks,
+        seed: args.seed,
+        counters: args.json,
+        budget: args.max_instructions,
+        timeout: Some(args.timeout),
+    };
     let report = device.launch(&kernel, config, &values, &options).into_diagnostic()?;
     for output in &saved {
         output.save(&device)?;
@@ -154,6 +167,11 @@ fn parse_extents(text: &str) -> std::result::Result<[u32; 3], String> {
         *extent = part.parse().map_err(|e| format!("`{part}`: {e}"))?;
     }
     Ok(extents)
+}
+
+fn parse_seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

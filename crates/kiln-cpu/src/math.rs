@@ -133,8 +133,9 @@ pub(crate) fn log(x: f32) -> f32 {
     let scaled = if tiny { x * 16_777_216.0 } else { x };
     let bits = scaled.to_bits() as i32;
     // Mantissa into [sqrt(1/2), sqrt(2)).
-    let e = (bits - 0x3f35_04f3) >> 23;
-    let m = f32::from_bits((bits - (e << 23)) as u32);
+    // Those of a negative number make no sense, and no difference.
+    let e = bits.wrapping_sub(0x3f35_04f3) >> 23;
+    let m = f32::from_bits(bits.wrapping_sub(e << 23) as u32);
     let e = e as f32 - if tiny { 24.0 } else { 0.0 };
     let f = m - 1.0;
     let q = poly(
@@ -218,6 +219,8 @@ mod tests {
         assert_eq!((tanh(f32::INFINITY), tanh(f32::NEG_INFINITY)), (1.0, -1.0));
         assert_eq!((erf(f32::INFINITY), erf(f32::NEG_INFINITY)), (1.0, -1.0));
         assert_eq!((log(f32::INFINITY), log(0.0)), (f32::INFINITY, f32::NEG_INFINITY));
-        assert!(log(-1.0).is_nan() && log(f32::NEG_INFINITY).is_nan());
+        for x in [-1.0, -1e-3, -1e-38, -1e-45, f32::MIN, f32::NEG_INFINITY] {
+            assert!(log(x).is_nan(), "{x}");
+        }
     }
 }

@@ -83,6 +83,16 @@ pub enum Error {
         /// One a line.
         findings: String,
     },
+    /// Data addressed something that does not exist.
+    #[error("{device}: kernel `{kernel}`: {what}; check the indices that the model is given")]
+    OutOfRange {
+        /// The device.
+        device: String,
+        /// The kernel.
+        kernel: String,
+        /// The node, and which of its axes.
+        what: String,
+    },
     /// The device cannot do this.
     #[error("{device}: {what} is not supported")]
     Unsupported {

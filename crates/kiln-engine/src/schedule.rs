@@ -185,6 +185,7 @@ pub fn schedule(
         };
         pending.push(match step {
             Step::Run { region, .. } => {
+                addressable(&plan.regions[*region].graph, bindings)?;
                 let prepared = device.prepare(loaded.kernels[*region], bindings)?;
                 let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
                 Pending::Launch { prepared: prepared.id, scratch }
@@ -289,6 +290,11 @@ pub fn schedule(
     Ok(Schedule { actions, places, shapes, arena_bytes: layout.arena_bytes, lower_bound: layout.lower_bound })
 }
 
+/// Checks the extents of values that a region computes without storing them: kernels count their elements too.
+fn addressable(graph: &Graph, bindings: &Bindings) -> Result<()> {
+    graph.values.iter().try_for_each(|value| byte_size(value.ty.dtype, &value.ty.concrete(bindings)?).map(|_| ()))
+}
+
 fn bytes_of(plan: &Plan, id: BufferId, bindings: &Bindings) -> Result<usize> {
     let ty = &plan.buffers[id.index()].ty;
     byte_size(ty.dtype, &ty.concrete(bindings)?)
@@ -296,7 +302,8 @@ fn bytes_of(plan: &Plan, id: BufferId, bindings: &Bindings) -> Result<usize> {
 
 fn byte_size(dtype: DType, shape: &[usize]) -> Result<usize> {
     let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let bytes = numel.and_then(|n| dtype.bytes_for(n));
+    // Offsets and element counts are signed.
+    let bytes = numel.filter(|&n| isize::try_from(n).is_ok()).and_then(|n| dtype.bytes_for(n));
     bytes.ok_or_else(|| kiln_graph::Error::TooLarge { dtype, shape: shape.to_vec() }.into())
 }
 

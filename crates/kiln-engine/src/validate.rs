@@ -23,11 +23,13 @@ pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
         if compiled.images.len() != compiled.implementation.kernels.len() {
             return Err(format!("region `{}` for {target} lacks code for a kernel", region.name));
         }
-        for param in compiled.implementation.kernels.iter().flat_map(|k| &k.launch.params) {
+        let params = compiled.implementation.kernels.iter().flat_map(|k| k.launch.params.iter().map(move |p| (k, p)));
+        for (kernel, param) in params {
             let fits = match param {
                 Param::Input(i) => *i < region.graph.inputs.len(),
                 Param::Output(i) => *i < region.graph.outputs.len(),
-                _ => true,
+                Param::Fault | Param::FaultCode => !kernel.checks.is_empty(),
+                Param::Scratch | Param::I32(_) | Param::I64(_) => true,
             };
             if !fits {
                 return Err(format!("a kernel of region `{}` takes {param:?}, which the region lacks", region.name));

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Numerics {
-    /// Every value stays what the graph's own arithmetic gives (up to the sign of zero and NaN payloads).
+    /// Every value stays what the graph's own arithmetic gives, op by op, each rounded to its own dtype (up to the sign of zero and NaN
+    /// payloads, and the order of sums). `docs/numerics.md` says what devices promise.
     Exact,
-    /// Sums and products of finite values may be grouped differently, as parallel hardware does anyway: last-bit differences.
+    /// Sums and products of finite values may be grouped differently, and a product and a sum rounded together, as parallel hardware does
+    /// anyway: last-bit differences.
     Reassoc,
     /// Formulas may be replaced by close ones.
     Approx,

@@ -25,6 +25,10 @@ pub struct Kernel {
     pub source: String,
     /// Geometry and arguments.
     pub launch: Launch,
+    /// What it checks as it runs: where data addresses something. Check `i` that fails raises [`Param::FaultCode`] `+ i` in
+    /// [`Param::Fault`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
 }
 
 /// Launch geometry and arguments, as expressions over the model's symbols.
@@ -50,6 +54,10 @@ pub enum Param {
     Output(usize),
     /// Device pointer to the scratch.
     Scratch,
+    /// Device pointer to an `i32` that becomes the greatest code raised.
+    Fault,
+    /// The code of the kernel's first check, an `i32` above 0.
+    FaultCode,
     /// A 32-bit integer; a value outside `i32` is an error at launch.
     I32(Dim),
     /// A 64-bit integer.

@@ -16,5 +16,5 @@ mod value;
 
 pub use error::{Error, Result};
 pub use kernel::{Implementation, Kernel, Launch, Param};
-pub use lower::{candidates, lower, tile_programs};
+pub use lower::{candidates, lower, lower_within, tile_programs};
 pub use program::{Argument, TileProgram};

@@ -9,23 +9,34 @@ use kiln_target::arch::Arch;
 
 /// Kernels for `region` on `arch`. `symbols` gives the ranges of the symbolic dimensions.
 pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Implementation> {
-    implementation(first(region, arch, symbols)?, arch)
+    lower_within(region, arch, symbols, &[])
+}
+
+/// [`lower`] where the values of some inputs are known to lie within ranges, as those of constants do: indices that cannot be out of range
+/// are not checked. One entry an input; those left out are unknown.
+pub fn lower_within(
+    region: &Region,
+    arch: Arch,
+    symbols: &Symbols,
+    ranges: &[Option<(i64, i64)>],
+) -> Result<Implementation> {
+    implementation(first(region, arch, symbols, ranges)?, arch)
 }
 
 /// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
 /// [`lower`] takes.
 pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<Implementation>> {
-    let all = family::programs(region, arch, symbols, usize::MAX)?;
+    let all = family::programs(region, arch, symbols, &[], usize::MAX)?;
     all.into_iter().map(|made| implementation(made, arch)).collect()
 }
 
 /// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
 pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
-    first(region, arch, symbols).map(|made| made.programs)
+    first(region, arch, symbols, &[]).map(|made| made.programs)
 }
 
-fn first(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Made> {
-    let made = family::programs(region, arch, symbols, 1)?.into_iter().next();
+fn first(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Made> {
+    let made = family::programs(region, arch, symbols, ranges, 1)?.into_iter().next();
     made.ok_or_else(|| Error::Malformed { region: region.name.clone(), what: "no family takes it".into() })
 }
 

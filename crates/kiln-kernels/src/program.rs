@@ -14,6 +14,10 @@ pub enum Argument {
     Output(usize),
     /// The value of a dimension expression.
     Dim(Dim),
+    /// Where faults are noted.
+    Fault,
+    /// The code of the first check.
+    FaultCode,
 }
 
 /// One kernel of a region before it is compiled: the level between the reference interpreter and CUDA C.
@@ -25,6 +29,8 @@ pub struct TileProgram {
     pub arguments: Vec<Argument>,
     /// Points of the program's domain.
     pub points: Dim,
+    /// What its checks are of, in the order of their codes.
+    pub checks: Vec<String>,
 }
 
 impl TileProgram {
@@ -35,6 +41,8 @@ impl TileProgram {
         let params = self.arguments.iter().zip(&kernel.params).map(|(argument, param)| match argument {
             Argument::Input(i) => Param::Input(*i),
             Argument::Output(i) => Param::Output(*i),
+            Argument::Fault => Param::Fault,
+            Argument::FaultCode => Param::FaultCode,
             Argument::Dim(dim) if matches!(param, KernelParam::Scalar { dtype: DType::I32, .. }) => {
                 Param::I32(dim.clone())
             }
@@ -47,6 +55,7 @@ impl TileProgram {
             dynamic_shared: kernel.dynamic_shared,
             params: params.collect(),
         };
-        Ok(Kernel { entry: kernel.name.clone(), source: kernel.source, launch })
+        let checks = self.checks.clone();
+        Ok(Kernel { entry: kernel.name.clone(), source: kernel.source, launch, checks })
     }
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Case, attention, cases};
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Home, Nvrtc, setup};
-use kiln_graph::Tensor;
+use kiln_graph::{DType, Tensor};
 use kiln_kernels::{Implementation, Param, lower};
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
 use kiln_target::arch::Arch;
@@ -65,6 +65,8 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
     let inputs: Vec<u64> = case.inputs.iter().map(upload).collect();
     let poisoned = case.poisoned();
     let outputs: Vec<u64> = poisoned.iter().map(upload).collect();
+    let fault = device.alloc(4).unwrap();
+    device.upload(fault, &[0; 4]).unwrap();
     for (kernel, entry) in made.kernels.iter().zip(entries) {
         let args: Vec<Arg> = kernel
             .launch
@@ -74,6 +76,8 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
                 Param::Input(i) => Arg::U64(inputs[*i]),
                 Param::Output(i) => Arg::U64(outputs[*i]),
                 Param::Scratch => panic!("{name}: no scratch was asked for"),
+                Param::Fault => Arg::U64(fault),
+                Param::FaultCode => Arg::I32(1),
                 Param::I32(dim) => Arg::I32(i32::try_from(dim.eval(&bindings).unwrap()).unwrap()),
                 Param::I64(dim) => Arg::I64(dim.eval(&bindings).unwrap()),
             })
@@ -87,6 +91,9 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
         let report = device.launch(entry, config, &args, options).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(report.clean(), "{name}: {:?}\n{}", report.findings, kernel.source);
     }
+    let mut code = [0; 4];
+    device.download(fault, &mut code).unwrap();
+    assert_eq!(code, [0; 4], "{name}: a check failed");
     let download = |(t, &address): (&Tensor, &u64)| {
         let mut bytes = vec![0; t.data().len()];
         device.download(address, &mut bytes).unwrap();
@@ -155,6 +162,38 @@ fn every_family_compiles_for_every_target_without_spills() {
                 assert!(!compiled.log.spills(), "{} on {arch}: {found:?}\n{}", kernel.entry, kernel.source);
             }
         }
+    }
+}
+
+/// What a model might call its values, and C++, CUDA or the prelude calls something else.
+const TAKEN: &str = "tanh rsqrt exp exp2 expf erf fabs pow atan2 fmod min max abs rint isnan isinf floor ceil trunc round sqrt log1p \
+    load store Vec f16 bf16 to_f32 to_f16 odd_f32 min_of Sum warp_reduce swizzled half float4 double2 dim3 int char16_t thread_local \
+    and_eq not_eq xor_eq static_cast const_cast typename register asm nullptr template operator threadIdx blockIdx warpSize \
+    __syncthreads __CUDA_ARCH__ __global__ __launch_bounds__ NAN INFINITY NULL UINT_MAX CHAR_BIT M_PI M_PI_2 HUGE_VAL assert printf \
+    unix linux atomicMax __shfl_xor_sync clock64 memcpy malloc std kernel fault fault_code x x_ _x 2x";
+
+/// Functions of every float type among values that are called like them.
+#[test]
+fn values_may_be_called_like_anything_in_cuda() {
+    let taken: Vec<&str> = TAKEN.split_whitespace().collect();
+    for (i, names) in taken.chunks(4).enumerate() {
+        let dtype = [DType::F64, DType::F32, DType::F16][i % 3];
+        let inputs = names.iter().enumerate().map(|(n, _)| common::random(dtype, &[3, 8], n as u64)).collect();
+        let case = common::case(names[0], kiln_fuse::Anchor::Map, 64.0, inputs, |b| {
+            let mut sum = None;
+            for name in names {
+                let x = b.input(*name, dtype, &common::d(&["N", "8"]))?;
+                let (t, e) = (b.tanh(x)?, b.exp(x)?);
+                let y = b.max(t, e)?;
+                [t, e, y].into_iter().zip(names).for_each(|(v, name)| b.set_name(v, *name));
+                sum = Some(match sum {
+                    Some(sum) => b.plus(sum, y)?,
+                    None => y,
+                });
+            }
+            Ok(sum.into_iter().collect())
+        });
+        simulate(&case, SIMULATED[i % SIMULATED.len()], [None]);
     }
 }
 

@@ -73,7 +73,7 @@ fn tiles_that_no_row_sees_are_skipped() {
     for case in attention::attentions() {
         let made = lower(&case.region, Arch::Sm80, &case.region.graph.symbols).unwrap();
         let causal = case.region.name.ends_with("causal");
-        assert_eq!(made.kernels[0].source.contains("const int end = "), causal, "{}", made.kernels[0].source);
+        assert_eq!(made.kernels[0].source.contains("const int end_ = "), causal, "{}", made.kernels[0].source);
     }
 }
 

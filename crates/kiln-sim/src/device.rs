@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::exec::{Buffer, GLOBAL_BASE, launch};
 use crate::launch::{Arg, LaunchConfig, Options};
+use crate::memory::check_memory;
 use crate::module::Kernel;
 use crate::ptx::{PtxFile, Space};
 use crate::report::Report;
 
 /// Pattern of memory that nobody has written: NaN in every floating-point format.
 const FRESH: u32 = u32::MAX;
+/// Written piece by piece to variables, which may be large.
+const ZEROS: [u8; 4096] = [0; 4096];
 /// Space between allocations, so that an access past the end of one does not land in the next.
 const GAP: u64 = 4096;
 
@@ -30,8 +33,9 @@ struct State {
 }
 
 impl Default for Device {
+    /// 8 GiB.
     fn default() -> Self {
-        Device::new(16 << 30)
+        Device::new(8 << 30)
     }
 }
 
@@ -158,6 +162,7 @@ impl State {
         if bytes > left {
             return Err(Error::OutOfMemory { bytes, left });
         }
+        check_memory(bytes).map_err(|why| Error::HostMemory { bytes, why })?;
         let base = self.next;
         self.next = (base + bytes + GAP).next_multiple_of(256);
         self.used += bytes;
@@ -181,7 +186,10 @@ impl State {
                 let target = file.vars.iter().position(|o| o.name == *symbol).map_or(0, |i| addresses[i]);
                 data[*off..*off + 8].copy_from_slice(&target.wrapping_add(*addend as u64).to_le_bytes());
             }
-            data.resize(v.size as usize, 0);
+            // What is not initialised is zero.
+            (data.len() as u64..v.size).step_by(ZEROS.len()).for_each(|at| {
+                buffer.write(at, &ZEROS[..ZEROS.len().min((v.size - at) as usize)]);
+            });
             buffer.write(0, &data);
         }
         let addresses = Arc::new(addresses);

@@ -57,6 +57,14 @@ pub enum Error {
         /// Bytes left.
         left: u64,
     },
+    /// This machine has no room for an allocation.
+    #[error("allocation of {bytes} bytes: {why}; use smaller arrays, or a machine with more memory")]
+    HostMemory {
+        /// Bytes asked for.
+        bytes: u64,
+        /// What is free.
+        why: String,
+    },
     /// A tensor map was described with values that the hardware rejects.
     #[error("tensor map: {0}")]
     TensorMap(String),

@@ -1,11 +1,13 @@
 //! What the caller says about a launch, and tensor maps.
 
+use std::time::Duration;
+
 use crate::error::Result;
 
 /// Which checks run. Bounds and alignment are always checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Checks {
-    /// Reads of shared memory and of registers that nothing has written.
+    /// Reads of shared memory that nothing has written, and uses of registers that nothing has written, also by way of memory.
     pub uninitialized: bool,
     /// Unordered accesses to shared memory by different warps.
     pub shared_races: bool,
@@ -46,12 +48,14 @@ pub struct Options {
     pub counters: bool,
     /// Warp instructions after which the launch is stopped with a finding.
     pub budget: u64,
+    /// Time after which the launch is stopped with a finding; `None` is no limit.
+    pub timeout: Option<Duration>,
 }
 
 impl Default for Options {
-    /// All checks, fixed schedule, no counters, 10^12 instructions.
+    /// All checks, fixed schedule, no counters, 2^36 instructions, however long they take.
     fn default() -> Self {
-        Options { checks: Checks::all(), seed: None, counters: false, budget: 1_000_000_000_000 }
+        Options { checks: Checks::all(), seed: None, counters: false, budget: 1 << 36, timeout: None }
     }
 }
 

@@ -48,6 +48,7 @@ mod device;
 mod error;
 mod exec;
 mod launch;
+mod memory;
 mod module;
 mod num;
 mod ptx;

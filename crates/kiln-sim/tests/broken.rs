@@ -107,7 +107,8 @@ broken! {
 fn registers(body: &str) -> Vec<(FindingKind, [u32; 3])> {
     let ptx = format!(
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 o) {{\n\
-         .reg .b32 a, b, c, t; .reg .b64 out; .reg .pred p;\n\
+         .reg .b32 a, b, c, t, s<4>; .reg .b16 h<4>; .reg .b64 out, wide; .reg .pred p;\n\
+         .shared .align 16 .b8 tile[1024]; .local .align 16 .b8 own[64];\n\
          ld.param.u64 out, [o]; mov.u32 t, %tid.x; setp.lt.u32 p, t, 16;\n{body}\nret; }}"
     );
     let kernel = Module::parse(&ptx).and_then(|m| m.kernel("k")).unwrap();
@@ -128,6 +129,38 @@ fn registers_that_nothing_has_written() {
     // A move is no use of its own, but what it moved is.
     assert_eq!(registers("mov.u32 b, a; mov.u32 c, b; st.global.u32 [out], c;"), uninitialized(0));
     assert_eq!(registers("mov.u32 b, a; mov.u32 b, 2; st.global.u32 [out], b;"), []);
+    // Nor is a store what is overwritten before anybody looks at it, wherever it lies.
+    for (space, at) in [("global", "out"), ("shared", "tile"), ("local", "own")] {
+        let moved = |rest: &str| registers(&format!("st.{space}.v2.u32 [{at}], {{a, t}}; {rest}"));
+        let global = space == "global";
+        assert_eq!(moved(&format!("st.{space}.u32 [{at}], 7;")), [], "{space}");
+        assert_eq!(moved(&format!("st.{space}.v2.u16 [{at}], {{h0, h0}}; st.{space}.u32 [{at}], 7;")), [], "{space}");
+        assert_eq!(moved(&format!("ld.{space}.u32 b, [{at}+4]; st.global.v2.u32 [out], {{b, b}};")), [], "{space}");
+        // What is left of it is used by arithmetic, by an address, by a branch, or by whoever reads the results.
+        let used = |rest: &str| assert_eq!(moved(rest)[0], uninitialized(0)[0], "{space}: {rest}");
+        used(&format!("ld.{space}.u32 b, [{at}]; add.u32 c, b, 1; st.global.v2.u32 [out], {{c, c}};"));
+        used(&format!(
+            "st.{space}.u16 [{at}], 7; ld.{space}.u32 b, [{at}]; mov.u32 c, b; not.b32 c, c; st.{space}.u32 [{at}], 1;"
+        ));
+        used(&format!("ld.{space}.u8 b, [{at}+3]; setp.eq.u32 p, b, 0; st.{space}.u32 [{at}], 1;"));
+        used(&format!("ld.{space}.u32 b, [{at}]; st.global.v2.u32 [out], {{b, t}};"));
+        assert_eq!(moved("").is_empty(), !global, "{space}: only the device's memory outlives the kernel");
+    }
+    // Byte by byte: half of a register is as good as its own.
+    assert_eq!(
+        registers(
+            "mov.u16 h0, 3; mov.b32 b, {h0, h1}; mov.b32 {h2, h3}, b; add.u16 h2, h2, h0; st.global.u16 [out], h2;"
+        ),
+        []
+    );
+    assert_eq!(
+        registers(
+            "mov.u16 h0, 3; mov.b32 b, {h0, h1}; mov.b32 {h2, h3}, b; add.u16 h3, h3, h0; st.global.u16 [out], h2;"
+        ),
+        uninitialized(0)
+    );
+    assert_eq!(registers("mov.b64 wide, {t, a}; mov.b64 {b, c}, wide; st.global.u32 [out], b;"), []);
+    assert_eq!(registers("mov.b64 wide, {t, a}; mov.b64 {b, c}, wide; st.global.u32 [out], c;"), uninitialized(0));
     // Written on every path that reads it.
     assert_eq!(registers("@p mov.u32 a, 1; @!p mov.u32 a, 2; st.global.u32 [out], a;"), []);
     assert_eq!(registers("@p mov.u32 a, 1; @!p bra L; st.global.u32 [out], a; L:"), []);

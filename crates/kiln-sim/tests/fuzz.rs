@@ -92,7 +92,13 @@ fn exercise(text: &str, rng: &mut Rng) -> (usize, usize) {
         let bytes = kernel.params().iter().map(|(at, size)| (at + size) as usize).max().unwrap_or(0);
         let params: Vec<u8> = at.to_le_bytes().into_iter().cycle().take(bytes).collect();
         let checks = if rng.below(2) == 0 { Checks::all() } else { Checks::none() };
-        let options = Options { checks, budget: 20_000, counters: rng.below(2) == 0, seed: Some(rng.next()) };
+        let options = Options {
+            checks,
+            budget: 20_000,
+            counters: rng.below(2) == 0,
+            seed: Some(rng.next()),
+            ..Options::default()
+        };
         let block = if entry.name.contains("gemm") { 128 } else { 64 };
         let config = LaunchConfig { shared: 4096, ..LaunchConfig::linear(4, block) };
         ran += usize::from(d.launch_block(&kernel, config, &params, &options).is_ok());
@@ -127,4 +133,18 @@ fn mutated_modules_never_panic() {
     }
     // The mutations must leave enough alive to mean anything.
     assert!(decoded * 5 > rounds && ran * 5 > rounds, "{decoded} decoded, {ran} ran of {rounds}");
+}
+
+/// Functions without statements, each called twice by the next: 2^60 calls are refused, not expanded.
+#[test]
+fn calls_that_double_are_refused() {
+    let mut text = String::from(".version 8.0\n.target sm_80\n.address_size 64\n.func f0() { }\n");
+    for i in 1..60 {
+        let below = i - 1;
+        text += &format!(".func f{i}() {{ {{ call.uni f{below}; }} {{ call.uni f{below}; }} }}\n");
+    }
+    text += ".visible .entry k() { { call.uni f59; } ret; }\n";
+    let module = Module::parse(&text).unwrap();
+    let error = module.kernel("k").err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("too long after inlining"), "{error}");
 }

@@ -240,8 +240,16 @@ impl Builder {
         self.push(Stmt::For { var, start, end, unroll, body });
     }
 
-    /// Runs a body where a condition holds.
+    /// Raises `code` in `fault`, the greatest of those raised, where `violated` holds.
+    pub fn check(&mut self, violated: Expr, fault: &Buffer, code: Expr) {
+        self.push(Stmt::Check { violated, fault: fault.clone(), code });
+    }
+
+    /// Runs a body where a condition holds. A body that no condition lets run is not built.
     pub fn if_(&mut self, cond: Expr, build: impl FnOnce(&mut Builder)) {
+        if cond.as_const() == Some(0) {
+            return;
+        }
         let then = self.nested(build);
         self.push(Stmt::If { cond, then, otherwise: vec![] });
     }

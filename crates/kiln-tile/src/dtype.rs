@@ -174,8 +174,26 @@ pub fn wrap(x: i128, dtype: DType) -> i128 {
 }
 
 fn round_int(x: i128, dtype: DType) -> f64 {
-    // A direct conversion rounds once; f64 first would round twice on the way to f32.
-    if dtype == DType::F32 { f64::from(x as f32) } else { round_to(x as f64, dtype) }
+    // A direct conversion rounds once; f64 first would round twice.
+    match dtype {
+        DType::F64 => x as f64,
+        DType::F32 => f64::from(x as f32),
+        _ => {
+            let nearest = x as f32;
+            let found = nearest as i128;
+            round_to(odd(nearest, found.unsigned_abs().cmp(&x.unsigned_abs())), dtype)
+        }
+    }
+}
+
+/// An f32 near a value, rounded to odd: what is rounded to 16 bits or fewer from there is rounded once (Boldo and Melquiond, "When
+/// double rounding is odd"). `magnitude` compares that of the f32 with that of the value.
+fn odd(nearest: f32, magnitude: std::cmp::Ordering) -> f64 {
+    f64::from(f32::from_bits(match magnitude {
+        std::cmp::Ordering::Equal => nearest.to_bits(),
+        std::cmp::Ordering::Less => nearest.to_bits() | 1,
+        std::cmp::Ordering::Greater => (nearest.to_bits() - 1) | 1,
+    }))
 }
 
 /// Rounds to the nearest value of a floating-point type, ties to even; 8-bit floats saturate to their greatest finite
@@ -183,8 +201,13 @@ fn round_int(x: i128, dtype: DType) -> f64 {
 pub fn round_to(x: f64, dtype: DType) -> f64 {
     match dtype {
         DType::F32 => f64::from(x as f32),
-        DType::F16 => f16::from_f64(x).to_f64(),
-        DType::BF16 => bf16::from_f64(x).to_f64(),
+        DType::F16 | DType::BF16 => {
+            let nearest = x as f32;
+            let magnitude = f64::from(nearest).abs().partial_cmp(&x.abs());
+            // `half` converts an f64 by way of f32, where it may round twice.
+            let odd = odd(nearest, magnitude.unwrap_or(std::cmp::Ordering::Equal)) as f32;
+            if dtype == DType::F16 { f16::from_f32(odd).to_f64() } else { bf16::from_f32(odd).to_f64() }
+        }
         DType::F8E4M3 => f8_decode(f8_encode(x, dtype), dtype),
         DType::F8E5M2 => f8_decode(f8_encode(x, dtype), dtype),
         _ => x,
@@ -331,8 +354,8 @@ impl Array {
         let bits: u64 = match (self.dtype, value) {
             (DType::F64, v) => v.as_f64().to_bits(),
             (DType::F32, v) => u64::from((v.as_f64() as f32).to_bits()),
-            (DType::F16, v) => u64::from(f16::from_f64(v.as_f64()).to_bits()),
-            (DType::BF16, v) => u64::from(bf16::from_f64(v.as_f64()).to_bits()),
+            (DType::F16, v) => u64::from(f16::from_f32(v.as_f64() as f32).to_bits()),
+            (DType::BF16, v) => u64::from(bf16::from_f32(v.as_f64() as f32).to_bits()),
             (DType::F8E4M3 | DType::F8E5M2, v) => u64::from(f8_encode(v.as_f64(), self.dtype)),
             (_, v) => v.as_i128() as u64,
         };
@@ -367,6 +390,22 @@ mod tests {
         assert_eq!(round_to(1e9, DType::F8E4M3), 448.0);
         assert_eq!(round_to(f64::NEG_INFINITY, DType::F8E5M2), -57344.0);
         assert_eq!(round_to(31.9, DType::F8E4M3), 32.0);
+    }
+
+    #[test]
+    fn values_round_once_to_sixteen_bits() {
+        // Above the middle of two neighbours by less than f32 can tell: by way of f32 it would be a tie, and fall to the even one.
+        let above = |exponent: i32| 1.0 + 2f64.powi(-exponent) + 2f64.powi(-40);
+        for sign in [1.0, -1.0] {
+            assert_eq!(round_to(sign * above(11), DType::F16), sign * (1.0 + 2f64.powi(-10)));
+            assert_eq!(round_to(sign * above(8), DType::BF16), sign * (1.0 + 2f64.powi(-7)));
+        }
+        let big = (1i128 << 62) + (1 << 54) + 1;
+        assert_eq!(Scalar::Int(big).cast(DType::BF16), Scalar::Float(2f64.powi(62) + 2f64.powi(55)));
+        assert_eq!(Scalar::Int(-big).cast(DType::BF16), Scalar::Float(-2f64.powi(62) - 2f64.powi(55)));
+        assert_eq!(round_to(1e300, DType::F16), f64::INFINITY);
+        assert_eq!(round_to(-1e-300, DType::BF16).to_bits(), (-0.0f64).to_bits());
+        assert!(round_to(f64::NAN, DType::F16).is_nan());
     }
 
     #[test]

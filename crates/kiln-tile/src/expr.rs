@@ -5,6 +5,7 @@
 //! [`Builder::bind`](crate::Builder::bind), which names it in the generated code too.
 
 use crate::dtype::{DType, Scalar};
+use crate::math;
 use crate::program::Buffer;
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, Div, Mul, Neg, Not, Rem, Sub};
@@ -229,15 +230,24 @@ impl Expr {
         Expr::new(self.dtype(), ExprKind::Binary(op, self.clone(), rhs))
     }
 
-    /// Compares.
+    /// Compares; integer literals at once.
     pub fn compare(&self, op: CompareOp, rhs: impl Operand) -> Expr {
         let rhs = rhs.into_expr(self.dtype());
+        if let (Some(x), Some(y)) = (self.as_const(), rhs.as_const()) {
+            return Expr::bool(math::compare(op, Scalar::Int(x), Scalar::Int(y)));
+        }
         Expr::new(DType::Bool, ExprKind::Compare(op, self.clone(), rhs))
     }
 
-    /// `if self { then } else { otherwise }`; a literal `otherwise` takes the type of `then`.
+    /// `if self { then } else { otherwise }`; a literal `otherwise` takes the type of `then`. Of a literal condition only the chosen
+    /// side is left.
     pub fn select(&self, then: &Expr, otherwise: impl Operand) -> Expr {
         let otherwise = otherwise.into_expr(then.dtype());
+        match self.as_const() {
+            Some(0) => return otherwise,
+            Some(_) => return then.clone(),
+            None => {}
+        }
         Expr::new(then.dtype(), ExprKind::Select(self.clone(), then.clone(), otherwise))
     }
 
@@ -345,6 +355,8 @@ fn fold_bool(op: BinaryOp, a: &Expr, b: &Expr) -> Option<Expr> {
     match (op, a.as_const(), b.as_const()) {
         (BinaryOp::And, Some(1), _) | (BinaryOp::Or, Some(0), _) => Some(b.clone()),
         (BinaryOp::And, _, Some(1)) | (BinaryOp::Or, _, Some(0)) => Some(a.clone()),
+        (BinaryOp::And, Some(0), _) | (BinaryOp::And, _, Some(0)) => Some(Expr::bool(false)),
+        (BinaryOp::Or, Some(1), _) | (BinaryOp::Or, _, Some(1)) => Some(Expr::bool(true)),
         _ => None,
     }
 }

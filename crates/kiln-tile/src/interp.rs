@@ -169,6 +169,14 @@ impl<'a> Interp<'a> {
                 let new = self.binary(op, buffer.dtype, old, value)?;
                 self.write(buffer, index, new)
             }
+            Stmt::Check { violated, fault, code } => {
+                if self.eval(violated)? == Scalar::Int(0) {
+                    return Ok(());
+                }
+                let (index, code) = ([Expr::index(0)], self.eval(code)?.as_i128());
+                let old = self.read(fault, &index)?.as_i128();
+                self.write(fault, &index, Scalar::Int(old.max(code)))
+            }
             Stmt::For { var, start, end, body, .. } => {
                 let (start, end) = (self.eval(start)?.as_i128(), self.eval(end)?.as_i128());
                 self.serial(var, start..end, body)

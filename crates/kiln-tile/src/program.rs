@@ -250,6 +250,16 @@ pub enum Stmt {
         /// The operand; of the buffer's type.
         value: Expr,
     },
+    /// Notes a fault: where `violated` holds, `fault` becomes the greater of what it is and `code`. Costs nothing but the condition
+    /// where it does not hold, and keeps no access from being wide.
+    Check {
+        /// The condition that must not hold.
+        violated: Expr,
+        /// One `i32` in global memory.
+        fault: Buffer,
+        /// What is noted; of type `i32`.
+        code: Expr,
+    },
     /// Runs `body` for `start, start + 1, .. end` in order.
     For {
         /// The loop variable.
@@ -399,6 +409,7 @@ impl Stmt {
             }
             Stmt::For { start, end, .. } => vec![start, end],
             Stmt::If { cond, .. } => vec![cond],
+            Stmt::Check { violated, code, .. } => vec![violated, code],
             Stmt::Parallel { axes, .. } => axes.iter().map(|axis| &axis.extent).collect(),
             Stmt::Reduce { axes, results, .. } => {
                 let extents = axes.iter().map(|axis| &axis.extent);

@@ -176,6 +176,11 @@ impl Verifier<'_> {
             }
             Stmt::Store { buffer, index, value } => self.store(buffer, index, value),
             Stmt::Atomic { op, buffer, index, value } => self.atomic(*op, buffer, index, value),
+            Stmt::Check { violated, fault, code } => {
+                self.require(violated, "condition of `check`", DType::Bool)?;
+                self.require(code, "code of `check`", DType::I32)?;
+                self.atomic(AtomicOp::Max, fault, &[Expr::index(0)], code)
+            }
             Stmt::For { var, start, end, unroll, body } => {
                 self.require(start, &format!("start of `{}`", var.name), DType::Index)?;
                 self.require(end, &format!("end of `{}`", var.name), DType::Index)?;

@@ -3,7 +3,7 @@
 use super::Scalar;
 use half::{bf16, f16};
 use kiln_graph::DType;
-use kiln_graph::number::{f8e4m3_from_f64, f8e4m3_to_f64, f8e5m2_from_f64, f8e5m2_to_f64, round_to};
+use kiln_graph::number::{f8e4m3_from_f64, f8e4m3_to_f64, f8e5m2_from_f64, f8e5m2_to_f64, int_to_float, round_to};
 
 /// Decodes an 8-bit float.
 pub(crate) fn f8_decode(bits: u8, dtype: DType) -> f32 {
@@ -51,14 +51,19 @@ pub(crate) fn float_to_int(x: f64, dtype: DType) -> i64 {
     }
 }
 
-/// Rounds an f64 once to a narrow float, as f32.
+/// Rounds an f64 once to a narrow float, as f32. (`half` converts an f64 by way of f32, where it may round twice.)
 pub(crate) fn narrow(x: f64, dtype: DType, saturate: bool) -> f32 {
+    let single = x as f32;
     match dtype {
-        DType::F16 => f16::from_f64(x).to_f32(),
-        DType::BF16 => bf16::from_f64(x).to_f32(),
-        DType::F8E4M3 | DType::F8E5M2 => round_to(dtype, x, saturate) as f32,
-        _ => x as f32,
+        DType::F16 if f64::from(single) == x => f16::from_f32(single).to_f32(),
+        DType::BF16 if f64::from(single) == x => round_bf16(single),
+        _ => round_to(dtype, x, saturate) as f32,
     }
+}
+
+/// Rounds an integer once to a narrow float, as f32.
+pub(super) fn narrow_int(x: i128, dtype: DType, saturate: bool) -> f32 {
+    int_to_float(dtype, x, saturate) as f32
 }
 
 /// Rounds f32 registers to the dtype they stand for.

@@ -1,6 +1,6 @@
 //! Executes the instructions of a program on one tile.
 
-use super::convert::{float_to_int, narrow, round_f32, wrap, wrap_i32, wrap_i64};
+use super::convert::{float_to_int, narrow, narrow_int, round_f32, wrap, wrap_i32, wrap_i64};
 use super::load::{Patch, load_f32, load_f64, load_i32, load_i64, store_f32, store_f64, store_i32, store_i64};
 use super::reduce::Partial;
 use super::{Access, Class, Id, Instr, Kind, Level, Program, Registers, Scalar, float, int};
@@ -294,8 +294,8 @@ impl<'a> Machine<'a> {
                         map1(dst, self.i64(from, n), |x| match (to, unsigned) {
                             (DType::F32, true) => x as u64 as f32,
                             (DType::F32, false) => x as f32,
-                            (_, true) => narrow(x as u64 as f64, to, saturate),
-                            (_, false) => narrow(x as f64, to, saturate),
+                            (_, true) => narrow_int(i128::from(x as u64), to, saturate),
+                            (_, false) => narrow_int(i128::from(x), to, saturate),
                         });
                     }
                 }

@@ -144,17 +144,30 @@ impl Stream {
     /// # Errors
     /// As for [`Stream::upload`].
     pub fn download(&self, buffer: &DeviceBuffer, offset: usize, data: &mut [u8]) -> Result<()> {
+        self.download_all(&mut [(buffer, offset, data)])
+    }
+
+    /// [`Stream::download`] of several pieces, with one wait.
+    ///
+    /// # Errors
+    /// As for [`Stream::upload`].
+    pub fn download_all(&self, pieces: &mut [(&DeviceBuffer, usize, &mut [u8])]) -> Result<()> {
         const WHAT: &str = "downloading from a device buffer";
-        let source = self.range_of(buffer, WHAT, offset, data.len())?;
+        let sources = pieces.iter().map(|(buffer, offset, data)| self.range_of(buffer, WHAT, *offset, data.len()));
+        let sources = sources.collect::<Result<Vec<_>>>()?;
         self.check_not_capturing(WHAT)?;
-        if data.is_empty() {
+        if pieces.iter().all(|(_, _, data)| data.is_empty()) {
             return Ok(());
         }
-        // SAFETY: the range is inside the buffer, and `data` is borrowed until the wait below.
-        let queued = unsafe { result::memcpy_dtoh_async(data, source, *self.raw) };
+        let mut queued = Ok(());
+        for ((_, _, data), source) in pieces.iter_mut().zip(sources).filter(|((_, _, data), _)| !data.is_empty()) {
+            // SAFETY: the range is inside the buffer, and `data` is borrowed until the wait below.
+            let copy = unsafe { result::memcpy_dtoh_async(data, source, *self.raw) };
+            queued = queued.and(copy.map_err(driver_error(|| format!("downloading {} bytes", data.len()))));
+        }
+        // Waits even if queueing failed, so that no copy still writes to `data` afterwards.
         let waited = self.synchronize();
-        queued.map_err(driver_error(|| format!("downloading {} bytes", data.len())))?;
-        waited
+        queued.and(waited)
     }
 
     /// Queues a copy of `len` bytes between two device buffers (or two parts of one that do not overlap).

@@ -10,7 +10,7 @@ use crate::validate::all_regions;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
-use kiln_fuse::{BufferKind, Fused, Plan, Step};
+use kiln_fuse::{Anchor, BufferId, BufferKind, Fused, Numerics, Plan, Step};
 use kiln_graph::{Graph, Tensor};
 use kiln_kernels::Implementation;
 use kiln_target::Target;
@@ -92,7 +92,7 @@ pub fn build(
             Some(arch) => {
                 let start = Instant::now();
                 progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
-                let implementations = lower(&plan, arch)?;
+                let implementations = lower(&plan, arch, &weights)?;
                 stages.push(StageTime::since("generate", start));
                 let start = Instant::now();
                 if compiler.is_none() {
@@ -102,7 +102,7 @@ pub fn build(
                 let Some(compiler) = &compiler else { return Err(no_compiler()) };
                 let total: usize = implementations.iter().map(|i| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
-                let result = compile(compiler, implementations, &name, options.line_info, progress)?;
+                let result = compile(compiler, implementations, &name, options, progress)?;
                 stages.push(StageTime::since("compile", start));
                 (result.0, Some(result.1))
             }
@@ -186,17 +186,64 @@ fn take_weights(plan: &mut Plan, table: &mut BTreeMap<String, Tensor>) {
 }
 
 /// Kernels of every region, in the order of [`all_regions`].
-fn lower(plan: &Plan, arch: kiln_target::arch::Arch) -> Result<Vec<Implementation>> {
+fn lower(plan: &Plan, arch: Arch, weights: &BTreeMap<String, Tensor>) -> Result<Vec<Implementation>> {
     let mut all = plan
         .regions
         .iter()
-        .map(|region| Ok(kiln_kernels::lower(region, arch, &plan.symbols)?))
+        .enumerate()
+        .map(|(i, region)| {
+            let ranges = input_ranges(plan, i, weights);
+            Ok(kiln_kernels::lower_within(region, arch, &plan.symbols, &ranges)?)
+        })
         .collect::<Result<Vec<_>>>()?;
     for inner in plan.steps.iter().flat_map(nested) {
-        all.extend(lower(inner, arch)?);
+        all.extend(lower(inner, arch, weights)?);
     }
     debug_assert_eq!(all.len(), all_regions(plan).len());
     Ok(all)
+}
+
+/// Within what the integers lie that a gather or scatter takes from weights, one entry an input of the region.
+fn input_ranges(plan: &Plan, region: usize, weights: &BTreeMap<String, Tensor>) -> Vec<Option<(i64, i64)>> {
+    if plan.regions[region].anchor != Anchor::Index {
+        return Vec::new();
+    }
+    let range = |mut id: BufferId| {
+        while let Some(earlier) = plan.buffers[id.index()].alias_of {
+            id = earlier;
+        }
+        let BufferKind::Weight(name) = &plan.buffers[id.index()].kind else { return None };
+        let values = weights.get(name)?.to_i128_vec()?;
+        let (low, high) = (values.iter().min()?, values.iter().max()?);
+        Some((i64::try_from(*low).ok()?, i64::try_from(*high).ok()?))
+    };
+    let mut ranges: Option<Vec<Option<(i64, i64)>>> = None;
+    for step in &plan.steps {
+        let Step::Run { region: used, inputs, .. } = step else { continue };
+        if *used != region {
+            continue;
+        }
+        let own = inputs.iter().map(|id| range(*id));
+        ranges = Some(match ranges {
+            None => own.collect(),
+            // Within what holds for every use.
+            Some(others) => others.into_iter().zip(own).map(|(a, b)| Some(hull(a?, b?))).collect(),
+        });
+    }
+    ranges.unwrap_or_default()
+}
+
+fn hull(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
+    (a.0.min(b.0), a.1.max(b.1))
+}
+
+/// NVRTC options beside those that every kernel is compiled with. Exact arithmetic takes what could be contracted or approximated as it
+/// stands; the rest are NVRTC's defaults, said aloud.
+fn numeric_options(numerics: Numerics) -> &'static [&'static str] {
+    match numerics {
+        Numerics::Exact => &["--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"],
+        Numerics::Reassoc | Numerics::Approx => &[],
+    }
 }
 
 /// A compiled region and, for each kernel, its compile time in milliseconds and whether the cache had it.
@@ -206,7 +253,7 @@ fn compile(
     compiler: &Compiler,
     implementations: Vec<Implementation>,
     target: &str,
-    line_info: bool,
+    build: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<(Vec<Timed>, Toolchain)> {
     let requests: Vec<CompileRequest> = implementations
@@ -216,8 +263,8 @@ fn compile(
             name: kernel.entry.clone(),
             source: kernel.source.clone(),
             arch: target.to_owned(),
-            options: Vec::new(),
-            line_info,
+            options: numeric_options(build.numerics).iter().map(|&option| option.to_owned()).collect(),
+            line_info: build.line_info,
         })
         .collect();
     let results = compiler.compile_all(&requests, |news| {

@@ -1,6 +1,6 @@
 //! A GPU through the CUDA driver as a [`Device`].
 
-use super::gpu::{Resolved, Value, resolve};
+use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, resolve};
 use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -15,13 +15,23 @@ pub struct GpuDevice {
     memory: Vec<Option<DeviceBuffer>>,
     regions: Vec<Region>,
     prepared: Vec<(usize, Vec<Option<Resolved>>)>,
+    /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
+    fault: Option<DeviceBuffer>,
+    checks: Checks,
     device: CudaDevice,
     target: String,
 }
 
 struct Region {
-    kernels: Vec<(Kernel, KernelFunction)>,
+    kernels: Vec<Loaded>,
     scratch: Dim,
+}
+
+struct Loaded {
+    kernel: Kernel,
+    function: KernelFunction,
+    /// The code of its first check.
+    fault_code: i32,
 }
 
 impl GpuDevice {
@@ -41,6 +51,8 @@ impl GpuDevice {
             memory: Vec::new(),
             regions: Vec::new(),
             prepared: Vec::new(),
+            fault: None,
+            checks: Checks::default(),
             device,
             target,
         })
@@ -63,7 +75,7 @@ impl GpuDevice {
         let (region, launches) =
             self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
         let region = &self.regions[*region];
-        for ((kernel, function), launch) in region.kernels.iter().zip(launches) {
+        for (Loaded { kernel, function, fault_code }, launch) in region.kernels.iter().zip(launches) {
             let Some(launch) = launch else { continue };
             let place = |places: &[Place], i: usize| {
                 let place = places.get(i).ok_or_else(|| internal(format!("`{}` lacks argument {i}", kernel.entry)))?;
@@ -76,6 +88,11 @@ impl GpuDevice {
                     Value::Input(i) => place(args.inputs, i),
                     Value::Output(i) => place(args.outputs, i),
                     Value::Scratch => place(args.scratch.as_slice(), 0),
+                    Value::Fault => match &self.fault {
+                        Some(fault) => Ok(Arg::Ptr(fault.ptr_at(0)?)),
+                        None => Err(internal(format!("`{}` has nowhere to note faults", kernel.entry))),
+                    },
+                    Value::FaultCode => Ok(Arg::I32(*fault_code)),
                     Value::I32(v) => Ok(Arg::I32(v)),
                     Value::I64(v) => Ok(Arg::I64(v)),
                 })
@@ -98,7 +115,7 @@ fn internal(message: String) -> Error {
 
 fn parameter_bytes(param: &Param) -> usize {
     match param {
-        Param::I32(_) => 4,
+        Param::I32(_) | Param::FaultCode => 4,
         _ => 8,
     }
 }
@@ -139,7 +156,16 @@ impl Device for GpuDevice {
     }
 
     fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()> {
-        Ok(self.device.stream().download(self.buffer(from)?, from.offset, data)?)
+        let buffer = self.buffer(from)?;
+        let Some(fault) = &self.fault else {
+            return Ok(self.device.stream().download(buffer, from.offset, data)?);
+        };
+        let mut word = [0; FAULT_BYTES];
+        self.device.stream().download_all(&mut [(buffer, from.offset, data), (fault, 0, &mut word)])?;
+        if word != [0; FAULT_BYTES] {
+            self.device.stream().fill(fault, 0, FAULT_BYTES, 0)?;
+        }
+        self.checks.fault(self.name(), word)
     }
 
     fn copy(&mut self, to: Place, from: Place) -> Result<()> {
@@ -154,6 +180,11 @@ impl Device for GpuDevice {
     }
 
     fn load(&mut self, module: &Module<'_>) -> Result<KernelId> {
+        if self.fault.is_none() && module.kernels.iter().any(|image| !image.kernel.checks.is_empty()) {
+            let fault = self.device.alloc(FAULT_BYTES)?;
+            self.device.stream().fill(&fault, 0, FAULT_BYTES, 0)?;
+            self.fault = Some(fault);
+        }
         let kernels = module
             .kernels
             .iter()
@@ -164,7 +195,8 @@ impl Device for GpuDevice {
                 if image.kernel.launch.dynamic_shared > 0 {
                     function.set_max_dynamic_smem(image.kernel.launch.dynamic_shared)?;
                 }
-                Ok((image.kernel.clone(), function))
+                let fault_code = self.checks.add(image.kernel);
+                Ok(Loaded { kernel: image.kernel.clone(), function, fault_code })
             })
             .collect::<Result<_>>()?;
         self.regions.push(Region { kernels, scratch: module.scratch_bytes.clone() });
@@ -173,7 +205,7 @@ impl Device for GpuDevice {
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
         let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
-        let launches = region.kernels.iter().map(|(k, _)| resolve(k, bindings)).collect::<Result<_>>()?;
+        let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
         self.prepared.push((kernel.0, launches));
         Ok(Prepared { id: self.prepared.len() - 1, scratch_bytes })
@@ -204,7 +236,7 @@ impl Device for GpuDevice {
     fn implementation(&self, prepared: usize) -> String {
         let region = self.prepared.get(prepared).and_then(|(r, _)| self.regions.get(*r));
         region
-            .map(|r| r.kernels.iter().map(|(k, _)| k.entry.as_str()).collect::<Vec<_>>().join(" + "))
+            .map(|r| r.kernels.iter().map(|l| l.kernel.entry.as_str()).collect::<Vec<_>>().join(" + "))
             .unwrap_or_default()
     }
 }

@@ -13,6 +13,10 @@ pub enum Value {
     Output(usize),
     /// Address of the scratch.
     Scratch,
+    /// Address of the word that faults are noted in.
+    Fault,
+    /// The code of the kernel's first check.
+    FaultCode,
     /// A number.
     I32(i32),
     /// A number.
@@ -26,6 +30,35 @@ pub struct Resolved {
     pub grid: [u32; 3],
     /// Arguments in order.
     pub values: Vec<Value>,
+}
+
+/// The checks of all kernels that are loaded: what a code that a kernel raised means.
+#[derive(Default)]
+pub struct Checks(Vec<(String, String)>);
+
+/// Bytes of the word that faults are noted in.
+pub const FAULT_BYTES: usize = 4;
+
+impl Checks {
+    /// Adds those of a kernel, and gives the code of the first. No code is 0, which is no fault.
+    pub fn add(&mut self, kernel: &Kernel) -> i32 {
+        let first = self.0.len() + 1;
+        self.0.extend(kernel.checks.iter().map(|what| (kernel.entry.clone(), what.clone())));
+        i32::try_from(first).unwrap_or(i32::MAX)
+    }
+
+    /// The fault that the word says; none if it is 0.
+    pub fn fault(&self, device: String, word: [u8; FAULT_BYTES]) -> Result<()> {
+        let code = i32::from_le_bytes(word);
+        if code == 0 {
+            return Ok(());
+        }
+        let (kernel, what) = match usize::try_from(code).ok().and_then(|code| self.0.get(code.checked_sub(1)?)) {
+            Some(known) => known.clone(),
+            None => ("?".to_owned(), format!("it raised the unknown fault {code}")),
+        };
+        Err(Error::OutOfRange { device, kernel, what })
+    }
 }
 
 /// Largest grid on each axis (CUDA C++ Programming Guide, "Technical specifications per compute capability").
@@ -54,6 +87,8 @@ pub fn resolve(kernel: &Kernel, bindings: &Bindings) -> Result<Option<Resolved>>
                 Param::Input(i) => Value::Input(*i),
                 Param::Output(i) => Value::Output(*i),
                 Param::Scratch => Value::Scratch,
+                Param::Fault => Value::Fault,
+                Param::FaultCode => Value::FaultCode,
                 Param::I64(dim) => Value::I64(dim.eval(bindings)?),
                 Param::I32(dim) => {
                     let v = dim.eval(bindings)?;

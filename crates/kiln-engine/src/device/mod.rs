@@ -101,7 +101,8 @@ pub trait Device: Send {
     /// Host to device. `data` is as long as the place.
     fn upload(&mut self, to: Place, data: &[u8]) -> Result<()>;
 
-    /// Device to host. `data` is as long as the place. Waits for earlier work.
+    /// Device to host. `data` is as long as the place. Waits for earlier work, and reports the faults that kernels noted
+    /// ([`kiln_kernels::Kernel::checks`]).
     fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()>;
 
     /// Device to device, equal lengths, not overlapping.

@@ -1,6 +1,6 @@
 //! The PTX simulator as a [`Device`]: the kernels that would run on a GPU, on any machine, checked as they run.
 
-use super::gpu::{Resolved, Value, resolve};
+use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, resolve};
 use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -18,11 +18,21 @@ pub struct SimDevice {
     memory: Vec<Option<(u64, usize)>>,
     regions: Vec<Region>,
     prepared: Vec<(usize, Vec<Option<Resolved>>)>,
+    /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
+    fault: Option<u64>,
+    checks: Checks,
 }
 
 struct Region {
-    kernels: Vec<(Kernel, kiln_sim::Kernel)>,
+    kernels: Vec<Loaded>,
     scratch: Dim,
+}
+
+struct Loaded {
+    kernel: Kernel,
+    code: kiln_sim::Kernel,
+    /// The code of its first check.
+    fault_code: i32,
 }
 
 impl SimDevice {
@@ -36,6 +46,8 @@ impl SimDevice {
             memory: Vec::new(),
             regions: Vec::new(),
             prepared: Vec::new(),
+            fault: None,
+            checks: Checks::default(),
         }
     }
 
@@ -109,6 +121,11 @@ impl Device for SimDevice {
     }
 
     fn load(&mut self, module: &Module<'_>) -> Result<KernelId> {
+        if self.fault.is_none() && module.kernels.iter().any(|image| !image.kernel.checks.is_empty()) {
+            let fault = self.device.alloc(FAULT_BYTES as u64)?;
+            self.device.upload(fault, &[0; FAULT_BYTES])?;
+            self.fault = Some(fault);
+        }
         let kernels = module
             .kernels
             .iter()
@@ -116,7 +133,9 @@ impl Device for SimDevice {
                 let text = std::str::from_utf8(&image.ptx)
                     .map_err(|e| internal(format!("the PTX of `{}` is not text: {e}", image.kernel.entry)))?;
                 let parsed = kiln_sim::Module::parse(text.trim_end_matches('\0'))?;
-                Ok((image.kernel.clone(), parsed.kernel(&image.kernel.entry)?))
+                let code = parsed.kernel(&image.kernel.entry)?;
+                let fault_code = self.checks.add(image.kernel);
+                Ok(Loaded { kernel: image.kernel.clone(), code, fault_code })
             })
             .collect::<Result<_>>()?;
         self.regions.push(Region { kernels, scratch: module.scratch_bytes.clone() });
@@ -125,7 +144,7 @@ impl Device for SimDevice {
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
         let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
-        let launches = region.kernels.iter().map(|(k, _)| resolve(k, bindings)).collect::<Result<_>>()?;
+        let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
         self.prepared.push((kernel.0, launches));
         Ok(Prepared { id: self.prepared.len() - 1, scratch_bytes })
@@ -134,7 +153,7 @@ impl Device for SimDevice {
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {
         let (region, launches) =
             self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
-        for ((kernel, code), launch) in self.regions[*region].kernels.iter().zip(launches) {
+        for (Loaded { kernel, code, fault_code }, launch) in self.regions[*region].kernels.iter().zip(launches) {
             let Some(launch) = launch else { continue };
             let place = |places: &[Place], i: usize| {
                 let place = places.get(i).ok_or_else(|| internal(format!("`{}` lacks argument {i}", kernel.entry)))?;
@@ -147,6 +166,11 @@ impl Device for SimDevice {
                     Value::Input(i) => place(args.inputs, i),
                     Value::Output(i) => place(args.outputs, i),
                     Value::Scratch => place(args.scratch.as_slice(), 0),
+                    Value::Fault => match self.fault {
+                        Some(fault) => Ok(Arg::U64(fault)),
+                        None => Err(internal(format!("`{}` has nowhere to note faults", kernel.entry))),
+                    },
+                    Value::FaultCode => Ok(Arg::I32(*fault_code)),
                     Value::I32(v) => Ok(Arg::I32(v)),
                     Value::I64(v) => Ok(Arg::I64(v)),
                 })
@@ -161,6 +185,12 @@ impl Device for SimDevice {
             if !report.clean() {
                 let findings = report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
                 return Err(Error::Findings { device: self.name(), kernel: kernel.entry.clone(), findings });
+            }
+            if let (false, Some(fault)) = (kernel.checks.is_empty(), self.fault) {
+                let mut word = [0; FAULT_BYTES];
+                self.device.download(fault, &mut word)?;
+                self.device.upload(fault, &[0; FAULT_BYTES])?;
+                self.checks.fault(self.name(), word)?;
             }
             if let (Some(to), Some(counters)) = (&self.counters, report.counters) {
                 // Nobody listens any more: the counts are not wanted.
@@ -177,7 +207,7 @@ impl Device for SimDevice {
     fn implementation(&self, prepared: usize) -> String {
         let region = self.prepared.get(prepared).and_then(|(r, _)| self.regions.get(*r));
         region
-            .map(|r| r.kernels.iter().map(|(k, _)| k.entry.as_str()).collect::<Vec<_>>().join(" + "))
+            .map(|r| r.kernels.iter().map(|l| l.kernel.entry.as_str()).collect::<Vec<_>>().join(" + "))
             .unwrap_or_default()
     }
 }

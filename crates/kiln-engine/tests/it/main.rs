@@ -2,9 +2,11 @@
 #![allow(missing_docs)]
 
 mod control;
+mod exact;
 mod file;
 mod hostile;
 mod models;
+mod range;
 mod run;
 mod sim;
 mod symbols;

@@ -98,3 +98,10 @@ pub fn engine_at(graph: &Graph, targets: &[&str], home: kiln_cuda::Home) -> Engi
     };
     build(graph, &options, &|_| {}).unwrap().0
 }
+
+/// A home with NVRTC.
+pub fn home() -> kiln_cuda::Home {
+    let home = kiln_cuda::Home::from_env().unwrap();
+    kiln_cuda::setup::setup(&home, |_| {}).unwrap();
+    home
+}

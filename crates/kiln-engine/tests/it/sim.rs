@@ -1,16 +1,8 @@
 //! The kernels that ship, executed: engines for GPUs on the simulator with every check on.
 
-use crate::models::{block, convnet, engine_at, half_block, self_attention};
-use kiln_cuda::{Home, setup};
+use crate::models::{block, convnet, engine_at, half_block, home, self_attention};
 use kiln_engine::{Session, Tolerance, open_device};
 use kiln_graph::{DType, Graph, Tensor, interpret};
-
-/// A home with NVRTC.
-fn home() -> Home {
-    let home = Home::from_env().unwrap();
-    setup::setup(&home, |_| {}).unwrap();
-    home
-}
 
 fn on_every_architecture(graph: &Graph, name: &str, dtype: DType, shapes: &[&[usize]], tolerance: Tolerance) {
     let targets = ["sm_75", "sm_80", "sm_89", "sm_90a"];

@@ -9,10 +9,11 @@ use kiln_fuse::{OpKind, Region};
 use kiln_graph::{Dim, Op, QuantAxes, Symbols};
 use kiln_tile::Worker;
 
-pub fn program(region: &Region, symbols: &Symbols) -> Result<TileProgram> {
+pub fn program(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<TileProgram> {
     let flat = flattened(region);
     let region = flat.as_ref().unwrap_or(region);
     let (mut values, mut k) = Values::start(region, symbols, &region.name)?;
+    values.know(ranges);
     let shape = values.shape(values.output(0));
     let names = names(shape.len(), "ijklmn");
     let domain = axes(&mut values, &mut k, shape, &names);

@@ -32,16 +32,23 @@ pub struct Made {
     pub programs: Vec<TileProgram>,
 }
 
-/// Tile programs for `region` on `arch`: the most promising `most` ways to make it, at least one, the best first.
-pub fn programs(region: &Region, arch: Arch, symbols: &Symbols, most: usize) -> Result<Vec<Made>> {
+/// Tile programs for `region` on `arch`: the most promising `most` ways to make it, at least one, the best first. `ranges` tells within
+/// what the values of inputs lie, where that is known.
+pub fn programs(
+    region: &Region,
+    arch: Arch,
+    symbols: &Symbols,
+    ranges: &[Option<(i64, i64)>],
+    most: usize,
+) -> Result<Vec<Made>> {
     region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
     let one = |family, program| vec![Made { family, config: serde_json::json!({}), programs: vec![program] }];
     Ok(match region.anchor {
-        Anchor::Map => one("map", map::program(region, symbols)?),
+        Anchor::Map => one("map", map::program(region, symbols, ranges)?),
         Anchor::Index if region.graph.nodes.iter().any(|n| OpKind::of(&n.op) == OpKind::Scatter) => {
-            one("scatter", scatter::program(region, symbols)?)
+            one("scatter", scatter::program(region, symbols, ranges)?)
         }
-        Anchor::Index => one("gather", map::program(region, symbols)?),
+        Anchor::Index => one("gather", map::program(region, symbols, ranges)?),
         Anchor::Reduce => one("reduce", reduce::program(region, symbols)?),
         Anchor::Contract => match gemm::programs(region, symbols, arch, most)? {
             // What the matrix products do not take.

@@ -12,8 +12,9 @@ use kiln_graph::{Node, Op, ScatterOp, Symbols};
 use kiln_tile::expr::{BinaryOp, Expr, Var};
 use kiln_tile::{Builder, Worker};
 
-pub fn program(region: &Region, symbols: &Symbols) -> Result<TileProgram> {
+pub fn program(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<TileProgram> {
     let (mut values, mut k) = Values::start(region, symbols, &region.name)?;
+    values.know(ranges);
     let shape = values.shape(values.output(0));
     let names = names(shape.len(), "ijklmn");
     let domain = axes(&mut values, &mut k, shape, &names);
@@ -56,14 +57,13 @@ fn along(
         }
     }
     let count = values.dim(k, &values.shape(places)[axis]);
-    let extent = values.shape(x)[axis].clone();
     let mut result = Ok(());
     let look = |k: &mut Builder| {
         k.for_range("u", 0, count, |k, u| {
             result = values.scoped(|values| {
                 let mut at = index.to_vec();
                 at[axis] = u.clone();
-                let place = values.place(k, places, &at, &extent)?;
+                let place = values.place(k, node, &at, axis)?;
                 update(values, k, op, place.eq(&index[axis]), (updates, at), element)
             });
         });
@@ -85,16 +85,15 @@ fn slices(
     index: &[Expr],
     element: &Var,
 ) -> Result<()> {
-    let (x, places, updates) = (node.inputs[0], node.inputs[1], node.inputs[2]);
+    let (places, updates) = (node.inputs[1], node.inputs[2]);
     let rank = values.shape(places).len() - 1;
     let names = names(rank, "uvw");
     let extents = values.dims(k, &values.shape(places)[..rank]);
     let loops: Vec<(&str, Expr)> = names.iter().map(String::as_str).zip(extents).collect();
-    let shape = values.shape(x);
     let mut result = Ok(());
     nest(k, &loops, &mut |k, u| {
         let visit = values.scoped(|values| {
-            let found = values.coordinates(k, places, u, shape)?;
+            let found = values.coordinates(k, node, u, 0)?;
             let here = found.iter().zip(index).fold(Expr::bool(true), |all, (f, i)| all.and(f.eq(i)));
             let mut at = u.to_vec();
             at.extend_from_slice(&index[found.len()..]);
@@ -116,7 +115,7 @@ fn update(
     (updates, at): (kiln_graph::ValueId, Vec<Expr>),
     element: &Var,
 ) -> Result<()> {
-    let new = values.guarded(|values| values.number(k, updates, &at))?;
+    let new = values.guarded(here.clone(), |values| values.number(k, updates, &at))?;
     let combine = match op {
         ScatterOp::Set => None,
         ScatterOp::Add => Some(BinaryOp::Add),

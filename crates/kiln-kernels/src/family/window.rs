@@ -50,7 +50,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
                 inside = inside.and(axis.inside(&i, &extent));
                 place.push(i);
             }
-            let element = values.guarded(|values| values.number(k, x, &place))?;
+            let element = values.guarded(inside.clone(), |values| values.number(k, x, &place))?;
             if inside.as_const() == Some(1) {
                 step(k, &total, combine, &element);
             } else {

@@ -102,7 +102,7 @@ impl Values<'_> {
                 .fold(None, |power: Option<Expr>, _| Some(power.map_or(a.clone(), |p| p * &a)))
                 .unwrap_or(one));
         }
-        if self.guards > 0 {
+        if self.is_guarded() {
             return self.unsupported("an integer power beside padding", "compute it in a float, or before the padding");
         }
         let base = self.name(k, "base", a);

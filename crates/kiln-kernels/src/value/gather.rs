@@ -2,7 +2,8 @@
 
 use super::Values;
 use crate::Result;
-use kiln_graph::{Dim, Op, ValueId};
+use kiln_graph::{Dim, Node, Op, ValueId};
+use kiln_tile::expr::CompareOp;
 use kiln_tile::{Builder, DType, Expr};
 
 impl Values<'_> {
@@ -11,57 +12,75 @@ impl Values<'_> {
         let graph = self.graph;
         let node = graph.producer(v);
         let (x, places) = (node.inputs[0], node.inputs[1]);
-        let from = self.shape(x);
-        let at = match &node.op {
+        let rank = self.shape(places).len();
+        // The axes of `x` that places address.
+        let (at, placed) = match &node.op {
             Op::Gather { axis } => {
-                let rank = self.shape(places).len();
-                let place = self.place(k, places, &index[*axis..*axis + rank], &from[*axis])?;
                 let mut at = index[..*axis].to_vec();
-                at.push(place);
+                at.push(self.place(k, node, &index[*axis..*axis + rank], *axis)?);
                 at.extend_from_slice(&index[*axis + rank..]);
-                at
+                (at, *axis..*axis + 1)
             }
             Op::GatherElements { axis } => {
                 let mut at = index.to_vec();
-                at[*axis] = self.place(k, places, index, &from[*axis])?;
-                at
+                at[*axis] = self.place(k, node, index, *axis)?;
+                (at, *axis..*axis + 1)
             }
             Op::GatherNd { batch_dims } => {
-                let kept = self.shape(places).len() - 1;
                 let mut at = index[..*batch_dims].to_vec();
-                at.extend(self.coordinates(k, places, &index[..kept], &from[*batch_dims..])?);
-                at.extend_from_slice(&index[kept..]);
-                at
+                at.extend(self.coordinates(k, node, &index[..rank - 1], *batch_dims)?);
+                let placed = *batch_dims..at.len();
+                at.extend_from_slice(&index[rank - 1..]);
+                (at, placed)
             }
             op => return self.malformed(format!("`{}` stands where only gathers may", op.name())),
         };
-        self.value(k, x, &at)
+        // Of an axis without elements there is nothing to load, whatever the place.
+        let mut occupied = Expr::bool(true);
+        for extent in &self.shape(x)[placed] {
+            if extent.bounds(self.symbols).0 < 1 {
+                occupied = occupied.and(self.dim(k, extent).gt(0));
+            }
+        }
+        self.within(k, x, &at, occupied, |dtype| Expr::int(dtype, 0))
     }
 
-    /// The index that `places` holds at `index`, into an axis of `extent`: negative ones count from the end, others clamp.
-    pub fn place(&mut self, k: &mut Builder, places: ValueId, index: &[Expr], extent: &Dim) -> Result<Expr> {
+    /// Which element along `axis` of its first operand `node` addresses at `index` of its second: negative places count from the end.
+    /// Those outside are noted as a fault and clamped, unless they provably cannot be.
+    pub fn place(&mut self, k: &mut Builder, node: &Node, index: &[Expr], axis: usize) -> Result<Expr> {
+        let (extent, places) = (&self.shape(node.inputs[0])[axis], node.inputs[1]);
         let raw = self.value(k, places, index)?.cast(DType::Index);
         let raw = self.name(k, "place", raw);
+        let (low, high) = self.range(places);
+        let least = i128::from(extent.bounds(self.symbols).0.max(0));
         let n = self.dim(k, extent);
+        let from_start = if low < 0 { raw.lt(0).select(&(&raw + &n), &raw) } else { raw };
+        if -least <= low && high < least {
+            return Ok(self.name(k, "at", from_start));
+        }
+        let from_start = self.name(k, "from_start", from_start);
         let last = self.dim(k, &(extent.clone() - Dim::from(1)));
-        let from_start = raw.lt(0).select(&(&raw + n), &raw);
-        Ok(self.name(k, "at", from_start.max(0).min(last)))
+        let at = self.name(k, "at", from_start.min(last).max(0));
+        let mut outside = at.compare(CompareOp::Ne, &from_start);
+        if least < 1 {
+            outside = outside.or(n.le(0));
+        }
+        self.check(k, outside, || {
+            let name = if node.name.is_empty() { node.op.name() } else { &node.name };
+            format!("`{name}` has an index outside of axis {axis}, of extent {extent}")
+        });
+        Ok(at)
     }
 
-    /// The coordinates that the last axis of `places` holds at `index`, into the leading axes of `shape`.
-    pub fn coordinates(
-        &mut self,
-        k: &mut Builder,
-        places: ValueId,
-        index: &[Expr],
-        shape: &[Dim],
-    ) -> Result<Vec<Expr>> {
-        let count = self.shape(places).last().and_then(Dim::as_const).unwrap_or(0);
+    /// The coordinates that the last axis of the second operand of `node` holds at `index`, into the axes of the first from `first` on.
+    pub fn coordinates(&mut self, k: &mut Builder, node: &Node, index: &[Expr], first: usize) -> Result<Vec<Expr>> {
+        let count = self.shape(node.inputs[1]).last().and_then(Dim::as_const).unwrap_or(0);
+        let axes = first..self.shape(node.inputs[0]).len();
         let mut at = vec![];
-        for (c, extent) in (0..count).zip(shape) {
+        for (c, axis) in (0..count).zip(axes) {
             let mut index = index.to_vec();
             index.push(Expr::index(c));
-            at.push(self.place(k, places, &index, extent)?);
+            at.push(self.place(k, node, &index, axis)?);
         }
         Ok(at)
     }

@@ -11,6 +11,7 @@ pub mod dtype;
 mod elementwise;
 mod gather;
 mod quant;
+mod range;
 mod reshape;
 mod view;
 
@@ -44,8 +45,14 @@ pub struct Values<'a> {
     weights: Vec<u64>,
     /// Expressions known in the open scopes, innermost last.
     scopes: Vec<HashMap<String, Expr>>,
-    /// Depth of conditional expressions around what is being written: nothing may be named inside.
-    guards: u32,
+    /// Conditions of the expressions around what is being written: nothing may be named inside.
+    guards: Vec<Expr>,
+    /// Within what the values of inputs lie, where that is known.
+    ranges: Vec<Option<(i64, i64)>>,
+    /// Where faults are noted, and the code of the first check.
+    fault: Option<(Buffer, Expr)>,
+    /// What the checks are of, in the order of their codes.
+    checks: Vec<String>,
     /// Values that the family has computed, whatever the index.
     given: HashMap<ValueId, Expr>,
 }
@@ -66,7 +73,10 @@ impl<'a> Values<'a> {
             uses: vec![0; graph.values.len()],
             weights: vec![1; graph.values.len()],
             scopes: vec![HashMap::new()],
-            guards: 0,
+            guards: vec![],
+            ranges: vec![],
+            fault: None,
+            checks: vec![],
             given: HashMap::new(),
         };
         values.count()?;
@@ -121,7 +131,12 @@ impl<'a> Values<'a> {
     pub fn finish(self, k: Builder, points: Dim) -> Result<TileProgram> {
         let region = &self.region.name;
         let program = k.finish().map_err(|source| Error::Tile { region: region.clone(), source: source.into() })?;
-        Ok(TileProgram { program, arguments: self.arguments, points })
+        Ok(TileProgram { program, arguments: self.arguments, points, checks: self.checks })
+    }
+
+    /// Tells within what the values of inputs lie, as [`crate::lower_within`] does.
+    pub fn know(&mut self, ranges: &[Option<(i64, i64)>]) {
+        self.ranges = ranges.to_vec();
     }
 
     /// An error that says what no family can express.
@@ -243,7 +258,7 @@ impl<'a> Values<'a> {
 
     /// Names `value` unless that is pointless or impossible here.
     pub fn name(&mut self, k: &mut Builder, name: &str, value: Expr) -> Expr {
-        if self.guards > 0 || is_short(&value) {
+        if self.is_guarded() || is_short(&value) {
             return value;
         }
         // The same expression may have a name already.
@@ -258,11 +273,41 @@ impl<'a> Values<'a> {
     }
 
     /// Evaluates under a condition that must hold before anything is loaded.
-    pub fn guarded<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        self.guards += 1;
+    pub fn guarded<T>(&mut self, condition: Expr, write: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.guards.push(condition);
         let result = write(self);
-        self.guards -= 1;
+        self.guards.pop();
         result
+    }
+
+    /// Whether what is being written stands inside a conditional expression.
+    fn is_guarded(&self) -> bool {
+        !self.guards.is_empty()
+    }
+
+    /// Notes a fault where `violated` holds and what is being written is evaluated; `what` says of what.
+    fn check(&mut self, k: &mut Builder, violated: Expr, what: impl FnOnce() -> String) {
+        let violated = self.guards.iter().rfold(violated, |violated, guard| guard.and(violated));
+        let mut key = String::from("!");
+        spell(&mut key, &violated);
+        if self.known(&key).is_some() {
+            return;
+        }
+        let arguments = &mut self.arguments;
+        let (fault, first) = self.fault.get_or_insert_with(|| {
+            arguments.extend([Argument::Fault, Argument::FaultCode]);
+            let one = [Expr::index(1)];
+            (k.in_out("fault", kiln_tile::DType::I32, &one), k.scalar("fault_code", kiln_tile::DType::I32))
+        });
+        let code = match self.checks.len() {
+            0 => first.clone(),
+            i => &*first + i as i64,
+        };
+        k.check(violated.clone(), fault, code);
+        self.checks.push(what());
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.insert(key, violated);
+        }
     }
 
     fn known(&self, key: &str) -> Option<Expr> {
@@ -270,7 +315,7 @@ impl<'a> Values<'a> {
     }
 
     fn remember(&mut self, key: String, value: &Expr) {
-        if self.guards == 0
+        if !self.is_guarded()
             && let Some(scope) = self.scopes.last_mut()
         {
             scope.insert(key, value.clone());

@@ -1,8 +1,10 @@
 //! Views: the same elements at other places.
 
+use super::dtype::register;
 use super::{HEAVY, LIGHT, Values};
 use crate::Result;
 use kiln_graph::{Dim, Node, Op, Symbols, ValueId};
+use kiln_tile::expr::UnaryOp;
 use kiln_tile::{Builder, Expr};
 
 impl Values<'_> {
@@ -95,38 +97,53 @@ impl Values<'_> {
         inside: Expr,
         fill: impl FnOnce(kiln_tile::DType) -> Expr,
     ) -> Result<Expr> {
-        if inside.as_const() == Some(1) {
-            return self.value(k, v, at);
+        match inside.as_const() {
+            Some(0) => return Ok(fill(register(self.graph.ty(v).dtype))),
+            Some(_) => return self.value(k, v, at),
+            None => {}
         }
         let inside = self.name(k, "inside", inside);
-        let x = self.inside(k, v, at)?;
+        let x = self.inside(k, v, at, &inside)?;
         let fill = fill(x.dtype());
         Ok(inside.select(&x, fill))
     }
 
     fn concatenated(&mut self, k: &mut Builder, parts: &[ValueId], axis: usize, index: &[Expr]) -> Result<Expr> {
-        let mut start = Dim::from(0);
-        let mut pieces = Vec::with_capacity(parts.len());
-        for &part in parts {
-            let mut at = index.to_vec();
+        let (mut start, mut behind) = (Dim::from(0), Expr::bool(true));
+        let mut pieces: Vec<(Expr, Expr)> = Vec::with_capacity(parts.len());
+        for (i, &part) in parts.iter().enumerate() {
             let offset = self.dim(k, &start);
-            at[axis] = self.name(k, "shifted", &at[axis] - offset);
             start = start + self.shape(part)[axis].clone();
             let end = self.dim(k, &start);
-            let value = if parts.len() == 1 { self.value(k, part, &at)? } else { self.inside(k, part, &at)? };
-            pieces.push((index[axis].lt(end), value));
+            let here = if i + 1 == parts.len() { Expr::bool(true) } else { index[axis].lt(end) };
+            // A part that a constant index does not reach has no such element.
+            if here.as_const() == Some(0) {
+                continue;
+            }
+            let mut at = index.to_vec();
+            at[axis] = self.name(k, "shifted", &at[axis] - offset);
+            let reached = behind.and(&here);
+            let value = match reached.as_const() {
+                Some(1) => self.value(k, part, &at)?,
+                _ => self.inside(k, part, &at, &reached)?,
+            };
+            pieces.push((here.clone(), value));
+            if here.as_const() == Some(1) {
+                break;
+            }
+            behind = behind.and(here.unary(UnaryOp::Not));
         }
         let Some((_, last)) = pieces.pop() else { return self.malformed("a concatenation of nothing") };
         Ok(pieces.into_iter().rev().fold(last, |rest, (here, value)| here.select(&value, rest)))
     }
 
-    /// The value of `v` at an index that may be outside of its shape, where the result does not count. A light value is left to a
-    /// conditional expression to skip; a heavy one is computed at the nearest element, so that it can be named.
-    fn inside(&mut self, k: &mut Builder, v: ValueId, at: &[Expr]) -> Result<Expr> {
+    /// The value of `v` at an index that is outside of its shape unless `reached` holds, where the result does not count. A light value is
+    /// left to a conditional expression to skip; a heavy one is computed at the nearest element, so that it can be named.
+    fn inside(&mut self, k: &mut Builder, v: ValueId, at: &[Expr], reached: &Expr) -> Result<Expr> {
         let shape = self.shape(v);
         let weight = self.weights[v.index()];
         let occupied = shape.iter().all(|d| d.bounds(self.symbols).0 > 0);
-        if weight > LIGHT && occupied && self.guards == 0 {
+        if weight > LIGHT && occupied && !self.is_guarded() {
             let mut nearest = Vec::with_capacity(at.len());
             for (i, d) in at.iter().zip(shape) {
                 let last = self.dim(k, &(d.clone() - Dim::from(1)));
@@ -138,7 +155,7 @@ impl Values<'_> {
             let help = "give the symbols of its shape ranges that start at 1, or split the model before the padding";
             return self.unsupported("a computation beside padding or concatenation that is too large", help);
         }
-        self.guarded(|values| values.value(k, v, at))
+        self.guarded(reached.clone(), |values| values.value(k, v, at))
     }
 }
 

@@ -8,9 +8,9 @@ use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, Rng, Tensor, ValueId, bind_symbols, interpret};
 use kiln_kernels::{Argument, tile_programs};
 use kiln_target::arch::Arch;
-use kiln_tile::Array;
 use kiln_tile::interp::{self, Arg};
 use kiln_tile::program::Param;
+use kiln_tile::{Array, Scalar};
 
 /// A region and inputs to run it on.
 pub struct Case {
@@ -56,16 +56,29 @@ impl Case {
 
     /// Types and shapes of the results, with memory full of something else than zeros.
     pub fn poisoned(&self) -> Vec<Tensor> {
-        let spoil = |t: &Tensor| Tensor::new(t.dtype(), t.shape().to_vec(), vec![0xa5; t.data().len()].into()).unwrap();
-        self.expected().iter().map(spoil).collect()
+        let (graph, bindings) = (&self.region.graph, self.bindings());
+        let spoil = |(_, v): &(String, ValueId)| {
+            let (dtype, shape) = (graph.ty(*v).dtype, graph.ty(*v).concrete(&bindings).unwrap());
+            let bytes = dtype.bytes_for(shape.iter().product()).unwrap();
+            Tensor::new(dtype, shape, vec![0xa5; bytes].into()).unwrap()
+        };
+        graph.outputs.iter().map(spoil).collect()
     }
 
-    /// Runs the tile programs on the CPU.
+    /// Runs the tile programs on the CPU. No check may fail.
     pub fn interpret_tiles(&self, arch: Arch) -> Vec<Tensor> {
+        let (outputs, fault) = self.interpret_faulty(arch);
+        assert_eq!(fault, 0, "{}: a check failed", self.region.name);
+        outputs
+    }
+
+    /// Runs the tile programs on the CPU, and tells the greatest number of a check that failed, from 1; 0 if none did.
+    pub fn interpret_faulty(&self, arch: Arch) -> (Vec<Tensor>, i128) {
         let programs = tile_programs(&self.region, arch, &self.region.graph.symbols)
             .unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
         let bindings = self.bindings();
         let mut outputs = self.poisoned();
+        let mut fault = 0;
         for program in programs {
             let array = |param: &Param, t: &Tensor| {
                 let Param::Buffer { buffer, .. } = param else { panic!("a tensor for a scalar parameter") };
@@ -78,11 +91,16 @@ impl Case {
                 .map(|(argument, param)| match argument {
                     Argument::Input(i) => array(param, &self.inputs[*i]),
                     Argument::Output(i) => array(param, &outputs[*i]),
+                    Argument::Fault => Arg::Array(Array::from_values(kiln_tile::DType::I32, [Scalar::Int(fault)])),
+                    Argument::FaultCode => Arg::Scalar(Scalar::Int(1)),
                     Argument::Dim(dim) => Arg::dim(dim.eval(&bindings).unwrap()),
                 })
                 .collect();
             interp::run(&program.program, &mut args).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
             for (argument, arg) in program.arguments.iter().zip(&args) {
+                if let (Argument::Fault, Some(word)) = (argument, arg.array()) {
+                    fault = word.get(0).as_i128();
+                }
                 if let (Argument::Output(i), Some(array)) = (argument, arg.array()) {
                     let old = &outputs[*i];
                     let data = array.bytes().to_vec().into();
@@ -90,7 +108,7 @@ impl Case {
                 }
             }
         }
-        outputs
+        (outputs, fault)
     }
 
     /// Compares results with the reference interpreter's.

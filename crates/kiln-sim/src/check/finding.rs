@@ -16,7 +16,7 @@ pub enum FindingKind {
     Misaligned,
     /// A read of shared memory that nothing has written.
     Uninitialized,
-    /// A read of a register that nothing has written.
+    /// A use of a register that nothing has written. To move it, to store it and to load it again is no use yet.
     UninitializedRegister,
     /// Two unordered accesses to shared memory by different warps.
     SharedRace,
@@ -42,12 +42,14 @@ pub enum FindingKind {
     Trap,
     /// The instruction budget is used up.
     Budget,
+    /// The time is used up.
+    Timeout,
 }
 
 impl FindingKind {
     /// Whether the launch ends with it.
     pub(crate) fn fatal(self) -> bool {
-        matches!(self, FindingKind::Trap | FindingKind::Budget)
+        matches!(self, FindingKind::Trap | FindingKind::Budget | FindingKind::Timeout)
     }
 }
 
@@ -70,6 +72,7 @@ impl std::fmt::Display for FindingKind {
             FindingKind::InvalidOperand => "invalid operand",
             FindingKind::Trap => "trap",
             FindingKind::Budget => "instruction budget exceeded",
+            FindingKind::Timeout => "time limit exceeded",
         })
     }
 }

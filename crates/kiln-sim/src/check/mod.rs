@@ -4,6 +4,7 @@ mod clocks;
 mod finding;
 mod global;
 mod shared;
+mod undefined;
 
 pub use finding::FindingKind;
 
@@ -11,6 +12,7 @@ pub(crate) use clocks::Clocks;
 pub(crate) use finding::Findings;
 pub(crate) use global::{GlobalShadow, GridSync};
 pub(crate) use shared::SharedShadow;
+pub(crate) use undefined::{Origin, Owner, UndefinedBytes};
 
 /// A kind of access to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

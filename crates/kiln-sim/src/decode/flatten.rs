@@ -33,7 +33,7 @@ pub(crate) struct Flat {
 }
 
 /// Stops exponential growth through nested calls.
-const MAX_STMTS: usize = 4_000_000;
+const MAX_STMTS: usize = 1_000_000;
 const MAX_FRAME: u64 = 1 << 20;
 const MAX_SHARED: u64 = 1 << 20;
 
@@ -133,6 +133,11 @@ impl Inliner<'_> {
         let Some(body) = &f.body else {
             return Err(syntax(f.line, format!("function `{}` is called but not defined", f.name)));
         };
+        // Calls of empty functions have no statements, but labels and registers.
+        let size = self.flat.stmts.len().max(self.flat.labels.len()).max(self.flat.regs.len());
+        if size > MAX_STMTS {
+            return Err(syntax(f.line, format!("kernel `{}` is too long after inlining", self.flat.name)));
+        }
         if self.stack.contains(&f.name) {
             return Err(syntax(f.line, format!("function `{}` is recursive, which is not supported", f.name)));
         }
@@ -174,9 +179,6 @@ impl Inliner<'_> {
         for (i, stmt) in body.stmts.iter().enumerate() {
             while let Some((_, label)) = next.next_if(|(s, _)| *s as usize <= i) {
                 self.flat.labels[*label as usize] = self.flat.stmts.len() as u32;
-            }
-            if self.flat.stmts.len() > MAX_STMTS {
-                return Err(syntax(stmt.line, format!("kernel `{}` is too long after inlining", self.flat.name)));
             }
             if stmt.op.starts_with("call") {
                 self.call(stmt, &rename)?;

@@ -22,7 +22,7 @@ mod warp;
 pub(crate) use flatten::flatten;
 pub(crate) use op::*;
 pub(crate) use types::Ty;
-pub(crate) use undefined::{Watch, Watched};
+pub(crate) use undefined::{Moves, Piece, Watch, Watched};
 
 use crate::error::{Error, Result};
 use crate::ptx::{PtxFile, Stmt};

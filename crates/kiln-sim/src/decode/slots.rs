@@ -26,7 +26,7 @@ fn rows(kind: RegKind) -> u32 {
     if kind == RegKind::R128 { 2 } else { 1 }
 }
 
-fn regs(arg: &Arg, out: &mut Vec<u32>) {
+pub(super) fn regs(arg: &Arg, out: &mut Vec<u32>) {
     match arg {
         Arg::Reg(r) => out.push(*r),
         Arg::Addr(a, _) | Arg::Not(a) => regs(a, out),

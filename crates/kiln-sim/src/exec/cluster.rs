@@ -1,14 +1,16 @@
 //! The state of a running cluster (usually one CTA) and its scheduler.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use super::barrier::Barrier;
 use super::buffer::Buffer;
 use super::regs::{LANES, Row};
 use super::warp::{Wait, Warp};
-use crate::check::{Clocks, FindingKind, Findings, Rng, SharedShadow};
+use crate::check::{Clocks, FindingKind, Findings, Rng, SharedShadow, UndefinedBytes};
 use crate::counters::Counters;
 use crate::decode::{Inst, MaskKind, Program, Source, Special};
 use crate::launch::Options;
@@ -30,8 +32,12 @@ pub(crate) struct Run<'a> {
     /// Serialises atomics wider than a word.
     pub wide_atomics: Mutex<()>,
     pub executed: AtomicU64,
+    /// When the launch's time is used up.
+    pub deadline: Option<Instant>,
     pub stop: AtomicBool,
     pub sync: crate::check::GridSync,
+    /// Undefined bytes of global memory.
+    pub undefined: Mutex<UndefinedBytes>,
 }
 
 /// One CTA.
@@ -65,6 +71,8 @@ pub(crate) struct Cluster<'a> {
     /// Bulk copies that have not landed.
     pub inflight: Vec<super::bulk::Job>,
     pub findings: Findings,
+    /// Undefined bytes of shared and local memory.
+    pub undefined: UndefinedBytes,
     pub counters: Option<Box<Counters>>,
     pub clocks: Option<Clocks>,
     pub rng: Rng,
@@ -142,6 +150,7 @@ impl<'a> Cluster<'a> {
             cluster_last: Vec::new(),
             inflight: Vec::new(),
             findings: Findings::default(),
+            undefined: UndefinedBytes::default(),
             counters: options.counters.then(|| Box::new(Counters::new(run.program.insts.len()))),
             clocks,
             rng: Rng::new(options.seed.unwrap_or(0) ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
@@ -155,6 +164,11 @@ impl<'a> Cluster<'a> {
         let count = self.warps.len();
         let mut used = 0;
         loop {
+            if let Some((kind, limit)) = self.exhausted(used) {
+                self.give_up(kind, limit);
+                self.run.executed.fetch_add(used, Relaxed);
+                return Slice::Done;
+            }
             let mut progressed = false;
             let first = if fuzz { self.rng.below(count as u64) as usize } else { 0 };
             for k in 0..count {
@@ -190,11 +204,7 @@ impl<'a> Cluster<'a> {
                 return Slice::Done;
             }
             if used >= limit {
-                let total = self.run.executed.fetch_add(used, Relaxed) + used;
-                if total > self.run.options.budget {
-                    self.over_budget();
-                    return Slice::Done;
-                }
+                self.run.executed.fetch_add(used, Relaxed);
                 return Slice::Yield;
             }
             if self.run.stop.load(Relaxed) {
@@ -259,14 +269,50 @@ impl<'a> Cluster<'a> {
         self.warps[index] = warp;
     }
 
-    fn over_budget(&mut self) {
+    /// Which limit of the launch is used up, if any, when this slice has executed `used` instructions.
+    fn exhausted(&self, used: u64) -> Option<(FindingKind, String)> {
+        let Run { options, executed, deadline, .. } = self.run;
+        if executed.load(Relaxed) + used > options.budget {
+            return Some((FindingKind::Budget, format!("{} warp instructions", options.budget)));
+        }
+        let limit = options.timeout.unwrap_or_default();
+        deadline.is_some_and(|at| Instant::now() >= at).then(|| (FindingKind::Timeout, format!("{limit:?}")))
+    }
+
+    /// Stops the launch, and says where each warp of this cluster is.
+    fn give_up(&mut self, kind: FindingKind, limit: String) {
         let Some(index) = self.warps.iter().position(|w| !w.done()) else { return };
+        let text = format!("the launch takes more than {limit}: {}", self.positions());
         let warp = std::mem::take(&mut self.warps[index]);
-        let pc = if warp.mask != 0 { warp.pc } else { warp.groups.first().map_or(0, |g| g.pc) };
-        let text = format!("the launch executed more than {} warp instructions", self.run.options.budget);
-        self.report_at(&warp, pc, Warp::lead(warp.mask), FindingKind::Budget, None, text);
+        let (pc, mask) = warp.positions().next().unwrap_or_default();
+        self.report_at(&warp, pc, Warp::lead(mask), kind, None, text);
         self.warps[index] = warp;
         self.run.stop.store(true, Relaxed);
+    }
+
+    /// Where each warp is, those at one place together.
+    fn positions(&self) -> String {
+        let mut places: BTreeMap<(usize, u32), Vec<u32>> = BTreeMap::new();
+        for w in &self.warps {
+            for (pc, _) in w.positions() {
+                places.entry((w.cta, pc)).or_default().push(w.id);
+            }
+        }
+        let line = |((cta, pc), warps): (&(usize, u32), &Vec<u32>)| {
+            let inst = &self.run.program.insts[*pc as usize];
+            let ids: Vec<String> = warps.iter().map(u32::to_string).collect();
+            let (are, s) = if warps.len() == 1 { ("is", "") } else { ("are", "s") };
+            let ids = ids.join(", ");
+            format!("CTA {cta} warp{s} {ids} {are} at source line {} (PTX line {})", inst.loc.1, inst.line)
+        };
+        places.iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The thread of a lane.
+    pub(crate) fn thread(&self, w: &Warp, lane: usize) -> [u32; 3] {
+        let linear = w.id * 32 + lane as u32;
+        let [x, y, _] = self.run.block;
+        [linear % x, linear / x % y, linear / x / y]
     }
 
     /// Records a finding about a lane at a PC.
@@ -280,9 +326,7 @@ impl<'a> Cluster<'a> {
         message: String,
     ) {
         let inst: &Inst = &self.run.program.insts[pc as usize];
-        let linear = w.id * 32 + lane as u32;
-        let [x, y, _] = self.run.block;
-        let thread = [linear % x, linear / x % y, linear / x / y];
+        let thread = self.thread(w, lane);
         let block = self.ctas[w.cta].id;
         self.findings.add(kind, pc, inst, block, thread, at, message);
         if kind.fatal() {
@@ -317,7 +361,7 @@ fn fill(
     w.regs.r = vec![Row([0; LANES]); p.rows[0] as usize];
     w.regs.d = vec![Row([0; LANES]); p.rows[1] as usize];
     w.regs.p = vec![0; p.rows[2] as usize];
-    w.defined = vec![0; p.watched.count];
+    w.defined = vec![[0; LANES]; p.watched.bytes.len()];
     let [bx, by, _] = run.block;
     let threads = run.block.iter().product::<u32>();
     let axis = |v: [u32; 3], a: u8| v.get(a as usize).copied().unwrap_or(0);

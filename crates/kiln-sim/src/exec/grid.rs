@@ -3,18 +3,22 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::buffer::Buffer;
 use super::cluster::{Cluster, Run, Slice};
-use crate::check::Findings;
+use crate::check::{FindingKind, Findings, Origin};
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::launch::{LaunchConfig, Options};
+use crate::memory::check_memory;
 use crate::module::Kernel;
 use crate::report::Report;
 
 /// Instructions before a cluster that has not finished lets another run, so that CTAs may wait for each other.
 const SLICE: u64 = 4_000_000;
+/// CTAs along x (CUDA C++ Programming Guide, "Technical specifications per compute capability").
+const MAX_GRID_X: u32 = 0x7fff_ffff;
 /// Shared memory that any target offers at most to one CTA.
 const MAX_SHARED: u32 = 232_448;
 
@@ -28,8 +32,8 @@ fn validate(kernel: &Kernel, config: &LaunchConfig) -> Result<[u32; 3]> {
     if threads > 1024 || config.block[2] > 64 {
         return err(format!("block {:?} has {threads} threads; the limit is 1024, and 64 along z", config.block));
     }
-    if config.grid[1] > 65535 || config.grid[2] > 65535 {
-        return err(format!("grid {:?} exceeds 65535 along y or z", config.grid));
+    if config.grid[0] > MAX_GRID_X || config.grid[1] > 65535 || config.grid[2] > 65535 {
+        return err(format!("grid {:?} exceeds {MAX_GRID_X} along x or 65535 along y or z", config.grid));
     }
     if let Some(max) = p.max_threads
         && threads > max.iter().map(|b| u64::from(*b)).product()
@@ -55,6 +59,11 @@ fn validate(kernel: &Kernel, config: &LaunchConfig) -> Result<[u32; 3]> {
     if size == 0 || size > 16 || (0..3).any(|i| !config.grid[i].is_multiple_of(cluster[i])) {
         return err(format!("cluster {cluster:?} has more than 16 CTAs or does not divide the grid {:?}", config.grid));
     }
+    // Made when a cluster starts, on every thread that runs one.
+    let [narrow, wide, predicates] = p.rows.map(u64::from);
+    let warp = (u64::from(p.frame) + 4 * narrow + 8 * wide) * 32 + 4 * predicates;
+    check_memory(warp * threads.div_ceil(32) * size * rayon::current_num_threads() as u64)
+        .map_err(|why| kernel.launch_error(format!("registers and local memory of a cluster: {why}")))?;
     Ok(cluster)
 }
 
@@ -83,8 +92,10 @@ pub(crate) fn launch(
         options,
         wide_atomics: Mutex::new(()),
         executed: AtomicU64::new(0),
+        deadline: options.timeout.and_then(|limit| Instant::now().checked_add(limit)),
         stop: AtomicBool::new(false),
         sync: Default::default(),
+        undefined: Default::default(),
     };
     let next = AtomicU64::new(0);
     let parked: Mutex<VecDeque<Cluster<'_>>> = Mutex::default();
@@ -130,7 +141,17 @@ pub(crate) fn launch(
     } else {
         rayon::scope(|s| (0..workers).for_each(|_| s.spawn(|_| worker())));
     }
-    let (findings, counters) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (mut findings, counters) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !run.stop.load(Relaxed) {
+        // Whoever reads it later uses it.
+        let undefined = run.undefined.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (at, Origin { pc, block, thread }) in undefined.left() {
+            let text = "leaves a register that nothing has written in memory".to_string();
+            let inst = &kernel.program.insts[pc as usize];
+            let place = Some(("global", at));
+            findings.add(FindingKind::UninitializedRegister, pc, inst, block, thread, place, text);
+        }
+    }
     Ok(Report {
         findings: findings.into_list(kernel),
         instructions: run.executed.load(Relaxed),

@@ -17,6 +17,7 @@ mod mma;
 mod regs;
 mod step;
 mod tensor;
+mod undefined;
 mod warp;
 mod wgmma;
 

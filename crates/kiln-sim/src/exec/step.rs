@@ -4,7 +4,7 @@ use super::cluster::Cluster;
 use super::regs::Lane;
 use super::warp::{Wait, Warp};
 use crate::check::FindingKind;
-use crate::decode::{Clock, FenceKind, Inst, Op, Reg, Watch};
+use crate::decode::{Clock, FenceKind, Inst, Op, Reg};
 
 /// Where a warp goes after an instruction.
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -31,7 +31,7 @@ impl Cluster<'_> {
     pub(crate) fn run_warp(&mut self, w: &mut Warp, quantum: u64) -> u64 {
         let insts: &[Inst] = &self.run.program.insts;
         let counting = self.counters.is_some();
-        let watching = self.run.options.checks.uninitialized && self.run.program.watched.count > 0;
+        let watching = self.run.options.checks.uninitialized && !self.run.program.watched.bytes.is_empty();
         let mut left = quantum;
         while left > 0 {
             if (!w.groups.is_empty() || w.mask == 0) && !w.select() {
@@ -48,7 +48,7 @@ impl Cluster<'_> {
                 self.wgmma_registers(w, m);
             }
             if watching {
-                self.watched_registers(w, m);
+                self.watched_registers(w, &inst.op, m);
             }
             match &inst.op {
                 Op::Alu(f) => {
@@ -82,21 +82,6 @@ impl Cluster<'_> {
             }
         }
         quantum - left
-    }
-
-    /// Reports an instruction that reads a register which nothing has written, and notes what it writes.
-    fn watched_registers(&mut self, w: &mut Warp, m: u32) {
-        let Some(Watch { uses, defs, copy }) = self.run.program.watched.insts.get(w.pc as usize) else { return };
-        let valid = uses.iter().fold(m, |valid, r| valid & w.defined[*r as usize]);
-        if valid != m && !copy {
-            let text = "reads a register that nothing has written".to_string();
-            self.report(w, Warp::lead(m & !valid), FindingKind::UninitializedRegister, None, text);
-        }
-        let written = if *copy { valid } else { m };
-        for r in defs {
-            let lanes = &mut w.defined[*r as usize];
-            *lanes = *lanes & !m | written;
-        }
     }
 
     /// Executes anything but arithmetic and plain branches on the lanes of `m`.

@@ -3,7 +3,7 @@
 //! Groups form at divergent branches; the group with the lowest PC runs and groups at the same PC merge, so
 //! compiled code reconverges where its paths meet.
 
-use super::regs::Regs;
+use super::regs::{LANES, Regs};
 
 /// Why a group does not run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,8 +88,8 @@ pub(crate) struct Warp {
     pub open_copies: Vec<Copy16>,
     pub copy_groups: Vec<CopyGroup>,
     pub wgmma: super::wgmma::State,
-    /// Lanes that have written each watched register.
-    pub defined: Vec<u32>,
+    /// Bytes of each watched register that have been written, by lane.
+    pub defined: Vec<[u16; LANES]>,
     pub bulk: super::bulk::State,
     /// Phase of the cluster barrier at this warp's last arrival.
     pub cluster_wait: u32,
@@ -105,6 +105,12 @@ const SPIN: u32 = 1024;
 impl Warp {
     pub(crate) fn done(&self) -> bool {
         self.mask == 0 && self.groups.is_empty()
+    }
+
+    /// The PCs at which it has lanes, and those lanes.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = (u32, u32)> {
+        let running = (self.mask != 0).then_some((self.pc, self.mask));
+        running.into_iter().chain(self.groups.iter().map(|g| (g.pc, g.mask)))
     }
 
     /// Lanes that exist and have not exited.

@@ -8,6 +8,9 @@ use crate::error::Result;
 /// Module data above this is refused rather than allocated.
 const MAX_BYTES: u64 = 1 << 32;
 
+/// Constant memory of a module ("Constant State Space").
+const MAX_CONST: u64 = 1 << 16;
+
 /// Size in bytes of a PTX fundamental type.
 fn type_size(ty: &str) -> Option<u64> {
     Some(match ty {
@@ -84,6 +87,10 @@ impl Parser {
             }
             size = size.saturating_mul(self.int()?);
             self.expect(b']')?;
+        }
+        let taken: u64 = out.iter().filter(|v| v.space == Space::Const).map(|v| v.size).sum();
+        if space == Space::Const && size.saturating_add(taken) > MAX_CONST {
+            return Err(self.error(format!("`{name}` of {size} bytes: constant memory has {MAX_CONST} bytes")));
         }
         if size > MAX_BYTES {
             return Err(self.error(format!("variable `{name}` of {size} bytes is too large")));

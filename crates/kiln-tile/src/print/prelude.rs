@@ -9,6 +9,7 @@ pub enum Helper {
     Vec,
     F16,
     Bf16,
+    OddF32,
     E4m3,
     E5m2,
     Int4,
@@ -32,6 +33,38 @@ pub enum Helper {
 }
 
 impl Helper {
+    /// All of them; the length follows from the last one.
+    #[cfg(test)]
+    pub const ALL: [Helper; Helper::MmaBf16 as usize + 1] = {
+        use Helper::*;
+        [
+            Vec,
+            F16,
+            Bf16,
+            OddF32,
+            E4m3,
+            E5m2,
+            Int4,
+            MinMax,
+            Exp2Approx,
+            WarpReduce,
+            BlockReduce,
+            ReduceSum,
+            ReduceProd,
+            ReduceMin,
+            ReduceMax,
+            ReduceAnd,
+            ReduceOr,
+            Swizzle,
+            CopyAsync,
+            LoadMatrix,
+            PackF16,
+            PackBf16,
+            MmaF16,
+            MmaBf16,
+        ]
+    };
+
     /// What this piece calls itself.
     pub fn needs(self) -> &'static [Helper] {
         match self {
@@ -48,6 +81,7 @@ impl Helper {
             Helper::Vec => VEC.to_owned(),
             Helper::F16 => F16.to_owned(),
             Helper::Bf16 => format!("{BF16}{}", if arch.has_bf16() { BF16_CVT } else { BF16_ROUND }),
+            Helper::OddF32 => ODD_F32.to_owned(),
             Helper::E4m3 => f8(arch, "e4m3", 3, 7, "0x43e00000u /* 448 */", E4M3_DECODE),
             Helper::E5m2 => f8(arch, "e5m2", 2, 15, "0x47600000u /* 57344 */", E5M2_DECODE),
             Helper::Int4 => INT4.to_owned(),
@@ -126,6 +160,34 @@ __device__ __forceinline__ bf16 to_bf16(float x) {
     const unsigned bits = __float_as_uint(x);
     const unsigned rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
     return bf16{(unsigned short)(x == x ? rounded : 0x7fffu)};
+}
+";
+
+/// Boldo and Melquiond, "When double rounding is odd".
+const ODD_F32: &str = "\
+// To f32 toward zero, with the last bit set if anything was lost: rounding that to 16 bits or fewer rounds once.
+__device__ __forceinline__ float odd(float toward_zero, bool exact) {
+    return exact ? toward_zero : __uint_as_float(__float_as_uint(toward_zero) | 1u);
+}
+__device__ __forceinline__ float odd_f32(double x) {
+    const float y = __double2float_rz(x);
+    return odd(y, (double)y == x || x != x);
+}
+__device__ __forceinline__ float odd_f32(int x) {
+    const float y = __int2float_rz(x);
+    return odd(y, (int)y == x);
+}
+__device__ __forceinline__ float odd_f32(unsigned x) {
+    const float y = __uint2float_rz(x);
+    return odd(y, (unsigned)y == x);
+}
+__device__ __forceinline__ float odd_f32(long long x) {
+    const float y = __ll2float_rz(x);
+    return odd(y, (long long)y == x);
+}
+__device__ __forceinline__ float odd_f32(unsigned long long x) {
+    const float y = __ull2float_rz(x);
+    return odd(y, (unsigned long long)y == x);
 }
 ";
 

@@ -104,303 +104,311 @@ __device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], u
 }
 
 // o = softmax(q k^T) v
-extern "C" __global__ void __launch_bounds__(64, 1) attention(
-    int batch,
-    int queries,
-    int keys,
-    const f16* __restrict__ q,
-    const f16* __restrict__ k,
-    const f16* __restrict__ v,
-    f16* __restrict__ o) {
-    float scores[2][4][4];
-    const int scores_row = threadIdx.x / 32 * 32;
-    const int scores_col = 0;
-    float acc[2][6][4];
-    const int acc_row = threadIdx.x / 32 * 32;
-    const int acc_col = 0;
-    float peak[2][2];
-    float total[2][2];
-    float base[2][2];
-    float scale[2][2];
-    float found[2][2];
-    __shared__ __align__(16) f16 q_tile[2048];
-    __shared__ __align__(16) f16 k_tile[2048];
-    __shared__ __align__(16) f16 v_tile[3072];
-    const int block = blockIdx.x;
-    const int z = block / ((queries + 63) / 64);
-    const int tile_m = block % ((queries + 63) / 64);
-    for (int element = threadIdx.x * 8; element < 2048; element += 512) {
-        const int i = element / 32;
-        const int d = element % 32;
-        if (tile_m * 64 + i < queries) {
-            const Vec<f16, 8> q_v = load<8>(q + z * (queries * 32) + (tile_m * 64 + i) * 32 + d);
-            Vec<f16, 8> q_tile_v;
+extern "C" __global__ void __launch_bounds__(64, 1) attention_(
+    int batch_,
+    int queries_,
+    int keys_,
+    const f16* __restrict__ q_,
+    const f16* __restrict__ k_,
+    const f16* __restrict__ v_,
+    f16* __restrict__ o_) {
+    float scores_[2][4][4];
+    const int scores_row_ = threadIdx.x / 32 * 32;
+    const int scores_col_ = 0;
+    float acc_[2][6][4];
+    const int acc_row_ = threadIdx.x / 32 * 32;
+    const int acc_col_ = 0;
+    float peak_[2][2];
+    float total_[2][2];
+    float base_[2][2];
+    float scale_[2][2];
+    float found_[2][2];
+    __shared__ __align__(16) f16 q_tile_[2048];
+    __shared__ __align__(16) f16 k_tile_[2048];
+    __shared__ __align__(16) f16 v_tile_[3072];
+    const int block_ = blockIdx.x;
+    const int z_ = block_ / ((queries_ + 63) / 64);
+    const int tile_m_ = block_ % ((queries_ + 63) / 64);
+    for (int element_ = threadIdx.x * 8; element_ < 2048; element_ += 512) {
+        const int i_ = element_ / 32;
+        const int d_ = element_ % 32;
+        if (tile_m_ * 64 + i_ < queries_) {
+            const Vec<f16, 8> q_v_ = load<8>(q_ + z_ * (queries_ * 32) + (tile_m_ * 64 + i_) * 32 + d_);
+            Vec<f16, 8> q_tile_v_;
             #pragma unroll
-            for (int v_2 = 0; v_2 < 8; ++v_2) {
-                q_tile_v[v_2] = q_v[v_2];
+            for (int v_2_ = 0; v_2_ < 8; ++v_2_) {
+                q_tile_v_[v_2_] = q_v_[v_2_];
             }
-            store(q_tile + swizzled<32>(i, d), q_tile_v);
+            store(q_tile_ + swizzled<32>(i_, d_), q_tile_v_);
         } else {
-            Vec<f16, 8> q_tile_v;
+            Vec<f16, 8> q_tile_v_;
             #pragma unroll
-            for (int v_2 = 0; v_2 < 8; ++v_2) {
-                q_tile_v[v_2] = f16{0x0};
+            for (int v_2_ = 0; v_2_ < 8; ++v_2_) {
+                q_tile_v_[v_2_] = f16{0x0};
             }
-            store(q_tile + swizzled<32>(i, d), q_tile_v);
+            store(q_tile_ + swizzled<32>(i_, d_), q_tile_v_);
         }
     }
     #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i_ = 0; i_ < 2; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 6; ++i_2) {
+        for (int i_2_ = 0; i_2_ < 6; ++i_2_) {
             #pragma unroll
-            for (int i_3 = 0; i_3 < 4; ++i_3) {
-                acc[i][i_2][i_3] = 0.0f;
+            for (int i_3_ = 0; i_3_ < 4; ++i_3_) {
+                acc_[i_][i_2_][i_3_] = 0.0f;
             }
         }
     }
     #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i_ = 0; i_ < 2; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 2; ++i_2) {
-            total[i][i_2] = 0.0f;
+        for (int i_2_ = 0; i_2_ < 2; ++i_2_) {
+            total_[i_][i_2_] = 0.0f;
         }
     }
     #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i_ = 0; i_ < 2; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 2; ++i_2) {
-            peak[i][i_2] = __int_as_float(0xff800000);
+        for (int i_2_ = 0; i_2_ < 2; ++i_2_) {
+            peak_[i_][i_2_] = __int_as_float(0xff800000);
         }
     }
     __syncthreads();
-    const int step_count = (keys + 31) / 32;
-    const auto fetch = [&](int step) __attribute__((always_inline)) {
-        f16* const k_tile_slot = k_tile + step % 2 * 1024;
-        f16* const v_tile_slot = v_tile + step % 2 * 1536;
+    const int step_count_ = (keys_ + 31) / 32;
+    const auto fetch_ = [&](int step_) __attribute__((always_inline)) {
+        f16* const k_tile_slot_ = k_tile_ + step_ % 2 * 1024;
+        f16* const v_tile_slot_ = v_tile_ + step_ % 2 * 1536;
         #pragma unroll
-        for (int turn = 0; turn < 2; ++turn) {
-            const int element = (turn * 64 + threadIdx.x) * 8;
-            const int j = element / 32;
-            const int d = element % 32;
+        for (int turn_ = 0; turn_ < 2; ++turn_) {
+            const int element_ = (turn_ * 64 + threadIdx.x) * 8;
+            const int j_ = element_ / 32;
+            const int d_ = element_ % 32;
             copy_async<16>(
-                k_tile_slot + swizzled<32>(j, d),
-                k + z * (keys * 32) + (step * 32 + j) * 32 + d,
-                step * 32 + j < keys);
+                k_tile_slot_ + swizzled<32>(j_, d_),
+                k_ + z_ * (keys_ * 32) + (step_ * 32 + j_) * 32 + d_,
+                step_ * 32 + j_ < keys_);
         }
         #pragma unroll
-        for (int turn = 0; turn < 3; ++turn) {
-            const int element = (turn * 64 + threadIdx.x) * 8;
-            const int j = element / 48;
-            const int d = element % 48;
+        for (int turn_ = 0; turn_ < 3; ++turn_) {
+            const int element_ = (turn_ * 64 + threadIdx.x) * 8;
+            const int j_ = element_ / 48;
+            const int d_ = element_ % 48;
             copy_async<16>(
-                v_tile_slot + swizzled<48>(j, d),
-                v + z * (keys * 48) + (step * 32 + j) * 48 + d,
-                step * 32 + j < keys);
+                v_tile_slot_ + swizzled<48>(j_, d_),
+                v_ + z_ * (keys_ * 48) + (step_ * 32 + j_) * 48 + d_,
+                step_ * 32 + j_ < keys_);
         }
     };
     #pragma unroll
-    for (int ahead = 0; ahead < 1; ++ahead) {
-        fetch(ahead);
+    for (int ahead_ = 0; ahead_ < 1; ++ahead_) {
+        fetch_(ahead_);
         copy_async_commit();
     }
-    for (int step = 0; step < step_count; ++step) {
+    for (int step_ = 0; step_ < step_count_; ++step_) {
         copy_async_wait<0>();
         __syncthreads();
-        if (step + 1 < step_count) {
-            fetch(step + 1);
+        if (step_ + 1 < step_count_) {
+            fetch_(step_ + 1);
         }
         copy_async_commit();
-        f16* const k_tile_slot = k_tile + step % 2 * 1024;
-        f16* const v_tile_slot = v_tile + step % 2 * 1536;
+        f16* const k_tile_slot_ = k_tile_ + step_ % 2 * 1024;
+        f16* const v_tile_slot_ = v_tile_ + step_ % 2 * 1536;
         #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i_ = 0; i_ < 2; ++i_) {
             #pragma unroll
-            for (int i_2 = 0; i_2 < 4; ++i_2) {
+            for (int i_2_ = 0; i_2_ < 4; ++i_2_) {
                 #pragma unroll
-                for (int i_3 = 0; i_3 < 4; ++i_3) {
-                    scores[i][i_2][i_3] = 0.0f;
+                for (int i_3_ = 0; i_3_ < 4; ++i_3_) {
+                    scores_[i_][i_2_][i_3_] = 0.0f;
                 }
             }
         }
         #pragma unroll
-        for (int kk = 0; kk < 32; kk += 16) {
-            unsigned a_frag[2][4];
-            unsigned b_frag[2][4];
+        for (int kk_ = 0; kk_ < 32; kk_ += 16) {
+            unsigned a_frag_[2][4];
+            unsigned b_frag_[2][4];
             #pragma unroll
-            for (int mi = 0; mi < 2; ++mi) {
+            for (int mi_ = 0; mi_ < 2; ++mi_) {
                 load_matrix(
-                    a_frag[mi],
-                    q_tile + swizzled<32>(scores_row + mi * 16 + threadIdx.x % 16, kk + threadIdx.x % 32 / 16 * 8));
+                    a_frag_[mi_],
+                    q_tile_ + swizzled<32>(scores_row_ + mi_ * 16 + threadIdx.x % 16, kk_ + threadIdx.x % 32 / 16 * 8));
             }
             #pragma unroll
-            for (int ni = 0; ni < 2; ++ni) {
+            for (int ni_ = 0; ni_ < 2; ++ni_) {
                 load_matrix(
-                    b_frag[ni],
-                    k_tile_slot + swizzled<32>(scores_col + ni * 16 + threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, kk + threadIdx.x % 32 / 8 % 2 * 8));
+                    b_frag_[ni_],
+                    k_tile_slot_ + swizzled<32>(scores_col_ + ni_ * 16 + threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, kk_ + threadIdx.x % 32 / 8 % 2 * 8));
             }
             #pragma unroll
-            for (int mi = 0; mi < 2; ++mi) {
+            for (int mi_ = 0; mi_ < 2; ++mi_) {
                 #pragma unroll
-                for (int ni = 0; ni < 4; ++ni) {
-                    mma_f16(scores[mi][ni], a_frag[mi], b_frag[ni / 2][ni % 2 * 2], b_frag[ni / 2][ni % 2 * 2 + 1]);
+                for (int ni_ = 0; ni_ < 4; ++ni_) {
+                    mma_f16(
+                        scores_[mi_][ni_],
+                        a_frag_[mi_],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2 + 1]);
                 }
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int ni = 0; ni < 4; ++ni) {
+            for (int ni_ = 0; ni_ < 4; ++ni_) {
                 #pragma unroll
-                for (int hi = 0; hi < 2; ++hi) {
-                    const int j = scores_col + ni * 8 + threadIdx.x % 4 * 2;
+                for (int hi_ = 0; hi_ < 2; ++hi_) {
+                    const int j_ = scores_col_ + ni_ * 8 + threadIdx.x % 4 * 2;
                     #pragma unroll
-                    for (int v_2 = 0; v_2 < 2; ++v_2) {
-                        scores[mi][ni][hi * 2 + v_2] = step * 32 + j + v_2 < keys ? scores[mi][ni][hi * 2 + v_2] : __int_as_float(0xff800000);
+                    for (int v_2_ = 0; v_2_ < 2; ++v_2_) {
+                        scores_[mi_][ni_][hi_ * 2 + v_2_] = step_ * 32 + j_ + v_2_ < keys_ ? scores_[mi_][ni_][hi_ * 2 + v_2_] : __int_as_float(0xff800000);
                     }
                 }
             }
         }
         #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i_ = 0; i_ < 2; ++i_) {
             #pragma unroll
-            for (int i_2 = 0; i_2 < 2; ++i_2) {
-                found[i][i_2] = __int_as_float(0xff800000);
+            for (int i_2_ = 0; i_2_ < 2; ++i_2_) {
+                found_[i_][i_2_] = __int_as_float(0xff800000);
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int ni = 0; ni < 4; ++ni) {
+            for (int ni_ = 0; ni_ < 4; ++ni_) {
                 #pragma unroll
-                for (int hi = 0; hi < 2; ++hi) {
+                for (int hi_ = 0; hi_ < 2; ++hi_) {
                     #pragma unroll
-                    for (int v_2 = 0; v_2 < 2; ++v_2) {
-                        found[mi][hi] = max_of(found[mi][hi], scores[mi][ni][hi * 2 + v_2]);
+                    for (int v_2_ = 0; v_2_ < 2; ++v_2_) {
+                        found_[mi_][hi_] = max_of(found_[mi_][hi_], scores_[mi_][ni_][hi_ * 2 + v_2_]);
                     }
                 }
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                found[mi][hi] = warp_reduce<Max, 4>(found[mi][hi]);
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                found_[mi_][hi_] = warp_reduce<Max, 4>(found_[mi_][hi_]);
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                const float new_2 = max_of(peak[mi][hi], found[mi][hi]);
-                const float finite = new_2 != __int_as_float(0xff800000) ? new_2 : 0.0f;
-                scale[mi][hi] = expf(peak[mi][hi] - finite);
-                base[mi][hi] = finite;
-                peak[mi][hi] = new_2;
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                const float new_ = max_of(peak_[mi_][hi_], found_[mi_][hi_]);
+                const float finite_ = new_ != __int_as_float(0xff800000) ? new_ : 0.0f;
+                scale_[mi_][hi_] = expf(peak_[mi_][hi_] - finite_);
+                base_[mi_][hi_] = finite_;
+                peak_[mi_][hi_] = new_;
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int ni = 0; ni < 4; ++ni) {
+            for (int ni_ = 0; ni_ < 4; ++ni_) {
                 #pragma unroll
-                for (int hi = 0; hi < 2; ++hi) {
+                for (int hi_ = 0; hi_ < 2; ++hi_) {
                     #pragma unroll
-                    for (int v_2 = 0; v_2 < 2; ++v_2) {
-                        scores[mi][ni][hi * 2 + v_2] = expf(scores[mi][ni][hi * 2 + v_2] - base[mi][hi]);
+                    for (int v_2_ = 0; v_2_ < 2; ++v_2_) {
+                        scores_[mi_][ni_][hi_ * 2 + v_2_] = expf(scores_[mi_][ni_][hi_ * 2 + v_2_] - base_[mi_][hi_]);
                     }
                 }
             }
         }
         #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i_ = 0; i_ < 2; ++i_) {
             #pragma unroll
-            for (int i_2 = 0; i_2 < 2; ++i_2) {
-                found[i][i_2] = 0.0f;
+            for (int i_2_ = 0; i_2_ < 2; ++i_2_) {
+                found_[i_][i_2_] = 0.0f;
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int ni = 0; ni < 4; ++ni) {
+            for (int ni_ = 0; ni_ < 4; ++ni_) {
                 #pragma unroll
-                for (int hi = 0; hi < 2; ++hi) {
+                for (int hi_ = 0; hi_ < 2; ++hi_) {
                     #pragma unroll
-                    for (int v_2 = 0; v_2 < 2; ++v_2) {
-                        found[mi][hi] += scores[mi][ni][hi * 2 + v_2];
+                    for (int v_2_ = 0; v_2_ < 2; ++v_2_) {
+                        found_[mi_][hi_] += scores_[mi_][ni_][hi_ * 2 + v_2_];
                     }
                 }
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                found[mi][hi] = warp_reduce<Sum, 4>(found[mi][hi]);
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                found_[mi_][hi_] = warp_reduce<Sum, 4>(found_[mi_][hi_]);
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                total[mi][hi] = total[mi][hi] * scale[mi][hi] + found[mi][hi];
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                total_[mi_][hi_] = total_[mi_][hi_] * scale_[mi_][hi_] + found_[mi_][hi_];
             }
         }
         #pragma unroll
-        for (int mi = 0; mi < 2; ++mi) {
+        for (int mi_ = 0; mi_ < 2; ++mi_) {
             #pragma unroll
-            for (int ni = 0; ni < 6; ++ni) {
+            for (int ni_ = 0; ni_ < 6; ++ni_) {
                 #pragma unroll
-                for (int hi = 0; hi < 2; ++hi) {
+                for (int hi_ = 0; hi_ < 2; ++hi_) {
                     #pragma unroll
-                    for (int v_2 = 0; v_2 < 2; ++v_2) {
-                        acc[mi][ni][hi * 2 + v_2] *= scale[mi][hi];
+                    for (int v_2_ = 0; v_2_ < 2; ++v_2_) {
+                        acc_[mi_][ni_][hi_ * 2 + v_2_] *= scale_[mi_][hi_];
                     }
                 }
             }
         }
         #pragma unroll
-        for (int kk = 0; kk < 32; kk += 16) {
-            unsigned a_frag[2][4];
-            unsigned b_frag[3][4];
+        for (int kk_ = 0; kk_ < 32; kk_ += 16) {
+            unsigned a_frag_[2][4];
+            unsigned b_frag_[3][4];
             #pragma unroll
-            for (int mi = 0; mi < 2; ++mi) {
-                a_frag[mi][0] = pack_f16(scores[mi][kk / 8][0], scores[mi][kk / 8][1]);
-                a_frag[mi][1] = pack_f16(scores[mi][kk / 8][2], scores[mi][kk / 8][3]);
-                a_frag[mi][2] = pack_f16(scores[mi][kk / 8 + 1][0], scores[mi][kk / 8 + 1][1]);
-                a_frag[mi][3] = pack_f16(scores[mi][kk / 8 + 1][2], scores[mi][kk / 8 + 1][3]);
+            for (int mi_ = 0; mi_ < 2; ++mi_) {
+                a_frag_[mi_][0] = pack_f16(scores_[mi_][kk_ / 8][0], scores_[mi_][kk_ / 8][1]);
+                a_frag_[mi_][1] = pack_f16(scores_[mi_][kk_ / 8][2], scores_[mi_][kk_ / 8][3]);
+                a_frag_[mi_][2] = pack_f16(scores_[mi_][kk_ / 8 + 1][0], scores_[mi_][kk_ / 8 + 1][1]);
+                a_frag_[mi_][3] = pack_f16(scores_[mi_][kk_ / 8 + 1][2], scores_[mi_][kk_ / 8 + 1][3]);
             }
             #pragma unroll
-            for (int ni = 0; ni < 3; ++ni) {
+            for (int ni_ = 0; ni_ < 3; ++ni_) {
                 load_matrix_transposed(
-                    b_frag[ni],
-                    v_tile_slot + swizzled<48>(kk + threadIdx.x % 16, acc_col + ni * 16 + threadIdx.x % 32 / 16 * 8));
+                    b_frag_[ni_],
+                    v_tile_slot_ + swizzled<48>(kk_ + threadIdx.x % 16, acc_col_ + ni_ * 16 + threadIdx.x % 32 / 16 * 8));
             }
             #pragma unroll
-            for (int mi = 0; mi < 2; ++mi) {
+            for (int mi_ = 0; mi_ < 2; ++mi_) {
                 #pragma unroll
-                for (int ni = 0; ni < 6; ++ni) {
-                    mma_f16(acc[mi][ni], a_frag[mi], b_frag[ni / 2][ni % 2 * 2], b_frag[ni / 2][ni % 2 * 2 + 1]);
+                for (int ni_ = 0; ni_ < 6; ++ni_) {
+                    mma_f16(
+                        acc_[mi_][ni_],
+                        a_frag_[mi_],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2 + 1]);
                 }
             }
         }
     }
     #pragma unroll
-    for (int mi = 0; mi < 2; ++mi) {
+    for (int mi_ = 0; mi_ < 2; ++mi_) {
         #pragma unroll
-        for (int ni = 0; ni < 6; ++ni) {
+        for (int ni_ = 0; ni_ < 6; ++ni_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                const int i = acc_row + mi * 16 + hi * 8 + threadIdx.x % 32 / 4;
-                const int c = acc_col + ni * 8 + threadIdx.x % 4 * 2;
-                const int row = tile_m * 64 + i;
-                if (row < queries) {
-                    Vec<f16, 2> o_v;
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                const int i_ = acc_row_ + mi_ * 16 + hi_ * 8 + threadIdx.x % 32 / 4;
+                const int c_ = acc_col_ + ni_ * 8 + threadIdx.x % 4 * 2;
+                const int row_ = tile_m_ * 64 + i_;
+                if (row_ < queries_) {
+                    Vec<f16, 2> o_v_;
                     #pragma unroll
-                    for (int v_2 = 0; v_2 < 2; ++v_2) {
-                        o_v[v_2] = to_f16(acc[mi][ni][hi * 2 + v_2] / total[mi][hi]);
+                    for (int v_2_ = 0; v_2_ < 2; ++v_2_) {
+                        o_v_[v_2_] = to_f16(acc_[mi_][ni_][hi_ * 2 + v_2_] / total_[mi_][hi_]);
                     }
-                    store(o + z * (queries * 48) + row * 48 + c, o_v);
+                    store(o_ + z_ * (queries_ * 48) + row_ * 48 + c_, o_v_);
                 }
             }
         }

@@ -24,22 +24,22 @@ __device__ __forceinline__ f16 to_f16(float x) {
 }
 
 // y = gelu(x + bias), x: [rows, cols]
-extern "C" __global__ void __launch_bounds__(256) bias_gelu(
-    int rows,
-    const f16* __restrict__ x,
-    const f16* __restrict__ bias,
-    f16* __restrict__ y) {
-    const int point = (blockIdx.x * 256 + threadIdx.x) * 8;
-    if (point >= rows * 768) return;
-    const int row = point / 768;
-    const int col = point % 768;
-    const Vec<f16, 8> x_v = load<8>(x + row * 768 + col);
-    const Vec<f16, 8> bias_v = load<8>(bias + col);
-    Vec<f16, 8> y_v;
+extern "C" __global__ void __launch_bounds__(256) bias_gelu_(
+    int rows_,
+    const f16* __restrict__ x_,
+    const f16* __restrict__ bias_,
+    f16* __restrict__ y_) {
+    const int point_ = (blockIdx.x * 256 + threadIdx.x) * 8;
+    if (point_ >= rows_ * 768) return;
+    const int row_ = point_ / 768;
+    const int col_ = point_ % 768;
+    const Vec<f16, 8> x_v_ = load<8>(x_ + row_ * 768 + col_);
+    const Vec<f16, 8> bias_v_ = load<8>(bias_ + col_);
+    Vec<f16, 8> y_v_;
     #pragma unroll
-    for (int v = 0; v < 8; ++v) {
-        const float sum = to_f32(x_v[v]) + to_f32(bias_v[v]);
-        y_v[v] = to_f16(sum * 0.5f * (erff(sum * 0.70710677f) + 1.0f));
+    for (int v_ = 0; v_ < 8; ++v_) {
+        const float sum_ = to_f32(x_v_[v_]) + to_f32(bias_v_[v_]);
+        y_v_[v_] = to_f16(sum_ * 0.5f * (erff(sum_ * 0.70710677f) + 1.0f));
     }
-    store(y + row * 768 + col, y_v);
+    store(y_ + row_ * 768 + col_, y_v_);
 }

@@ -41,17 +41,17 @@ __device__ __forceinline__ e4m3 to_e4m3(float x) {
 }
 
 // y = x as f8e4m3
-extern "C" __global__ void __launch_bounds__(256) cast_f16_f8e4m3(
-    int count,
-    const f16* __restrict__ x,
-    e4m3* __restrict__ y) {
-    const int i = (blockIdx.x * 256 + threadIdx.x) * 16;
-    if (i >= count) return;
-    const Vec<f16, 16> x_v = load<16>(x + i);
-    Vec<e4m3, 16> y_v;
+extern "C" __global__ void __launch_bounds__(256) cast_f16_f8e4m3_(
+    int count_,
+    const f16* __restrict__ x_,
+    e4m3* __restrict__ y_) {
+    const int i_ = (blockIdx.x * 256 + threadIdx.x) * 16;
+    if (i_ >= count_) return;
+    const Vec<f16, 16> x_v_ = load<16>(x_ + i_);
+    Vec<e4m3, 16> y_v_;
     #pragma unroll
-    for (int v = 0; v < 16; ++v) {
-        y_v[v] = to_e4m3(to_f32(x_v[v]));
+    for (int v_ = 0; v_ < 16; ++v_) {
+        y_v_[v_] = to_e4m3(to_f32(x_v_[v_]));
     }
-    store(y + i, y_v);
+    store(y_ + i_, y_v_);
 }

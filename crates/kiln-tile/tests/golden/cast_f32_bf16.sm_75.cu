@@ -21,17 +21,17 @@ __device__ __forceinline__ bf16 to_bf16(float x) {
 }
 
 // y = x as bf16
-extern "C" __global__ void __launch_bounds__(256) cast_f32_bf16(
-    int count,
-    const float* __restrict__ x,
-    bf16* __restrict__ y) {
-    const int i = (blockIdx.x * 256 + threadIdx.x) * 8;
-    if (i >= count) return;
-    const Vec<float, 8> x_v = load<8>(x + i);
-    Vec<bf16, 8> y_v;
+extern "C" __global__ void __launch_bounds__(256) cast_f32_bf16_(
+    int count_,
+    const float* __restrict__ x_,
+    bf16* __restrict__ y_) {
+    const int i_ = (blockIdx.x * 256 + threadIdx.x) * 8;
+    if (i_ >= count_) return;
+    const Vec<float, 8> x_v_ = load<8>(x_ + i_);
+    Vec<bf16, 8> y_v_;
     #pragma unroll
-    for (int v = 0; v < 8; ++v) {
-        y_v[v] = to_bf16(x_v[v]);
+    for (int v_ = 0; v_ < 8; ++v_) {
+        y_v_[v_] = to_bf16(x_v_[v_]);
     }
-    store(y + i, y_v);
+    store(y_ + i_, y_v_);
 }

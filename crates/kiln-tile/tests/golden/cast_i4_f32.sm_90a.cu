@@ -20,16 +20,16 @@ __device__ __forceinline__ unsigned char load_u4(const unsigned char* packed, lo
 }
 
 // y = x as f32
-extern "C" __global__ void __launch_bounds__(256) cast_i4_f32(
-    int count,
-    const unsigned char* __restrict__ x,
-    float* __restrict__ y) {
-    const int i = (blockIdx.x * 256 + threadIdx.x) * 4;
-    if (i >= count) return;
-    Vec<float, 4> y_v;
+extern "C" __global__ void __launch_bounds__(256) cast_i4_f32_(
+    int count_,
+    const unsigned char* __restrict__ x_,
+    float* __restrict__ y_) {
+    const int i_ = (blockIdx.x * 256 + threadIdx.x) * 4;
+    if (i_ >= count_) return;
+    Vec<float, 4> y_v_;
     #pragma unroll
-    for (int v = 0; v < 4; ++v) {
-        y_v[v] = (float)load_i4(x, i + v);
+    for (int v_ = 0; v_ < 4; ++v_) {
+        y_v_[v_] = (float)load_i4(x_, i_ + v_);
     }
-    store(y + i, y_v);
+    store(y_ + i_, y_v_);
 }

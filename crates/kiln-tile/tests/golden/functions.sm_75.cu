@@ -3,51 +3,51 @@ template <class T> __device__ __forceinline__ T min_of(T a, T b) { return a < b 
 template <class T> __device__ __forceinline__ T max_of(T a, T b) { return a > b || a != a ? a : b; }
 
 // every function of one or two values
-extern "C" __global__ void __launch_bounds__(256) functions(
-    int count,
-    const float* __restrict__ x,
-    float* __restrict__ y) {
-    const int i = blockIdx.x * 256 + threadIdx.x;
-    if (i >= count) return;
-    const float a = x[i];
-    const float b = a * 0.5f + 0.25f;
-    y[i] = -a;
-    y[count + i] = fabsf(a);
-    y[count * 2 + i] = expf(a);
-    y[count * 3 + i] = exp2f(a);
-    y[count * 4 + i] = expm1f(a);
-    y[count * 5 + i] = logf(a);
-    y[count * 6 + i] = log2f(a);
-    y[count * 7 + i] = log1pf(a);
-    y[count * 8 + i] = sqrtf(a);
-    y[count * 9 + i] = rsqrtf(a);
-    y[count * 10 + i] = sinf(a);
-    y[count * 11 + i] = cosf(a);
-    y[count * 12 + i] = tanf(a);
-    y[count * 13 + i] = asinf(a);
-    y[count * 14 + i] = acosf(a);
-    y[count * 15 + i] = atanf(a);
-    y[count * 16 + i] = sinhf(a);
-    y[count * 17 + i] = coshf(a);
-    y[count * 18 + i] = tanhf(a);
-    y[count * 19 + i] = asinhf(a);
-    y[count * 20 + i] = acoshf(a);
-    y[count * 21 + i] = atanhf(a);
-    y[count * 22 + i] = erff(a);
-    y[count * 23 + i] = floorf(a);
-    y[count * 24 + i] = ceilf(a);
-    y[count * 25 + i] = truncf(a);
-    y[count * 26 + i] = rintf(a);
-    y[count * 27 + i] = a + b;
-    y[count * 28 + i] = a - b;
-    y[count * 29 + i] = a * b;
-    y[count * 30 + i] = a / b;
-    y[count * 31 + i] = fmodf(a, b);
-    y[count * 32 + i] = min_of(a, b);
-    y[count * 33 + i] = max_of(a, b);
-    y[count * 34 + i] = powf(a, b);
-    y[count * 35 + i] = atan2f(a, b);
-    y[count * 36 + i] = (float)isnan(a);
-    y[count * 37 + i] = (float)isinf(a);
-    y[count * 38 + i] = (float)(a <= b && !(a < 0.0f));
+extern "C" __global__ void __launch_bounds__(256) functions_(
+    int count_,
+    const float* __restrict__ x_,
+    float* __restrict__ y_) {
+    const int i_ = blockIdx.x * 256 + threadIdx.x;
+    if (i_ >= count_) return;
+    const float a_ = x_[i_];
+    const float b_ = a_ * 0.5f + 0.25f;
+    y_[i_] = -a_;
+    y_[count_ + i_] = fabsf(a_);
+    y_[count_ * 2 + i_] = expf(a_);
+    y_[count_ * 3 + i_] = exp2f(a_);
+    y_[count_ * 4 + i_] = expm1f(a_);
+    y_[count_ * 5 + i_] = logf(a_);
+    y_[count_ * 6 + i_] = log2f(a_);
+    y_[count_ * 7 + i_] = log1pf(a_);
+    y_[count_ * 8 + i_] = sqrtf(a_);
+    y_[count_ * 9 + i_] = rsqrtf(a_);
+    y_[count_ * 10 + i_] = sinf(a_);
+    y_[count_ * 11 + i_] = cosf(a_);
+    y_[count_ * 12 + i_] = tanf(a_);
+    y_[count_ * 13 + i_] = asinf(a_);
+    y_[count_ * 14 + i_] = acosf(a_);
+    y_[count_ * 15 + i_] = atanf(a_);
+    y_[count_ * 16 + i_] = sinhf(a_);
+    y_[count_ * 17 + i_] = coshf(a_);
+    y_[count_ * 18 + i_] = tanhf(a_);
+    y_[count_ * 19 + i_] = asinhf(a_);
+    y_[count_ * 20 + i_] = acoshf(a_);
+    y_[count_ * 21 + i_] = atanhf(a_);
+    y_[count_ * 22 + i_] = erff(a_);
+    y_[count_ * 23 + i_] = floorf(a_);
+    y_[count_ * 24 + i_] = ceilf(a_);
+    y_[count_ * 25 + i_] = truncf(a_);
+    y_[count_ * 26 + i_] = rintf(a_);
+    y_[count_ * 27 + i_] = a_ + b_;
+    y_[count_ * 28 + i_] = a_ - b_;
+    y_[count_ * 29 + i_] = a_ * b_;
+    y_[count_ * 30 + i_] = a_ / b_;
+    y_[count_ * 31 + i_] = fmodf(a_, b_);
+    y_[count_ * 32 + i_] = min_of(a_, b_);
+    y_[count_ * 33 + i_] = max_of(a_, b_);
+    y_[count_ * 34 + i_] = powf(a_, b_);
+    y_[count_ * 35 + i_] = atan2f(a_, b_);
+    y_[count_ * 36 + i_] = (float)isnan(a_);
+    y_[count_ * 37 + i_] = (float)isinf(a_);
+    y_[count_ * 38 + i_] = (float)(a_ <= b_ && !(a_ < 0.0f));
 }

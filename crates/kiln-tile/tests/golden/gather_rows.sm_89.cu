@@ -12,23 +12,23 @@ template <class T, int N> __device__ __forceinline__ void store(T* to, const Vec
 }
 
 // y[i, :] = table[ids[i], :]
-extern "C" __global__ void __launch_bounds__(256) embedding_word(
-    int count,
-    int vocab,
-    const float* __restrict__ table,
-    const long long* __restrict__ ids,
-    float* __restrict__ y) {
-    const int point = (blockIdx.x * 256 + threadIdx.x) * 4;
-    if (point >= count * 384) return;
-    const int i = point / 384;
-    const int col = point % 384;
-    const long long id = ids[i];
-    const int row = min(max(id < 0 ? id + vocab : id, 0ll), (long long)(vocab - 1));
-    const Vec<float, 4> table_v = load<4>(table + (long long)row * 384 + col);
-    Vec<float, 4> y_v;
+extern "C" __global__ void __launch_bounds__(256) embedding_word_(
+    int count_,
+    int vocab_,
+    const float* __restrict__ table_,
+    const long long* __restrict__ ids_,
+    float* __restrict__ y_) {
+    const int point_ = (blockIdx.x * 256 + threadIdx.x) * 4;
+    if (point_ >= count_ * 384) return;
+    const int i_ = point_ / 384;
+    const int col_ = point_ % 384;
+    const long long id_ = ids_[i_];
+    const int row_ = min(max(id_ < 0 ? id_ + vocab_ : id_, 0ll), (long long)(vocab_ - 1));
+    const Vec<float, 4> table_v_ = load<4>(table_ + (long long)row_ * 384 + col_);
+    Vec<float, 4> y_v_;
     #pragma unroll
-    for (int v = 0; v < 4; ++v) {
-        y_v[v] = table_v[v];
+    for (int v_ = 0; v_ < 4; ++v_) {
+        y_v_[v_] = table_v_[v_];
     }
-    store(y + i * 384 + col, y_v);
+    store(y_ + i_ * 384 + col_, y_v_);
 }

@@ -62,118 +62,122 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], 
 }
 
 // c = a * b + bias
-extern "C" __global__ void __launch_bounds__(256, 1) gemm(
-    int batch,
-    int m,
-    int n,
-    int k,
-    const bf16* __restrict__ a,
-    const bf16* __restrict__ b,
-    const float* __restrict__ bias,
-    bf16* __restrict__ c) {
-    float acc[4][4][4];
-    const int acc_row = threadIdx.x / 32 / 4 * 64;
-    const int acc_col = threadIdx.x / 32 % 4 * 32;
-    extern __shared__ __align__(16) unsigned char shared_memory[];
-    bf16* const a_tile = reinterpret_cast<bf16*>(shared_memory);
-    bf16* const b_tile = reinterpret_cast<bf16*>(shared_memory + 65536);
-    const int block = blockIdx.x;
-    const int z = block / ((m + 127) / 128 * ((n + 127) / 128));
-    const int tile_m = block / ((n + 127) / 128) % ((m + 127) / 128);
-    const int tile_n = block % ((n + 127) / 128);
+extern "C" __global__ void __launch_bounds__(256, 1) gemm_(
+    int batch_,
+    int m_,
+    int n_,
+    int k_,
+    const bf16* __restrict__ a_,
+    const bf16* __restrict__ b_,
+    const float* __restrict__ bias_,
+    bf16* __restrict__ c_) {
+    float acc_[4][4][4];
+    const int acc_row_ = threadIdx.x / 32 / 4 * 64;
+    const int acc_col_ = threadIdx.x / 32 % 4 * 32;
+    extern __shared__ __align__(16) unsigned char shared_memory_[];
+    bf16* const a_tile_ = reinterpret_cast<bf16*>(shared_memory_);
+    bf16* const b_tile_ = reinterpret_cast<bf16*>(shared_memory_ + 65536);
+    const int block_ = blockIdx.x;
+    const int z_ = block_ / ((m_ + 127) / 128 * ((n_ + 127) / 128));
+    const int tile_m_ = block_ / ((n_ + 127) / 128) % ((m_ + 127) / 128);
+    const int tile_n_ = block_ % ((n_ + 127) / 128);
     #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i_ = 0; i_ < 4; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 4; ++i_2) {
+        for (int i_2_ = 0; i_2_ < 4; ++i_2_) {
             #pragma unroll
-            for (int i_3 = 0; i_3 < 4; ++i_3) {
-                acc[i][i_2][i_3] = 0.0f;
+            for (int i_3_ = 0; i_3_ < 4; ++i_3_) {
+                acc_[i_][i_2_][i_3_] = 0.0f;
             }
         }
     }
-    const int step_count = (k + 63) / 64;
-    const auto fetch = [&](int step) __attribute__((always_inline)) {
-        bf16* const a_tile_slot = a_tile + step % 4 * 8192;
-        bf16* const b_tile_slot = b_tile + step % 4 * 8192;
+    const int step_count_ = (k_ + 63) / 64;
+    const auto fetch_ = [&](int step_) __attribute__((always_inline)) {
+        bf16* const a_tile_slot_ = a_tile_ + step_ % 4 * 8192;
+        bf16* const b_tile_slot_ = b_tile_ + step_ % 4 * 8192;
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = (turn * 256 + threadIdx.x) * 8;
-            const int i = element / 64;
-            const int kk = element % 64;
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = (turn_ * 256 + threadIdx.x) * 8;
+            const int i_ = element_ / 64;
+            const int kk_ = element_ % 64;
             copy_async<16>(
-                a_tile_slot + swizzled<64>(i, kk),
-                a + (long long)z * (k * m) + (tile_m * 128 + i) * k + step * 64 + kk,
-                tile_m * 128 + i < m && step * 64 + kk < k);
+                a_tile_slot_ + swizzled<64>(i_, kk_),
+                a_ + (long long)z_ * (k_ * m_) + (tile_m_ * 128 + i_) * k_ + step_ * 64 + kk_,
+                tile_m_ * 128 + i_ < m_ && step_ * 64 + kk_ < k_);
         }
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = (turn * 256 + threadIdx.x) * 8;
-            const int kk = element / 64;
-            const int j = element % 64;
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = (turn_ * 256 + threadIdx.x) * 8;
+            const int kk_ = element_ / 64;
+            const int j_ = element_ % 64;
             copy_async<16>(
-                b_tile_slot + swizzled<64>(kk, j),
-                b + (long long)z * (k * n) + (tile_n * 128 + kk) * k + step * 64 + j,
-                tile_n * 128 + kk < n && step * 64 + j < k);
+                b_tile_slot_ + swizzled<64>(kk_, j_),
+                b_ + (long long)z_ * (k_ * n_) + (tile_n_ * 128 + kk_) * k_ + step_ * 64 + j_,
+                tile_n_ * 128 + kk_ < n_ && step_ * 64 + j_ < k_);
         }
     };
     #pragma unroll
-    for (int ahead = 0; ahead < 3; ++ahead) {
-        if (ahead < step_count) {
-            fetch(ahead);
+    for (int ahead_ = 0; ahead_ < 3; ++ahead_) {
+        if (ahead_ < step_count_) {
+            fetch_(ahead_);
         }
         copy_async_commit();
     }
-    for (int step = 0; step < step_count; ++step) {
+    for (int step_ = 0; step_ < step_count_; ++step_) {
         copy_async_wait<2>();
         __syncthreads();
-        if (step + 3 < step_count) {
-            fetch(step + 3);
+        if (step_ + 3 < step_count_) {
+            fetch_(step_ + 3);
         }
         copy_async_commit();
-        bf16* const a_tile_slot = a_tile + step % 4 * 8192;
-        bf16* const b_tile_slot = b_tile + step % 4 * 8192;
+        bf16* const a_tile_slot_ = a_tile_ + step_ % 4 * 8192;
+        bf16* const b_tile_slot_ = b_tile_ + step_ % 4 * 8192;
         #pragma unroll
-        for (int kk = 0; kk < 64; kk += 16) {
-            unsigned a_frag[4][4];
-            unsigned b_frag[2][4];
+        for (int kk_ = 0; kk_ < 64; kk_ += 16) {
+            unsigned a_frag_[4][4];
+            unsigned b_frag_[2][4];
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
                 load_matrix(
-                    a_frag[mi],
-                    a_tile_slot + swizzled<64>(acc_row + mi * 16 + threadIdx.x % 16, kk + threadIdx.x % 32 / 16 * 8));
+                    a_frag_[mi_],
+                    a_tile_slot_ + swizzled<64>(acc_row_ + mi_ * 16 + threadIdx.x % 16, kk_ + threadIdx.x % 32 / 16 * 8));
             }
             #pragma unroll
-            for (int ni = 0; ni < 2; ++ni) {
+            for (int ni_ = 0; ni_ < 2; ++ni_) {
                 load_matrix(
-                    b_frag[ni],
-                    b_tile_slot + swizzled<64>(acc_col + ni * 16 + threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, kk + threadIdx.x % 32 / 8 % 2 * 8));
+                    b_frag_[ni_],
+                    b_tile_slot_ + swizzled<64>(acc_col_ + ni_ * 16 + threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, kk_ + threadIdx.x % 32 / 8 % 2 * 8));
             }
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
                 #pragma unroll
-                for (int ni = 0; ni < 4; ++ni) {
-                    mma_bf16(acc[mi][ni], a_frag[mi], b_frag[ni / 2][ni % 2 * 2], b_frag[ni / 2][ni % 2 * 2 + 1]);
+                for (int ni_ = 0; ni_ < 4; ++ni_) {
+                    mma_bf16(
+                        acc_[mi_][ni_],
+                        a_frag_[mi_],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2 + 1]);
                 }
             }
         }
     }
     #pragma unroll
-    for (int mi = 0; mi < 4; ++mi) {
+    for (int mi_ = 0; mi_ < 4; ++mi_) {
         #pragma unroll
-        for (int ni = 0; ni < 4; ++ni) {
+        for (int ni_ = 0; ni_ < 4; ++ni_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                const int i = acc_row + mi * 16 + hi * 8 + threadIdx.x % 32 / 4;
-                const int j = acc_col + ni * 8 + threadIdx.x % 4 * 2;
-                const int row = tile_m * 128 + i;
-                if (row < m && tile_n * 128 + j < n) {
-                    const Vec<float, 2> bias_v = load<2>(bias + tile_n * 128 + j);
-                    Vec<bf16, 2> c_v;
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                const int i_ = acc_row_ + mi_ * 16 + hi_ * 8 + threadIdx.x % 32 / 4;
+                const int j_ = acc_col_ + ni_ * 8 + threadIdx.x % 4 * 2;
+                const int row_ = tile_m_ * 128 + i_;
+                if (row_ < m_ && tile_n_ * 128 + j_ < n_) {
+                    const Vec<float, 2> bias_v_ = load<2>(bias_ + tile_n_ * 128 + j_);
+                    Vec<bf16, 2> c_v_;
                     #pragma unroll
-                    for (int v = 0; v < 2; ++v) {
-                        c_v[v] = to_bf16(acc[mi][ni][hi * 2 + v] + bias_v[v]);
+                    for (int v_ = 0; v_ < 2; ++v_) {
+                        c_v_[v_] = to_bf16(acc_[mi_][ni_][hi_ * 2 + v_] + bias_v_[v_]);
                     }
-                    store(c + (long long)z * (n * m) + row * n + tile_n * 128 + j, c_v);
+                    store(c_ + (long long)z_ * (n_ * m_) + row_ * n_ + tile_n_ * 128 + j_, c_v_);
                 }
             }
         }

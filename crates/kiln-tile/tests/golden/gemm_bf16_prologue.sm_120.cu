@@ -61,162 +61,166 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], 
 }
 
 // c = a * b + bias
-extern "C" __global__ void __launch_bounds__(256, 1) gemm(
-    int batch,
-    int m,
-    int n,
-    int k,
-    const bf16* __restrict__ a,
-    const bf16* __restrict__ b,
-    const float* __restrict__ bias,
-    bf16* __restrict__ c) {
-    float acc[4][4][4];
-    const int acc_row = threadIdx.x / 32 / 4 * 64;
-    const int acc_col = threadIdx.x / 32 % 4 * 32;
-    extern __shared__ __align__(16) unsigned char shared_memory[];
-    bf16* const a_tile = reinterpret_cast<bf16*>(shared_memory);
-    bf16* const b_tile = reinterpret_cast<bf16*>(shared_memory + 32768);
-    const int block = blockIdx.x;
-    const int z = block / ((m + 127) / 128 * ((n + 127) / 128));
-    const int tile_m = block / ((n + 127) / 128) % ((m + 127) / 128);
-    const int tile_n = block % ((n + 127) / 128);
+extern "C" __global__ void __launch_bounds__(256, 1) gemm_(
+    int batch_,
+    int m_,
+    int n_,
+    int k_,
+    const bf16* __restrict__ a_,
+    const bf16* __restrict__ b_,
+    const float* __restrict__ bias_,
+    bf16* __restrict__ c_) {
+    float acc_[4][4][4];
+    const int acc_row_ = threadIdx.x / 32 / 4 * 64;
+    const int acc_col_ = threadIdx.x / 32 % 4 * 32;
+    extern __shared__ __align__(16) unsigned char shared_memory_[];
+    bf16* const a_tile_ = reinterpret_cast<bf16*>(shared_memory_);
+    bf16* const b_tile_ = reinterpret_cast<bf16*>(shared_memory_ + 32768);
+    const int block_ = blockIdx.x;
+    const int z_ = block_ / ((m_ + 127) / 128 * ((n_ + 127) / 128));
+    const int tile_m_ = block_ / ((n_ + 127) / 128) % ((m_ + 127) / 128);
+    const int tile_n_ = block_ % ((n_ + 127) / 128);
     #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i_ = 0; i_ < 4; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 4; ++i_2) {
+        for (int i_2_ = 0; i_2_ < 4; ++i_2_) {
             #pragma unroll
-            for (int i_3 = 0; i_3 < 4; ++i_3) {
-                acc[i][i_2][i_3] = 0.0f;
+            for (int i_3_ = 0; i_3_ < 4; ++i_3_) {
+                acc_[i_][i_2_][i_3_] = 0.0f;
             }
         }
     }
-    const int step_count = (k + 63) / 64;
-    bf16 a_tile_next[32];
-    bf16 b_tile_next[32];
-    const auto fetch = [&](int step) __attribute__((always_inline)) {
+    const int step_count_ = (k_ + 63) / 64;
+    bf16 a_tile_next_[32];
+    bf16 b_tile_next_[32];
+    const auto fetch_ = [&](int step_) __attribute__((always_inline)) {
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = (turn * 256 + threadIdx.x) * 8;
-            const int i = element / 128;
-            const int kk = element % 128;
-            if (tile_m * 128 + kk < m && step * 64 + i < k) {
-                const Vec<bf16, 8> a_v = load<8>(a + (long long)z * (m * k) + (step * 64 + i) * m + tile_m * 128 + kk);
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = (turn_ * 256 + threadIdx.x) * 8;
+            const int i_ = element_ / 128;
+            const int kk_ = element_ % 128;
+            if (tile_m_ * 128 + kk_ < m_ && step_ * 64 + i_ < k_) {
+                const Vec<bf16, 8> a_v_ = load<8>(a_ + (long long)z_ * (m_ * k_) + (step_ * 64 + i_) * m_ + tile_m_ * 128 + kk_);
                 #pragma unroll
-                for (int v = 0; v < 8; ++v) {
-                    const float value = to_f32(a_v[v]);
-                    a_tile_next[turn * 8 + v] = to_bf16(max_of(value, 0.0f));
+                for (int v_ = 0; v_ < 8; ++v_) {
+                    const float value_ = to_f32(a_v_[v_]);
+                    a_tile_next_[turn_ * 8 + v_] = to_bf16(max_of(value_, 0.0f));
                 }
             } else {
                 #pragma unroll
-                for (int v = 0; v < 8; ++v) {
-                    a_tile_next[turn * 8 + v] = bf16{0x0};
+                for (int v_ = 0; v_ < 8; ++v_) {
+                    a_tile_next_[turn_ * 8 + v_] = bf16{0x0};
                 }
             }
         }
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = (turn * 256 + threadIdx.x) * 8;
-            const int kk = element / 128;
-            const int j = element % 128;
-            if (tile_n * 128 + j < n && step * 64 + kk < k) {
-                const Vec<bf16, 8> b_v = load<8>(b + (long long)z * (n * k) + (step * 64 + kk) * n + tile_n * 128 + j);
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = (turn_ * 256 + threadIdx.x) * 8;
+            const int kk_ = element_ / 128;
+            const int j_ = element_ % 128;
+            if (tile_n_ * 128 + j_ < n_ && step_ * 64 + kk_ < k_) {
+                const Vec<bf16, 8> b_v_ = load<8>(b_ + (long long)z_ * (n_ * k_) + (step_ * 64 + kk_) * n_ + tile_n_ * 128 + j_);
                 #pragma unroll
-                for (int v = 0; v < 8; ++v) {
-                    b_tile_next[turn * 8 + v] = b_v[v];
+                for (int v_ = 0; v_ < 8; ++v_) {
+                    b_tile_next_[turn_ * 8 + v_] = b_v_[v_];
                 }
             } else {
                 #pragma unroll
-                for (int v = 0; v < 8; ++v) {
-                    b_tile_next[turn * 8 + v] = bf16{0x0};
+                for (int v_ = 0; v_ < 8; ++v_) {
+                    b_tile_next_[turn_ * 8 + v_] = bf16{0x0};
                 }
             }
         }
     };
-    const auto put = [&](int step) __attribute__((always_inline)) {
-        bf16* const a_tile_slot = a_tile + step % 2 * 8192;
-        bf16* const b_tile_slot = b_tile + step % 2 * 8192;
+    const auto put_ = [&](int step_) __attribute__((always_inline)) {
+        bf16* const a_tile_slot_ = a_tile_ + step_ % 2 * 8192;
+        bf16* const b_tile_slot_ = b_tile_ + step_ % 2 * 8192;
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = (turn * 256 + threadIdx.x) * 8;
-            const int i = element / 128;
-            const int kk = element % 128;
-            Vec<bf16, 8> a_tile_v;
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = (turn_ * 256 + threadIdx.x) * 8;
+            const int i_ = element_ / 128;
+            const int kk_ = element_ % 128;
+            Vec<bf16, 8> a_tile_v_;
             #pragma unroll
-            for (int v = 0; v < 8; ++v) {
-                a_tile_v[v] = a_tile_next[turn * 8 + v];
+            for (int v_ = 0; v_ < 8; ++v_) {
+                a_tile_v_[v_] = a_tile_next_[turn_ * 8 + v_];
             }
-            store(a_tile_slot + swizzled<128>(i, kk), a_tile_v);
+            store(a_tile_slot_ + swizzled<128>(i_, kk_), a_tile_v_);
         }
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = (turn * 256 + threadIdx.x) * 8;
-            const int kk = element / 128;
-            const int j = element % 128;
-            Vec<bf16, 8> b_tile_v;
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = (turn_ * 256 + threadIdx.x) * 8;
+            const int kk_ = element_ / 128;
+            const int j_ = element_ % 128;
+            Vec<bf16, 8> b_tile_v_;
             #pragma unroll
-            for (int v = 0; v < 8; ++v) {
-                b_tile_v[v] = b_tile_next[turn * 8 + v];
+            for (int v_ = 0; v_ < 8; ++v_) {
+                b_tile_v_[v_] = b_tile_next_[turn_ * 8 + v_];
             }
-            store(b_tile_slot + swizzled<128>(kk, j), b_tile_v);
+            store(b_tile_slot_ + swizzled<128>(kk_, j_), b_tile_v_);
         }
     };
-    if (0 < step_count) {
-        fetch(0);
-        put(0);
+    if (0 < step_count_) {
+        fetch_(0);
+        put_(0);
     }
     __syncthreads();
-    for (int step = 0; step < step_count; ++step) {
-        if (step + 1 < step_count) {
-            fetch(step + 1);
+    for (int step_ = 0; step_ < step_count_; ++step_) {
+        if (step_ + 1 < step_count_) {
+            fetch_(step_ + 1);
         }
-        bf16* const a_tile_slot = a_tile + step % 2 * 8192;
-        bf16* const b_tile_slot = b_tile + step % 2 * 8192;
+        bf16* const a_tile_slot_ = a_tile_ + step_ % 2 * 8192;
+        bf16* const b_tile_slot_ = b_tile_ + step_ % 2 * 8192;
         #pragma unroll
-        for (int kk = 0; kk < 64; kk += 16) {
-            unsigned a_frag[4][4];
-            unsigned b_frag[2][4];
+        for (int kk_ = 0; kk_ < 64; kk_ += 16) {
+            unsigned a_frag_[4][4];
+            unsigned b_frag_[2][4];
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
                 load_matrix_transposed(
-                    a_frag[mi],
-                    a_tile_slot + swizzled<128>(kk + threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, acc_row + mi * 16 + threadIdx.x % 32 / 8 % 2 * 8));
+                    a_frag_[mi_],
+                    a_tile_slot_ + swizzled<128>(kk_ + threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, acc_row_ + mi_ * 16 + threadIdx.x % 32 / 8 % 2 * 8));
             }
             #pragma unroll
-            for (int ni = 0; ni < 2; ++ni) {
+            for (int ni_ = 0; ni_ < 2; ++ni_) {
                 load_matrix_transposed(
-                    b_frag[ni],
-                    b_tile_slot + swizzled<128>(kk + threadIdx.x % 16, acc_col + ni * 16 + threadIdx.x % 32 / 16 * 8));
+                    b_frag_[ni_],
+                    b_tile_slot_ + swizzled<128>(kk_ + threadIdx.x % 16, acc_col_ + ni_ * 16 + threadIdx.x % 32 / 16 * 8));
             }
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
                 #pragma unroll
-                for (int ni = 0; ni < 4; ++ni) {
-                    mma_bf16(acc[mi][ni], a_frag[mi], b_frag[ni / 2][ni % 2 * 2], b_frag[ni / 2][ni % 2 * 2 + 1]);
+                for (int ni_ = 0; ni_ < 4; ++ni_) {
+                    mma_bf16(
+                        acc_[mi_][ni_],
+                        a_frag_[mi_],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2 + 1]);
                 }
             }
         }
-        if (step + 1 < step_count) {
-            put(step + 1);
+        if (step_ + 1 < step_count_) {
+            put_(step_ + 1);
         }
         __syncthreads();
     }
     #pragma unroll
-    for (int mi = 0; mi < 4; ++mi) {
+    for (int mi_ = 0; mi_ < 4; ++mi_) {
         #pragma unroll
-        for (int ni = 0; ni < 4; ++ni) {
+        for (int ni_ = 0; ni_ < 4; ++ni_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                const int i = acc_row + mi * 16 + hi * 8 + threadIdx.x % 32 / 4;
-                const int j = acc_col + ni * 8 + threadIdx.x % 4 * 2;
-                const int row = tile_m * 128 + i;
-                if (row < m && tile_n * 128 + j < n) {
-                    const Vec<float, 2> bias_v = load<2>(bias + tile_n * 128 + j);
-                    Vec<bf16, 2> c_v;
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                const int i_ = acc_row_ + mi_ * 16 + hi_ * 8 + threadIdx.x % 32 / 4;
+                const int j_ = acc_col_ + ni_ * 8 + threadIdx.x % 4 * 2;
+                const int row_ = tile_m_ * 128 + i_;
+                if (row_ < m_ && tile_n_ * 128 + j_ < n_) {
+                    const Vec<float, 2> bias_v_ = load<2>(bias_ + tile_n_ * 128 + j_);
+                    Vec<bf16, 2> c_v_;
                     #pragma unroll
-                    for (int v = 0; v < 2; ++v) {
-                        c_v[v] = to_bf16(acc[mi][ni][hi * 2 + v] + bias_v[v]);
+                    for (int v_ = 0; v_ < 2; ++v_) {
+                        c_v_[v_] = to_bf16(acc_[mi_][ni_][hi_ * 2 + v_] + bias_v_[v_]);
                     }
-                    store(c + (long long)z * (n * m) + row * n + tile_n * 128 + j, c_v);
+                    store(c_ + (long long)z_ * (n_ * m_) + row_ * n_ + tile_n_ * 128 + j_, c_v_);
                 }
             }
         }

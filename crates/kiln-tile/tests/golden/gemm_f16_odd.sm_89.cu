@@ -38,133 +38,137 @@ __device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], u
 }
 
 // c = a * b + bias
-extern "C" __global__ void __launch_bounds__(256, 1) gemm(
-    int batch,
-    int m,
-    int n,
-    int k,
-    const f16* __restrict__ a,
-    const f16* __restrict__ b,
-    const float* __restrict__ bias,
-    f16* __restrict__ c) {
-    float acc[2][2][4];
-    const int acc_row = threadIdx.x / 32 / 4 * 32;
-    const int acc_col = threadIdx.x / 32 % 4 * 16;
-    __shared__ __align__(16) f16 a_tile[4096];
-    __shared__ __align__(16) f16 b_tile[4096];
-    const int block = blockIdx.x;
-    const int z = block / ((m + 63) / 64 * ((n + 63) / 64));
-    const int tile_m = block / ((n + 63) / 64) % ((m + 63) / 64);
-    const int tile_n = block % ((n + 63) / 64);
+extern "C" __global__ void __launch_bounds__(256, 1) gemm_(
+    int batch_,
+    int m_,
+    int n_,
+    int k_,
+    const f16* __restrict__ a_,
+    const f16* __restrict__ b_,
+    const float* __restrict__ bias_,
+    f16* __restrict__ c_) {
+    float acc_[2][2][4];
+    const int acc_row_ = threadIdx.x / 32 / 4 * 32;
+    const int acc_col_ = threadIdx.x / 32 % 4 * 16;
+    __shared__ __align__(16) f16 a_tile_[4096];
+    __shared__ __align__(16) f16 b_tile_[4096];
+    const int block_ = blockIdx.x;
+    const int z_ = block_ / ((m_ + 63) / 64 * ((n_ + 63) / 64));
+    const int tile_m_ = block_ / ((n_ + 63) / 64) % ((m_ + 63) / 64);
+    const int tile_n_ = block_ % ((n_ + 63) / 64);
     #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i_ = 0; i_ < 2; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 2; ++i_2) {
+        for (int i_2_ = 0; i_2_ < 2; ++i_2_) {
             #pragma unroll
-            for (int i_3 = 0; i_3 < 4; ++i_3) {
-                acc[i][i_2][i_3] = 0.0f;
+            for (int i_3_ = 0; i_3_ < 4; ++i_3_) {
+                acc_[i_][i_2_][i_3_] = 0.0f;
             }
         }
     }
-    const int step_count = (k + 31) / 32;
-    f16 a_tile_next[8];
-    f16 b_tile_next[8];
-    const auto fetch = [&](int step) __attribute__((always_inline)) {
+    const int step_count_ = (k_ + 31) / 32;
+    f16 a_tile_next_[8];
+    f16 b_tile_next_[8];
+    const auto fetch_ = [&](int step_) __attribute__((always_inline)) {
         #pragma unroll
-        for (int turn = 0; turn < 8; ++turn) {
-            const int element = turn * 256 + threadIdx.x;
-            const int i = element / 32;
-            const int kk = element % 32;
-            if (tile_m * 64 + i < m && step * 32 + kk < k) {
-                a_tile_next[turn] = a[(long long)z * (k * m) + (tile_m * 64 + i) * k + step * 32 + kk];
+        for (int turn_ = 0; turn_ < 8; ++turn_) {
+            const int element_ = turn_ * 256 + threadIdx.x;
+            const int i_ = element_ / 32;
+            const int kk_ = element_ % 32;
+            if (tile_m_ * 64 + i_ < m_ && step_ * 32 + kk_ < k_) {
+                a_tile_next_[turn_] = a_[(long long)z_ * (k_ * m_) + (tile_m_ * 64 + i_) * k_ + step_ * 32 + kk_];
             } else {
-                a_tile_next[turn] = f16{0x0};
+                a_tile_next_[turn_] = f16{0x0};
             }
         }
         #pragma unroll
-        for (int turn = 0; turn < 8; ++turn) {
-            const int element = turn * 256 + threadIdx.x;
-            const int kk = element / 64;
-            const int j = element % 64;
-            if (tile_n * 64 + j < n && step * 32 + kk < k) {
-                b_tile_next[turn] = b[(long long)z * (n * k) + (step * 32 + kk) * n + tile_n * 64 + j];
+        for (int turn_ = 0; turn_ < 8; ++turn_) {
+            const int element_ = turn_ * 256 + threadIdx.x;
+            const int kk_ = element_ / 64;
+            const int j_ = element_ % 64;
+            if (tile_n_ * 64 + j_ < n_ && step_ * 32 + kk_ < k_) {
+                b_tile_next_[turn_] = b_[(long long)z_ * (n_ * k_) + (step_ * 32 + kk_) * n_ + tile_n_ * 64 + j_];
             } else {
-                b_tile_next[turn] = f16{0x0};
+                b_tile_next_[turn_] = f16{0x0};
             }
         }
     };
-    const auto put = [&](int step) __attribute__((always_inline)) {
-        f16* const a_tile_slot = a_tile + step % 2 * 2048;
-        f16* const b_tile_slot = b_tile + step % 2 * 2048;
+    const auto put_ = [&](int step_) __attribute__((always_inline)) {
+        f16* const a_tile_slot_ = a_tile_ + step_ % 2 * 2048;
+        f16* const b_tile_slot_ = b_tile_ + step_ % 2 * 2048;
         #pragma unroll
-        for (int turn = 0; turn < 8; ++turn) {
-            const int element = turn * 256 + threadIdx.x;
-            const int i = element / 32;
-            const int kk = element % 32;
-            a_tile_slot[swizzled<32>(i, kk)] = a_tile_next[turn];
+        for (int turn_ = 0; turn_ < 8; ++turn_) {
+            const int element_ = turn_ * 256 + threadIdx.x;
+            const int i_ = element_ / 32;
+            const int kk_ = element_ % 32;
+            a_tile_slot_[swizzled<32>(i_, kk_)] = a_tile_next_[turn_];
         }
         #pragma unroll
-        for (int turn = 0; turn < 8; ++turn) {
-            const int element = turn * 256 + threadIdx.x;
-            const int kk = element / 64;
-            const int j = element % 64;
-            b_tile_slot[swizzled<64>(kk, j)] = b_tile_next[turn];
+        for (int turn_ = 0; turn_ < 8; ++turn_) {
+            const int element_ = turn_ * 256 + threadIdx.x;
+            const int kk_ = element_ / 64;
+            const int j_ = element_ % 64;
+            b_tile_slot_[swizzled<64>(kk_, j_)] = b_tile_next_[turn_];
         }
     };
-    if (0 < step_count) {
-        fetch(0);
-        put(0);
+    if (0 < step_count_) {
+        fetch_(0);
+        put_(0);
     }
     __syncthreads();
-    for (int step = 0; step < step_count; ++step) {
-        if (step + 1 < step_count) {
-            fetch(step + 1);
+    for (int step_ = 0; step_ < step_count_; ++step_) {
+        if (step_ + 1 < step_count_) {
+            fetch_(step_ + 1);
         }
-        f16* const a_tile_slot = a_tile + step % 2 * 2048;
-        f16* const b_tile_slot = b_tile + step % 2 * 2048;
+        f16* const a_tile_slot_ = a_tile_ + step_ % 2 * 2048;
+        f16* const b_tile_slot_ = b_tile_ + step_ % 2 * 2048;
         #pragma unroll
-        for (int kk = 0; kk < 32; kk += 16) {
-            unsigned a_frag[2][4];
-            unsigned b_frag[1][4];
+        for (int kk_ = 0; kk_ < 32; kk_ += 16) {
+            unsigned a_frag_[2][4];
+            unsigned b_frag_[1][4];
             #pragma unroll
-            for (int mi = 0; mi < 2; ++mi) {
+            for (int mi_ = 0; mi_ < 2; ++mi_) {
                 load_matrix(
-                    a_frag[mi],
-                    a_tile_slot + swizzled<32>(acc_row + mi * 16 + threadIdx.x % 16, kk + threadIdx.x % 32 / 16 * 8));
+                    a_frag_[mi_],
+                    a_tile_slot_ + swizzled<32>(acc_row_ + mi_ * 16 + threadIdx.x % 16, kk_ + threadIdx.x % 32 / 16 * 8));
             }
             #pragma unroll
-            for (int ni = 0; ni < 1; ++ni) {
+            for (int ni_ = 0; ni_ < 1; ++ni_) {
                 load_matrix_transposed(
-                    b_frag[ni],
-                    b_tile_slot + swizzled<64>(kk + threadIdx.x % 16, acc_col + ni * 16 + threadIdx.x % 32 / 16 * 8));
+                    b_frag_[ni_],
+                    b_tile_slot_ + swizzled<64>(kk_ + threadIdx.x % 16, acc_col_ + ni_ * 16 + threadIdx.x % 32 / 16 * 8));
             }
             #pragma unroll
-            for (int mi = 0; mi < 2; ++mi) {
+            for (int mi_ = 0; mi_ < 2; ++mi_) {
                 #pragma unroll
-                for (int ni = 0; ni < 2; ++ni) {
-                    mma_f16(acc[mi][ni], a_frag[mi], b_frag[ni / 2][ni % 2 * 2], b_frag[ni / 2][ni % 2 * 2 + 1]);
+                for (int ni_ = 0; ni_ < 2; ++ni_) {
+                    mma_f16(
+                        acc_[mi_][ni_],
+                        a_frag_[mi_],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2],
+                        b_frag_[ni_ / 2][ni_ % 2 * 2 + 1]);
                 }
             }
         }
-        if (step + 1 < step_count) {
-            put(step + 1);
+        if (step_ + 1 < step_count_) {
+            put_(step_ + 1);
         }
         __syncthreads();
     }
     #pragma unroll
-    for (int mi = 0; mi < 2; ++mi) {
+    for (int mi_ = 0; mi_ < 2; ++mi_) {
         #pragma unroll
-        for (int ni = 0; ni < 2; ++ni) {
+        for (int ni_ = 0; ni_ < 2; ++ni_) {
             #pragma unroll
-            for (int hi = 0; hi < 2; ++hi) {
-                const int i = acc_row + mi * 16 + hi * 8 + threadIdx.x % 32 / 4;
-                const int j = acc_col + ni * 8 + threadIdx.x % 4 * 2;
+            for (int hi_ = 0; hi_ < 2; ++hi_) {
+                const int i_ = acc_row_ + mi_ * 16 + hi_ * 8 + threadIdx.x % 32 / 4;
+                const int j_ = acc_col_ + ni_ * 8 + threadIdx.x % 4 * 2;
                 #pragma unroll
-                for (int v = 0; v < 2; ++v) {
-                    const int row = tile_m * 64 + i;
-                    const int col = tile_n * 64 + j + v;
-                    if (row < m && col < n) {
-                        c[(long long)z * (n * m) + row * n + col] = to_f16(acc[mi][ni][hi * 2 + v] + bias[col]);
+                for (int v_ = 0; v_ < 2; ++v_) {
+                    const int row_ = tile_m_ * 64 + i_;
+                    const int col_ = tile_n_ * 64 + j_ + v_;
+                    if (row_ < m_ && col_ < n_) {
+                        c_[(long long)z_ * (n_ * m_) + row_ * n_ + col_] = to_f16(acc_[mi_][ni_][hi_ * 2 + v_] + bias_[col_]);
                     }
                 }
             }

@@ -14,108 +14,108 @@ template <int pending> __device__ __forceinline__ void copy_async_wait() {
 }
 
 // c = a * b + bias
-extern "C" __global__ void __launch_bounds__(256, 1) gemm(
-    int batch,
-    int m,
-    int n,
-    int k,
-    const float* __restrict__ a,
-    const float* __restrict__ b,
-    const float* __restrict__ bias,
-    float* __restrict__ c) {
-    float acc[4][4][1];
-    const int acc_row = threadIdx.x / 16;
-    const int acc_col = threadIdx.x % 16;
-    __shared__ __align__(16) float a_tile[3264];
-    __shared__ __align__(16) float b_tile[3264];
-    const int block = blockIdx.x;
-    const int z = block / ((m + 63) / 64 * ((n + 63) / 64));
-    const int tile_m = block / ((n + 63) / 64) % ((m + 63) / 64);
-    const int tile_n = block % ((n + 63) / 64);
+extern "C" __global__ void __launch_bounds__(256, 1) gemm_(
+    int batch_,
+    int m_,
+    int n_,
+    int k_,
+    const float* __restrict__ a_,
+    const float* __restrict__ b_,
+    const float* __restrict__ bias_,
+    float* __restrict__ c_) {
+    float acc_[4][4][1];
+    const int acc_row_ = threadIdx.x / 16;
+    const int acc_col_ = threadIdx.x % 16;
+    __shared__ __align__(16) float a_tile_[3264];
+    __shared__ __align__(16) float b_tile_[3264];
+    const int block_ = blockIdx.x;
+    const int z_ = block_ / ((m_ + 63) / 64 * ((n_ + 63) / 64));
+    const int tile_m_ = block_ / ((n_ + 63) / 64) % ((m_ + 63) / 64);
+    const int tile_n_ = block_ % ((n_ + 63) / 64);
     #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i_ = 0; i_ < 4; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 4; ++i_2) {
+        for (int i_2_ = 0; i_2_ < 4; ++i_2_) {
             #pragma unroll
-            for (int i_3 = 0; i_3 < 1; ++i_3) {
-                acc[i][i_2][i_3] = 0.0f;
+            for (int i_3_ = 0; i_3_ < 1; ++i_3_) {
+                acc_[i_][i_2_][i_3_] = 0.0f;
             }
         }
     }
-    const int step_count = (k + 15) / 16;
-    const auto fetch = [&](int step) __attribute__((always_inline)) {
-        float* const a_tile_slot = a_tile + step % 3 * 1088;
-        float* const b_tile_slot = b_tile + step % 3 * 1088;
+    const int step_count_ = (k_ + 15) / 16;
+    const auto fetch_ = [&](int step_) __attribute__((always_inline)) {
+        float* const a_tile_slot_ = a_tile_ + step_ % 3 * 1088;
+        float* const b_tile_slot_ = b_tile_ + step_ % 3 * 1088;
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = turn * 256 + threadIdx.x;
-            const int i = element / 16;
-            const int kk = element % 16;
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = turn_ * 256 + threadIdx.x;
+            const int i_ = element_ / 16;
+            const int kk_ = element_ % 16;
             copy_async<4>(
-                a_tile_slot + i * 17 + kk,
-                a + (long long)z * (k * m) + (tile_m * 64 + i) * k + step * 16 + kk,
-                tile_m * 64 + i < m && step * 16 + kk < k);
+                a_tile_slot_ + i_ * 17 + kk_,
+                a_ + (long long)z_ * (k_ * m_) + (tile_m_ * 64 + i_) * k_ + step_ * 16 + kk_,
+                tile_m_ * 64 + i_ < m_ && step_ * 16 + kk_ < k_);
         }
         #pragma unroll
-        for (int turn = 0; turn < 4; ++turn) {
-            const int element = turn * 256 + threadIdx.x;
-            const int kk = element / 16;
-            const int j = element % 16;
+        for (int turn_ = 0; turn_ < 4; ++turn_) {
+            const int element_ = turn_ * 256 + threadIdx.x;
+            const int kk_ = element_ / 16;
+            const int j_ = element_ % 16;
             copy_async<4>(
-                b_tile_slot + kk * 17 + j,
-                b + (long long)z * (k * n) + (tile_n * 64 + kk) * k + step * 16 + j,
-                tile_n * 64 + kk < n && step * 16 + j < k);
+                b_tile_slot_ + kk_ * 17 + j_,
+                b_ + (long long)z_ * (k_ * n_) + (tile_n_ * 64 + kk_) * k_ + step_ * 16 + j_,
+                tile_n_ * 64 + kk_ < n_ && step_ * 16 + j_ < k_);
         }
     };
     #pragma unroll
-    for (int ahead = 0; ahead < 2; ++ahead) {
-        if (ahead < step_count) {
-            fetch(ahead);
+    for (int ahead_ = 0; ahead_ < 2; ++ahead_) {
+        if (ahead_ < step_count_) {
+            fetch_(ahead_);
         }
         copy_async_commit();
     }
-    for (int step = 0; step < step_count; ++step) {
+    for (int step_ = 0; step_ < step_count_; ++step_) {
         copy_async_wait<1>();
         __syncthreads();
-        if (step + 2 < step_count) {
-            fetch(step + 2);
+        if (step_ + 2 < step_count_) {
+            fetch_(step_ + 2);
         }
         copy_async_commit();
-        float* const a_tile_slot = a_tile + step % 3 * 1088;
-        float* const b_tile_slot = b_tile + step % 3 * 1088;
-        for (int kk = 0; kk < 16; ++kk) {
-            float a_frag[4];
-            float b_frag[4][1];
+        float* const a_tile_slot_ = a_tile_ + step_ % 3 * 1088;
+        float* const b_tile_slot_ = b_tile_ + step_ % 3 * 1088;
+        for (int kk_ = 0; kk_ < 16; ++kk_) {
+            float a_frag_[4];
+            float b_frag_[4][1];
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
-                a_frag[mi] = a_tile_slot[(acc_row + mi * 16) * 17 + kk];
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
+                a_frag_[mi_] = a_tile_slot_[(acc_row_ + mi_ * 16) * 17 + kk_];
             }
             #pragma unroll
-            for (int ni = 0; ni < 4; ++ni) {
-                b_frag[ni][0] = b_tile_slot[(acc_col + ni * 16) * 17 + kk];
+            for (int ni_ = 0; ni_ < 4; ++ni_) {
+                b_frag_[ni_][0] = b_tile_slot_[(acc_col_ + ni_ * 16) * 17 + kk_];
             }
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
                 #pragma unroll
-                for (int ni = 0; ni < 4; ++ni) {
+                for (int ni_ = 0; ni_ < 4; ++ni_) {
                     #pragma unroll
-                    for (int r = 0; r < 1; ++r) {
-                        acc[mi][ni][r] += a_frag[mi] * b_frag[ni][r];
+                    for (int r_ = 0; r_ < 1; ++r_) {
+                        acc_[mi_][ni_][r_] += a_frag_[mi_] * b_frag_[ni_][r_];
                     }
                 }
             }
         }
     }
     #pragma unroll
-    for (int mi = 0; mi < 4; ++mi) {
+    for (int mi_ = 0; mi_ < 4; ++mi_) {
         #pragma unroll
-        for (int ni = 0; ni < 4; ++ni) {
-            const int i = acc_row + mi * 16;
-            const int j = acc_col + ni * 16;
-            const int row = tile_m * 64 + i;
-            const int col = tile_n * 64 + j;
-            if (row < m && col < n) {
-                c[(long long)z * (n * m) + row * n + col] = acc[mi][ni][0] + bias[col];
+        for (int ni_ = 0; ni_ < 4; ++ni_) {
+            const int i_ = acc_row_ + mi_ * 16;
+            const int j_ = acc_col_ + ni_ * 16;
+            const int row_ = tile_m_ * 64 + i_;
+            const int col_ = tile_n_ * 64 + j_;
+            if (row_ < m_ && col_ < n_) {
+                c_[(long long)z_ * (n_ * m_) + row_ * n_ + col_] = acc_[mi_][ni_][0] + bias_[col_];
             }
         }
     }

@@ -27,114 +27,114 @@ template <int pending> __device__ __forceinline__ void copy_async_wait() {
 }
 
 // c = a * b + bias
-extern "C" __global__ void __launch_bounds__(64, 1) gemm(
-    int batch,
-    int m,
-    int n,
-    int k,
-    const double* __restrict__ a,
-    const double* __restrict__ b,
-    const float* __restrict__ bias,
-    double* __restrict__ c) {
-    double acc[4][2][2];
-    const int acc_row = threadIdx.x / 8;
-    const int acc_col = threadIdx.x % 8 * 2;
-    __shared__ __align__(16) double a_tile[1632];
-    __shared__ __align__(16) double b_tile[1536];
-    const int block = blockIdx.x;
-    const int z = block / ((m + 31) / 32 * ((n + 31) / 32));
-    const int tile_m = block / ((n + 31) / 32) % ((m + 31) / 32);
-    const int tile_n = block % ((n + 31) / 32);
+extern "C" __global__ void __launch_bounds__(64, 1) gemm_(
+    int batch_,
+    int m_,
+    int n_,
+    int k_,
+    const double* __restrict__ a_,
+    const double* __restrict__ b_,
+    const float* __restrict__ bias_,
+    double* __restrict__ c_) {
+    double acc_[4][2][2];
+    const int acc_row_ = threadIdx.x / 8;
+    const int acc_col_ = threadIdx.x % 8 * 2;
+    __shared__ __align__(16) double a_tile_[1632];
+    __shared__ __align__(16) double b_tile_[1536];
+    const int block_ = blockIdx.x;
+    const int z_ = block_ / ((m_ + 31) / 32 * ((n_ + 31) / 32));
+    const int tile_m_ = block_ / ((n_ + 31) / 32) % ((m_ + 31) / 32);
+    const int tile_n_ = block_ % ((n_ + 31) / 32);
     #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i_ = 0; i_ < 4; ++i_) {
         #pragma unroll
-        for (int i_2 = 0; i_2 < 2; ++i_2) {
+        for (int i_2_ = 0; i_2_ < 2; ++i_2_) {
             #pragma unroll
-            for (int i_3 = 0; i_3 < 2; ++i_3) {
-                acc[i][i_2][i_3] = 0.0;
+            for (int i_3_ = 0; i_3_ < 2; ++i_3_) {
+                acc_[i_][i_2_][i_3_] = 0.0;
             }
         }
     }
-    const int step_count = (k + 15) / 16;
-    const auto fetch = [&](int step) __attribute__((always_inline)) {
-        double* const a_tile_slot = a_tile + step % 3 * 544;
-        double* const b_tile_slot = b_tile + step % 3 * 512;
+    const int step_count_ = (k_ + 15) / 16;
+    const auto fetch_ = [&](int step_) __attribute__((always_inline)) {
+        double* const a_tile_slot_ = a_tile_ + step_ % 3 * 544;
+        double* const b_tile_slot_ = b_tile_ + step_ % 3 * 512;
         #pragma unroll
-        for (int turn = 0; turn < 8; ++turn) {
-            const int element = turn * 64 + threadIdx.x;
-            const int i = element / 16;
-            const int kk = element % 16;
+        for (int turn_ = 0; turn_ < 8; ++turn_) {
+            const int element_ = turn_ * 64 + threadIdx.x;
+            const int i_ = element_ / 16;
+            const int kk_ = element_ % 16;
             copy_async<8>(
-                a_tile_slot + i * 17 + kk,
-                a + (long long)z * (k * m) + (tile_m * 32 + i) * k + step * 16 + kk,
-                tile_m * 32 + i < m && step * 16 + kk < k);
+                a_tile_slot_ + i_ * 17 + kk_,
+                a_ + (long long)z_ * (k_ * m_) + (tile_m_ * 32 + i_) * k_ + step_ * 16 + kk_,
+                tile_m_ * 32 + i_ < m_ && step_ * 16 + kk_ < k_);
         }
         #pragma unroll
-        for (int turn = 0; turn < 8; ++turn) {
-            const int element = turn * 64 + threadIdx.x;
-            const int kk = element / 32;
-            const int j = element % 32;
+        for (int turn_ = 0; turn_ < 8; ++turn_) {
+            const int element_ = turn_ * 64 + threadIdx.x;
+            const int kk_ = element_ / 32;
+            const int j_ = element_ % 32;
             copy_async<8>(
-                b_tile_slot + kk * 32 + j,
-                b + (long long)z * (n * k) + (step * 16 + kk) * n + tile_n * 32 + j,
-                tile_n * 32 + j < n && step * 16 + kk < k);
+                b_tile_slot_ + kk_ * 32 + j_,
+                b_ + (long long)z_ * (n_ * k_) + (step_ * 16 + kk_) * n_ + tile_n_ * 32 + j_,
+                tile_n_ * 32 + j_ < n_ && step_ * 16 + kk_ < k_);
         }
     };
     #pragma unroll
-    for (int ahead = 0; ahead < 2; ++ahead) {
-        if (ahead < step_count) {
-            fetch(ahead);
+    for (int ahead_ = 0; ahead_ < 2; ++ahead_) {
+        if (ahead_ < step_count_) {
+            fetch_(ahead_);
         }
         copy_async_commit();
     }
-    for (int step = 0; step < step_count; ++step) {
+    for (int step_ = 0; step_ < step_count_; ++step_) {
         copy_async_wait<1>();
         __syncthreads();
-        if (step + 2 < step_count) {
-            fetch(step + 2);
+        if (step_ + 2 < step_count_) {
+            fetch_(step_ + 2);
         }
         copy_async_commit();
-        double* const a_tile_slot = a_tile + step % 3 * 544;
-        double* const b_tile_slot = b_tile + step % 3 * 512;
-        for (int kk = 0; kk < 16; ++kk) {
-            double a_frag[4];
-            double b_frag[2][2];
+        double* const a_tile_slot_ = a_tile_ + step_ % 3 * 544;
+        double* const b_tile_slot_ = b_tile_ + step_ % 3 * 512;
+        for (int kk_ = 0; kk_ < 16; ++kk_) {
+            double a_frag_[4];
+            double b_frag_[2][2];
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
-                a_frag[mi] = a_tile_slot[(acc_row + mi * 8) * 17 + kk];
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
+                a_frag_[mi_] = a_tile_slot_[(acc_row_ + mi_ * 8) * 17 + kk_];
             }
             #pragma unroll
-            for (int ni = 0; ni < 2; ++ni) {
-                const Vec<double, 2> b_run = load<2>(b_tile_slot + kk * 32 + acc_col + ni * 16);
+            for (int ni_ = 0; ni_ < 2; ++ni_) {
+                const Vec<double, 2> b_run_ = load<2>(b_tile_slot_ + kk_ * 32 + acc_col_ + ni_ * 16);
                 #pragma unroll
-                for (int r = 0; r < 2; ++r) {
-                    b_frag[ni][r] = b_run[r];
+                for (int r_ = 0; r_ < 2; ++r_) {
+                    b_frag_[ni_][r_] = b_run_[r_];
                 }
             }
             #pragma unroll
-            for (int mi = 0; mi < 4; ++mi) {
+            for (int mi_ = 0; mi_ < 4; ++mi_) {
                 #pragma unroll
-                for (int ni = 0; ni < 2; ++ni) {
+                for (int ni_ = 0; ni_ < 2; ++ni_) {
                     #pragma unroll
-                    for (int r = 0; r < 2; ++r) {
-                        acc[mi][ni][r] += a_frag[mi] * b_frag[ni][r];
+                    for (int r_ = 0; r_ < 2; ++r_) {
+                        acc_[mi_][ni_][r_] += a_frag_[mi_] * b_frag_[ni_][r_];
                     }
                 }
             }
         }
     }
     #pragma unroll
-    for (int mi = 0; mi < 4; ++mi) {
+    for (int mi_ = 0; mi_ < 4; ++mi_) {
         #pragma unroll
-        for (int ni = 0; ni < 2; ++ni) {
-            const int i = acc_row + mi * 8;
-            const int j = acc_col + ni * 16;
+        for (int ni_ = 0; ni_ < 2; ++ni_) {
+            const int i_ = acc_row_ + mi_ * 8;
+            const int j_ = acc_col_ + ni_ * 16;
             #pragma unroll
-            for (int v = 0; v < 2; ++v) {
-                const int row = tile_m * 32 + i;
-                const int col = tile_n * 32 + j + v;
-                if (row < m && col < n) {
-                    c[(long long)z * (n * m) + row * n + col] = acc[mi][ni][v] + (double)bias[col];
+            for (int v_ = 0; v_ < 2; ++v_) {
+                const int row_ = tile_m_ * 32 + i_;
+                const int col_ = tile_n_ * 32 + j_ + v_;
+                if (row_ < m_ && col_ < n_) {
+                    c_[(long long)z_ * (n_ * m_) + row_ * n_ + col_] = acc_[mi_][ni_][v_] + (double)bias_[col_];
                 }
             }
         }

@@ -12,31 +12,31 @@ struct Sum {
 };
 
 // y = (x - mean) * rsqrt(var + eps) * gamma + beta
-extern "C" __global__ void __launch_bounds__(256) layer_norm(
-    int rows,
-    int cols,
-    float eps,
-    const float* __restrict__ x,
-    const float* __restrict__ gamma,
-    const float* __restrict__ beta,
-    float* __restrict__ y) {
-    const int row = blockIdx.x * 8 + threadIdx.x / 32;
-    if (row >= rows) return;
-    const float count = (float)cols;
-    float sum_partial = 0.0f;
-    for (int col = threadIdx.x % 32; col < cols; col += 32) {
-        sum_partial += x[(long long)row * cols + col];
+extern "C" __global__ void __launch_bounds__(256) layer_norm_(
+    int rows_,
+    int cols_,
+    float eps_,
+    const float* __restrict__ x_,
+    const float* __restrict__ gamma_,
+    const float* __restrict__ beta_,
+    float* __restrict__ y_) {
+    const int row_ = blockIdx.x * 8 + threadIdx.x / 32;
+    if (row_ >= rows_) return;
+    const float count_ = (float)cols_;
+    float sum_partial_ = 0.0f;
+    for (int col_ = threadIdx.x % 32; col_ < cols_; col_ += 32) {
+        sum_partial_ += x_[(long long)row_ * cols_ + col_];
     }
-    const float sum = warp_reduce<Sum>(sum_partial);
-    const float mean = sum / count;
-    float squares_partial = 0.0f;
-    for (int col = threadIdx.x % 32; col < cols; col += 32) {
-        const float centered = x[(long long)row * cols + col] - mean;
-        squares_partial += centered * centered;
+    const float sum_ = warp_reduce<Sum>(sum_partial_);
+    const float mean_ = sum_ / count_;
+    float squares_partial_ = 0.0f;
+    for (int col_ = threadIdx.x % 32; col_ < cols_; col_ += 32) {
+        const float centered_ = x_[(long long)row_ * cols_ + col_] - mean_;
+        squares_partial_ += centered_ * centered_;
     }
-    const float squares = warp_reduce<Sum>(squares_partial);
-    const float scale = rsqrtf(squares / count + eps);
-    for (int col = threadIdx.x % 32; col < cols; col += 32) {
-        y[(long long)row * cols + col] = (x[(long long)row * cols + col] - mean) * scale * gamma[col] + beta[col];
+    const float squares_ = warp_reduce<Sum>(squares_partial_);
+    const float scale_ = rsqrtf(squares_ / count_ + eps_);
+    for (int col_ = threadIdx.x % 32; col_ < cols_; col_ += 32) {
+        y_[(long long)row_ * cols_ + col_] = (x_[(long long)row_ * cols_ + col_] - mean_) * scale_ * gamma_[col_] + beta_[col_];
     }
 }

@@ -37,47 +37,47 @@ struct Sum {
 };
 
 // y = (x - mean) * rsqrt(var + eps) * gamma + beta
-extern "C" __global__ void __launch_bounds__(256) layer_norm(
-    int rows,
-    int cols,
-    float eps,
-    const f16* __restrict__ x,
-    const float* __restrict__ gamma,
-    const float* __restrict__ beta,
-    f16* __restrict__ y) {
-    const int row = blockIdx.x * 8 + threadIdx.x / 32;
-    if (row >= rows) return;
-    const float count = (float)cols;
-    float sum_partial = 0.0f;
-    for (int col = threadIdx.x % 32 * 8; col < cols; col += 256) {
-        const Vec<f16, 8> x_v = load<8>(x + (long long)row * cols + col);
+extern "C" __global__ void __launch_bounds__(256) layer_norm_(
+    int rows_,
+    int cols_,
+    float eps_,
+    const f16* __restrict__ x_,
+    const float* __restrict__ gamma_,
+    const float* __restrict__ beta_,
+    f16* __restrict__ y_) {
+    const int row_ = blockIdx.x * 8 + threadIdx.x / 32;
+    if (row_ >= rows_) return;
+    const float count_ = (float)cols_;
+    float sum_partial_ = 0.0f;
+    for (int col_ = threadIdx.x % 32 * 8; col_ < cols_; col_ += 256) {
+        const Vec<f16, 8> x_v_ = load<8>(x_ + (long long)row_ * cols_ + col_);
         #pragma unroll
-        for (int v = 0; v < 8; ++v) {
-            sum_partial += to_f32(x_v[v]);
+        for (int v_ = 0; v_ < 8; ++v_) {
+            sum_partial_ += to_f32(x_v_[v_]);
         }
     }
-    const float sum = warp_reduce<Sum>(sum_partial);
-    const float mean = sum / count;
-    float squares_partial = 0.0f;
-    for (int col = threadIdx.x % 32 * 8; col < cols; col += 256) {
-        const Vec<f16, 8> x_v = load<8>(x + (long long)row * cols + col);
+    const float sum_ = warp_reduce<Sum>(sum_partial_);
+    const float mean_ = sum_ / count_;
+    float squares_partial_ = 0.0f;
+    for (int col_ = threadIdx.x % 32 * 8; col_ < cols_; col_ += 256) {
+        const Vec<f16, 8> x_v_ = load<8>(x_ + (long long)row_ * cols_ + col_);
         #pragma unroll
-        for (int v = 0; v < 8; ++v) {
-            const float centered = to_f32(x_v[v]) - mean;
-            squares_partial += centered * centered;
+        for (int v_ = 0; v_ < 8; ++v_) {
+            const float centered_ = to_f32(x_v_[v_]) - mean_;
+            squares_partial_ += centered_ * centered_;
         }
     }
-    const float squares = warp_reduce<Sum>(squares_partial);
-    const float scale = rsqrtf(squares / count + eps);
-    for (int col = threadIdx.x % 32 * 8; col < cols; col += 256) {
-        const Vec<f16, 8> x_v = load<8>(x + (long long)row * cols + col);
-        const Vec<float, 8> gamma_v = load<8>(gamma + col);
-        const Vec<float, 8> beta_v = load<8>(beta + col);
-        Vec<f16, 8> y_v;
+    const float squares_ = warp_reduce<Sum>(squares_partial_);
+    const float scale_ = rsqrtf(squares_ / count_ + eps_);
+    for (int col_ = threadIdx.x % 32 * 8; col_ < cols_; col_ += 256) {
+        const Vec<f16, 8> x_v_ = load<8>(x_ + (long long)row_ * cols_ + col_);
+        const Vec<float, 8> gamma_v_ = load<8>(gamma_ + col_);
+        const Vec<float, 8> beta_v_ = load<8>(beta_ + col_);
+        Vec<f16, 8> y_v_;
         #pragma unroll
-        for (int v = 0; v < 8; ++v) {
-            y_v[v] = to_f16((to_f32(x_v[v]) - mean) * scale * gamma_v[v] + beta_v[v]);
+        for (int v_ = 0; v_ < 8; ++v_) {
+            y_v_[v_] = to_f16((to_f32(x_v_[v_]) - mean_) * scale_ * gamma_v_[v_] + beta_v_[v_]);
         }
-        store(y + (long long)row * cols + col, y_v);
+        store(y_ + (long long)row_ * cols_ + col_, y_v_);
     }
 }

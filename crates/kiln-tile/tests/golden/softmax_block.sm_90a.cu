@@ -64,57 +64,57 @@ struct Max {
 };
 
 // y = softmax(x) along the last axis
-extern "C" __global__ void __launch_bounds__(128) softmax_block(
-    int rows,
-    const bf16* __restrict__ x,
-    bf16* __restrict__ y) {
-    float held[8];
-    const int row = blockIdx.x;
+extern "C" __global__ void __launch_bounds__(128) softmax_block_(
+    int rows_,
+    const bf16* __restrict__ x_,
+    bf16* __restrict__ y_) {
+    float held_[8];
+    const int row_ = blockIdx.x;
     #pragma unroll
-    for (int turn = 0; turn < 1; ++turn) {
-        const int col = (turn * 128 + threadIdx.x) * 8;
-        if (col < 1000) {
-            const Vec<bf16, 8> x_v = load<8>(x + row * 1000 + col);
+    for (int turn_ = 0; turn_ < 1; ++turn_) {
+        const int col_ = (turn_ * 128 + threadIdx.x) * 8;
+        if (col_ < 1000) {
+            const Vec<bf16, 8> x_v_ = load<8>(x_ + row_ * 1000 + col_);
             #pragma unroll
-            for (int v = 0; v < 8; ++v) {
-                held[turn * 8 + v] = to_f32(x_v[v]);
+            for (int v_ = 0; v_ < 8; ++v_) {
+                held_[turn_ * 8 + v_] = to_f32(x_v_[v_]);
             }
         }
     }
-    float peak_partial = __int_as_float(0xff800000);
+    float peak_partial_ = __int_as_float(0xff800000);
     #pragma unroll
-    for (int turn = 0; turn < 1; ++turn) {
-        const int col = (turn * 128 + threadIdx.x) * 8;
-        if (col < 1000) {
+    for (int turn_ = 0; turn_ < 1; ++turn_) {
+        const int col_ = (turn_ * 128 + threadIdx.x) * 8;
+        if (col_ < 1000) {
             #pragma unroll
-            for (int v = 0; v < 8; ++v) {
-                peak_partial = max_of(peak_partial, held[turn * 8 + v]);
+            for (int v_ = 0; v_ < 8; ++v_) {
+                peak_partial_ = max_of(peak_partial_, held_[turn_ * 8 + v_]);
             }
         }
     }
-    const float peak = block_reduce<Max, 128>(peak_partial);
-    float total_partial = 0.0f;
+    const float peak_ = block_reduce<Max, 128>(peak_partial_);
+    float total_partial_ = 0.0f;
     #pragma unroll
-    for (int turn = 0; turn < 1; ++turn) {
-        const int col = (turn * 128 + threadIdx.x) * 8;
-        if (col < 1000) {
+    for (int turn_ = 0; turn_ < 1; ++turn_) {
+        const int col_ = (turn_ * 128 + threadIdx.x) * 8;
+        if (col_ < 1000) {
             #pragma unroll
-            for (int v = 0; v < 8; ++v) {
-                total_partial += expf(held[turn * 8 + v] - peak);
+            for (int v_ = 0; v_ < 8; ++v_) {
+                total_partial_ += expf(held_[turn_ * 8 + v_] - peak_);
             }
         }
     }
-    const float total = block_reduce<Sum, 128>(total_partial);
+    const float total_ = block_reduce<Sum, 128>(total_partial_);
     #pragma unroll
-    for (int turn = 0; turn < 1; ++turn) {
-        const int col = (turn * 128 + threadIdx.x) * 8;
-        if (col < 1000) {
-            Vec<bf16, 8> y_v;
+    for (int turn_ = 0; turn_ < 1; ++turn_) {
+        const int col_ = (turn_ * 128 + threadIdx.x) * 8;
+        if (col_ < 1000) {
+            Vec<bf16, 8> y_v_;
             #pragma unroll
-            for (int v = 0; v < 8; ++v) {
-                y_v[v] = to_bf16(expf(held[turn * 8 + v] - peak) / total);
+            for (int v_ = 0; v_ < 8; ++v_) {
+                y_v_[v_] = to_bf16(expf(held_[turn_ * 8 + v_] - peak_) / total_);
             }
-            store(y + row * 1000 + col, y_v);
+            store(y_ + row_ * 1000 + col_, y_v_);
         }
     }
 }

@@ -1,30 +1,30 @@
 // y = transpose(x)
-extern "C" __global__ void __launch_bounds__(256) transpose(
-    int rows,
-    int cols,
-    const float* __restrict__ x,
-    float* __restrict__ y) {
-    __shared__ __align__(16) float tile[1056];
-    const int block = blockIdx.x;
-    const int tile_row = block / ((cols + 31) / 32);
-    const int tile_col = block % ((cols + 31) / 32);
-    for (int element = threadIdx.x; element < 1024; element += 256) {
-        const int i = element / 32;
-        const int j = element % 32;
-        const int row = tile_row * 32 + i;
-        const int col = tile_col * 32 + j;
-        if (row < rows && col < cols) {
-            tile[i * 33 + j] = x[row * cols + col];
+extern "C" __global__ void __launch_bounds__(256) transpose_(
+    int rows_,
+    int cols_,
+    const float* __restrict__ x_,
+    float* __restrict__ y_) {
+    __shared__ __align__(16) float tile_[1056];
+    const int block_ = blockIdx.x;
+    const int tile_row_ = block_ / ((cols_ + 31) / 32);
+    const int tile_col_ = block_ % ((cols_ + 31) / 32);
+    for (int element_ = threadIdx.x; element_ < 1024; element_ += 256) {
+        const int i_ = element_ / 32;
+        const int j_ = element_ % 32;
+        const int row_ = tile_row_ * 32 + i_;
+        const int col_ = tile_col_ * 32 + j_;
+        if (row_ < rows_ && col_ < cols_) {
+            tile_[i_ * 33 + j_] = x_[row_ * cols_ + col_];
         }
     }
     __syncthreads();
-    for (int element = threadIdx.x; element < 1024; element += 256) {
-        const int i = element / 32;
-        const int j = element % 32;
-        const int row = tile_row * 32 + j;
-        const int col = tile_col * 32 + i;
-        if (row < rows && col < cols) {
-            y[col * rows + row] = tile[j * 33 + i];
+    for (int element_ = threadIdx.x; element_ < 1024; element_ += 256) {
+        const int i_ = element_ / 32;
+        const int j_ = element_ % 32;
+        const int row_ = tile_row_ * 32 + j_;
+        const int col_ = tile_col_ * 32 + i_;
+        if (row_ < rows_ && col_ < cols_) {
+            y_[col_ * rows_ + row_] = tile_[j_ * 33 + i_];
         }
     }
 }

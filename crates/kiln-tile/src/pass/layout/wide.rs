@@ -125,13 +125,17 @@ struct Wide<'a> {
 }
 
 impl Wide<'_> {
-    /// Whether the body can be run lane by lane between wide loads and wide stores: binds, stores, and at most one
+    /// Whether the body can be run lane by lane between wide loads and wide stores: binds, checks, stores, and at most one
     /// condition, last, that is the same in all lanes.
     fn body(&mut self, body: &[Stmt]) -> bool {
         body.iter().enumerate().all(|(i, stmt)| match stmt {
             Stmt::Bind { var, value } => {
                 self.loads(value);
                 self.facts.bind(var, value, self.width);
+                true
+            }
+            Stmt::Check { violated, .. } => {
+                self.loads(violated);
                 true
             }
             Stmt::Store { buffer, index, value } => {
@@ -147,7 +151,7 @@ impl Wide<'_> {
                 let uniform = |e: &Expr| self.facts.lane_step(e, self.width) == Some(0);
                 i + 1 == body.len()
                     && uniform(cond)
-                    && before.iter().all(|s| matches!(s, Stmt::Bind { .. }))
+                    && before.iter().all(|s| matches!(s, Stmt::Bind { .. } | Stmt::Check { .. }))
                     && self.body(then)
                     && self.body(otherwise)
             }

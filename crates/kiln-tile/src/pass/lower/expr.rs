@@ -237,7 +237,14 @@ impl Lower<'_> {
         }
         if let Some(helper) = small_float(to) {
             self.helpers.insert(helper);
-            let single = convert(x, ty, CType::Float);
+            // What f32 does not hold must not be rounded twice. Integers that it does not hold overflow all but bf16.
+            let wide = from == DType::F64 || to == DType::BF16 && from.is_int() && from.bits() > 16;
+            let single = if wide {
+                self.helpers.insert(Helper::OddF32);
+                CExpr::call("odd_f32", [x])
+            } else {
+                convert(x, ty, CType::Float)
+            };
             let own = CType::of(to, false);
             return Ok((CExpr::call(format!("to_{}", own.name()), [single]), own));
         }

@@ -133,8 +133,8 @@ impl Lower<'_> {
     ) -> Result<()> {
         let (row, col) = self.tile_start(tiled)?;
         let (row, col) = (text(&row), text(&col));
-        let [kk, m, n, r, a_frag, b_frag] =
-            ["kk", "mi", "ni", "r", "a_frag", "b_frag"].map(|name| self.names.fresh(name));
+        let [kk, m, n, r, a_frag, b_frag, vector] =
+            ["kk", "mi", "ni", "r", "a_frag", "b_frag", "b_run"].map(|name| self.names.fresh(name));
         let threads_m = self.program.threads / threads_n;
         let (a_tile, b_tile) = (self.buffer_name(a.0), self.buffer_name(b.0));
         let (a_stride, b_stride) = (self.columns(a.0), self.columns(b.0));
@@ -158,7 +158,6 @@ impl Lower<'_> {
             let element = if b.1 { element } else { format!("{b_tile}[{kk} * {b_stride} + {b_col}]") };
             vec![CStmt::Assign(b_registers.at(CExpr::int(0)), convert(element, b.0.dtype)?)]
         } else {
-            let vector = "b_run".to_owned();
             let value = convert(format!("{vector}[{r}]"), b.0.dtype)?;
             let element = self.element_type(b.0.dtype);
             self.helpers.insert(Helper::Vec);

@@ -100,7 +100,12 @@ impl Lower<'_> {
                         bound.insert(var.id, value.clone());
                         inside.push(bind.clone());
                     }
-                    bind => self.stmt(bind)?,
+                    // Lane by lane, but before the condition, which does not guard it.
+                    Stmt::Check { violated, .. } if !uniform(self, violated) => {
+                        let body = [&inside[..], &[bind.clone()]].concat();
+                        self.wide_body(axis, width, &body)?;
+                    }
+                    bind => self.stmt(&seen_through(bind, &bound))?,
                 }
             }
             let cond = self.expr(&see_through(cond, &bound))?;
@@ -125,6 +130,7 @@ impl Lower<'_> {
                     bound.insert(var.id, value.clone());
                     rest.push(stmt);
                 }
+                Stmt::Check { violated, .. } if uniform(self, violated) => self.stmt(&seen_through(stmt, &bound))?,
                 stmt => rest.push(stmt),
             }
         }
@@ -231,6 +237,17 @@ impl Lower<'_> {
             *last = last.clone().op("+", lane.clone());
         }
         Some(index)
+    }
+}
+
+/// A statement between binds with the names that are not written yet replaced.
+fn seen_through(stmt: &Stmt, bound: &HashMap<u32, Expr>) -> Stmt {
+    match stmt {
+        Stmt::Bind { var, value } => Stmt::Bind { var: var.clone(), value: see_through(value, bound) },
+        Stmt::Check { violated, fault, code } => {
+            Stmt::Check { violated: see_through(violated, bound), fault: fault.clone(), code: code.clone() }
+        }
+        stmt => stmt.clone(),
     }
 }
 

@@ -43,7 +43,7 @@ pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> 
         arch,
         layouts,
         facts: Facts::of_params(program),
-        names: Names::new(),
+        names: Names::default(),
         vars: HashMap::new(),
         buffers: HashMap::new(),
         helpers: BTreeSet::new(),
@@ -170,6 +170,12 @@ impl Lower<'_> {
             }
             Stmt::Store { buffer, index, value } => self.store(buffer, index, value),
             Stmt::Atomic { op, buffer, index, value } => self.atomic(*op, buffer, index, value),
+            Stmt::Check { violated, fault, code } => {
+                let cond = self.expr(violated)?;
+                let then = self.nested(|lower| lower.atomic(AtomicOp::Max, fault, &[Expr::index(0)], code))?;
+                self.push(CStmt::If { cond, then, otherwise: vec![] });
+                Ok(())
+            }
             Stmt::For { var, start, end, unroll, body } => {
                 self.scoped(|lower| lower.serial(var, (start, end), *unroll, body))
             }

@@ -3,35 +3,28 @@
 use crate::builder::identifier;
 use std::collections::HashSet;
 
-/// Words that generated code may not use as names: C++ keywords, CUDA built-ins and the prelude.
-const RESERVED: &str = "alignas alignof and asm auto bitand bitor bool break case catch char class compl const constexpr \
-    continue decltype default delete do double else enum explicit export extern false float for friend goto if inline int \
-    long mutable namespace new noexcept not nullptr operator or private protected public register return short signed \
-    sizeof static struct switch template this throw true try typedef typeid typename union unsigned using virtual void \
-    volatile wchar_t while xor blockIdx blockDim gridDim threadIdx warpSize min max abs exp log pow sin cos tan sqrt load \
-    store Vec f16 bf16 e4m3 e5m2 to_f32 to_f16 to_bf16 to_e4m3 to_e5m2 load_i4 load_u4 min_of max_of Sum Prod Min Max And \
-    Or warp_reduce block_reduce erf floor ceil round trunc fma rint half float2 float4 int2 int4 dim3 swizzled copy_async \
-    copy_async_commit copy_async_wait load_matrix load_matrix_transposed mma_f16 mma_bf16 b_run";
-
 /// The names in use, by scope: a name may be used again after the block it was declared in.
+///
+/// Every name begins with a letter and ends in an underscore. No keyword of C++ does, nothing that CUDA declares or defines, and nothing
+/// in the prelude: whatever a model calls its values, a generated name is never one that generated code has another use for.
+#[derive(Default)]
 pub struct Names {
     used: HashSet<String>,
     order: Vec<String>,
 }
 
 impl Names {
-    /// Only the reserved words are in use.
-    pub fn new() -> Names {
-        Names { used: RESERVED.split_whitespace().map(str::to_owned).collect(), order: vec![] }
-    }
-
     /// An identifier like `wanted` that nothing else uses.
     pub fn fresh(&mut self, wanted: &str) -> String {
         let base = identifier(wanted);
-        let mut name = base.clone();
+        let base = match base.trim_start_matches('_') {
+            digits if digits.starts_with(|c: char| c.is_ascii_digit()) => format!("n{digits}"),
+            base => base.to_owned(),
+        };
+        let mut name = format!("{base}_");
         let mut number = 2;
         while !self.used.insert(name.clone()) {
-            name = format!("{base}_{number}");
+            name = format!("{base}_{number}_");
             number += 1;
         }
         self.order.push(name.clone());
@@ -47,6 +40,41 @@ impl Names {
     pub fn close(&mut self, block: usize) {
         for name in self.order.drain(block..) {
             self.used.remove(&name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::print::prelude::Helper;
+    use kiln_target::arch::Arch;
+
+    /// Whether `word` could come from [`Names::fresh`].
+    fn generated(word: &str) -> bool {
+        word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.ends_with('_') && !word.contains("__")
+    }
+
+    #[test]
+    fn names_are_of_their_own_kind_and_unique() {
+        let mut names = Names::default();
+        let wanted = ["tanh", "tanh", "tanh_2", "_", "", "__CUDA_ARCH__", "2d", "_Bool", "int", "x.y", "Größe", "M_PI"];
+        let mut seen = HashSet::new();
+        for wanted in wanted {
+            let name = names.fresh(wanted);
+            assert!(generated(&name), "`{wanted}` became `{name}`");
+            assert!(seen.insert(name.clone()), "`{name}` is given twice");
+        }
+    }
+
+    #[test]
+    fn nothing_in_the_prelude_has_such_a_name() {
+        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
+            for helper in Helper::ALL {
+                let source = helper.source(arch);
+                let mut words = source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                assert_eq!(words.find(|word| generated(word)), None, "{helper:?}");
+            }
         }
     }
 }

@@ -290,7 +290,7 @@ impl<'a> Values<'a> {
         let violated = self.guards.iter().rfold(violated, |violated, guard| guard.and(violated));
         let mut key = String::from("!");
         spell(&mut key, &violated);
-        if self.known(&key).is_some() {
+        if violated.as_const() == Some(0) || self.known(&key).is_some() {
             return;
         }
         let arguments = &mut self.arguments;

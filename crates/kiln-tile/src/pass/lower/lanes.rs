@@ -102,7 +102,7 @@ impl Lower<'_> {
                     }
                     // Lane by lane, but before the condition, which does not guard it.
                     Stmt::Check { violated, .. } if !uniform(self, violated) => {
-                        let body = [&inside[..], &[bind.clone()]].concat();
+                        let body: Vec<Stmt> = inside.iter().chain([bind]).cloned().collect();
                         self.wide_body(axis, width, &body)?;
                     }
                     bind => self.stmt(&seen_through(bind, &bound))?,

@@ -1,81 +1,103 @@
 //! NumPy files: `.npy` (one array) and `.npz` (a zip of named arrays) to tensors and back.
 //!
-//! bf16, 8-bit floats and 4-bit integers have no NumPy dtype and are refused.
+//! bf16, 8-bit floats and 4-bit integers have no NumPy dtype and are refused. An array takes its own size of memory, once, and that only after its header, the
+//! bytes there are and the machine's memory agree that it can.
+
+mod header;
+#[cfg(test)]
+mod tests;
 
 use crate::{Error, Result};
 use bytes::Bytes;
+use header::Header;
 use kiln_graph::{DType, Tensor};
-use npyz::{NpyHeader, Order, TypeChar};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// Reads a `.npy` file.
 pub fn load(path: &Path) -> Result<Tensor> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    parse(&bytes, &path.display().to_string())
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let file = kiln_host::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    read(file, size, &path.display().to_string())
+}
+
+/// Reads the bytes of a `.npy` file that messages call `what`.
+pub fn from_bytes(bytes: &[u8], what: &str) -> Result<Tensor> {
+    read(bytes, bytes.len() as u64, what)
 }
 
 /// Reads all arrays of a `.npz` file, in the order of the archive.
 pub fn load_npz(path: &Path) -> Result<Vec<(String, Tensor)>> {
-    let what = path.display().to_string();
-    let file = std::fs::File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let size = file.metadata().map_err(|source| Error::Io { path: path.to_owned(), source })?.len();
-    let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| Error::malformed(&what, e))?;
-    let mut arrays = Vec::new();
-    for i in 0..archive.len() {
-        let entry = archive.by_index(i).map_err(|e| Error::malformed(&what, e))?;
-        let name = entry.name().map_err(|e| Error::malformed(&what, e))?.into_owned();
-        let Some(name) = name.strip_suffix(".npy").map(str::to_owned) else { continue };
-        // Deflate expands at most about 1032 times: a declared size beyond that is a lie, and is not allocated.
-        let limit = size.saturating_mul(1032).saturating_add(4096);
-        let mut bytes = Vec::new();
-        entry
-            .take(limit)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Error::malformed(format!("{what}, array `{name}`"), e))?;
-        arrays.push((name.clone(), parse(&bytes, &format!("{what}, array `{name}`"))?));
-    }
-    Ok(arrays)
+    let mut archive = Npz::open(path)?;
+    let names = archive.names().to_vec();
+    names.into_iter().map(|name| Ok((name.clone(), archive.array(&name)?))).collect()
 }
 
-fn parse(bytes: &[u8], what: &str) -> Result<Tensor> {
-    let mut rest = bytes;
-    let header = NpyHeader::from_reader(&mut rest).map_err(|e| Error::malformed(what, e))?;
-    let npyz::DType::Plain(ty) = header.dtype() else {
-        return Err(Error::malformed(what, "structured arrays are not tensors"));
-    };
-    let dtype = match (ty.type_char(), ty.size_field()) {
-        (TypeChar::Float, 8) => DType::F64,
-        (TypeChar::Float, 4) => DType::F32,
-        (TypeChar::Float, 2) => DType::F16,
-        (TypeChar::Int, 8) => DType::I64,
-        (TypeChar::Int, 4) => DType::I32,
-        (TypeChar::Int, 2) => DType::I16,
-        (TypeChar::Int, 1) => DType::I8,
-        (TypeChar::Uint, 8) => DType::U64,
-        (TypeChar::Uint, 4) => DType::U32,
-        (TypeChar::Uint, 2) => DType::U16,
-        (TypeChar::Uint, 1) => DType::U8,
-        (TypeChar::Bool, 1) => DType::Bool,
-        _ => {
-            return Err(Error::malformed(
-                what,
-                format!("dtype {ty} is not supported; use bool, an integer or a float dtype"),
-            ));
+/// A `.npz` file whose arrays are read when they are asked for.
+pub struct Npz<R> {
+    archive: zip::ZipArchive<R>,
+    names: Vec<String>,
+    size: u64,
+    what: String,
+}
+
+impl Npz<BufReader<File>> {
+    /// Opens an archive and reads its directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = kiln_host::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Npz::new(BufReader::new(file), path.display().to_string())
+    }
+}
+
+impl<R: Read + Seek> Npz<R> {
+    /// Reads the directory of an archive that messages call `what`.
+    pub fn new(mut from: R, what: String) -> Result<Self> {
+        let size = from.seek(SeekFrom::End(0)).map_err(|e| Error::malformed(&what, e))?;
+        let archive = zip::ZipArchive::new(from).map_err(|e| Error::malformed(&what, e))?;
+        let mut names = Vec::new();
+        for name in archive.file_names() {
+            let name = name.map_err(|e| Error::malformed(&what, e))?;
+            names.extend(name.strip_suffix(".npy").map(str::to_owned));
         }
-    };
-    if ty.endianness() == npyz::Endianness::Big {
-        return Err(Error::malformed(what, "big-endian data; save it with `.astype(a.dtype.newbyteorder('<'))`"));
+        Ok(Npz { archive, names, size, what })
     }
-    let shape = header
-        .shape()
-        .iter()
-        .map(|&d| usize::try_from(d).map_err(|e| Error::malformed(what, e)))
-        .collect::<Result<Vec<_>>>()?;
-    if header.order() == Order::Fortran && shape.len() > 1 {
-        return Err(Error::malformed(what, "column-major data; save it with `np.ascontiguousarray`"));
+
+    /// Names of the arrays, in the order of the archive.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
-    Ok(Tensor::new(dtype, shape, Bytes::copy_from_slice(rest))?)
+
+    /// Inflates one array, and no further than its dtype and shape say.
+    pub fn array(&mut self, name: &str) -> Result<Tensor> {
+        let what = format!("{}, array `{name}`", self.what);
+        let entry = self.archive.by_name(&format!("{name}.npy")).map_err(|e| Error::malformed(&what, e))?;
+        // Deflate expands at most about 1032 times: a size beyond that is a lie, whoever tells it.
+        let most = entry.compressed_size().min(self.size).saturating_mul(1032).saturating_add(4096);
+        read(entry, most, &what)
+    }
+}
+
+/// Reads an array from bytes, of which there are at most `most`.
+fn read(mut from: impl Read, most: u64, what: &str) -> Result<Tensor> {
+    let header = Header::read(&mut from, what)?;
+    let Header { dtype, shape, bytes, at } = header;
+    let wrong = |found: String| Error::malformed(what, format!("{dtype}{shape:?} takes {bytes} bytes, and {found}"));
+    let room = most.saturating_sub(at as u64);
+    if bytes as u64 > room {
+        return Err(wrong(format!("there are at most {room}")));
+    }
+    let mut data = kiln_host::reserve(bytes).map_err(|e| Error::malformed(what, e))?;
+    from.by_ref().take(bytes as u64).read_to_end(&mut data).map_err(|e| Error::malformed(what, e))?;
+    if data.len() < bytes {
+        return Err(wrong(format!("there are {}", data.len())));
+    }
+    // Reading on to the end also has the archive check the array's checksum.
+    if from.read(&mut [0]).map_err(|e| Error::malformed(what, e))? > 0 {
+        return Err(wrong("more follow".into()));
+    }
+    Ok(Tensor::new(dtype, shape, Bytes::from(data))?)
 }
 
 fn descriptor(dtype: DType) -> Option<&'static str> {
@@ -96,7 +118,7 @@ fn descriptor(dtype: DType) -> Option<&'static str> {
     })
 }
 
-/// Writes a `.npy` file, through a temporary name.
+/// Writes a `.npy` file, whole or not at all; what is there and is no regular file is refused.
 pub fn save(path: &Path, tensor: &Tensor) -> Result<()> {
     let Some(descriptor) = descriptor(tensor.dtype()) else {
         return Err(Error::Option(format!("NumPy has no dtype for {}; cast the output to f32", tensor.dtype())));
@@ -107,34 +129,11 @@ pub fn save(path: &Path, tensor: &Tensor) -> Result<()> {
     let total = (10 + header.len() + 1).next_multiple_of(64);
     header.push_str(&" ".repeat(total - 11 - header.len()));
     header.push('\n');
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    file.write_all(b"\x93NUMPY\x01\x00").map_err(io)?;
-    file.write_all(&(header.len() as u16).to_le_bytes()).map_err(io)?;
-    file.write_all(header.as_bytes()).map_err(io)?;
-    file.write_all(tensor.data()).map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arrays_survive_the_round_trip_and_damage_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.npy");
-        let data: Vec<u8> = (0..24u32).flat_map(|i| (i as f32 * 0.37 - 3.0).to_le_bytes()).collect();
-        for shape in [vec![24], vec![2, 3, 4], vec![24, 1]] {
-            let tensor = Tensor::new(DType::F32, shape, Bytes::from(data.clone())).unwrap();
-            save(&path, &tensor).unwrap();
-            assert_eq!(load(&path).unwrap(), tensor);
-        }
-        let bytes = std::fs::read(&path).unwrap();
-        for cut in 0..bytes.len() {
-            assert!(parse(&bytes[..cut], "cut").is_err(), "{cut}");
-        }
-    }
+    kiln_host::write(path, |file| {
+        file.write_all(b"\x93NUMPY\x01\x00")?;
+        file.write_all(&(header.len() as u16).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        file.write_all(tensor.data())
+    })
+    .map_err(|source| Error::Write { path: path.to_owned(), source })
 }

@@ -3,7 +3,7 @@
 use super::model::{self, ModelArgs};
 use kiln_cuda::Home;
 use kiln_target::Target;
-use miette::IntoDiagnostic;
+use miette::{IntoDiagnostic, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -28,11 +28,14 @@ pub struct Args {
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let start = Instant::now();
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("kiln"));
+    // Before the time of a build is spent.
+    kiln_host::destination(&output).map_err(|e| miette!("cannot write {}: {e}", output.display()))?;
+    super::not_over(&output, &model::files(&args.model)?)?;
     let graph = model::import(&args.model, &args.options, &[])?;
     let imported = start.elapsed();
     let home = Home::from_env().into_diagnostic()?;
     let (engine, report) = model::build(&graph, &args.target, &args.options, home, args.json)?;
-    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("kiln"));
     let writing = Instant::now();
     kiln_engine::save(&engine, &output).into_diagnostic()?;
     if args.json {
@@ -44,14 +47,14 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
             "build": report,
         }))?;
     } else {
-        super::report::print(&report);
-        println!(
+        super::report::print(&report)?;
+        outln!(
             "\nimport {:.0} ms, write {:.0} ms, all {:.1} s -> {}",
             imported.as_secs_f64() * 1e3,
             writing.elapsed().as_secs_f64() * 1e3,
             start.elapsed().as_secs_f64(),
             output.display()
-        );
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

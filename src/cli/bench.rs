@@ -1,6 +1,6 @@
 //! `kiln bench`, in trtexec's vocabulary.
 
-use super::model::{self, ModelArgs};
+use super::model::{self, ModelArgs, Opened};
 use super::tensors;
 use kiln_engine::{RunTimes, Session, open_device};
 use miette::IntoDiagnostic;
@@ -100,14 +100,14 @@ struct KernelTime {
 }
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
-    let given = tensors::load(&args.input)?;
+    let given = tensors::given("--input", &args.input)?;
+    let draw = given.is_empty();
     let device = open_device(&args.device).into_diagnostic()?;
     let loading = Instant::now();
-    let (engine, folded) = model::open(&args.model, &device.target(), &args.options, &given)?;
+    let Opened { engine, mut inputs, .. } = model::open(&args.model, &device.target(), &args.options, given)?;
     let mut session = Session::new(&engine, device).into_diagnostic()?;
     let load_ms = loading.elapsed().as_secs_f64() * 1e3;
-    let mut inputs = tensors::without(given, &folded);
-    if inputs.is_empty() {
+    if draw {
         inputs = tensors::random(&session, &tensors::parse_shapes(&args.shape)?, 7)?;
     }
     let inputs = tensors::borrow(&inputs);
@@ -155,7 +155,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     if args.json {
         super::print_json(&report)?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -186,16 +186,26 @@ fn warnings(times: &[RunTimes], device: &str) -> Vec<String> {
     warnings
 }
 
-fn print(report: &Report) {
+fn print(report: &Report) -> miette::Result<()> {
     use super::report::bytes;
-    println!(
+    outln!(
         "{}: {} iterations in {:.2} s, throughput {:.1} qps",
-        report.device, report.iterations, report.seconds, report.throughput_qps
-    );
-    println!(
+        report.device,
+        report.iterations,
+        report.seconds,
+        report.throughput_qps
+    )?;
+    outln!(
         "{:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "ms", "min", "mean", "median", "p90", "p95", "p99", "max"
-    );
+        "ms",
+        "min",
+        "mean",
+        "median",
+        "p90",
+        "p95",
+        "p99",
+        "max"
+    )?;
     for (name, s) in [
         ("latency", &report.latency),
         ("enqueue", &report.enqueue),
@@ -203,29 +213,36 @@ fn print(report: &Report) {
         ("compute", &report.compute),
         ("D2H", &report.d2h),
     ] {
-        println!(
+        outln!(
             "{name:>8} {:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>9.4}",
-            s.min, s.mean, s.median, s.p90, s.p95, s.p99, s.max
-        );
+            s.min,
+            s.mean,
+            s.median,
+            s.p90,
+            s.p95,
+            s.p99,
+            s.max
+        )?;
     }
-    println!(
+    outln!(
         "load {:.1} ms; peak RSS {}; weights {}, arena {} (lower bound {})",
         report.load_ms,
         report.peak_rss_bytes.map_or("unknown".to_owned(), bytes),
         bytes(report.memory.weights),
         bytes(report.memory.arena),
         bytes(report.memory.lower_bound)
-    );
+    )?;
     for w in &report.warnings {
-        println!("warning: {w}");
+        outln!("warning: {w}")?;
     }
     if !report.kernels.is_empty() {
         let total: f64 = report.kernels.iter().map(|k| k.ms).sum();
-        println!("kernels one at a time, {total:.3} ms in all:");
+        outln!("kernels one at a time, {total:.3} ms in all:")?;
         let mut sorted: Vec<&KernelTime> = report.kernels.iter().collect();
         sorted.sort_by(|a, b| b.ms.total_cmp(&a.ms));
         for k in sorted {
-            println!("  {:>9.4} ms {:>5.1} %  step {:>4} {}", k.ms, 100.0 * k.ms / total, k.step, k.kernel);
+            outln!("  {:>9.4} ms {:>5.1} %  step {:>4} {}", k.ms, 100.0 * k.ms / total, k.step, k.kernel)?;
         }
     }
+    Ok(())
 }

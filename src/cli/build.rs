@@ -4,7 +4,7 @@ use super::model::{self, ModelArgs};
 use kiln_cuda::Home;
 use kiln_graph::{Graph, widen};
 use kiln_target::Target;
-use miette::IntoDiagnostic;
+use miette::{IntoDiagnostic, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -29,12 +29,15 @@ pub struct Args {
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let start = Instant::now();
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("kiln"));
+    // Before the time of a build is spent.
+    kiln_host::destination(&output).map_err(|e| miette!("cannot write {}: {e}", output.display()))?;
+    super::not_over(&output, &model::files(&args.model)?)?;
     let graph = model::import(&args.model, &args.options, &[])?;
     let imported = start.elapsed();
     let warnings = warnings(&graph);
     let home = Home::from_env().into_diagnostic()?;
     let (engine, report) = model::build(&graph, &args.target, &args.options, home, args.json)?;
-    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("kiln"));
     let writing = Instant::now();
     kiln_engine::save(&engine, &output).into_diagnostic()?;
     if args.json {
@@ -47,15 +50,15 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
             "build": report,
         }))?;
     } else {
-        warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-        super::report::print(&report);
-        println!(
+        warnings.iter().for_each(|w| note!("warning: {w}"));
+        super::report::print(&report)?;
+        outln!(
             "\nimport {:.0} ms, write {:.0} ms, all {:.1} s -> {}",
             imported.as_secs_f64() * 1e3,
             writing.elapsed().as_secs_f64() * 1e3,
             start.elapsed().as_secs_f64(),
             output.display()
-        );
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,11 @@
 //! `kiln compare`.
 
-use super::model::{self, ModelArgs};
+use super::model::{self, ModelArgs, Opened};
 use super::tensors;
 use kiln_engine::{Difference, Session, Tolerance, open_device};
 use kiln_graph::widen::{self, Overflow};
 use kiln_graph::{Graph, Tensor, ValueId};
-use miette::{IntoDiagnostic, miette};
+use miette::{IntoDiagnostic, Result, miette};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ pub struct Args {
     /// An engine (`.kiln`), or a model as `kiln build` takes.
     model: PathBuf,
     /// An input: `name=file.npy`, or a `.npz` whose arrays are the inputs.
-    #[arg(short, long, required = true)]
+    #[arg(short, long)]
     input: Vec<String>,
     /// Expected outputs: `name=file.npy` or a `.npz`; without any, what the model gives in f64.
     #[arg(short, long)]
@@ -56,16 +56,16 @@ struct Output {
 }
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
-    let inputs = tensors::load(&args.input)?;
-    let mut expected = tensors::load(&args.expect)?;
+    let given = tensors::given("--input", &args.input)?;
+    let expected = tensors::given("--expect", &args.expect)?;
     let device = open_device(&args.device).into_diagnostic()?;
-    let (engine, folded) = model::open(&args.model, &device.target(), &args.options, &inputs)?;
-    let graph = match model::is_model(&args.model) {
-        true => Some(model::import(&args.model, &args.options, &inputs)?),
-        false => None,
-    };
+    let Opened { engine, inputs, graph } = model::open(&args.model, &device.target(), &args.options, given)?;
     let mut session = Session::new(&engine, device).into_diagnostic()?;
-    let inputs = tensors::without(inputs, &folded);
+    let known: Vec<String> = session.outputs().map(|(name, _)| name.to_owned()).collect();
+    let mut expected = expected.read("output", &known)?;
+    if expected.is_empty() && !args.expect.is_empty() {
+        return Err(miette!("`--expect` gives no array to compare with"));
+    }
     let found = session.run(&tensors::borrow(&inputs)).into_diagnostic()?;
     if args.expect.is_empty() {
         let Some(graph) = &graph else {
@@ -77,18 +77,17 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let tolerance = Tolerance { rtol: args.rtol, atol: args.atol };
     let mut outputs = Vec::new();
     for (name, expected) in &expected {
-        let Some((_, found)) = found.iter().find(|(n, _)| n == name) else {
-            let names: Vec<&str> = found.iter().map(|(n, _)| n.as_str()).collect();
-            return Err(miette!("expected output `{name}`: the model has no such output; it has {}", names.join(", ")));
-        };
+        let Some((_, found)) = found.iter().find(|(n, _)| n == name) else { continue };
         outputs.push(Output { name: name.clone(), difference: tolerance.compare(expected, found) });
     }
     let agree = outputs.iter().all(|o| o.difference.agrees());
     let worst = outputs.iter().max_by(|a, b| a.difference.severity().total_cmp(&b.difference.severity()));
     let worst = worst.map(|o| o.name.clone());
-    let first_departure = match agree {
-        true => None,
-        false => kiln_engine::first_departure(&engine, &mut session, &tensors::borrow(&inputs), tolerance)
+    // A wrong shape or dtype is no kernel's doing: there are no values to compare.
+    let values_differ = outputs.iter().any(|o| o.difference.mismatches > 0);
+    let first_departure = match values_differ {
+        false => None,
+        true => kiln_engine::first_departure(&engine, &mut session, &tensors::borrow(&inputs), tolerance)
             .into_diagnostic()?,
     };
     let first_overflow = match &graph {
@@ -101,7 +100,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     if args.json {
         super::print_json(&report)?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -112,30 +111,35 @@ fn ordered(graph: &Graph, inputs: &[(String, Tensor)]) -> Vec<Tensor> {
     graph.inputs.iter().filter_map(named).collect()
 }
 
-fn print(report: &Report) {
+fn print(report: &Report) -> Result<()> {
     for output in &report.outputs {
-        println!(
+        outln!(
             "{} {}: {}",
             if output.difference.agrees() { "agree " } else { "DIFFER" },
             output.name,
             output.difference
-        );
+        )?;
     }
     if let Some(o) = &report.first_overflow {
-        println!(
+        outln!(
             "first node that overflows {}: `{}` ({}), value `{}`: {} element(s) are infinite or NaN where f64 is finite, the first {:e}; \
              `--widen-reductions` keeps sums in f32",
-            o.dtype, o.node, o.op, o.value, o.count, o.exact
-        );
+            o.dtype,
+            o.node,
+            o.op,
+            o.value,
+            o.count,
+            o.exact
+        )?;
     }
     if report.agree {
-        return;
+        return Ok(());
     }
     if let Some(worst) = &report.worst {
-        println!("worst output: {worst}");
+        outln!("worst output: {worst}")?;
     }
     match &report.first_departure {
-        Some(d) => println!(
+        Some(d) => outln!(
             "first layer that departs from the reference: step {}, kernel `{}` ({}), value `{}`: {}\n  nodes: {}",
             d.step,
             d.region,
@@ -144,7 +148,11 @@ fn print(report: &Report) {
             d.difference,
             d.nodes.join(", ")
         ),
-        None => println!(
+        None if report.outputs.iter().any(|o| o.difference.shape_error.is_some()) => outln!(
+            "outputs of another shape or dtype were not compared: correct the expected values, or the profile that the engine was \
+             built with"
+        ),
+        None => outln!(
             "every kernel agrees with the reference interpreter on the inputs it had: the difference was there before \
              (import, fusion, or the expected values), or is the sum of roundings within tolerance"
         ),

@@ -53,14 +53,19 @@ pub fn collect(engine: &Engine, target: &str, inputs: &[(String, Tensor)]) -> Re
 }
 
 /// Prints the counters for people.
-pub fn print(rows: &[KernelCounters]) {
-    println!(
+pub fn print(rows: &[KernelCounters]) -> Result<()> {
+    outln!(
         "{:>8} {:>14} {:>15} {:>18} {:>9} {:>14}  kernel",
-        "launches", "instructions", "sectors/request", "wavefronts/request", "divergent", "mma flops"
-    );
+        "launches",
+        "instructions",
+        "sectors/request",
+        "wavefronts/request",
+        "divergent",
+        "mma flops"
+    )?;
     let number = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{v:.2}"));
     for row in rows {
-        println!(
+        outln!(
             "{:>8} {:>14} {:>15} {:>18} {:>9} {:>14}  {}",
             row.launches,
             row.counts.instructions,
@@ -69,8 +74,9 @@ pub fn print(rows: &[KernelCounters]) {
             row.divergent_share.map_or("-".to_owned(), |v| format!("{:.1}%", v * 100.0)),
             row.counts.mma_flops,
             row.kernel
-        );
+        )?;
     }
+    Ok(())
 }
 
 fn ratio(part: u64, whole: u64) -> Option<f64> {

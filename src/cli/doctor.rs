@@ -18,7 +18,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     if args.json {
         super::print_json(&report)?;
     } else {
-        print!("{report}");
+        out!("{report}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,8 @@
 use super::report::bytes;
 use super::{counters, tensors};
 use kiln_engine::{Engine, TargetImage};
-use miette::{IntoDiagnostic, Result, miette};
+use miette::{Context, IntoDiagnostic, Result, miette};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
     if let Some(file) = &args.graph {
+        super::not_over(file, [&args.engine])?;
         write_graph(&engine, file)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -54,38 +56,32 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Some(target) => engine.target(target).into_diagnostic()?,
             None => engine.targets.first().ok_or_else(|| miette!("this engine has no target"))?,
         };
-        print!("{}", image.plan);
+        out!("{}", image.plan)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(name) = &args.cuda {
         return print_cuda(&engine, name, args.target.as_deref());
     }
-    println!(
-        "{}: {} (Kiln {}, format {})",
-        args.engine.display(),
-        header.model,
-        header.stamp.kiln,
-        header.stamp.format
-    );
-    println!("graph {}", header.stamp.graph_hash);
+    outln!("{}: {} (Kiln {}, format {})", args.engine.display(), header.model, header.stamp.kiln, header.stamp.format)?;
+    outln!("graph {}", header.stamp.graph_hash)?;
     for (what, ports) in [("input ", &header.inputs), ("output", &header.outputs)] {
         for port in ports {
-            println!("{what} {}: {}", port.name, port.ty);
+            outln!("{what} {}: {}", port.name, port.ty)?;
         }
     }
     for (name, (min, max)) in header.symbols.iter() {
         let max = if max == i64::MAX { "any".to_owned() } else { max.to_string() };
-        println!("symbol {name}: {min}..={max}");
+        outln!("symbol {name}: {min}..={max}")?;
     }
-    println!("weights: {} in {} tensors", bytes(engine.weight_bytes()), engine.weights.len());
+    outln!("weights: {} in {} tensors", bytes(engine.weight_bytes()), engine.weights.len())?;
     for (image, target) in engine.targets.iter().zip(&header.targets) {
-        println!("\n{}: {} steps, {} regions", image.target, image.plan.steps.len(), image.plan.regions.len());
+        outln!("\n{}: {} steps, {} regions", image.target, image.plan.steps.len(), image.plan.regions.len())?;
         if let Some(t) = &image.toolchain {
-            println!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "));
-            println!("  configs {}", target.config_hash);
+            outln!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "))?;
+            outln!("  configs {}", target.config_hash)?;
             for compiled in &image.kernels {
                 for (kernel, i) in compiled.implementation.kernels.iter().zip(&compiled.images) {
-                    println!(
+                    outln!(
                         "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]",
                         i.resources.registers,
                         i.resources.spill_bytes,
@@ -93,18 +89,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                         bytes(i.cubin.len()),
                         kernel.entry,
                         compiled.implementation.family
-                    );
+                    )?;
                 }
             }
         } else {
             for region in &image.plan.regions {
-                println!("  {}: {}", region.name, region.summary);
+                outln!("  {}: {}", region.name, region.summary)?;
             }
         }
     }
-    println!("\nsections:");
+    outln!("\nsections:")?;
     for s in &header.sections {
-        println!("  {:>10} at {:>12}  {}  {}", bytes(s.length), s.offset, &s.blake3[..16.min(s.blake3.len())], s.name);
+        outln!("  {:>10} at {:>12}  {}  {}", bytes(s.length), s.offset, &s.blake3[..16.min(s.blake3.len())], s.name)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -121,8 +117,9 @@ fn gpu_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetI
 }
 
 fn count(args: &Args) -> Result<ExitCode> {
-    let inputs = tensors::load(&args.input)?;
     let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
+    let known: Vec<String> = engine.inputs.iter().map(|port| port.name.clone()).collect();
+    let inputs = tensors::given("--input", &args.input)?.read("input", &known)?;
     let target = gpu_image(&engine, args.target.as_deref())?.target.clone();
     if target == "cpu" {
         return Err(miette!(
@@ -133,7 +130,7 @@ fn count(args: &Args) -> Result<ExitCode> {
     if args.json {
         super::print_json(&serde_json::json!({ "target": target, "kernels": rows }))?;
     } else {
-        counters::print(&rows);
+        counters::print(&rows)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -155,7 +152,7 @@ fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitC
         ));
     }
     for kernel in hits {
-        println!("{}", kernel.source);
+        outln!("{}", kernel.source)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -163,11 +160,13 @@ fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitC
 fn write_graph(engine: &Engine, file: &std::path::Path) -> Result<()> {
     let graph: kiln_graph::Graph = engine.graph_text.parse().into_diagnostic()?;
     let dot = graph.to_dot();
+    let failed = |e: std::io::Error| miette!("cannot write {}: {e}", file.display());
     if file.extension().is_some_and(|e| e == "dot") {
-        return std::fs::write(file, dot).into_diagnostic();
+        return kiln_host::write(file, |f| f.write_all(dot.as_bytes())).map_err(failed);
     }
-    let source = tempfile::NamedTempFile::new().into_diagnostic()?;
-    std::fs::write(source.path(), dot).into_diagnostic()?;
+    let file = &kiln_host::destination(file).map_err(failed)?;
+    let mut source = tempfile::NamedTempFile::new().into_diagnostic().wrap_err("cannot write a temporary file")?;
+    source.write_all(dot.as_bytes()).map_err(|e| miette!("cannot write {}: {e}", source.path().display()))?;
     let format = file.extension().and_then(|e| e.to_str()).unwrap_or("svg");
     let status = std::process::Command::new("dot")
         .arg(format!("-T{format}"))

@@ -1,11 +1,16 @@
 //! Subcommands, one a file.
 
+#[macro_use]
+mod out;
+
 mod bench;
 mod build;
+mod cache;
 mod compare;
 mod counters;
 mod doctor;
 mod inspect;
+mod kept;
 mod kernel_args;
 mod model;
 mod report;
@@ -15,6 +20,7 @@ mod sim;
 mod tensors;
 
 use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Compiles models into tuned, stamped GPU engines, and runs them.
@@ -41,13 +47,14 @@ enum Command {
     Inspect(inspect::Args),
     /// Measure latency and throughput.
     Bench(bench::Args),
+    Cache(cache::Args),
     /// Run a kernel of any PTX file on the simulator, with checks.
     Sim(sim::Args),
 }
 
 /// Runs the command. The exit code is 0 for success and 1 where the command answers a question with no; errors are 2.
 pub fn run(cli: Cli) -> miette::Result<ExitCode> {
-    match cli.command {
+    let code = match cli.command {
         Command::Setup(args) => setup::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Build(args) => build::run(&args),
@@ -55,13 +62,28 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Sim(args) => sim::run(&args),
+    }?;
+    out::flush()?;
+    Ok(code)
+}
+
+/// An error if writing `output` would replace one of the files that it is made from.
+fn not_over<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> miette::Result<()> {
+    match inputs.into_iter().find(|input| kiln_host::same(input, output)) {
+        Some(input) => Err(miette::miette!(
+            help = "write to another file",
+            "cannot write {}: it is the input {}",
+            output.display(),
+            input.display()
+        )),
+        None => Ok(()),
     }
 }
 
 /// Prints a value as JSON on standard output.
 fn print_json<T: serde::Serialize>(value: &T) -> miette::Result<()> {
     use miette::IntoDiagnostic;
-    println!("{}", serde_json::to_string_pretty(value).into_diagnostic()?);
-    Ok(())
+    outln!("{}", serde_json::to_string_pretty(value).into_diagnostic()?)
 }

@@ -1,5 +1,7 @@
 //! Opening what the user names: an engine file, or a model that is built first.
 
+use super::kept;
+use super::tensors::Given;
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
 use kiln_engine::{BuildOptions, BuildReport, Engine, Progress};
@@ -7,6 +9,7 @@ use kiln_graph::{Dim, Graph, Tensor, widen};
 use kiln_import::onnx;
 use kiln_target::Target;
 use miette::{Context, IntoDiagnostic, Result, miette};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A model or engine and how to build it.
@@ -50,6 +53,14 @@ pub fn is_model(path: &Path) -> bool {
     path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
 }
 
+/// The files that a model is read from.
+pub fn files(path: &Path) -> Result<BTreeSet<PathBuf>> {
+    if path.is_dir() {
+        return Ok(["config.json", "model.safetensors"].map(|file| path.join(file)).into());
+    }
+    Ok(onnx::outline(path).into_diagnostic()?.files)
+}
+
 /// Imports a model. `values` are inputs whose contents may decide shapes.
 pub fn import(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> Result<Graph> {
     let graph = import_as_is(path, args, values)?;
@@ -68,6 +79,9 @@ fn import_as_is(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> R
     for spec in &args.profile {
         let (name, range) =
             spec.split_once('=').ok_or_else(|| miette!("`--profile {spec}`: expected input=min:max shapes"))?;
+        if options.shapes.contains_key(name) {
+            return Err(miette!("`--profile {spec}`: the input has a profile already"));
+        }
         let (min, max) = range.split_once(':').unwrap_or((range, range));
         let (min, max) = (super::tensors::parse_shape(min)?, super::tensors::parse_shape(max)?);
         if min.len() != max.len() || min.iter().zip(&max).any(|(a, b)| a > b) {
@@ -77,7 +91,11 @@ fn import_as_is(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> R
             if a == b {
                 return Dim::from(a);
             }
-            let symbol = format!("{}_{axis}", identifier(name));
+            let mut symbol = format!("{}_{axis}", identifier(name));
+            // Names of inputs are free, those of symbols are not: `x.1` and `x_1` look alike.
+            while options.ranges.contains_key(&symbol) {
+                symbol.push('_');
+            }
             options.ranges.insert(symbol.clone(), (a as i64, b as i64));
             Dim::sym(symbol)
         });
@@ -88,8 +106,12 @@ fn import_as_is(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> R
     onnx::load(path, &options).into_diagnostic().wrap_err_with(|| format!("cannot import {}", path.display()))
 }
 
-fn identifier(name: &str) -> String {
+pub fn identifier(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect()
+}
+
+fn options(args: &ModelArgs, targets: &[Target], home: &Home) -> BuildOptions {
+    BuildOptions { targets: targets.to_vec(), numerics: args.numerics.into(), home: home.clone(), line_info: false }
 }
 
 /// Builds an engine with a progress bar on standard error.
@@ -100,7 +122,7 @@ pub fn build(
     home: Home,
     quiet: bool,
 ) -> Result<(Engine, BuildReport)> {
-    let options = BuildOptions { targets: targets.to_vec(), numerics: args.numerics.into(), home, line_info: false };
+    let options = options(args, targets, &home);
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{prefix:>18} {wide_bar} {pos}/{len} {msg:40!}").into_diagnostic()?);
     let result = kiln_engine::build(graph, &options, &|news| match news {
@@ -116,41 +138,48 @@ pub fn build(
         }
     });
     bar.finish_and_clear();
-    result.into_diagnostic()
+    let (engine, report) = result.into_diagnostic()?;
+    report.warnings.iter().for_each(|warning| note!("warning: {warning}"));
+    Ok((engine, report))
 }
 
-/// Opens an engine file, or builds a model for one target; also gives the names of the inputs among `values` that became constants of
-/// the model. Built engines are kept under `$KILN_HOME/engines`, keyed by the model's contents, the options and the version; the user is told.
-pub fn open(path: &Path, target: &str, args: &ModelArgs, values: &[(String, Tensor)]) -> Result<(Engine, Vec<String>)> {
+/// What the user named, ready to run.
+pub struct Opened {
+    /// Loaded or built.
+    pub engine: Engine,
+    /// What was given for its inputs.
+    pub inputs: Vec<(String, Tensor)>,
+    /// The model, if it was none yet.
+    pub graph: Option<Graph>,
+}
+
+/// Opens an engine file, or builds a model for one target; also reads the inputs that were `given`, without those that became constants of the model.
+/// Built engines are kept under `$KILN_HOME/engines`; the user is told.
+pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result<Opened> {
     if !is_model(path) {
-        return Ok((kiln_engine::load(path).into_diagnostic()?, Vec::new()));
+        let engine = kiln_engine::load(path).into_diagnostic()?;
+        let known: Vec<String> = engine.inputs.iter().map(|port| port.name.clone()).collect();
+        return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
     }
     let home = Home::from_env().into_diagnostic()?;
     let target: Target = target.parse().into_diagnostic()?;
-    let graph = import(path, args, values)?;
+    // An encoder from a folder has no shapes that values decide.
+    let (graph, inputs) = if path.is_dir() {
+        let graph = import(path, args, &[])?;
+        let known: Vec<String> = graph.inputs.iter().map(|&id| graph.input_name(id).to_owned()).collect();
+        (graph, given.read("input", &known)?)
+    } else {
+        let inputs = given.read("input", &onnx::outline(path).into_diagnostic()?.inputs)?;
+        (import(path, args, &inputs)?, inputs)
+    };
     let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.input_name(id) == name);
-    let folded = values.iter().map(|(name, _)| name).filter(|name| !is_input(name)).cloned().collect();
-    let cached = cache_path(&home, &graph, &target, args);
-    match kiln_engine::load(&cached) {
-        Ok(engine) => {
-            eprintln!("using the engine built before: {}", cached.display());
-            return Ok((engine, folded));
-        }
-        Err(kiln_engine::Error::Io { .. }) => {}
-        Err(e) => eprintln!("the cached engine cannot be used ({e}); building it again"),
+    let inputs = inputs.into_iter().filter(|(name, _)| is_input(name)).collect();
+    let kept = kept::Kept::new(&home, &graph, &target, &options(args, &[target.clone()], &home));
+    if let Some(engine) = kept.find() {
+        return Ok(Opened { engine, inputs, graph: Some(graph) });
     }
-    eprintln!("building {} for {target}", path.display());
+    note!("building {} for {target}", path.display());
     let (engine, _) = build(&graph, &[target], args, home, false)?;
-    if let Some(folder) = cached.parent() {
-        std::fs::create_dir_all(folder).into_diagnostic()?;
-    }
-    kiln_engine::save(&engine, &cached).into_diagnostic()?;
-    eprintln!("saved {}", cached.display());
-    Ok((engine, folded))
-}
-
-fn cache_path(home: &Home, graph: &Graph, target: &Target, args: &ModelArgs) -> PathBuf {
-    let key = format!("{}-{target}-{}-{:?}", kiln_engine::graph_hash(graph), env!("CARGO_PKG_VERSION"), args.numerics);
-    let hash = blake3::hash(key.as_bytes()).to_hex();
-    home.root().join("engines").join(format!("{}-{}.kiln", identifier(&graph.name), &hash[..24]))
+    kept.store(&engine);
+    Ok(Opened { engine, inputs, graph: Some(graph) })
 }

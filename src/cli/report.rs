@@ -1,76 +1,80 @@
 //! A build report for people.
 
 use kiln_engine::{BuildReport, KernelReport, TargetReport};
+use miette::Result;
 
 /// Columns that a kernel's name may take in the table of resources.
 const NAME_WIDTH: usize = 48;
 
 /// Prints a report as text.
-pub fn print(report: &BuildReport) {
-    println!("{}: {} ops, {} of weights", report.model, report.ops, bytes(report.weight_bytes));
+pub fn print(report: &BuildReport) -> Result<()> {
+    outln!("{}: {} ops, {} of weights", report.model, report.ops, bytes(report.weight_bytes))?;
     for target in &report.targets {
         let stages: Vec<String> = target.stages.iter().map(|s| format!("{} {:.0} ms", s.stage, s.ms)).collect();
         let arena =
             target.arena_bytes.map(|b| format!("; arena at the largest shapes {}", bytes(b))).unwrap_or_default();
-        println!(
+        outln!(
             "{:>8}: {} ops -> {} launches of {} distinct kernels; {}{arena}",
             target.target,
             report.ops,
             target.launches,
             target.regions.len(),
             stages.join(", "),
-        );
+        )?;
     }
     let (gpus, cpus): (Vec<&TargetReport>, Vec<&TargetReport>) =
         report.targets.iter().partition(|t| t.regions.iter().any(|r| !r.kernels.is_empty()));
     for target in cpus.iter().chain(gpus.first()) {
-        print_regions(target);
+        print_regions(target)?;
     }
     if !gpus.is_empty() {
-        print_resources(&gpus);
+        print_resources(&gpus)?;
     }
+    Ok(())
 }
 
-fn print_regions(target: &TargetReport) {
+fn print_regions(target: &TargetReport) -> Result<()> {
     let title = if target.target == "cpu" { "CPU" } else { "GPU" };
-    println!("\n{title} regions (uses, name: what is fused in it)");
+    outln!("\n{title} regions (uses, name: what is fused in it)")?;
     for region in &target.regions {
-        println!("  {:>3}x {}: {}", region.uses, region.name, region.summary);
+        outln!("  {:>3}x {}: {}", region.uses, region.name, region.summary)?;
     }
+    Ok(())
 }
 
-fn print_resources(gpus: &[&TargetReport]) {
-    println!(
+fn print_resources(gpus: &[&TargetReport]) -> Result<()> {
+    outln!(
         "\nGPU kernels: registers a thread, spilled bytes, shared memory a block, cubin size, NVRTC time (* from the cache)"
-    );
-    print!("  {:NAME_WIDTH$}", "");
+    )?;
+    out!("  {:NAME_WIDTH$}", "")?;
     for target in gpus {
-        print!(" {:>28}", target.target);
+        out!(" {:>28}", target.target)?;
     }
-    println!();
+    outln!()?;
     let rows = |t: &TargetReport| t.regions.iter().flat_map(|r| r.kernels.clone()).collect::<Vec<KernelReport>>();
     let columns: Vec<Vec<KernelReport>> = gpus.iter().map(|t| rows(t)).collect();
     for (i, kernel) in columns[0].iter().enumerate() {
-        print!("  {:NAME_WIDTH$}", tail(&kernel.name));
+        out!("  {:NAME_WIDTH$}", tail(&kernel.name))?;
         for k in columns.iter().filter_map(|c| c.get(i)) {
             let time = format!("{:.0}{}", k.compile_ms, if k.cached { "*" } else { "" });
-            print!(
+            out!(
                 " {:>4} {:>3} {:>7} {:>6} {:>4}",
                 k.registers,
                 k.spill_bytes,
                 bytes(k.shared_bytes as usize).replace(' ', "").replace("iB", ""),
                 bytes(k.cubin_bytes).replace(' ', "").replace("iB", ""),
                 time
-            );
+            )?;
         }
-        println!();
+        outln!()?;
     }
     for (target, column) in gpus.iter().zip(&columns) {
         let spilling: Vec<&str> = column.iter().filter(|k| k.spill_bytes > 0).map(|k| k.name.as_str()).collect();
         if !spilling.is_empty() {
-            println!("  {}: registers spill in {}", target.target, spilling.join(", "));
+            outln!("  {}: registers spill in {}", target.target, spilling.join(", "))?;
         }
     }
+    Ok(())
 }
 
 /// The end of a long name: the end tells kernels apart.

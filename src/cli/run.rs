@@ -1,10 +1,10 @@
 //! `kiln run`.
 
-use super::model::{self, ModelArgs};
+use super::model::{self, ModelArgs, Opened};
 use super::tensors;
 use kiln_engine::{Session, open_device};
-use miette::IntoDiagnostic;
-use std::path::PathBuf;
+use miette::{IntoDiagnostic, miette};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Runs a model once. An ONNX model is built first and the engine kept for the next time.
@@ -13,7 +13,7 @@ pub struct Args {
     /// An engine (`.kiln`), or a model as `kiln build` takes.
     model: PathBuf,
     /// An input: `name=file.npy`, or a `.npz` whose arrays are the inputs.
-    #[arg(short, long, required = true)]
+    #[arg(short, long)]
     input: Vec<String>,
     /// Where outputs go as `NAME.npy`; without it their shapes and first values are printed.
     #[arg(short = 'o', long)]
@@ -29,20 +29,24 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
-    let inputs = tensors::load(&args.input)?;
+    let given = tensors::given("--input", &args.input)?;
+    let sources: Vec<PathBuf> = given.files().map(Path::to_owned).collect();
     let device = open_device(&args.device).into_diagnostic()?;
-    let (engine, folded) = model::open(&args.model, &device.target(), &args.options, &inputs)?;
+    let Opened { engine, inputs, .. } = model::open(&args.model, &device.target(), &args.options, given)?;
     let mut session = Session::new(&engine, device).into_diagnostic()?;
-    let inputs = tensors::without(inputs, &folded);
     let (outputs, times) = session.run_timed(&tensors::borrow(&inputs)).into_diagnostic()?;
     let mut files = Vec::new();
     if let Some(folder) = &args.output_dir {
-        std::fs::create_dir_all(folder).into_diagnostic()?;
-        for (name, tensor) in &outputs {
-            // Output names may hold path separators; the file must stay in the folder.
-            let file = folder.join(format!("{}.npy", name.replace(['/', '\\'], "_")));
-            kiln_import::npy::save(&file, tensor).into_diagnostic()?;
-            files.push(file);
+        std::fs::create_dir_all(folder).map_err(|e| miette!("cannot write to {}: {e}", folder.display()))?;
+        files = tensors::file_names(outputs.iter().map(|(name, _)| name.as_str()))
+            .into_iter()
+            .map(|file| folder.join(file))
+            .collect::<Vec<_>>();
+        for file in &files {
+            super::not_over(file, sources.iter().chain([&args.model]))?;
+        }
+        for (file, (_, tensor)) in files.iter().zip(&outputs) {
+            kiln_import::npy::save(file, tensor).into_diagnostic()?;
         }
     }
     if args.json {
@@ -59,13 +63,13 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         }))?;
     } else {
         for (i, (name, tensor)) in outputs.iter().enumerate() {
-            print!("{name}: {}{:?}", tensor.dtype(), tensor.shape());
+            out!("{name}: {}{:?}", tensor.dtype(), tensor.shape())?;
             match files.get(i) {
-                Some(file) => println!(" -> {}", file.display()),
-                None => println!(" = {}", tensors::preview(tensor)),
+                Some(file) => outln!(" -> {}", file.display())?,
+                None => outln!(" = {}", tensors::preview(tensor))?,
             }
         }
-        println!("{} in {:.2} ms", session.device_name(), times.compute.as_secs_f64() * 1e3);
+        outln!("{} in {:.2} ms", session.device_name(), times.compute.as_secs_f64() * 1e3)?;
     }
     Ok(ExitCode::SUCCESS)
 }

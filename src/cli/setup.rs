@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     if args.json {
         super::print_json(&serde_json::json!({ "nvrtc": NVRTC_VERSION, "path": folder }))?;
     } else {
-        println!("NVRTC {NVRTC_VERSION} is ready in {}", folder.display());
+        outln!("NVRTC {NVRTC_VERSION} is ready in {}", folder.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

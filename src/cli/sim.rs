@@ -96,21 +96,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.json {
         super::print_json(&report)?;
     } else {
-        print(entry, &report, &saved);
+        print(entry, &report, &saved)?;
     }
     Ok(if report.clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn print(entry: &str, report: &Report, saved: &[Saved]) {
+fn print(entry: &str, report: &Report, saved: &[Saved]) -> Result<()> {
     for finding in &report.findings {
-        println!("{finding}");
+        outln!("{finding}")?;
     }
     for output in saved {
-        println!("{output}");
+        outln!("{output}")?;
     }
     match report.findings.len() {
-        0 => println!("`{entry}`: nothing found in {} warp instructions", report.instructions),
-        n => println!("`{entry}`: {n} findings in {} warp instructions", report.instructions),
+        0 => outln!("`{entry}`: nothing found in {} warp instructions", report.instructions),
+        n => outln!("`{entry}`: {n} findings in {} warp instructions", report.instructions),
     }
 }
 
@@ -131,27 +131,27 @@ fn list(module: &Module, json: bool) -> Result<ExitCode> {
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("PTX {} for {}", module.version(), module.target());
+    outln!("PTX {} for {}", module.version(), module.target())?;
     for (kernel, entry) in &entries {
         match kernel {
-            Ok(k) => println!(
+            Ok(k) => outln!(
                 "{}: {} of static shared memory, {} of local memory a thread",
                 entry.name,
                 bytes(k.static_shared() as usize),
                 bytes(k.local_bytes() as usize)
-            ),
-            Err(e) => println!("{}: cannot run: {e}", entry.name),
+            )?,
+            Err(e) => outln!("{}: cannot run: {e}", entry.name)?,
         }
         for limit in [("at most", entry.max_threads), ("exactly", entry.required_threads)] {
             if let (words, Some([x, y, z])) = limit {
-                println!("  {words} {x},{y},{z} threads a CTA");
+                outln!("  {words} {x},{y},{z} threads a CTA")?;
             }
         }
         if let Some([x, y, z]) = entry.cluster {
-            println!("  clusters of {x},{y},{z} CTAs");
+            outln!("  clusters of {x},{y},{z} CTAs")?;
         }
         for param in &entry.params {
-            println!("  {} bytes, aligned to {}: {}", param.size, param.align, param.name);
+            outln!("  {} bytes, aligned to {}: {}", param.size, param.align, param.name)?;
         }
     }
     Ok(ExitCode::SUCCESS)

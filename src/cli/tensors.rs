@@ -4,22 +4,96 @@ use kiln_engine::Session;
 use kiln_graph::{Dim, Tensor, TensorType};
 use kiln_import::npy;
 use miette::{IntoDiagnostic, Result, miette};
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-/// Loads inputs given as `name=file.npy` or as `file.npz`, whose arrays are the inputs.
-pub fn load(specs: &[String]) -> Result<Vec<(String, Tensor)>> {
-    let mut inputs = Vec::new();
+/// Arrays named on the command line as `name=file.npy` or as `file.npz`. They are read once it is known which are wanted.
+#[derive(Default)]
+pub struct Given {
+    arrays: Vec<(String, Array)>,
+}
+
+enum Array {
+    File(PathBuf),
+    /// An array of an archive.
+    Part(PathBuf),
+}
+
+/// Names what `specs` of `option` (such as `--input`) give. Archives are opened, arrays are not read yet.
+pub fn given(option: &str, specs: &[String]) -> Result<Given> {
+    let mut arrays: Vec<(String, Array)> = Vec::new();
     for spec in specs {
         if spec.ends_with(".npz") && !spec.contains('=') {
-            inputs.extend(npy::load_npz(Path::new(spec)).into_diagnostic()?);
+            let path = PathBuf::from(spec);
+            let archive = npy::Npz::open(&path).into_diagnostic()?;
+            arrays.extend(archive.names().iter().map(|name| (name.clone(), Array::Part(path.clone()))));
             continue;
         }
         let (name, path) =
-            spec.split_once('=').ok_or_else(|| miette!("`--input {spec}`: expected name=file.npy or file.npz"))?;
-        inputs.push((name.to_owned(), npy::load(Path::new(path)).into_diagnostic()?));
+            spec.split_once('=').ok_or_else(|| miette!("`{option} {spec}`: expected name=file.npy or file.npz"))?;
+        arrays.push((name.to_owned(), Array::File(path.into())));
     }
-    Ok(inputs)
+    let mut names = BTreeSet::new();
+    match arrays.iter().find(|(name, _)| !names.insert(name)) {
+        Some((name, _)) => Err(miette!("`{option}` gives `{name}` twice")),
+        None => Ok(Given { arrays }),
+    }
+}
+
+impl Given {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.arrays.is_empty()
+    }
+
+    /// The files that the arrays are in.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.arrays.iter().map(|(_, Array::File(path) | Array::Part(path))| path.as_path())
+    }
+
+    /// Reads the arrays. One that is not among the model's is an error, before any is read; `what` is `input` or `output`.
+    pub fn read(self, what: &str, known: &[String]) -> Result<Vec<(String, Tensor)>> {
+        if let Some((name, _)) = self.arrays.iter().find(|(name, _)| !known.contains(name)) {
+            let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(miette!("{what} `{name}`: the model has no such {what}; it has {list}"));
+        }
+        let load = |(name, array): (String, Array)| {
+            let tensor = match array {
+                Array::File(path) => npy::load(&path),
+                Array::Part(path) => npy::Npz::open(&path).and_then(|mut archive| archive.array(&name)),
+            };
+            Ok((name, tensor.into_diagnostic()?))
+        };
+        self.arrays.into_iter().map(load).collect()
+    }
+}
+
+/// A file name for each output, none twice even where the file system ignores case. An output whose name can be a file's has exactly that.
+pub fn file_names<'a>(outputs: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
+    /// Bytes of a name, which file systems limit to 255 with the extension.
+    const LONGEST: usize = 200;
+    let plain = |name: &str| {
+        let clean = |c: char| if matches!(c, '/' | '\\') || c.is_control() { '_' } else { c };
+        let mut name: String = name.chars().map(clean).collect();
+        while name.len() > LONGEST {
+            name.pop();
+        }
+        name
+    };
+    let folded = |name: &str| name.to_lowercase();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let exact: Vec<bool> = outputs.clone().map(|name| plain(name) == name && taken.insert(folded(name))).collect();
+    let file = |(name, exact): (&str, bool)| {
+        let plain = plain(name);
+        let mut file = plain.clone();
+        let mut n = 2;
+        while !exact && !taken.insert(folded(&file)) {
+            file = format!("{plain}~{n}");
+            n += 1;
+        }
+        file + ".npy"
+    };
+    outputs.zip(exact).map(file).collect()
 }
 
 /// References in the form that [`Session::run`] takes.
@@ -52,6 +126,9 @@ pub fn parse_shapes(specs: &[String]) -> Result<BTreeMap<String, Vec<usize>>> {
         .collect()
 }
 
+/// Bytes of random inputs: drawing as many takes a minute, and more than that was never meant.
+const MOST_RANDOM: usize = 16 << 30;
+
 /// Random inputs (seeded) for a session: given shapes, and for other inputs the smallest of the profile.
 pub fn random(session: &Session, shapes: &BTreeMap<String, Vec<usize>>, seed: u64) -> Result<Vec<(String, Tensor)>> {
     let ports: Vec<(String, TensorType)> = session.inputs().map(|(n, t)| (n.to_owned(), t.clone())).collect();
@@ -60,29 +137,40 @@ pub fn random(session: &Session, shapes: &BTreeMap<String, Vec<usize>>, seed: u6
             return Err(miette!("`--shape {name}=…`: the model has no such input"));
         }
     }
-    ports
-        .into_iter()
-        .enumerate()
-        .map(|(i, (name, ty))| {
-            let shape = match shapes.get(&name) {
-                Some(shape) => shape.clone(),
-                None => ty.const_shape().ok_or_else(|| {
-                    let dims: Vec<String> = ty.shape.iter().map(Dim::to_string).collect();
-                    miette!(
-                        "input `{name}` is [{}]: give its shape, for instance `--shape {name}=1x3x64x64`",
-                        dims.join(", ")
-                    )
-                })?,
-            };
-            let tensor = Tensor::random(ty.dtype, &shape, seed.wrapping_add(i as u64)).into_diagnostic()?;
-            Ok((name, tensor))
-        })
-        .collect()
-}
-
-/// The tensors without those that the model took as constants when it was built.
-pub fn without(inputs: Vec<(String, Tensor)>, folded: &[String]) -> Vec<(String, Tensor)> {
-    inputs.into_iter().filter(|(name, _)| !folded.contains(name)).collect()
+    let mut total = 0usize;
+    let mut wanted = Vec::new();
+    for (name, ty) in ports {
+        let shape = match shapes.get(&name) {
+            Some(shape) => shape.clone(),
+            None => ty.const_shape().ok_or_else(|| {
+                let dims: Vec<String> = ty.shape.iter().map(Dim::to_string).collect();
+                miette!(
+                    "input `{name}` is [{}]: give its shape, for instance `--shape {name}=1x3x64x64`",
+                    dims.join(", ")
+                )
+            })?,
+        };
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        total = total.saturating_add(elements.and_then(|n| ty.dtype.bytes_for(n)).unwrap_or(usize::MAX));
+        let refused = match kiln_host::check_memory(total) {
+            Ok(()) if total <= MOST_RANDOM => None,
+            Ok(()) => Some(format!("more than {MOST_RANDOM} bytes of random values are not drawn")),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(why) = refused {
+            return Err(miette!(
+                help = "give smaller shapes with `--shape`, or the values with `--input`",
+                "input `{name}` is {}{shape:?}: {why}",
+                ty.dtype
+            ));
+        }
+        wanted.push((name, ty.dtype, shape));
+    }
+    let random = |(i, (name, dtype, shape)): (usize, (String, _, Vec<usize>))| {
+        let tensor = Tensor::random(dtype, &shape, seed.wrapping_add(i as u64)).into_diagnostic()?;
+        Ok((name, tensor))
+    };
+    wanted.into_iter().enumerate().map(random).collect()
 }
 
 /// The first few values, for people.
@@ -90,4 +178,33 @@ pub fn preview(tensor: &Tensor) -> String {
     let values = tensor.to_f64_vec();
     let shown: Vec<String> = values.iter().take(6).map(|v| format!("{v:.6}")).collect();
     format!("[{}{}]", shown.join(", "), if values.len() > 6 { ", …" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_outputs_share_a_file() {
+        let names = |list: &[&str]| file_names(list.iter().copied());
+        assert_eq!(names(&["a/b", "a_b"]), ["a_b~2.npy", "a_b.npy"]);
+        assert_eq!(names(&["a/b", "c", "a\\b", "a_b~2"]), ["a_b.npy", "c.npy", "a_b~3.npy", "a_b~2.npy"]);
+        assert_eq!(names(&["Y", "y", ".."]), ["Y.npy", "y~2.npy", "...npy"]);
+        let long = ["x".repeat(300), "x".repeat(301)];
+        let long = names(&[&long[0], &long[1]]);
+        assert!(long[0] != long[1] && long.iter().all(|n| n.len() < 255), "{long:?}");
+        // Whatever the names, there are as many files as outputs.
+        let mut rng = kiln_graph::Rng::new(9);
+        for _ in 0..2000 {
+            let mut name = || -> String {
+                let length = rng.range(0, 4);
+                (0..length).map(|_| ['a', 'A', '/', '\\', '_', '~', '2'][rng.range(0, 6) as usize]).collect()
+            };
+            let outputs: BTreeSet<String> = (0..6).map(|_| name()).collect();
+            let files: BTreeSet<String> =
+                file_names(outputs.iter().map(String::as_str)).iter().map(|f| f.to_lowercase()).collect();
+            assert_eq!(files.len(), outputs.len(), "{outputs:?}");
+            assert!(files.iter().all(|f| !f.contains(['/', '\\'])));
+        }
+    }
 }

@@ -1,20 +1,23 @@
 //! Compiled kernels on disk, addressed by the content of everything that determines them.
 //!
-//! An entry is `magic | BLAKE3 of the rest | header length (u32, little endian) | JSON header | cubin | PTX`. A file that
-//! is cut short, altered or of another format is a miss and is overwritten by the next store.
+//! An entry is `magic | BLAKE3 of the rest | header length (u32, little endian) | JSON header | cubin | PTX`. The header repeats the key, so
+//! that an entry under another's name is noticed. One that is cut short, altered, of another format or of another kernel is refused with the
+//! reason, and is replaced by the next store.
 
-use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use kiln_host::{Cache, DEFAULT_LIMIT, Total};
 use serde::{Deserialize, Serialize};
 
 use crate::resources::ResourceLog;
 use crate::{CudaError, Home, Result};
 
 /// Changes whenever an entry's bytes or its key's ingredients change meaning.
-const FORMAT: &str = "kiln-cubin-1";
-const MAGIC: &[u8; 8] = b"KILNCUB1";
+const FORMAT: &str = "kiln-cubin-2";
+const MAGIC: &[u8; 8] = b"KILNCUB2";
+/// No cubin comes near this many bytes, and no larger file is read.
+const MAX_ENTRY: u64 = 1 << 30;
 
 /// Hash that names one compilation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +53,10 @@ pub(crate) struct Entry {
 
 #[derive(Serialize, Deserialize)]
 struct Header {
+    /// The key in hex.
+    key: String,
+    /// Name of the kernel that was compiled first; others may share the entry.
+    name: String,
     arch: String,
     cubin: usize,
     ptx: usize,
@@ -57,96 +64,77 @@ struct Header {
     compile_us: u64,
 }
 
-/// Size of a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct CacheSize {
-    /// Entries.
-    pub entries: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-}
-
 /// The cache of compiled kernels in one folder. Several processes may share it.
 #[derive(Debug, Clone)]
 pub struct CubinCache {
-    folder: PathBuf,
+    cache: Cache,
 }
 
 impl CubinCache {
     /// The cache in `$KILN_HOME/cubins`.
     pub fn in_home(home: &Home) -> Self {
-        Self::at(home.cubins())
+        Self { cache: home.cubin_cache() }
     }
 
     /// A cache in a folder, which is made at the first store.
     pub fn at(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { cache: Cache::new(folder, DEFAULT_LIMIT) }
     }
 
     /// The folder.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.cache.folder()
     }
 
     /// How many entries there are and how many bytes they take. A missing folder is an empty cache.
     ///
     /// # Errors
     /// [`CudaError::Io`] if a folder cannot be listed.
-    pub fn size(&self) -> Result<CacheSize> {
-        let mut size = CacheSize::default();
-        for shard in list(&self.folder)? {
-            if !shard.is_dir() {
-                continue;
-            }
-            for file in list(&shard)? {
-                // An entry may be replaced or removed by another process between the listing and here.
-                if let (true, Ok(meta)) = (is_entry(&file), fs::metadata(&file)) {
-                    size.entries += 1;
-                    size.bytes += meta.len();
-                }
-            }
-        }
-        Ok(size)
+    pub fn size(&self) -> Result<Total> {
+        let entries = self.cache.entries().map_err(|e| CudaError::io("list", self.folder(), e))?;
+        Ok(entries.iter().collect())
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
-        let hex = key.0.to_hex();
-        self.folder.join(&hex[..2]).join(&hex[2..])
+    /// The entry under `key`, if there is one; an error says why the one that is there cannot be used.
+    pub(crate) fn load(&self, key: &Key) -> Result<Option<Entry>, String> {
+        let Some(path) = self.cache.find(&name(key)).map_err(|e| e.to_string())? else { return Ok(None) };
+        let bytes = read(&path).map_err(|e| e.to_string())?;
+        decode(&bytes, key).map(Some)
     }
 
-    /// The entry under `key`; anything not whole is a miss.
-    pub(crate) fn load(&self, key: &Key) -> Option<Entry> {
-        decode(&fs::read(self.path(key)).ok()?)
-    }
-
-    /// Writes an entry under a temporary name and renames it into place.
-    pub(crate) fn store(&self, key: &Key, arch: &str, entry: &Entry) -> Result<()> {
-        let path = self.path(key);
-        let shard = path.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(shard).map_err(|e| CudaError::io("create folder", shard, e))?;
-        let bytes = encode(arch, entry);
-        let io_error = |e| CudaError::io_needing("write", &path, e, bytes.len() as u64);
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(shard).map_err(io_error)?;
-        file.write_all(&bytes).map_err(io_error)?;
-        file.persist(&path).map_err(|e| io_error(e.error))?;
-        Ok(())
+    /// Stores an entry in the place of whatever is there.
+    pub(crate) fn store(&self, key: &Key, kernel: &str, arch: &str, entry: &Entry) -> Result<()> {
+        let bytes = encode(key, kernel, arch, entry);
+        let name = name(key);
+        self.cache
+            .put(&name, |file| file.write_all(&bytes))
+            .map(|_| ())
+            .map_err(|e| CudaError::io_needing("write", &self.folder().join(&name), e, bytes.len() as u64))
     }
 }
 
-fn is_entry(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.len() == 62 && !name.to_string_lossy().starts_with('.'))
+/// What the file at `path` says that it is an entry of: the kernel's name and architecture.
+pub fn describe_entry(path: &Path) -> std::result::Result<(String, String), String> {
+    let bytes = read(path).map_err(|e| e.to_string())?;
+    let (header, _) = split(&bytes)?;
+    Ok((header.name, header.arch))
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(CudaError::io("list", folder, e)),
-    }
+fn name(key: &Key) -> String {
+    let hex = key.0.to_hex();
+    format!("{}/{}", &hex[..2], &hex[2..])
 }
 
-fn encode(arch: &str, entry: &Entry) -> Vec<u8> {
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    kiln_host::open(path)?.take(MAX_ENTRY).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn encode(key: &Key, kernel: &str, arch: &str, entry: &Entry) -> Vec<u8> {
     let header = Header {
+        key: key.0.to_hex().to_string(),
+        name: kernel.to_owned(),
         arch: arch.to_owned(),
         cubin: entry.cubin.len(),
         ptx: entry.ptx.len(),
@@ -167,29 +155,37 @@ fn encode(arch: &str, entry: &Entry) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Entry> {
-    let (hash, body) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<32>()?;
-    if blake3::hash(body) != *hash {
-        return None;
+/// The header of an entry and what follows it, once the hash agrees.
+fn split(bytes: &[u8]) -> Result<(Header, &[u8]), String> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or("it is no cubin entry of this version of Kiln")?;
+    let body = rest.split_first_chunk::<32>().filter(|(hash, body)| blake3::hash(body) == **hash).map(|(_, body)| body);
+    let body = body.ok_or("it does not match its hash")?;
+    let parts =
+        body.split_first_chunk::<4>().and_then(|(n, rest)| rest.split_at_checked(u32::from_le_bytes(*n) as usize));
+    let (header, rest) = parts.ok_or("its header is cut short")?;
+    let header = serde_json::from_slice(header).map_err(|e| format!("its header: {e}"))?;
+    Ok((header, rest))
+}
+
+fn decode(bytes: &[u8], key: &Key) -> Result<Entry, String> {
+    let (header, rest) = split(bytes)?;
+    let expected = key.0.to_hex();
+    if header.key != expected.as_str() {
+        return Err(format!(
+            "it is of kernel `{}` for {}, key {:.16}; expected {expected:.16}",
+            header.name, header.arch, header.key
+        ));
     }
-    let (length, rest) = body.split_first_chunk::<4>()?;
-    let (header, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    let header: Header = serde_json::from_slice(header).ok()?;
-    let (cubin, ptx) = rest.split_at_checked(header.cubin)?;
-    if ptx.len() != header.ptx {
-        return None;
-    }
-    Some(Entry {
-        cubin: cubin.to_vec(),
-        ptx: std::str::from_utf8(ptx).ok()?.to_owned(),
-        log: header.log,
-        compile_us: header.compile_us,
-    })
+    let parts = rest.split_at_checked(header.cubin).filter(|(_, ptx)| ptx.len() == header.ptx);
+    let (cubin, ptx) = parts.ok_or("its lengths do not add up")?;
+    let ptx = std::str::from_utf8(ptx).map_err(|e| format!("its PTX: {e}"))?.to_owned();
+    Ok(Entry { cubin: cubin.to_vec(), ptx, log: header.log, compile_us: header.compile_us })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn entry() -> Entry {
         Entry {
@@ -224,31 +220,67 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_entry_is_a_miss_and_is_replaced() {
+    fn entries_survive_the_round_trip_and_damage_is_refused_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let cache = CubinCache::at(folder.path().join("cubins"));
-        assert_eq!(cache.size().unwrap(), CacheSize::default());
+        assert_eq!(cache.size().unwrap(), Total::default());
         let key = Key::new("src", &[], "sm_80", "13.0.88");
-        assert!(cache.load(&key).is_none());
-        cache.store(&key, "sm_80", &entry()).unwrap();
-        let found = cache.load(&key).unwrap();
+        assert!(cache.load(&key).unwrap().is_none());
+        cache.store(&key, "k", "sm_80", &entry()).unwrap();
+        let found = cache.load(&key).unwrap().unwrap();
         assert_eq!((found.cubin, found.ptx, found.log, found.compile_us), {
             let e = entry();
             (e.cubin, e.ptx, e.log, e.compile_us)
         });
 
-        let path = cache.path(&key);
+        let path = cache.folder().join(name(&key));
+        assert_eq!(describe_entry(&path), Ok(("k".into(), "sm_80".into())));
         let whole = fs::read(&path).unwrap();
-        assert_eq!(cache.size().unwrap(), CacheSize { entries: 1, bytes: whole.len() as u64 });
+        assert_eq!(cache.size().unwrap(), Total { entries: 1, bytes: whole.len() as u64 });
         for at in 0..whole.len() {
             let mut altered = whole.clone();
             altered[at] ^= 0x10;
-            assert!(decode(&altered).is_none(), "byte {at} altered");
-            assert!(decode(&whole[..at]).is_none(), "cut at {at}");
+            assert!(decode(&altered, &key).is_err(), "byte {at} altered");
+            assert!(decode(&whole[..at], &key).is_err(), "cut at {at}");
         }
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        assert!(cache.load(&key).is_none());
-        cache.store(&key, "sm_80", &entry()).unwrap();
-        assert!(cache.load(&key).is_some());
+        assert!(cache.load(&key).is_err());
+        cache.store(&key, "k", "sm_80", &entry()).unwrap();
+        assert!(cache.load(&key).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_entry_under_anothers_name_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = CubinCache::at(folder.path());
+        let [a, b] = ["a", "b"].map(|source| Key::new(source, &[], "sm_80", "13.0.88"));
+        cache.store(&a, "kernel_a", "sm_80", &entry()).unwrap();
+        cache.store(&b, "kernel_b", "sm_80", &entry()).unwrap();
+        fs::copy(folder.path().join(name(&b)), folder.path().join(name(&a))).unwrap();
+        let text = cache.load(&a).map(|_| ()).unwrap_err();
+        assert!(text.contains("kernel_b"), "{text}");
+        assert!(cache.load(&b).unwrap().is_some());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_refused_without_reading_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = CubinCache::at(folder.path());
+        let key = Key::new("src", &[], "sm_80", "13.0.88");
+        cache.store(&key, "k", "sm_80", &entry()).unwrap();
+        let path = folder.path().join(name(&key));
+        for (target, why) in [("/dev/zero", "a link"), ("fifo", "a FIFO")] {
+            fs::remove_file(&path).unwrap();
+            if target == "fifo" {
+                assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            } else {
+                std::os::unix::fs::symlink(target, &path).unwrap();
+            }
+            let text = cache.load(&key).map(|_| ()).unwrap_err();
+            assert!(text.contains(why), "{text}");
+            cache.store(&key, "k", "sm_80", &entry()).unwrap();
+            assert!(cache.load(&key).unwrap().is_some());
+        }
     }
 }

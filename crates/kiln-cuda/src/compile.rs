@@ -34,6 +34,8 @@ pub enum CacheOutcome {
     Hit,
     /// Compiled and stored.
     Stored,
+    /// Compiled and stored in the place of an entry that could not be used, for this reason.
+    Replaced(String),
     /// Compiled; the compiler has no cache.
     Off,
     /// Compiled, but the cache could not be written, for this reason.
@@ -155,9 +157,11 @@ impl Compiler {
         self.check(request)?;
         let options = self.options(request);
         let key = Key::new(&request.source, &options, &request.arch, self.nvrtc.release());
-        if let Some(entry) = self.cache.as_ref().and_then(|cache| cache.load(&key)) {
-            return Ok(compiled(request, entry, CacheOutcome::Hit));
-        }
+        let refused = match self.cache.as_ref().map(|cache| cache.load(&key)) {
+            Some(Ok(Some(entry))) => return Ok(compiled(request, entry, CacheOutcome::Hit)),
+            Some(Err(reason)) => Some(reason),
+            Some(Ok(None)) | None => None,
+        };
         let start = Instant::now();
         let output = self.nvrtc.run(&request.name, &request.source, FILE, &options)?;
         let compile_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -175,8 +179,8 @@ impl Compiler {
         let entry = Entry { cubin: output.cubin, ptx, log: ResourceLog::parse(&output.log), compile_us };
         let outcome = match &self.cache {
             None => CacheOutcome::Off,
-            Some(cache) => match cache.store(&key, &request.arch, &entry) {
-                Ok(()) => CacheOutcome::Stored,
+            Some(cache) => match cache.store(&key, &request.name, &request.arch, &entry) {
+                Ok(()) => refused.map_or(CacheOutcome::Stored, CacheOutcome::Replaced),
                 Err(error) => CacheOutcome::NotStored(error.to_string()),
             },
         };

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use kiln_host::Total;
 use serde::{Deserialize, Serialize};
 
 use crate::discover::FoundBy;
-use crate::{CacheSize, CubinCache, CudaDevice, DeviceProperties, Home, Nvrtc, Python, Result, driver_version};
+use crate::{CubinCache, CudaDevice, DeviceProperties, Home, Nvrtc, Python, Result, driver_version};
 
 /// Something that is here, or the reason it is not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ pub struct Report {
     /// The folder of the cache of compiled kernels.
     pub cache_folder: PathBuf,
     /// How large that is.
-    pub cache: Fact<CacheSize>,
+    pub cache: Fact<Total>,
 }
 
 /// The host's processor.
@@ -246,7 +247,7 @@ mod tests {
     fn an_empty_home_is_reported_and_survives_json() {
         let root = tempfile::tempdir().unwrap();
         let report = examine(&Home::at(root.path().join("home")));
-        assert_eq!(report.cache, Fact::Present(CacheSize::default()));
+        assert_eq!(report.cache, Fact::Present(Total::default()));
         assert!(report.cpu.threads >= 1);
         assert!(report.driver.present().is_some() || report.gpus.is_empty());
         assert!(!root.path().join("home").exists(), "looking must not write");

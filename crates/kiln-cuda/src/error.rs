@@ -13,6 +13,10 @@ pub enum CudaError {
     #[error("no folder for Kiln's files: neither KILN_HOME nor HOME is set; set KILN_HOME to a writable folder")]
     NoHome,
 
+    /// `KILN_CACHE_LIMIT` cannot be read.
+    #[error("KILN_CACHE_LIMIT: {0}")]
+    CacheLimit(String),
+
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -24,7 +24,7 @@ mod resources;
 pub mod setup;
 mod wheel;
 
-pub use cache::{CacheSize, CubinCache};
+pub use cache::{CubinCache, describe_entry};
 pub use compile::{CacheOutcome, CompileProgress, CompileRequest, Compiled, Compiler};
 pub use device::{
     Arg, CudaDevice, CudaModule, DeviceBuffer, DeviceProperties, DevicePtr, Event, Graph, KernelFunction, LaunchConfig,

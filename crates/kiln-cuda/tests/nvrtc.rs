@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, CudaError, Home, Nvrtc, Place, setup};
+use kiln_host::Cache;
 
 fn nvrtc() -> &'static Nvrtc {
     static NVRTC: OnceLock<Nvrtc> = OnceLock::new();
@@ -183,6 +184,18 @@ fn the_cache_returns_what_was_compiled_and_only_that() {
         assert_eq!(compiler.compile(variant).unwrap().cache, CacheOutcome::Stored, "{variant:?}");
     }
     assert_eq!(cache.size().unwrap().entries, 5);
+
+    // The entry of one under the names of all: it is noticed, said and replaced.
+    let entries = Cache::new(folder.path(), u64::MAX).entries().unwrap();
+    for other in &entries[1..] {
+        std::fs::copy(&entries[0].path, &other.path).unwrap();
+    }
+    variants.push(request("axpy", "sm_80", AXPY));
+    let outcomes: Vec<CacheOutcome> = variants.iter().map(|v| compiler.compile(v).unwrap().cache).collect();
+    let replaced = |o: &&CacheOutcome| matches!(o, CacheOutcome::Replaced(why) if why.contains("kernel `axpy`"));
+    assert_eq!(outcomes.iter().filter(replaced).count(), 4, "{outcomes:?}");
+    assert_eq!(outcomes.iter().filter(|o| **o == CacheOutcome::Hit).count(), 1, "{outcomes:?}");
+    assert_eq!(compiler.compile(&variants[4]).unwrap().cubin, first.cubin);
 
     // Compiling again gives the same bytes: engines built from a cache and without one are equal.
     let fresh = Compiler::new(nvrtc()).compile(&request("axpy", "sm_80", AXPY)).unwrap();

@@ -68,6 +68,15 @@ pub struct TargetImage {
     pub kernels: Vec<Compiled>,
 }
 
+/// What decides, beside graph and targets, what an engine computes and holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Which rewrites were allowed.
+    pub numerics: kiln_fuse::Numerics,
+    /// Whether GPU kernels have source line information.
+    pub line_info: bool,
+}
+
 /// Name and type of an input or output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
@@ -87,6 +96,8 @@ pub struct Engine {
     pub kiln: String,
     /// BLAKE3 of the canonical graph with its weights.
     pub graph_hash: String,
+    /// How it was built.
+    pub settings: Settings,
     /// The original graph's text form, without weight data.
     pub graph_text: String,
     /// Signature.
@@ -116,6 +127,21 @@ impl Engine {
                 fix: format!("build the model again with `--target {}`", [&present[..], &[target]].concat().join(",")),
             }
         })
+    }
+
+    /// Checks that this is the engine of a graph with this [`graph_hash`](crate::graph_hash), built with these settings for this target; the error names
+    /// what is not.
+    pub fn check(&self, graph_hash: &str, settings: Settings, target: &str) -> Result<()> {
+        self.target(target)?;
+        let field = |field, expected: String, found: String| match expected == found {
+            true => Ok(()),
+            false => {
+                let fix = "build the model again".to_owned();
+                Err(Error::Mismatch { path: self.path.clone(), field, expected, found, fix })
+            }
+        };
+        field("graph hash", graph_hash.to_owned(), self.graph_hash.clone())?;
+        field("settings", format!("{settings:?}"), format!("{:?}", self.settings))
     }
 
     /// Bytes of all weights.

@@ -93,6 +93,14 @@ pub enum Error {
         /// The node, and which of its axes.
         what: String,
     },
+    /// The shapes of a run ask of a kernel what no GPU can do.
+    #[error("kernel `{kernel}` cannot be launched: {message}; use smaller shapes, or `--device cpu`")]
+    Launch {
+        /// The kernel.
+        kernel: String,
+        /// The limit, and what was asked.
+        message: String,
+    },
     /// The device cannot do this.
     #[error("{device}: {what} is not supported")]
     Unsupported {

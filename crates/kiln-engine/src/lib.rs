@@ -23,7 +23,7 @@ pub use device::{
     Arguments, CpuDevice, Device, GpuDevice, KernelId, KernelImage, MemId, Module, Place, Prepared, RecordingId,
     SimDevice, open_device,
 };
-pub use engine::{Compiled, Engine, Image, Port, Resources, TargetImage, Toolchain};
+pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
 pub use error::{Error, Result};
-pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, load, parse, read_header, save};
+pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, load, parse, read_header, save, save_in};
 pub use session::{Memory, Observation, RunTimes, Session};

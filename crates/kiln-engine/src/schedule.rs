@@ -184,8 +184,9 @@ pub fn schedule(
             lifetimes.len() - 1
         };
         pending.push(match step {
-            Step::Run { region, .. } => {
+            Step::Run { region, inputs, outputs, .. } => {
                 addressable(&plan.regions[*region].graph, bindings)?;
+                fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, bindings)?;
                 let prepared = device.prepare(loaded.kernels[*region], bindings)?;
                 let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
                 Pending::Launch { prepared: prepared.id, scratch }
@@ -293,6 +294,27 @@ pub fn schedule(
 /// Checks the extents of values that a region computes without storing them: kernels count their elements too.
 fn addressable(graph: &Graph, bindings: &Bindings) -> Result<()> {
     graph.values.iter().try_for_each(|value| byte_size(value.ty.dtype, &value.ty.concrete(bindings)?).map(|_| ()))
+}
+
+/// Kernels rely on their operands being as large as the region says.
+fn fits<'a>(
+    region: &kiln_fuse::Region,
+    buffers: impl Iterator<Item = &'a BufferId>,
+    bytes: &[usize],
+    bindings: &Bindings,
+) -> Result<()> {
+    let graph = &region.graph;
+    for (&value, id) in graph.inputs.iter().chain(graph.outputs.iter().map(|(_, id)| id)).zip(buffers) {
+        let ty = graph.ty(value);
+        let (expected, found) = (byte_size(ty.dtype, &ty.concrete(bindings)?)?, bytes[id.index()]);
+        if expected != found {
+            return Err(internal(&format!(
+                "region `{}` works on {ty}, {expected} bytes here, and buffer {} has {found}",
+                region.name, id.0
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn bytes_of(plan: &Plan, id: BufferId, bindings: &Bindings) -> Result<usize> {

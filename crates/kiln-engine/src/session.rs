@@ -309,7 +309,9 @@ fn input_error(name: &str, message: String) -> Error {
 
 fn fetch(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, id: BufferId) -> Result<Tensor> {
     let place = schedule.places[id.index()];
-    let mut data = vec![0; place.bytes];
+    let mut data = kiln_host::reserve(place.bytes)
+        .map_err(|_| Error::OutOfMemory { device: "the host".into(), bytes: place.bytes })?;
+    data.resize(place.bytes, 0);
     device.download(place, &mut data)?;
     Ok(Tensor::new(plan.buffers[id.index()].ty.dtype, schedule.shapes[id.index()].clone(), Bytes::from(data))?)
 }

@@ -1,9 +1,9 @@
 //! Invariants of a plan that was read from a file: what the scheduler and the devices take for granted.
 
-use crate::engine::Compiled;
+use crate::engine::{Compiled, Port};
 use crate::schedule::{nested, operands, results};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
-use kiln_graph::Tensor;
+use kiln_graph::{Symbols, Tensor, TensorType};
 use kiln_kernels::Param;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +37,56 @@ pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
         }
     }
     Ok(())
+}
+
+/// Checks that kernels are those of the plan's regions: for each its name and [`region_hash`], in the order of [`all_regions`].
+pub fn served<'a>(plan: &Plan, kernels: impl Iterator<Item = (&'a str, &'a str)>) -> Check {
+    for (region, (name, hash)) in all_regions(plan).into_iter().zip(kernels) {
+        if name != region.name || hash != region_hash(region) {
+            return Err(format!(
+                "the kernels of region `{name}` stand where those of region `{}` are expected",
+                region.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// BLAKE3 of what a region computes, whatever its values are called.
+pub fn region_hash(region: &kiln_fuse::Region) -> String {
+    blake3::hash(&region.graph.structural_bytes()).to_hex().to_string()
+}
+
+/// Checks that a plan takes and gives what the engine says.
+pub fn signature(plan: &Plan, inputs: &[Port], outputs: &[Port]) -> Check {
+    same("inputs", inputs.len(), plan.inputs.len())?;
+    same("outputs", outputs.len(), plan.outputs.len())?;
+    let buffer = |id: BufferId| &plan.buffers[id.index()];
+    let input = |&id: &BufferId| match &buffer(id).kind {
+        BufferKind::Input(name) => Ok((name, &buffer(id).ty)),
+        kind => Err(format!("buffer {} is an input, and is made as {kind:?}", id.0)),
+    };
+    let ins = plan.inputs.iter().map(input).collect::<Result<Vec<_>, _>>()?;
+    let outs = plan.outputs.iter().map(|(name, id)| (name, &buffer(*id).ty));
+    for (port, (name, ty)) in inputs.iter().zip(ins).chain(outputs.iter().zip(outs)) {
+        if port.name != *name || !alike(&port.ty, ty) {
+            return Err(format!("the header has `{}` {}, the plan `{name}` {ty}", port.name, port.ty));
+        }
+    }
+    Ok(())
+}
+
+/// Equal dtypes and ranks. Equal extents may be written differently; whether they are equal is seen when shapes are bound.
+fn alike(a: &TensorType, b: &TensorType) -> bool {
+    a.dtype == b.dtype && a.rank() == b.rank()
+}
+
+/// Checks that every symbol has a range that holds an extent.
+pub fn symbols(symbols: &Symbols) -> Check {
+    match symbols.iter().find(|(_, (min, max))| *min < 0 || min > max) {
+        Some((name, (min, max))) => Err(format!("symbol `{name}` has the range {min}..={max}, which holds no extent")),
+        None => Ok(()),
+    }
 }
 
 /// Regions of a plan and its nested plans, in the order in which their kernels are stored.
@@ -74,6 +124,7 @@ pub fn weights(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Check {
 }
 
 fn check(plan: &Plan) -> Check {
+    symbols(&plan.symbols)?;
     let buffers = plan.buffers.len();
     let known = |id: BufferId| match id.index() < buffers {
         true => Ok(()),
@@ -97,11 +148,11 @@ fn check(plan: &Plan) -> Check {
         match step {
             Step::Run { region, inputs, outputs, .. } => {
                 let region = plan.regions.get(*region).ok_or_else(|| format!("region {region} is used"))?;
-                arity(&region.name, inputs, outputs, &region.graph)?;
+                operands_fit(&region.name, plan, inputs, outputs, &region.graph)?;
             }
             Step::Host { graph, inputs, outputs } => {
                 verify(graph, plan).map_err(|e| format!("host step: {e}"))?;
-                arity("host step", inputs, outputs, graph)?;
+                operands_fit("host step", plan, inputs, outputs, graph)?;
             }
             Step::If { then_plan, else_plan, captures, outputs, .. } => {
                 for inner in [then_plan, else_plan] {
@@ -130,9 +181,23 @@ fn verify(piece: &kiln_graph::Graph, plan: &Plan) -> kiln_graph::Result<()> {
     kiln_graph::verify(&piece)
 }
 
-fn arity(name: &str, inputs: &[BufferId], outputs: &[BufferId], graph: &kiln_graph::Graph) -> Check {
+fn operands_fit(
+    name: &str,
+    plan: &Plan,
+    inputs: &[BufferId],
+    outputs: &[BufferId],
+    graph: &kiln_graph::Graph,
+) -> Check {
     same(&format!("inputs of `{name}`"), graph.inputs.len(), inputs.len())?;
-    same(&format!("outputs of `{name}`"), graph.outputs.len(), outputs.len())
+    same(&format!("outputs of `{name}`"), graph.outputs.len(), outputs.len())?;
+    let values = graph.inputs.iter().chain(graph.outputs.iter().map(|(_, id)| id));
+    for (&value, id) in values.zip(inputs.iter().chain(outputs)) {
+        let (expected, found) = (graph.ty(value), &plan.buffers[id.index()].ty);
+        if !alike(expected, found) {
+            return Err(format!("`{name}` works on {expected}, and buffer {} is {found}", id.0));
+        }
+    }
+    Ok(())
 }
 
 fn same(what: &str, expected: usize, found: usize) -> Check {

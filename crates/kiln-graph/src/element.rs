@@ -143,27 +143,30 @@ impl Tensor {
 
     /// All zeros.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Tensor> {
-        Tensor::new(dtype, shape.to_vec(), Bytes::from(vec![0; byte_length(dtype, shape)?]))
+        let (mut data, bytes) = room(dtype, shape)?;
+        data.resize(bytes, 0);
+        Tensor::new(dtype, shape.to_vec(), Bytes::from(data))
     }
 
     /// A tensor whose element `i` in row-major order is `f(i)`, stored as [`Tensor::from_f64`] does.
     pub fn generate(dtype: DType, shape: &[usize], mut f: impl FnMut(usize) -> f64) -> Result<Tensor> {
-        fn write<T: Element>(bytes: usize, mut f: impl FnMut(usize) -> T) -> Vec<u8> {
-            let mut data = Vec::with_capacity(bytes);
+        fn write<T: Element>((mut data, bytes): (Vec<u8>, usize), mut f: impl FnMut(usize) -> T) -> Vec<u8> {
             for i in 0..bytes / size_of::<T>() {
                 f(i).write(&mut data);
             }
             data
         }
-        let bytes = byte_length(dtype, shape)?;
+        if !dtype.is_float() {
+            return pack(dtype, shape, |i| float_to_int(dtype, f(i)));
+        }
+        let room = room(dtype, shape)?;
         let data = match dtype {
-            DType::F64 => write(bytes, f),
-            DType::F32 => write(bytes, |i| f(i) as f32),
-            DType::F16 => write(bytes, |i| f16_from_f64(f(i))),
-            DType::BF16 => write(bytes, |i| bf16_from_f64(f(i))),
-            DType::F8E4M3 => write(bytes, |i| f8e4m3_from_f64(f(i), false)),
-            DType::F8E5M2 => write(bytes, |i| f8e5m2_from_f64(f(i), false)),
-            _ => return pack(dtype, shape, |i| float_to_int(dtype, f(i))),
+            DType::F64 => write(room, f),
+            DType::F32 => write(room, |i| f(i) as f32),
+            DType::F16 => write(room, |i| f16_from_f64(f(i))),
+            DType::BF16 => write(room, |i| bf16_from_f64(f(i))),
+            DType::F8E4M3 => write(room, |i| f8e4m3_from_f64(f(i), false)),
+            _ => write(room, |i| f8e5m2_from_f64(f(i), false)),
         };
         Tensor::new(dtype, shape.to_vec(), Bytes::from(data))
     }
@@ -174,6 +177,14 @@ fn byte_length(dtype: DType, shape: &[usize]) -> Result<usize> {
         .and_then(|n| dtype.bytes_for(n))
         .filter(|&n| n <= isize::MAX as usize)
         .ok_or_else(|| Error::TooLarge { dtype, shape: shape.to_vec() })
+}
+
+/// An empty vector with room for a tensor, and the tensor's bytes.
+fn room(dtype: DType, shape: &[usize]) -> Result<(Vec<u8>, usize)> {
+    let bytes = byte_length(dtype, shape)?;
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes).map_err(|_| Error::TooLarge { dtype, shape: shape.to_vec() })?;
+    Ok((data, bytes))
 }
 
 /// Checks that `count` elements fill a shape.
@@ -188,7 +199,8 @@ fn check(dtype: DType, shape: &[usize], count: usize) -> Result<()> {
 
 /// Packs integers into their little-endian bytes, two a byte for the 4-bit types.
 fn pack(dtype: DType, shape: &[usize], mut f: impl FnMut(usize) -> i128) -> Result<Tensor> {
-    let mut data = vec![0; byte_length(dtype, shape)?];
+    let (mut data, bytes) = room(dtype, shape)?;
+    data.resize(bytes, 0);
     let width = dtype.bits() / 8;
     for i in 0..shape.iter().product() {
         let v = wrap_int(dtype, f(i));
@@ -244,5 +256,8 @@ mod tests {
         assert!(Tensor::from_slice(&[2], &[1u8]).is_err());
         assert!(Tensor::zeros(DType::F64, &[usize::MAX, 2]).is_err());
         assert!(Tensor::zeros(DType::F64, &[usize::MAX / 16]).is_err());
+        for dtype in DType::ALL {
+            assert!(Tensor::random(dtype, &[1 << 58], 1).is_err(), "{dtype}");
+        }
     }
 }

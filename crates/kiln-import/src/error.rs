@@ -18,6 +18,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The bytes are not what their format promises.
     #[error("{what} is malformed: {message}; check that the file is complete and of this format")]
     Malformed {

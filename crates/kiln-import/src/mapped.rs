@@ -3,7 +3,6 @@
 
 use crate::{Error, Result};
 use bytes::Bytes;
-use std::fs::File;
 use std::path::Path;
 
 /// The contents of a file as shared bytes. Nothing is read before it is touched, and slices keep the mapping alive.
@@ -11,16 +10,8 @@ use std::path::Path;
 /// Like every memory mapping, it relies on the file not being truncated or rewritten in place while it is in use.
 pub(crate) fn map(path: &Path) -> Result<Bytes> {
     let io = |source| Error::Io { path: path.to_owned(), source };
-    let regular = |meta: &std::fs::Metadata| {
-        let wrong = || io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
-        if meta.is_file() { Ok(()) } else { Err(wrong()) }
-    };
-    // Looked at before it is opened, too: opening a pipe waits for a writer.
-    regular(&std::fs::metadata(path).map_err(io)?)?;
-    let file = File::open(path).map_err(io)?;
-    let meta = file.metadata().map_err(io)?;
-    regular(&meta)?;
-    if meta.len() == 0 {
+    let file = kiln_host::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.len() == 0 {
         return Ok(Bytes::new());
     }
     // SAFETY: the mapping is private and read-only, and model files are not modified while a model is loaded; that is

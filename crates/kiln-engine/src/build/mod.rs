@@ -4,7 +4,7 @@ mod report;
 
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 
-use crate::engine::{Compiled, Engine, Image, Port, Resources, TargetImage, Toolchain};
+use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
 use crate::schedule::nested;
 use crate::validate::all_regions;
 use crate::{Error, Result};
@@ -30,6 +30,15 @@ pub struct BuildOptions {
     pub home: Home,
     /// Compile GPU kernels with source line information, as the simulator's findings want.
     pub line_info: bool,
+}
+
+impl BuildOptions {
+    /// The part of the options that an engine records.
+    pub fn settings(&self) -> Settings {
+        // Named one by one, so that a new option is not forgotten here.
+        let BuildOptions { targets: _, numerics, home: _, line_info } = *self;
+        Settings { numerics, line_info }
+    }
 }
 
 /// News of a build.
@@ -102,7 +111,7 @@ pub fn build(
                 let Some(compiler) = &compiler else { return Err(no_compiler()) };
                 let total: usize = implementations.iter().map(|i| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
-                let result = compile(compiler, implementations, &name, options, progress)?;
+                let result = compile(compiler, implementations, &name, options, progress, &mut report.warnings)?;
                 stages.push(StageTime::since("compile", start));
                 (result.0, Some(result.1))
             }
@@ -124,6 +133,7 @@ pub fn build(
         model: graph.name.clone(),
         kiln: env!("CARGO_PKG_VERSION").to_owned(),
         graph_hash: graph_hash(graph),
+        settings: options.settings(),
         graph_text: graph.to_string(),
         inputs,
         outputs: graph.outputs.iter().map(|(name, id)| port(name, *id)).collect(),
@@ -255,6 +265,7 @@ fn compile(
     target: &str,
     build: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
+    warnings: &mut Vec<String>,
 ) -> Result<(Vec<Timed>, Toolchain)> {
     let requests: Vec<CompileRequest> = implementations
         .iter()
@@ -270,6 +281,17 @@ fn compile(
     let results = compiler.compile_all(&requests, |news| {
         progress(Progress::Kernel { name: &news.request.name, done: news.done, total: news.total });
     });
+    // One line for each way in which the cache failed, however many kernels it failed for.
+    let mut failures: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for compiled in results.iter().flatten() {
+        let failure = match &compiled.cache {
+            CacheOutcome::Replaced(why) => ("a cached kernel was not used and built again", why),
+            CacheOutcome::NotStored(why) => ("a kernel could not be kept for the next build", why),
+            CacheOutcome::Hit | CacheOutcome::Stored | CacheOutcome::Off => continue,
+        };
+        *failures.entry((failure.0, failure.1.clone())).or_default() += 1;
+    }
+    warnings.extend(failures.into_iter().map(|((what, why), times)| format!("{what} ({times}x for {target}): {why}")));
     let mut results = results.into_iter();
     let mut all = Vec::with_capacity(implementations.len());
     for implementation in implementations {

@@ -21,6 +21,8 @@ pub struct BuildReport {
     pub targets: Vec<TargetReport>,
     /// Bytes of all weights after folding.
     pub weight_bytes: usize,
+    /// What did not go as it should, though the engine is good.
+    pub warnings: Vec<String>,
 }
 
 /// Report of one target.
@@ -94,7 +96,13 @@ impl StageTime {
 
 impl BuildReport {
     pub(super) fn new(graph: &Graph) -> BuildReport {
-        BuildReport { model: graph.name.clone(), ops: op_count(graph), targets: Vec::new(), weight_bytes: 0 }
+        BuildReport {
+            model: graph.name.clone(),
+            ops: op_count(graph),
+            targets: Vec::new(),
+            weight_bytes: 0,
+            warnings: Vec::new(),
+        }
     }
 
     pub(super) fn finish(&mut self, engine: &Engine) -> Result<()> {

@@ -12,11 +12,10 @@ pub struct Block {
 }
 
 impl Block {
-    /// A zeroed block, or `None` if the allocator refuses.
+    /// A zeroed block, or `None` if there is not the memory.
     pub fn new(bytes: usize) -> Option<Block> {
         let total = bytes.checked_add(LINE)?;
-        let mut storage: Vec<u8> = Vec::new();
-        storage.try_reserve_exact(total).ok()?;
+        let mut storage = kiln_host::reserve(total).ok()?;
         storage.resize(total, 0);
         let start = storage.as_ptr().align_offset(LINE);
         Some(Block { storage, start, bytes })

@@ -66,12 +66,16 @@ const MAX_GRID: [i64; 3] = [0x7fff_ffff, 65_535, 65_535];
 
 /// Evaluates a kernel's launch. `None`: the grid is empty and there is nothing to do.
 pub fn resolve(kernel: &Kernel, bindings: &Bindings) -> Result<Option<Resolved>> {
-    let fail = |message: String| Error::Internal { place: format!("the launch of `{}`", kernel.entry), message };
+    let fail = |message: String| Error::Launch { kernel: kernel.entry.clone(), message };
     let mut grid = [0u32; 3];
     for (axis, dim) in kernel.launch.grid.iter().enumerate() {
         let blocks = dim.eval(bindings)?;
         if !(0..=MAX_GRID[axis]).contains(&blocks) {
-            return Err(fail(format!("grid axis {axis} is {blocks} blocks, outside 0..={}", MAX_GRID[axis])));
+            let name = ['x', 'y', 'z'][axis];
+            return Err(fail(format!(
+                "its grid has {blocks} blocks along {name} (`{dim}`), and GPUs take at most {}",
+                MAX_GRID[axis]
+            )));
         }
         grid[axis] = blocks as u32;
     }
@@ -94,11 +98,40 @@ pub fn resolve(kernel: &Kernel, bindings: &Bindings) -> Result<Option<Resolved>>
                     let v = dim.eval(bindings)?;
                     Value::I32(
                         i32::try_from(v)
-                            .map_err(|_| fail(format!("`{dim}` is {v}, beyond 32 bits: use smaller shapes")))?,
+                            .map_err(|_| fail(format!("`{dim}` is {v}, and the kernel counts it in 32 bits")))?,
                     )
                 }
             })
         })
         .collect::<Result<_>>()?;
     Ok(Some(Resolved { grid, values }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_graph::Dim;
+    use kiln_kernels::Launch;
+
+    #[test]
+    fn a_grid_too_large_is_refused_by_the_kernels_name() {
+        let kernel = Kernel {
+            entry: "wide".into(),
+            source: String::new(),
+            launch: Launch {
+                grid: [Dim::from("N"), Dim::from("N"), 1.into()],
+                block: [1; 3],
+                dynamic_shared: 0,
+                params: vec![Param::I32(Dim::from("N") * 40_000.into())],
+            },
+        };
+        let bound = |n: i64| resolve(&kernel, &Bindings::from([("N".to_owned(), n)]));
+        assert!(bound(50_000).unwrap().is_some() && bound(0).unwrap().is_none());
+        for (n, why) in [(65_536, "65536 blocks along y (`N`)"), (-1, "-1 blocks along x"), (60_000, "32 bits")] {
+            let error = bound(n).unwrap_err();
+            assert!(matches!(error, Error::Launch { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("`wide`") && text.contains(why), "{text}");
+        }
+    }
 }

@@ -111,6 +111,9 @@ impl Device for SimDevice {
     }
 
     fn copy(&mut self, to: Place, from: Place) -> Result<()> {
+        if to.bytes != from.bytes {
+            return Err(internal(format!("copy of {from:?} to {to:?}")));
+        }
         let mut data = vec![0; from.bytes];
         self.download(from, &mut data)?;
         self.upload(to, &data)

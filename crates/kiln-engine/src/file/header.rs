@@ -1,12 +1,12 @@
 //! The JSON header.
 
-use crate::engine::{Port, Resources, Toolchain};
+use crate::engine::{Port, Resources, Settings, Toolchain};
 use kiln_graph::{DType, Symbols};
 use kiln_kernels::Implementation;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format. A reader takes exactly its own.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// What any tool can read about an engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Stamp {
     pub kiln: String,
     /// BLAKE3 of the canonical graph with its weights.
     pub graph_hash: String,
+    /// How it was built.
+    pub settings: Settings,
 }
 
 /// One target's part.
@@ -66,7 +68,7 @@ pub struct WeightEntry {
     pub dtype: DType,
     /// Extents.
     pub shape: Vec<usize>,
-    /// First byte within the section.
+    /// First byte within the section, a multiple of 256.
     pub offset: usize,
 }
 
@@ -86,6 +88,10 @@ pub struct Section {
 /// One region's kernels in a `kernels.*` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KernelRecord {
+    /// Name of the region that they serve.
+    pub region: String,
+    /// BLAKE3 of the structure of that region's graph.
+    pub region_hash: String,
     pub implementation: Implementation,
     pub images: Vec<ImageRecord>,
 }

@@ -2,12 +2,11 @@
 #![allow(unsafe_code)]
 
 use bytes::Bytes;
-use std::fs::File;
 use std::path::Path;
 
 /// Maps a whole file read-only.
 pub fn map(path: &Path) -> std::io::Result<Bytes> {
-    let file = File::open(path)?;
+    let file = kiln_host::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }

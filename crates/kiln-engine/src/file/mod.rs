@@ -18,7 +18,7 @@ mod write;
 
 pub use header::{FORMAT, Header, Section, Stamp, TargetHeader};
 pub use read::{load, parse, read_header};
-pub use write::save;
+pub use write::{save, save_in};
 
 /// First bytes of every engine.
 pub(crate) const MAGIC: &[u8; 8] = b"KILNENG\0";

@@ -1,7 +1,7 @@
 //! Reading an engine: every length and offset is checked against the file before it is used.
 
 use super::header::{Header, KernelRecord, Section};
-use super::{FORMAT, HEADER_AT, MAGIC, map};
+use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR, map};
 use crate::engine::{Compiled, Engine, Image, TargetImage};
 use crate::{Error, Result, validate};
 use bytes::Bytes;
@@ -87,22 +87,35 @@ pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
                 let (json, code) = (get(kernels)?, get(code)?);
                 let records: Vec<KernelRecord> =
                     serde_json::from_slice(&json).map_err(|e| corrupt(path, format!("section `{kernels}`: {e}")))?;
+                let served = records.iter().map(|r| (r.region.as_str(), r.region_hash.as_str()));
+                validate::served(&plan, served).map_err(|message| corrupt(path, format!("{}: {message}", t.target)))?;
                 records.into_iter().map(|r| compiled(r, &code, path)).collect::<Result<Vec<_>>>()?
             }
             _ => Vec::new(),
         };
         validate::plan(&plan, &t.target, &kernels).map_err(|message| corrupt(path, message))?;
+        validate::signature(&plan, &header.inputs, &header.outputs).map_err(|message| corrupt(path, message))?;
         targets.push(TargetImage { target: t.target.clone(), toolchain: t.toolchain.clone(), plan, kernels });
     }
+    validate::symbols(&header.symbols).map_err(|message| corrupt(path, message))?;
     let data = get("weights")?;
     let mut weights = BTreeMap::new();
     for w in &header.weights {
         let bytes = w.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| w.dtype.bytes_for(n));
+        if w.offset % TENSOR != 0 {
+            return Err(corrupt(
+                path,
+                format!("weight `{}` lies at {}; expected a multiple of {TENSOR}", w.name, w.offset),
+            ));
+        }
         let range = bytes.and_then(|b| Some(w.offset..w.offset.checked_add(b)?)).filter(|r| r.end <= data.len());
         let Some(range) = range else {
             return Err(corrupt(path, format!("weight `{}` leaves its section of {} bytes", w.name, data.len())));
         };
-        weights.insert(w.name.clone(), Tensor::new(w.dtype, w.shape.clone(), data.slice(range))?);
+        let tensor = Tensor::new(w.dtype, w.shape.clone(), data.slice(range))?;
+        if weights.insert(w.name.clone(), tensor).is_some() {
+            return Err(corrupt(path, format!("weight `{}` occurs twice", w.name)));
+        }
     }
     for target in &targets {
         validate::weights(&target.plan, &weights).map_err(|message| corrupt(path, message))?;
@@ -113,6 +126,7 @@ pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
         model: header.model,
         kiln: header.stamp.kiln,
         graph_hash: header.stamp.graph_hash,
+        settings: header.stamp.settings,
         graph_text,
         inputs: header.inputs,
         outputs: header.outputs,
@@ -132,6 +146,9 @@ fn contents(file: &Bytes, section: &Section, path: &Path) -> Result<Bytes> {
         ));
     };
     let data = file.slice(*offset..end);
+    if offset % PAGE != 0 {
+        return Err(corrupt(path, format!("section `{name}` lies at {offset}; expected a multiple of {PAGE}")));
+    }
     let found = blake3::Hasher::new().update_rayon(&data).finalize().to_hex();
     if found.as_str() != blake3 {
         return Err(corrupt(

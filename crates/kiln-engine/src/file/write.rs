@@ -1,13 +1,16 @@
-//! Writing an engine: to a temporary file beside the target, then renamed.
+//! Writing an engine.
 
 use super::header::{Header, ImageRecord, KernelRecord, Section, Stamp, TargetHeader, WeightEntry};
 use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR};
 use crate::engine::{Engine, TargetImage};
+use crate::validate::{all_regions, region_hash};
 use crate::{Error, Result};
 use bytes::Bytes;
+use kiln_host::Cache;
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Contents of a section: pieces that lie one after the other.
 struct Content {
@@ -29,77 +32,92 @@ impl Content {
     }
 }
 
-/// Saves an engine. An existing file stays as it is until the new one is complete.
+/// Saves an engine, whole or not at all; what is there and is no regular file is refused.
 pub fn save(engine: &Engine, path: &Path) -> Result<()> {
-    let mut sections: Vec<Content> = vec![json_free("graph", engine.graph_text.clone().into())];
-    let mut targets = Vec::new();
-    for image in &engine.targets {
-        targets.push(target_sections(image, &mut sections)?);
+    let contents = Contents::of(engine)?;
+    kiln_host::write(path, |file| contents.write(file)).map_err(|source| io(path, source))
+}
+
+/// Saves an engine as an entry of a cache, and says where it is.
+pub fn save_in(engine: &Engine, cache: &Cache, name: &str) -> Result<PathBuf> {
+    let contents = Contents::of(engine)?;
+    cache.put(name, |file| contents.write(file)).map_err(|source| io(&cache.folder().join(name), source))
+}
+
+fn io(path: &Path, source: std::io::Error) -> Error {
+    Error::Io { action: "write", path: path.to_owned(), source }
+}
+
+/// All of a file.
+struct Contents {
+    header: Header,
+    /// The header as JSON.
+    json: Vec<u8>,
+    sections: Vec<Content>,
+}
+
+impl Contents {
+    fn of(engine: &Engine) -> Result<Contents> {
+        let mut sections: Vec<Content> = vec![json_free("graph", engine.graph_text.clone().into())];
+        let mut targets = Vec::new();
+        for image in &engine.targets {
+            targets.push(target_sections(image, &mut sections)?);
+        }
+        let weights = weight_section(engine, &mut sections);
+        let mut header = Header {
+            stamp: Stamp {
+                format: FORMAT,
+                kiln: engine.kiln.clone(),
+                graph_hash: engine.graph_hash.clone(),
+                settings: engine.settings,
+            },
+            model: engine.model.clone(),
+            inputs: engine.inputs.clone(),
+            outputs: engine.outputs.clone(),
+            symbols: engine.symbols.clone(),
+            targets,
+            weights,
+            sections: sections
+                .iter()
+                .map(|s| Section { name: s.name.clone(), offset: 0, length: s.length(), blake3: s.hash() })
+                .collect(),
+        };
+        // Offsets are part of the header, and its length moves them: repeat until it holds still (digits only grow).
+        loop {
+            let json = json(&header)?;
+            let mut at = (HEADER_AT + json.len()).next_multiple_of(PAGE);
+            let mut moved = false;
+            for section in &mut header.sections {
+                moved |= section.offset != at;
+                section.offset = at;
+                at = (at + section.length).next_multiple_of(PAGE);
+            }
+            if !moved {
+                return Ok(Contents { header, json, sections });
+            }
+        }
     }
-    let weights = weight_section(engine, &mut sections);
-    let mut header = Header {
-        stamp: Stamp { format: FORMAT, kiln: engine.kiln.clone(), graph_hash: engine.graph_hash.clone() },
-        model: engine.model.clone(),
-        inputs: engine.inputs.clone(),
-        outputs: engine.outputs.clone(),
-        symbols: engine.symbols.clone(),
-        targets,
-        weights,
-        sections: sections
-            .iter()
-            .map(|s| Section { name: s.name.clone(), offset: 0, length: s.length(), blake3: s.hash() })
-            .collect(),
-    };
-    // Offsets are part of the header, and its length moves them: repeat until it holds still (digits only grow).
-    let bytes = loop {
-        let bytes = json(&header)?;
-        let mut at = (HEADER_AT + bytes.len()).next_multiple_of(PAGE);
-        let mut moved = false;
-        for section in &mut header.sections {
-            moved |= section.offset != at;
-            section.offset = at;
-            at = (at + section.length).next_multiple_of(PAGE);
-        }
-        if !moved {
-            break bytes;
-        }
-    };
-    let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    {
-        let mut out = BufWriter::new(file.as_file_mut());
-        out.write_all(MAGIC).map_err(io)?;
-        out.write_all(&FORMAT.to_le_bytes()).map_err(io)?;
-        out.write_all(&[0; 4]).map_err(io)?;
-        out.write_all(&(bytes.len() as u64).to_le_bytes()).map_err(io)?;
-        out.write_all(blake3::hash(&bytes).as_bytes()).map_err(io)?;
-        out.write_all(&bytes).map_err(io)?;
-        let mut at = HEADER_AT + bytes.len();
-        for (section, place) in sections.iter().zip(&header.sections) {
-            out.write_all(&vec![0; place.offset - at]).map_err(io)?;
+
+    fn write(&self, file: &mut File) -> std::io::Result<()> {
+        let mut out = BufWriter::new(&mut *file);
+        out.write_all(MAGIC)?;
+        out.write_all(&FORMAT.to_le_bytes())?;
+        out.write_all(&[0; 4])?;
+        out.write_all(&(self.json.len() as u64).to_le_bytes())?;
+        out.write_all(blake3::hash(&self.json).as_bytes())?;
+        out.write_all(&self.json)?;
+        let mut at = HEADER_AT + self.json.len();
+        for (section, place) in self.sections.iter().zip(&self.header.sections) {
+            out.write_all(&vec![0; place.offset - at])?;
             for piece in &section.pieces {
-                out.write_all(piece).map_err(io)?;
+                out.write_all(piece)?;
             }
             at = place.offset + place.length;
         }
-        out.flush().map_err(io)?;
+        out.flush()?;
+        drop(out);
+        file.sync_all()
     }
-    file.as_file().sync_all().map_err(io)?;
-    set_permissions(&file).map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
-}
-
-#[cfg(unix)]
-fn set_permissions(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn set_permissions(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    Ok(())
 }
 
 fn json_free(name: &str, data: Bytes) -> Content {
@@ -136,7 +154,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
         range
     };
     let mut records = Vec::new();
-    for compiled in &image.kernels {
+    for (region, compiled) in all_regions(&image.plan).into_iter().zip(&image.kernels) {
         config.update(compiled.implementation.config.to_string().as_bytes());
         for kernel in &compiled.implementation.kernels {
             config.update(kernel.source.as_bytes());
@@ -146,7 +164,12 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
             .iter()
             .map(|i| ImageRecord { cubin: put(&i.cubin), ptx: put(&i.ptx), resources: i.resources })
             .collect();
-        records.push(KernelRecord { implementation: compiled.implementation.clone(), images });
+        records.push(KernelRecord {
+            region: region.name.clone(),
+            region_hash: region_hash(region),
+            implementation: compiled.implementation.clone(),
+            images,
+        });
     }
     let (kernels, code_name) = if image.toolchain.is_some() {
         let name = format!("kernels.{}", image.target);

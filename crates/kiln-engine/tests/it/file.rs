@@ -1,5 +1,6 @@
 use crate::models::{block, convnet, engine};
-use kiln_engine::{Error, Session, load, open_device, save};
+use kiln_engine::{Error, Session, Settings, graph_hash, load, open_device, save};
+use kiln_fuse::Numerics;
 use kiln_graph::{DType, Tensor};
 
 #[test]
@@ -57,7 +58,7 @@ fn other_targets_formats_and_versions_are_refused_by_name() {
     let error = load(&path).unwrap_err();
     assert!(matches!(error, Error::Mismatch { field: "format version", .. }), "{error}");
     assert!(error.to_string().contains("99"));
-    bytes[8] = 1;
+    bytes[8] = kiln_engine::FORMAT as u8;
     // Another Kiln version with a right hash, as another release would write.
     let length = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
     let header = String::from_utf8(bytes[56..56 + length].to_vec()).unwrap();
@@ -70,4 +71,24 @@ fn other_targets_formats_and_versions_are_refused_by_name() {
     std::fs::write(&path, &bytes).unwrap();
     let text = load(&path).unwrap_err().to_string();
     assert!(text.contains("Kiln version") && text.contains("9.9.9") && text.contains(version), "{text}");
+}
+
+#[test]
+fn an_engine_says_what_it_was_built_from_and_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("e.kiln");
+    let (graph, other) = (block(), convnet());
+    save(&engine(&graph, &["cpu"], dir.path()), &path).unwrap();
+    let loaded = load(&path).unwrap();
+    let (hash, settings) = (graph_hash(&graph), loaded.settings);
+    loaded.check(&hash, settings, "cpu").unwrap();
+    let exact = Settings { numerics: Numerics::Exact, ..settings };
+    for (result, field) in [
+        (loaded.check(&graph_hash(&other), settings, "cpu"), "graph hash"),
+        (loaded.check(&hash, exact, "cpu"), "settings"),
+        (loaded.check(&hash, Settings { line_info: !settings.line_info, ..settings }, "cpu"), "settings"),
+        (loaded.check(&hash, settings, "sm_80"), "target"),
+    ] {
+        assert!(matches!(result, Err(Error::Mismatch { field: f, .. }) if f == field), "{field}");
+    }
 }

@@ -1,6 +1,8 @@
 use crate::models::{block, engine};
-use kiln_engine::{load, parse, save};
-use kiln_graph::Rng;
+use bytes::Bytes;
+use kiln_engine::{Compiled, Engine, Image, Resources, Session, Toolchain, load, open_device, parse, save};
+use kiln_graph::{DType, Rng, Tensor};
+use serde_json::Value;
 
 /// An engine's bytes with the header rewritten by `edit` and its hash made right again, as an attacker would.
 fn rehashed(bytes: &[u8], edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
@@ -83,4 +85,190 @@ fn lengths_that_lie_allocate_nothing() {
     });
     std::fs::write(&path, lying).unwrap();
     assert!(load(&path).is_err());
+}
+
+/// An engine's bytes with the header edited as JSON, its hash right and all sections where they were.
+fn edited_header(bytes: &[u8], edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let end = 56 + u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    let sections = end.next_multiple_of(4096);
+    let mut header: Value = serde_json::from_slice(&bytes[56..end]).unwrap();
+    edit(&mut header);
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut out = bytes[..16].to_vec();
+    out.extend((header.len() as u64).to_le_bytes());
+    out.extend(blake3::hash(&header).as_bytes());
+    out.extend(&header);
+    assert!(out.len() <= sections, "the header has outgrown its place");
+    out.resize(sections, 0);
+    out.extend(&bytes[sections..]);
+    out
+}
+
+/// An engine's bytes with a section edited as JSON, and all hashes right. The section goes to the end, where it has room.
+fn resectioned(bytes: &[u8], name: &str, edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let at = bytes.len().next_multiple_of(4096);
+    let mut changed = Vec::new();
+    let mut out = edited_header(bytes, |header| {
+        let sections = header["sections"].as_array_mut().unwrap();
+        let section = sections.iter_mut().find(|s| s["name"] == name).unwrap();
+        let [from, length] = ["offset", "length"].map(|f| section[f].as_u64().unwrap() as usize);
+        let mut json: Value = serde_json::from_slice(&bytes[from..from + length]).unwrap();
+        edit(&mut json);
+        changed = serde_json::to_vec(&json).unwrap();
+        section["offset"] = at.into();
+        section["length"] = changed.len().into();
+        section["blake3"] = blake3::hash(&changed).to_hex().as_str().into();
+    });
+    out.resize(at, 0);
+    out.extend(changed);
+    out
+}
+
+fn saved(engine: &Engine) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("e.kiln");
+    save(engine, &path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+fn refusal(bytes: Vec<u8>) -> String {
+    match parse(&bytes.into(), "e.kiln".as_ref()) {
+        Ok(_) => "accepted".into(),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[test]
+fn contents_that_contradict_each_other_are_refused_though_every_hash_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    let header = |edit: &dyn Fn(&mut Value)| refusal(edited_header(&good, edit));
+    let plan = |edit: &dyn Fn(&mut Value)| refusal(resectioned(&good, "plan.cpu", edit));
+    assert_eq!((header(&|_| {}), plan(&|_| {})), ("accepted".into(), "accepted".into()));
+    for (text, why) in [
+        (header(&|h| h["weights"][1]["offset"] = 260.into()), "a multiple of 256"),
+        (header(&|h| h["weights"][1] = h["weights"][0].clone()), "occurs twice"),
+        (header(&|h| h["sections"][0]["offset"] = 4100.into()), "a multiple of 4096"),
+        (header(&|h| h["symbols"]["B"] = [9, 8].into_iter().collect()), "`B` has the range 9..=8"),
+        (header(&|h| h["symbols"]["S"] = [-3, 8].into_iter().collect()), "`S` has the range -3..=8"),
+        (header(&|h| h["inputs"][0]["name"] = "z".into()), "`z`"),
+        (header(&|h| h["outputs"][0]["dtype"] = "f64".into()), "`y`"),
+        (header(&|h| h["inputs"] = Value::Array(Vec::new())), "inputs: expected 0, found 1"),
+        (plan(&|p| p["symbols"]["B"] = [9, 8].into_iter().collect()), "`B` has the range 9..=8"),
+        (plan(&|p| p["inputs"][0] = p["steps"][0]["run"]["outputs"][0].clone()), "is an input"),
+        (plan(&|p| p["buffers"][0]["ty"]["dtype"] = "f16".into()), "f16"),
+    ] {
+        assert!(text.contains(why), "expected `{why}`: {text}");
+    }
+}
+
+#[test]
+fn a_buffer_smaller_than_its_kernel_expects_is_found_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    // The rank is right, and what the extents are is known once shapes are bound.
+    let bad = resectioned(&good, "plan.cpu", |p| {
+        let id = p["steps"][0]["run"]["outputs"][0].as_u64().unwrap() as usize;
+        p["buffers"][id]["ty"]["shape"][1] = 1.into();
+    });
+    let engine = parse(&bad.into(), "e.kiln".as_ref()).unwrap();
+    let mut session = Session::new(&engine, open_device("cpu:1").unwrap()).unwrap();
+    let x = Tensor::random(DType::F32, &[2, 7, 24], 4).unwrap();
+    let text = session.run(&[("x", &x)]).unwrap_err().to_string();
+    assert!(text.contains("bytes here, and buffer"), "{text}");
+}
+
+#[test]
+fn kernels_name_the_region_they_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = engine(&block(), &["cpu"], dir.path());
+    let image = &mut engine.targets[0];
+    let arch = "sm_80".parse().unwrap();
+    let code =
+        || Image { cubin: Bytes::from_static(b"c"), ptx: Bytes::from_static(b"p"), resources: Resources::default() };
+    for region in &image.plan.regions {
+        let implementation = kiln_kernels::lower(region, arch, &image.plan.symbols).unwrap();
+        let images = implementation.kernels.iter().map(|_| code()).collect();
+        image.kernels.push(Compiled { implementation, images });
+    }
+    image.target = "sm_80".into();
+    image.toolchain = Some(Toolchain::default());
+    let good = saved(&engine);
+    let swapped = |edit: &dyn Fn(&mut Vec<Value>)| {
+        refusal(resectioned(&good, "kernels.sm_80", |records| edit(records.as_array_mut().unwrap())))
+    };
+    assert_eq!(swapped(&|_| {}), "accepted");
+    let text = swapped(&|records| records.swap(0, 1));
+    assert!(text.contains("the kernels of region"), "{text}");
+    assert!(swapped(&|records| drop(records.pop())).contains("code for"));
+    // Under its own name, but of another graph.
+    let renamed = swapped(&|records| records[0]["region_hash"] = records[1]["region_hash"].clone());
+    assert!(renamed.contains("the kernels of region"), "{renamed}");
+}
+
+#[test]
+fn dimensions_that_multiply_are_refused_before_they_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    let product = vec!["(B+1)"; 300].join("*");
+    let text = refusal(resectioned(&good, "plan.cpu", |p| p["buffers"][0]["ty"]["shape"][0] = product.clone().into()));
+    assert!(text.contains("multiplied out"), "{text}");
+    let text = refusal(edited_header(&good, |h| h["inputs"][0]["shape"][0] = product.clone().into()));
+    assert!(text.contains("multiplied out"), "{text}");
+}
+
+#[test]
+fn mutated_headers_and_plans_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    let mut rng = Rng::new(31);
+    let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
+    let dims = ["B*(S+1)", "floor(B, 0)", "-9223372036854775808", "min(B, S)*S", "", "Q", "(B+S)*(B+S)*(B+S)"];
+    /// The leaf of a JSON value that a walk of random turns ends in.
+    fn leaf<'v>(at: &'v mut Value, pick: &mut dyn FnMut(usize) -> usize) -> &'v mut Value {
+        let children = match at {
+            Value::Array(a) => a.len(),
+            Value::Object(o) => o.len(),
+            _ => 0,
+        };
+        if children == 0 {
+            return at;
+        }
+        let i = pick(children);
+        match at {
+            Value::Array(a) => leaf(&mut a[i], pick),
+            Value::Object(o) => leaf(o.values_mut().nth(i).unwrap(), pick),
+            _ => unreachable!("leaves have no children"),
+        }
+    }
+    let (mut refused, mut accepted) = (0, 0);
+    for round in 0..3000 {
+        let mut edit = |json: &mut Value| {
+            let kind = pick(6);
+            let value = match kind {
+                0 => Value::from(pick(5)),
+                1 => Value::from([-1i64, i64::MIN, i64::MAX][pick(3)]),
+                2 => Value::from(dims[pick(dims.len())]),
+                3 => Value::Null,
+                4 => Value::Array(Vec::new()),
+                _ => Value::from(["f64", "i4", "bool", "x"][pick(4)]),
+            };
+            *leaf(json, &mut pick) = value;
+        };
+        let bytes = match round % 2 {
+            0 => edited_header(&good, &mut edit),
+            _ => resectioned(&good, "plan.cpu", &mut edit),
+        };
+        match parse(&bytes.into(), "e.kiln".as_ref()) {
+            Err(_) => refused += 1,
+            Ok(engine) => {
+                accepted += 1;
+                // What is accepted runs or fails, and says why.
+                let Ok(mut session) = Session::new(&engine, open_device("cpu:1").unwrap()) else { continue };
+                let x = Tensor::random(DType::F32, &[2, 3, 24], 4).unwrap();
+                let _ = session.run(&[("x", &x)]);
+            }
+        }
+    }
+    assert!(refused > 1000 && accepted > 20, "{refused} refused, {accepted} accepted");
 }

@@ -32,14 +32,14 @@ impl Builder {
             &[at] => {
                 // Cancel equal dims first: a product of sums is not divided term by term.
                 let mut left = old;
-                let mut divisor = Dim::from(1);
+                let mut divisor = Vec::new();
                 for d in new.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, d)| d) {
                     match left.iter().position(|l| l == d) {
                         Some(i) => drop(left.swap_remove(i)),
-                        None => divisor = divisor * d.clone(),
+                        None => divisor.push(d),
                     }
                 }
-                let total = left.into_iter().fold(Dim::from(1), |n, d| n * d);
+                let (total, divisor) = (Dim::product(&left)?, Dim::product(divisor)?);
                 if divisor.is(0) {
                     return self.fail("reshape", "-1 is ambiguous beside an extent of 0".into());
                 }
@@ -98,8 +98,7 @@ impl Builder {
     pub fn flatten(&mut self, x: ValueId, axis: i64) -> Result<ValueId> {
         let rank = self.rank(x);
         let axis = if axis == rank as i64 { rank } else { self.axis(x, axis)? };
-        let product = |dims: &[Dim]| dims.iter().fold(Dim::from(1), |n, d| n * d.clone());
-        let shape = [product(&self.shape(x)[..axis]), product(&self.shape(x)[axis..])];
+        let shape = [Dim::product(&self.shape(x)[..axis])?, Dim::product(&self.shape(x)[axis..])?];
         self.reshape(x, &shape)
     }
 

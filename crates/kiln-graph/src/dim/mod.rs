@@ -54,6 +54,9 @@ const MAX_SPLITS: usize = 3;
 /// Terms of a sum whose minima and maxima are looked into.
 const MAX_SPLIT_TERMS: usize = 6;
 
+/// Largest [`Dim::size`] of a product that [`Dim::product`] makes.
+const MAX_PRODUCT: usize = 1 << 14;
+
 impl Symbols {
     /// Declares a symbol, or narrows its range.
     pub fn declare(&mut self, name: &str, min: i64, max: i64) {
@@ -192,6 +195,34 @@ impl Dim {
     /// The terms of the canonical sum: factors and coefficient. For code generators.
     pub fn terms(&self) -> impl Iterator<Item = (&[Atom], i64)> {
         self.terms.iter().map(|(m, c)| (m.as_slice(), *c))
+    }
+
+    /// Terms and factors, those within factors too: what a copy costs.
+    fn size(&self) -> usize {
+        let factor = |atom: &Atom| match atom {
+            Atom::Sym(_) => 1,
+            Atom::FloorDiv(a, b) | Atom::Min(a, b) | Atom::Max(a, b) | Atom::Broadcast(a, b) => 1 + a.size() + b.size(),
+        };
+        self.terms.iter().map(|(m, _)| 1 + m.iter().map(factor).sum::<usize>()).sum()
+    }
+
+    /// At most the [`Dim::size`] of the product, without making it.
+    fn product_size(&self, other: &Dim) -> usize {
+        let by = |a: &Dim, b: &Dim| a.size().saturating_mul(b.terms.len());
+        by(self, other).saturating_add(by(other, self))
+    }
+
+    /// The product of several, unless it is too large to write down: sums multiply.
+    pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Result<Dim> {
+        let mut product = Dim::from(1);
+        for dim in dims {
+            if product.product_size(dim) > MAX_PRODUCT {
+                let message = format!("times {} terms more has more than {MAX_PRODUCT} factors", dim.terms.len());
+                return Err(Error::Dim { dim: product.to_string().chars().take(80).collect(), message });
+            }
+            product = product * dim.clone();
+        }
+        Ok(product)
     }
 
     /// Adds the names of the symbols that occur to `into`.
@@ -376,7 +407,8 @@ impl Dim {
         for (mut m, c) in terms {
             m.sort();
             let e = map.entry(m).or_insert(0);
-            *e = e.saturating_add(c);
+            // Symmetric, so that what is printed can be read back and negated.
+            *e = e.saturating_add(c).max(-i64::MAX);
         }
         Dim { terms: map.into_iter().filter(|(_, c)| *c != 0).collect() }
     }
@@ -500,6 +532,55 @@ mod tests {
         for bad in ["", "H +", "floor(H)", "2 3", "foo(1, 2)", "99999999999999999999", &"(".repeat(1000)] {
             assert!(bad.parse::<Dim>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn products_of_sums_are_refused_before_they_are_made() {
+        assert_eq!(d("(B + 1)*(B + 2)*(B + 3)"), d("B*B*B + 6*B*B + 11*B + 6"));
+        for text in [vec!["(B+1)"; 300].join("*"), vec!["(A+B+C+D)"; 12].join("*")] {
+            assert!(text.parse::<Dim>().unwrap_err().to_string().contains("multiplied out"), "{text:.20}");
+        }
+        let nested = (0..40).fold("H".to_owned(), |d, i| format!("floor({d} + W{i}, 2)"));
+        assert_eq!(d(&d(&nested).to_string()), d(&nested));
+        let long = (0..2000).map(|i| format!("S{i}*T{i}")).collect::<Vec<_>>().join(" + ");
+        assert_eq!(d(&long).terms().count(), 2000);
+        let sum: Dim = d(&(0..64).map(|i| format!("S{i}")).collect::<Vec<_>>().join(" + "));
+        assert!(Dim::product([&sum, &sum]).is_ok());
+        assert!(Dim::product([&sum, &sum, &sum]).is_err());
+        assert_eq!(Dim::product([&d("H"), &d("W + 1")]), Ok(d("H*W + H")));
+    }
+
+    #[test]
+    fn mutated_text_is_an_error_or_a_dimension_that_prints_and_combines() {
+        let seeds = ["2*H*W - 7", "floor(H + 1, 2)*3 + min(K, 100)", "max(A - B, 1)*(H + 1)*(W + 2)", "((((H))))"];
+        let pieces =
+            ["(", ")", "*", "+", "-", "H", "(H+1)*", "floor(", ", 2)", "9223372036854775807", "max(", " ", "é"];
+        let mut rng = crate::Rng::new(22);
+        let mut pick = |n: usize| rng.range(0, n as i64 - 1) as usize;
+        let mut symbols = Symbols::default();
+        symbols.declare("H", 0, 9);
+        let mut parsed = 0;
+        for round in 0..30_000 {
+            let mut text: Vec<char> = seeds[round % seeds.len()].chars().collect();
+            for _ in 0..=pick(4) {
+                let at = pick(text.len().max(1)).min(text.len());
+                match pick(3) {
+                    0 => drop(text.splice(at..(at + 1 + pick(4)).min(text.len()), [])),
+                    n => {
+                        let piece = pieces[pick(pieces.len())].repeat(1 + (n - 1) * pick(40));
+                        drop(text.splice(at..at, piece.chars()));
+                    }
+                }
+            }
+            let text: String = text.into_iter().collect();
+            let Ok(dim) = text.parse::<Dim>() else { continue };
+            parsed += 1;
+            assert!(dim.size() <= 64 + 8 * text.len(), "{text}");
+            assert_eq!(dim.to_string().parse::<Dim>().as_ref(), Ok(&dim), "{text}");
+            let bindings = Bindings::from([("H".into(), 3), ("W".into(), i64::MAX), ("K".into(), -1)]);
+            let _ = (dim.bounds(&symbols), dim.eval(&bindings), Dim::product([&dim, &dim, &dim]));
+        }
+        assert!(parsed > 2000, "{parsed}");
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl FromStr for Dim {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Dim> {
-        let mut p = Parser { text: s, at: 0, depth: 0 };
+        let mut p = Parser { text: s, at: 0, depth: 0, work: 0 };
         let d = p.sum()?;
         p.space();
         if p.at < s.len() { Err(p.error("an operator or the end")) } else { Ok(d) }
@@ -91,13 +91,15 @@ impl<'de> Deserialize<'de> for Dim {
 
 /// Deepest nesting of parentheses and functions that the parser follows.
 const MAX_DEPTH: usize = 64;
-/// Most terms that a parsed expression may have: products of sums multiply them.
-const MAX_TERMS: usize = 4096;
+/// Factors that the parser may write for a byte of text. What is printed takes less than one; products of sums, which multiply, take more and more.
+const WORK_PER_BYTE: usize = 8;
 
 struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    /// Factors written so far.
+    work: usize,
 }
 
 impl Parser<'_> {
@@ -126,8 +128,13 @@ impl Parser<'_> {
         if self.eat(c) { Ok(()) } else { Err(self.error(&format!("`{c}`"))) }
     }
 
-    fn bounded(&self, d: Dim) -> Result<Dim> {
-        if d.terms.len() > MAX_TERMS { Err(self.error("a smaller expression")) } else { Ok(d) }
+    /// Accounts for an expression of `size` before it is made.
+    fn spend(&mut self, size: usize) -> Result<()> {
+        self.work = self.work.saturating_add(size);
+        if self.work > 64 + WORK_PER_BYTE * self.text.len() {
+            return Err(self.error("an expression that is not far longer once multiplied out"));
+        }
+        Ok(())
     }
 
     fn sum(&mut self) -> Result<Dim> {
@@ -135,15 +142,15 @@ impl Parser<'_> {
         if self.depth > MAX_DEPTH {
             return Err(self.error("shallower nesting"));
         }
-        let mut d = if self.eat('-') { -self.product()? } else { self.product()? };
+        let mut terms = if self.eat('-') { -self.product()? } else { self.product()? }.terms;
         loop {
             if self.eat('+') {
-                d = d + self.product()?;
+                terms.extend(self.product()?.terms);
             } else if self.eat('-') {
-                d = d - self.product()?;
+                terms.extend((-self.product()?).terms);
             } else {
                 self.depth -= 1;
-                return self.bounded(d);
+                return Ok(Dim::collect(terms));
             }
         }
     }
@@ -152,9 +159,7 @@ impl Parser<'_> {
         let mut d = self.factor()?;
         while self.eat('*') {
             let by = self.factor()?;
-            if d.terms.len().saturating_mul(by.terms.len()) > MAX_TERMS {
-                return Err(self.error("a smaller expression"));
-            }
+            self.spend(d.product_size(&by))?;
             d = d * by;
         }
         Ok(d)
@@ -187,6 +192,7 @@ impl Parser<'_> {
         self.expect(',')?;
         let b = self.sum()?;
         self.expect(')')?;
+        self.spend(a.size().saturating_add(b.size()))?;
         match name.as_str() {
             "floor" => Ok(a.floor_div(&b)),
             "min" => Ok(a.minimum(&b)),

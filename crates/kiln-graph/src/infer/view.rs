@@ -21,7 +21,8 @@ pub(super) fn reshape(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
     let x = cx.inputs[0];
     cx.extents(shape)?;
     let ty = TensorType { dtype: x.dtype, shape: shape.to_vec() };
-    cx.same(&x.numel(), &ty.numel(), || format!("{x} and {ty} must have equal element counts"))?;
+    let counts = [Dim::product(&x.shape)?, Dim::product(&ty.shape)?];
+    cx.same(&counts[0], &counts[1], || format!("{x} and {ty} must have equal element counts"))?;
     Ok(ty)
 }
 

@@ -27,7 +27,7 @@ use lower::{Lower, ModelParts, OpError, Opsets};
 use prost::Message;
 use proto::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use value::Val;
 
@@ -37,7 +37,7 @@ pub use metadata::metadata;
 /// input like any other.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Shapes that replace the declared ones, by input name.
+    /// Shapes that replace the declared ones, by input name. Their symbols are the caller's: the model's own never have the same name.
     pub shapes: BTreeMap<String, Vec<Dim>>,
     /// Inputs that are constants: they determine shapes, or are simply known. They are no longer inputs of the graph.
     pub constants: BTreeMap<String, Tensor>,
@@ -59,6 +59,30 @@ const NEWEST_OPSET: i64 = 28;
 pub fn load(path: &Path, options: &Options) -> Result<Graph> {
     let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     import(mapped::map(path)?, &name, || ExternalData::beside(path), options)
+}
+
+/// What a model names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// Its inputs in their order, those that have a value of their own included.
+    pub inputs: Vec<String>,
+    /// The files it is read from: its own and those that hold its weights.
+    pub files: BTreeSet<PathBuf>,
+}
+
+/// Reads what a model names, without importing it.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Malformed`].
+pub fn outline(path: &Path) -> Result<Outline> {
+    let model = ModelProto::decode(mapped::map(path)?).map_err(|e| Error::malformed("the ONNX file", e))?;
+    let graph = model.graph.ok_or_else(|| Error::malformed("the ONNX file", "it has no graph"))?;
+    let entries = graph.initializer.iter().flat_map(|tensor| &tensor.external_data);
+    let locations = entries.filter(|e| e.key() == "location").map(|e| path.with_file_name(e.value()));
+    Ok(Outline {
+        inputs: graph.input.iter().map(|input| input.name().to_owned()).collect(),
+        files: locations.chain([path.to_owned()]).collect(),
+    })
 }
 
 /// Imports an ONNX model held in memory; its weights are slices of `bytes`. It cannot refer to external data.
@@ -150,6 +174,7 @@ fn lower_model<'m>(
     let mut lower = Lower::new(parts, graph, opsets.clone());
     let initialized: BTreeMap<&str, &TensorProto> = proto.initializer.iter().map(|t| (t.name(), t)).collect();
     let mut symbols = SymbolNames::default();
+    options.shapes.values().flatten().for_each(|dim| dim.symbols(&mut symbols.used));
     for input in &proto.input {
         if let Some(initializer) = initialized.get(input.name()) {
             // Its value is a default: one that the caller gives takes its place.

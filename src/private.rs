@@ -39,9 +39,10 @@ pub fn dim(value: &impl ToDim) -> Dim {
     value.to_dim()
 }
 
-/// Adds the place in the model to an error of a build.
-pub fn at(error: Error, place: &str) -> Error {
-    match error {
+/// Adds the place in the model to an error of a build. The closure is made here: one in each statement of a long model would be left open
+/// by type inference until the end of the function, and be looked at again for every statement.
+pub fn at(place: &'static str) -> impl FnOnce(Error) -> Error {
+    move |error| match error {
         Error::Infer { op, message } => Error::Infer { op: format!("{place}: {op}"), message },
         other => Error::Infer { op: place.to_owned(), message: other.to_string() },
     }

@@ -316,3 +316,41 @@ fn attributes_may_be_config_values() {
         close(&run(&graph, &[x]), &linear(&pooled, &graph.weights["head"]));
     }
 }
+
+/// Repeats tokens ten times and hands them on.
+macro_rules! ten {
+    ($next:ident $($rest:ident)*; $($t:tt)*) => {
+        $next! { $($rest)*; $($t)* $($t)* $($t)* $($t)* $($t)* $($t)* $($t)* $($t)* $($t)* $($t)* }
+    };
+}
+
+macro_rules! chained {
+    (; $($t:tt)*) => {
+        #[kiln::model]
+        fn a_thousand_calls<B>(x: Tensor<f32, B, 4>) -> Tensor<f32, B, 4> {
+            x $($t)*
+        }
+    };
+}
+
+macro_rules! added {
+    (; $($t:tt)*) => {
+        #[kiln::model]
+        fn a_thousand_sums<B>(x: Tensor<f32, B, 4>) -> Tensor<f32, B, 4> {
+            1.0 + x $($t)*
+        }
+    };
+}
+
+ten! { ten ten chained; .neg() }
+ten! { ten ten added; + 0.5 }
+
+#[test]
+fn chains_of_a_thousand_links_are_models() {
+    let x = Tensor::from_slice(&[1, 4], &[1.0f32, -2.0, 3.5, 0.0]).unwrap();
+    let graph = a_thousand_calls::graph().unwrap();
+    assert_eq!(graph.nodes.iter().filter(|n| n.op.name() == "neg").count(), 1000);
+    assert_eq!(interpret(&graph, &[x.clone()]).unwrap()[0], x);
+    let y = interpret(&a_thousand_sums::graph().unwrap(), &[x]).unwrap();
+    assert_eq!(y[0].to_f64_vec(), [502.0, 499.0, 504.5, 501.0]);
+}

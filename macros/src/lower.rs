@@ -139,7 +139,7 @@ impl<'a> Lower<'a> {
         let span = source.to_token_stream().into_iter().next().map_or_else(Span::call_site, |t| t.span());
         let line = span.unwrap().line();
         let place = format!("{} (line {line}: `{}`)", self.model, excerpt(&source.to_token_stream()));
-        quote!(.map_err(|error| #p::at(error, #place))?)
+        quote!(.map_err(#p::at(#place))?)
     }
 
     /// Whether some identifier of the tokens satisfies a predicate. The receiver of `.dim(..)` is looked at as well.

@@ -228,7 +228,12 @@ impl Session {
         for (name, _) in inputs {
             if !known.iter().any(|(k, _)| k == name) {
                 let names: Vec<&str> = known.iter().map(|k| k.0).collect();
-                return Err(input_error(name, format!("the model has no such input; it has {}", names.join(", "))));
+                let hint = match self.weights.contains_key(*name) {
+                    true => "; it is a weight of this engine: build the model with `--profile` for it to be an input",
+                    false => "",
+                };
+                let message = format!("the model has no such input; it has {}{hint}", names.join(", "));
+                return Err(input_error(name, message));
             }
         }
         known

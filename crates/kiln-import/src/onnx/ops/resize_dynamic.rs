@@ -5,6 +5,7 @@ use super::super::shape_values::{larger, smaller};
 use super::resize::{Given, Rule, scaled};
 use super::sample::{cubic, cubic_far, cubic_near, polynomial};
 use kiln_graph::{BinaryOp, CompareOp, DType, Dim, EinsumSpec, ValueId};
+use std::ops::RangeInclusive;
 
 /// The one scale of all axes that keeps the aspect ratio: an extreme of the ratios of size to extent.
 pub(super) struct Common {
@@ -145,20 +146,48 @@ pub(super) fn interpolate(
 /// Largest extent for which [`scaled_extent`] is checked.
 const CHECKED: i64 = 1 << 16;
 
-/// `floor(extent * scale)` as a dimension: the simplest fraction that is `scale` in f32, if it gives what the product in f32 gives.
+/// `floor(extent * scale)` as a dimension, as the product in f32 gives it: the simplest fraction that is `scale` in f32 where that does, else
+/// with the rounding spelt out.
 fn scaled_extent(l: &Lower<'_>, extent: &Dim, scale: f64) -> OpResult<Dim> {
     let (low, high) = extent.bounds(&l.graph().symbols);
-    let fraction = fraction(scale).filter(|&(p, q)| {
-        let exact = |n: i64| (i128::from(n) * i128::from(p)).div_euclid(i128::from(q));
-        (low.clamp(0, CHECKED)..=high.clamp(0, CHECKED)).all(|n| exact(n) == i128::from(scaled(n, scale)))
-    });
-    match fraction {
-        Some((p, q)) => Ok((extent.clone() * Dim::from(p)).floor_div(&Dim::from(q))),
-        None => unsupported(format!(
-            "the scale {scale} of the extent `{extent}` is no simple fraction in f32 over its range; narrow that with `--profile`, or \
-             give sizes in the model"
-        )),
+    let range = low.clamp(1, CHECKED)..=high.clamp(1, CHECKED);
+    if let Some((p, q)) = fraction(scale)
+        && range.clone().all(|n| n * p / q == scaled(n, scale))
+    {
+        return Ok((extent.clone() * Dim::from(p)).floor_div(&Dim::from(q)));
     }
+    rounded(extent, scale, range)
+        .map_or_else(|| unsupported(format!("the scale {scale} of the extent `{extent}`; give sizes")), Ok)
+}
+
+/// With `scale = m / 2^k` and `m` of 24 bits, an exact product `n m` of `24 + e` bits rounds to whole steps of `2^e`, and so reaches the next whole
+/// number from half a step, `2^(e - 1)`, below it. The largest over all `e` of `floor((n m + half) / 2^k)` is the result, where those for larger
+/// products than `n m` are kept out of the way.
+fn rounded(extent: &Dim, scale: f64, range: RangeInclusive<i64>) -> Option<Dim> {
+    let bits = (scale as f32).to_bits();
+    let (m, k) = (i64::from(bits & 0x7f_ffff | 0x80_0000), 150 - i64::from(bits >> 23));
+    let steps = u32::try_from(k).ok().filter(|k| (1..=46).contains(k)).map(|k| 1i64 << k)?;
+    let (mut terms, mut whole): (Vec<(i64, i64)>, Option<Dim>) = (Vec::new(), None);
+    let term = |n: i64, (first, half): (i64, i64)| ((n - (first - n).max(0)) * m + half).div_euclid(steps);
+    for n in range {
+        let wanted = scaled(n, scale);
+        if terms.iter().map(|t| term(n, *t)).max() == Some(wanted) {
+            continue;
+        }
+        let e = 40 - (n * m).leading_zeros();
+        let t = (if terms.is_empty() { 0 } else { n }, (1i64 << e) >> 1);
+        terms.push(t);
+        if terms.iter().map(|t| term(n, *t)).max() != Some(wanted) {
+            return None;
+        }
+        let reach = match t.0 {
+            0 => extent.clone(),
+            first => extent.clone() - (Dim::from(first) - extent.clone()).maximum(&Dim::from(0)),
+        };
+        let value = (reach * Dim::from(m) + Dim::from(t.1)).floor_div(&Dim::from(steps));
+        whole = Some(whole.map_or(value.clone(), |w: Dim| w.maximum(&value)));
+    }
+    whole
 }
 
 /// The simplest fraction that rounds to `value` in f32, by its continued fraction.

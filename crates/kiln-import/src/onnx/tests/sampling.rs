@@ -99,24 +99,31 @@ fn nearest_neighbours_of_operator_set_10_round_up_to_shrink_and_down_to_enlarge(
 }
 
 #[test]
-fn a_scale_that_rounds_in_f32_is_refused_only_where_its_extents_are_open() {
-    // 90 * 1.3 is 116.99999 in f32, and 10 * 1.3 is 13: no fraction gives both.
-    let scales = [floats("scales", &[4], &[1.0, 1.0, 1.3, 1.0])];
+fn a_scaled_extent_is_the_product_in_f32_whether_it_is_open_or_not() {
     let inputs = ["x", "", "scales"];
-    let g = resize(Some([90, 2]), 19, &inputs, vec![], &scales);
-    assert_eq!(g.ty(g.outputs[0].1).const_shape().unwrap(), [1, 2, 116, 2]);
-    let open = model(graph(
-        vec![f32_input("x", &[D::Size(1), D::Size(2), D::Name("H"), D::Size(2)])],
-        scales.to_vec(),
-        vec![node("Resize", &inputs, &["y"], vec![])],
-        &["y"],
-    ));
-    let message = import(&open).unwrap_err().to_string();
-    assert!(message.contains("`H`") && message.contains("--profile"), "{message}");
-    let options = Options { ranges: [("H".to_owned(), (1, 80))].into(), ..Options::default() };
-    let g = import_bytes(open.encode_to_vec().into(), &options).unwrap();
-    let y = interpret(&g, &[Tensor::random(DType::F32, &[1, 2, 10, 2], 4).unwrap()]).unwrap();
-    assert_eq!(y[0].shape(), [1, 2, 13, 2]);
+    // 90 * 1.3 is 116.99999 in f32, and 10 * 1.3 is 13: no fraction gives both.
+    for scale in [1.3f32, 2.1, 0.7, 0.123, 1.0 / 3.0, 5.7, 33.3, 1.0001] {
+        let scales = [floats("scales", &[4], &[1.0, 1.0, scale, 1.0])];
+        let open = model(graph(
+            vec![f32_input("x", &[D::Size(1), D::Size(2), D::Name("H"), D::Size(2)])],
+            scales.to_vec(),
+            vec![node("Resize", &inputs, &["y"], vec![])],
+            &["y"],
+        ));
+        let g = import(&open).unwrap();
+        let extent = &g.ty(g.outputs[0].1).shape[2];
+        for h in (1..400).chain([1000, 1023, 1024, 4090, 40_000, 65_530]) {
+            let expected = (h as f32 * scale).floor() as i64;
+            assert_eq!(extent.eval(&[("H".to_owned(), h)].into()).unwrap(), expected, "{h} * {scale}");
+        }
+    }
+    let scales = [floats("scales", &[4], &[1.0, 1.0, 1.3, 1.0])];
+    let x = Tensor::random(DType::F32, &[1, 2, 90, 2], 4).unwrap();
+    let (fixed, open) =
+        (resize(Some([90, 2]), 19, &inputs, vec![], &scales), resize(None, 19, &inputs, vec![], &scales));
+    let (a, b) = (interpret(&fixed, &[x.clone()]).unwrap(), interpret(&open, &[x]).unwrap());
+    assert_eq!(a[0].shape(), [1, 2, 116, 2]);
+    assert_eq!(a[0], b[0]);
 }
 
 #[test]

@@ -78,6 +78,26 @@ pub enum Error {
         /// Its extents.
         shape: Vec<usize>,
     },
+    /// A loop that does not fill the results it stacks.
+    #[error("a loop stacks the results of {expected} iterations, and stops after {found}; stack as many as run")]
+    Loop {
+        /// Iterations that the stacked results have room for.
+        expected: i64,
+        /// Iterations that ran or were asked for.
+        found: i64,
+    },
+    /// A recording whose places do not suit its kernels.
+    #[error("a recording of kernel launches is invalid: {message}")]
+    Tape {
+        /// What is wrong.
+        message: String,
+    },
+    /// The machine has no memory for what a recording keeps.
+    #[error("out of memory: a recording needs {bytes} bytes")]
+    Memory {
+        /// How much.
+        bytes: usize,
+    },
     /// A gather or scatter address outside its axis.
     #[error("region `{region}`: index {index} is outside axis {axis} of extent {extent}")]
     Index {

@@ -1,5 +1,6 @@
 //! Kernels: a region, compiled; bound to shapes; run.
 
+use crate::aligned::{Aligned, is_aligned};
 use crate::error::{Error, Result};
 use crate::lower::{Home, Lowered, lower};
 use crate::memory::Slot;
@@ -7,14 +8,16 @@ use crate::stage::Context;
 use bytes::Bytes;
 use kiln_fuse::Region;
 use kiln_graph::{Bindings, DType, Tensor, interpret_within};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Alignment of every buffer that a stage sees.
-const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// A region ready to be bound to concrete shapes.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    region: Region,
+    region: Arc<Region>,
 }
 
 impl Kernel {
@@ -31,7 +34,7 @@ impl Kernel {
                 message: "the result is never defined".into(),
             });
         }
-        Ok(Kernel { region: region.clone() })
+        Ok(Kernel { region: Arc::new(region.clone()) })
     }
 
     /// The region.
@@ -44,12 +47,43 @@ impl Kernel {
     /// # Errors
     /// An unbound symbol, or a shape too large to address.
     pub fn bind(&self, bindings: &Bindings) -> Result<BoundKernel> {
-        let region = &self.region;
+        BoundKernel::new(Arc::clone(&self.region), bindings.clone(), rayon::current_num_threads(), &[])
+    }
+}
+
+/// Type of an operand.
+#[derive(Clone, Debug)]
+pub(crate) struct Operand {
+    pub(crate) dtype: DType,
+    shape: Vec<usize>,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug)]
+enum Plan {
+    Stages(Lowered),
+    /// What has no stages runs, slowly and exactly, on the graph's interpreter. Why.
+    Reference(String),
+}
+
+/// A kernel for concrete shapes.
+#[derive(Debug)]
+pub struct BoundKernel {
+    region: Arc<Region>,
+    bindings: Bindings,
+    threads: usize,
+    pub(crate) inputs: Vec<Operand>,
+    pub(crate) outputs: Vec<Operand>,
+    plan: Plan,
+}
+
+impl BoundKernel {
+    fn new(region: Arc<Region>, bindings: Bindings, threads: usize, steady: &[bool]) -> Result<BoundKernel> {
         let operands = |ids: &mut dyn Iterator<Item = kiln_graph::ValueId>| -> Result<Vec<Operand>> {
             ids.map(|v| {
                 let ty = region.graph.ty(v);
                 let shape =
-                    ty.concrete(bindings).map_err(|source| Error::Graph { region: region.name.clone(), source })?;
+                    ty.concrete(&bindings).map_err(|source| Error::Graph { region: region.name.clone(), source })?;
                 let bytes = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| ty.dtype.bytes_for(n));
                 let bytes = bytes.ok_or_else(|| Error::TooLarge {
                     region: region.name.clone(),
@@ -62,48 +96,33 @@ impl Kernel {
         };
         let inputs = operands(&mut region.graph.inputs.iter().copied())?;
         let outputs = operands(&mut region.graph.outputs.iter().map(|o| o.1))?;
-        let plan = match lower(region, bindings, rayon::current_num_threads()) {
+        let plan = match lower(&region, &bindings, threads, steady) {
             Ok(lowered) => Plan::Stages(lowered),
-            Err(Error::Unsupported { node, message, .. }) => Plan::Reference {
-                bindings: bindings.clone(),
-                region: Box::new(region.clone()),
-                reason: format!("reference interpreter ({node}: {message})"),
-            },
+            Err(Error::Unsupported { node, message, .. }) => {
+                Plan::Reference(format!("reference interpreter ({node}: {message})"))
+            }
             Err(e) => return Err(e),
         };
-        Ok(BoundKernel { name: region.name.clone(), inputs, outputs, plan })
+        Ok(BoundKernel { region, bindings, threads, inputs, outputs, plan })
     }
-}
 
-/// Type of an operand.
-#[derive(Clone, Debug)]
-struct Operand {
-    dtype: DType,
-    shape: Vec<usize>,
-    bytes: usize,
-}
+    /// This kernel for being repeated while the `steady` ones of its inputs stay the same: what depends on them alone is computed once.
+    pub(crate) fn repeated(&self, steady: &[bool]) -> Result<BoundKernel> {
+        BoundKernel::new(Arc::clone(&self.region), self.bindings.clone(), self.threads, steady)
+    }
 
-#[derive(Debug)]
-enum Plan {
-    Stages(Lowered),
-    /// What has no stages runs, slowly and exactly, on the graph's interpreter.
-    Reference {
-        bindings: Bindings,
-        region: Box<Region>,
-        reason: String,
-    },
-}
+    pub(crate) fn name(&self) -> &str {
+        &self.region.name
+    }
 
-/// A kernel for concrete shapes.
-#[derive(Debug)]
-pub struct BoundKernel {
-    name: String,
-    inputs: Vec<Operand>,
-    outputs: Vec<Operand>,
-    plan: Plan,
-}
+    /// The stages; `None` for a kernel that runs on the reference interpreter.
+    pub(crate) fn lowered(&self) -> Option<&Lowered> {
+        match &self.plan {
+            Plan::Stages(lowered) => Some(lowered),
+            Plan::Reference(_) => None,
+        }
+    }
 
-impl BoundKernel {
     /// Bytes of scratch that [`BoundKernel::run`] needs. They need not be aligned.
     pub fn scratch_bytes(&self) -> usize {
         match &self.plan {
@@ -116,13 +135,13 @@ impl BoundKernel {
     pub fn implementation(&self) -> String {
         match &self.plan {
             Plan::Stages(l) => l.stages.iter().map(|s| s.name()).collect::<Vec<_>>().join(", "),
-            Plan::Reference { reason, .. } => reason.clone(),
+            Plan::Reference(reason) => reason.clone(),
         }
     }
 
     /// Whether the region runs on the reference interpreter.
     pub fn is_reference(&self) -> bool {
-        matches!(self.plan, Plan::Reference { .. })
+        matches!(self.plan, Plan::Reference(_))
     }
 
     /// Computes the outputs, on rayon's current pool. Buffers hold dense row-major little-endian elements; those aligned to their dtype are
@@ -135,11 +154,12 @@ impl BoundKernel {
         self.check("outputs", "output", &self.outputs, &mut outputs.iter().map(|b| b.len()))?;
         match &self.plan {
             Plan::Stages(lowered) => self.stages(lowered, inputs, outputs, scratch),
-            Plan::Reference { bindings, region, .. } => self.reference(region, bindings, inputs, outputs),
+            Plan::Reference(_) => self.reference(inputs, outputs),
         }
     }
 
-    fn check(
+    /// Checks the sizes of operands.
+    pub(crate) fn check(
         &self,
         plural: &'static str,
         what: &'static str,
@@ -147,13 +167,13 @@ impl BoundKernel {
         found: &mut dyn ExactSizeIterator<Item = usize>,
     ) -> Result<()> {
         if found.len() != expected.len() {
-            let region = self.name.clone();
+            let region = self.name().to_owned();
             return Err(Error::Arity { region, what: plural, expected: expected.len(), found: found.len() });
         }
         for (index, (operand, found)) in expected.iter().zip(found).enumerate() {
             if operand.bytes != found {
                 return Err(Error::Size {
-                    region: self.name.clone(),
+                    region: self.name().to_owned(),
                     what,
                     index,
                     dtype: operand.dtype,
@@ -168,7 +188,7 @@ impl BoundKernel {
 
     fn stages(&self, lowered: &Lowered, inputs: &[&[u8]], outputs: &mut [&mut [u8]], scratch: &mut [u8]) -> Result<()> {
         if scratch.len() < self.scratch_bytes() {
-            let region = self.name.clone();
+            let region = self.name().to_owned();
             return Err(Error::Scratch { region, expected: self.scratch_bytes(), found: scratch.len() });
         }
         let skip = scratch.as_ptr().align_offset(ALIGN);
@@ -181,53 +201,33 @@ impl BoundKernel {
         // Buffers whose address does not suit their dtype are replaced by aligned copies.
         let mut moved_inputs: Vec<Option<Aligned>> = Vec::with_capacity(inputs.len());
         for (operand, bytes) in self.inputs.iter().zip(inputs) {
-            moved_inputs.push((!aligned(bytes, operand.dtype)).then(|| Aligned::copy(bytes)));
+            moved_inputs.push((!is_aligned(bytes, operand.dtype)).then(|| Aligned::copy(bytes)));
         }
         let mut moved_outputs: Vec<Option<Aligned>> = Vec::with_capacity(outputs.len());
         for (operand, bytes) in self.outputs.iter().zip(outputs.iter()) {
-            moved_outputs.push((!aligned(bytes, operand.dtype)).then(|| Aligned::copy(bytes)));
+            moved_outputs.push((!is_aligned(bytes, operand.dtype)).then(|| Aligned::copy(bytes)));
         }
-        let moved_constants: Vec<Option<Aligned>> = lowered
-            .slots
-            .iter()
-            .map(|s| match &s.home {
-                Home::Constant(data) if !aligned(data, s.dtype) => Some(Aligned::copy(data)),
-                _ => None,
-            })
-            .collect();
         {
             let out: Vec<Slot<'_>> = outputs
                 .iter_mut()
                 .zip(&mut moved_outputs)
-                .zip(&self.outputs)
-                .map(|((bytes, moved), operand)| {
-                    let bytes: &mut [u8] = match moved {
-                        Some(copy) => copy.bytes_mut(),
-                        None => bytes,
-                    };
-                    // 4-bit stores merge into bytes; the spare nibble of an odd count must be defined.
-                    if let (4, Some(last)) = (operand.dtype.bits(), bytes.last_mut()) {
-                        *last = 0;
-                    }
-                    Slot::write(bytes)
+                .map(|(bytes, moved)| match moved {
+                    Some(copy) => Slot::write(copy.bytes_mut()),
+                    None => Slot::write(bytes),
                 })
                 .collect();
             let scratch = Slot::write(scratch);
             let slots: Vec<Slot<'_>> = lowered
                 .slots
                 .iter()
-                .zip(&moved_constants)
-                .map(|(spec, moved)| match &spec.home {
+                .map(|spec| match &spec.home {
                     Home::Input(i) => Slot::read(moved_inputs[*i].as_ref().map_or(inputs[*i], |c| c.bytes())),
                     Home::Output(o) => out[*o],
-                    Home::Constant(data) => Slot::read(moved.as_ref().map_or(data, |c| c.bytes())),
-                    Home::Scratch(at) => scratch.part(*at, spec.bytes()),
+                    Home::Constant(data) => Slot::read(data),
+                    Home::Scratch(at) | Home::Kept(at) => scratch.part(*at, spec.bytes()),
                 })
                 .collect();
-            for (stage, &at) in lowered.stages.iter().zip(&lowered.stage_scratch) {
-                let private = scratch.range_mut::<u8>(at, stage.scratch_bytes());
-                stage.run(Context { slots: &slots, scratch: private, region: &self.name })?;
-            }
+            self.run_stages(lowered, 0..lowered.stages.len(), &slots, scratch)?;
         }
         for (bytes, moved) in outputs.iter_mut().zip(&moved_outputs) {
             if let Some(copy) = moved {
@@ -237,14 +237,28 @@ impl BoundKernel {
         Ok(())
     }
 
-    fn reference(
+    /// Runs some of the stages on slots in the order of [`Lowered::slots`], aligned to their dtypes; `scratch` is aligned.
+    pub(crate) fn run_stages(
         &self,
-        region: &Region,
-        bindings: &Bindings,
-        inputs: &[&[u8]],
-        outputs: &mut [&mut [u8]],
+        lowered: &Lowered,
+        range: Range<usize>,
+        slots: &[Slot<'_>],
+        scratch: Slot<'_>,
     ) -> Result<()> {
-        let failed = |source| Error::Graph { region: self.name.clone(), source };
+        for &slot in &lowered.nibbles {
+            // 4-bit stores merge into bytes; the spare nibble of an odd count must be defined.
+            slots[slot].put(slots[slot].len() - 1, 0u8);
+        }
+        for (stage, private) in lowered.stages[range.clone()].iter().zip(&lowered.stage_scratch[range]) {
+            let scratch = scratch.range_mut::<u8>(private.start, private.len());
+            stage.run(Context { slots, scratch, region: self.name() })?;
+        }
+        Ok(())
+    }
+
+    /// Computes the outputs with the graph's interpreter.
+    pub(crate) fn reference(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<()> {
+        let failed = |source| Error::Graph { region: self.name().to_owned(), source };
         let tensors = self
             .inputs
             .iter()
@@ -252,36 +266,10 @@ impl BoundKernel {
             .map(|(o, b)| Tensor::new(o.dtype, o.shape.clone(), Bytes::copy_from_slice(b)))
             .collect::<kiln_graph::Result<Vec<_>>>()
             .map_err(failed)?;
-        let results = interpret_within(&region.graph, &tensors, bindings).map_err(failed)?;
+        let results = interpret_within(&self.region.graph, &tensors, &self.bindings).map_err(failed)?;
         for (out, result) in outputs.iter_mut().zip(&results) {
             out.copy_from_slice(result.data());
         }
         Ok(())
-    }
-}
-
-fn aligned(bytes: &[u8], dtype: DType) -> bool {
-    (bytes.as_ptr() as usize).is_multiple_of((dtype.bits() / 8).max(1))
-}
-
-/// An aligned copy of a buffer.
-struct Aligned {
-    words: Vec<u64>,
-    len: usize,
-}
-
-impl Aligned {
-    fn copy(bytes: &[u8]) -> Aligned {
-        let mut copy = Aligned { words: vec![0; bytes.len().div_ceil(8)], len: bytes.len() };
-        copy.bytes_mut().copy_from_slice(bytes);
-        copy
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[..self.len]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
     }
 }

@@ -26,4 +26,5 @@ pub use device::{
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
 pub use error::{Error, Result};
 pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, load, parse, read_header, save, save_in};
+pub use schedule::{Action, Schedule};
 pub use session::{Memory, Observation, RunTimes, Session};

@@ -1,6 +1,6 @@
 //! A plan under concrete shapes: every buffer has a place, every step its prepared kernel.
 
-use crate::device::{Device, KernelId, MemId, Place};
+use crate::device::{Arguments, Device, KernelId, MemId, Place};
 use crate::memory::{self, Lifetime};
 use crate::{Error, Result};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
@@ -43,10 +43,10 @@ pub enum Action {
     If {
         /// One byte: bool.
         cond: Place,
-        /// The two branches. One whose shapes do not agree is an error only if it is taken.
-        branches: Box<[std::result::Result<Schedule, kiln_graph::Error>; 2]>,
-        /// Copied to the branch's inputs.
-        captures: Vec<Place>,
+        /// The two branches, which read captures where they are. One whose shapes do not agree is an error only if it is taken.
+        branches: Box<[Schedule; 2]>,
+        /// The outputs of each branch.
+        results: [Vec<Place>; 2],
         /// Copied from the branch's outputs.
         outputs: Vec<Place>,
     },
@@ -54,19 +54,23 @@ pub enum Action {
     Loop {
         /// i64.
         trip: Place,
-        /// bool.
-        cond: Place,
-        /// The body.
+        /// The body, which reads captures where they are.
         body: Box<Schedule>,
-        /// Initial values.
-        carried: Vec<Place>,
-        /// Invariants.
-        captures: Vec<Place>,
-        /// Carried results, then scans.
+        /// Where the body finds the iteration's number: i64.
+        index: Place,
+        /// Initial condition (bool) and carried values.
+        start: Vec<Place>,
+        /// Where the body finds them.
+        state: Vec<Place>,
+        /// Where the body leaves the next ones, which is never where it finds any.
+        next: Vec<Place>,
+        /// Results of an iteration, and where those of all iterations lie one after the other.
+        scans: Vec<(Place, Place)>,
+        /// Final carried values.
         outputs: Vec<Place>,
-        /// Where carried values rest between iterations when the body hands inputs straight through.
-        staging: Vec<Place>,
     },
+    /// All that there is of a branch or body whose shapes do not agree: an error once it is to run.
+    Unfit(kiln_graph::Error),
     /// A node that the host runs.
     Host {
         /// Operands.
@@ -74,6 +78,29 @@ pub enum Action {
         /// Results.
         outputs: Vec<(BufferId, Place)>,
     },
+}
+
+impl Action {
+    /// What is launched, if this is a launch.
+    pub fn launch(&self) -> Option<(usize, Arguments<'_>)> {
+        match self {
+            Action::Launch { prepared, inputs, outputs, scratch } => {
+                Some((*prepared, Arguments { inputs, outputs, scratch: *scratch }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the host runs a part of this.
+    pub fn has_host(&self) -> bool {
+        match self {
+            Action::Launch { .. } => false,
+            Action::Host { .. } => true,
+            Action::Unfit(_) => false,
+            Action::If { branches, .. } => branches.iter().flat_map(|b| &b.actions).any(Action::has_host),
+            Action::Loop { body, .. } => body.actions.iter().any(Action::has_host),
+        }
+    }
 }
 
 /// A plan with concrete shapes and places.
@@ -91,8 +118,29 @@ pub struct Schedule {
     pub lower_bound: usize,
 }
 
+impl Schedule {
+    /// A nested plan whose shapes do not agree.
+    fn unfit(why: kiln_graph::Error) -> Schedule {
+        let (places, shapes) = (Vec::new(), Vec::new());
+        Schedule { actions: vec![Action::Unfit(why)], places, shapes, arena_bytes: 0, lower_bound: 0 }
+    }
+
+    /// An error if this cannot run.
+    pub fn check(&self) -> Result<()> {
+        match self.actions.as_slice() {
+            [Action::Unfit(why)] => Err(why.clone().into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The arena of a schedule before it is allocated; [`Schedule::rebase`] replaces it.
 const ARENA: MemId = MemId(usize::MAX);
+
+/// Capture `i` of a nested schedule until what is around it has places.
+fn capture(i: usize) -> MemId {
+    MemId(usize::MAX - 1 - i)
+}
 
 /// Where weights lie: name to place.
 pub type WeightPlaces = BTreeMap<String, Place>;
@@ -114,7 +162,26 @@ fn root(plan: &Plan, mut at: usize) -> usize {
     at
 }
 
-fn lifetimes(plan: &Plan, bindings: &Bindings, keep_inputs: bool) -> Result<Lifetimes> {
+/// How a plan's inputs lie in memory.
+#[derive(Clone, Copy)]
+enum Inputs {
+    /// In the arena, until their last use.
+    Own,
+    /// As those of a body whose first inputs, this many, stay in the arena to the end. The rest are captures, which lie elsewhere.
+    Nested(usize),
+}
+
+impl Inputs {
+    /// The number of the capture that input `i` is.
+    fn capture(self, i: usize) -> Option<usize> {
+        match self {
+            Inputs::Own => None,
+            Inputs::Nested(kept) => i.checked_sub(kept),
+        }
+    }
+}
+
+fn lifetimes(plan: &Plan, bindings: &Bindings, inputs: Inputs) -> Result<Lifetimes> {
     let shapes = plan.buffers.iter().map(|b| b.ty.concrete(bindings)).collect::<kiln_graph::Result<Vec<_>>>()?;
     let bytes =
         plan.buffers.iter().zip(&shapes).map(|(b, shape)| byte_size(b.ty.dtype, shape)).collect::<Result<Vec<_>>>()?;
@@ -126,7 +193,7 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, keep_inputs: bool) -> Result<Life
     };
     for &input in &plan.inputs {
         touch(input, 0);
-        if keep_inputs {
+        if let Inputs::Nested(_) = inputs {
             touch(input, end);
         }
     }
@@ -140,9 +207,12 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, keep_inputs: bool) -> Result<Life
     }
     let mut lifetimes = Vec::new();
     let mut slot = vec![usize::MAX; plan.buffers.len()];
+    let captures: Vec<usize> =
+        (0..plan.inputs.len()).filter(|&i| inputs.capture(i).is_some()).map(|i| plan.inputs[i].index()).collect();
     for (i, buffer) in plan.buffers.iter().enumerate() {
         if buffer.alias_of.is_none()
             && !matches!(buffer.kind, BufferKind::Weight(_))
+            && !captures.contains(&i)
             && let Some((first, last)) = live[i]
         {
             slot[i] = lifetimes.len();
@@ -154,26 +224,35 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, keep_inputs: bool) -> Result<Life
 
 /// Arena bytes of a plan's own buffers, without kernels' scratch and nested plans.
 pub fn activation_bytes(plan: &Plan, bindings: &Bindings) -> Result<usize> {
-    Ok(memory::plan(&lifetimes(plan, bindings, false)?.lifetimes).arena_bytes)
+    Ok(memory::plan(&lifetimes(plan, bindings, Inputs::Own)?.lifetimes).arena_bytes)
 }
 
-/// Lays out `plan` under `bindings`. `keep_inputs`: inputs stay alive to the end, as a loop body needs. The arena is symbolic until
-/// [`Schedule::rebase`].
+/// Lays out `plan` under `bindings`. The arena is symbolic until [`Schedule::rebase`].
 pub fn schedule(
     plan: &Plan,
     loaded: &LoadedPlan,
     bindings: &Bindings,
     weights: &WeightPlaces,
     device: &mut dyn Device,
-    keep_inputs: bool,
+) -> Result<Schedule> {
+    lay_out(plan, loaded, bindings, weights, device, Inputs::Own)
+}
+
+fn lay_out(
+    plan: &Plan,
+    loaded: &LoadedPlan,
+    bindings: &Bindings,
+    weights: &WeightPlaces,
+    device: &mut dyn Device,
+    inputs: Inputs,
 ) -> Result<Schedule> {
     for constraint in &plan.constraints {
         constraint.check(bindings)?;
     }
-    let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, keep_inputs)?;
+    let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, inputs)?;
     enum Pending {
         Launch { prepared: usize, scratch: Option<usize> },
-        Nested { schedules: Vec<std::result::Result<(Schedule, usize), kiln_graph::Error>>, staging: Vec<usize> },
+        Nested(Vec<std::result::Result<(Schedule, usize), kiln_graph::Error>>),
         Host,
     }
     let mut pending = Vec::with_capacity(plan.steps.len());
@@ -193,34 +272,35 @@ pub fn schedule(
             }
             Step::Host { .. } => Pending::Host,
             Step::If { .. } | Step::Loop { .. } => {
-                let keep = matches!(step, Step::Loop { .. });
+                let kept = if let Step::Loop { carried, .. } = step { 2 + carried.len() } else { 0 };
                 let mut schedules = Vec::new();
                 for inner in nested(step) {
                     let loaded = nested_plans.next().ok_or_else(|| internal("a nested plan is not loaded"))?;
-                    schedules.push(match schedule(inner, loaded, bindings, weights, device, keep) {
+                    schedules.push(match lay_out(inner, loaded, bindings, weights, device, Inputs::Nested(kept)) {
                         Ok(s) => {
                             let at = reserve(s.arena_bytes);
                             Ok((s, at))
                         }
-                        Err(Error::Graph(unfit)) if !keep => Err(unfit),
+                        Err(Error::Graph(unfit)) => Err(unfit),
                         Err(other) => return Err(other),
                     });
                 }
-                let mut staging = Vec::new();
-                if let Step::Loop { body, carried, .. } = step {
-                    for (_, out) in body.outputs.iter().take(1 + carried.len()) {
-                        staging.push(reserve(bytes_of(body, *out, bindings)?));
-                    }
-                }
-                Pending::Nested { schedules, staging }
+                Pending::Nested(schedules)
             }
         });
     }
     let layout = memory::plan(&lifetimes);
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
+    let captured = |at: usize| {
+        let i = plan.inputs.iter().position(|id| id.index() == at)?;
+        inputs.capture(i).map(capture)
+    };
     let places = (0..plan.buffers.len())
         .map(|i| {
             let at = root(plan, i);
+            if let Some(mem) = captured(at) {
+                return Ok(Place { mem, offset: 0, bytes: bytes[i] });
+            }
             Ok(match &plan.buffers[at].kind {
                 BufferKind::Weight(name) => {
                     let place = weights.get(name).ok_or_else(|| internal(&format!("weight `{name}` is not loaded")))?;
@@ -251,37 +331,52 @@ pub fn schedule(
                     inputs: inputs.iter().map(|&b| (b, places[b.index()])).collect(),
                     outputs: outputs.iter().map(|&b| (b, places[b.index()])).collect(),
                 },
-                (Step::If { cond, captures, outputs, .. }, Pending::Nested { schedules, .. }) => {
-                    let mut branches = schedules.into_iter().map(|branch| {
-                        branch.map(|(mut s, slot)| {
-                            s.shift(layout.offsets[slot]);
-                            s
-                        })
+                (Step::If { cond, captures, outputs, then_plan, else_plan }, Pending::Nested(schedules)) => {
+                    let captures = at(captures);
+                    let plans = [then_plan, else_plan];
+                    let branches = schedules.into_iter().zip(plans).map(|(branch, plan)| match branch {
+                        Ok((s, slot)) => s.within(layout.offsets[slot], &captures).map(|s| (s.results(plan), s)),
+                        Err(unfit) => Ok((Vec::new(), Schedule::unfit(unfit))),
                     });
-                    let (Some(a), Some(b)) = (branches.next(), branches.next()) else {
+                    let mut branches = branches.collect::<Result<Vec<_>>>()?.into_iter();
+                    let (Some((then, a)), Some((otherwise, b))) = (branches.next(), branches.next()) else {
                         return Err(internal("an If has two branches"));
                     };
-                    Action::If {
-                        cond: places[cond.index()],
-                        branches: Box::new([a, b]),
-                        captures: at(captures),
-                        outputs: at(outputs),
-                    }
+                    let (branches, results) = (Box::new([a, b]), [then, otherwise]);
+                    Action::If { cond: places[cond.index()], branches, results, outputs: at(outputs) }
                 }
-                (
-                    Step::Loop { trip, cond, carried, captures, outputs, .. },
-                    Pending::Nested { mut schedules, staging },
-                ) => {
-                    let Some(Ok((mut body, slot))) = schedules.pop() else { return Err(internal("a Loop has a body")) };
-                    body.shift(layout.offsets[slot]);
+                (Step::Loop { trip, cond, carried, captures, outputs, body: plan }, Pending::Nested(mut schedules)) => {
+                    let start: Vec<Place> = std::iter::once(places[cond.index()]).chain(at(carried)).collect();
+                    let (trip, mut outputs) = (places[trip.index()], at(outputs));
+                    let stacked = outputs.split_off(carried.len());
+                    let Some(body) = schedules.pop() else { return Err(internal("a Loop has a body")) };
+                    let (body, slot) = match body {
+                        Ok(body) => body,
+                        // Where nothing iterates, the carried values are the first ones.
+                        Err(unfit) => {
+                            let body = Box::new(Schedule::unfit(unfit));
+                            let (index, state, start) = (trip, start, Vec::new());
+                            let (next, scans) = (Vec::new(), Vec::new());
+                            return Ok(Action::Loop { trip, body, index, start, state, next, scans, outputs });
+                        }
+                    };
+                    let body = body.within(layout.offsets[slot], &at(captures))?;
+                    let inputs: Vec<Place> = plan.inputs.iter().map(|id| body.places[id.index()]).collect();
+                    let mut next = body.results(plan);
+                    let results = next.split_off(1 + carried.len());
+                    let state = inputs[1..2 + carried.len()].to_vec();
+                    if next.iter().any(|n| state.iter().any(|s| n.overlaps(s))) {
+                        return Err(internal("the body of a Loop hands an input straight on"));
+                    }
                     Action::Loop {
-                        trip: places[trip.index()],
-                        cond: places[cond.index()],
+                        trip,
                         body: Box::new(body),
-                        carried: at(carried),
-                        captures: at(captures),
-                        outputs: at(outputs),
-                        staging: staging.into_iter().map(|s| arena(s, lifetimes[s].bytes)).collect(),
+                        index: inputs[0],
+                        start,
+                        state,
+                        next,
+                        scans: results.into_iter().zip(stacked).collect(),
+                        outputs,
                     }
                 }
                 _ => return Err(internal("a step changed its kind")),
@@ -315,11 +410,6 @@ fn fits<'a>(
         }
     }
     Ok(())
-}
-
-fn bytes_of(plan: &Plan, id: BufferId, bindings: &Bindings) -> Result<usize> {
-    let ty = &plan.buffers[id.index()].ty;
-    byte_size(ty.dtype, &ty.concrete(bindings)?)
 }
 
 fn byte_size(dtype: DType, shape: &[usize]) -> Result<usize> {
@@ -360,30 +450,43 @@ impl Schedule {
                 Action::Launch { inputs, outputs, scratch, .. } => {
                     inputs.iter_mut().chain(outputs).chain(scratch).for_each(&mut *f);
                 }
+                Action::Unfit(_) => {}
                 Action::Host { inputs, outputs, .. } => {
                     inputs.iter_mut().chain(outputs).for_each(|(_, p)| f(p));
                 }
-                Action::If { cond, branches, captures, outputs } => {
+                Action::If { cond, branches, results, outputs } => {
                     f(cond);
-                    captures.iter_mut().chain(outputs).for_each(&mut *f);
-                    branches.iter_mut().flatten().for_each(|b| b.each_place(f));
+                    results.iter_mut().flatten().chain(outputs).for_each(&mut *f);
+                    branches.iter_mut().for_each(|b| b.each_place(f));
                 }
-                Action::Loop { trip, cond, body, carried, captures, outputs, staging } => {
+                Action::Loop { trip, body, index, start, state, next, scans, outputs } => {
                     f(trip);
-                    f(cond);
-                    carried.iter_mut().chain(captures).chain(outputs).chain(staging).for_each(&mut *f);
+                    f(index);
+                    start.iter_mut().chain(state).chain(next).chain(outputs).for_each(&mut *f);
+                    scans.iter_mut().flat_map(|(one, all)| [one, all]).for_each(&mut *f);
                     body.each_place(f);
                 }
             }
         }
     }
 
-    fn shift(&mut self, by: usize) {
+    /// This nested schedule at an offset of the arena around it, with its captures where they are there.
+    fn within(mut self, offset: usize, captures: &[Place]) -> Result<Schedule> {
+        let mut fits = true;
         self.each_place(&mut |p| {
             if p.mem == ARENA {
-                p.offset += by;
+                p.offset += offset;
+            } else if let Some(i) = (0..captures.len()).find(|&i| p.mem == capture(i)) {
+                fits &= p.bytes == captures[i].bytes;
+                *p = captures[i];
             }
         });
+        if fits { Ok(self) } else { Err(internal("a capture differs in size from what it is outside")) }
+    }
+
+    /// Where the outputs of its plan lie.
+    fn results(&self, plan: &Plan) -> Vec<Place> {
+        plan.outputs.iter().map(|(_, id)| self.places[id.index()]).collect()
     }
 
     /// Puts the schedule's arena at the start of a block.

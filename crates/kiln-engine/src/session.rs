@@ -1,6 +1,6 @@
 //! Running an engine: named tensors in, named tensors out.
 
-use crate::device::{Arguments, Device, KernelImage, MemId, Module, Place, RecordingId};
+use crate::device::{Device, KernelImage, MemId, Module, Place, RecordingId};
 use crate::engine::{Engine, TargetImage};
 use crate::schedule::{Action, LoadedPlan, Schedule, WeightPlaces, nested, schedule, signature};
 use crate::{Error, Result};
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// An engine loaded on a device.
@@ -24,15 +25,14 @@ pub struct Session {
 
 struct Prepared {
     schedule: Schedule,
-    recording: Recording,
+    /// Cut when it first runs.
+    parts: Option<Vec<Part>>,
 }
 
-enum Recording {
-    /// The next run may be recorded.
-    Wanted,
-    Ready(RecordingId),
-    /// Control flow, host steps, or a device without recordings.
-    Never,
+/// Steps in a row, and their recording where the device can run them without the session.
+struct Part {
+    steps: Range<usize>,
+    recording: Option<RecordingId>,
 }
 
 /// Wall time of the parts of one run.
@@ -187,7 +187,7 @@ impl Session {
         let key: Vec<(String, i64)> = bindings.iter().map(|(k, v)| (k.clone(), *v)).collect();
         self.prepare(&key, &bindings)?;
         let Session { device, plan, schedules, .. } = self;
-        let Some(Prepared { schedule, recording }) = schedules.get_mut(&key) else {
+        let Some(Prepared { schedule, parts }) = schedules.get_mut(&key) else {
             return Err(internal("a schedule is missing"));
         };
         for (tensor, id) in ordered.iter().zip(&plan.inputs) {
@@ -196,20 +196,19 @@ impl Session {
         device.synchronize()?;
         let upload = start.elapsed();
         let launched = Instant::now();
-        match recording {
-            _ if observer.is_some() => run_schedule(device.as_mut(), plan, schedule, observer)?,
-            Recording::Ready(id) => device.replay(*id)?,
-            Recording::Never => run_schedule(device.as_mut(), plan, schedule, None)?,
-            Recording::Wanted => match record(device.as_mut(), schedule)? {
-                Some(id) => {
-                    *recording = Recording::Ready(id);
-                    device.replay(id)?;
+        if observer.is_some() {
+            run_schedule(device.as_mut(), plan, schedule, observer)?;
+        } else {
+            let parts = match parts {
+                Some(parts) => parts,
+                None => parts.insert(record(device.as_mut(), schedule)?),
+            };
+            for part in parts {
+                match part.recording {
+                    Some(id) => device.replay(id)?,
+                    None => run_steps(device.as_mut(), plan, schedule, part.steps.clone(), None)?,
                 }
-                None => {
-                    *recording = Recording::Never;
-                    run_schedule(device.as_mut(), plan, schedule, None)?;
-                }
-            },
+            }
         }
         let enqueue = launched.elapsed();
         device.synchronize()?;
@@ -257,7 +256,7 @@ impl Session {
         if self.schedules.contains_key(key) {
             return Ok(());
         }
-        let mut made = schedule(&self.plan, &self.loaded, bindings, &self.weights, self.device.as_mut(), false)?;
+        let mut made = schedule(&self.plan, &self.loaded, bindings, &self.weights, self.device.as_mut())?;
         let arena = match self.arena {
             Some((mem, bytes)) if bytes >= made.arena_bytes => mem,
             old => {
@@ -273,7 +272,7 @@ impl Session {
             }
         };
         made.rebase(arena);
-        self.schedules.insert(key.to_vec(), Prepared { schedule: made, recording: Recording::Wanted });
+        self.schedules.insert(key.to_vec(), Prepared { schedule: made, parts: None });
         Ok(())
     }
 }
@@ -321,19 +320,16 @@ fn fetch(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, id: BufferId
     Ok(Tensor::new(plan.buffers[id.index()].ty.dtype, schedule.shapes[id.index()].clone(), Bytes::from(data))?)
 }
 
-/// Records a schedule that only launches.
-fn record(device: &mut dyn Device, schedule: &Schedule) -> Result<Option<RecordingId>> {
-    let launches: Option<Vec<(usize, Arguments<'_>)>> = schedule
-        .actions
-        .iter()
-        .map(|action| match action {
-            Action::Launch { prepared, inputs, outputs, scratch } => {
-                Some((*prepared, Arguments { inputs, outputs, scratch: *scratch }))
-            }
-            _ => None,
-        })
-        .collect();
-    launches.map_or(Ok(None), |launches| device.record(&launches))
+/// Records a schedule, in parts between the steps that the host runs.
+fn record(device: &mut dyn Device, schedule: &Schedule) -> Result<Vec<Part>> {
+    let (mut parts, mut at) = (Vec::new(), 0);
+    for actions in schedule.actions.chunk_by(|a, b| a.has_host() == b.has_host()) {
+        let steps = at..at + actions.len();
+        at = steps.end;
+        let recording = if actions[0].has_host() { None } else { device.record(actions)? };
+        parts.push(Part { steps, recording });
+    }
+    Ok(parts)
 }
 
 fn scalar(device: &mut dyn Device, place: Place) -> Result<i64> {
@@ -349,13 +345,27 @@ fn run_schedule(
     device: &mut dyn Device,
     plan: &Plan,
     schedule: &Schedule,
+    observer: Option<Observer<'_>>,
+) -> Result<()> {
+    schedule.check()?;
+    run_steps(device, plan, schedule, 0..plan.steps.len(), observer)
+}
+
+fn run_steps(
+    device: &mut dyn Device,
+    plan: &Plan,
+    schedule: &Schedule,
+    range: Range<usize>,
     mut observer: Option<Observer<'_>>,
 ) -> Result<()> {
-    for (index, (action, step)) in schedule.actions.iter().zip(&plan.steps).enumerate() {
+    let steps = schedule.actions[range.clone()].iter().zip(&plan.steps[range.clone()]);
+    for (index, (action, step)) in range.zip(steps) {
         let start = Instant::now();
         match (action, step) {
-            (Action::Launch { prepared, inputs, outputs, scratch }, _) => {
-                device.launch(*prepared, Arguments { inputs, outputs, scratch: *scratch })?;
+            (Action::Launch { .. }, _) => {
+                if let Some((prepared, arguments)) = action.launch() {
+                    device.launch(prepared, arguments)?;
+                }
             }
             (Action::Host { inputs, outputs, .. }, Step::Host { graph, .. }) => {
                 let tensors =
@@ -364,16 +374,11 @@ fn run_schedule(
                     device.upload(*place, result.data())?;
                 }
             }
-            (Action::If { cond, branches, captures, outputs }, Step::If { then_plan, else_plan, .. }) => {
-                let (inner, plan) =
-                    if scalar(device, *cond)? != 0 { (&branches[0], then_plan) } else { (&branches[1], else_plan) };
-                let inner = inner.as_ref().map_err(|unfit| unfit.clone())?;
-                for (from, to) in captures.iter().zip(&plan.inputs) {
-                    device.copy(inner.places[to.index()], *from)?;
-                }
-                run_schedule(device, plan, inner, None)?;
-                for ((_, from), to) in plan.outputs.iter().zip(outputs) {
-                    device.copy(*to, inner.places[from.index()])?;
+            (Action::If { cond, branches, results, outputs }, Step::If { then_plan, else_plan, .. }) => {
+                let taken = usize::from(scalar(device, *cond)? == 0);
+                run_schedule(device, [then_plan, else_plan][taken], &branches[taken], None)?;
+                for (from, to) in results[taken].iter().zip(outputs) {
+                    device.copy(*to, *from)?;
                 }
             }
             (Action::Loop { .. }, Step::Loop { body, .. }) => run_loop(device, body, action)?,
@@ -392,42 +397,31 @@ fn run_schedule(
 }
 
 fn run_loop(device: &mut dyn Device, plan: &Plan, action: &Action) -> Result<()> {
-    let Action::Loop { trip, cond, body, carried, captures, outputs, staging } = action else {
+    let Action::Loop { trip, body, index, start, state, next, scans, outputs } = action else {
         return Err(internal("not a loop"));
     };
-    let at = |id: &BufferId| body.places[id.index()];
-    let inputs: Vec<Place> = plan.inputs.iter().map(at).collect();
-    let results: Vec<Place> = plan.outputs.iter().map(|(_, id)| at(id)).collect();
-    let (state, invariant) = inputs.split_at((2 + carried.len()).min(inputs.len()));
-    for (from, to) in std::iter::once(cond).chain(carried).zip(&state[1..]).chain(captures.iter().zip(invariant)) {
-        device.copy(*to, *from)?;
-    }
+    let all = |device: &mut dyn Device, from: &[Place], to: &[Place]| {
+        from.iter().zip(to).try_for_each(|(from, to)| device.copy(*to, *from))
+    };
+    all(device, start, state)?;
     let trips = scalar(device, *trip)?;
     let mut i = 0;
-    while i < trips && scalar(device, state[1])? != 0 {
-        device.upload(state[0], &i.to_le_bytes())?;
+    while i < trips && scalar(device, state[0])? != 0 {
+        body.check()?;
+        device.upload(*index, &i.to_le_bytes())?;
         run_schedule(device, plan, body, None)?;
-        for (scan, to) in results[1 + carried.len()..].iter().zip(&outputs[carried.len()..]) {
+        for (scan, to) in scans {
             let offset = to.offset + i as usize * scan.bytes;
             device.copy(Place { offset, bytes: scan.bytes, ..*to }, *scan)?;
         }
-        // Through staging, because a body may hand an input straight to another output.
-        for (from, rest) in results.iter().zip(staging) {
-            device.copy(*rest, *from)?;
-        }
-        for (rest, to) in staging.iter().zip(&state[1..]) {
-            device.copy(*to, *rest)?;
-        }
+        all(device, next, state)?;
         i += 1;
     }
-    if outputs.len() > carried.len() && i != trips {
+    if !scans.is_empty() && i != trips {
         return Err(Error::Unsupported {
             device: device.name(),
             what: format!("a loop with scan outputs that stops after {i} of {trips} iterations"),
         });
     }
-    for (from, to) in state[2..].iter().zip(outputs) {
-        device.copy(*to, *from)?;
-    }
-    Ok(())
+    all(device, &state[1..], outputs)
 }

@@ -3,6 +3,7 @@
 use crate::cuts::{Costs, Launch, select, share};
 use crate::egraph::{ClassIx, Dag, build};
 use crate::emit::{Emission, Provenance, emit};
+use crate::hoist::hoist;
 use crate::report::{LaunchReport, Report};
 use crate::{Error, Options, Plan, Result, Step, rules};
 use egg::Id;
@@ -18,7 +19,7 @@ pub struct Fused {
     pub report: Report,
 }
 
-/// Turns a graph into a plan: builds the e-graph, saturates it, enumerates legal cuts, selects a cover by modelled time, and emits
+/// Turns a graph into a plan: moves what loops repeat in vain before them, builds the e-graph, saturates it, enumerates legal cuts, selects a cover by modelled time, and emits
 /// regions. Deterministic: equal inputs give equal plans.
 pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
     let mut stages = Vec::new();
@@ -27,6 +28,9 @@ pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
         stages.push((name.to_owned(), clock.elapsed().as_secs_f64()));
         clock = Instant::now();
     };
+    let hoisted = hoist(graph);
+    let graph = hoisted.as_ref().unwrap_or(graph);
+    lap("hoist");
     let built = build(graph)?;
     lap("build");
     let rules = rules::all()?;

@@ -9,6 +9,7 @@ mod egraph;
 mod emit;
 mod error;
 mod fuse;
+mod hoist;
 mod interpret;
 mod options;
 mod plan;

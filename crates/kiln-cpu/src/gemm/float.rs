@@ -3,6 +3,7 @@
 use super::{Blocking, Columns, DEPTH, Matrix};
 use crate::memory::Slot;
 use pulp::{Arch, Simd, WithSimd};
+use std::borrow::Cow;
 
 /// Where a product goes: element `(r, c)` of the slot at `offset + r * row + c * col`.
 #[derive(Clone, Copy)]
@@ -48,6 +49,8 @@ macro_rules! float_gemm {
                 // Accumulators fill most of the register file: 32 registers on AVX-512, 16 elsewhere. Few rows take more columns.
                 match (self.blocking.rows, self.b) {
                     (1..=4, Columns::Matrix(b)) if b.row == 1 && self.a.col == 1 => self.dots(simd, b),
+                    // A panel's rows are read whole, which is the order of memory.
+                    (1, Columns::Panels(_)) if S::$lanes * size_of::<$t>() < 64 => self.blocks::<S, 1, 8>(simd),
                     (1, _) => self.blocks::<S, 1, 4>(simd),
                     (2..=4, _) => self.blocks::<S, 4, 2>(simd),
                     _ if S::$lanes * size_of::<$t>() == 64 => self.blocks::<S, 12, 2>(simd),
@@ -101,13 +104,14 @@ macro_rules! float_gemm {
                 }
                 let (pa, pb) = self.packing.split_at_mut(DEPTH * MR);
                 // With few rows, packing B costs as much as using it: panels whose columns are neighbours are then read where they are.
-                let in_place = self.blocking.rows <= 2 * MR;
-                let packed: Vec<usize> = (0..kc).map(|p| p * nr).collect();
+                let panels = matches!(self.b, Columns::Panels(_));
+                let in_place = panels || self.blocking.rows <= 2 * MR;
+                let packed: Vec<usize> = if panels { Vec::new() } else { (0..kc).map(|p| p * nr).collect() };
                 for jc in (0..self.n).step_by(nc) {
                     let nb = nc.min(self.n - jc);
                     for pc in (0..self.k).step_by(kc) {
                         let kb = kc.min(self.k - pc);
-                        let lines = if in_place { self.b.lines(pc, kb) } else { Vec::new() };
+                        let lines = if in_place { self.b.lines(pc, kb) } else { Cow::Borrowed(&[][..]) };
                         if !in_place {
                             self.b.pack(pb, (pc, kb), (jc, nb), nr);
                         }
@@ -118,7 +122,7 @@ macro_rules! float_gemm {
                             for j in (0..nb).step_by(nr) {
                                 let cols = nr.min(nb - j);
                                 let panel = &mut pb[j * kb..(j + nr) * kb];
-                                let place = if in_place && cols == nr { self.b.neighbours(jc + j, nr) } else { None };
+                                let place = if in_place { self.b.neighbours(jc + j, cols, nr) } else { None };
                                 if in_place && place.is_none() && i == 0 {
                                     self.b.pack(panel, (pc, kb), (jc + j, cols), nr);
                                 }
@@ -174,6 +178,10 @@ macro_rules! float_gemm {
                 }
                 for (i, sums) in sums.iter().enumerate().take(rows) {
                     let values: &[$t] = bytemuck::cast_slice(sums);
+                    if out.col == 1 && !add {
+                        out.slot.range_mut(out.at(i, 0), cols).copy_from_slice(&values[..cols]);
+                        continue;
+                    }
                     for (c, &v) in values[..cols].iter().enumerate() {
                         let at = out.at(i, c);
                         let old = if add { out.slot.range_mut::<$t>(at, 1)[0] } else { 0.0 };

@@ -6,7 +6,7 @@ mod pack;
 
 pub(crate) use float::{Target, gemm_f32, gemm_f64};
 pub(crate) use int::{dot_i16, dot_i32, dot_i64};
-pub(crate) use pack::Windows;
+pub(crate) use pack::{PANEL, Panels, Windows};
 
 /// A strided matrix within a slice: element `(r, c)` is at `offset + r * row + c * col`.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,7 @@ impl<T: Copy> Matrix<'_, T> {
 pub(crate) enum Columns<'a, T> {
     Matrix(Matrix<'a, T>),
     Windows(Windows<'a, T>),
+    Panels(Panels<'a, T>),
 }
 
 /// How a product is computed: by its size as a whole, so that cutting it into tasks changes no result.
@@ -57,7 +58,7 @@ const DEPTH: usize = 320;
 /// Rows of a register tile are at most this many on any machine.
 const ROWS: usize = 12;
 /// Columns of a register tile are at most this many on any machine.
-const PAD: usize = 64;
+const PAD: usize = PANEL;
 
 impl Blocking {
     /// A block of B for the L2 cache, a panel of A for the L1 cache.

@@ -2,6 +2,7 @@
 
 use super::{Columns, DEPTH, Matrix};
 use bytemuck::Pod;
+use std::borrow::Cow;
 
 /// Columns of a product made of windows over an image: row `c * taps.len() + t` holds tap `t` of channel `c` at each position.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,28 @@ pub(crate) struct Windows<'a, T> {
     /// Elements from a position to the next along all axes but the last, along which positions are neighbours.
     pub(crate) steps: [usize; 2],
     /// The position of column 0.
+    pub(crate) first: usize,
+}
+
+/// Columns that lie side by side in [`Panels`]: a multiple of the columns of every register tile.
+pub(crate) const PANEL: usize = 64;
+
+/// Where the rows of a panel lie.
+const PANEL_LINES: [usize; DEPTH] = {
+    let (mut lines, mut row) = ([0; DEPTH], 0);
+    while row < DEPTH {
+        lines[row] = row * PANEL;
+        row += 1;
+    }
+    lines
+};
+
+/// Columns laid out for reading in place, [`PANEL`] at a time: a panel is its `rows` rows one after the other, the last one is padded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels<'a, T> {
+    pub(crate) data: &'a [T],
+    pub(crate) rows: usize,
+    /// The place of column 0.
     pub(crate) first: usize,
 }
 
@@ -44,25 +67,33 @@ impl<T: Pod + Default> Columns<'_, T> {
         match self {
             Columns::Matrix(b) => pack(dst, b.shifted(k.0, n.0).transposed(), n.1, k.1, width),
             Columns::Windows(b) => b.pack(dst, k, n, width),
+            // Never asked for: every tile has its neighbours.
+            Columns::Panels(_) => {}
         }
     }
 
     /// Where `count` rows from `first` lie, from the place of row 0.
-    pub(super) fn lines(&self, first: usize, count: usize) -> Vec<usize> {
+    pub(super) fn lines(&self, first: usize, count: usize) -> Cow<'static, [usize]> {
         let rows = first..first + count;
         match self {
             Columns::Matrix(b) => rows.map(|r| r * b.row.unsigned_abs()).collect(),
             Columns::Windows(b) => rows.map(|r| r / b.taps.len() * b.plane + b.taps[r % b.taps.len()]).collect(),
+            Columns::Panels(_) if first == 0 && count <= DEPTH => Cow::Borrowed(&PANEL_LINES[..count]),
+            Columns::Panels(_) => rows.map(|r| r * PANEL).collect(),
         }
     }
 
-    /// Row 0 from column `first`, if `count` columns from there are neighbours in memory.
-    pub(super) fn neighbours(&self, first: usize, count: usize) -> Option<&[T]> {
+    /// Row 0 from column `first`, if `width` columns from there are neighbours in memory, of which the first `count` matter.
+    pub(super) fn neighbours(&self, first: usize, count: usize, width: usize) -> Option<&[T]> {
         match self {
-            Columns::Matrix(b) => (b.col == 1 && b.row > 0).then(|| &b.data[b.index(0, first)..]),
+            Columns::Matrix(b) => (count == width && b.col == 1 && b.row > 0).then(|| &b.data[b.index(0, first)..]),
             Columns::Windows(b) => {
                 let [along, from] = b.place(b.first + first);
-                (along + count <= b.extents[1]).then(|| &b.data[from..])
+                (count == width && along + count <= b.extents[1]).then(|| &b.data[from..])
+            }
+            Columns::Panels(b) => {
+                let at = b.first + first;
+                Some(&b.data[at / PANEL * PANEL * b.rows + at % PANEL..])
             }
         }
     }

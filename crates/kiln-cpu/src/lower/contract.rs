@@ -5,8 +5,9 @@ use super::pull::{Domain, Pull, Stop};
 use super::{Lowering, Nest};
 use crate::error::Result;
 use crate::program::{Access, Class, Kind, Level, Program};
-use crate::stage::{Arithmetic, MatMul, Stage, Strided};
+use crate::stage::{Arithmetic, Form, MatMul, Stage, Strided};
 use kiln_graph::{DType, EinsumSpec, ValueId};
+use std::sync::OnceLock;
 
 /// Runs of a result shorter than this are put in place by a nest rather than by the product.
 const SHORT: usize = 16;
@@ -202,15 +203,17 @@ impl<'g> Lowering<'g> {
             k: k.extent,
             a: Strided { slot: a.slot, offset: a.offset, row: m.strides[0], col: k.strides[0] },
             b: Strided { slot: b.slot, offset: b.offset, row: k.strides[1], col: n.strides[1] },
-            windows: None,
+            form: Form::Strided,
             out: Strided { slot: to, offset: 0, row: m.strides[2], col: n.strides[2] },
             batch: outer.iter().map(|l| (l.extent, l.strides)).collect(),
             tail: None,
             threads: self.threads,
+            tasks: OnceLock::new(),
         };
         if float && product.out.col != 1 && product.out.row == 1 {
             product.transpose();
         }
+        self.keep_columns(&mut product, operand);
         self.stages.push(Stage::MatMul(Box::new(product)));
         if !direct {
             self.convert_from((to, acc_dtype, out_strides), v, acc, out);

@@ -3,8 +3,9 @@
 use super::Lowering;
 use crate::error::Result;
 use crate::program::Class;
-use crate::stage::{Arithmetic, Depthwise, Image, IntConv, LayOut, MatMul, Spatial, Stage, Strided};
+use crate::stage::{Arithmetic, Depthwise, Form, Image, IntConv, LayOut, MatMul, Spatial, Stage, Strided};
 use kiln_graph::{ConvSpec, DType, ValueId};
+use std::sync::OnceLock;
 
 /// Filters of one channel above which a product is faster.
 const FEW: usize = 4;
@@ -44,7 +45,7 @@ impl Lowering<'_> {
                 let plane = image.plane();
                 let b = if image.plain { x } else { self.lay_out(x, image.clone(), images * xs[1], class) };
                 // Where there is one window a pixel, the planes are the rows of B.
-                let windows = (spatial.taps() > 1 || spatial.positions() != plane).then_some(image);
+                let windows = spatial.taps() > 1 || spatial.positions() != plane;
                 let (depth, positions) = (channels * spatial.taps(), spatial.positions());
                 let strided = |slot, row, col| Strided { slot, offset: 0, row: row as isize, col: col as isize };
                 let steps = |a: usize, b: usize, out: usize| [a as isize, b as isize, out as isize];
@@ -54,8 +55,8 @@ impl Lowering<'_> {
                     n: positions,
                     k: depth,
                     a: strided(w, depth, 1),
-                    b: strided(b, plane, usize::from(windows.is_none())),
-                    windows,
+                    b: strided(b, plane, usize::from(!windows)),
+                    form: if windows { Form::Windows(image) } else { Form::Strided },
                     out: strided(to, positions, 1),
                     batch: vec![
                         (images, steps(0, groups * channels * plane, groups * outputs * positions)),
@@ -63,6 +64,7 @@ impl Lowering<'_> {
                     ],
                     tail: None,
                     threads,
+                    tasks: OnceLock::new(),
                 };
                 self.stages.push(Stage::MatMul(Box::new(product)));
             }

@@ -8,6 +8,7 @@ mod anchors;
 mod contract;
 mod conv;
 mod fuse;
+mod keep;
 mod nest;
 mod pull;
 mod scratch;
@@ -17,11 +18,13 @@ mod tail;
 pub(crate) use nest::{Mode, Nest};
 pub(crate) use tail::Tail;
 
+use crate::aligned::aligned;
 use crate::error::{Error, Result};
 use crate::stage::Stage;
 use bytes::Bytes;
 use kiln_fuse::Region;
 use kiln_graph::{Bindings, DType, Graph, Node, Op, ValueId};
+use std::ops::Range;
 
 /// Where a slot's memory is.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub(crate) enum Home {
     Constant(Bytes),
     /// Byte offset in the scratch buffer.
     Scratch(usize),
+    /// Byte offset in memory that lasts as long as the kernel is repeated.
+    Kept(usize),
 }
 
 /// One buffer of a bound region.
@@ -52,9 +57,14 @@ impl SlotSpec {
 pub(crate) struct Lowered {
     pub(crate) slots: Vec<SlotSpec>,
     pub(crate) stages: Vec<Stage>,
-    /// Byte offset of each stage's private scratch.
-    pub(crate) stage_scratch: Vec<usize>,
+    /// How many of them, from the first, run once when the kernel is repeated.
+    pub(crate) once: usize,
+    /// Each stage's private scratch, in bytes.
+    pub(crate) stage_scratch: Vec<Range<usize>>,
     pub(crate) scratch_bytes: usize,
+    pub(crate) kept_bytes: usize,
+    /// Results of 4-bit elements.
+    pub(crate) nibbles: Vec<usize>,
 }
 
 /// Lowering state.
@@ -67,10 +77,13 @@ pub(crate) struct Lowering<'g> {
     slot_of: Vec<Option<usize>>,
     stages: Vec<Stage>,
     threads: usize,
+    /// For a kernel that is repeated, which inputs stay the same; else empty.
+    steady_inputs: &'g [bool],
 }
 
-/// Lowers `region` under `bindings` for `threads` threads.
-pub(crate) fn lower(region: &Region, bindings: &Bindings, threads: usize) -> Result<Lowered> {
+/// Lowers `region` under `bindings` for `threads` threads. With `steady`, which says of each input whether it stays the same, the kernel is
+/// to be repeated.
+pub(crate) fn lower(region: &Region, bindings: &Bindings, threads: usize, steady: &[bool]) -> Result<Lowered> {
     let graph_error = |source| Error::Graph { region: region.name.clone(), source };
     let sunk = sink::sink_gathers(&region.graph, bindings).map_err(graph_error)?;
     let graph = sunk.as_ref().unwrap_or(&region.graph);
@@ -93,10 +106,12 @@ pub(crate) fn lower(region: &Region, bindings: &Bindings, threads: usize) -> Res
         slot_of: vec![None; graph.values.len()],
         stages: Vec::new(),
         threads: threads.max(1),
+        steady_inputs: steady,
     };
     low.run()?;
-    let stages = tail::attach(&mut low.slots, low.stages);
-    Ok(scratch::place(low.slots, stages))
+    let mut stages = tail::attach(&mut low.slots, low.stages);
+    let once = keep::hoist(&mut low.slots, &mut stages, steady);
+    Ok(scratch::place(low.slots, stages, once))
 }
 
 impl<'g> Lowering<'g> {
@@ -112,7 +127,8 @@ impl<'g> Lowering<'g> {
                 _ => None,
             };
             if let (Some(data), Some(&v)) = (data, node.outputs.first()) {
-                let slot = self.add_slot(Home::Constant(data.data().clone()), data.dtype(), data.len());
+                let home = Home::Constant(aligned(data.data(), data.dtype()));
+                let slot = self.add_slot(home, data.dtype(), data.len());
                 self.slot_of[v.index()] = Some(slot);
             }
         }

@@ -1,6 +1,6 @@
 //! Schedules a program over its loop dims: which dims a tile spans, in what order the rest run, and what a thread needs.
 
-use crate::program::{Id, Kind, Level, Program, Rect, Registers, allocate};
+use crate::program::{Id, Kind, Level, Program, Rect, Registers, allocate, quick};
 
 /// Elements a tile aims for: a handful of registers of this many f32 stay in the L1 cache.
 const TILE: usize = 1024;
@@ -42,6 +42,8 @@ pub(crate) struct Nest {
     pub(crate) mode: Mode,
     /// Dims that threads share out, with the extent of a block of each.
     pub(crate) blocks: Vec<(usize, usize)>,
+    /// How many blocks each of those has.
+    pub(crate) counts: Vec<usize>,
     /// Dims that run inside, in order, with the extent of a block of each.
     pub(crate) inner: Vec<(usize, usize)>,
     pub(crate) full: Rect,
@@ -50,6 +52,8 @@ pub(crate) struct Nest {
     pub(crate) threads: usize,
     /// Elements of the whole domain, a measure of the work.
     pub(crate) work: usize,
+    /// Whether it is small and simple enough to run without registers' tiles.
+    pub(crate) quick: bool,
 }
 
 impl Nest {
@@ -64,12 +68,14 @@ impl Nest {
             dims,
             mode: Mode::Straight,
             blocks: Vec::new(),
+            counts: Vec::new(),
             inner: Vec::new(),
             full: Rect::default(),
             row: Rect::default(),
             phases: Vec::new(),
             threads,
             work,
+            quick: false,
         };
         if reduces {
             nest.schedule_rows(kept);
@@ -83,6 +89,7 @@ impl Nest {
         if nest.mode != Mode::Straight {
             nest.phases = phases(&nest.program);
         }
+        nest.quick = quick::suits(&nest.program, &nest.dims);
         if nest.stores_nibbles() {
             nest.threads = 1;
         }
@@ -91,7 +98,7 @@ impl Nest {
 
     /// Scratch bytes of one thread.
     pub(crate) fn thread_bytes(&self) -> usize {
-        self.registers.bytes()
+        if self.quick { quick::bytes(&self.program) } else { self.registers.bytes }
     }
 
     /// Whether any instruction works on rows rather than elements.
@@ -144,6 +151,7 @@ impl Nest {
 
     fn block_dims(&mut self, dims: std::ops::Range<usize>, rect: Rect) {
         self.blocks = dims.map(|d| (d, block(rect, d))).collect();
+        self.counts = self.blocks.iter().map(|&(d, b)| self.dims[d].div_ceil(b.max(1))).collect();
     }
 
     fn schedule_rows(&mut self, kept: usize) {

@@ -12,7 +12,8 @@ struct Span {
 }
 
 /// Gives every scratch slot and stage an offset. Largest first, each at the lowest offset free over its lifetime.
-pub(super) fn place(mut slots: Vec<SlotSpec>, stages: Vec<Stage>) -> Lowered {
+/// The first `once` stages run at another time than the rest: what they leave lies in [`Home::Kept`].
+pub(super) fn place(mut slots: Vec<SlotSpec>, stages: Vec<Stage>, once: usize) -> Lowered {
     let mut spans: Vec<Option<Span>> = slots
         .iter()
         .map(|s| {
@@ -68,6 +69,17 @@ pub(super) fn place(mut slots: Vec<SlotSpec>, stages: Vec<Stage>) -> Lowered {
             *at = offset;
         }
     }
-    let stage_scratch = offsets[slots.len()..].to_vec();
-    Lowered { slots, stages, stage_scratch, scratch_bytes: total }
+    let mut kept_bytes = 0;
+    for slot in &mut slots {
+        let bytes = slot.bytes().next_multiple_of(ALIGN);
+        if let Home::Kept(at) = &mut slot.home {
+            *at = kept_bytes;
+            kept_bytes += bytes;
+        }
+    }
+    let own = |(&at, stage): (&usize, &Stage)| at..at + stage.scratch_bytes();
+    let stage_scratch = offsets[slots.len()..].iter().zip(&stages).map(own).collect();
+    let packed = |s: &SlotSpec| matches!(s.home, Home::Output(_)) && s.dtype.bits() == 4 && s.len > 0;
+    let nibbles = (0..slots.len()).filter(|&i| packed(&slots[i])).collect();
+    Lowered { slots, stages, once, stage_scratch, scratch_bytes: total, kept_bytes, nibbles }
 }

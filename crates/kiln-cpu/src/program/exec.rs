@@ -76,13 +76,18 @@ enum View<'a> {
     I64(&'a [i64]),
 }
 
+/// A register: its own memory, and what it holds.
+struct Buffer<'a> {
+    own: &'a mut [u64],
+    view: View<'a>,
+}
+
 /// One thread's registers.
 pub(crate) struct Machine<'a> {
     program: &'a Program,
     registers: &'a Registers,
     slots: &'a [Slot<'a>],
-    buffers: Vec<&'a mut [u64]>,
-    views: Vec<View<'a>>,
+    buffers: Vec<Buffer<'a>>,
     /// An access that reads this block instead of its slot, and the block's first index.
     block: Option<(usize, Slot<'a>, usize)>,
     pub(super) partials: Vec<Partial>,
@@ -99,13 +104,13 @@ impl<'a> Machine<'a> {
         let mut rest: &mut [u64] = bytemuck::cast_slice_mut(scratch);
         let mut buffers = Vec::with_capacity(registers.buffers.len());
         for &(n, class) in &registers.buffers {
-            let (buffer, tail) = rest.split_at_mut((n * class.bytes()).next_multiple_of(64) / 8);
-            buffers.push(buffer);
+            let (own, tail) = rest.split_at_mut((n * class.bytes()).next_multiple_of(64) / 8);
+            buffers.push(Buffer { own, view: View::Own });
             rest = tail;
         }
-        let views = vec![View::Own; buffers.len()];
-        let partials = vec![Partial::default(); program.instrs.len()];
-        Machine { program, registers, slots, buffers, views, block: None, partials }
+        let reduces = program.instrs.iter().any(|i| i.kind.is_reduction());
+        let partials = if reduces { vec![Partial::default(); program.instrs.len()] } else { Vec::new() };
+        Machine { program, registers, slots, buffers, block: None, partials }
     }
 
     /// Lets an access read a block whose first element has index `first`.
@@ -153,44 +158,44 @@ impl<'a> Machine<'a> {
     }
 
     pub(super) fn f32(&self, id: Id, n: usize) -> &[f32] {
-        let b = self.buffer(id);
-        match self.views[b] {
+        let buffer = &self.buffers[self.buffer(id)];
+        match buffer.view {
             View::F32(v) => &v[..n],
-            _ => &bytemuck::cast_slice(self.buffers[b])[..n],
+            _ => &bytemuck::cast_slice(buffer.own)[..n],
         }
     }
 
     pub(super) fn f64(&self, id: Id, n: usize) -> &[f64] {
-        let b = self.buffer(id);
-        match self.views[b] {
+        let buffer = &self.buffers[self.buffer(id)];
+        match buffer.view {
             View::F64(v) => &v[..n],
-            _ => &bytemuck::cast_slice(self.buffers[b])[..n],
+            _ => &bytemuck::cast_slice(buffer.own)[..n],
         }
     }
 
     pub(super) fn i32(&self, id: Id, n: usize) -> &[i32] {
-        let b = self.buffer(id);
-        match self.views[b] {
+        let buffer = &self.buffers[self.buffer(id)];
+        match buffer.view {
             View::I32(v) => &v[..n],
-            _ => &bytemuck::cast_slice(self.buffers[b])[..n],
+            _ => &bytemuck::cast_slice(buffer.own)[..n],
         }
     }
 
     pub(super) fn i64(&self, id: Id, n: usize) -> &[i64] {
-        let b = self.buffer(id);
-        match self.views[b] {
+        let buffer = &self.buffers[self.buffer(id)];
+        match buffer.view {
             View::I64(v) => &v[..n],
-            _ => &bytemuck::cast_slice(self.buffers[b])[..n],
+            _ => &bytemuck::cast_slice(buffer.own)[..n],
         }
     }
 
     /// Writes a value's register through `f`, which may read the others.
     pub(super) fn write(&mut self, id: Id, f: impl FnOnce(&mut Self, &mut [u64])) {
         let b = self.buffer(id);
-        self.views[b] = View::Own;
-        let buffer = std::mem::take(&mut self.buffers[b]);
-        f(self, buffer);
-        self.buffers[b] = buffer;
+        self.buffers[b].view = View::Own;
+        let own = std::mem::take(&mut self.buffers[b].own);
+        f(self, own);
+        self.buffers[b].own = own;
     }
 
     fn compute(&mut self, id: Id, tile: &Tile) {
@@ -242,7 +247,7 @@ impl<'a> Machine<'a> {
                 _ => View::Own,
             };
             if !matches!(view, View::Own) {
-                self.views[b] = view;
+                self.buffers[b].view = view;
                 return;
             }
         }

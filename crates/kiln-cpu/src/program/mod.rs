@@ -8,6 +8,7 @@ mod exec;
 mod float;
 mod int;
 mod load;
+pub(crate) mod quick;
 mod reduce;
 mod registers;
 

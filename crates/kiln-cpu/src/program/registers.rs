@@ -11,13 +11,8 @@ pub(crate) struct Registers {
     pub(crate) buffers: Vec<(usize, Class)>,
     /// Values that are the same for every tile, computed once a thread.
     pub(crate) invariant: Vec<bool>,
-}
-
-impl Registers {
     /// Bytes of one thread's buffers, each rounded up to a cache line.
-    pub(crate) fn bytes(&self) -> usize {
-        self.buffers.iter().map(|&(n, c)| (n * c.bytes()).next_multiple_of(64)).sum()
-    }
+    pub(crate) bytes: usize,
 }
 
 /// Assigns buffers. With `reuse`, the program runs once straight through a tile, so that a buffer is free after its value's last use.
@@ -38,7 +33,7 @@ pub(crate) fn allocate(program: &Program, full: usize, row: usize, reuse: bool) 
             _ => false,
         })
         .collect();
-    let mut regs = Registers { of: vec![None; n], buffers: Vec::new(), invariant };
+    let mut regs = Registers { of: vec![None; n], buffers: Vec::new(), invariant, bytes: 0 };
     let mut free: Vec<usize> = Vec::new();
     for (i, instr) in program.instrs.iter().enumerate() {
         if matches!(instr.kind, Kind::Store(..)) {
@@ -61,6 +56,7 @@ pub(crate) fn allocate(program: &Program, full: usize, row: usize, reuse: bool) 
         regs.of[i] = Some(buffer);
         release(&mut free, &regs, instr, i, &last_use, reuse);
     }
+    regs.bytes = regs.buffers.iter().map(|&(n, c)| (n * c.bytes()).next_multiple_of(64)).sum();
     regs
 }
 

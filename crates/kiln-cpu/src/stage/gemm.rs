@@ -3,11 +3,12 @@
 use super::Context;
 use super::image::Image;
 use super::parallel::{share, threads_for_products};
-use crate::gemm::{Blocking, Columns, Matrix, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
+use crate::gemm::{Blocking, Columns, Matrix, Panels, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
 use crate::lower::Tail;
 use crate::memory::Slot;
 use crate::program::{Machine, Tile};
 use bytemuck::Pod;
+use std::sync::OnceLock;
 
 /// A strided matrix in a slot.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,31 @@ pub(crate) enum Arithmetic {
     I64,
 }
 
+/// How B lies in its slot.
+#[derive(Clone, Debug)]
+pub(crate) enum Form {
+    /// By its strides.
+    Strided,
+    /// In floats: the windows over the planes of an image.
+    Windows(Image),
+    /// In floats: as [`Panels`], which nothing has to pack.
+    Panels,
+}
+
+/// How a product is cut up, and what a thread needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tasks {
+    parts: usize,
+    /// Rows and columns of a task.
+    size: [usize; 2],
+    blocking: Blocking,
+    /// Bytes of packed panels, and of the block that a tail reads.
+    packing: usize,
+    block: usize,
+    /// Bytes of one thread.
+    thread: usize,
+}
+
 /// `out[b.., m, n] = sum over k of a[b.., m, k] * b[b.., k, n]`.
 #[derive(Debug)]
 pub(crate) struct MatMul {
@@ -40,14 +66,15 @@ pub(crate) struct MatMul {
     pub(crate) k: usize,
     pub(crate) a: Strided,
     pub(crate) b: Strided,
-    /// In floats, B may be the windows over the planes of an image there.
-    pub(crate) windows: Option<Image>,
+    pub(crate) form: Form,
     pub(crate) out: Strided,
     /// Outer loops: extent, then strides of a, b and out.
     pub(crate) batch: Vec<(usize, [isize; 3])>,
     /// What goes on with each task's block. The product itself is then not stored.
     pub(crate) tail: Option<Tail>,
     pub(crate) threads: usize,
+    /// Known once the product is complete.
+    pub(crate) tasks: OnceLock<Tasks>,
 }
 
 /// Columns or rows that one integer task covers.
@@ -94,10 +121,6 @@ impl MatMul {
         matches!(self.arithmetic, Arithmetic::F32 | Arithmetic::F64)
     }
 
-    fn blocking(&self) -> Blocking {
-        Blocking::new(self.m, self.task().1, self.k)
-    }
-
     fn element(&self) -> usize {
         match self.arithmetic {
             Arithmetic::F32 => 4,
@@ -106,48 +129,45 @@ impl MatMul {
         }
     }
 
-    fn packing_bytes(&self) -> usize {
-        (self.blocking().packing() * self.element()).next_multiple_of(64)
-    }
-
-    /// Bytes of the block that a tail reads.
-    fn block_bytes(&self) -> usize {
-        let (m, n) = self.task();
-        if self.tail.is_some() { (m * n * self.element()).next_multiple_of(64) } else { 0 }
-    }
-
-    fn thread_bytes(&self) -> usize {
-        let registers = self.tail.as_ref().map_or(0, |t| t.registers.bytes());
-        self.packing_bytes() + self.block_bytes() + registers
+    fn tasks(&self) -> &Tasks {
+        self.tasks.get_or_init(|| {
+            let ints = (self.m.min(INT_BLOCK), self.n.min(INT_BLOCK));
+            let cut = self.task();
+            let (m, n) = if self.is_float() { cut } else { ints };
+            let blocking = Blocking::new(self.m, cut.1, self.k);
+            let packing = (blocking.packing() * self.element()).next_multiple_of(64);
+            let block = if self.tail.is_some() { (m * n * self.element()).next_multiple_of(64) } else { 0 };
+            let thread = packing + block + self.tail.as_ref().map_or(0, |t| t.registers.bytes);
+            Tasks { parts: self.parts(), size: [m, n], blocking, packing, block, thread }
+        })
     }
 
     pub(crate) fn scratch_bytes(&self) -> usize {
-        self.thread_bytes() * self.parts()
+        let tasks = self.tasks();
+        tasks.thread * tasks.parts
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        match (self.is_float(), &self.windows, &self.tail) {
+        match (self.is_float(), &self.form, &self.tail) {
             (false, ..) => "integer gemm",
-            (_, None, None) => "gemm",
-            (_, None, Some(_)) => "gemm with epilogue",
-            (_, Some(_), None) => "conv",
-            (_, Some(_), Some(_)) => "conv with epilogue",
+            (_, Form::Windows(_), None) => "conv",
+            (_, Form::Windows(_), Some(_)) => "conv with epilogue",
+            (_, _, None) => "gemm",
+            (_, _, Some(_)) => "gemm with epilogue",
         }
     }
 
     pub(crate) fn run(&self, cx: Context<'_>) {
-        let ints = (self.m.min(INT_BLOCK), self.n.min(INT_BLOCK));
-        let (tm, tn) = if self.is_float() { self.task() } else { ints };
         if self.m == 0 || self.n == 0 {
             return;
         }
+        let &Tasks { parts, size: [tm, tn], blocking, packing, block, thread } = self.tasks();
         let (ms, ns) = (self.m.div_ceil(tm), self.n.div_ceil(tn));
         let units = self.batches() * ms * ns;
-        let blocking = self.blocking();
         let slots = cx.slots;
-        share(self.parts(), units, cx.scratch, self.thread_bytes(), |scratch, next| {
-            let (packing, rest) = scratch.split_at_mut(self.packing_bytes());
-            let (block, registers) = rest.split_at_mut(self.block_bytes());
+        share(parts, units, cx.scratch, thread, |scratch, next| {
+            let (packing, rest) = scratch.split_at_mut(packing);
+            let (block, registers) = rest.split_at_mut(block);
             let block = Slot::write(block);
             let mut tail = self.tail.as_ref().map(|t| (t, t.machine(slots, registers)));
             while let Some(range) = next() {
@@ -211,9 +231,10 @@ impl MatMul {
         let data: &[T] = slots[b.slot].typed();
         (
             Matrix { data: slots[a.slot].typed(), offset: at[0], row: a.row, col: a.col },
-            match &self.windows {
-                Some(image) => Columns::Windows(image.windows(&data[at[1] as usize..], column)),
-                None => Columns::Matrix(Matrix { data, offset: at[1], row: b.row, col: b.col }),
+            match &self.form {
+                Form::Windows(image) => Columns::Windows(image.windows(&data[at[1] as usize..], column)),
+                Form::Strided => Columns::Matrix(Matrix { data, offset: at[1], row: b.row, col: b.col }),
+                Form::Panels => Columns::Panels(Panels { data: &data[at[1] as usize..], rows: self.k, first: column }),
             },
         )
     }

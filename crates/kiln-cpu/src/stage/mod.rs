@@ -13,7 +13,7 @@ mod window;
 
 pub(crate) use conv::IntConv;
 pub(crate) use depthwise::Depthwise;
-pub(crate) use gemm::{Arithmetic, MatMul, Strided};
+pub(crate) use gemm::{Arithmetic, Form, MatMul, Strided};
 pub(crate) use image::{Image, LayOut};
 pub(crate) use index::{Gather, GatherElements, GatherNd, Pad, Place, Scatter, ScatterKind};
 pub(crate) use scan::Scan;

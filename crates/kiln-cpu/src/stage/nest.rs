@@ -4,11 +4,11 @@ use super::Context;
 use super::parallel::{share, threads_for};
 use crate::lower::{Mode, Nest};
 use crate::memory::Slot;
-use crate::program::{Machine, Rect, Tile};
+use crate::program::{Machine, Rect, Tile, quick};
 
 impl Nest {
     pub(crate) fn scratch_bytes(&self) -> usize {
-        self.thread_bytes() * self.threads
+        if self.quick { self.thread_bytes() } else { self.thread_bytes() * self.threads }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -21,12 +21,14 @@ impl Nest {
     }
 
     pub(crate) fn run(&self, cx: Context<'_>) {
-        let counts: Vec<usize> = self.blocks.iter().map(|&(d, b)| self.dims[d].div_ceil(b.max(1))).collect();
-        let units = counts.iter().product();
+        if self.quick {
+            return quick::run(&self.program, &self.dims, cx.slots, cx.scratch);
+        }
+        let units = self.counts.iter().product();
         let parts = threads_for(self.work * self.program.instrs.len() / 4, self.threads);
         let slots = cx.slots;
         share(parts, units, cx.scratch, self.thread_bytes(), |scratch, next| {
-            self.work_off(slots, scratch, &counts, next);
+            self.work_off(slots, scratch, next);
         });
     }
 
@@ -34,7 +36,6 @@ impl Nest {
         &self,
         slots: &[Slot<'_>],
         scratch: &mut [u8],
-        counts: &[usize],
         next: &mut dyn FnMut() -> Option<std::ops::Range<usize>>,
     ) {
         let mut machine: Option<Machine<'_>> = None;
@@ -48,7 +49,7 @@ impl Nest {
             });
             for unit in range {
                 let mut rest = unit;
-                for (&(dim, block), &count) in self.blocks.iter().zip(counts).rev() {
+                for (&(dim, block), &count) in self.blocks.iter().zip(&self.counts).rev() {
                     tile.coords[dim] = rest % count * block;
                     rest /= count;
                 }

@@ -1,6 +1,6 @@
 //! A device that times what a session runs.
 
-use kiln_engine::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, Result};
+use kiln_engine::{Action, Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, Result};
 use kiln_graph::Bindings;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +29,11 @@ impl Launch {
     fn new(prepared: usize, arguments: &Arguments<'_>) -> Launch {
         let Arguments { inputs, outputs, scratch } = arguments;
         Launch { prepared, inputs: inputs.to_vec(), outputs: outputs.to_vec(), scratch: *scratch }
+    }
+
+    fn action(&self) -> Action {
+        let Launch { prepared, inputs, outputs, scratch } = self;
+        Action::Launch { prepared: *prepared, inputs: inputs.clone(), outputs: outputs.clone(), scratch: *scratch }
     }
 
     fn arguments(&self) -> (usize, Arguments<'_>) {
@@ -142,8 +147,8 @@ impl State {
     }
 
     fn batch(&mut self, launches: Vec<Launch>) -> Result<Batch> {
-        let arguments: Vec<(usize, Arguments<'_>)> = launches.iter().map(Launch::arguments).collect();
-        let recording = self.inner.record(&arguments)?;
+        let actions: Vec<Action> = launches.iter().map(Launch::action).collect();
+        let recording = self.inner.record(&actions)?;
         Ok(Batch { launches, recording })
     }
 
@@ -285,8 +290,10 @@ impl Device for Rotating {
         self.state().inner.synchronize()
     }
 
-    fn record(&mut self, launches: &[(usize, Arguments<'_>)]) -> Result<Option<RecordingId>> {
+    fn record(&mut self, actions: &[Action]) -> Result<Option<RecordingId>> {
         let mut state = self.state();
+        let launches: Option<Vec<_>> = actions.iter().map(Action::launch).collect();
+        let Some(launches) = launches else { return Ok(None) };
         let launches = launches.iter().map(|(prepared, arguments)| Launch::new(*prepared, arguments)).collect();
         let single = state.batch(launches)?;
         state.round = Some(state.round(&single)?);

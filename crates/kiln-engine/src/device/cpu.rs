@@ -2,9 +2,10 @@
 
 use super::arena::{Block, split};
 use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
-use kiln_cpu::{BoundKernel, Kernel};
+use kiln_cpu::{BoundKernel, Command, Kernel, Loop, Tape};
 use kiln_graph::Bindings;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,16 +21,8 @@ pub struct CpuDevice {
     pool: Arc<rayon::ThreadPool>,
     memory: Vec<Memory>,
     kernels: Vec<Kernel>,
-    bound: Vec<BoundKernel>,
-    recordings: Vec<Arc<[Launch]>>,
-}
-
-/// A recorded launch.
-struct Launch {
-    prepared: usize,
-    inputs: Vec<Place>,
-    outputs: Vec<Place>,
-    scratch: Option<Place>,
+    bound: Vec<Arc<BoundKernel>>,
+    recordings: Vec<(MemId, Tape)>,
 }
 
 impl CpuDevice {
@@ -148,9 +141,9 @@ impl Device for CpuDevice {
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
         let kernel = self.kernels.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
-        let bound = kernel.bind(bindings)?;
+        let bound = self.pool.install(|| kernel.bind(bindings))?;
         let scratch_bytes = bound.scratch_bytes();
-        self.bound.push(bound);
+        self.bound.push(Arc::new(bound));
         Ok(Prepared { id: self.bound.len() - 1, scratch_bytes })
     }
 
@@ -197,30 +190,102 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    /// A run then changes to the pool's threads once rather than for each launch.
-    fn record(&mut self, launches: &[(usize, Arguments<'_>)]) -> Result<Option<RecordingId>> {
-        let launch = |&(prepared, args): &(usize, Arguments<'_>)| Launch {
-            prepared,
-            inputs: args.inputs.to_vec(),
-            outputs: args.outputs.to_vec(),
-            scratch: args.scratch,
-        };
-        self.recordings.push(launches.iter().map(launch).collect());
+    /// A run then changes to the pool's threads once, and loops need no session.
+    fn record(&mut self, actions: &[Action]) -> Result<Option<RecordingId>> {
+        let Some(arena) = arena(actions) else { return Ok(None) };
+        let Some(commands) = self.commands(actions, arena)? else { return Ok(None) };
+        self.recordings.push((arena, Tape::new(&commands)?));
         Ok(Some(RecordingId(self.recordings.len() - 1)))
     }
 
     fn replay(&mut self, recording: RecordingId) -> Result<()> {
-        let recording = self.recordings.get(recording.0).cloned();
-        let launches = recording.ok_or_else(|| internal("a recording is missing".into()))?;
-        let pool = Arc::clone(&self.pool);
-        pool.install(|| {
-            launches.iter().try_for_each(|l| {
-                self.launch(l.prepared, Arguments { inputs: &l.inputs, outputs: &l.outputs, scratch: l.scratch })
-            })
-        })
+        let Some((arena, tape)) = self.recordings.get_mut(recording.0) else {
+            return Err(internal("a recording is missing".into()));
+        };
+        match self.memory.get_mut(arena.0) {
+            Some(Memory::Owned(block)) => Ok(self.pool.install(|| tape.run(block.bytes_mut()))?),
+            _ => Err(internal("a recording writes to memory that is not allocated".into())),
+        }
     }
 
     fn implementation(&self, prepared: usize) -> String {
-        self.bound.get(prepared).map(BoundKernel::implementation).unwrap_or_default()
+        self.bound.get(prepared).map(|b| b.implementation()).unwrap_or_default()
     }
+}
+
+/// From actions to the commands of a tape. `arena` is the one block that they write.
+impl CpuDevice {
+    /// `None` if the host runs a part of them.
+    fn commands(&self, actions: &[Action], arena: MemId) -> Result<Option<Vec<Command>>> {
+        let mut commands = Vec::with_capacity(actions.len());
+        for action in actions {
+            match action {
+                Action::Launch { prepared, inputs, outputs, scratch } => {
+                    let kernel = self.bound.get(*prepared);
+                    let kernel = kernel.ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
+                    commands.push(Command::Launch {
+                        kernel: Arc::clone(kernel),
+                        inputs: inputs.iter().map(|&i| self.operand(i, arena)).collect::<Result<_>>()?,
+                        outputs: outputs.iter().map(|&o| written(o, arena)).collect::<Result<_>>()?,
+                        scratch: scratch.map_or(Ok(0..0), |s| written(s, arena))?,
+                    });
+                }
+                Action::If { cond, branches, results, outputs } => {
+                    let mut taken = [Vec::new(), Vec::new()];
+                    for ((commands, branch), results) in taken.iter_mut().zip(branches.iter()).zip(results) {
+                        let Some(body) = self.commands(&branch.actions, arena)? else { return Ok(None) };
+                        commands.extend(body);
+                        commands.extend(self.copies(results, outputs, arena)?);
+                    }
+                    commands.push(Command::If { cond: self.operand(*cond, arena)?, branches: taken });
+                }
+                Action::Loop { trip, body, index, start, state, next, scans, outputs } => {
+                    let Some(body) = self.commands(&body.actions, arena)? else { return Ok(None) };
+                    commands.extend(self.copies(start, state, arena)?);
+                    let moves = |pairs: &mut dyn Iterator<Item = (Place, Place)>| {
+                        pairs
+                            .map(|(from, to)| Ok((self.operand(from, arena)?, written(to, arena)?)))
+                            .collect::<Result<_>>()
+                    };
+                    let carried = moves(&mut next.iter().copied().zip(state.iter().copied()))?;
+                    let scans = moves(&mut scans.iter().copied())?;
+                    let (trip, go, index) =
+                        (self.operand(*trip, arena)?, self.operand(state[0], arena)?, written(*index, arena)?);
+                    commands.push(Command::Loop(Loop { trip, go, index, body, carried, scans }));
+                    commands.extend(self.copies(&state[1..], outputs, arena)?);
+                }
+                Action::Host { .. } | Action::Unfit(_) => return Ok(None),
+            }
+        }
+        Ok(Some(commands))
+    }
+
+    fn copies(&self, from: &[Place], to: &[Place], arena: MemId) -> Result<Vec<Command>> {
+        let copy = |(&from, &to)| Ok(Command::Copy { from: self.operand(from, arena)?, to: written(to, arena)? });
+        from.iter().zip(to).map(copy).collect()
+    }
+
+    fn operand(&self, place: Place, arena: MemId) -> Result<kiln_cpu::Place> {
+        match self.memory.get(place.mem.0) {
+            Some(Memory::Owned(_)) if place.mem == arena => Ok(kiln_cpu::Place::Arena(range(place))),
+            Some(Memory::Mapped(bytes)) if range(place).end <= bytes.len() => {
+                Ok(kiln_cpu::Place::Fixed(bytes.slice(range(place))))
+            }
+            _ => Err(internal(format!("{place:?} is neither in the arena nor a weight"))),
+        }
+    }
+}
+
+/// The block of the first thing that actions write.
+fn arena(actions: &[Action]) -> Option<MemId> {
+    actions.iter().find_map(|action| match action {
+        Action::Launch { outputs, .. } | Action::If { outputs, .. } => outputs.first().map(|o| o.mem),
+        Action::Loop { index, .. } => Some(index.mem),
+        Action::Host { .. } | Action::Unfit(_) => None,
+    })
+}
+
+/// A place that a recording writes.
+fn written(place: Place, arena: MemId) -> Result<Range<usize>> {
+    if place.mem == arena { Ok(range(place)) } else { Err(internal("a recording writes to several blocks".into())) }
 }

@@ -2,6 +2,7 @@
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, resolve};
 use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{Arg, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig};
@@ -219,7 +220,10 @@ impl Device for GpuDevice {
         Ok(self.device.synchronize()?)
     }
 
-    fn record(&mut self, launches: &[(usize, Arguments<'_>)]) -> Result<Option<RecordingId>> {
+    /// Launches only: what chooses and repeats them is the session's.
+    fn record(&mut self, actions: &[Action]) -> Result<Option<RecordingId>> {
+        let launches: Option<Vec<(usize, Arguments<'_>)>> = actions.iter().map(Action::launch).collect();
+        let Some(launches) = launches else { return Ok(None) };
         let graph = self
             .device
             .stream()

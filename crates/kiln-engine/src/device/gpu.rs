@@ -124,6 +124,7 @@ mod tests {
                 dynamic_shared: 0,
                 params: vec![Param::I32(Dim::from("N") * 40_000.into())],
             },
+            checks: Vec::new(),
         };
         let bound = |n: i64| resolve(&kernel, &Bindings::from([("N".to_owned(), n)]));
         assert!(bound(50_000).unwrap().is_some() && bound(0).unwrap().is_none());

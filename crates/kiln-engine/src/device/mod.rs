@@ -11,6 +11,7 @@ pub use cuda::GpuDevice;
 pub use sim::SimDevice;
 
 use crate::Result;
+use crate::schedule::Action;
 use bytes::Bytes;
 use kiln_fuse::Region;
 use kiln_graph::Bindings;
@@ -29,6 +30,14 @@ pub struct Place {
     pub offset: usize,
     /// Bytes.
     pub bytes: usize,
+}
+
+impl Place {
+    /// Whether some byte belongs to both.
+    pub fn overlaps(&self, other: &Place) -> bool {
+        let shared = self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes;
+        self.mem == other.mem && self.bytes > 0 && other.bytes > 0 && shared
+    }
 }
 
 /// A loaded region.
@@ -123,8 +132,9 @@ pub trait Device: Send {
     /// Waits for all work; reports what failed.
     fn synchronize(&mut self) -> Result<()>;
 
-    /// Records launches without running them, for [`Device::replay`]. `None`: this device gains nothing by it.
-    fn record(&mut self, _launches: &[(usize, Arguments<'_>)]) -> Result<Option<RecordingId>> {
+    /// Records actions without running them, for [`Device::replay`]. `None`: this device gains nothing by it, or cannot run one of them
+    /// without the session.
+    fn record(&mut self, _actions: &[Action]) -> Result<Option<RecordingId>> {
         Ok(None)
     }
 

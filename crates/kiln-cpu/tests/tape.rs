@@ -209,6 +209,16 @@ fn places_that_do_not_suit_are_refused() {
     assert!(matches!(tape(0..12, 16..32), Err(Error::Size { .. })));
     let copy = Command::Copy { from: Place::Arena(0..8), to: 4..12 };
     assert!(matches!(Tape::new(&[copy]), Err(Error::Tape { .. })));
+    // Two carried values that change places: the second would read what the first has become.
+    let swap = Command::Loop(Loop {
+        trip: Place::Arena(64..72),
+        go: Place::Arena(72..73),
+        index: 80..88,
+        body: Vec::new(),
+        carried: vec![(Place::Arena(0..8), 8..16), (Place::Arena(8..16), 0..8)],
+        scans: Vec::new(),
+    });
+    assert!(matches!(Tape::new(&[swap]), Err(Error::Tape { .. })));
     let mut small = [0u8; 16];
     assert!(matches!(tape(0..16, 16..32).unwrap().run(&mut small), Err(Error::Tape { .. })));
 }

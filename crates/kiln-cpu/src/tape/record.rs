@@ -133,6 +133,12 @@ impl Recorder {
     }
 
     fn repeat(&mut self, l: &Loop) -> Result<Repeat> {
+        for (i, (_, to)) in l.carried.iter().enumerate() {
+            let mut later = l.carried[i + 1..].iter().map(|(from, _)| from);
+            if later.any(|from| matches!(from, Place::Arena(from) if overlap(from, to))) {
+                return invalid(format!("bytes {to:?} are carried over before they are read"));
+            }
+        }
         let (mut written, mut once) = (Vec::new(), Vec::new());
         written_by(l, &mut written);
         let body = self.steps(&l.body, Some(&written), &mut once)?;

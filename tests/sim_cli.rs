@@ -309,7 +309,7 @@ fn what_would_not_end_or_not_fit_is_stopped() {
     assert!(code == Some(2) && text.contains("exceeds 2147483647 along x"), "{text}");
     let (code, text) = launch("1", "1", "out:f32:4294967296:y.npy", &[]);
     assert!(code == Some(2) && text.contains("allocation of 17179869184 bytes exceeds"), "{text}");
-    let (code, text) = launch("1", "1", "u64:0", &["--timeout", "-1"]);
+    let (code, text) = launch("1", "1", "u64:0", &["--timeout=-1"]);
     assert!(code == Some(2) && text.contains("--timeout"), "{text}");
     for (size, refused) in [(4294967295u32, true), (65537, true), (65536, false)] {
         module(&format!(".const .align 4 .b8 c[{size}];"), "");

@@ -182,7 +182,7 @@ fn values_may_be_called_like_anything_in_cuda() {
         let case = common::case(names[0], kiln_fuse::Anchor::Map, 64.0, inputs, |b| {
             let mut sum = None;
             for name in names {
-                let x = b.input(*name, dtype, &common::d(&["N", "8"]))?;
+                let x = b.input(name, dtype, &common::d(&["N", "8"]))?;
                 let (t, e) = (b.tanh(x)?, b.exp(x)?);
                 let y = b.max(t, e)?;
                 [t, e, y].into_iter().zip(names).for_each(|(v, name)| b.set_name(v, *name));

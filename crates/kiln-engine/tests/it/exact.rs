@@ -49,7 +49,7 @@ fn chain(dtype: DType, seed: u64) -> Graph {
     let mut b = Builder::new(format!("chain_{dtype}"));
     let n = b.symbol("N", 1, 4096);
     let mut known: Vec<ValueId> =
-        ["x", "y", "z"].iter().map(|name| b.input(*name, dtype, std::slice::from_ref(&n)).unwrap()).collect();
+        ["x", "y", "z"].iter().map(|name| b.input(name, dtype, std::slice::from_ref(&n)).unwrap()).collect();
     let pick = |rng: &mut Rng, known: &[ValueId]| known[rng.range(0, known.len() as i64 - 1) as usize];
     for _ in 0..16 {
         let (p, q) = (pick(&mut rng, &known), pick(&mut rng, &known));

@@ -350,7 +350,7 @@ fn chains_of_a_thousand_links_are_models() {
     let x = Tensor::from_slice(&[1, 4], &[1.0f32, -2.0, 3.5, 0.0]).unwrap();
     let graph = a_thousand_calls::graph().unwrap();
     assert_eq!(graph.nodes.iter().filter(|n| n.op.name() == "neg").count(), 1000);
-    assert_eq!(interpret(&graph, &[x.clone()]).unwrap()[0], x);
+    assert_eq!(interpret(&graph, std::slice::from_ref(&x)).unwrap()[0], x);
     let y = interpret(&a_thousand_sums::graph().unwrap(), &[x]).unwrap();
     assert_eq!(y[0].to_f64_vec(), [502.0, 499.0, 504.5, 501.0]);
 }

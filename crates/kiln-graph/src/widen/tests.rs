@@ -27,17 +27,18 @@ fn input(scale: f64) -> Tensor {
 fn a_decomposed_norm_overflows_and_widened_it_does_not() {
     let g = decomposed_rms_norm();
     let large = input(3000.0);
-    let overflow = first_overflow(&g, &[large.clone()]).unwrap().unwrap();
+    let overflow = first_overflow(&g, std::slice::from_ref(&large)).unwrap().unwrap();
     assert_eq!((overflow.node.as_str(), overflow.op.as_str(), overflow.dtype), ("square", "mul", DType::F16));
     assert!(overflow.exact > 65504.0 && overflow.count > 4, "{overflow:?}");
     assert_eq!(first_overflow(&g, &[input(30.0)]).unwrap(), None);
 
     let wide = widen_reductions(&g).unwrap();
     crate::verify(&wide).unwrap();
-    assert_eq!(first_overflow(&wide, &[large.clone()]).unwrap(), None);
+    assert_eq!(first_overflow(&wide, std::slice::from_ref(&large)).unwrap(), None);
     // As f64 would say, rounded where the residual meets it and once more at the end.
     let (exact, _) = in_f64(&g).unwrap();
-    let (found, expected) = (interpret(&wide, &[large.clone()]).unwrap(), interpret(&exact, &[large]).unwrap());
+    let (found, expected) =
+        (interpret(&wide, std::slice::from_ref(&large)).unwrap(), interpret(&exact, &[large]).unwrap());
     for (f, e) in found[0].to_f64_vec().iter().zip(expected[0].to_f64_vec()) {
         assert!((f - e).abs() <= e.abs() * 2f64.powi(-10), "{f} {e}");
     }
@@ -80,7 +81,7 @@ fn a_sum_that_overflows_itself_stays_wide_until_it_is_back_in_range() {
     b.output("y", y);
     let g = b.finish();
     let x = Tensor::generate(DType::F16, &[100], |i| 1000.0 + i as f64).unwrap();
-    assert_eq!(interpret(&g, &[x.clone()]).unwrap()[0].to_f64_vec(), [f64::INFINITY]);
+    assert_eq!(interpret(&g, std::slice::from_ref(&x)).unwrap()[0].to_f64_vec(), [f64::INFINITY]);
     let y = interpret(&widen_reductions(&g).unwrap(), &[x]).unwrap();
     assert_eq!(y[0].dtype(), DType::F16);
     assert!((y[0].to_f64_vec()[0] - 1049.5).abs() <= 0.5);

@@ -76,7 +76,7 @@ fn extents_known_when_the_graph_runs_resize_as_constant_ones_in_every_mode() {
         let fixed = resize(Some(extents), 19, &inputs, attributes.clone(), &given);
         let open = resize(None, 19, &inputs, attributes, &given);
         let x = Tensor::random(DType::F32, &[1, 2, extents[0] as usize, extents[1] as usize], round).unwrap();
-        let (a, b) = (interpret(&fixed, &[x.clone()]).unwrap(), interpret(&open, &[x]).unwrap());
+        let (a, b) = (interpret(&fixed, std::slice::from_ref(&x)).unwrap(), interpret(&open, &[x]).unwrap());
         assert_eq!(a[0].shape(), b[0].shape(), "{mode} {coordinates}");
         for (a, b) in a[0].to_f64_vec().iter().zip(b[0].to_f64_vec()) {
             assert!((a - b).abs() < 2e-5, "{mode} {coordinates} {rounding} {extents:?}: {a} {b}");
@@ -91,7 +91,7 @@ fn nearest_neighbours_of_operator_set_10_round_up_to_shrink_and_down_to_enlarge(
         for extents in [Some([5, 1]), None] {
             let scales = floats("scales", &[4], &[1.0, 1.0, scale, 1.0]);
             let g = resize(extents, 10, &["x", "scales"], vec![], &[scales]);
-            let y = interpret(&g, &[x.clone()]).unwrap();
+            let y = interpret(&g, std::slice::from_ref(&x)).unwrap();
             assert_eq!(y[0].shape(), [1, 2, rows.len(), 1]);
             assert_eq!(y[0].to_f64_vec()[..rows.len()], rows);
         }
@@ -121,7 +121,7 @@ fn a_scaled_extent_is_the_product_in_f32_whether_it_is_open_or_not() {
     let x = Tensor::random(DType::F32, &[1, 2, 90, 2], 4).unwrap();
     let (fixed, open) =
         (resize(Some([90, 2]), 19, &inputs, vec![], &scales), resize(None, 19, &inputs, vec![], &scales));
-    let (a, b) = (interpret(&fixed, &[x.clone()]).unwrap(), interpret(&open, &[x]).unwrap());
+    let (a, b) = (interpret(&fixed, std::slice::from_ref(&x)).unwrap(), interpret(&open, &[x]).unwrap());
     assert_eq!(a[0].shape(), [1, 2, 116, 2]);
     assert_eq!(a[0], b[0]);
 }

@@ -87,10 +87,17 @@ fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         (None, Some(size)) => 1.0 / (size as f64).sqrt(),
         (None, None) => return unsupported("the head size is not constant, and no scale is given"),
     };
-    let q = l.mul_scalar(q, scale.sqrt())?;
+    let wide = dtype.accumulator();
     let k = l.swap_axes(k, -1, -2)?;
-    let k = l.mul_scalar(k, scale.sqrt())?;
-    let raw = l.matmul(q, k)?;
+    let raw = if wide == dtype {
+        let q = l.mul_scalar(q, scale.sqrt())?;
+        let k = l.mul_scalar(k, scale.sqrt())?;
+        l.matmul(q, k)?
+    } else {
+        // In half precision the scores stay wide until they are probabilities, and the operands what they are.
+        let product = l.matmul_as(q, k, wide, wide)?;
+        l.mul_scalar(product, scale)?
+    };
     let softcap = n.float("softcap", 0.0)?;
     let capped = if softcap > 0.0 {
         let x = l.mul_scalar(raw, 1.0 / softcap)?;
@@ -106,10 +113,12 @@ fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     };
     let precision = match n.maybe_int("softmax_precision")? {
         Some(code) => tensor::dtype(i32::try_from(code).unwrap_or(0)).or_else(unsupported)?,
-        None => dtype,
+        None => wide,
     };
-    let wide = l.cast(scores, precision)?;
-    let mut p = l.softmax(wide, -1)?;
+    // Asked for in half precision, the softmax is no less precise for being taken wide.
+    let precision = if precision.bits() < wide.bits() { wide } else { precision };
+    let precise = l.cast(scores, precision)?;
+    let mut p = l.softmax(precise, -1)?;
     if let Some(bias) = bias.filter(|b| b.may_mask_all) {
         // A query that sees no key gives zeros, not NaN.
         let last = [l.rank(bias.value) as i64 - 1];
@@ -130,6 +139,7 @@ fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         3 => p,
         other => return invalid(format!("qk_matmul_output_mode is {other}")),
     };
+    let shown = l.cast(shown, dtype)?;
     let [present_k, present_v] = present;
     Ok(vec![l.run(y), present_k, present_v, l.run(shown)])
 }

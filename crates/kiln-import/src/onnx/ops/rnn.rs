@@ -68,6 +68,7 @@ fn recurrent<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     if batch_first {
         x = l.transpose(x, &[1, 0, 2])?;
     }
+    let dtype = l.dtype(x);
     let (steps, batch, hidden) = (l.shape(x)[0].clone(), l.shape(x)[1].clone(), l.shape(r)[2].clone());
     full_sequences(l, n, &steps)?;
     let bias = l.maybe_arg(n, 3)?;
@@ -79,12 +80,12 @@ fn recurrent<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
             Some(state) if batch_first => l.transpose(state, &[1, 0, 2])?,
             Some(state) => state,
             None => {
-                let dtype = l.dtype(x);
                 let zero = l.scalar(dtype, 0.0)?;
                 l.broadcast_to(zero, &[Dim::from(directions), batch.clone(), hidden.clone()])?
             }
         };
-        initial.push(state);
+        // The hidden state is an output, rounded at every step; the cell state stays wide.
+        initial.push(if i == 6 { l.widen(state)? } else { state });
     }
     let mut sequences = Vec::new();
     let mut finals: Vec<Vec<ValueId>> = vec![Vec::new(); initial.len()];
@@ -102,7 +103,7 @@ fn recurrent<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
             hidden: hidden.clone(),
             recurrence: l.run(r),
             bias: late.map(|b| l.run(b)),
-            peepholes: peepholes.map(|p| l.run(p)),
+            peepholes: peepholes.map(|p| l.widen(p)).transpose()?.map(|p| l.run(p)),
             activations: activations[d as usize * count..][..count].to_vec(),
             clip: n.maybe_float("clip")?,
             input_forget: n.flag("input_forget", false)?,
@@ -128,7 +129,8 @@ fn recurrent<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     }
     let mut vals = vec![l.run(y)];
     for stack in finals {
-        let mut state = l.concat(&stack, 0)?;
+        let state = l.concat(&stack, 0)?;
+        let mut state = l.cast(state, dtype)?;
         if batch_first {
             state = l.transpose(state, &[1, 0, 2])?;
         }
@@ -176,7 +178,7 @@ fn activate(l: &mut Lower<'_>, name: &str, x: ValueId) -> OpResult<ValueId> {
     })
 }
 
-/// `x W^T` of all steps plus the biases; the recurrent bias comes back where it has to be added inside a product.
+/// `x W^T` of all steps plus the biases, in the accumulator's dtype; the recurrent bias comes back where it has to be added inside a product.
 fn input_products(
     l: &mut Lower<'_>,
     cell: Cell,
@@ -186,8 +188,10 @@ fn input_products(
 ) -> OpResult<(ValueId, Option<ValueId>)> {
     let dtype = l.dtype(x);
     let spec = EinsumSpec { lhs: vec!['s', 'b', 'i'], rhs: vec!['g', 'i'], out: vec!['s', 'b', 'g'] };
-    let mut products = l.contract(spec, x, w, dtype.accumulator(), dtype)?;
+    let wide = dtype.accumulator();
+    let mut products = l.contract(spec, x, w, wide, wide)?;
     let Some(bias) = bias else { return Ok((products, None)) };
+    let bias = l.cast(bias, wide)?;
     let halves = l.chunk(bias, 0, 2)?;
     products = l.plus(products, halves[0])?;
     if cell == (Cell::Gru { linear_before_reset: true }) {
@@ -196,9 +200,10 @@ fn input_products(
     Ok((l.plus(products, halves[1])?, None))
 }
 
-/// One step: the next states from the gates' inputs `[batch, gates * hidden]`.
+/// One step: the next states from the gates' inputs `[batch, gates * hidden]`, which are wide.
 fn step(l: &mut Lower<'_>, d: &Direction<'_>, x: ValueId, states: &[ValueId]) -> OpResult<Vec<ValueId>> {
     let h = states[0];
+    let dtype = l.dtype(h);
     let r = l.value(&d.recurrence)?;
     let gate = |l: &mut Lower<'_>, v: ValueId, axis: i64, g: usize| {
         l.slice_axis(v, axis, &(d.hidden.clone() * Dim::from(g)), &d.hidden, 1)
@@ -233,20 +238,24 @@ fn step(l: &mut Lower<'_>, d: &Direction<'_>, x: ValueId, states: &[ValueId]) ->
             }
             l.mul(reset, p)?
         } else {
+            let (h, rh) = (l.widen(h)?, l.widen(rh)?);
             let kept = l.mul(reset, h)?;
             product(l, kept, rh)?
         };
         let sum = l.plus(xh, inner)?;
         let candidate = act(l, sum, 1)?;
         // (1 - z) * candidate + z * h
+        let h = l.widen(h)?;
         let change = l.sub(h, candidate)?;
         let change = l.mul(z, change)?;
-        return Ok(vec![l.plus(candidate, change)?]);
+        let next = l.plus(candidate, change)?;
+        return Ok(vec![l.cast(next, dtype)?]);
     }
     let p = product(l, h, r)?;
     let gates = l.plus(x, p)?;
     if d.cell == Cell::Rnn {
-        return Ok(vec![act(l, gates, 0)?]);
+        let next = act(l, gates, 0)?;
+        return Ok(vec![l.cast(next, dtype)?]);
     }
     let c = states[1];
     let peep = |l: &mut Lower<'_>, v: ValueId, cell: ValueId, which: usize| -> OpResult<ValueId> {
@@ -276,12 +285,13 @@ fn step(l: &mut Lower<'_>, d: &Direction<'_>, x: ValueId, states: &[ValueId]) ->
     let o = peep(l, o, c, 1)?;
     let o = act(l, o, 0)?;
     let shown = activate(l, d.activations[2], c)?;
-    Ok(vec![l.mul(o, shown)?, c])
+    let next = l.mul(o, shown)?;
+    Ok(vec![l.cast(next, dtype)?, c])
 }
 
-/// `h r^T`.
+/// `h r^T`, wide.
 fn product(l: &mut Lower<'_>, h: ValueId, r: ValueId) -> OpResult<ValueId> {
     let dtype = l.dtype(h);
     let spec = EinsumSpec { lhs: vec!['b', 'h'], rhs: vec!['g', 'h'], out: vec!['b', 'g'] };
-    Ok(l.contract(spec, h, r, dtype.accumulator(), dtype)?)
+    Ok(l.contract(spec, h, r, dtype.accumulator(), dtype.accumulator())?)
 }

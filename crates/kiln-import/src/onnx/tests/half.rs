@@ -20,7 +20,10 @@ fn one(
     for (name, dims) in data {
         let (kiln, count) = (kiln_dtype(dtype), dims.iter().product::<i64>() as usize);
         // Numbers of f16 in either dtype.
-        let values = Tensor::random(DType::F16, &[count], 11).unwrap().to_f64_vec();
+        let values = match FILLED.iter().find(|(filled, _)| filled == name) {
+            Some((_, value)) => vec![*value; count],
+            None => Tensor::random(DType::F16, &[count], 11).unwrap().to_f64_vec(),
+        };
         initializers.push(TensorProto {
             name: Some((*name).into()),
             dims: dims.clone(),
@@ -99,6 +102,41 @@ fn composites_are_rounded_once_at_the_end() {
             assert_eq!(found[0].dtype(), DType::F16);
             let rounded = Tensor::from_f64(DType::F16, expected[0].shape(), &expected[0].to_f64_vec()).unwrap();
             assert_eq!(found[0].to_f64_vec(), rounded.to_f64_vec(), "{} at {scale}", n.op_type());
+        }
+    }
+}
+
+/// Weights of one number; others are random.
+const FILLED: [(&str, f64); 2] = [("heavy", -400.0), ("shift", 60_000.0)];
+
+#[test]
+fn scores_and_gates_beyond_f16_are_none_the_worse() {
+    // Scores of about 1e6; gates that are 300 * -400 + 60000 + 60000 and what the state adds.
+    let attention = node("Attention", &["x", "x", "x"], &["y"], vec![float("scale", 1.0)]);
+    let mut cases = vec![(attention, vec![1i64, 2, 5, 8], vec![], None)];
+    for (op, gates) in [("RNN", 1), ("LSTM", 4), ("GRU", 3)] {
+        let n = node(op, &["x", "heavy", "r", "shift", "", "h0"], &["y"], vec![int("hidden_size", 2)]);
+        let data = vec![
+            ("heavy", vec![1, 2 * gates, 1]),
+            ("r", vec![1, 2 * gates, 2]),
+            ("shift", vec![1, 4 * gates]),
+            ("h0", vec![1, 1, 2]),
+        ];
+        cases.push((n, vec![6, 1, 1], data, Some(300.0)));
+    }
+    for (n, shape, data, fill) in cases {
+        let dims: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
+        let random: Vec<f64> = Tensor::random(DType::F32, &dims, 9).unwrap().to_f64_vec();
+        let values: Vec<f64> = random.iter().map(|v| fill.unwrap_or(v * 600.0)).collect();
+        let x = Tensor::from_f64(DType::F16, &dims, &values).unwrap();
+        let same = Tensor::from_f64(DType::F32, &dims, &x.to_f64_vec()).unwrap();
+        let make = |dtype| one(dtype, &shape, n.clone(), &[], &data);
+        let found = interpret(&make(DataType::Float16), &[x]).unwrap();
+        let expected = interpret(&make(DataType::Float), &[same]).unwrap();
+        let largest = expected[0].to_f64_vec().iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+        assert!(largest > 0.01, "{}: {largest}", n.op_type());
+        for (f, e) in found[0].to_f64_vec().iter().zip(expected[0].to_f64_vec()) {
+            assert!((f - e).abs() <= 4e-3 * largest, "{}: {f} {e}", n.op_type());
         }
     }
 }

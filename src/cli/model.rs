@@ -174,7 +174,7 @@ pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result
     };
     let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.input_name(id) == name);
     let inputs = inputs.into_iter().filter(|(name, _)| is_input(name)).collect();
-    let kept = kept::Kept::new(&home, &graph, &target, &options(args, &[target.clone()], &home));
+    let kept = kept::Kept::new(&home, &graph, &target, &options(args, std::slice::from_ref(&target), &home));
     if let Some(engine) = kept.find() {
         return Ok(Opened { engine, inputs, graph: Some(graph) });
     }

@@ -537,7 +537,7 @@ mod tests {
     #[test]
     fn products_of_sums_are_refused_before_they_are_made() {
         assert_eq!(d("(B + 1)*(B + 2)*(B + 3)"), d("B*B*B + 6*B*B + 11*B + 6"));
-        for text in [vec!["(B+1)"; 300].join("*"), vec!["(A+B+C+D)"; 12].join("*")] {
+        for text in [["(B+1)"; 300].join("*"), ["(A+B+C+D)"; 12].join("*")] {
             assert!(text.parse::<Dim>().unwrap_err().to_string().contains("multiplied out"), "{text:.20}");
         }
         let nested = (0..40).fold("H".to_owned(), |d, i| format!("floor({d} + W{i}, 2)"));

@@ -170,7 +170,7 @@ fn mutated_arrays_and_archives_never_panic() {
                 }
             }
         }
-        let arrays = if round % seeds.len() % 3 == 0 {
+        let arrays = if (round % seeds.len()).is_multiple_of(3) {
             from_bytes(&bytes, "mutated").map(|t| vec![t])
         } else {
             Npz::new(Cursor::new(&bytes), "mutated".into()).and_then(|mut archive| {

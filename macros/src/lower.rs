@@ -123,8 +123,11 @@ impl<'a> Lower<'a> {
             let Requirement { left, relation, right } = &c.requirement;
             *relation != Relation::AtMost && self.settled(left) && self.settled(right)
         });
-        let message = broken.map(|Constraint { requirement: Requirement { left, right, .. }, why }| {
-            format!("{why}: expected {left}, found {right}, which are equal only for some values of the symbols")
+        let message = broken.map(|Constraint { requirement: Requirement { left, relation, right }, why }| match relation {
+            Relation::Broadcasts => format!(
+                "{why}: {left} is 1 or {right} only for some values of the symbols; use one symbol for extents that are equal"
+            ),
+            _ => format!("{why}: expected {left}, found {right}, which are equal only for some values of the symbols"),
         });
         self.judged = all.len();
         match message {

@@ -187,8 +187,8 @@ fn external_data_is_a_regular_file_beside_the_model() {
     std::fs::write(outside.path(), [1u8; 80]).unwrap();
     std::os::unix::fs::symlink(outside.path(), path("out")).unwrap();
     for (name, says) in [
-        ("folder", "not a regular file"),
-        ("pipe", "not a regular file"),
+        ("folder", "a regular file is needed"),
+        ("pipe", "a regular file is needed"),
         ("device", "outside the model's folder"),
         ("out", "outside the model's folder"),
         ("missing", "missing"),
@@ -198,5 +198,5 @@ fn external_data_is_a_regular_file_beside_the_model() {
     }
     // The model itself, too.
     let message = load(&path("pipe"), &Options::default()).unwrap_err().to_string();
-    assert!(message.contains("not a regular file"), "{message}");
+    assert!(message.contains("a regular file is needed"), "{message}");
 }

@@ -9,8 +9,9 @@ pub(super) fn sink_gathers(graph: &Graph, bindings: &Bindings) -> Result<Option<
     let elements = |v: ValueId| graph.ty(v).concrete(bindings).map(|s| s.iter().product::<usize>());
     let mut moved = Vec::new();
     for node in &graph.nodes {
-        if let (Op::Gather { .. }, [table, _], [v]) = (&node.op, &node.inputs[..], &node.outputs[..])
+        if let (&Op::Gather { axis }, [table, _], [v]) = (&node.op, &node.inputs[..], &node.outputs[..])
             && passes(graph.producer(*table))
+            && indexed(graph, bindings, *table, axis)
             && elements(*v)? <= elements(*table)?
         {
             moved.push(*v);
@@ -19,7 +20,8 @@ pub(super) fn sink_gathers(graph: &Graph, bindings: &Bindings) -> Result<Option<
     if moved.is_empty() {
         return Ok(None);
     }
-    let mut sink = Sink { graph, to: Vec::new(), known: HashMap::new(), b: Builder::new(graph.name.clone()) };
+    let b = Builder::new(graph.name.clone());
+    let mut sink = Sink { graph, bindings, to: Vec::new(), known: HashMap::new(), b };
     sink.b.graph_mut().symbols = graph.symbols.clone();
     sink.b.graph_mut().weights = graph.weights.clone();
     for node in &graph.nodes {
@@ -46,8 +48,27 @@ fn passes(node: &Node) -> bool {
     )
 }
 
+/// Whether something behind `x` is still indexed along `axis` after the move, so that indices out of range are found.
+fn indexed(graph: &Graph, bindings: &Bindings, x: ValueId, axis: usize) -> bool {
+    let node = graph.producer(x);
+    match (&node.op, &node.inputs[..]) {
+        (Op::Broadcast { shape }, &[from]) => {
+            let own = &graph.ty(from).shape;
+            let axis = axis.checked_sub(shape.len() - own.len());
+            axis.is_some_and(|axis| !is_one(&own[axis], bindings) && indexed(graph, bindings, from, axis))
+        }
+        (_, operands) if passes(node) => operands.iter().any(|&o| indexed(graph, bindings, o, axis)),
+        _ => true,
+    }
+}
+
+fn is_one(d: &Dim, bindings: &Bindings) -> bool {
+    d.eval(bindings) == Ok(1)
+}
+
 struct Sink<'g> {
     graph: &'g Graph,
+    bindings: &'g Bindings,
     /// For each value of the graph, that of the new one.
     to: Vec<ValueId>,
     /// What [`Sink::gather`] gave.
@@ -70,7 +91,7 @@ impl Sink<'_> {
                     |shape: &[Dim], axis: usize, by: &[Dim]| [&shape[..axis], by, &shape[axis + 1..]].concat();
                 let target = replaced(shape, axis, &places);
                 let from = match axis.checked_sub(shape.len() - own.len()) {
-                    Some(axis) if own[axis].is(1) => {
+                    Some(axis) if is_one(&own[axis], self.bindings) => {
                         let units = vec![Dim::from(1); places.len()];
                         let shape = replaced(&own, axis, &units);
                         self.b.reshape(self.to[from.index()], &shape)?

@@ -254,3 +254,38 @@ fn gpu_kernels_broadcast_by_value() {
 fn gpu_kernels_broadcast_by_value_elsewhere() {
     on_simulated_gpus(1000..2000, "sim:sm_90a");
 }
+
+#[test]
+fn indices_into_what_is_repeated_count_its_copies() {
+    let mut b = Builder::new("repeated");
+    let [n, m] = ["N", "M"].map(|s| b.symbol(s, 1, 9));
+    let x = b.input("x", DType::F32, std::slice::from_ref(&n)).unwrap();
+    let y = b.input("y", DType::F32, &[m.clone()]).unwrap();
+    let at = b.input("at", DType::I64, &[2.into()]).unwrap();
+    let wide = b.broadcast_to(x, &[m]).unwrap();
+    let one = b.gather(wide, at, 0).unwrap();
+    let both = b.plus(x, y).unwrap();
+    let both = b.gather(both, at, 0).unwrap();
+    b.output("one", one);
+    b.output("both", both);
+    let graph = b.finish();
+    let home = Home::from_env().unwrap();
+    setup::setup(&home, |_| {}).unwrap();
+    let engine = engine_at(&graph, &["cpu", "sm_80"], home);
+    for device in ["cpu", "sim:sm_80"] {
+        let mut session = Session::new(&engine, open_device(device).unwrap()).unwrap();
+        for (n, m, at) in [(1, 4, [3, -4]), (4, 4, [2, -1]), (1, 1, [0, -1]), (1, 4, [4, 0]), (4, 4, [0, -5])] {
+            let inputs = [n, m].map(|d| Tensor::random(DType::F32, &[d], 5 + d as u64).unwrap());
+            let at = Tensor::from_slice(&[2], &at.map(i64::from)).unwrap();
+            let found = session.run(&[("x", &inputs[0]), ("y", &inputs[1]), ("at", &at)]);
+            match (interpret(&graph, &[inputs[0].clone(), inputs[1].clone(), at.clone()]), found) {
+                (Ok(expected), Ok(found)) => {
+                    let found: Vec<Tensor> = found.into_iter().map(|(_, t)| t).collect();
+                    assert_eq!(found, expected, "{device} {n} {m} {at:?}");
+                }
+                (Err(_), Err(e)) => assert!(e.to_string().contains("axis 0"), "{e}"),
+                (expected, found) => panic!("{device} {n} {m} {at:?}: expected {expected:?}, found {found:?}"),
+            }
+        }
+    }
+}

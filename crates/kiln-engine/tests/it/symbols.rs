@@ -260,7 +260,7 @@ fn indices_into_what_is_repeated_count_its_copies() {
     let mut b = Builder::new("repeated");
     let [n, m] = ["N", "M"].map(|s| b.symbol(s, 1, 9));
     let x = b.input("x", DType::F32, std::slice::from_ref(&n)).unwrap();
-    let y = b.input("y", DType::F32, &[m.clone()]).unwrap();
+    let y = b.input("y", DType::F32, std::slice::from_ref(&m)).unwrap();
     let at = b.input("at", DType::I64, &[2.into()]).unwrap();
     let wide = b.broadcast_to(x, &[m]).unwrap();
     let one = b.gather(wide, at, 0).unwrap();

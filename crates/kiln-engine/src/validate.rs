@@ -174,7 +174,7 @@ fn check(plan: &Plan) -> Check {
     Ok(())
 }
 
-/// A piece of a plan relies on the equalities that binding the plan checks.
+/// A piece of a plan relies on the constraints that binding the plan checks.
 fn verify(piece: &kiln_graph::Graph, plan: &Plan) -> kiln_graph::Result<()> {
     let mut piece = piece.clone();
     piece.constraints.extend(plan.constraints.iter().cloned());

@@ -124,7 +124,7 @@ fn dependences(body: &Graph, own: usize) -> Vec<Dependence> {
             Op::Const { .. } | Op::DimValue { .. } => Dependence::Literal,
             _ if node.inputs.is_empty() || on(Dependence::Iteration) => continue,
             Op::Broadcast { .. } | Op::Reshape { .. } if !on(Dependence::Captures) => Dependence::Literal,
-            // Equalities that it needs would have to hold around the loop too.
+            // Constraints that it needs would have to hold around the loop too.
             op if moves(op) && infer(op, &types, &body.symbols).is_ok_and(|i| i.constraints.is_empty()) => {
                 if on(Dependence::Captures) { Dependence::Captures } else { Dependence::Literal }
             }

@@ -155,6 +155,6 @@ pub struct Plan {
     pub weights: BTreeMap<String, Tensor>,
     /// Symbols of the shapes, with ranges.
     pub symbols: Symbols,
-    /// Equalities that binding must check.
+    /// What binding must check of the shapes.
     pub constraints: Vec<Constraint>,
 }

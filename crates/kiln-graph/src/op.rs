@@ -137,7 +137,7 @@ pub enum Op {
         axis: usize,
     },
     /// `out[a.., i.., c..] = x[a.., idx[i..], c..]`: the result replaces `axis` by the shape of `idx`. Negative indices count from the end;
-    /// others outside the axis are an error where they can be seen (reference, CPU) and clamp on a GPU. `(x, idx: i32|i64)`.
+    /// others outside the axis are an error of the run on every device. `(x, idx: i32|i64)`.
     Gather {
         /// Axis of `x`.
         axis: usize,

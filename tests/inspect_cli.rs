@@ -1,8 +1,7 @@
 //! `kiln inspect` from outside, on a small engine. NVRTC is fetched into `$KILN_HOME` if no other is found.
 
-use kiln::engine::BuildOptions;
-use kiln::fuse::Numerics;
-use kiln::prelude::{Builder, DType, Tensor, build, save};
+use kiln::engine::{BuildOptions, build};
+use kiln::graph::{Builder, DType, Tensor};
 use kiln_cuda::{Home, setup};
 use kiln_import::npy;
 use std::process::{Command, Stdio};
@@ -20,8 +19,8 @@ fn engine(dir: &std::path::Path, rows: usize) {
     let home = Home::from_env().unwrap();
     setup::setup(&home, |_| {}).unwrap();
     let targets = ["cpu", "sm_80"].map(|t| t.parse().unwrap()).to_vec();
-    let options = BuildOptions { targets, numerics: Numerics::Reassoc, home, line_info: false };
-    save(&build(&b.finish(), &options, &|_| {}).unwrap().0, &dir.join("counted.kiln")).unwrap();
+    let options = BuildOptions { targets, ..BuildOptions::new(home) };
+    build(&b.finish(), &options, &|_| {}).unwrap().0.save(dir.join("counted.kiln")).unwrap();
 }
 
 #[test]
@@ -36,7 +35,8 @@ fn plans_show_every_launch_and_a_closed_pipe_is_no_panic() {
     };
     let out = inspect().output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
-    let image = kiln::engine::load(&dir.path().join("counted.kiln")).unwrap().target("sm_80").unwrap().plan.to_string();
+    let image =
+        kiln::engine::Engine::load(&dir.path().join("counted.kiln")).unwrap().target("sm_80").unwrap().plan.to_string();
     assert!(text == image && text.matches("_gemm (").count() == 2, "{text}");
 
     let mut child = inspect().spawn().unwrap();

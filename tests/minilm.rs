@@ -17,12 +17,7 @@ fn published_weights_give_what_the_reference_gives_at_two_sizes() {
     let cfg: bert::Config = serde_json::from_slice(&config).unwrap();
     let mut graph = bert::encoder::graph(&cfg).unwrap();
     graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors")).unwrap();
-    let options = BuildOptions {
-        targets: vec!["cpu".parse().unwrap()],
-        numerics: kiln::fuse::Numerics::Reassoc,
-        home,
-        line_info: false,
-    };
+    let options = BuildOptions::new(home);
     let (engine, report) = build(&graph, &options, &|_| {}).unwrap();
     let layers = cfg.layers;
     assert!(report.targets[0].launches <= 12 * layers + 8, "{} launches", report.targets[0].launches);

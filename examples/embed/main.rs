@@ -5,14 +5,13 @@
 //! ```
 
 use kiln::prelude::*;
-use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [engine, device, shapes @ ..] = args.as_slice() else {
         return Err("usage: embed ENGINE DEVICE [INPUT=1x3x64x64..]".into());
     };
-    let mut session = Session::new(&load(Path::new(engine))?, open_device(device)?)?;
+    let mut session = Engine::load(engine)?.session(device)?;
     let mut inputs = Vec::new();
     for (name, ty) in session.inputs() {
         let given = shapes.iter().find_map(|s| s.strip_prefix(name)?.strip_prefix('='));

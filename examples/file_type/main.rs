@@ -9,9 +9,9 @@ mod features;
 mod shared;
 
 use features::{Config, Features, features, label};
+use kiln::Model;
 use kiln::graph::Tensor;
-use kiln::import::onnx::{self, Options};
-use shared::{Model, Outcome, case, floats};
+use shared::{Outcome, case, floats, run};
 use std::fs::File;
 
 fn main() -> Outcome<()> {
@@ -24,14 +24,14 @@ fn main() -> Outcome<()> {
     if cfg.mid_size != 0 {
         return Err("this model also wants bytes from the middle of a file".into());
     }
-    let mut model = Model::build(&onnx::load(&path, &Options::default())?)?;
+    let mut session = kiln::jit(&Model::load(&path)?, "cpu")?;
     let width = files.iter().map(String::len).max().unwrap_or(0);
     for name in &files {
         let answer = match features(&mut File::open(name).map_err(|e| format!("{name}: {e}"))?, &cfg)? {
             Features::Known(kind) => kind.to_owned(),
             Features::Model(bytes) => {
                 let input = Tensor::from_slice(&[1, bytes.len()], &bytes)?;
-                let scores = floats(&model.run(&[("bytes", &input)])?)?;
+                let scores = floats(&run(&mut session, &[("bytes", &input)])?)?;
                 let (label, score, sure) = label(&scores, &cfg).ok_or("the model gave no scores")?;
                 let doubt = if sure { "" } else { ", too low to be sure" };
                 format!("{label} ({:.1}%{doubt})", score * 100.0)

@@ -1,8 +1,7 @@
-//! What the examples share: where the public models are, and an engine for the CPU.
+//! What the examples share: where the public models are, and what comes out of a session.
 
-use kiln::engine::{BuildOptions, Session, open_device};
-use kiln::graph::{Graph, Tensor};
-use kiln::target::Target;
+use kiln::Session;
+use kiln::graph::Tensor;
 use kiln_cuda::Home;
 use std::path::PathBuf;
 
@@ -18,30 +17,10 @@ pub fn case(package: &str, file: &str) -> Outcome<PathBuf> {
     Ok(path)
 }
 
-/// A model that is built for this machine's CPU and ready to run.
-pub struct Model {
-    session: Session,
-}
-
-impl Model {
-    /// Fuses a graph into an engine and loads it.
-    pub fn build(graph: &Graph) -> Outcome<Model> {
-        let options = BuildOptions {
-            targets: vec![Target::cpu()],
-            numerics: kiln::fuse::Numerics::Reassoc,
-            home: Home::from_env()?,
-            line_info: false,
-        };
-        let (engine, _) = kiln::engine::build(graph, &options, &|_| {})?;
-        Ok(Model { session: Session::new(&engine, open_device("cpu")?)? })
-    }
-
-    /// The first output for named inputs.
-    pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Outcome<Tensor> {
-        let outputs = self.session.run(inputs)?;
-        let (_, first) = outputs.into_iter().next().ok_or("the model has no outputs")?;
-        Ok(first)
-    }
+/// The first output for named inputs.
+pub fn run(session: &mut Session, inputs: &[(&str, &Tensor)]) -> Outcome<Tensor> {
+    let (_, first) = session.run(inputs)?.into_iter().next().ok_or("the model has no outputs")?;
+    Ok(first)
 }
 
 /// The elements of an f32 tensor.

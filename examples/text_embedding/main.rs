@@ -8,8 +8,9 @@ mod bert;
 #[path = "../shared/mod.rs"]
 mod shared;
 
+use kiln::Model;
 use kiln::graph::Tensor;
-use shared::{Model, Outcome, case, floats};
+use shared::{Outcome, case, floats, run};
 use std::path::Path;
 use tokenizers::{PaddingParams, Tokenizer};
 
@@ -28,12 +29,11 @@ fn main() -> Outcome<()> {
     let folder = folder.parent().ok_or("the model is in no folder")?;
 
     let cfg: bert::Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
-    let mut graph = bert::sentence::graph(&cfg)?;
-    graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors"))?;
-    let mut model = Model::build(&graph)?;
+    let model = Model::from(bert::sentence::graph(&cfg)?).with_weights(folder.join("model.safetensors"))?;
+    let mut session = kiln::jit(&model, "cpu")?;
 
     let [ids, mask, types] = tokenize(folder, &sentences)?;
-    let found = model.run(&[("input_ids", &ids), ("attention_mask", &mask), ("token_type_ids", &types)])?;
+    let found = run(&mut session, &[("input_ids", &ids), ("attention_mask", &mask), ("token_type_ids", &types)])?;
     let embeddings = floats(&found)?;
     for (i, sentence) in sentences.iter().enumerate() {
         println!("{i}: {sentence}");

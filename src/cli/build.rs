@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let home = Home::from_env().into_diagnostic()?;
     let (engine, report) = model::build(&graph, &args.target, &args.options, home, args.json)?;
     let writing = Instant::now();
-    kiln_engine::save(&engine, &output).into_diagnostic()?;
+    engine.save(&output).into_diagnostic()?;
     if args.json {
         super::print_json(&serde_json::json!({
             "engine": output,

@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         super::print_json(&header)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
+    let engine = Engine::load(&args.engine).into_diagnostic()?;
     if let Some(file) = &args.graph {
         super::not_over(file, [&args.engine])?;
         write_graph(&engine, file)?;
@@ -117,7 +117,7 @@ fn gpu_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetI
 }
 
 fn count(args: &Args) -> Result<ExitCode> {
-    let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
+    let engine = Engine::load(&args.engine).into_diagnostic()?;
     let known: Vec<String> = engine.inputs.iter().map(|port| port.name.clone()).collect();
     let inputs = tensors::given("--input", &args.input)?.read("input", &known)?;
     let target = gpu_image(&engine, args.target.as_deref())?.target.clone();

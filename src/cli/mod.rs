@@ -10,7 +10,6 @@ mod compare;
 mod counters;
 mod doctor;
 mod inspect;
-mod kept;
 mod kernel_args;
 mod model;
 mod report;
@@ -23,7 +22,7 @@ use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Compiles models into tuned, stamped GPU engines, and runs them.
+/// Compiles models into stamped GPU engines, and runs them.
 #[derive(Parser)]
 #[command(name = "kiln", version, arg_required_else_help = true)]
 pub struct Cli {

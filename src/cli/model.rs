@@ -1,11 +1,10 @@
 //! Opening what the user names: an engine file, or a model that is built first.
 
-use super::kept;
 use super::tensors::Given;
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
-use kiln_engine::{BuildOptions, BuildReport, Engine, Progress};
-use kiln_graph::{Dim, Graph, Tensor, widen};
+use kiln_engine::{BuildOptions, BuildReport, Engine, Kept, Progress};
+use kiln_graph::{Bindings, Dim, Graph, Tensor, widen};
 use kiln_import::onnx;
 use kiln_target::Target;
 use miette::{Context, IntoDiagnostic, Result, miette};
@@ -15,8 +14,9 @@ use std::path::{Path, PathBuf};
 /// A model or engine and how to build it.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Smallest and largest shape of an input: `x=1x3x64x64:4x3x640x640`. Where both agree the extent is fixed.
-    #[arg(long, value_name = "INPUT=MIN:MAX")]
+    /// Smallest and largest shape of an input, `x=1x3x64x64:4x3x640x640`, or with the one to choose kernels for between them. Where smallest
+    /// and largest agree the extent is fixed; without one between them kernels are chosen for the largest.
+    #[arg(long, value_name = "INPUT=MIN:[OPT:]MAX")]
     pub profile: Vec<String>,
     /// How far results may depart from the graph's own arithmetic; docs/numerics.md has it in full.
     #[arg(long, default_value = "reassoc")]
@@ -75,19 +75,32 @@ fn import_as_is(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> R
         let context = || format!("cannot import {}", path.display());
         return kiln_import::hf::bert::load(path).into_diagnostic().wrap_err_with(context);
     }
-    let mut options = onnx::Options::default();
+    let mut options = profile(args)?.0;
+    options.candidates = values.iter().cloned().collect();
+    onnx::load(path, &options).into_diagnostic().wrap_err_with(|| format!("cannot import {}", path.display()))
+}
+
+/// What `--profile` says: to the importer, and which sizes to choose kernels for.
+fn profile(args: &ModelArgs) -> Result<(onnx::Options, Bindings)> {
+    let (mut options, mut sizes) = (onnx::Options::default(), Bindings::new());
     for spec in &args.profile {
         let (name, range) =
             spec.split_once('=').ok_or_else(|| miette!("`--profile {spec}`: expected input=min:max shapes"))?;
         if options.shapes.contains_key(name) {
             return Err(miette!("`--profile {spec}`: the input has a profile already"));
         }
-        let (min, max) = range.split_once(':').unwrap_or((range, range));
-        let (min, max) = (super::tensors::parse_shape(min)?, super::tensors::parse_shape(max)?);
-        if min.len() != max.len() || min.iter().zip(&max).any(|(a, b)| a > b) {
-            return Err(miette!("`--profile {spec}`: the smallest shape exceeds the largest, or their ranks differ"));
+        let shapes: Vec<Vec<usize>> = range.split(':').map(super::tensors::parse_shape).collect::<Result<_>>()?;
+        let (min, opt, max) = match shapes.as_slice() {
+            [all] => (all, all, all),
+            [min, max] => (min, max, max),
+            [min, opt, max] => (min, opt, max),
+            _ => return Err(miette!("`--profile {spec}`: expected one to three shapes, found {}", shapes.len())),
+        };
+        let ordered = |a: &[usize], b: &[usize]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a <= b);
+        if !ordered(min, opt) || !ordered(opt, max) {
+            return Err(miette!("`--profile {spec}`: a shape exceeds the one after it, or their ranks differ"));
         }
-        let dims = min.iter().zip(&max).enumerate().map(|(axis, (&a, &b))| {
+        let dims = min.iter().zip(opt).zip(max).enumerate().map(|(axis, ((&a, &typical), &b))| {
             if a == b {
                 return Dim::from(a);
             }
@@ -97,21 +110,22 @@ fn import_as_is(path: &Path, args: &ModelArgs, values: &[(String, Tensor)]) -> R
                 symbol.push('_');
             }
             options.ranges.insert(symbol.clone(), (a as i64, b as i64));
+            sizes.insert(symbol.clone(), typical as i64);
             Dim::sym(symbol)
         });
         let dims: Vec<Dim> = dims.collect();
         options.shapes.insert(name.to_owned(), dims);
     }
-    options.candidates = values.iter().cloned().collect();
-    onnx::load(path, &options).into_diagnostic().wrap_err_with(|| format!("cannot import {}", path.display()))
+    Ok((options, sizes))
 }
 
-pub fn identifier(name: &str) -> String {
+fn identifier(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect()
 }
 
-fn options(args: &ModelArgs, targets: &[Target], home: &Home) -> BuildOptions {
-    BuildOptions { targets: targets.to_vec(), numerics: args.numerics.into(), home: home.clone(), line_info: false }
+fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<BuildOptions> {
+    let (numerics, sizes) = (args.numerics.into(), profile(args)?.1);
+    Ok(BuildOptions { targets: targets.to_vec(), numerics, sizes, ..BuildOptions::new(home) })
 }
 
 /// Builds an engine with a progress bar on standard error.
@@ -122,7 +136,7 @@ pub fn build(
     home: Home,
     quiet: bool,
 ) -> Result<(Engine, BuildReport)> {
-    let options = options(args, targets, &home);
+    let options = options(args, targets, home)?;
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{prefix:>18} {wide_bar} {pos}/{len} {msg:40!}").into_diagnostic()?);
     let result = kiln_engine::build(graph, &options, &|news| match news {
@@ -157,7 +171,7 @@ pub struct Opened {
 /// Built engines are kept under `$KILN_HOME/engines`; the user is told.
 pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result<Opened> {
     if !is_model(path) {
-        let engine = kiln_engine::load(path).into_diagnostic()?;
+        let engine = Engine::load(path).into_diagnostic()?;
         let known: Vec<String> = engine.inputs.iter().map(|port| port.name.clone()).collect();
         return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
     }
@@ -174,12 +188,21 @@ pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result
     };
     let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.input_name(id) == name);
     let inputs = inputs.into_iter().filter(|(name, _)| is_input(name)).collect();
-    let kept = kept::Kept::new(&home, &graph, &target, &options(args, std::slice::from_ref(&target), &home));
-    if let Some(engine) = kept.find() {
-        return Ok(Opened { engine, inputs, graph: Some(graph) });
+    let options = options(args, std::slice::from_ref(&target), home.clone())?;
+    let kept = Kept::new(&graph, &target, &options).into_diagnostic()?;
+    match kept.find() {
+        Ok(None) => {}
+        Ok(Some(engine)) => {
+            note!("using the engine built before: {}", engine.path.display());
+            return Ok(Opened { engine, inputs, graph: Some(graph) });
+        }
+        Err(why) => note!("the engine built before cannot be used: {why}"),
     }
     note!("building {} for {target}", path.display());
     let (engine, _) = build(&graph, &[target], args, home, false)?;
-    kept.store(&engine);
+    match kept.store(&engine) {
+        Ok(path) => note!("saved {}", path.display()),
+        Err(e) => note!("the engine is not kept for the next time: {e}"),
+    }
     Ok(Opened { engine, inputs, graph: Some(graph) })
 }

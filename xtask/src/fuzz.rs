@@ -98,12 +98,7 @@ fn judge(folder: &Path, seed: u64, device: &str, home: &Home) -> Outcome<Verdict
 
 fn on_device(graph: &Graph, inputs: &[(String, Tensor)], device: &str, home: &Home) -> Outcome<Vec<(String, Tensor)>> {
     let device = open_device(device)?;
-    let options = BuildOptions {
-        targets: vec![device.target().parse()?],
-        numerics: kiln_fuse::Numerics::Reassoc,
-        home: home.clone(),
-        line_info: false,
-    };
+    let options = BuildOptions { targets: vec![device.target().parse()?], ..BuildOptions::new(home.clone()) };
     let (engine, _) = kiln_engine::build(graph, &options, &|_| {})?;
     let mut session = Session::new(&engine, device)?;
     let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();

@@ -7,7 +7,6 @@ use kiln_cuda::Home;
 use kiln_engine::{BuildOptions, Session, open_device};
 use kiln_graph::{DType, Graph, Tensor};
 use kiln_import::onnx::{self, Options};
-use kiln_target::Target;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -168,12 +167,7 @@ fn verdict(case: &Case, data: &Bytes) -> Verdict {
 /// Builds an engine for the CPU device and runs it once, on inputs in the order of the graph's signature. The arena is poisoned first.
 fn on_cpu(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let run = || -> Outcome<Vec<Tensor>> {
-        let options = BuildOptions {
-            targets: vec![Target::cpu()],
-            numerics: kiln_fuse::Numerics::Reassoc,
-            home: Home::from_env()?,
-            line_info: false,
-        };
+        let options = BuildOptions::new(Home::from_env()?);
         let (engine, _) = kiln_engine::build(graph, &options, &|_| {})?;
         let mut session = Session::new(&engine, open_device("cpu:1")?)?;
         let names: Vec<String> = session.inputs().map(|(name, _)| name.to_owned()).collect();

@@ -4,7 +4,7 @@ use crate::aligned::{Aligned, is_aligned};
 use crate::error::{Error, Result};
 use crate::lower::{Home, Lowered, lower};
 use crate::memory::Slot;
-use crate::stage::Context;
+use crate::stage::{Context, Pool};
 use bytes::Bytes;
 use kiln_fuse::Region;
 use kiln_graph::{Bindings, DType, Tensor, interpret_within};
@@ -227,7 +227,7 @@ impl BoundKernel {
                     Home::Scratch(at) | Home::Kept(at) => scratch.part(*at, spec.bytes()),
                 })
                 .collect();
-            self.run_stages(lowered, 0..lowered.stages.len(), &slots, scratch)?;
+            self.run_stages(lowered, 0..lowered.stages.len(), &slots, scratch, None)?;
         }
         for (bytes, moved) in outputs.iter_mut().zip(&moved_outputs) {
             if let Some(copy) = moved {
@@ -244,6 +244,7 @@ impl BoundKernel {
         range: Range<usize>,
         slots: &[Slot<'_>],
         scratch: Slot<'_>,
+        pool: Pool<'_>,
     ) -> Result<()> {
         for &slot in &lowered.nibbles {
             // 4-bit stores merge into bytes; the spare nibble of an odd count must be defined.
@@ -251,7 +252,7 @@ impl BoundKernel {
         }
         for (stage, private) in lowered.stages[range.clone()].iter().zip(&lowered.stage_scratch[range]) {
             let scratch = scratch.range_mut::<u8>(private.start, private.len());
-            stage.run(Context { slots, scratch, region: self.name() })?;
+            stage.run(Context { slots, scratch, region: self.name(), pool })?;
         }
         Ok(())
     }

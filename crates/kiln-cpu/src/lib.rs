@@ -4,7 +4,7 @@
 //! reductions (register programs over cache-sized tiles), packed matrix products, convolutions, windows, gathers and the rest. Any region runs;
 //! one without stages falls back to the graph's reference interpreter and says so in [`BoundKernel::implementation`].
 //!
-//! A [`Tape`] is a list of launches, branches and loops over one block of memory, resolved once, so that a loop of small kernels costs what its
+//! A [`Tape`] is a list of launches, branches and loops over a few blocks of memory, resolved once, so that a loop of small kernels costs what its
 //! kernels cost.
 //!
 //! Knows: regions, vector units, caches. Must not know: CUDA, files, engines.
@@ -24,4 +24,4 @@ mod tape;
 
 pub use error::{Error, Result};
 pub use kernel::{BoundKernel, Kernel};
-pub use tape::{Command, Loop, Place, Tape};
+pub use tape::{Command, Loop, Place, Span, Tape};

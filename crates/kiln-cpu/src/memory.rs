@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 /// A buffer of a run. Stages uphold two rules that make its use sound: a stage never reads a slot that it writes (lowering gives every
 /// stage result a slot of its own, defined once), and two threads never write the same element.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot<'a> {
     ptr: *mut u8,
     len: usize,

@@ -1,4 +1,4 @@
-//! Recordings: launches, copies, branches and loops over one block of memory. Places are checked and resolved when a tape is made, so that an
+//! Recordings: launches, copies, branches and loops over a few blocks of memory. Places are checked and resolved when a tape is made, so that an
 //! iteration of a loop does nothing but run its stages and move its results.
 
 mod record;
@@ -11,11 +11,27 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Bytes of one of the blocks that a tape works on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Which block, in the order [`Tape::run`] is given them.
+    pub block: usize,
+    /// Bytes of it.
+    pub range: Range<usize>,
+}
+
+impl From<Range<usize>> for Span {
+    /// A range of the first block.
+    fn from(range: Range<usize>) -> Span {
+        Span { block: 0, range }
+    }
+}
+
 /// Bytes of an operand.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A range of the block that kernels write.
-    Arena(Range<usize>),
+    /// Memory that may be written.
+    Memory(Span),
     /// Memory that stays the same.
     Fixed(Bytes),
 }
@@ -29,17 +45,17 @@ pub enum Command {
         kernel: Arc<BoundKernel>,
         /// One place an input.
         inputs: Vec<Place>,
-        /// One range of the arena an output.
-        outputs: Vec<Range<usize>>,
-        /// At least [`BoundKernel::scratch_bytes`] of the arena.
-        scratch: Range<usize>,
+        /// One an output.
+        outputs: Vec<Span>,
+        /// At least [`BoundKernel::scratch_bytes`].
+        scratch: Span,
     },
-    /// Copy to the arena; equal lengths, not overlapping.
+    /// Copy between equal lengths that do not overlap.
     Copy {
         /// Source.
         from: Place,
         /// Destination.
-        to: Range<usize>,
+        to: Span,
     },
     /// Take the first branch if a byte is not zero, else the second.
     If {
@@ -60,30 +76,33 @@ pub struct Loop {
     /// A bool that the body may change.
     pub go: Place,
     /// Where the body finds the iteration's number, an i64.
-    pub index: Range<usize>,
+    pub index: Span,
     /// What to repeat.
     pub body: Vec<Command>,
     /// Copied after each iteration, in order: no destination is a later source.
-    pub carried: Vec<(Place, Range<usize>)>,
+    pub carried: Vec<(Place, Span)>,
     /// Copied after each iteration to the next part of the destination.
-    pub scans: Vec<(Place, Range<usize>)>,
+    pub scans: Vec<(Place, Span)>,
 }
 
 /// A list of commands, ready to run any number of times.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tape {
     steps: Vec<Step>,
     launches: Vec<Launch>,
     /// Where each slot is: those of a launch lie together, in the order of its kernel's.
     slots: Vec<Source>,
-    arena: usize,
-    /// What loops keep, and scratch that the arena has no room for.
+    /// Bytes that each block must have.
+    blocks: Vec<usize>,
+    /// What loops keep, and scratch that does not fit where it was to be.
     own: Vec<u64>,
+    /// The memory of a run's slots, for the next run.
+    spare: Vec<Slot<'static>>,
 }
 
 #[derive(Clone, Debug)]
 enum Source {
-    Arena(Range<usize>),
+    Memory(Span),
     Own(Range<usize>),
     Fixed(Bytes),
 }
@@ -116,29 +135,49 @@ struct Repeat {
     once: Vec<usize>,
 }
 
+/// Bytes of all slots up to which a run stays on its caller's thread: waking another takes longer.
+const SMALL: usize = 64 * 1024;
+
 impl Tape {
-    /// Runs everything, on rayon's current pool. `arena` starts on a cache line.
+    /// Runs everything. What is worth several threads is shared out over those of `pool`; a small tape otherwise stays on the caller's.
+    /// Each block starts on a cache line. Nothing is allocated from the second run on, but for what the pool's queue needs.
     ///
     /// # Errors
-    /// An arena that is too small, a loop that stops before it has filled its stacked results, and what kernels report.
-    pub fn run(&mut self, arena: &mut [u8]) -> Result<()> {
-        let Tape { steps, launches, slots, own, .. } = self;
-        if arena.len() < self.arena || arena.as_ptr().align_offset(ALIGN) != 0 {
-            let message = format!("needs {} bytes on a cache line, found {} at {:p}", self.arena, arena.len(), arena);
-            return Err(Error::Tape { message });
+    /// Blocks that are missing or too small, a loop that stops before it has filled its stacked results, and what kernels report.
+    pub fn run<B: AsMut<[u8]>>(&mut self, pool: &rayon::ThreadPool, blocks: &mut [B]) -> Result<()> {
+        if blocks.len() < self.blocks.len() {
+            return Err(Error::Tape { message: format!("needs {} blocks, found {}", self.blocks.len(), blocks.len()) });
         }
-        let own: &mut [u8] = bytemuck::cast_slice_mut(own);
+        let own: &mut [u8] = bytemuck::cast_slice_mut(&mut self.own);
         let skip = own.as_ptr().align_offset(ALIGN).min(own.len());
-        let (arena, own) = (Slot::write(arena), Slot::write(&mut own[skip..]));
-        let slots: Vec<Slot<'_>> = slots
-            .iter()
-            .map(|source| match source {
-                Source::Arena(r) => arena.part(r.start, r.len()),
+        let own = Slot::write(&mut own[skip..]);
+        // The whole blocks first, then what lies in them.
+        let mut slots: Vec<Slot<'_>> = std::mem::take(&mut self.spare);
+        for (block, &bytes) in blocks.iter_mut().zip(&self.blocks) {
+            let block = block.as_mut();
+            if block.len() < bytes || block.as_ptr().align_offset(ALIGN) != 0 {
+                let message = format!("needs {bytes} bytes on a cache line, found {} at {block:p}", block.len());
+                return Err(Error::Tape { message });
+            }
+            slots.push(Slot::write(block));
+        }
+        for source in &self.slots {
+            slots.push(match source {
+                Source::Memory(span) => slots[span.block].part(span.range.start, span.range.len()),
                 Source::Own(r) => own.part(r.start, r.len()),
                 Source::Fixed(bytes) => Slot::read(bytes),
-            })
-            .collect();
-        Run { launches, slots: &slots }.steps(steps)
+            });
+        }
+        let all = &slots[self.blocks.len()..];
+        let run = Run { launches: &self.launches, slots: all, pool };
+        let result = match all.iter().map(Slot::len).sum::<usize>() <= SMALL {
+            true => run.steps(&self.steps),
+            false => pool.install(|| run.steps(&self.steps)),
+        };
+        slots.clear();
+        // Collected in place: the allocation stays, the borrows end.
+        self.spare = slots.into_iter().map(|_| Slot::read(&[])).collect();
+        result
     }
 }
 
@@ -146,6 +185,7 @@ impl Tape {
 struct Run<'a> {
     launches: &'a [Launch],
     slots: &'a [Slot<'a>],
+    pool: &'a rayon::ThreadPool,
 }
 
 impl Run<'_> {
@@ -202,7 +242,7 @@ impl Run<'_> {
         let slots = &self.slots[slots.clone()];
         if let Some(lowered) = kernel.lowered() {
             let range = if once { 0..lowered.once } else { lowered.once..lowered.stages.len() };
-            return kernel.run_stages(lowered, range, slots, self.slots[*scratch]);
+            return kernel.run_stages(lowered, range, slots, self.slots[*scratch], Some(self.pool));
         }
         let (inputs, outputs) = slots.split_at(kernel.inputs.len());
         let inputs: Vec<&[u8]> = inputs.iter().map(Slot::bytes).collect();

@@ -5,8 +5,19 @@ mod support;
 use kiln_cpu::{BoundKernel, Command, Error, Loop, Place, Tape};
 use kiln_graph::{BinaryOp, Builder, DType, EinsumSpec, Graph, Rng, Tensor, interpret};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use support::{bind, dims, epsilon, random};
+
+fn memory(range: Range<usize>) -> Place {
+    Place::Memory(range.into())
+}
+
+/// Runs a tape on two threads of its own.
+fn run(tape: &mut Tape, arena: &mut [u8]) -> kiln_cpu::Result<()> {
+    static POOL: LazyLock<rayon::ThreadPool> =
+        LazyLock::new(|| rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+    tape.run(&POOL, &mut [arena])
+}
 
 /// An arena on a cache line, whose ranges are handed out from its start.
 struct Arena {
@@ -40,7 +51,12 @@ impl Arena {
 
 fn launch(arena: &mut Arena, kernel: BoundKernel, inputs: Vec<Place>, outputs: &[&Range<usize>]) -> Command {
     let scratch = arena.take(kernel.scratch_bytes());
-    Command::Launch { kernel: Arc::new(kernel), inputs, outputs: outputs.iter().map(|&o| o.clone()).collect(), scratch }
+    Command::Launch {
+        kernel: Arc::new(kernel),
+        inputs,
+        outputs: outputs.iter().map(|&o| o.clone().into()).collect(),
+        scratch: scratch.into(),
+    }
 }
 
 /// `y = tanh(s w + x)`, with operands whose labels are given.
@@ -70,25 +86,25 @@ fn check(graph: &Graph, state: &Tensor, weight: &Tensor, x: &Tensor, fixed: bool
     let kernel = bind(graph, &[state.clone(), weight.clone(), x.clone()]);
     let (trip, go) = (arena.put(&TRIPS.to_le_bytes()), arena.put(&[1]));
     let (index, s) = (arena.take(8), arena.put(state.data()));
-    let w = if fixed { Place::Fixed(weight.data().clone()) } else { Place::Arena(arena.put(weight.data())) };
-    let x = Place::Arena(arena.put(x.data()));
+    let w = if fixed { Place::Fixed(weight.data().clone()) } else { memory(arena.put(weight.data())) };
+    let x = memory(arena.put(x.data()));
     let bytes = state.data().len();
     let (y, all) = (arena.take(bytes), arena.take(bytes * TRIPS as usize));
-    let body = vec![launch(&mut arena, kernel, vec![Place::Arena(s.clone()), w, x], &[&y])];
+    let body = vec![launch(&mut arena, kernel, vec![memory(s.clone()), w, x], &[&y])];
     let tape = Command::Loop(Loop {
-        trip: Place::Arena(trip),
-        go: Place::Arena(go),
-        index,
+        trip: memory(trip),
+        go: memory(go),
+        index: index.into(),
         body,
-        carried: vec![(Place::Arena(y.clone()), s.clone())],
-        scans: vec![(Place::Arena(y), all.clone())],
+        carried: vec![(memory(y.clone()), s.clone().into())],
+        scans: vec![(memory(y), all.clone().into())],
     });
     let mut tape = Tape::new(&[tape]).unwrap();
     // Twice, for what a tape keeps must not outlive a run.
     for _ in 0..2 {
         arena.bytes()[s.clone()].copy_from_slice(state.data());
         arena.bytes()[all.clone()].fill(0xCB);
-        tape.run(arena.bytes()).unwrap();
+        run(&mut tape, arena.bytes()).unwrap();
         let shape = [expected.len()];
         let found = Tensor::new(state.dtype(), shape.to_vec(), arena.bytes()[all.clone()].to_vec().into()).unwrap();
         for (i, (e, f)) in expected.iter().zip(found.to_f64_vec()).enumerate() {
@@ -147,11 +163,11 @@ fn operands_that_the_body_writes_are_read_anew() {
     let mut arena = Arena::new();
     let (trip, go, index) = (arena.put(&3i64.to_le_bytes()), arena.put(&[1]), arena.take(8));
     let (at, y) = (arena.put(w.data()), arena.take(256));
-    let body = vec![launch(&mut arena, bind(&graph, &[w]), vec![Place::Arena(at.clone())], &[&y])];
-    let carried = vec![(Place::Arena(y), at.clone())];
-    let (trip, go) = (Place::Arena(trip), Place::Arena(go));
-    let commands = [Command::Loop(Loop { trip, go, index, body, carried, scans: Vec::new() })];
-    Tape::new(&commands).unwrap().run(arena.bytes()).unwrap();
+    let body = vec![launch(&mut arena, bind(&graph, &[w]), vec![memory(at.clone())], &[&y])];
+    let carried = vec![(memory(y), at.clone().into())];
+    let (trip, go) = (memory(trip), memory(go));
+    let commands = [Command::Loop(Loop { trip, go, index: index.into(), body, carried, scans: Vec::new() })];
+    run(&mut Tape::new(&commands).unwrap(), arena.bytes()).unwrap();
     let found: &[f32] = bytemuck::cast_slice(&arena.bytes()[at]);
     for (e, f) in expected.to_f64_vec().iter().zip(found) {
         assert!((e - f64::from(*f)).abs() < 1e-5, "expected {e}, found {f}");
@@ -164,26 +180,26 @@ fn conditions_end_loops_and_choose_branches() {
     let (yes, no, flag) = (arena.put(&[1]), arena.put(&[0]), arena.put(&[1]));
     let (trip, index, last) = (arena.put(&10i64.to_le_bytes()), arena.take(8), arena.take(8));
     let stacked = arena.take(80);
-    let place = |r: &Range<usize>| Place::Arena(r.clone());
-    let copy = |from: &Range<usize>, to: &Range<usize>| Command::Copy { from: place(from), to: to.clone() };
+    let place = |r: &Range<usize>| memory(r.clone());
+    let copy = |from: &Range<usize>, to: &Range<usize>| Command::Copy { from: place(from), to: to.clone().into() };
     // The body notes its number and stops.
     let repeat = |scans| {
         Command::Loop(Loop {
             trip: place(&trip),
             go: place(&flag),
-            index: index.clone(),
+            index: index.clone().into(),
             body: vec![copy(&index, &last)],
-            carried: vec![(place(&no), flag.clone())],
+            carried: vec![(place(&no), flag.clone().into())],
             scans,
         })
     };
     let branch = Command::If { cond: place(&flag), branches: [Vec::new(), vec![copy(&yes, &flag)]] };
-    Tape::new(&[repeat(Vec::new()), branch]).unwrap().run(arena.bytes()).unwrap();
+    run(&mut Tape::new(&[repeat(Vec::new()), branch]).unwrap(), arena.bytes()).unwrap();
     assert_eq!((arena.bytes()[last.clone()][0], arena.bytes()[flag.clone()][0]), (0, 1));
-    let mut stops = Tape::new(&[repeat(vec![(place(&index), stacked.clone())])]).unwrap();
-    assert!(matches!(stops.run(arena.bytes()), Err(Error::Loop { expected: 10, found: 1 })));
-    let mut short = Tape::new(&[repeat(vec![(place(&index), stacked.start..stacked.end - 8)])]).unwrap();
-    assert!(matches!(short.run(arena.bytes()), Err(Error::Loop { expected: 9, found: 10 })));
+    let mut stops = Tape::new(&[repeat(vec![(place(&index), stacked.clone().into())])]).unwrap();
+    assert!(matches!(run(&mut stops, arena.bytes()), Err(Error::Loop { expected: 10, found: 1 })));
+    let mut short = Tape::new(&[repeat(vec![(place(&index), (stacked.start..stacked.end - 8).into())])]).unwrap();
+    assert!(matches!(run(&mut short, arena.bytes()), Err(Error::Loop { expected: 9, found: 10 })));
 }
 
 #[test]
@@ -197,9 +213,9 @@ fn places_that_do_not_suit_are_refused() {
     let tape = |x: Range<usize>, y: Range<usize>| {
         Tape::new(&[Command::Launch {
             kernel: Arc::clone(&kernel),
-            inputs: vec![Place::Arena(x)],
-            outputs: vec![y],
-            scratch: 1024..1024 + kernel.scratch_bytes(),
+            inputs: vec![memory(x)],
+            outputs: vec![y.into()],
+            scratch: (1024..1024 + kernel.scratch_bytes()).into(),
         }])
     };
     assert!(tape(0..16, 16..32).is_ok());
@@ -207,18 +223,18 @@ fn places_that_do_not_suit_are_refused() {
         assert!(matches!(tape(x.clone(), y.clone()), Err(Error::Tape { .. })), "{x:?} {y:?}");
     }
     assert!(matches!(tape(0..12, 16..32), Err(Error::Size { .. })));
-    let copy = Command::Copy { from: Place::Arena(0..8), to: 4..12 };
+    let copy = Command::Copy { from: memory(0..8), to: (4..12).into() };
     assert!(matches!(Tape::new(&[copy]), Err(Error::Tape { .. })));
     // Two carried values that change places: the second would read what the first has become.
     let swap = Command::Loop(Loop {
-        trip: Place::Arena(64..72),
-        go: Place::Arena(72..73),
-        index: 80..88,
+        trip: memory(64..72),
+        go: memory(72..73),
+        index: (80..88).into(),
         body: Vec::new(),
-        carried: vec![(Place::Arena(0..8), 8..16), (Place::Arena(8..16), 0..8)],
+        carried: vec![(memory(0..8), (8..16).into()), (memory(8..16), (0..8).into())],
         scans: Vec::new(),
     });
     assert!(matches!(Tape::new(&[swap]), Err(Error::Tape { .. })));
     let mut small = [0u8; 16];
-    assert!(matches!(tape(0..16, 16..32).unwrap().run(&mut small), Err(Error::Tape { .. })));
+    assert!(matches!(run(&mut tape(0..16, 16..32).unwrap(), &mut small), Err(Error::Tape { .. })));
 }

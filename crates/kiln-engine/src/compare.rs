@@ -123,7 +123,7 @@ pub fn first_departure(
     tolerance: Tolerance,
 ) -> Result<Option<Departure>> {
     let plan = session.plan().clone();
-    let bindings = session.bind(inputs)?;
+    let bindings = session.symbols(inputs)?;
     let mut values: HashMap<usize, Tensor> = HashMap::new();
     for (i, buffer) in plan.buffers.iter().enumerate() {
         match &buffer.kind {

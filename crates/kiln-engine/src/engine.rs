@@ -1,9 +1,9 @@
 //! An engine in memory: plans, code for each target, and weights.
 
-use crate::{Error, Result};
+use crate::{Error, Result, Session};
 use bytes::Bytes;
 use kiln_fuse::Plan;
-use kiln_graph::{Symbols, Tensor, TensorType};
+use kiln_graph::{Bindings, Symbols, Tensor, TensorType};
 use kiln_kernels::Implementation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -69,12 +69,14 @@ pub struct TargetImage {
 }
 
 /// What decides, beside graph and targets, what an engine computes and holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Which rewrites were allowed.
     pub numerics: kiln_fuse::Numerics,
     /// Whether GPU kernels have source line information.
     pub line_info: bool,
+    /// Sizes of symbols for which kernels were chosen.
+    pub sizes: Bindings,
 }
 
 /// Name and type of an input or output.
@@ -131,7 +133,7 @@ impl Engine {
 
     /// Checks that this is the engine of a graph with this [`graph_hash`](crate::graph_hash), built with these settings for this target; the error names
     /// what is not.
-    pub fn check(&self, graph_hash: &str, settings: Settings, target: &str) -> Result<()> {
+    pub fn check(&self, graph_hash: &str, settings: &Settings, target: &str) -> Result<()> {
         self.target(target)?;
         let field = |field, expected: String, found: String| match expected == found {
             true => Ok(()),
@@ -142,6 +144,14 @@ impl Engine {
         };
         field("graph hash", graph_hash.to_owned(), self.graph_hash.clone())?;
         field("settings", format!("{settings:?}"), format!("{:?}", self.settings))
+    }
+
+    /// Loads the engine on a device by its name: see [`open_device`](crate::open_device).
+    ///
+    /// # Errors
+    /// No such device, or no code for it in this engine.
+    pub fn session(&self, device: &str) -> Result<Session> {
+        Session::new(self, crate::open_device(device)?)
     }
 
     /// Bytes of all weights.

@@ -67,6 +67,14 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// What a run gave was asked for in a wrong way.
+    #[error("output `{name}`: {message}")]
+    Output {
+        /// The output.
+        name: String,
+        /// Expected and found.
+        message: String,
+    },
     /// No device is called that.
     #[error("`{name}` is not a device; use `cpu`, `cpu:THREADS`, `cuda:N` or `sim:sm_XX`")]
     UnknownDevice {

@@ -1,6 +1,6 @@
 //! Engines: building them from a graph, their file, and running them on a device.
 //!
-//! Knows: lowering a plan for targets ([`build`](build())), memory planning, the engine file ([`save`], [`load`]), the [`Device`] trait with
+//! Knows: lowering a plan for targets ([`build`](build())), memory planning, the engine file ([`Engine::save`], [`Engine::load`]), the [`Device`] trait with
 //! its implementations, and [`Session`]. Must not know: HTTP, or how a model was imported.
 #![deny(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod device;
 mod engine;
 mod error;
 mod file;
+mod kept;
 mod memory;
 mod schedule;
 mod session;
@@ -25,6 +26,7 @@ pub use device::{
 };
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
 pub use error::{Error, Result};
-pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, load, parse, read_header, save, save_in};
+pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, parse, read_header};
+pub use kept::Kept;
 pub use schedule::{Action, Schedule};
 pub use session::{Memory, Observation, RunTimes, Session};

@@ -134,7 +134,7 @@ impl Schedule {
     }
 }
 
-/// The arena of a schedule before it is allocated; [`Schedule::rebase`] replaces it.
+/// The arena of a schedule before it is allocated; [`Schedule::placed`] replaces it.
 const ARENA: MemId = MemId(usize::MAX);
 
 /// Capture `i` of a nested schedule until what is around it has places.
@@ -155,33 +155,31 @@ struct Lifetimes {
 }
 
 /// The buffer whose memory this one is.
-fn root(plan: &Plan, mut at: usize) -> usize {
+pub fn root(plan: &Plan, mut at: usize) -> usize {
     while let Some(next) = plan.buffers[at].alias_of {
         at = next.index();
     }
     at
 }
 
-/// How a plan's inputs lie in memory.
+/// What of a plan lies outside its arena.
 #[derive(Clone, Copy)]
-enum Inputs {
-    /// In the arena, until their last use.
-    Own,
-    /// As those of a body whose first inputs, this many, stay in the arena to the end. The rest are captures, which lie elsewhere.
-    Nested(usize),
+struct Outside<'a> {
+    /// The first inputs, this many, stay in the arena to the end. The rest are captures, which lie elsewhere.
+    kept: usize,
+    /// Buffers that lie where the captures after those of the inputs are.
+    buffers: &'a [BufferId],
 }
 
-impl Inputs {
-    /// The number of the capture that input `i` is.
-    fn capture(self, i: usize) -> Option<usize> {
-        match self {
-            Inputs::Own => None,
-            Inputs::Nested(kept) => i.checked_sub(kept),
-        }
+impl Outside<'_> {
+    /// The number of the capture that a buffer is.
+    fn capture(self, plan: &Plan, at: usize) -> Option<usize> {
+        let captured = plan.inputs.get(self.kept..).unwrap_or_default();
+        captured.iter().chain(self.buffers).position(|id| id.index() == at)
     }
 }
 
-fn lifetimes(plan: &Plan, bindings: &Bindings, inputs: Inputs) -> Result<Lifetimes> {
+fn lifetimes(plan: &Plan, bindings: &Bindings, outside: Outside<'_>) -> Result<Lifetimes> {
     let shapes = plan.buffers.iter().map(|b| b.ty.concrete(bindings)).collect::<kiln_graph::Result<Vec<_>>>()?;
     let bytes =
         plan.buffers.iter().zip(&shapes).map(|(b, shape)| byte_size(b.ty.dtype, shape)).collect::<Result<Vec<_>>>()?;
@@ -193,9 +191,7 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, inputs: Inputs) -> Result<Lifetim
     };
     for &input in &plan.inputs {
         touch(input, 0);
-        if let Inputs::Nested(_) = inputs {
-            touch(input, end);
-        }
+        touch(input, end);
     }
     for (_, output) in &plan.outputs {
         touch(*output, end);
@@ -207,12 +203,10 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, inputs: Inputs) -> Result<Lifetim
     }
     let mut lifetimes = Vec::new();
     let mut slot = vec![usize::MAX; plan.buffers.len()];
-    let captures: Vec<usize> =
-        (0..plan.inputs.len()).filter(|&i| inputs.capture(i).is_some()).map(|i| plan.inputs[i].index()).collect();
     for (i, buffer) in plan.buffers.iter().enumerate() {
         if buffer.alias_of.is_none()
             && !matches!(buffer.kind, BufferKind::Weight(_))
-            && !captures.contains(&i)
+            && outside.capture(plan, i).is_none()
             && let Some((first, last)) = live[i]
         {
             slot[i] = lifetimes.len();
@@ -222,20 +216,22 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, inputs: Inputs) -> Result<Lifetim
     Ok(Lifetimes { shapes, bytes, slot, lifetimes })
 }
 
-/// Arena bytes of a plan's own buffers, without kernels' scratch and nested plans.
+/// Arena bytes of a plan's own buffers, without kernels' scratch, nested plans and what is bound from outside.
 pub fn activation_bytes(plan: &Plan, bindings: &Bindings) -> Result<usize> {
-    Ok(memory::plan(&lifetimes(plan, bindings, Inputs::Own)?.lifetimes).arena_bytes)
+    Ok(memory::plan(&lifetimes(plan, bindings, Outside { kept: 0, buffers: &[] })?.lifetimes).arena_bytes)
 }
 
-/// Lays out `plan` under `bindings`. The arena is symbolic until [`Schedule::rebase`].
+/// Lays out `plan` under `bindings`. Its inputs, and `outside`, which are the roots of some outputs, are not in its arena; where all of them and
+/// the arena are is said by [`Schedule::placed`].
 pub fn schedule(
     plan: &Plan,
     loaded: &LoadedPlan,
     bindings: &Bindings,
     weights: &WeightPlaces,
     device: &mut dyn Device,
+    outside: &[BufferId],
 ) -> Result<Schedule> {
-    lay_out(plan, loaded, bindings, weights, device, Inputs::Own)
+    lay_out(plan, loaded, bindings, weights, device, Outside { kept: 0, buffers: outside })
 }
 
 fn lay_out(
@@ -244,12 +240,12 @@ fn lay_out(
     bindings: &Bindings,
     weights: &WeightPlaces,
     device: &mut dyn Device,
-    inputs: Inputs,
+    outside: Outside<'_>,
 ) -> Result<Schedule> {
     for constraint in &plan.constraints {
         constraint.check(bindings)?;
     }
-    let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, inputs)?;
+    let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, outside)?;
     enum Pending {
         Launch { prepared: usize, scratch: Option<usize> },
         Nested(Vec<std::result::Result<(Schedule, usize), kiln_graph::Error>>),
@@ -276,7 +272,8 @@ fn lay_out(
                 let mut schedules = Vec::new();
                 for inner in nested(step) {
                     let loaded = nested_plans.next().ok_or_else(|| internal("a nested plan is not loaded"))?;
-                    schedules.push(match lay_out(inner, loaded, bindings, weights, device, Inputs::Nested(kept)) {
+                    let outside = Outside { kept, buffers: &[] };
+                    schedules.push(match lay_out(inner, loaded, bindings, weights, device, outside) {
                         Ok(s) => {
                             let at = reserve(s.arena_bytes);
                             Ok((s, at))
@@ -291,15 +288,11 @@ fn lay_out(
     }
     let layout = memory::plan(&lifetimes);
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
-    let captured = |at: usize| {
-        let i = plan.inputs.iter().position(|id| id.index() == at)?;
-        inputs.capture(i).map(capture)
-    };
     let places = (0..plan.buffers.len())
         .map(|i| {
             let at = root(plan, i);
-            if let Some(mem) = captured(at) {
-                return Ok(Place { mem, offset: 0, bytes: bytes[i] });
+            if let Some(number) = outside.capture(plan, at) {
+                return Ok(Place { mem: capture(number), offset: 0, bytes: bytes[i] });
             }
             Ok(match &plan.buffers[at].kind {
                 BufferKind::Weight(name) => {
@@ -489,13 +482,27 @@ impl Schedule {
         plan.outputs.iter().map(|(_, id)| self.places[id.index()]).collect()
     }
 
-    /// Puts the schedule's arena at the start of a block.
-    pub fn rebase(&mut self, arena: MemId) {
-        self.each_place(&mut |p| {
+    /// This schedule with its arena at the start of a block, and what is outside where it is.
+    pub fn placed(&self, arena: MemId, outside: &[Place]) -> Result<Schedule> {
+        let mut placed = self.clone().within(0, outside)?;
+        placed.each_place(&mut |p| {
             if p.mem == ARENA {
                 p.mem = arena;
             }
         });
+        Ok(placed)
+    }
+
+    /// Lets go of what was prepared for it.
+    pub fn release(&self, device: &mut dyn Device) {
+        for action in &self.actions {
+            match action {
+                Action::Launch { prepared, .. } => device.release(*prepared),
+                Action::If { branches, .. } => branches.iter().for_each(|b| b.release(device)),
+                Action::Loop { body, .. } => body.release(device),
+                Action::Host { .. } | Action::Unfit(_) => {}
+            }
+        }
     }
 }
 

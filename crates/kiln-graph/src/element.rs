@@ -19,7 +19,16 @@ pub trait Element: Copy + 'static {
 
     /// Reads little-endian bytes, as many as the type is wide.
     fn read(from: &[u8]) -> Self;
+
+    /// The bytes of elements in memory.
+    fn as_bytes(elements: &[Self]) -> &[u8];
+
+    /// The bytes of elements for overwriting them; `None` for a type of which not all are a value: see [`Element::read`].
+    fn as_bytes_mut(elements: &mut [Self]) -> Option<&mut [u8]>;
 }
+
+#[cfg(target_endian = "big")]
+compile_error!("tensors are little-endian, and are used in place");
 
 macro_rules! elements {
     ($($ty:ty => $dtype:ident),* $(,)?) => {
@@ -34,6 +43,14 @@ macro_rules! elements {
                 let mut bytes = [0; size_of::<$ty>()];
                 bytes.copy_from_slice(from);
                 <$ty>::from_le_bytes(bytes)
+            }
+
+            fn as_bytes(elements: &[$ty]) -> &[u8] {
+                bytemuck::cast_slice(elements)
+            }
+
+            fn as_bytes_mut(elements: &mut [$ty]) -> Option<&mut [u8]> {
+                Some(bytemuck::cast_slice_mut(elements))
             }
         })*
     };
@@ -51,6 +68,14 @@ impl Element for bool {
 
     fn read(from: &[u8]) -> bool {
         from != [0]
+    }
+
+    fn as_bytes(elements: &[bool]) -> &[u8] {
+        bytemuck::cast_slice(elements)
+    }
+
+    fn as_bytes_mut(_: &mut [bool]) -> Option<&mut [u8]> {
+        None
     }
 }
 

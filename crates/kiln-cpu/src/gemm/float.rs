@@ -1,9 +1,8 @@
 //! f32 and f64 products.
 
-use super::{Blocking, Columns, DEPTH, Matrix};
+use super::{Blocking, Columns, DEPTH, Lines, Matrix};
 use crate::memory::Slot;
 use pulp::{Arch, Simd, WithSimd};
-use std::borrow::Cow;
 
 /// Where a product goes: element `(r, c)` of the slot at `offset + r * row + c * col`.
 #[derive(Clone, Copy)]
@@ -106,12 +105,15 @@ macro_rules! float_gemm {
                 // With few rows, packing B costs as much as using it: panels whose columns are neighbours are then read where they are.
                 let panels = matches!(self.b, Columns::Panels(_));
                 let in_place = panels || self.blocking.rows <= 2 * MR;
-                let packed: Vec<usize> = if panels { Vec::new() } else { (0..kc).map(|p| p * nr).collect() };
+                let (mut packed, mut lines) = (Lines::new(), Lines::new());
+                if !panels {
+                    packed.extend((0..kc).map(|p| p * nr));
+                }
                 for jc in (0..self.n).step_by(nc) {
                     let nb = nc.min(self.n - jc);
                     for pc in (0..self.k).step_by(kc) {
                         let kb = kc.min(self.k - pc);
-                        let lines = if in_place { self.b.lines(pc, kb) } else { Cow::Borrowed(&[][..]) };
+                        let lines = if in_place { self.b.lines(pc, kb, &mut lines) } else { &[][..] };
                         if !in_place {
                             self.b.pack(pb, (pc, kb), (jc, nb), nr);
                         }
@@ -127,7 +129,7 @@ macro_rules! float_gemm {
                                     self.b.pack(panel, (pc, kb), (jc + j, cols), nr);
                                 }
                                 let b = match place {
-                                    Some(b) => (b, &lines[..]),
+                                    Some(b) => (b, lines),
                                     None => (&*panel, &packed[..kb]),
                                 };
                                 let out = self.out.shifted(i, jc + j);

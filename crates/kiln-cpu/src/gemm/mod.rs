@@ -55,6 +55,9 @@ pub(crate) struct Blocking {
 
 /// Rows of B in a block at most: a panel of A of this width lies in the L1 cache, its rows at constant places.
 const DEPTH: usize = 320;
+
+/// Where the rows of a block lie.
+type Lines = smallvec::SmallVec<[usize; DEPTH]>;
 /// Rows of a register tile are at most this many on any machine.
 const ROWS: usize = 12;
 /// Columns of a register tile are at most this many on any machine.

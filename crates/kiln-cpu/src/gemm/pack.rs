@@ -1,8 +1,8 @@
 //! Packing: operands into panels that the microkernels read from end to end.
 
-use super::{Columns, DEPTH, Matrix};
+use super::{Columns, DEPTH, Lines, Matrix};
 use bytemuck::Pod;
-use std::borrow::Cow;
+use smallvec::SmallVec;
 
 /// Columns of a product made of windows over an image: row `c * taps.len() + t` holds tap `t` of channel `c` at each position.
 #[derive(Clone, Copy, Debug)]
@@ -73,14 +73,16 @@ impl<T: Pod + Default> Columns<'_, T> {
     }
 
     /// Where `count` rows from `first` lie, from the place of row 0.
-    pub(super) fn lines(&self, first: usize, count: usize) -> Cow<'static, [usize]> {
+    pub(super) fn lines<'a>(&self, first: usize, count: usize, lines: &'a mut Lines) -> &'a [usize] {
         let rows = first..first + count;
+        lines.clear();
         match self {
-            Columns::Matrix(b) => rows.map(|r| r * b.row.unsigned_abs()).collect(),
-            Columns::Windows(b) => rows.map(|r| r / b.taps.len() * b.plane + b.taps[r % b.taps.len()]).collect(),
-            Columns::Panels(_) if first == 0 && count <= DEPTH => Cow::Borrowed(&PANEL_LINES[..count]),
-            Columns::Panels(_) => rows.map(|r| r * PANEL).collect(),
+            Columns::Matrix(b) => lines.extend(rows.map(|r| r * b.row.unsigned_abs())),
+            Columns::Windows(b) => lines.extend(rows.map(|r| r / b.taps.len() * b.plane + b.taps[r % b.taps.len()])),
+            Columns::Panels(_) if first == 0 && count <= DEPTH => return &PANEL_LINES[..count],
+            Columns::Panels(_) => lines.extend(rows.map(|r| r * PANEL)),
         }
+        lines
     }
 
     /// Row 0 from column `first`, if `width` columns from there are neighbours in memory, of which the first `count` matter.
@@ -120,8 +122,8 @@ impl<T: Pod + Default> Windows<'_, T> {
         [along, line / height * self.steps[0] + line % height * self.steps[1] + along]
     }
 
-    fn runs(&self, k: usize, n: (usize, usize), width: usize) -> Vec<Run> {
-        let mut runs = Vec::new();
+    fn runs(&self, k: usize, n: (usize, usize), width: usize) -> SmallVec<[Run; 64]> {
+        let mut runs = SmallVec::new();
         let mut at = 0;
         while at < n.1 {
             let column = at % width;

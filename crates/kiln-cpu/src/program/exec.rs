@@ -7,6 +7,7 @@ use super::{Access, Class, Id, Instr, Kind, Level, Program, Registers, Scalar, f
 use crate::memory::Slot;
 use crate::simd::{map1, map2};
 use kiln_graph::DType;
+use smallvec::SmallVec;
 
 /// The dims that a tile spans at one level, and how far.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +34,13 @@ impl Rect {
     }
 }
 
+/// One index a dim, without an allocation for all but the strangest domains.
+pub(crate) type Coords = SmallVec<[usize; 8]>;
+
 /// A position in the domain with the extents of both levels.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tile {
-    pub(crate) coords: Vec<usize>,
+    pub(crate) coords: Coords,
     pub(crate) full: Rect,
     pub(crate) row: Rect,
 }
@@ -87,10 +91,16 @@ pub(crate) struct Machine<'a> {
     program: &'a Program,
     registers: &'a Registers,
     slots: &'a [Slot<'a>],
-    buffers: Vec<Buffer<'a>>,
+    buffers: SmallVec<[Buffer<'a>; 24]>,
     /// An access that reads this block instead of its slot, and the block's first index.
     block: Option<(usize, Slot<'a>, usize)>,
     pub(super) partials: Vec<Partial>,
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        Partial::give_back(std::mem::take(&mut self.partials));
+    }
 }
 
 impl<'a> Machine<'a> {
@@ -102,14 +112,14 @@ impl<'a> Machine<'a> {
         scratch: &'a mut [u8],
     ) -> Machine<'a> {
         let mut rest: &mut [u64] = bytemuck::cast_slice_mut(scratch);
-        let mut buffers = Vec::with_capacity(registers.buffers.len());
+        let mut buffers = SmallVec::with_capacity(registers.buffers.len());
         for &(n, class) in &registers.buffers {
             let (own, tail) = rest.split_at_mut((n * class.bytes()).next_multiple_of(64) / 8);
             buffers.push(Buffer { own, view: View::Own });
             rest = tail;
         }
         let reduces = program.instrs.iter().any(|i| i.kind.is_reduction());
-        let partials = if reduces { vec![Partial::default(); program.instrs.len()] } else { Vec::new() };
+        let partials = if reduces { Partial::take(program.instrs.len()) } else { Vec::new() };
         Machine { program, registers, slots, buffers, block: None, partials }
     }
 
@@ -125,7 +135,7 @@ impl<'a> Machine<'a> {
                 let buffer = self.registers.of[id].unwrap_or_default();
                 let (n, _) = self.registers.buffers[buffer];
                 let rect = Rect { cols: n, ..Rect::default() };
-                let tile = Tile { coords: Vec::new(), full: rect, row: rect };
+                let tile = Tile { coords: Coords::new(), full: rect, row: rect };
                 self.compute(id, &tile);
             }
         }

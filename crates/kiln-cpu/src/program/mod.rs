@@ -13,7 +13,7 @@ mod reduce;
 mod registers;
 
 pub(crate) use convert::wrap;
-pub(crate) use exec::{Machine, Rect, Tile};
+pub(crate) use exec::{Coords, Machine, Rect, Tile};
 pub(crate) use registers::{Registers, allocate};
 
 use kiln_graph::{ArgOp, BinaryOp, CompareOp, DType, ReduceOp, UnaryOp};

@@ -4,6 +4,7 @@ use super::convert::{narrow, wrap};
 use super::{Class, Id, Kind, Machine, Tile};
 use crate::simd::fold;
 use kiln_graph::{ArgOp, DType, ReduceOp};
+use std::cell::RefCell;
 
 /// Accumulators of a reduction that takes several tiles: one element a row of the tile. Wider than the values, so that long sums stay
 /// accurate.
@@ -12,6 +13,27 @@ pub(super) struct Partial {
     f: Vec<f64>,
     i: Vec<i64>,
     at: Vec<i64>,
+}
+
+thread_local! {
+    /// Accumulators that no machine of this thread uses, with their memory.
+    static SPARE: RefCell<Vec<Vec<Partial>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Partial {
+    /// One accumulator an instruction, whose contents are of no use until a reduction begins.
+    pub(super) fn take(instrs: usize) -> Vec<Partial> {
+        let mut partials = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        partials.resize(instrs.max(partials.len()), Partial::default());
+        partials
+    }
+
+    /// Gives accumulators back for the next machine.
+    pub(super) fn give_back(partials: Vec<Partial>) {
+        if !partials.is_empty() {
+            SPARE.with_borrow_mut(|spare| spare.push(partials));
+        }
+    }
 }
 
 fn float_identity(op: ReduceOp) -> f64 {

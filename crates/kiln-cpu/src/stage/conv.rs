@@ -37,7 +37,7 @@ impl IntConv {
         let (x, w): (&[T], &[T]) = (cx.slots[self.x].typed(), cx.slots[self.w].typed());
         let out = cx.slots[self.out];
         let planes = self.images * self.groups * self.outputs;
-        each(threads_for_products(planes * positions * depth, self.threads), planes, |p| {
+        each(cx.pool, threads_for_products(planes * positions * depth, self.threads), planes, |p| {
             let (group, filter) = (p / self.outputs, p % (self.groups * self.outputs));
             widest(Taps {
                 spatial: s,

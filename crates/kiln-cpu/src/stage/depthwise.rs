@@ -43,7 +43,7 @@ impl Depthwise {
         let out = cx.slots[self.out];
         let channels = self.images * self.groups;
         let parts = threads_for_products(channels * self.outputs * positions * taps, self.threads);
-        share(parts, channels, cx.scratch, self.plane_bytes(), |scratch, next| {
+        share(cx.pool, parts, channels, cx.scratch, self.plane_bytes(), |scratch, next| {
             let plane: &mut [f32] = bytemuck::cast_slice_mut(scratch);
             plane[self.image.plane()..].fill(0.0);
             while let Some(range) = next() {

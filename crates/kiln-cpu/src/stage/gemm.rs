@@ -8,6 +8,7 @@ use crate::lower::Tail;
 use crate::memory::Slot;
 use crate::program::{Machine, Tile};
 use bytemuck::Pod;
+use smallvec::smallvec;
 use std::sync::OnceLock;
 
 /// A strided matrix in a slot.
@@ -165,7 +166,7 @@ impl MatMul {
         let (ms, ns) = (self.m.div_ceil(tm), self.n.div_ceil(tn));
         let units = self.batches() * ms * ns;
         let slots = cx.slots;
-        share(parts, units, cx.scratch, thread, |scratch, next| {
+        share(cx.pool, parts, units, cx.scratch, thread, |scratch, next| {
             let (packing, rest) = scratch.split_at_mut(packing);
             let (block, registers) = rest.split_at_mut(block);
             let block = Slot::write(block);
@@ -277,7 +278,7 @@ impl Tail {
 
     /// Runs on the block of an element of the batch, whose corner and extents these are.
     fn run(&self, machine: &mut Machine<'_>, batch: usize, corner: [usize; 2], size: [usize; 2]) {
-        let mut tile = Tile { coords: vec![0; self.batch.len() + 2], full: self.tile, row: self.tile };
+        let mut tile = Tile { coords: smallvec![0; self.batch.len() + 2], full: self.tile, row: self.tile };
         let mut rest = batch;
         for (coord, extent) in tile.coords.iter_mut().zip(&self.batch).rev() {
             (*coord, rest) = (rest % extent, rest / extent);

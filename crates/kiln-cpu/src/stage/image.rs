@@ -124,7 +124,7 @@ impl LayOut {
     fn planes<T: Pod + Sync>(&self, cx: Context<'_>) {
         let (pixels, plane) = (self.image.spatial.pixels(), self.image.plane());
         let (x, out): (&[T], _) = (cx.slots[self.x].typed(), cx.slots[self.out]);
-        each(threads_for(self.planes * plane / 4, self.threads), self.planes, |p| {
+        each(cx.pool, threads_for(self.planes * plane / 4, self.threads), self.planes, |p| {
             self.image.lay_out(&x[p * pixels..][..pixels], out.range_mut(p * plane, plane));
         });
     }

@@ -78,7 +78,7 @@ impl Gather {
             check(indices, self.extent, self.axis, cx.region)?;
         }
         let units = self.outer * n;
-        each(movers(self.dtype, units * self.inner, self.threads), units, |u| {
+        each(cx.pool, movers(self.dtype, units * self.inner, self.threads), units, |u| {
             let row = wrapped(indices[u % n], self.extent);
             copy(self.dtype, x, (u / n * self.extent + row) * self.inner, out, u * self.inner, self.inner);
         });
@@ -117,7 +117,7 @@ impl GatherElements {
         check(indices, self.shape[self.axis], self.axis, cx.region)?;
         let strides = dense_strides(&self.shape);
         let block = 256;
-        each(movers(self.dtype, indices.len() * 8, self.threads), indices.len().div_ceil(block), |u| {
+        each(cx.pool, movers(self.dtype, indices.len() * 8, self.threads), indices.len().div_ceil(block), |u| {
             let first = u * block;
             for (i, &index) in indices.iter().enumerate().skip(first).take(block) {
                 let at = along(i, index, self.axis, &self.shape, &strides, &self.index_shape);
@@ -173,7 +173,7 @@ impl GatherNd {
         let indices: &[i64] = cx.slots[self.indices].typed();
         let (x, out) = (&cx.slots[self.x], &cx.slots[self.out]);
         let (offsets, slice) = coordinates(indices, &self.shape, &self.index_shape, self.batch_dims, cx.region)?;
-        each(movers(self.dtype, offsets.len() * slice, self.threads), offsets.len(), |u| {
+        each(cx.pool, movers(self.dtype, offsets.len() * slice, self.threads), offsets.len(), |u| {
             copy(self.dtype, x, offsets[u], out, u * slice, slice);
         });
         Ok(())
@@ -307,7 +307,7 @@ impl Pad {
         }
         let step = self.strides.last().copied().unwrap_or(1) as usize;
         let rows: usize = lead.iter().product();
-        each(movers(self.dtype, rows * row, self.threads), rows, |r| {
+        each(cx.pool, movers(self.dtype, rows * row, self.threads), rows, |r| {
             let (mut rest, mut to) = (r, self.offset);
             for (a, &extent) in lead.iter().enumerate().rev() {
                 to += (rest % extent) as isize * self.strides[a];
@@ -351,7 +351,7 @@ impl Place {
     pub(crate) fn run(&self, cx: Context<'_>) {
         let out = &cx.slots[self.out];
         let run: usize = self.parts.iter().map(|p| p.1).sum();
-        each(movers(self.dtype, run * self.outer, self.threads), self.outer, |o| {
+        each(cx.pool, movers(self.dtype, run * self.outer, self.threads), self.outer, |o| {
             let mut to = o * run;
             for &(slot, n) in &self.parts {
                 copy(self.dtype, &cx.slots[slot], o * n, out, to, n);

@@ -16,6 +16,7 @@ pub(crate) use depthwise::Depthwise;
 pub(crate) use gemm::{Arithmetic, Form, MatMul, Strided};
 pub(crate) use image::{Image, LayOut};
 pub(crate) use index::{Gather, GatherElements, GatherNd, Pad, Place, Scatter, ScatterKind};
+pub(crate) use parallel::Pool;
 pub(crate) use scan::Scan;
 pub(crate) use sort::TopK;
 pub(crate) use window::{Spatial, Window};
@@ -31,6 +32,7 @@ pub(crate) struct Context<'a> {
     pub(crate) scratch: &'a mut [u8],
     /// Name of the region, for errors.
     pub(crate) region: &'a str,
+    pub(crate) pool: Pool<'a>,
 }
 
 /// One step of a bound region.

@@ -4,7 +4,8 @@ use super::Context;
 use super::parallel::{share, threads_for};
 use crate::lower::{Mode, Nest};
 use crate::memory::Slot;
-use crate::program::{Machine, Rect, Tile, quick};
+use crate::program::{Coords, Machine, Rect, Tile, quick};
+use smallvec::smallvec;
 
 impl Nest {
     pub(crate) fn scratch_bytes(&self) -> usize {
@@ -27,7 +28,7 @@ impl Nest {
         let units = self.counts.iter().product();
         let parts = threads_for(self.work * self.program.instrs.len() / 4, self.threads);
         let slots = cx.slots;
-        share(parts, units, cx.scratch, self.thread_bytes(), |scratch, next| {
+        share(cx.pool, parts, units, cx.scratch, self.thread_bytes(), |scratch, next| {
             self.work_off(slots, scratch, next);
         });
     }
@@ -40,7 +41,7 @@ impl Nest {
     ) {
         let mut machine: Option<Machine<'_>> = None;
         let mut scratch = Some(scratch);
-        let mut tile = Tile { coords: vec![0; self.dims.len()], full: self.full, row: self.row };
+        let mut tile = Tile { coords: smallvec![0; self.dims.len()], full: self.full, row: self.row };
         while let Some(range) = next() {
             let machine = machine.get_or_insert_with(|| {
                 let mut m = Machine::new(&self.program, &self.registers, slots, scratch.take().unwrap_or_default());
@@ -77,7 +78,7 @@ impl Nest {
 
     /// Runs the passes of one block of rows.
     fn passes(&self, machine: &mut Machine<'_>, tile: &mut Tile) {
-        let counts: Vec<usize> = self.inner.iter().map(|&(d, b)| self.dims[d].div_ceil(b.max(1))).collect();
+        let counts: Coords = self.inner.iter().map(|&(d, b)| self.dims[d].div_ceil(b.max(1))).collect();
         let steps: usize = counts.iter().product();
         for phase in &self.phases {
             for &(dim, _) in &self.inner {

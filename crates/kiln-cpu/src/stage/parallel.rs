@@ -1,10 +1,15 @@
-//! Shares work out over rayon's current pool.
+//! Shares work out over threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The threads that share work: those of a pool, which need not be the current one, or `None`: rayon's current pool. Work for one thread
+/// stays on the caller's, so that small kernels wake nobody.
+pub(crate) type Pool<'a> = Option<&'a rayon::ThreadPool>;
 
 /// Calls `f(scratch, range)` until `units` are done, from at most `parts` threads, each with its own `part_bytes` of `scratch`. Ranges are
 /// handed out as threads become free.
 pub(crate) fn share(
+    pool: Pool<'_>,
     parts: usize,
     units: usize,
     scratch: &mut [u8],
@@ -27,23 +32,25 @@ pub(crate) fn share(
         (start < units).then(|| start..units.min(start + step))
     };
     let (f, claim) = (&f, &claim);
-    rayon::scope(|scope| {
-        let mut rest = scratch;
-        for part in 0..parts {
-            let (own, tail) = std::mem::take(&mut rest).split_at_mut(part_bytes);
-            rest = tail;
-            if part + 1 == parts {
-                f(own, &mut || claim());
-            } else {
-                scope.spawn(move |_| f(own, &mut || claim()));
-            }
-        }
-    });
+    let mut all = move || spread(parts, scratch, part_bytes, &|own| f(own, &mut || claim()));
+    match pool {
+        Some(pool) => pool.install(all),
+        None => all(),
+    }
+}
+
+/// Calls `f` from `parts` threads, each with its part of `scratch`. Halving needs no memory of the queue's, as a list of tasks would.
+fn spread(parts: usize, scratch: &mut [u8], part_bytes: usize, f: &(impl Fn(&mut [u8]) + Sync)) {
+    if parts <= 1 {
+        return f(&mut scratch[..part_bytes]);
+    }
+    let (left, right) = scratch.split_at_mut(parts / 2 * part_bytes);
+    rayon::join(|| spread(parts / 2, left, part_bytes, f), || spread(parts - parts / 2, right, part_bytes, f));
 }
 
 /// [`share`] without scratch, one unit a call.
-pub(crate) fn each(parts: usize, units: usize, f: impl Fn(usize) + Sync) {
-    share(parts, units, &mut [], 0, |_, next| {
+pub(crate) fn each(pool: Pool<'_>, parts: usize, units: usize, f: impl Fn(usize) + Sync) {
+    share(pool, parts, units, &mut [], 0, |_, next| {
         while let Some(range) = next() {
             range.for_each(&f);
         }

@@ -81,7 +81,7 @@ impl Scan {
         let x: &[T] = cx.slots[self.x].typed();
         let out = &cx.slots[self.out];
         let lines = self.outer * self.inner;
-        each(threads_for(x.len(), self.threads), lines, |line| {
+        each(cx.pool, threads_for(x.len(), self.threads), lines, |line| {
             let base = line / self.inner * self.extent * self.inner + line % self.inner;
             let mut sum = identity;
             for i in 0..self.extent {

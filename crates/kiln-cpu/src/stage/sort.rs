@@ -37,7 +37,7 @@ impl TopK {
         let x: &[T] = cx.slots[self.x].typed();
         let (values, indices) = (&cx.slots[self.values], &cx.slots[self.indices]);
         let lines = self.outer * self.inner;
-        each(threads_for(x.len() * 8, self.threads), lines, |line| {
+        each(cx.pool, threads_for(x.len() * 8, self.threads), lines, |line| {
             let (o, i) = (line / self.inner, line % self.inner);
             let value = |at: usize| x[(o * self.extent + at) * self.inner + i];
             let rank = |a: &usize, b: &usize| {

@@ -2,7 +2,6 @@
 
 use super::Context;
 use super::parallel::{each, threads_for};
-use crate::memory::Slot;
 use crate::program::Class;
 use crate::simd::{Loop, widest};
 use bytemuck::Pod;
@@ -96,52 +95,45 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn run(&self, cx: Context<'_>) {
-        let (x, out) = (&cx.slots[self.x], &cx.slots[self.out]);
         let (low, high) = self.dtype.int_range().unwrap_or((0, 1));
         match (self.class, self.op) {
-            (Class::F32, ReduceOp::Sum) => self.planes(x, out, 0f32, |a, b| a + b),
-            (Class::F32, ReduceOp::Prod) => self.planes(x, out, 1f32, |a, b| a * b),
+            (Class::F32, ReduceOp::Sum) => self.planes(&cx, 0f32, |a, b| a + b),
+            (Class::F32, ReduceOp::Prod) => self.planes(&cx, 1f32, |a, b| a * b),
             (Class::F32, ReduceOp::Max) => {
-                self.planes(x, out, f32::NEG_INFINITY, |a, b| if a > b || a.is_nan() { a } else { b });
+                self.planes(&cx, f32::NEG_INFINITY, |a, b| if a > b || a.is_nan() { a } else { b });
             }
-            (Class::F32, _) => self.planes(x, out, f32::INFINITY, |a, b| if a < b || a.is_nan() { a } else { b }),
-            (Class::F64, ReduceOp::Sum) => self.planes(x, out, 0f64, |a, b| a + b),
-            (Class::F64, ReduceOp::Prod) => self.planes(x, out, 1f64, |a, b| a * b),
+            (Class::F32, _) => self.planes(&cx, f32::INFINITY, |a, b| if a < b || a.is_nan() { a } else { b }),
+            (Class::F64, ReduceOp::Sum) => self.planes(&cx, 0f64, |a, b| a + b),
+            (Class::F64, ReduceOp::Prod) => self.planes(&cx, 1f64, |a, b| a * b),
             (Class::F64, ReduceOp::Max) => {
-                self.planes(x, out, f64::NEG_INFINITY, |a, b| if a > b || a.is_nan() { a } else { b });
+                self.planes(&cx, f64::NEG_INFINITY, |a, b| if a > b || a.is_nan() { a } else { b });
             }
-            (Class::F64, _) => self.planes(x, out, f64::INFINITY, |a, b| if a < b || a.is_nan() { a } else { b }),
-            (Class::I32, ReduceOp::Sum) => self.planes(x, out, 0i32, i32::wrapping_add),
-            (Class::I32, ReduceOp::Prod) => self.planes(x, out, 1i32, i32::wrapping_mul),
-            (Class::I32, ReduceOp::Max) => self.planes(x, out, low as i32, i32::max),
-            (Class::I32, ReduceOp::Any) => self.planes(x, out, 0i32, i32::max),
-            (Class::I32, ReduceOp::Min) => self.planes(x, out, high as i32, i32::min),
-            (Class::I32, ReduceOp::All) => self.planes(x, out, 1i32, i32::min),
-            (Class::I64, ReduceOp::Sum) => self.planes(x, out, 0i64, i64::wrapping_add),
-            (Class::I64, ReduceOp::Prod) => self.planes(x, out, 1i64, i64::wrapping_mul),
+            (Class::F64, _) => self.planes(&cx, f64::INFINITY, |a, b| if a < b || a.is_nan() { a } else { b }),
+            (Class::I32, ReduceOp::Sum) => self.planes(&cx, 0i32, i32::wrapping_add),
+            (Class::I32, ReduceOp::Prod) => self.planes(&cx, 1i32, i32::wrapping_mul),
+            (Class::I32, ReduceOp::Max) => self.planes(&cx, low as i32, i32::max),
+            (Class::I32, ReduceOp::Any) => self.planes(&cx, 0i32, i32::max),
+            (Class::I32, ReduceOp::Min) => self.planes(&cx, high as i32, i32::min),
+            (Class::I32, ReduceOp::All) => self.planes(&cx, 1i32, i32::min),
+            (Class::I64, ReduceOp::Sum) => self.planes(&cx, 0i64, i64::wrapping_add),
+            (Class::I64, ReduceOp::Prod) => self.planes(&cx, 1i64, i64::wrapping_mul),
             (Class::I64, ReduceOp::Max | ReduceOp::Any) if self.dtype == DType::U64 => {
-                self.planes(x, out, 0i64, |a, b| (a as u64).max(b as u64) as i64);
+                self.planes(&cx, 0i64, |a, b| (a as u64).max(b as u64) as i64);
             }
             (Class::I64, ReduceOp::Min | ReduceOp::All) if self.dtype == DType::U64 => {
-                self.planes(x, out, -1i64, |a, b| (a as u64).min(b as u64) as i64);
+                self.planes(&cx, -1i64, |a, b| (a as u64).min(b as u64) as i64);
             }
-            (Class::I64, ReduceOp::Max | ReduceOp::Any) => self.planes(x, out, low as i64, i64::max),
-            (Class::I64, ReduceOp::Min | ReduceOp::All) => self.planes(x, out, high as i64, i64::min),
+            (Class::I64, ReduceOp::Max | ReduceOp::Any) => self.planes(&cx, low as i64, i64::max),
+            (Class::I64, ReduceOp::Min | ReduceOp::All) => self.planes(&cx, high as i64, i64::min),
         }
     }
 
-    fn planes<T: Pod + Send + Sync>(
-        &self,
-        x: &Slot<'_>,
-        out: &Slot<'_>,
-        identity: T,
-        f: impl Fn(T, T) -> T + Copy + Sync,
-    ) {
+    fn planes<T: Pod + Send + Sync>(&self, cx: &Context<'_>, identity: T, f: impl Fn(T, T) -> T + Copy + Sync) {
         let s = &self.spatial;
-        let x: &[T] = x.typed();
+        let (x, out): (&[T], _) = (cx.slots[self.x].typed(), &cx.slots[self.out]);
         let (pixels, positions) = (s.pixels(), s.positions());
         let threads = threads_for(self.planes * positions * s.taps(), self.threads);
-        each(threads, self.planes, |p| {
+        each(cx.pool, threads, self.planes, |p| {
             let plane = &x[p * pixels..(p + 1) * pixels];
             let out = out.range_mut::<T>(p * positions, positions);
             widest(Plane { spatial: *s, plane, out, identity, f });

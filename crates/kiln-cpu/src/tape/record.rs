@@ -1,11 +1,10 @@
 //! Making a tape: every place is checked, and what loops repeat is bound for being repeated.
 
-use super::{Command, Home, Launch, Loop, Place, Repeat, Source, Step, Tape};
+use super::{Command, Home, Launch, Loop, Place, Repeat, Source, Span, Step, Tape};
 use crate::aligned::{aligned, alignment};
 use crate::error::{Error, Result};
 use crate::kernel::{ALIGN, BoundKernel};
 use kiln_graph::DType;
-use std::ops::Range;
 use std::sync::Arc;
 
 impl Tape {
@@ -15,8 +14,7 @@ impl Tape {
     /// # Errors
     /// Operands of a wrong number, size or alignment, and results that overlap an operand.
     pub fn new(commands: &[Command]) -> Result<Tape> {
-        let tape = Tape { steps: Vec::new(), launches: Vec::new(), slots: Vec::new(), arena: 0, own: Vec::new() };
-        let mut recorder = Recorder { tape, own: 0 };
+        let mut recorder = Recorder { tape: Tape::default(), own: 0 };
         let steps = recorder.steps(commands, None, &mut Vec::new())?;
         let Recorder { mut tape, own: bytes } = recorder;
         tape.steps = steps;
@@ -32,14 +30,25 @@ impl Tape {
 impl Place {
     fn len(&self) -> usize {
         match self {
-            Place::Arena(r) => r.len(),
+            Place::Memory(span) => span.len(),
             Place::Fixed(b) => b.len(),
         }
     }
 }
 
-/// Ranges of the arena that something writes.
-type Written = Vec<Range<usize>>;
+impl Span {
+    fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    fn overlaps(&self, other: &Span) -> bool {
+        let (a, b) = (&self.range, &other.range);
+        self.block == other.block && !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
+    }
+}
+
+/// What something writes.
+type Written = Vec<Span>;
 
 struct Recorder {
     tape: Tape,
@@ -51,11 +60,7 @@ fn invalid<T>(message: String) -> Result<T> {
     Err(Error::Tape { message })
 }
 
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
-}
-
-/// The ranges that commands write.
+/// What commands write.
 fn writes(commands: &[Command], into: &mut Written) {
     for command in commands {
         match command {
@@ -75,8 +80,10 @@ fn written_by(l: &Loop, into: &mut Written) {
 
 impl Recorder {
     fn slot(&mut self, source: Source) -> usize {
-        if let Source::Arena(range) = &source {
-            self.tape.arena = self.tape.arena.max(range.end);
+        if let Source::Memory(span) = &source {
+            let blocks = &mut self.tape.blocks;
+            blocks.resize(blocks.len().max(span.block + 1), 0);
+            blocks[span.block] = blocks[span.block].max(span.range.end);
         }
         self.tape.slots.push(source);
         self.tape.slots.len() - 1
@@ -85,15 +92,15 @@ impl Recorder {
     fn source(&self, place: &Place, dtype: DType) -> Result<Source> {
         match place {
             Place::Fixed(bytes) => Ok(Source::Fixed(aligned(bytes, dtype))),
-            Place::Arena(range) => self.range(range, dtype),
+            Place::Memory(span) => self.span(span, dtype),
         }
     }
 
-    fn range(&self, range: &Range<usize>, dtype: DType) -> Result<Source> {
-        if range.start > range.end || !range.start.is_multiple_of(alignment(dtype)) {
-            return invalid(format!("{dtype} at bytes {range:?}"));
+    fn span(&self, span: &Span, dtype: DType) -> Result<Source> {
+        if span.range.start > span.range.end || !span.range.start.is_multiple_of(alignment(dtype)) {
+            return invalid(format!("{dtype} at {span:?}"));
         }
-        Ok(Source::Arena(range.clone()))
+        Ok(Source::Memory(span.clone()))
     }
 
     /// A slot of `bytes` bytes.
@@ -135,21 +142,21 @@ impl Recorder {
     fn repeat(&mut self, l: &Loop) -> Result<Repeat> {
         for (i, (_, to)) in l.carried.iter().enumerate() {
             let mut later = l.carried[i + 1..].iter().map(|(from, _)| from);
-            if later.any(|from| matches!(from, Place::Arena(from) if overlap(from, to))) {
-                return invalid(format!("bytes {to:?} are carried over before they are read"));
+            if later.any(|from| matches!(from, Place::Memory(from) if from.overlaps(to))) {
+                return invalid(format!("{to:?} is carried over before it is read"));
             }
         }
         let (mut written, mut once) = (Vec::new(), Vec::new());
         written_by(l, &mut written);
         let body = self.steps(&l.body, Some(&written), &mut once)?;
-        let mut pairs = |all: &[(Place, Range<usize>)], whole: bool| {
+        let mut pairs = |all: &[(Place, Span)], whole: bool| {
             all.iter().map(|(from, to)| if whole { self.pair(from, to) } else { self.apart(from, to) }).collect()
         };
         let (carried, scans): (Result<Vec<_>>, Result<Vec<_>>) = (pairs(&l.carried, true), pairs(&l.scans, false));
         Ok(Repeat {
             trip: self.sized(&l.trip, DType::I64, 8)?,
             go: self.sized(&l.go, DType::Bool, 1)?,
-            index: self.sized(&Place::Arena(l.index.clone()), DType::I64, 8)?,
+            index: self.sized(&Place::Memory(l.index.clone()), DType::I64, 8)?,
             body,
             carried: carried?,
             scans: scans?,
@@ -158,18 +165,18 @@ impl Recorder {
     }
 
     /// Slots of a copy between memory that does not overlap.
-    fn apart(&mut self, from: &Place, to: &Range<usize>) -> Result<(usize, usize)> {
-        if let Place::Arena(from) = from
-            && overlap(from, to)
+    fn apart(&mut self, from: &Place, to: &Span) -> Result<(usize, usize)> {
+        if let Place::Memory(from) = from
+            && from.overlaps(to)
         {
-            return invalid(format!("a copy of bytes {from:?} to {to:?}"));
+            return invalid(format!("a copy of {from:?} to {to:?}"));
         }
-        let (from, to) = (self.source(from, DType::U8)?, self.range(to, DType::U8)?);
+        let (from, to) = (self.source(from, DType::U8)?, self.span(to, DType::U8)?);
         Ok((self.slot(from), self.slot(to)))
     }
 
     /// [`Recorder::apart`], of equal lengths.
-    fn pair(&mut self, from: &Place, to: &Range<usize>) -> Result<(usize, usize)> {
+    fn pair(&mut self, from: &Place, to: &Span) -> Result<(usize, usize)> {
         if from.len() != to.len() {
             return invalid(format!("a copy of {} bytes to {to:?}", from.len()));
         }
@@ -180,17 +187,17 @@ impl Recorder {
         &mut self,
         kernel: &Arc<BoundKernel>,
         inputs: &[Place],
-        outputs: &[Range<usize>],
-        scratch: &Range<usize>,
+        outputs: &[Span],
+        scratch: &Span,
         written: Option<&Written>,
     ) -> Result<usize> {
         kernel.check("inputs", "input", &kernel.inputs, &mut inputs.iter().map(Place::len))?;
-        kernel.check("outputs", "output", &kernel.outputs, &mut outputs.iter().map(ExactSizeIterator::len))?;
-        let all: Vec<&Range<usize>> = outputs.iter().chain([scratch]).collect();
+        kernel.check("outputs", "output", &kernel.outputs, &mut outputs.iter().map(Span::len))?;
+        let all: Vec<&Span> = outputs.iter().chain([scratch]).collect();
         for (i, to) in all.iter().enumerate() {
-            let reads = inputs.iter().filter_map(|p| if let Place::Arena(r) = p { Some(r) } else { None });
-            if let Some(other) = reads.chain(all[..i].iter().copied()).find(|other| overlap(other, to)) {
-                return invalid(format!("`{}` writes bytes {to:?} and uses bytes {other:?}", kernel.name()));
+            let reads = inputs.iter().filter_map(|p| if let Place::Memory(r) = p { Some(r) } else { None });
+            if let Some(other) = reads.chain(all[..i].iter().copied()).find(|other| other.overlaps(to)) {
+                return invalid(format!("`{}` writes {to:?} and uses {other:?}", kernel.name()));
             }
         }
         let kernel = match written {
@@ -198,24 +205,25 @@ impl Recorder {
             Some(written) => {
                 let steady = |p: &Place| match p {
                     Place::Fixed(_) => true,
-                    Place::Arena(r) => !written.iter().any(|w| overlap(w, r)),
+                    Place::Memory(r) => !written.iter().any(|w| w.overlaps(r)),
                 };
                 Arc::new(kernel.repeated(&inputs.iter().map(steady).collect::<Vec<_>>())?)
             }
         };
         let input = |i: usize| self.source(&inputs[i], kernel.inputs[i].dtype);
-        let output = |o: usize| self.range(&outputs[o], kernel.outputs[o].dtype);
+        let output = |o: usize| self.span(&outputs[o], kernel.outputs[o].dtype);
         let (sources, private) = match kernel.lowered() {
             None => {
                 let all = (0..inputs.len()).map(input).chain((0..outputs.len()).map(output));
-                (all.collect::<Result<Vec<_>>>()?, Source::Arena(0..0))
+                (all.collect::<Result<Vec<_>>>()?, Source::Own(0..0))
             }
             Some(lowered) => {
                 let kept = self.own.next_multiple_of(ALIGN);
                 let mut end = kept + lowered.kept_bytes;
                 let bytes = lowered.scratch_bytes;
-                let private = if scratch.len() >= bytes && scratch.start.is_multiple_of(ALIGN) {
-                    Source::Arena(scratch.start..scratch.start + bytes)
+                let start = scratch.range.start;
+                let private = if scratch.len() >= bytes && start.is_multiple_of(ALIGN) {
+                    Source::Memory(Span { block: scratch.block, range: start..start + bytes })
                 } else {
                     let start = end.next_multiple_of(ALIGN);
                     end = start + bytes;
@@ -247,10 +255,10 @@ impl Recorder {
 impl Source {
     /// Bytes `at..at + bytes` of a range of memory.
     fn part(&self, at: usize, bytes: usize) -> Source {
-        let within = |r: &Range<usize>| r.start + at..r.start + at + bytes;
+        let within = |start: usize| start + at..start + at + bytes;
         match self {
-            Source::Arena(r) => Source::Arena(within(r)),
-            Source::Own(r) => Source::Own(within(r)),
+            Source::Memory(Span { block, range }) => Source::Memory(Span { block: *block, range: within(range.start) }),
+            Source::Own(r) => Source::Own(within(r.start)),
             Source::Fixed(b) => Source::Fixed(b.slice(at..at + bytes)),
         }
     }

@@ -114,12 +114,7 @@ fn once(name: &str, device: &str) -> Outcome<()> {
 }
 
 fn engine(graph: &Graph, target: &str) -> Outcome<Engine> {
-    let options = BuildOptions {
-        targets: vec![target.parse()?],
-        numerics: kiln_fuse::Numerics::Reassoc,
-        home: kiln_cuda::Home::from_env()?,
-        line_info: false,
-    };
+    let options = BuildOptions { targets: vec![target.parse()?], ..BuildOptions::new(kiln_cuda::Home::from_env()?) };
     Ok(build(graph, &options, &|_| {})?.0)
 }
 

@@ -282,6 +282,10 @@ impl Device for Rotating {
         self.state().inner.prepare(kernel, bindings)
     }
 
+    fn release(&mut self, prepared: usize) {
+        self.state().inner.release(prepared);
+    }
+
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {
         self.state().inner.launch(prepared, args)
     }
@@ -302,6 +306,10 @@ impl Device for Rotating {
 
     fn replay(&mut self, recording: RecordingId) -> Result<()> {
         self.state().inner.replay(recording)
+    }
+
+    fn forget(&mut self, recording: RecordingId) {
+        self.state().inner.forget(recording);
     }
 
     fn implementation(&self, prepared: usize) -> String {

@@ -70,8 +70,7 @@ fn prepare(case: &Case, device: &str) -> Outcome<(Ready, Value)> {
     let inputs = case.inputs(&graph, 12)?;
     let found = session.run(&borrow(&inputs))?;
     let shape = timer.shape().ok_or("the run is more than launches")?;
-    let kernels: Vec<String> =
-        session.implementations(&borrow(&inputs))?.into_iter().map(|(_, kernel)| kernel).collect();
+    let kernels: Vec<String> = session.implementations().into_iter().map(|(_, kernel)| kernel).collect();
     let slices = inputs.iter().map(|(name, t)| Ok((name.clone(), last(t, lead)?))).collect::<Outcome<Vec<_>>>()?;
     let rel = relative(&on_cpu(&case.graph(1)?, &slices)?, &last(&found[0].1, lead)?);
     let row = json!({

@@ -10,8 +10,8 @@ use crate::validate::all_regions;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
-use kiln_fuse::{Anchor, BufferId, BufferKind, Fused, Numerics, Plan, Step};
-use kiln_graph::{Graph, Tensor};
+use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, Step};
+use kiln_graph::{Bindings, Graph, Tensor};
 use kiln_kernels::Implementation;
 use kiln_target::Target;
 use kiln_target::arch::Arch;
@@ -30,14 +30,23 @@ pub struct BuildOptions {
     pub home: Home,
     /// Compile GPU kernels with source line information, as the simulator's findings want.
     pub line_info: bool,
+    /// The sizes of shape symbols to choose kernels for; they run at all others of their ranges too. A symbol without one counts as 64,
+    /// or what of its range is next to that.
+    pub sizes: Bindings,
 }
 
 impl BuildOptions {
+    /// Defaults: for the CPU, sums may be regrouped, nothing is known about sizes.
+    pub fn new(home: Home) -> BuildOptions {
+        let (targets, numerics) = (vec![Target::cpu()], Numerics::Reassoc);
+        BuildOptions { targets, numerics, home, line_info: false, sizes: Bindings::new() }
+    }
+
     /// The part of the options that an engine records.
     pub fn settings(&self) -> Settings {
         // Named one by one, so that a new option is not forgotten here.
-        let BuildOptions { targets: _, numerics, home: _, line_info } = *self;
-        Settings { numerics, line_info }
+        let BuildOptions { targets: _, numerics, home: _, line_info, ref sizes } = *self;
+        Settings { numerics, line_info, sizes: sizes.clone() }
     }
 }
 
@@ -73,29 +82,23 @@ pub fn build(
     let mut report = BuildReport::new(graph);
     let mut weights: BTreeMap<String, Tensor> = BTreeMap::new();
     let mut targets = Vec::new();
-    let mut fused_for: Vec<(Option<bool>, Fused)> = Vec::new();
     let mut compiler = None;
     for target in &options.targets {
         let name = target.to_string();
         let mut stages = Vec::new();
         let start = Instant::now();
         progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
-        // One fusion serves all GPUs whose tensor cores have the same types: their balance of bandwidth to arithmetic differs too little
-        // to change the cuts.
-        let kind = target.arch().map(Arch::has_bf16);
-        let fused = match fused_for.iter().find(|(other, _)| *other == kind) {
-            Some((_, fused)) => fused.clone(),
-            None => {
-                let fused_options =
-                    kiln_fuse::Options { numerics: options.numerics, ..kiln_fuse::Options::new(target.clone()) };
-                let fused = kiln_fuse::fuse(graph, &fused_options)?;
-                fused_for.push((kind, fused.clone()));
-                fused
-            }
-        };
+        let fused = kiln_fuse::fuse(
+            graph,
+            &kiln_fuse::Options {
+                numerics: options.numerics,
+                sizes: options.sizes.clone(),
+                ..kiln_fuse::Options::new(target.clone())
+            },
+        )?;
         stages.push(StageTime::since("fuse", start));
         let mut plan = fused.plan;
-        take_weights(&mut plan, &mut weights);
+        take_weights(&mut plan, &graph.weights, &mut weights)?;
         let (kernels, toolchain) = match target.arch() {
             None => (Vec::new(), None),
             Some(arch) => {
@@ -161,19 +164,22 @@ pub fn graph_hash(graph: &Graph) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Moves the weights of a plan and its nested plans into the engine's table. Where two plans use one name for different data, the later
-/// gets a new name.
-fn take_weights(plan: &mut Plan, table: &mut BTreeMap<String, Tensor>) {
+/// Moves the weights of a plan and its nested plans into the engine's table. What is not a weight of the model under its name (folding makes
+/// others of them, differently for each target) is named by its contents, so that no target's names depend on another's.
+fn take_weights(plan: &mut Plan, model: &BTreeMap<String, Tensor>, table: &mut BTreeMap<String, Tensor>) -> Result<()> {
     let mut names = BTreeMap::new();
     for (name, tensor) in std::mem::take(&mut plan.weights) {
-        let mut chosen = name.clone();
-        for n in 2.. {
-            if table.get(&chosen).is_none_or(|present| *present == tensor) {
-                break;
-            }
-            chosen = format!("{name}#{n}");
+        let chosen = match model.get(&name) {
+            Some(own) if *own == tensor => name.clone(),
+            _ => format!("{name}#{}", &tensor_hash(&tensor).to_hex()[..16]),
+        };
+        let kept = table.entry(chosen.clone()).or_insert_with(|| tensor.clone());
+        if *kept != tensor {
+            return Err(Error::Internal {
+                place: "the build".into(),
+                message: format!("two weights are called `{chosen}`"),
+            });
         }
-        table.insert(chosen.clone(), tensor);
         names.insert(name, chosen);
     }
     for buffer in &mut plan.buffers {
@@ -186,13 +192,24 @@ fn take_weights(plan: &mut Plan, table: &mut BTreeMap<String, Tensor>) {
     for step in &mut plan.steps {
         match step {
             Step::If { then_plan, else_plan, .. } => {
-                take_weights(then_plan, table);
-                take_weights(else_plan, table);
+                take_weights(then_plan, model, table)?;
+                take_weights(else_plan, model, table)?;
             }
-            Step::Loop { body, .. } => take_weights(body, table),
+            Step::Loop { body, .. } => take_weights(body, model, table)?,
             _ => {}
         }
     }
+    Ok(())
+}
+
+fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(tensor.dtype().name().as_bytes());
+    for extent in tensor.shape() {
+        hasher.update(&extent.to_le_bytes());
+    }
+    hasher.update_rayon(tensor.data());
+    hasher.finalize()
 }
 
 /// Kernels of every region, in the order of [`all_regions`].

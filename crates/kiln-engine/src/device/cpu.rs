@@ -1,28 +1,37 @@
 //! The CPU as a [`Device`]: regions run in place on host memory, weights on the mapped file.
 
-use super::arena::{Block, split};
+use super::arena::Block;
 use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
-use kiln_cpu::{BoundKernel, Command, Kernel, Loop, Tape};
+use kiln_cpu::{BoundKernel, Command, Kernel, Loop, Span, Tape};
 use kiln_graph::Bindings;
+use slab::Slab;
 use std::ops::Range;
 use std::sync::Arc;
 
 enum Memory {
     Owned(Block),
     Mapped(Bytes),
-    Free,
+}
+
+/// A tape and the blocks that it works on.
+#[derive(Default)]
+struct Recording {
+    tape: Tape,
+    blocks: Vec<MemId>,
+    /// Where the blocks lie while the tape runs.
+    taken: Vec<Block>,
 }
 
 /// Runs regions on this machine's cores.
 pub struct CpuDevice {
     pool: Arc<rayon::ThreadPool>,
-    memory: Vec<Memory>,
+    memory: Slab<Memory>,
     kernels: Vec<Kernel>,
-    bound: Vec<Arc<BoundKernel>>,
-    recordings: Vec<(MemId, Tape)>,
+    bound: Slab<Arc<BoundKernel>>,
+    recordings: Slab<Recording>,
 }
 
 impl CpuDevice {
@@ -74,19 +83,15 @@ impl Device for CpuDevice {
 
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         let block = Block::new(bytes).ok_or(Error::OutOfMemory { device: self.name(), bytes })?;
-        self.memory.push(Memory::Owned(block));
-        Ok(MemId(self.memory.len() - 1))
+        Ok(MemId(self.memory.insert(Memory::Owned(block))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {
-        self.memory.push(Memory::Mapped(bytes));
-        Ok(MemId(self.memory.len() - 1))
+        Ok(MemId(self.memory.insert(Memory::Mapped(bytes))))
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
-        if let Some(m) = self.memory.get_mut(mem.0) {
-            *m = Memory::Free;
-        }
+        self.memory.try_remove(mem.0);
         // They may use the block.
         self.recordings.clear();
         Ok(())
@@ -143,69 +148,38 @@ impl Device for CpuDevice {
         let kernel = self.kernels.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
         let bound = self.pool.install(|| kernel.bind(bindings))?;
         let scratch_bytes = bound.scratch_bytes();
-        self.bound.push(Arc::new(bound));
-        Ok(Prepared { id: self.bound.len() - 1, scratch_bytes })
+        Ok(Prepared { id: self.bound.insert(Arc::new(bound)), scratch_bytes })
+    }
+
+    fn release(&mut self, prepared: usize) {
+        self.bound.try_remove(prepared);
     }
 
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {
-        let writes: Vec<Place> = args.outputs.iter().chain(&args.scratch).copied().collect();
-        // All writable memory of a launch is one block: the arena. It is taken out while inputs are borrowed from the rest.
-        let arena = writes.first().map(|w| w.mem);
-        if writes.iter().any(|w| Some(w.mem) != arena) {
-            return Err(internal("a launch writes to several blocks".into()));
-        }
-        let mut taken = match arena.and_then(|m| self.memory.get_mut(m.0)) {
-            Some(slot @ Memory::Owned(_)) => std::mem::replace(slot, Memory::Free),
-            _ => return Err(internal("a launch writes to memory that is not allocated".into())),
-        };
-        let result = (|| {
-            let Memory::Owned(block) = &mut taken else { return Err(internal("arena is not owned".into())) };
-            let ranges: Vec<_> = writes.iter().map(|&w| range(w)).collect();
-            let (mut outputs, gaps) = split(block.bytes_mut(), &ranges)
-                .ok_or_else(|| internal(format!("outputs overlap or leave the arena: {writes:?}")))?;
-            let scratch = if args.scratch.is_some() { outputs.pop() } else { None };
-            let inputs: Vec<&[u8]> = args
-                .inputs
-                .iter()
-                .map(|&i| {
-                    if Some(i.mem) == arena {
-                        gaps.get(range(i)).ok_or_else(|| internal(format!("input {i:?} overlaps an output")))
-                    } else {
-                        self.read(i)
-                    }
-                })
-                .collect::<Result<_>>()?;
-            let bound = self.bound.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
-            let scratch = scratch.unwrap_or_default();
-            self.pool.install(|| bound.run(&inputs, &mut outputs, scratch))?;
-            Ok(())
-        })();
-        if let Some(m) = arena {
-            self.memory[m.0] = taken;
-        }
-        result
+        let mut recording = self.recording(|recorder| Ok(Some(vec![recorder.launch(prepared, args)?])))?;
+        recording.as_mut().map_or(Ok(()), |recording| self.run(recording))
     }
 
     fn synchronize(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// A run then changes to the pool's threads once, and loops need no session.
+    /// Loops then need no session.
     fn record(&mut self, actions: &[Action]) -> Result<Option<RecordingId>> {
-        let Some(arena) = arena(actions) else { return Ok(None) };
-        let Some(commands) = self.commands(actions, arena)? else { return Ok(None) };
-        self.recordings.push((arena, Tape::new(&commands)?));
-        Ok(Some(RecordingId(self.recordings.len() - 1)))
+        let recording = self.recording(|recorder| recorder.commands(actions))?;
+        Ok(recording.map(|recording| RecordingId(self.recordings.insert(recording))))
     }
 
     fn replay(&mut self, recording: RecordingId) -> Result<()> {
-        let Some((arena, tape)) = self.recordings.get_mut(recording.0) else {
-            return Err(internal("a recording is missing".into()));
-        };
-        match self.memory.get_mut(arena.0) {
-            Some(Memory::Owned(block)) => Ok(self.pool.install(|| tape.run(block.bytes_mut()))?),
-            _ => Err(internal("a recording writes to memory that is not allocated".into())),
-        }
+        let found = self.recordings.get_mut(recording.0).map(std::mem::take);
+        let mut found = found.ok_or_else(|| internal("a recording is missing".into()))?;
+        let result = self.run(&mut found);
+        self.recordings[recording.0] = found;
+        result
+    }
+
+    fn forget(&mut self, recording: RecordingId) {
+        self.recordings.try_remove(recording.0);
     }
 
     fn implementation(&self, prepared: usize) -> String {
@@ -213,46 +187,70 @@ impl Device for CpuDevice {
     }
 }
 
-/// From actions to the commands of a tape. `arena` is the one block that they write.
 impl CpuDevice {
+    /// A recording of commands; `None` if there are none to be had.
+    fn recording(
+        &self,
+        commands: impl FnOnce(&mut Recorder<'_>) -> Result<Option<Vec<Command>>>,
+    ) -> Result<Option<Recording>> {
+        let mut recorder = Recorder { device: self, blocks: Vec::new() };
+        let Some(commands) = commands(&mut recorder)? else { return Ok(None) };
+        let blocks = recorder.blocks;
+        Ok(Some(Recording { tape: Tape::new(&commands)?, taken: Vec::with_capacity(blocks.len()), blocks }))
+    }
+
+    fn run(&mut self, recording: &mut Recording) -> Result<()> {
+        let Recording { tape, blocks, taken } = recording;
+        for mem in blocks.iter() {
+            match self.memory.get_mut(mem.0) {
+                Some(Memory::Owned(block)) => taken.push(std::mem::take(block)),
+                _ => return Err(internal(format!("{mem:?} is not allocated"))),
+            }
+        }
+        let result = tape.run(&self.pool, taken);
+        for (mem, block) in blocks.iter().zip(taken.drain(..)) {
+            self.memory[mem.0] = Memory::Owned(block);
+        }
+        Ok(result?)
+    }
+}
+
+/// Turns actions into the commands of a tape.
+struct Recorder<'a> {
+    device: &'a CpuDevice,
+    /// The tape's blocks.
+    blocks: Vec<MemId>,
+}
+
+impl Recorder<'_> {
     /// `None` if the host runs a part of them.
-    fn commands(&self, actions: &[Action], arena: MemId) -> Result<Option<Vec<Command>>> {
+    fn commands(&mut self, actions: &[Action]) -> Result<Option<Vec<Command>>> {
         let mut commands = Vec::with_capacity(actions.len());
         for action in actions {
             match action {
                 Action::Launch { prepared, inputs, outputs, scratch } => {
-                    let kernel = self.bound.get(*prepared);
-                    let kernel = kernel.ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
-                    commands.push(Command::Launch {
-                        kernel: Arc::clone(kernel),
-                        inputs: inputs.iter().map(|&i| self.operand(i, arena)).collect::<Result<_>>()?,
-                        outputs: outputs.iter().map(|&o| written(o, arena)).collect::<Result<_>>()?,
-                        scratch: scratch.map_or(Ok(0..0), |s| written(s, arena))?,
-                    });
+                    commands.push(self.launch(*prepared, Arguments { inputs, outputs, scratch: *scratch })?);
                 }
                 Action::If { cond, branches, results, outputs } => {
                     let mut taken = [Vec::new(), Vec::new()];
                     for ((commands, branch), results) in taken.iter_mut().zip(branches.iter()).zip(results) {
-                        let Some(body) = self.commands(&branch.actions, arena)? else { return Ok(None) };
+                        let Some(body) = self.commands(&branch.actions)? else { return Ok(None) };
                         commands.extend(body);
-                        commands.extend(self.copies(results, outputs, arena)?);
+                        commands.extend(self.copies(results, outputs)?);
                     }
-                    commands.push(Command::If { cond: self.operand(*cond, arena)?, branches: taken });
+                    commands.push(Command::If { cond: self.operand(*cond)?, branches: taken });
                 }
                 Action::Loop { trip, body, index, start, state, next, scans, outputs } => {
-                    let Some(body) = self.commands(&body.actions, arena)? else { return Ok(None) };
-                    commands.extend(self.copies(start, state, arena)?);
-                    let moves = |pairs: &mut dyn Iterator<Item = (Place, Place)>| {
-                        pairs
-                            .map(|(from, to)| Ok((self.operand(from, arena)?, written(to, arena)?)))
-                            .collect::<Result<_>>()
+                    let Some(body) = self.commands(&body.actions)? else { return Ok(None) };
+                    commands.extend(self.copies(start, state)?);
+                    let mut moves = |pairs: &mut dyn Iterator<Item = (Place, Place)>| {
+                        pairs.map(|(from, to)| Ok((self.operand(from)?, self.written(to)?))).collect::<Result<_>>()
                     };
                     let carried = moves(&mut next.iter().copied().zip(state.iter().copied()))?;
                     let scans = moves(&mut scans.iter().copied())?;
-                    let (trip, go, index) =
-                        (self.operand(*trip, arena)?, self.operand(state[0], arena)?, written(*index, arena)?);
+                    let (trip, go, index) = (self.operand(*trip)?, self.operand(state[0])?, self.written(*index)?);
                     commands.push(Command::Loop(Loop { trip, go, index, body, carried, scans }));
-                    commands.extend(self.copies(&state[1..], outputs, arena)?);
+                    commands.extend(self.copies(&state[1..], outputs)?);
                 }
                 Action::Host { .. } | Action::Unfit(_) => return Ok(None),
             }
@@ -260,32 +258,40 @@ impl CpuDevice {
         Ok(Some(commands))
     }
 
-    fn copies(&self, from: &[Place], to: &[Place], arena: MemId) -> Result<Vec<Command>> {
-        let copy = |(&from, &to)| Ok(Command::Copy { from: self.operand(from, arena)?, to: written(to, arena)? });
+    fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<Command> {
+        let kernel = self.device.bound.get(prepared).cloned();
+        Ok(Command::Launch {
+            kernel: kernel.ok_or_else(|| internal(format!("{prepared} is not prepared")))?,
+            inputs: args.inputs.iter().map(|&i| self.operand(i)).collect::<Result<_>>()?,
+            outputs: args.outputs.iter().map(|&o| self.written(o)).collect::<Result<_>>()?,
+            scratch: args.scratch.map_or(Ok((0..0).into()), |s| self.written(s))?,
+        })
+    }
+
+    fn copies(&mut self, from: &[Place], to: &[Place]) -> Result<Vec<Command>> {
+        let copy = |(&from, &to)| Ok(Command::Copy { from: self.operand(from)?, to: self.written(to)? });
         from.iter().zip(to).map(copy).collect()
     }
 
-    fn operand(&self, place: Place, arena: MemId) -> Result<kiln_cpu::Place> {
-        match self.memory.get(place.mem.0) {
-            Some(Memory::Owned(_)) if place.mem == arena => Ok(kiln_cpu::Place::Arena(range(place))),
+    fn operand(&mut self, place: Place) -> Result<kiln_cpu::Place> {
+        match self.device.memory.get(place.mem.0) {
             Some(Memory::Mapped(bytes)) if range(place).end <= bytes.len() => {
                 Ok(kiln_cpu::Place::Fixed(bytes.slice(range(place))))
             }
-            _ => Err(internal(format!("{place:?} is neither in the arena nor a weight"))),
+            _ => Ok(kiln_cpu::Place::Memory(self.written(place)?)),
         }
     }
-}
 
-/// The block of the first thing that actions write.
-fn arena(actions: &[Action]) -> Option<MemId> {
-    actions.iter().find_map(|action| match action {
-        Action::Launch { outputs, .. } | Action::If { outputs, .. } => outputs.first().map(|o| o.mem),
-        Action::Loop { index, .. } => Some(index.mem),
-        Action::Host { .. } | Action::Unfit(_) => None,
-    })
-}
-
-/// A place that a recording writes.
-fn written(place: Place, arena: MemId) -> Result<Range<usize>> {
-    if place.mem == arena { Ok(range(place)) } else { Err(internal("a recording writes to several blocks".into())) }
+    fn written(&mut self, place: Place) -> Result<Span> {
+        match self.device.memory.get(place.mem.0) {
+            Some(Memory::Owned(block)) if range(place).end <= block.bytes().len() => {}
+            _ => return Err(internal(format!("{place:?} is no memory to work in"))),
+        }
+        let known = self.blocks.iter().position(|&mem| mem == place.mem);
+        let block = known.unwrap_or_else(|| {
+            self.blocks.push(place.mem);
+            self.blocks.len() - 1
+        });
+        Ok(Span { block, range: range(place) })
+    }
 }

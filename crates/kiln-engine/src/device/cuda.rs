@@ -8,14 +8,15 @@ use bytes::Bytes;
 use kiln_cuda::{Arg, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig};
 use kiln_graph::{Bindings, Dim};
 use kiln_kernels::{Kernel, Param};
+use slab::Slab;
 
 /// Runs cubins on one GPU.
 pub struct GpuDevice {
     // Recordings first: they must go before the memory that they point into.
-    recordings: Vec<Graph>,
-    memory: Vec<Option<DeviceBuffer>>,
+    recordings: Slab<Graph>,
+    memory: Slab<DeviceBuffer>,
     regions: Vec<Region>,
-    prepared: Vec<(usize, Vec<Option<Resolved>>)>,
+    prepared: Slab<(usize, Vec<Option<Resolved>>)>,
     /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
     fault: Option<DeviceBuffer>,
     checks: Checks,
@@ -48,10 +49,10 @@ impl GpuDevice {
             .find(|name| name.trim_end_matches('a') == number)
             .map_or(number.clone(), str::to_owned);
         Ok(GpuDevice {
-            recordings: Vec::new(),
-            memory: Vec::new(),
+            recordings: Slab::new(),
+            memory: Slab::new(),
             regions: Vec::new(),
-            prepared: Vec::new(),
+            prepared: Slab::new(),
             fault: None,
             checks: Checks::default(),
             device,
@@ -60,7 +61,7 @@ impl GpuDevice {
     }
 
     fn buffer(&self, place: Place) -> Result<&DeviceBuffer> {
-        let buffer = self.memory.get(place.mem.0).and_then(Option::as_ref);
+        let buffer = self.memory.get(place.mem.0);
         let buffer = buffer.ok_or_else(|| internal(format!("{place:?} is not allocated")))?;
         match place.offset.checked_add(place.bytes) {
             Some(end) if end <= buffer.len() => Ok(buffer),
@@ -132,8 +133,7 @@ impl Device for GpuDevice {
     }
 
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
-        self.memory.push(Some(self.device.alloc(bytes)?));
-        Ok(MemId(self.memory.len() - 1))
+        Ok(MemId(self.memory.insert(self.device.alloc(bytes)?)))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {
@@ -146,9 +146,7 @@ impl Device for GpuDevice {
         // Queued work and recordings may still use the block.
         self.device.synchronize()?;
         self.recordings.clear();
-        if let Some(slot) = self.memory.get_mut(mem.0) {
-            *slot = None;
-        }
+        self.memory.try_remove(mem.0);
         Ok(())
     }
 
@@ -208,8 +206,11 @@ impl Device for GpuDevice {
         let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
         let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
-        self.prepared.push((kernel.0, launches));
-        Ok(Prepared { id: self.prepared.len() - 1, scratch_bytes })
+        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes })
+    }
+
+    fn release(&mut self, prepared: usize) {
+        self.prepared.try_remove(prepared);
     }
 
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {
@@ -228,13 +229,16 @@ impl Device for GpuDevice {
             .device
             .stream()
             .capture(|_| launches.iter().try_for_each(|(prepared, args)| self.issue(*prepared, *args)))?;
-        self.recordings.push(graph);
-        Ok(Some(RecordingId(self.recordings.len() - 1)))
+        Ok(Some(RecordingId(self.recordings.insert(graph))))
     }
 
     fn replay(&mut self, recording: RecordingId) -> Result<()> {
         let graph = self.recordings.get(recording.0).ok_or_else(|| internal(format!("{recording:?} is gone")))?;
         Ok(graph.replay(self.device.stream())?)
+    }
+
+    fn forget(&mut self, recording: RecordingId) {
+        self.recordings.try_remove(recording.0);
     }
 
     fn implementation(&self, prepared: usize) -> String {

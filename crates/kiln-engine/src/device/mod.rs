@@ -104,7 +104,7 @@ pub trait Device: Send {
     /// Makes host bytes readable on the device, without a copy where the device shares the host's memory.
     fn map(&mut self, bytes: Bytes) -> Result<MemId>;
 
-    /// Releases a block.
+    /// Releases a block, and the recordings that may use it.
     fn free(&mut self, mem: MemId) -> Result<()>;
 
     /// Host to device. `data` is as long as the place.
@@ -126,6 +126,9 @@ pub trait Device: Send {
     /// Fixes the shapes of a loaded region.
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared>;
 
+    /// Lets go of what [`Device::prepare`] made.
+    fn release(&mut self, prepared: usize);
+
     /// Runs a prepared region, in order with everything before.
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()>;
 
@@ -142,6 +145,9 @@ pub trait Device: Send {
     fn replay(&mut self, _recording: RecordingId) -> Result<()> {
         Err(crate::Error::Unsupported { device: self.name(), what: "replaying launches".into() })
     }
+
+    /// Lets go of a recording.
+    fn forget(&mut self, _recording: RecordingId) {}
 
     /// How a prepared region runs, for reports.
     fn implementation(&self, prepared: usize) -> String;

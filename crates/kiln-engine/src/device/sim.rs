@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kiln_graph::{Bindings, Dim};
 use kiln_kernels::Kernel;
 use kiln_sim::{Arg, CounterReport, LaunchConfig, Options};
+use slab::Slab;
 use std::sync::mpsc::Sender;
 
 /// Executes an engine's PTX.
@@ -15,9 +16,9 @@ pub struct SimDevice {
     target: String,
     options: Options,
     counters: Option<Sender<(String, CounterReport)>>,
-    memory: Vec<Option<(u64, usize)>>,
+    memory: Slab<(u64, usize)>,
     regions: Vec<Region>,
-    prepared: Vec<(usize, Vec<Option<Resolved>>)>,
+    prepared: Slab<(usize, Vec<Option<Resolved>>)>,
     /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
     fault: Option<u64>,
     checks: Checks,
@@ -43,9 +44,9 @@ impl SimDevice {
             target: target.to_owned(),
             options,
             counters: None,
-            memory: Vec::new(),
+            memory: Slab::new(),
             regions: Vec::new(),
-            prepared: Vec::new(),
+            prepared: Slab::new(),
             fault: None,
             checks: Checks::default(),
         }
@@ -60,9 +61,7 @@ impl SimDevice {
 
     fn address(&self, place: Place) -> Result<u64> {
         match self.memory.get(place.mem.0) {
-            Some(Some((base, bytes))) if place.offset.saturating_add(place.bytes) <= *bytes => {
-                Ok(base + place.offset as u64)
-            }
+            Some((base, bytes)) if place.offset.saturating_add(place.bytes) <= *bytes => Ok(base + place.offset as u64),
             _ => Err(internal(format!("{place:?} is not allocated"))),
         }
     }
@@ -83,8 +82,7 @@ impl Device for SimDevice {
 
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         let base = self.device.alloc(bytes.max(1) as u64)?;
-        self.memory.push(Some((base, bytes)));
-        Ok(MemId(self.memory.len() - 1))
+        Ok(MemId(self.memory.insert((base, bytes))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {
@@ -94,9 +92,7 @@ impl Device for SimDevice {
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
-        if let Some(slot) = self.memory.get_mut(mem.0)
-            && let Some((base, _)) = slot.take()
-        {
+        if let Some((base, _)) = self.memory.try_remove(mem.0) {
             self.device.free(base)?;
         }
         Ok(())
@@ -149,8 +145,11 @@ impl Device for SimDevice {
         let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
         let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
-        self.prepared.push((kernel.0, launches));
-        Ok(Prepared { id: self.prepared.len() - 1, scratch_bytes })
+        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes })
+    }
+
+    fn release(&mut self, prepared: usize) {
+        self.prepared.try_remove(prepared);
     }
 
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {

@@ -17,8 +17,7 @@ mod read;
 mod write;
 
 pub use header::{FORMAT, Header, Section, Stamp, TargetHeader};
-pub use read::{load, parse, read_header};
-pub use write::{save, save_in};
+pub use read::{parse, read_header};
 
 /// First bytes of every engine.
 pub(crate) const MAGIC: &[u8; 8] = b"KILNENG\0";

@@ -15,10 +15,13 @@ pub fn read_header(path: &Path) -> Result<Header> {
     header(&file, path)
 }
 
-/// Maps an engine. Weights stay in the mapped file; every section is checked against its hash.
-pub fn load(path: &Path) -> Result<Engine> {
-    let file = map::map(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
-    parse(&file, path)
+impl Engine {
+    /// Maps an engine. Weights stay in the mapped file; every section is checked against its hash.
+    pub fn load(path: impl AsRef<Path>) -> Result<Engine> {
+        let path = path.as_ref();
+        let file = map::map(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        parse(&file, path)
+    }
 }
 
 fn corrupt(path: &Path, message: impl Into<String>) -> Error {

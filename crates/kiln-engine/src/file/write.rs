@@ -32,16 +32,19 @@ impl Content {
     }
 }
 
-/// Saves an engine, whole or not at all; what is there and is no regular file is refused.
-pub fn save(engine: &Engine, path: &Path) -> Result<()> {
-    let contents = Contents::of(engine)?;
-    kiln_host::write(path, |file| contents.write(file)).map_err(|source| io(path, source))
-}
+impl Engine {
+    /// Saves an engine, whole or not at all; what is there and is no regular file is refused.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let contents = Contents::of(self)?;
+        kiln_host::write(path, |file| contents.write(file)).map_err(|source| io(path, source))
+    }
 
-/// Saves an engine as an entry of a cache, and says where it is.
-pub fn save_in(engine: &Engine, cache: &Cache, name: &str) -> Result<PathBuf> {
-    let contents = Contents::of(engine)?;
-    cache.put(name, |file| contents.write(file)).map_err(|source| io(&cache.folder().join(name), source))
+    /// Saves an engine as an entry of a cache, and says where it is.
+    pub fn save_in(&self, cache: &Cache, name: &str) -> Result<PathBuf> {
+        let contents = Contents::of(self)?;
+        cache.put(name, |file| contents.write(file)).map_err(|source| io(&cache.folder().join(name), source))
+    }
 }
 
 fn io(path: &Path, source: std::io::Error) -> Error {
@@ -69,7 +72,7 @@ impl Contents {
                 format: FORMAT,
                 kiln: engine.kiln.clone(),
                 graph_hash: engine.graph_hash.clone(),
-                settings: engine.settings,
+                settings: engine.settings.clone(),
             },
             model: engine.model.clone(),
             inputs: engine.inputs.clone(),

@@ -10,7 +10,7 @@ const TARGETS: [&str; 3] = ["cpu", "sm_75", "sm_90a"];
 
 fn exact(graph: &Graph) -> Engine {
     let targets = TARGETS.iter().map(|t| t.parse().unwrap()).collect();
-    let options = BuildOptions { targets, numerics: Numerics::Exact, home: home(), line_info: false };
+    let options = BuildOptions { targets, numerics: Numerics::Exact, ..BuildOptions::new(home()) };
     build(graph, &options, &|_| {}).unwrap().0
 }
 

@@ -1,6 +1,6 @@
 use crate::models::{block, engine};
 use bytes::Bytes;
-use kiln_engine::{Compiled, Engine, Image, Resources, Session, Toolchain, load, open_device, parse, save};
+use kiln_engine::{Compiled, Engine, Image, Resources, Session, Toolchain, open_device, parse};
 use kiln_graph::{DType, Rng, Tensor};
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ fn rehashed(bytes: &[u8], edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
 fn damage_is_always_an_error_and_never_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("e.kiln");
-    save(&engine(&block(), &["cpu"], dir.path()), &path).unwrap();
+    engine(&block(), &["cpu"], dir.path()).save(&path).unwrap();
     let good = std::fs::read(&path).unwrap();
     let mut rng = Rng::new(11);
     let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
@@ -66,7 +66,7 @@ fn damage_is_always_an_error_and_never_a_panic() {
     }
     for junk in [&b""[..], b"KILN", b"KILNENG\0", &[0xff; 4096]] {
         std::fs::write(&path, junk).unwrap();
-        assert!(load(&path).is_err());
+        assert!(Engine::load(&path).is_err());
     }
 }
 
@@ -74,17 +74,17 @@ fn damage_is_always_an_error_and_never_a_panic() {
 fn lengths_that_lie_allocate_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("e.kiln");
-    save(&engine(&block(), &["cpu"], dir.path()), &path).unwrap();
+    engine(&block(), &["cpu"], dir.path()).save(&path).unwrap();
     let good = std::fs::read(&path).unwrap();
     let mut bytes = good.clone();
     bytes[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     std::fs::write(&path, &bytes).unwrap();
-    assert!(load(&path).unwrap_err().to_string().contains("truncated"));
+    assert!(Engine::load(&path).unwrap_err().to_string().contains("truncated"));
     let lying = rehashed(&good, |h| {
         String::from_utf8(h).unwrap().replacen("\"length\":", "\"length\":18446744073709", 1).into_bytes()
     });
     std::fs::write(&path, lying).unwrap();
-    assert!(load(&path).is_err());
+    assert!(Engine::load(&path).is_err());
 }
 
 /// An engine's bytes with the header edited as JSON, its hash right and all sections where they were.
@@ -127,7 +127,7 @@ fn resectioned(bytes: &[u8], name: &str, edit: impl FnOnce(&mut Value)) -> Vec<u
 fn saved(engine: &Engine) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("e.kiln");
-    save(engine, &path).unwrap();
+    engine.save(&path).unwrap();
     std::fs::read(path).unwrap()
 }
 

@@ -92,9 +92,8 @@ pub fn engine(graph: &Graph, targets: &[&str], home: &std::path::Path) -> Engine
 pub fn engine_at(graph: &Graph, targets: &[&str], home: kiln_cuda::Home) -> Engine {
     let options = BuildOptions {
         targets: targets.iter().map(|t| t.parse::<Target>().unwrap()).collect(),
-        numerics: kiln_fuse::Numerics::Reassoc,
-        home,
         line_info: true,
+        ..BuildOptions::new(home)
     };
     build(graph, &options, &|_| {}).unwrap().0
 }

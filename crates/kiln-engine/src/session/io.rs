@@ -1,0 +1,257 @@
+//! Inputs and outputs that stay on the device: bound once, run many times, handed from one run to the next.
+
+use super::steps::fetch;
+use super::{Session, input_error, internal};
+use crate::device::{MemId, Place};
+use crate::schedule::root;
+use crate::{Error, Result};
+use kiln_fuse::{BufferId, BufferKind};
+use kiln_graph::{Element, Tensor};
+
+/// Device memory of an input, or of an output that becomes one.
+#[derive(Default)]
+pub struct Io {
+    /// Block and its bytes.
+    pub block: Option<(MemId, usize)>,
+    /// Extents of what is bound.
+    pub shape: Vec<usize>,
+    /// Whether an input has a value.
+    pub bound: bool,
+}
+
+/// An output that is an input of the next run: their memory changes places.
+#[derive(Clone, Copy)]
+pub struct Donation {
+    output: usize,
+    input: usize,
+    /// The output's memory.
+    io: usize,
+}
+
+/// An output of the last run.
+#[derive(Clone)]
+pub struct Ran {
+    /// Where it lies.
+    pub place: Place,
+    /// Extents.
+    pub shape: Vec<usize>,
+}
+
+impl Session {
+    /// Copies elements to the device as the value of an input, where they stay until the input is bound again.
+    ///
+    /// # Errors
+    /// An unknown name, another element type or rank, and a number of elements that is not that of the shape.
+    pub fn bind<T: Element>(&mut self, input: &str, shape: &[usize], elements: &[T]) -> Result<()> {
+        let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if expected != Some(elements.len()) {
+            return Err(input_error(
+                input,
+                format!("shape {shape:?} and {} elements do not go together", elements.len()),
+            ));
+        }
+        let at = self.input(input)?;
+        self.check(at, T::DTYPE, shape)?;
+        self.put(at, shape, T::as_bytes(elements))
+    }
+
+    /// [`Session::bind`] for a tensor of any type.
+    ///
+    /// # Errors
+    /// As for `bind`.
+    pub fn bind_tensor(&mut self, input: &str, tensor: &Tensor) -> Result<()> {
+        let at = self.input(input)?;
+        self.check(at, tensor.dtype(), tensor.shape())?;
+        self.put(at, tensor.shape(), tensor.data())
+    }
+
+    /// From now on the value of `output` after a run is that of `input` in the next: the two change places on the device, and nothing is
+    /// copied. The first value is bound; the output can be read until the next run.
+    ///
+    /// # Errors
+    /// Unknown names, types or ranks that differ, and what is already donated.
+    pub fn donate(&mut self, output: &str, input: &str) -> Result<()> {
+        let (from, to) = (self.output_index(output)?, self.input(input)?);
+        let (out, own) = (self.plan.outputs[from].1, self.plan.inputs[to]);
+        let (a, b) = (&self.plan.buffers[out.index()].ty, &self.plan.buffers[own.index()].ty);
+        if a.dtype != b.dtype || a.rank() != b.rank() {
+            return Err(input_error(input, format!("expected {b}, and output `{output}` is {a}")));
+        }
+        if self.donations.iter().any(|d| d.input == to) {
+            return Err(input_error(input, "it already becomes what another output was".into()));
+        }
+        let at = root(&self.plan, out.index());
+        if at == own.index() {
+            return Ok(());
+        }
+        let written = !matches!(self.plan.buffers[at].kind, BufferKind::Input(_) | BufferKind::Weight(_));
+        let memory = BufferId(at as u32);
+        if !written || self.outside.contains(&memory) {
+            let message =
+                "it has no memory of its own: it is another input, a weight, or an output that is donated already";
+            return Err(Error::Output { name: output.to_owned(), message: message.into() });
+        }
+        self.donations.push(Donation { output: from, input: to, io: self.io.len() });
+        self.io.push(Io::default());
+        self.outside.push(memory);
+        self.shapes.clear(self.device.as_mut());
+        (self.fresh, self.ran) = (false, false);
+        Ok(())
+    }
+
+    /// Runs the model on what is bound. On a GPU the work is queued: reading an output waits for it.
+    ///
+    /// # Errors
+    /// Inputs that are not bound or whose shapes do not agree, and what the device reports.
+    pub fn run_bound(&mut self) -> Result<()> {
+        self.prepare()?;
+        self.enqueue()?;
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Waits for all that is queued.
+    ///
+    /// # Errors
+    /// What failed on the device.
+    pub fn synchronize(&mut self) -> Result<()> {
+        self.device.synchronize()
+    }
+
+    /// Extents of an output of the last run.
+    ///
+    /// # Errors
+    /// An unknown name, or no run before.
+    pub fn output_shape(&self, output: &str) -> Result<&[usize]> {
+        Ok(&self.last(self.output_index(output)?)?.shape)
+    }
+
+    /// Copies an output of the last run to the host.
+    ///
+    /// # Errors
+    /// An unknown name, no run before, and a slice of another type or length.
+    pub fn read<T: Element>(&mut self, output: &str, into: &mut [T]) -> Result<()> {
+        let at = self.output_index(output)?;
+        let dtype = self.plan.buffers[self.plan.outputs[at].1.index()].ty.dtype;
+        let Ran { place, shape } = self.last(at)?;
+        let place = *place;
+        if dtype != T::DTYPE || place.bytes != size_of_val(into) {
+            let message = format!("is {dtype}{shape:?}; a slice of {} {} was given", into.len(), T::DTYPE);
+            return Err(Error::Output { name: output.to_owned(), message });
+        }
+        match T::as_bytes_mut(into) {
+            Some(bytes) => self.device.download(place, bytes),
+            None => {
+                self.staging.resize(place.bytes, 0);
+                self.device.download(place, &mut self.staging)?;
+                for (to, from) in into.iter_mut().zip(self.staging.chunks_exact(size_of::<T>())) {
+                    *to = T::read(from);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An output of the last run.
+    ///
+    /// # Errors
+    /// An unknown name, or no run before.
+    pub fn output(&mut self, output: &str) -> Result<Tensor> {
+        let at = self.output_index(output)?;
+        self.tensor(at)
+    }
+
+    /// An output of the last run, by its number.
+    pub(super) fn tensor(&mut self, at: usize) -> Result<Tensor> {
+        let Ran { place, shape } = self.last(at)?.clone();
+        let dtype = self.plan.buffers[self.plan.outputs[at].1.index()].ty.dtype;
+        fetch(self.device.as_mut(), dtype, place, shape)
+    }
+
+    fn last(&self, output: usize) -> Result<&Ran> {
+        match self.outputs.get(output) {
+            Some(ran) if self.ran => Ok(ran),
+            _ => {
+                let (name, message) = (self.plan.outputs[output].0.clone(), "there is none before a run".into());
+                Err(Error::Output { name, message })
+            }
+        }
+    }
+
+    fn input(&self, name: &str) -> Result<usize> {
+        self.inputs().position(|(known, _)| known == name).ok_or_else(|| self.unknown_input(name))
+    }
+
+    pub(super) fn unknown_input(&self, name: &str) -> Error {
+        let names: Vec<&str> = self.inputs().map(|known| known.0).collect();
+        let hint = match self.weights.contains_key(name) {
+            true => "; it is a weight of this engine: build the model with `--profile` for it to be an input",
+            false => "",
+        };
+        input_error(name, format!("the model has no such input; it has {}{hint}", names.join(", ")))
+    }
+
+    fn output_index(&self, name: &str) -> Result<usize> {
+        self.plan.outputs.iter().position(|(known, _)| known == name).ok_or_else(|| {
+            let names: Vec<&str> = self.outputs().map(|known| known.0).collect();
+            let message = format!("the model has no such output; it has {}", names.join(", "));
+            Error::Output { name: name.to_owned(), message }
+        })
+    }
+
+    fn check(&self, at: usize, dtype: kiln_graph::DType, shape: &[usize]) -> Result<()> {
+        let Some((name, ty)) = self.inputs().nth(at) else { return Err(internal("an input is missing")) };
+        if dtype != ty.dtype || shape.len() != ty.rank() {
+            return Err(input_error(name, format!("expected {ty}, found {dtype}{shape:?}")));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, at: usize, shape: &[usize], data: &[u8]) -> Result<()> {
+        let mem = self.reserve(at, data.len())?;
+        self.device.upload(Place { mem, offset: 0, bytes: data.len() }, data)?;
+        self.now_bound(at, shape);
+        Ok(())
+    }
+
+    fn now_bound(&mut self, at: usize, shape: &[usize]) {
+        let io = &mut self.io[at];
+        if !io.bound || io.shape != shape {
+            io.bound = true;
+            io.shape.clear();
+            io.shape.extend_from_slice(shape);
+            self.fresh = false;
+        }
+    }
+
+    /// Makes sure that a block has the bytes, which loses its contents if it does not.
+    pub(super) fn reserve(&mut self, at: usize, bytes: usize) -> Result<MemId> {
+        let old = match self.io[at].block {
+            Some((mem, found)) if found >= bytes => return Ok(mem),
+            old => old,
+        };
+        // What grows once often grows again.
+        let bytes = bytes.max(old.map_or(1, |(_, found)| found + found / 2));
+        self.shapes.unplace(self.device.as_mut());
+        self.io[at].block = None;
+        if let Some((mem, _)) = old {
+            self.device.free(mem)?;
+        }
+        let mem = self.device.alloc(bytes)?;
+        self.io[at].block = Some((mem, bytes));
+        Ok(mem)
+    }
+
+    /// Outputs that are donated become inputs.
+    pub(super) fn hand_over(&mut self) {
+        for i in 0..self.donations.len() {
+            let Donation { output, input, io } = self.donations[i];
+            let own = self.io[input].block;
+            self.io[input].block = std::mem::replace(&mut self.io[io].block, own);
+            // Taken out, so that nothing is allocated.
+            let shape = std::mem::take(&mut self.outputs[output].shape);
+            self.now_bound(input, &shape);
+            self.outputs[output].shape = shape;
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Running an engine: named tensors in, named tensors out, or memory that stays on the device.
+
+mod io;
+mod shapes;
+mod steps;
+
+use crate::device::{Device, KernelImage, MemId, Module, Place};
+use crate::engine::{Engine, TargetImage};
+use crate::schedule::{Action, LoadedPlan, WeightPlaces, nested, schedule, signature};
+use crate::{Error, Result};
+use io::{Donation, Io, Ran};
+use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
+use shapes::Shapes;
+use std::time::{Duration, Instant};
+use steps::{run_schedule, run_steps};
+
+/// An engine loaded on a device.
+///
+/// [`Session::run`] takes tensors and gives tensors. Where that costs too much, inputs are bound once ([`Session::bind`]), the model is run any
+/// number of times ([`Session::run_bound`]), outputs are read into slices ([`Session::read`]), and those that are the next run's inputs never
+/// leave the device ([`Session::donate`]). Such a run allocates nothing once its shapes have been seen.
+pub struct Session {
+    device: Box<dyn Device>,
+    plan: Plan,
+    loaded: LoadedPlan,
+    signature: Graph,
+    weights: WeightPlaces,
+    weight_bytes: usize,
+    arena: Option<(MemId, usize)>,
+    /// The inputs, then the outputs that are donated.
+    io: Vec<Io>,
+    donations: Vec<Donation>,
+    /// Roots of the outputs that are donated.
+    outside: Vec<BufferId>,
+    shapes: Shapes,
+    /// Whether the current shapes are those of what is bound.
+    fresh: bool,
+    /// Whether `outputs` are those of a run.
+    ran: bool,
+    outputs: Vec<Ran>,
+    /// The blocks of `io` in a run, and which instance of the shapes that is.
+    blocks: Vec<MemId>,
+    instance: usize,
+    /// Bytes on their way to a slice.
+    staging: Vec<u8>,
+}
+
+/// Wall time of the parts of one run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunTimes {
+    /// Binding shapes and copying inputs to the device.
+    pub upload: Duration,
+    /// Issuing the launches.
+    pub enqueue: Duration,
+    /// From the first launch until the last has finished.
+    pub compute: Duration,
+    /// Copying outputs to the host.
+    pub download: Duration,
+}
+
+/// Memory of a session under its last shapes, bytes.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Memory {
+    /// Weights.
+    pub weights: usize,
+    /// Inputs, and outputs that are donated.
+    pub bound: usize,
+    /// The activation arena.
+    pub arena: usize,
+    /// The most that is alive in the arena at one step: no arena can be smaller.
+    pub lower_bound: usize,
+}
+
+/// What an observer of a run sees after each step.
+pub struct Observation<'a> {
+    /// Index of the step.
+    pub index: usize,
+    /// The step.
+    pub step: &'a Step,
+    /// Its wall time, with the device idle before and after.
+    pub time: Duration,
+    /// Its results: buffer and contents.
+    pub results: Vec<(BufferId, Tensor)>,
+}
+
+type Observer<'a> = &'a mut dyn FnMut(Observation<'_>);
+
+impl Session {
+    /// Loads an engine's code for the device's target, and its weights. Weights are mapped, not copied, where the device shares memory.
+    pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
+        let image = engine.target(&device.target())?;
+        let plan = image.plan.clone();
+        let loaded = load(&plan, image, &mut 0, device.as_mut())?;
+        let mut weights = WeightPlaces::new();
+        let mut weight_bytes = 0;
+        for name in crate::validate::weight_names(&plan) {
+            // A missing one is reported by the schedule, with its name.
+            let Some(tensor) = engine.weights.get(name) else { continue };
+            let mem = device.map(tensor.data().clone())?;
+            weight_bytes += tensor.data().len();
+            weights.insert(name.to_owned(), Place { mem, offset: 0, bytes: tensor.data().len() });
+        }
+        let signature = signature(&plan);
+        let io = plan.inputs.iter().map(|_| Io::default()).collect();
+        Ok(Session {
+            device,
+            plan,
+            loaded,
+            signature,
+            weights,
+            weight_bytes,
+            arena: None,
+            io,
+            donations: Vec::new(),
+            outside: Vec::new(),
+            shapes: Shapes::default(),
+            fresh: false,
+            ran: false,
+            outputs: Vec::new(),
+            blocks: Vec::new(),
+            instance: 0,
+            staging: Vec::new(),
+        })
+    }
+
+    /// What runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Values of the shape symbols that these inputs give; an error names the input that does not fit.
+    pub fn symbols(&self, inputs: &[(&str, &Tensor)]) -> Result<Bindings> {
+        let shapes: Vec<Vec<usize>> = self.order(inputs)?.iter().map(|t| t.shape().to_vec()).collect();
+        Ok(kiln_graph::bind_symbols(&self.signature, &shapes)?)
+    }
+
+    /// The device's name.
+    pub fn device_name(&self) -> String {
+        self.device.name()
+    }
+
+    /// Inputs: name and type.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
+        self.plan.inputs.iter().map(|id| {
+            let b = &self.plan.buffers[id.index()];
+            let name = match &b.kind {
+                BufferKind::Input(name) => name.as_str(),
+                _ => b.name.as_str(),
+            };
+            (name, &b.ty)
+        })
+    }
+
+    /// Outputs: name and type.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
+        self.plan.outputs.iter().map(|(name, id)| (name.as_str(), &self.plan.buffers[id.index()].ty))
+    }
+
+    /// Memory under the last shapes that ran.
+    pub fn memory(&self) -> Memory {
+        let used = self.shapes.iter().map(|shape| &shape.schedule).max_by_key(|s| s.arena_bytes);
+        Memory {
+            weights: self.weight_bytes,
+            bound: self.io.iter().filter_map(|io| io.block).map(|(_, bytes)| bytes).sum(),
+            arena: self.arena.map_or(0, |a| a.1),
+            lower_bound: used.map_or(0, |s| s.lower_bound),
+        }
+    }
+
+    /// How each step of the last run that launches a region does so: the region's name and the implementation.
+    pub fn implementations(&mut self) -> Vec<(String, String)> {
+        let Some(shape) = self.shapes.current() else { return Vec::new() };
+        let steps = shape.schedule.actions.iter().zip(&self.plan.steps);
+        let launches = steps.filter_map(|(action, step)| match (action, step) {
+            (Action::Launch { prepared, .. }, Step::Run { region, .. }) => {
+                Some((self.plan.regions[*region].name.clone(), self.device.implementation(*prepared)))
+            }
+            _ => None,
+        });
+        launches.collect()
+    }
+
+    /// Runs the model. Inputs by name, in any order; outputs in the model's order.
+    pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.execute(inputs, None)?.0)
+    }
+
+    /// [`Session::run`] with the wall time of its parts.
+    pub fn run_timed(&mut self, inputs: &[(&str, &Tensor)]) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
+        self.execute(inputs, None)
+    }
+
+    /// [`Session::run`], showing every step's results and time. Slower: the device waits after each step.
+    pub fn run_observed(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        observer: Observer<'_>,
+    ) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.execute(inputs, Some(observer))?.0)
+    }
+
+    /// Fills all memory that a run writes with a byte, so that a kernel that fails to write its output is noticed.
+    pub fn poison(&mut self, byte: u8) -> Result<()> {
+        let outputs = self.io.iter().skip(self.plan.inputs.len()).filter_map(|io| io.block);
+        for (mem, bytes) in self.arena.into_iter().chain(outputs) {
+            self.device.fill(Place { mem, offset: 0, bytes }, byte)?;
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        inputs: &[(&str, &Tensor)],
+        observer: Option<Observer<'_>>,
+    ) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
+        let start = Instant::now();
+        self.order(inputs)?;
+        for (name, tensor) in inputs {
+            self.bind_tensor(name, tensor)?;
+        }
+        self.prepare()?;
+        self.device.synchronize()?;
+        let upload = start.elapsed();
+        let launched = Instant::now();
+        match observer {
+            None => self.enqueue()?,
+            Some(_) => {
+                let Session { device, plan, shapes, instance, .. } = self;
+                let instance = shapes.current().and_then(|shape| shape.instance(*instance));
+                let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
+                run_schedule(device.as_mut(), plan, &instance.schedule, observer)?;
+            }
+        }
+        let enqueue = launched.elapsed();
+        self.device.synchronize()?;
+        let compute = launched.elapsed();
+        let done = Instant::now();
+        let names = self.plan.outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let outputs =
+            names.into_iter().enumerate().map(|(i, name)| Ok((name, self.tensor(i)?))).collect::<Result<_>>()?;
+        self.hand_over();
+        Ok((outputs, RunTimes { upload, enqueue, compute, download: done.elapsed() }))
+    }
+
+    /// Runs what was prepared, or queues it.
+    fn enqueue(&mut self) -> Result<()> {
+        let Session { device, plan, shapes, instance, .. } = self;
+        let instance = shapes.current().and_then(|shape| shape.instance(*instance));
+        let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
+        if instance.parts.is_none() {
+            instance.record(device.as_mut())?;
+        }
+        for part in instance.parts.iter().flatten() {
+            match part.recording {
+                Some(id) => device.replay(id)?,
+                None => run_steps(device.as_mut(), plan, &instance.schedule, part.steps.clone(), None)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn order<'t>(&self, inputs: &[(&str, &'t Tensor)]) -> Result<Vec<&'t Tensor>> {
+        let known: Vec<(&str, &TensorType)> = self.inputs().collect();
+        for (name, _) in inputs {
+            if !known.iter().any(|(k, _)| k == name) {
+                return Err(self.unknown_input(name));
+            }
+        }
+        known
+            .iter()
+            .map(|(name, ty)| {
+                let Some((_, tensor)) = inputs.iter().find(|(n, _)| n == name) else {
+                    return Err(input_error(name, format!("missing; expected {ty}")));
+                };
+                if tensor.dtype() != ty.dtype || tensor.shape().len() != ty.rank() {
+                    return Err(input_error(
+                        name,
+                        format!("expected {ty}, found {}{:?}", tensor.dtype(), tensor.shape()),
+                    ));
+                }
+                Ok(*tensor)
+            })
+            .collect()
+    }
+
+    /// Finds or makes the schedule of what is bound, its memory, and the places of its outputs.
+    fn prepare(&mut self) -> Result<()> {
+        self.ran = false;
+        if !self.fresh {
+            self.choose()?;
+            self.fresh = true;
+        }
+        let Some(arena_bytes) = self.shapes.current().map(|shape| shape.schedule.arena_bytes) else {
+            return Err(internal("a schedule is missing"));
+        };
+        for i in 0..self.donations.len() {
+            let io = self.plan.inputs.len() + i;
+            let bytes = self.bytes(self.outside[i]);
+            self.reserve(io, bytes)?;
+        }
+        let arena = self.grow(arena_bytes)?;
+        let Session { plan, io, outside, shapes, blocks, outputs, .. } = self;
+        blocks.clear();
+        blocks.extend(io.iter().filter_map(|io| io.block).map(|(mem, _)| mem));
+        let Some(shape) = shapes.current() else { return Err(internal("a schedule is missing")) };
+        self.instance = shape.place(arena, blocks, plan.inputs.iter().chain(outside.iter()))?;
+        let Some(instance) = shape.instance(self.instance) else { return Err(internal("a schedule is missing")) };
+        let schedule = &instance.schedule;
+        let empty = Ran { place: Place { mem: arena, offset: 0, bytes: 0 }, shape: Vec::new() };
+        outputs.resize(plan.outputs.len(), empty);
+        for (ran, (_, id)) in outputs.iter_mut().zip(&plan.outputs) {
+            ran.place = schedule.places[id.index()];
+            ran.shape.clone_from(&schedule.shapes[id.index()]);
+        }
+        self.ran = true;
+        Ok(())
+    }
+
+    /// Makes the schedule of the shapes that are bound the current one.
+    fn choose(&mut self) -> Result<()> {
+        if let Some((name, ty)) = self.inputs().zip(&self.io).find_map(|(input, io)| (!io.bound).then_some(input)) {
+            return Err(input_error(name, format!("missing; expected {ty}")));
+        }
+        let shapes: Vec<Vec<usize>> = self.io[..self.plan.inputs.len()].iter().map(|io| io.shape.clone()).collect();
+        let bindings = kiln_graph::bind_symbols(&self.signature, &shapes)?;
+        let key: Vec<i64> = bindings.values().copied().collect();
+        if !self.shapes.recall(&key) {
+            let device = self.device.as_mut();
+            let made = schedule(&self.plan, &self.loaded, &bindings, &self.weights, device, &self.outside)?;
+            self.shapes.insert(key, made, device);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the arena has the bytes.
+    fn grow(&mut self, bytes: usize) -> Result<MemId> {
+        match self.arena {
+            Some((mem, found)) if found >= bytes => Ok(mem),
+            old => {
+                self.shapes.unplace(self.device.as_mut());
+                self.arena = None;
+                if let Some((mem, _)) = old {
+                    self.device.free(mem)?;
+                }
+                let mem = self.device.alloc(bytes)?;
+                self.arena = Some((mem, bytes));
+                Ok(mem)
+            }
+        }
+    }
+
+    /// Bytes of a buffer under the current shapes.
+    fn bytes(&mut self, id: BufferId) -> usize {
+        self.shapes.current().map_or(0, |shape| shape.schedule.places[id.index()].bytes)
+    }
+}
+
+fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Device) -> Result<LoadedPlan> {
+    let mut loaded = LoadedPlan::default();
+    for region in &plan.regions {
+        let module = match image.kernels.get(*next) {
+            Some(compiled) => Module {
+                region,
+                kernels: compiled
+                    .implementation
+                    .kernels
+                    .iter()
+                    .zip(&compiled.images)
+                    .map(|(kernel, i)| KernelImage { kernel, cubin: i.cubin.clone(), ptx: i.ptx.clone() })
+                    .collect(),
+                scratch_bytes: compiled.implementation.scratch_bytes.clone(),
+            },
+            None => Module { region, kernels: Vec::new(), scratch_bytes: Dim::from(0) },
+        };
+        *next += 1;
+        loaded.kernels.push(device.load(&module)?);
+    }
+    for inner in plan.steps.iter().flat_map(nested) {
+        loaded.nested.push(load(inner, image, next, device)?);
+    }
+    Ok(loaded)
+}
+
+fn internal(message: &str) -> Error {
+    Error::Internal { place: "the session".into(), message: message.into() }
+}
+
+fn input_error(name: &str, message: String) -> Error {
+    Error::Input { name: name.into(), message }
+}

@@ -1,0 +1,127 @@
+//! What a session keeps for the shapes that it has seen.
+
+use crate::Result;
+use crate::device::{Device, MemId, Place, RecordingId};
+use crate::schedule::Schedule;
+use kiln_fuse::BufferId;
+use std::ops::Range;
+
+/// Shapes that are kept, with their recordings. A new one takes the place of the one that was not used for longest.
+const LIMIT: usize = 16;
+
+/// The shapes that were used last, in the order of their use.
+#[derive(Default)]
+pub struct Shapes(Vec<Shape>);
+
+/// One value of each symbol.
+pub struct Shape {
+    key: Vec<i64>,
+    /// Without the places of the arena and of what is bound.
+    pub schedule: Schedule,
+    /// One for each way in which blocks that change places lie.
+    instances: Vec<Instance>,
+}
+
+/// A schedule with all its places.
+pub struct Instance {
+    arena: MemId,
+    blocks: Vec<MemId>,
+    /// What runs.
+    pub schedule: Schedule,
+    /// Cut when it first runs.
+    pub parts: Option<Vec<Part>>,
+}
+
+/// Steps in a row, and their recording where the device can run them without the session.
+pub struct Part {
+    /// The steps.
+    pub steps: Range<usize>,
+    /// Their recording.
+    pub recording: Option<RecordingId>,
+}
+
+impl Shapes {
+    /// The shape in use.
+    pub fn current(&mut self) -> Option<&mut Shape> {
+        self.0.last_mut()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Shape> {
+        self.0.iter()
+    }
+
+    /// Makes the shape with this key the current one, if it is kept.
+    pub fn recall(&mut self, key: &[i64]) -> bool {
+        let Some(at) = self.0.iter().position(|shape| shape.key == key) else { return false };
+        self.0[at..].rotate_left(1);
+        true
+    }
+
+    /// Adds a shape and makes it the current one.
+    pub fn insert(&mut self, key: Vec<i64>, schedule: Schedule, device: &mut dyn Device) {
+        if self.0.len() == LIMIT {
+            self.0.remove(0).release(device);
+        }
+        self.0.push(Shape { key, schedule, instances: Vec::new() });
+    }
+
+    /// Forgets where everything lies, because some of it moves.
+    pub fn unplace(&mut self, device: &mut dyn Device) {
+        self.0.iter_mut().flat_map(|shape| shape.instances.drain(..)).for_each(|instance| instance.forget(device));
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self, device: &mut dyn Device) {
+        self.0.drain(..).for_each(|shape| shape.release(device));
+    }
+}
+
+impl Shape {
+    /// The number of the instance in which the arena and the blocks of what is outside of it, `buffers`, lie so.
+    pub fn place<'a>(
+        &mut self,
+        arena: MemId,
+        blocks: &[MemId],
+        buffers: impl Iterator<Item = &'a BufferId>,
+    ) -> Result<usize> {
+        if let Some(at) = self.instances.iter().position(|i| i.arena == arena && i.blocks == blocks) {
+            return Ok(at);
+        }
+        let bytes = buffers.map(|id| self.schedule.places[id.index()].bytes);
+        let places: Vec<Place> =
+            blocks.iter().zip(bytes).map(|(&mem, bytes)| Place { mem, offset: 0, bytes }).collect();
+        let schedule = self.schedule.placed(arena, &places)?;
+        self.instances.push(Instance { arena, blocks: blocks.to_vec(), schedule, parts: None });
+        Ok(self.instances.len() - 1)
+    }
+
+    /// An instance by its number.
+    pub fn instance(&mut self, at: usize) -> Option<&mut Instance> {
+        self.instances.get_mut(at)
+    }
+
+    fn release(self, device: &mut dyn Device) {
+        self.instances.into_iter().for_each(|instance| instance.forget(device));
+        self.schedule.release(device);
+    }
+}
+
+impl Instance {
+    fn forget(self, device: &mut dyn Device) {
+        self.parts.into_iter().flatten().filter_map(|part| part.recording).for_each(|id| device.forget(id));
+    }
+
+    /// Records the schedule, in parts between the steps that the host runs.
+    pub fn record(&mut self, device: &mut dyn Device) -> Result<()> {
+        let (mut parts, mut at) = (Vec::new(), 0);
+        for actions in self.schedule.actions.chunk_by(|a, b| a.has_host() == b.has_host()) {
+            let steps = at..at + actions.len();
+            at = steps.end;
+            let recording = if actions[0].has_host() { None } else { device.record(actions)? };
+            parts.push(Part { steps, recording });
+        }
+        self.parts = Some(parts);
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! Building engines, with defaults for everything.
+
+use crate::{Model, Result};
+use kiln_cuda::Home;
+use kiln_engine::{BuildOptions, BuildReport, Engine, Kept, Progress, Session};
+use kiln_fuse::Numerics;
+use kiln_target::Target;
+use std::path::PathBuf;
+
+/// Builds an engine from a [`Model`]: for the CPU if nothing else is said, with NVRTC and the kernel cache in `$KILN_HOME`.
+///
+/// ```no_run
+/// # fn main() -> kiln::Result<()> {
+/// # use kiln::prelude::*;
+/// let model = Model::load("model.onnx")?;
+/// EngineBuilder::new(&model).target("cpu")?.target("h100")?.build()?.save("model.kiln")?;
+/// # Ok(()) }
+/// ```
+pub struct EngineBuilder<'a> {
+    model: &'a Model,
+    targets: Vec<Target>,
+    numerics: Numerics,
+    sizes: kiln_graph::Bindings,
+    home: Option<PathBuf>,
+    progress: Option<&'a (dyn Fn(Progress<'_>) + Sync)>,
+}
+
+impl<'a> EngineBuilder<'a> {
+    /// A builder with all defaults.
+    pub fn new(model: &'a Model) -> EngineBuilder<'a> {
+        let (targets, sizes) = (Vec::new(), kiln_graph::Bindings::new());
+        EngineBuilder { model, targets, numerics: Numerics::Reassoc, sizes, home: None, progress: None }
+    }
+
+    /// Adds a target: `cpu`, an architecture such as `sm_90a`, or a GPU such as `h100`. The first one takes the place of the default.
+    ///
+    /// # Errors
+    /// No such target.
+    pub fn target(mut self, target: &str) -> Result<EngineBuilder<'a>> {
+        self.targets.push(target.parse()?);
+        Ok(self)
+    }
+
+    /// How far results may depart from the model's own arithmetic. Default: sums may be regrouped.
+    pub fn numerics(mut self, numerics: Numerics) -> EngineBuilder<'a> {
+        self.numerics = numerics;
+        self
+    }
+
+    /// The size of a shape symbol to choose kernels for; they run at all others of its range too.
+    pub fn typical(mut self, symbol: &str, size: i64) -> EngineBuilder<'a> {
+        self.sizes.insert(symbol.to_owned(), size);
+        self
+    }
+
+    /// Where NVRTC and the kernel cache are. Default: `$KILN_HOME`, or the user's cache folder.
+    pub fn home(mut self, folder: impl Into<PathBuf>) -> EngineBuilder<'a> {
+        self.home = Some(folder.into());
+        self
+    }
+
+    /// Is told the news of the build, from any thread.
+    pub fn progress(mut self, progress: &'a (dyn Fn(Progress<'_>) + Sync)) -> EngineBuilder<'a> {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Builds.
+    ///
+    /// # Errors
+    /// A model that is not well-formed or lacks weights, no NVRTC for a GPU target, and kernels that do not compile.
+    pub fn build(self) -> Result<Engine> {
+        Ok(self.build_with_report()?.0)
+    }
+
+    /// [`EngineBuilder::build`] with what fusion and compilation did, and their warnings.
+    ///
+    /// # Errors
+    /// As for `build`.
+    pub fn build_with_report(self) -> Result<(Engine, BuildReport)> {
+        let progress = self.progress.unwrap_or(&|_| {});
+        Ok(kiln_engine::build(self.model.graph(), &self.options()?, progress)?)
+    }
+
+    /// Builds for the device, or finds what was built before on this machine, and loads it.
+    pub(crate) fn jit(mut self, device: &str) -> Result<Session> {
+        let device = kiln_engine::open_device(device)?;
+        self.targets = vec![device.target().parse()?];
+        let options = self.options()?;
+        let kept = Kept::new(self.model.graph(), &self.targets[0], &options)?;
+        // What cannot be used is built again, what cannot be kept costs time alone.
+        let engine = match kept.find() {
+            Ok(Some(engine)) => engine,
+            _ => {
+                let engine = self.build()?;
+                let _ = kept.store(&engine);
+                engine
+            }
+        };
+        Ok(Session::new(&engine, device)?)
+    }
+
+    fn options(&self) -> Result<BuildOptions> {
+        let home = match &self.home {
+            Some(folder) => Home::at(folder),
+            None => Home::from_env()?,
+        };
+        let mut options =
+            BuildOptions { numerics: self.numerics, sizes: self.sizes.clone(), ..BuildOptions::new(home) };
+        if !self.targets.is_empty() {
+            options.targets.clone_from(&self.targets);
+        }
+        Ok(options)
+    }
+}
+
+/// Compiles a model for a device (`cpu`, `cpu:THREADS`, `cuda:N`, `sim:sm_XX`) on its first run on this machine, and loads it. Engines and kernels
+/// are kept in `$KILN_HOME`.
+///
+/// # Errors
+/// No such device, and what [`EngineBuilder::build`] reports.
+pub fn jit(model: &Model, device: &str) -> Result<Session> {
+    EngineBuilder::new(model).jit(device)
+}

@@ -1,0 +1,40 @@
+//! What can go wrong between a model and its outputs.
+
+use std::path::PathBuf;
+
+/// An error of one of Kiln's rooms: its message says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A model that is not well-formed.
+    #[error(transparent)]
+    Graph(#[from] kiln_graph::Error),
+    /// A file that cannot be imported.
+    #[error(transparent)]
+    Import(#[from] kiln_import::Error),
+    /// Building, saving, loading or running.
+    #[error(transparent)]
+    Engine(#[from] kiln_engine::Error),
+    /// NVRTC, the driver, or `$KILN_HOME`.
+    #[error(transparent)]
+    Cuda(#[from] kiln_cuda::CudaError),
+    /// A target that does not exist.
+    #[error(transparent)]
+    Target(#[from] kiln_target::UnknownTarget),
+    /// A path that no importer takes.
+    #[error("{}: no model that can be imported; expected an ONNX file, or a folder with `config.json` and `model.safetensors`", path.display())]
+    NoModel {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Weights that do not fit the model.
+    #[error("weight `{name}`: {message}")]
+    Weight {
+        /// The weight.
+        name: String,
+        /// Expected and found.
+        message: String,
+    },
+}
+
+/// A result of Kiln's.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -50,7 +50,7 @@ struct Streamed<'a> {
     scores: Vec<char>,
     out: Vec<char>,
     /// Types of the products' results.
-    types: [graph::DType; 2],
+    types: [DType; 2],
     batch: Group,
     /// Rows of the scores.
     rows: Group,
@@ -217,7 +217,7 @@ impl<'a> Streamed<'a> {
         let mut places = batch.clone();
         places.extend(self.rows.places(values, k, at[0]));
         places.extend(self.keys.places(values, k, at[1]));
-        let sum = finished_value(sum, graph::DType::F32, self.types[0]);
+        let sum = finished_value(sum, DType::F32, self.types[0]);
         values.give(values.graph.node(self.parts.scores).outputs[0], sum);
         values.number(k, self.parts.x, &indices(&self.scores, &places))
     }
@@ -228,7 +228,7 @@ impl<'a> Streamed<'a> {
         places.extend(self.rows.places(values, k, at[0]));
         places.extend(self.columns.places(values, k, at[1]));
         let index = ahead_of_epilogue(values, k, self.parts.product, &indices(&self.out, &places))?;
-        let sum = values.name(k, "contracted", finished_value(sum, graph::DType::F32, self.types[1]));
+        let sum = values.name(k, "contracted", finished_value(sum, DType::F32, self.types[1]));
         values.give(values.graph.node(self.parts.product).outputs[0], sum);
         (0..values.graph.outputs.len()).try_for_each(|i| values.store(k, i, &index))
     }

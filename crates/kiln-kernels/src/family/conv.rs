@@ -8,7 +8,6 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::compute;
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Op, Symbols};
 use kiln_tile::expr::Expr;
@@ -44,7 +43,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
         let group = channel / group_size;
         values.name(k, "first_channel", group * &channels)
     };
-    let total = k.declare("total", Expr::int(compute(*acc), 0));
+    let total = k.declare("total", Expr::int(acc.compute(), 0));
     let names = names(spec.strides.len(), "rst");
     let extents = values.dims(k, &filter[2..]);
     let taps: Vec<(&str, Expr)> = names.iter().map(String::as_str).zip(extents).collect();

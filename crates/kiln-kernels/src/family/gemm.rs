@@ -8,11 +8,10 @@ use super::product::{Group, Operand, Places, Product, Span, fill_tile, hint};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
-use crate::value::dtype::compute;
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Symbols};
 use kiln_target::arch::Arch;
-use kiln_tile::{Buffer, Builder, DType, Expr, Worker};
+use kiln_tile::{Buffer, Builder, DType, Expr, Type, Worker};
 
 /// The product with each of its first `most` Configs; empty if the region's anchor is none that this family takes.
 pub fn programs(region: &Region, symbols: &Symbols, arch: Arch, most: usize) -> Result<Vec<(GemmConfig, TileProgram)>> {
@@ -47,7 +46,7 @@ impl<'a> Product<'a> {
             (format!("{}_tile", hint(&values, self.lhs.value)), format!("{}_tile", hint(&values, self.rhs.value)));
         let a_tile = k.shared(&a_name, self.tile, &dims(tile_m, tile_k, transpose_a));
         let b_tile = k.shared(&b_name, self.tile, &dims(tile_k, tile_n, transpose_b));
-        let acc = k.fragment("acc", compute(self.acc), &[tile_m, tile_n]);
+        let acc = k.fragment("acc", self.acc.compute(), &[tile_m, tile_n]);
         k.threads(threads);
         let [batches, m, n, depth] = [&self.batch, &self.m, &self.n, &self.k].map(|g| values.dim(&mut k, &g.total()));
         let (rows, columns) = (("tile_m", m.ceil_div(bm)), ("tile_n", n.ceil_div(bn)));
@@ -136,16 +135,16 @@ impl<'a> Product<'a> {
             if side.found.is_empty() {
                 places.extend(side.outer.places(values, k, outer));
             } else {
-                let find = |table: &Buffer| table.at([column.clone()]).cast(DType::Index);
+                let find = |table: &Buffer| table.at([column.clone()]).cast(Type::Index);
                 let place = |(label, table): &Found| (*label, table.as_ref().map_or(Expr::index(0), find));
                 places.extend(side.found.iter().map(place));
             }
             places.extend(self.k.places(values, k, depth));
             let element = self.element(values, k, side.of, &places)?;
-            if element.dtype() == self.tile {
+            if element.ty() == self.tile {
                 return Ok(element);
             }
-            Ok(element.cast(compute(values.graph.ty(side.of.value).dtype)).cast(self.tile))
+            Ok(element.cast(values.graph.ty(side.of.value).dtype.compute()).cast(self.tile))
         })
     }
 

@@ -83,7 +83,7 @@ const BUSY: i128 = 128;
 
 impl Problem {
     fn tensor(&self) -> bool {
-        self.tile == DType::F16 || self.tile == DType::BF16 && self.arch.has_bf16()
+        self.arch.mma(self.tile).is_some()
     }
 
     /// Whether tiles come straight from memory, without registers between.

@@ -10,8 +10,8 @@ use super::{anchor, op};
 use crate::Result;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::{compute, memory, register};
-use kiln_graph::{self as graph, ConvSpec, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
+use crate::value::dtype::register;
+use kiln_graph::{ConvSpec, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Buffer, Builder, DType, Expr};
 
@@ -73,8 +73,8 @@ pub struct Product<'a> {
     pub result: ValueId,
     /// Labels of the result's axes.
     out_labels: Vec<char>,
-    pub acc: graph::DType,
-    pub out: graph::DType,
+    pub acc: DType,
+    pub out: DType,
     /// Element type of the shared tiles.
     pub tile: DType,
     pub batch: Group,
@@ -107,7 +107,7 @@ impl<'a> Product<'a> {
     }
 
     /// What fits no group is left to the loop nest.
-    fn of_einsum(values: &Values<'a>, anchor: NodeId, spec: &'a EinsumSpec, types: [graph::DType; 2]) -> Option<Self> {
+    fn of_einsum(values: &Values<'a>, anchor: NodeId, spec: &'a EinsumSpec, types: [DType; 2]) -> Option<Self> {
         let distinct = |labels: &[char]| (1..labels.len()).all(|i| !labels[..i].contains(&labels[i]));
         if !distinct(&spec.lhs) || !distinct(&spec.rhs) {
             return None;
@@ -133,7 +133,7 @@ impl<'a> Product<'a> {
         Self::new(values, anchor, [lhs, rhs], spec.out.clone(), groups, types)
     }
 
-    fn of_windows(values: &Values<'a>, anchor: NodeId, spec: &'a ConvSpec, types: [graph::DType; 2]) -> Option<Self> {
+    fn of_windows(values: &Values<'a>, anchor: NodeId, spec: &'a ConvSpec, types: [DType; 2]) -> Option<Self> {
         let node = values.graph.node(anchor);
         let (image, filter, result) = (node.inputs[0], node.inputs[1], node.outputs[0]);
         let axes = spec.strides.len();
@@ -164,17 +164,17 @@ impl<'a> Product<'a> {
         [lhs, rhs]: [Operand<'a>; 2],
         out_labels: Vec<char>,
         [batch, m, n, k]: [Group; 4],
-        [acc, out]: [graph::DType; 2],
+        [acc, out]: [DType; 2],
     ) -> Option<Self> {
         if [&m, &n, &k].iter().any(|group| group.labels.is_empty()) {
             return None;
         }
-        let total = compute(acc);
+        let total = acc.compute();
         if !matches!(total, DType::F32 | DType::F64 | DType::I32 | DType::U32 | DType::I64 | DType::U64) {
             return None;
         }
         let (a, b) = (values.graph.ty(lhs.value).dtype, values.graph.ty(rhs.value).dtype);
-        let tile = if a == b && compute(a) == total { register(a) } else { total };
+        let tile = if a == b && a.compute() == total { register(a) } else { total };
         let result = values.graph.node(anchor).outputs[0];
         Some(Product { anchor, lhs, rhs, result, out_labels, acc, out, tile, batch, m, n, k })
     }
@@ -191,13 +191,13 @@ impl<'a> Product<'a> {
             let row = if self.rhs.is_image() { self.k.total() } else { last() };
             !operand.is_image()
                 && values.graph.inputs.contains(&v)
-                && memory(values.graph.ty(v).dtype) == self.tile
+                && values.graph.ty(v).dtype == self.tile
                 && row.terms().all(|(_, coefficient)| coefficient % vector == 0)
         };
         Problem {
             arch,
             tile: self.tile,
-            accumulator: compute(self.acc),
+            accumulator: self.acc.compute(),
             batch: range(&self.batch),
             m: range(&self.m),
             n: range(&self.n),

@@ -10,7 +10,6 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::compute;
 use kiln_fuse::{Region, Rows, Stage};
 use kiln_graph::{ArgOp, Dim, NodeId, Op, Symbols, ValueId};
 use kiln_tile::expr::{CompareOp, Expr, UnaryOp};
@@ -139,7 +138,7 @@ impl Row<'_> {
                 Op::Reduce { op, .. } => named(reduction(*op)),
                 _ => return values.malformed("its anchor is not a reduction"),
             };
-            totals.push(Total { name, op, dtype: compute(graph.ty(operand(node)).dtype) });
+            totals.push(Total { name, op, dtype: graph.ty(operand(node)).dtype.compute() });
         }
         let found = self.pass(values, k, &totals, &mut |values, k, index, _| {
             level.iter().map(|node| values.number(k, operand(node), index)).collect()
@@ -169,7 +168,7 @@ impl Row<'_> {
             let hit = |(node, last, extreme): &(&NodeId, bool, Expr)| {
                 let value = values.number(k, operand(node), index)?;
                 let mut hit = value.compare(CompareOp::Eq, extreme);
-                if extreme.dtype().is_float() {
+                if extreme.ty().is_float() {
                     hit = hit.or(value.unary(UnaryOp::IsNan).and(extreme.unary(UnaryOp::IsNan)));
                 }
                 Ok(hit.select(&place, position(*last).identity(DType::I64)))

@@ -6,7 +6,6 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::compute;
 use kiln_fuse::Region;
 use kiln_graph::{Op, Symbols};
 use kiln_tile::expr::Expr;
@@ -33,7 +32,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     let (x, y) = (node.inputs[0], node.outputs[0]);
     let dtype = values.graph.ty(x).dtype;
     let at = behind_epilogue(values, k, anchor, index)?;
-    let total = k.declare("total", combine.identity(compute(dtype)));
+    let total = k.declare("total", combine.identity(dtype.compute()));
     let outer = at.len() - spec.window.len();
     let names = names(spec.window.len(), "rst");
     let taps: Vec<(&str, Expr)> =

@@ -83,7 +83,7 @@ impl<'a> Values<'a> {
         for (i, &v) in graph.inputs.iter().enumerate() {
             let ty = graph.ty(v);
             let shape = values.dims(&mut k, &ty.shape);
-            let buffer = k.input(&graph.input_name(v), dtype::memory(ty.dtype), &shape);
+            let buffer = k.input(&graph.input_name(v), ty.dtype, &shape);
             values.inputs.push(buffer);
             values.arguments.push(Argument::Input(i));
         }
@@ -94,7 +94,7 @@ impl<'a> Values<'a> {
                 return values.unsupported(what, "keep 4-bit values in constants, or store them as i8");
             }
             let shape = values.dims(&mut k, &ty.shape);
-            values.outputs.push(k.output(name, dtype::memory(ty.dtype), &shape));
+            values.outputs.push(k.output(name, ty.dtype, &shape));
             values.arguments.push(Argument::Output(i));
         }
         Ok((values, k))
@@ -102,9 +102,6 @@ impl<'a> Values<'a> {
 
     /// Uses and sizes of all values.
     fn count(&mut self) -> Result<()> {
-        if let Some(value) = self.graph.values.iter().find(|v| !dtype::is_known(v.ty.dtype)) {
-            return self.unsupported(format!("a value of type {}", value.ty.dtype), "cast it on the way in");
-        }
         for node in &self.graph.nodes {
             let mut weight = 1u64;
             for input in &node.inputs {
@@ -220,7 +217,7 @@ impl<'a> Values<'a> {
     /// [`Values::value`] in the compute type of its dtype.
     pub fn number(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
         let value = self.value(k, v, index)?;
-        Ok(value.cast(dtype::compute(self.graph.ty(v).dtype)))
+        Ok(value.cast(self.graph.ty(v).dtype.compute()))
     }
 
     fn compute(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
@@ -233,7 +230,7 @@ impl<'a> Values<'a> {
                 (None, Some(&float)) if value.len() == 1 => Ok(Expr::float(dtype::register(ty.dtype), float)),
                 _ => self.malformed(format!("a constant of {} elements stands inside", value.len())),
             },
-            Op::Iota { axis, .. } => Ok(dtype::round(&index[*axis].cast(dtype::compute(ty.dtype)), ty.dtype)),
+            Op::Iota { axis, .. } => Ok(dtype::round(&index[*axis].cast(ty.dtype.compute()), ty.dtype)),
             Op::DimValue { dim } => Ok(self.dim(k, dim).cast(dtype::register(ty.dtype))),
             Op::Unary(op) => self.unary(k, *op, node.inputs[0], index),
             Op::Binary(op) => self.binary(k, *op, [node.inputs[0], node.inputs[1]], index),
@@ -340,7 +337,7 @@ impl<'a> Values<'a> {
 fn is_short(e: &Expr) -> bool {
     match e.kind() {
         ExprKind::Const(_) | ExprKind::Var(_) => true,
-        ExprKind::Cast(x) => x.dtype() == kiln_tile::DType::Index && is_short(x),
+        ExprKind::Cast(x) => x.ty() == kiln_tile::Type::Index && is_short(x),
         _ => false,
     }
 }
@@ -355,14 +352,14 @@ fn size(e: &Expr) -> usize {
 /// Appends text that equal expressions share and different ones do not.
 fn spell(out: &mut String, e: &Expr) {
     let _ = match e.kind() {
-        ExprKind::Const(value) => write!(out, " {value:?}{}", e.dtype()),
+        ExprKind::Const(value) => write!(out, " {value:?}{}", e.ty()),
         ExprKind::Var(var) => write!(out, " v{}", var.id),
         ExprKind::Unary(op, _) => write!(out, " ({op:?}"),
         ExprKind::Binary(op, ..) => write!(out, " ({op:?}"),
         ExprKind::Compare(op, ..) => write!(out, " ({op:?}"),
         ExprKind::Select(..) => write!(out, " (?"),
         ExprKind::Fma(..) => write!(out, " (fma"),
-        ExprKind::Cast(_) => write!(out, " (as {}", e.dtype()),
+        ExprKind::Cast(_) => write!(out, " (as {}", e.ty()),
         ExprKind::Load(buffer, _) => write!(out, " (b{}", buffer.id),
     };
     let operands = e.operands();

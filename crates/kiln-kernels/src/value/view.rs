@@ -5,7 +5,7 @@ use super::{HEAVY, LIGHT, Values};
 use crate::Result;
 use kiln_graph::{Dim, Node, Op, Symbols, ValueId};
 use kiln_tile::expr::UnaryOp;
-use kiln_tile::{Builder, Expr};
+use kiln_tile::{Builder, Expr, Type};
 
 impl Values<'_> {
     /// The value of `v`, the result of a view, at `index`.
@@ -95,16 +95,16 @@ impl Values<'_> {
         v: ValueId,
         at: &[Expr],
         inside: Expr,
-        fill: impl FnOnce(kiln_tile::DType) -> Expr,
+        fill: impl FnOnce(Type) -> Expr,
     ) -> Result<Expr> {
         match inside.as_const() {
-            Some(0) => return Ok(fill(register(self.graph.ty(v).dtype))),
+            Some(0) => return Ok(fill(register(self.graph.ty(v).dtype).into())),
             Some(_) => return self.value(k, v, at),
             None => {}
         }
         let inside = self.name(k, "inside", inside);
         let x = self.inside(k, v, at, &inside)?;
-        let fill = fill(x.dtype());
+        let fill = fill(x.ty());
         Ok(inside.select(&x, fill))
     }
 

@@ -2,7 +2,7 @@
 //! `(x / c) * (c * p) + (x % c) * p` is `x * p`. Divisions by runtime extents are the dearest thing an address can hold.
 
 use super::facts::Facts;
-use crate::dtype::DType;
+use crate::dtype::Type;
 use crate::expr::{BinaryOp, Expr, ExprKind};
 
 /// A product: a literal and other factors.
@@ -64,7 +64,7 @@ fn find(facts: &Facts, terms: &[Term]) -> Option<(usize, usize, Term)> {
 /// Operands of a quotient or remainder, also of one that has been named.
 fn split(facts: &Facts, e: &Expr, op: BinaryOp) -> Option<(Expr, Expr)> {
     match e.kind() {
-        ExprKind::Binary(found, a, b) if *found == op && e.dtype() == DType::Index => Some((a.clone(), b.clone())),
+        ExprKind::Binary(found, a, b) if *found == op && e.ty() == Type::Index => Some((a.clone(), b.clone())),
         ExprKind::Var(var) => split(facts, facts.definition(var)?, op),
         _ => None,
     }
@@ -108,7 +108,7 @@ impl Term {
 
     fn expr(&self) -> Expr {
         let product = self.factors.iter().fold(Expr::index(1), |product, factor| product * factor);
-        product * Expr::wide_int(DType::Index, self.literal)
+        product * Expr::wide_int(Type::Index, self.literal)
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
     /// Recombined sums have the value they had, and those that can be lose their divisions.
     #[test]
     fn sums_keep_their_value() {
-        let var = |id: u32, name: &str| Var { id, name: name.into(), dtype: DType::Index };
+        let var = |id: u32, name: &str| Var { id, name: name.into(), ty: Type::Index };
         let (x, s, named) = (var(0, "x"), var(1, "s"), var(2, "named"));
         let mut facts = Facts::default();
         for v in [&x, &s] {

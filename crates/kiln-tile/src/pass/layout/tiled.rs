@@ -99,11 +99,7 @@ pub fn gemm(
     let extent = |buffer: &Buffer, i: usize| buffer.shape[i].as_const().unwrap_or(0) as u32;
     let (m, n) = (extent(acc, 0), extent(acc, 1));
     let k = extent(a, usize::from(!ta));
-    let tensor = match b.dtype {
-        DType::F16 => true,
-        DType::BF16 => arch.has_bf16(),
-        _ => false,
-    };
+    let tensor = arch.mma(b.dtype).is_some();
     let refuse = |what: String, help: &str| TileError::Invalid {
         kernel: program.name.clone(),
         what,

@@ -174,7 +174,7 @@ impl Wide<'_> {
 pub fn unconditional_loads(e: &Expr, visit: &mut impl FnMut(&Buffer, &[Expr])) {
     match e.kind() {
         ExprKind::Select(c, _, _) => unconditional_loads(c, visit),
-        ExprKind::Binary(BinaryOp::And | BinaryOp::Or, a, _) if e.dtype() == DType::Bool => {
+        ExprKind::Binary(BinaryOp::And | BinaryOp::Or, a, _) if e.ty() == DType::Bool => {
             unconditional_loads(a, visit);
         }
         kind => {

@@ -1,7 +1,7 @@
 //! Lowers loops that the threads of a worker share.
 
 use super::Lower;
-use crate::dtype::DType;
+use crate::dtype::Type;
 use crate::error::Result;
 use crate::pass::layout::FragmentLayout;
 use crate::pass::layout::tiled::{Tiled, TiledRows};
@@ -35,7 +35,7 @@ impl Lower<'_> {
         let range = self.facts.range(&product(axes));
         let wide = range.hi + i128::from(turn) > i128::from(i32::MAX);
         let name = if let [axis] = axes { axis.var.name.to_string() } else { "element".to_owned() };
-        (CType::of(DType::Index, wide), self.names.fresh(&name))
+        (CType::of(Type::Index, wide), self.names.fresh(&name))
     }
 
     /// Writes the body for a linear position.

@@ -19,12 +19,30 @@ pub struct Lanes {
     axis: u32,
     /// The axis's value in lane 0.
     base: CExpr,
-    /// Number of the lane.
-    lane: CExpr,
+    /// Variable that counts the lanes.
+    lane: String,
     /// Index values bound inside, to be seen through in addresses.
     bound: HashMap<u32, Expr>,
-    /// Vectors standing for memory, by buffer and address in lane 0.
-    vectors: HashMap<(u32, String), String>,
+    /// Vectors standing for memory. There are as many as a body has accesses, so that they are searched one by one.
+    vectors: Vec<Vector>,
+}
+
+/// A vector of neighbours in memory.
+struct Vector {
+    /// Id of the buffer that has them.
+    buffer: u32,
+    /// Address of the first.
+    address: CExpr,
+    /// Name of the variable.
+    name: String,
+}
+
+impl Lanes {
+    /// Name of the vector that stands for the memory from `address` on.
+    fn vector(&self, buffer: &Buffer, address: &CExpr) -> Option<&str> {
+        let stands = |v: &&Vector| v.buffer == buffer.id && v.address == *address;
+        self.vectors.iter().find(stands).map(|v| v.name.as_str())
+    }
 }
 
 /// Whether `stmt` accesses `buffer`.
@@ -135,8 +153,8 @@ impl Lower<'_> {
             }
         }
         let base = self.expr(&Expr::var(&axis.var))?;
-        let lane = CExpr::name(self.names.fresh("v"));
-        let lanes = Lanes { width, axis: axis.var.id, base, lane, bound, vectors: HashMap::new() };
+        let lane = self.names.fresh("v");
+        let lanes = Lanes { width, axis: axis.var.id, base, lane, bound, vectors: vec![] };
         self.lanes = Some(lanes);
         let result = self.lane_loop(&rest);
         self.lanes = None;
@@ -167,10 +185,10 @@ impl Lower<'_> {
             stores.extend(self.vector(buffer, index, false)?);
         }
         let ty = self.vars.get(&axis).map_or(CType::Int, |value| value.1);
-        self.vars.insert(axis, (base.clone().op("+", lane.clone()), ty));
+        self.vars.insert(axis, (base.clone().op("+", CExpr::name(lane.clone())), ty));
         let inner = self.nested(|lower| body.iter().try_for_each(|stmt| lower.stmt(stmt)))?;
         self.vars.insert(axis, (base, ty));
-        self.push(CStmt::unrolled(crate::print::expr(&lane), width.into(), inner));
+        self.push(CStmt::unrolled(lane, width.into(), inner));
         stores.into_iter().for_each(|store| self.push(store));
         Ok(())
     }
@@ -182,8 +200,7 @@ impl Lower<'_> {
             return Ok(None);
         }
         let address = self.address(buffer, index)?;
-        let key = (buffer.id, crate::print::expr(&address));
-        if self.lanes.as_ref().is_some_and(|lanes| lanes.vectors.contains_key(&key)) {
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.vector(buffer, &address).is_some()) {
             return Ok(None);
         }
         let name = self.names.fresh(&format!("{}_v", buffer.name));
@@ -192,7 +209,7 @@ impl Lower<'_> {
         let value = load.then(|| CExpr::call(format!("load<{width}>"), [address.clone()]));
         self.push(CStmt::Declare { ty, name: name.clone(), value, constant: load });
         if let Some(lanes) = &mut self.lanes {
-            lanes.vectors.insert(key, name.clone());
+            lanes.vectors.push(Vector { buffer: buffer.id, address: address.clone(), name: name.clone() });
         }
         let store = CExpr::call("store", [address, CExpr::name(name)]);
         Ok((!load).then_some(CStmt::Expr(store)))
@@ -218,10 +235,10 @@ impl Lower<'_> {
         if lanes.vectors.is_empty() || !is_wide(&self.layouts, &self.facts, buffer, index, lanes.width) {
             return Ok(None);
         }
-        let lane = lanes.lane.clone();
-        let key = (buffer.id, crate::print::expr(&self.address(buffer, index)?));
-        let name = self.lanes.as_ref().and_then(|lanes| lanes.vectors.get(&key));
-        Ok(name.map(|name| CExpr::name(name.clone()).at(lane)))
+        let address = self.address(buffer, index)?;
+        let element =
+            |lanes: &Lanes| Some(CExpr::name(lanes.vector(buffer, &address)?).at(CExpr::name(lanes.lane.clone())));
+        Ok(self.lanes.as_ref().and_then(element))
     }
 
     /// The vector element that a store goes to first, if the store is wide.
@@ -232,9 +249,9 @@ impl Lower<'_> {
     /// Index of the register that holds this point of a loop over fragments.
     pub fn register_index(&self) -> Option<Vec<CExpr>> {
         let mut index = self.registers.clone()?;
-        let lane = self.lanes.as_ref().map(|lanes| &lanes.lane).or(self.lane.as_ref());
-        if let (Some(lane), Some(last)) = (lane, index.last_mut()) {
-            *last = last.clone().op("+", lane.clone());
+        let wide = self.lanes.as_ref().map(|lanes| CExpr::name(lanes.lane.clone()));
+        if let (Some(lane), Some(last)) = (wide.or(self.lane.clone()), index.last_mut()) {
+            *last = last.clone().op("+", lane);
         }
         Some(index)
     }

@@ -10,13 +10,13 @@ mod names;
 mod pipeline;
 mod reduce;
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Type};
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, Var};
+use crate::pass::dce::dce;
 use crate::pass::facts::{Facts, Range, VarFacts};
 use crate::pass::layout::Layouts;
 use crate::pass::layout::tiled::Tiled;
-use crate::pass::tidy::tidy;
 use crate::print::prelude::Helper;
 use crate::program::{AtomicOp, Buffer, Program, Stmt};
 use crate::thread::{CExpr, CStmt, CType, Function};
@@ -48,6 +48,7 @@ pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> 
         buffers: HashMap::new(),
         helpers: BTreeSet::new(),
         out: vec![vec![]],
+        next_id: program.next_id,
         tiles: vec![],
         registers: None,
         row_registers: None,
@@ -58,7 +59,7 @@ pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> 
     let params = lower.params();
     let dynamic_shared = lower.locals()?;
     lower.domain(body)?;
-    let body = tidy(lower.out.pop().unwrap_or_default());
+    let body = dce(lower.out.pop().unwrap_or_default());
     let comment = program.comment.clone();
     let large = !lower.tiles.is_empty();
     let function = Function { comment, name, threads: program.threads, large, params, body };
@@ -80,6 +81,8 @@ struct Lower<'a> {
     helpers: BTreeSet<Helper>,
     /// The bodies being written, innermost last.
     out: Vec<Vec<CStmt>>,
+    /// The next id that no variable or buffer has.
+    next_id: u32,
     /// First row and column of this thread in each tiled layout, by name.
     tiles: Vec<(Tiled, String, String)>,
     /// Index of the first register of this turn of a loop over fragments.
@@ -101,6 +104,12 @@ impl Lower<'_> {
             place: "lowering".to_owned(),
             help: "this is a bug of the tile compiler".to_owned(),
         }
+    }
+
+    /// An id for a variable or buffer that lowering adds.
+    fn id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id - 1
     }
 
     fn push(&mut self, stmt: CStmt) {
@@ -136,7 +145,7 @@ impl Lower<'_> {
 
     fn index_type(&self, var: &Var) -> CType {
         let wide = !self.facts.range(&Expr::var(var)).fits_int();
-        CType::of(var.dtype, wide && var.dtype == DType::Index)
+        CType::of(var.ty, wide && var.ty == Type::Index)
     }
 
     /// Writes `var = value;` as the declaration of a constant.

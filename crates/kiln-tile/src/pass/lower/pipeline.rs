@@ -175,8 +175,7 @@ impl Lower<'_> {
     /// Declares the registers that hold the next tile of a copy.
     fn staging(&mut self, copy: &Stmt) -> Option<Buffer> {
         let Stmt::Copy { dst, axes, .. } = copy else { return None };
-        // Ids count up from 0, and those of partial results down from the top: the middle is free.
-        let id = u32::MAX / 2 + dst.id;
+        let id = self.id();
         let next = Buffer::new(id, &format!("{}_next", dst.name), dst.dtype, Scope::Fragment, dst.shape.clone());
         self.layouts.add_spread(&next);
         let name = self.names.fresh(&next.name);

@@ -11,13 +11,13 @@ use crate::thread::{CExpr, CStmt};
 impl Lower<'_> {
     /// Writes `stmt`, a [`Stmt::Reduce`].
     pub fn reduce(&mut self, stmt: &Stmt, axes: &[Axis], body: &[Stmt], results: &[Reduction]) -> Result<()> {
-        // Partial results are ordinary variables that the loop assigns; their ids come after all others.
+        // Partial results are ordinary variables that the loop assigns.
         let mut steps = body.to_vec();
         let mut partials = vec![];
         for result in results {
             let name = format!("{}_partial", result.var.name);
-            let partial = Var { id: u32::MAX - result.var.id, name: name.into(), dtype: result.var.dtype };
-            let identity = self.expr(&result.op.identity(partial.dtype))?;
+            let partial = Var { id: self.id(), name: name.into(), ty: result.var.ty };
+            let identity = self.expr(&result.op.identity(partial.ty))?;
             self.declare(&partial, identity, false);
             let value = Expr::var(&partial).binary(result.op.binary(), &result.value);
             steps.push(Stmt::Assign { var: partial.clone(), value });

@@ -141,7 +141,7 @@ impl Builder {
         self.local(name, dtype, Scope::Shared, shape)
     }
 
-    /// A tile in registers, spread over the worker's threads; a private array under [`Worker::Thread`].
+    /// A tile in registers, spread over the worker's threads; a thread-local array under [`Worker::Thread`].
     pub fn fragment(&mut self, name: &str, dtype: DType, shape: &[u32]) -> Buffer {
         self.local(name, dtype, Scope::Fragment, shape)
     }

@@ -13,7 +13,7 @@ pub enum Scope {
     Global,
     /// Shared memory of a block; only in [`Worker::Block`] programs.
     Shared,
-    /// Registers, spread over the threads of a worker (a private array under [`Worker::Thread`]).
+    /// Registers, spread over the threads of a worker (a thread-local array under [`Worker::Thread`]).
     Fragment,
 }
 

@@ -50,10 +50,12 @@ impl Tiled {
     }
 
     /// The rows that a thread has a part of, if each lies within one warp.
-    pub fn rows(self) -> Option<TiledRows> {
+    pub fn rows(self) -> Option<TiledSlice> {
         match self {
-            Tiled::Mma { warps_n: 1, mi, .. } => Some(TiledRows { mi, halves: 2, lanes: 4 }),
-            Tiled::Simt { threads_n, mi, .. } if threads_n <= 32 => Some(TiledRows { mi, halves: 1, lanes: threads_n }),
+            Tiled::Mma { warps_n: 1, mi, .. } => Some(TiledSlice { mi, halves: 2, lanes: 4 }),
+            Tiled::Simt { threads_n, mi, .. } if threads_n <= 32 => {
+                Some(TiledSlice { mi, halves: 1, lanes: threads_n })
+            }
             _ => None,
         }
     }
@@ -61,7 +63,7 @@ impl Tiled {
 
 /// The rows of an accumulator that a thread has a part of; the same for accumulators of different widths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TiledRows {
+pub struct TiledSlice {
     /// Rows, or m16 blocks.
     pub mi: u32,
     /// Rows of each: an m16 block has two.

@@ -6,7 +6,7 @@ use crate::error::{Result, TileError};
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, UnaryOp};
 use crate::pass::layout::FragmentLayout;
 use crate::pass::layout::tiled::SharedLayout;
-use crate::pass::recombine::recombine;
+use crate::pass::simplify::simplify_div_mod;
 use crate::print::prelude::Helper;
 use crate::program::{Buffer, Scope};
 use crate::thread::{CExpr, CType};
@@ -104,7 +104,7 @@ impl Lower<'_> {
             let args = [self.expr(row)?, self.expr(col)?];
             return Ok(CExpr::call(format!("swizzled<{cols}>"), args));
         }
-        let offset = recombine(&self.facts, &self.layouts.offset(buffer, index));
+        let offset = simplify_div_mod(&self.facts, &self.layouts.offset(buffer, index));
         self.expr(&offset)
     }
 
@@ -126,8 +126,8 @@ impl Lower<'_> {
     /// The C lvalue of an element.
     pub fn place(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
         let base = CExpr::name(self.buffer_name(buffer));
-        if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) != FragmentLayout::Private {
-            let by_row = matches!(self.layouts.fragment(buffer), FragmentLayout::Rows(_));
+        if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) != FragmentLayout::ThreadLocal {
+            let by_row = matches!(self.layouts.fragment(buffer), FragmentLayout::Slice(_));
             return match if by_row { self.row_registers.clone() } else { self.register_index() } {
                 Some(registers) => Ok(registers.into_iter().fold(base, CExpr::at)),
                 None => Err(self.internal(format!("`{}` is used outside of a loop over it", buffer.name))),

@@ -45,7 +45,7 @@ impl Lower<'_> {
                 let spare = program.threads * width;
                 self.decode(axes, Point { name: "point", value, spare, width })?;
                 match axes.last() {
-                    Some(axis) if width > 1 => self.wide_body(axis, width, body),
+                    Some(axis) if width > 1 => self.vectorized_body(axis, width, body),
                     _ => self.stmts(body),
                 }
             }

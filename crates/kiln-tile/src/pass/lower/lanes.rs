@@ -1,17 +1,17 @@
-//! Wide loops: a thread handles several neighbouring points, loading and storing them together.
+//! Vectorized loops: a thread handles several neighbouring points, loading and storing them together.
 //!
 //! The body becomes: values that all lanes share, wide loads, an unrolled loop over the lanes, wide stores.
 
 use super::Lower;
 use crate::error::Result;
 use crate::expr::{Expr, ExprKind};
-use crate::pass::layout::wide::{is_wide, unconditional_loads};
+use crate::pass::layout::vectorize::{is_vectorizable, unconditional_loads};
 use crate::print::prelude::Helper;
 use crate::program::{Axis, Buffer, Scope, Stmt};
 use crate::thread::{CExpr, CStmt, CType};
 use std::collections::HashMap;
 
-/// The lanes of the wide loop being written.
+/// The lanes of the vectorized loop being written.
 pub struct Lanes {
     /// How many.
     pub width: u32,
@@ -78,13 +78,13 @@ fn find(stmt: &Stmt, test: &dyn Fn(&Buffer) -> bool) -> Option<Buffer> {
 }
 
 impl Lower<'_> {
-    /// Writes `body` for the `width` neighbours that one turn of the loop over `axes` handles; `axis` is the last one.
+    /// Writes `body` for the `width` neighbours that one iteration of the loop over `axes` handles; `axis` is the last one.
     pub fn lane_body(&mut self, axes: &[Axis], axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
         if width == 1 {
             return self.stmts(body);
         }
-        if self.layouts.wide(axes) {
-            return self.wide_body(axis, width, body);
+        if self.layouts.vectorized(axes) {
+            return self.vectorized_body(axis, width, body);
         }
         self.scoped(|lower| lower.scalar_lanes(axis, width, body))
     }
@@ -104,7 +104,7 @@ impl Lower<'_> {
     }
 
     /// Writes `body` for `width` neighbours along `axis`, whose variable holds the first one.
-    pub fn wide_body(&mut self, axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
+    pub fn vectorized_body(&mut self, axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
         // Values that all lanes share come first, and a condition that all lanes share goes around; values that differ by
         // lane move inside it.
         let uniform = |lower: &Self, e: &Expr| lower.facts.lane_step(e, width) == Some(0);
@@ -121,7 +121,7 @@ impl Lower<'_> {
                     // Lane by lane, but before the condition, which does not guard it.
                     Stmt::Check { violated, .. } if !uniform(self, violated) => {
                         let body: Vec<Stmt> = inside.iter().chain([bind]).cloned().collect();
-                        self.wide_body(axis, width, &body)?;
+                        self.vectorized_body(axis, width, &body)?;
                     }
                     bind => self.stmt(&seen_through(bind, &bound))?,
                 }
@@ -129,7 +129,7 @@ impl Lower<'_> {
             let cond = self.expr(&see_through(cond, &bound))?;
             let mut branch = |body: &[Stmt]| {
                 let body = [&inside, body].concat();
-                self.nested(|lower| lower.wide_body(axis, width, &body))
+                self.nested(|lower| lower.vectorized_body(axis, width, &body))
             };
             let then = branch(then)?;
             let otherwise = if otherwise.is_empty() { vec![] } else { branch(otherwise)? };
@@ -167,21 +167,21 @@ impl Lower<'_> {
         else {
             return Ok(());
         };
-        let mut wide_loads = vec![];
-        let mut wide_stores = vec![];
+        let mut vector_loads = vec![];
+        let mut vector_stores = vec![];
         for stmt in body {
             for e in stmt.exprs() {
-                unconditional_loads(e, &mut |buffer, index| wide_loads.push((buffer.clone(), index.to_vec())));
+                unconditional_loads(e, &mut |buffer, index| vector_loads.push((buffer.clone(), index.to_vec())));
             }
             if let Stmt::Store { buffer, index, .. } = stmt {
-                wide_stores.push((buffer.clone(), index.clone()));
+                vector_stores.push((buffer.clone(), index.clone()));
             }
         }
-        for (buffer, index) in &wide_loads {
+        for (buffer, index) in &vector_loads {
             self.vector(buffer, index, true)?;
         }
         let mut stores = vec![];
-        for (buffer, index) in &wide_stores {
+        for (buffer, index) in &vector_stores {
             stores.extend(self.vector(buffer, index, false)?);
         }
         let ty = self.vars.get(&axis).map_or(CType::Int, |value| value.1);
@@ -196,7 +196,7 @@ impl Lower<'_> {
     /// Declares the vector for a wide access, loading it if `load`; returns the statement that stores it.
     fn vector(&mut self, buffer: &Buffer, index: &[Expr], load: bool) -> Result<Option<CStmt>> {
         let Some(width) = self.lanes.as_ref().map(|lanes| lanes.width) else { return Ok(None) };
-        if !is_wide(&self.layouts, &self.facts, buffer, index, width) {
+        if !is_vectorizable(&self.layouts, &self.facts, buffer, index, width) {
             return Ok(None);
         }
         let address = self.address(buffer, index)?;
@@ -232,7 +232,7 @@ impl Lower<'_> {
     /// The vector element that stands for a load, if the load was made wide.
     pub fn hoisted(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<Option<CExpr>> {
         let Some(lanes) = &self.lanes else { return Ok(None) };
-        if lanes.vectors.is_empty() || !is_wide(&self.layouts, &self.facts, buffer, index, lanes.width) {
+        if lanes.vectors.is_empty() || !is_vectorizable(&self.layouts, &self.facts, buffer, index, lanes.width) {
             return Ok(None);
         }
         let address = self.address(buffer, index)?;

@@ -1,6 +1,6 @@
 //! Lowers a verified, laid out, synchronised tile program to what one thread does.
 
-mod crew;
+mod cooperative;
 mod expr;
 mod gemm;
 mod grid;
@@ -85,13 +85,13 @@ struct Lower<'a> {
     next_id: u32,
     /// First row and column of this thread in each tiled layout, by name.
     tiles: Vec<(Tiled, String, String)>,
-    /// Index of the first register of this turn of a loop over fragments.
+    /// Index of the first register of this iteration of a loop over fragments.
     registers: Option<Vec<CExpr>>,
-    /// Index of the register that stands for the row of this turn.
+    /// Index of the register that stands for the row of this iteration.
     row_registers: Option<Vec<CExpr>>,
     /// Number of the lane in a loop over fragments whose lanes are handled one by one.
     lane: Option<CExpr>,
-    /// The lanes of the wide loop being written.
+    /// The lanes of the vectorized loop being written.
     lanes: Option<Lanes>,
 }
 
@@ -198,7 +198,7 @@ impl Lower<'_> {
             Stmt::Parallel { axes, body } => {
                 let fragment = lanes::touched_fragment(stmt, axes.len());
                 self.scoped(|lower| {
-                    lower.crew_loop(axes, fragment.as_ref(), |lower, axis, width| {
+                    lower.cooperative_loop(axes, fragment.as_ref(), |lower, axis, width| {
                         lower.lane_body(axes, axis, width, body)
                     })
                 })
@@ -213,7 +213,8 @@ impl Lower<'_> {
             Stmt::Copy { dst, axes, .. } => {
                 let element = pipeline::element(stmt, dst);
                 self.scoped(|lower| {
-                    lower.crew_loop(axes, None, |lower, axis, width| lower.lane_body(axes, axis, width, &element))
+                    lower
+                        .cooperative_loop(axes, None, |lower, axis, width| lower.lane_body(axes, axis, width, &element))
                 })
             }
             Stmt::Gemm { acc, a, b, transpose_a, transpose_b } => {

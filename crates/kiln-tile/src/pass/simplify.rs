@@ -1,4 +1,4 @@
-//! Undoes what splitting a position into indices did, where an address puts them together again:
+//! Simplifies quotients and remainders: undoes what splitting a position into indices did, where an address puts them together again:
 //! `(x / c) * (c * p) + (x % c) * p` is `x * p`. Divisions by runtime extents are the dearest thing an address can hold.
 
 use super::facts::Facts;
@@ -13,7 +13,7 @@ struct Term {
 }
 
 /// The sum with quotients and remainders put together where that is exact. `x` must not be negative, as positions are not.
-pub fn recombine(facts: &Facts, sum: &Expr) -> Expr {
+pub fn simplify_div_mod(facts: &Facts, sum: &Expr) -> Expr {
     let mut terms = vec![];
     collect_sum(sum, &mut terms);
     let mut changed = false;
@@ -152,7 +152,7 @@ mod tests {
             (&x / &s * 5 + &x % &s * 5, false),
         ];
         for (number, (sum, divisionless)) in cases.into_iter().enumerate() {
-            let found = recombine(&facts, &sum);
+            let found = simplify_div_mod(&facts, &sum);
             let divides =
                 |e: &Expr| e.any(&mut |e| matches!(e.kind(), ExprKind::Binary(BinaryOp::Div | BinaryOp::Rem, ..)));
             assert_eq!(!divides(&found), divisionless, "case {number}");

@@ -2,7 +2,7 @@
 //! that matter.
 
 use super::fold::nest;
-use super::{anchor, axes, behind_epilogue, names, op};
+use super::{anchor, anchor_index, axes, names, op};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
@@ -31,7 +31,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     };
     let node = values.graph.node(anchor);
     let (lhs, rhs, y) = (node.inputs[0], node.inputs[1], node.outputs[0]);
-    let at = behind_epilogue(values, k, anchor, index)?;
+    let at = anchor_index(values, k, anchor, index)?;
     let summed: Vec<char> = spec.lhs.iter().copied().filter(|l| !spec.out.contains(l)).collect();
     let extents: Vec<Dim> =
         summed.iter().filter_map(|l| Some(values.shape(lhs)[spec.lhs.iter().position(|o| o == l)?].clone())).collect();
@@ -60,7 +60,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     });
     result?;
     let total = values.name(k, "contracted", finished(&total, *acc, *out));
-    values.give(y, total);
+    values.bind(y, total);
     (0..values.region.graph.outputs.len()).try_for_each(|i| values.store(k, i, index))
 }
 

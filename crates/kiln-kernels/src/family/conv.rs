@@ -3,7 +3,7 @@
 use super::contract::{finished, multiply_add};
 use super::fold::nest;
 use super::window::Sliding;
-use super::{anchor, axes, behind_epilogue, names, op};
+use super::{anchor, anchor_index, axes, names, op};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
@@ -31,7 +31,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     };
     let node = values.graph.node(anchor);
     let (x, w, y) = (node.inputs[0], node.inputs[1], node.outputs[0]);
-    let at = behind_epilogue(values, k, anchor, index)?;
+    let at = anchor_index(values, k, anchor, index)?;
     let (image, channel) = (&at[0], &at[1]);
     let (from, filter) = (values.shape(x), values.shape(w));
     let channels = values.dim(k, &filter[1]);
@@ -88,6 +88,6 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     });
     result?;
     let total = values.name(k, "convolved", finished(&total, *acc, *out));
-    values.give(y, total);
+    values.bind(y, total);
     (0..values.region.graph.outputs.len()).try_for_each(|i| values.store(k, i, index))
 }

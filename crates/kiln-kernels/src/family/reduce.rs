@@ -113,14 +113,14 @@ impl Row<'_> {
         };
         for (node, stage) in graph.nodes.iter().zip(&stages) {
             let Some(&v) = node.outputs.first() else { continue };
-            let ready = node.inputs.iter().filter(depends).all(|x| values.is_given(*x));
-            if *stage != Stage::Epilogue || !ready || values.is_given(v) || graph.ty(v).shape == self.rows.shape {
+            let ready = node.inputs.iter().filter(depends).all(|x| values.is_bound(*x));
+            if *stage != Stage::Epilogue || !ready || values.is_bound(v) || graph.ty(v).shape == self.rows.shape {
                 continue;
             }
             let index = self.row_index(graph.ty(v).shape.len());
             let value = values.value(k, v, &index)?;
             let value = values.name(k, &values.hint(v), value);
-            values.give(v, value);
+            values.bind(v, value);
         }
         Ok(())
     }
@@ -152,7 +152,7 @@ impl Row<'_> {
             let dtype = graph.ty(result(node)).dtype;
             let rounded = values.rounded(k, &within(&found, total.op, dtype), dtype)?;
             let rounded = values.name(k, total.name, rounded);
-            values.give(result(node), rounded);
+            values.bind(result(node), rounded);
         }
         if extremes.is_empty() {
             return Ok(());
@@ -176,7 +176,7 @@ impl Row<'_> {
             extremes.iter().map(hit).collect()
         })?;
         for ((node, ..), position) in extremes.iter().zip(positions) {
-            values.give(result(node), position);
+            values.bind(result(node), position);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The value of a graph node at an index, as a tile expression: what every family is made of.
 //!
 //! A value is computed where it is used, recursing through elementwise ops, views and gathers down to the region's inputs, and
-//! through what the family has computed already ([`Values::give`]). Every value is rounded to its declared dtype where it is defined: an
+//! through what the family has computed already ([`Values::bind`]). Every value is rounded to its declared dtype where it is defined: an
 //! expression has the type that holds the dtype in a register, and arithmetic casts it to the compute type. What is used more than once is
 //! named once.
 
@@ -54,7 +54,7 @@ pub struct Values<'a> {
     /// What the checks are of, in the order of their codes.
     checks: Vec<String>,
     /// Values that the family has computed, whatever the index.
-    given: HashMap<ValueId, Expr>,
+    bound: HashMap<ValueId, Expr>,
 }
 
 impl<'a> Values<'a> {
@@ -77,7 +77,7 @@ impl<'a> Values<'a> {
             ranges: vec![],
             fault: None,
             checks: vec![],
-            given: HashMap::new(),
+            bound: HashMap::new(),
         };
         values.count()?;
         for (i, &v) in graph.inputs.iter().enumerate() {
@@ -162,13 +162,13 @@ impl<'a> Values<'a> {
     }
 
     /// From here on `v` is `value`, at every index.
-    pub fn give(&mut self, v: ValueId, value: Expr) {
-        self.given.insert(v, value);
+    pub fn bind(&mut self, v: ValueId, value: Expr) {
+        self.bound.insert(v, value);
     }
 
     /// Whether the family has computed `v`.
-    pub fn is_given(&self, v: ValueId) -> bool {
-        self.given.contains_key(&v)
+    pub fn is_bound(&self, v: ValueId) -> bool {
+        self.bound.contains_key(&v)
     }
 
     /// Runs `write` in a block: what it names is known only inside.
@@ -193,8 +193,8 @@ impl<'a> Values<'a> {
 
     /// The value of `v` at `index`, in the register type of its dtype.
     pub fn value(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
-        if let Some(given) = self.given.get(&v) {
-            return Ok(given.clone());
+        if let Some(bound) = self.bound.get(&v) {
+            return Ok(bound.clone());
         }
         let mut key = format!("%{}", v.0);
         index.iter().for_each(|i| spell(&mut key, i));

@@ -16,14 +16,14 @@ impl Values<'_> {
             Op::Pad { .. } => self.padded(k, node, index),
             Op::Concat { axis } => self.concatenated(k, &node.inputs, *axis, index),
             _ => {
-                let at = self.behind(k, v, index)?;
+                let at = self.source_index(k, v, index)?;
                 self.value(k, node.inputs[0], &at)
             }
         }
     }
 
     /// Where in its operand a permute, reshape, broadcast or slice finds the element at `index` of its result `v`.
-    pub fn behind(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Vec<Expr>> {
+    pub fn source_index(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Vec<Expr>> {
         let graph = self.graph;
         let node = graph.producer(v);
         let from = &graph.ty(node.inputs[0]).shape;

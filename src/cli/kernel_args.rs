@@ -94,9 +94,9 @@ fn parse_arg(text: &str) -> Result<Spec> {
 }
 
 fn parse(text: &str) -> std::result::Result<Spec, String> {
-    let dtype = |name: &str| name.parse::<DType>();
+    let dtype = |name: &str| name.parse::<DType>().map_err(|e| e.to_string());
     let savable = |name: &str| match dtype(name)? {
-        dtype @ (DType::BF16 | DType::F8E4M3 | DType::F8E5M2 | DType::I4 | DType::U4) => {
+        dtype if dtype == DType::BF16 || dtype.is_f8() || dtype.bits() == 4 => {
             Err(format!("NumPy has no dtype for {dtype}; name the unsigned integer of its width to move its bits"))
         }
         dtype => Ok(dtype),
@@ -134,7 +134,7 @@ fn number(dtype: DType, text: &str) -> std::result::Result<Arg, String> {
     if dtype.bits() < 8 || value < min || value > max {
         return Err(format!("{value} is not a value that a {dtype} parameter can hold"));
     }
-    Ok(Arg::Bytes(value.to_le_bytes()[..dtype.bits() / 8].to_vec()))
+    Ok(Arg::Bytes(value.to_le_bytes()[..dtype.bits() as usize / 8].to_vec()))
 }
 
 /// A tensor map: an array, then options, which are the last parts that have a `=`.

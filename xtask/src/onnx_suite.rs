@@ -13,6 +13,7 @@ use std::fmt::Write;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::str::FromStr;
 
 #[derive(Deserialize)]
 struct Index {
@@ -181,7 +182,7 @@ fn on_cpu(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
 
 fn tensor(stored: &Stored, data: &Bytes) -> Result<Option<Tensor>, String> {
     let Some(dtype) = &stored.dtype else { return Ok(None) };
-    let dtype: DType = dtype.parse()?;
+    let dtype = DType::from_str(dtype).map_err(|e| e.to_string())?;
     let (at, len) = stored.data;
     Tensor::new(dtype, stored.shape.clone(), data.slice(at..at + len)).map(Some).map_err(|e| e.to_string())
 }

@@ -10,7 +10,7 @@ pub(crate) fn is_aligned(bytes: &[u8], dtype: DType) -> bool {
 
 /// Bytes of which the address of an element is a multiple.
 pub(crate) fn alignment(dtype: DType) -> usize {
-    (dtype.bits() / 8).max(1)
+    (dtype.bits() as usize / 8).max(1)
 }
 
 /// The same bytes at an address that suits the dtype.

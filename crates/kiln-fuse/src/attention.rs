@@ -3,6 +3,7 @@
 use crate::plan::{Anchor, Region};
 use crate::region::{OpKind, Sub, SubNode, after, computed, epilogue, scales_depend};
 use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, ReduceOp, TensorType, UnaryOp, ValueId};
+use kiln_target::arch::has_mma;
 
 /// Longest head, of queries and keys or of values: kernels keep it on chip.
 const MAX_HEAD: i64 = 128;
@@ -99,7 +100,7 @@ fn keyed(node: &SubNode) -> Option<Vec<bool>> {
     };
     let leaves = lhs.inner.is_none() && rhs.inner.is_none();
     let fits = leaves
-        && is_half(lhs.ty.dtype)
+        && has_mma(lhs.ty.dtype)
         && lhs.ty.dtype == rhs.ty.dtype
         && is_float(*out)
         && k.iter().all(|l| l == key || q.contains(l))
@@ -119,7 +120,7 @@ fn valued(node: &SubNode) -> Option<(usize, Vec<bool>)> {
         _ => return None,
     };
     let key = w.last()?;
-    let fits = is_half(values.dtype)
+    let fits = has_mma(values.dtype)
         && lhs.ty.dtype == rhs.ty.dtype
         && is_float(*out)
         && w.iter().all(|l| spec.out.contains(l) == (l != key))
@@ -127,13 +128,8 @@ fn valued(node: &SubNode) -> Option<(usize, Vec<bool>)> {
     fits.then(|| (weights, w.iter().map(|l| v.contains(l)).collect()))
 }
 
-/// What kernels feed to tensor cores.
-fn is_half(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::BF16)
-}
-
 fn is_float(dtype: DType) -> bool {
-    is_half(dtype) || dtype == DType::F32
+    has_mma(dtype) || dtype == DType::F32
 }
 
 /// Whether there are axes with labels that `own` picks, and their extents make a constant that kernels can keep.

@@ -1,9 +1,6 @@
 //! Typed access to tensors.
 
-use crate::number::{
-    bf16_from_f64, bf16_to_f64, f8e4m3_from_f64, f8e4m3_to_f64, f8e5m2_from_f64, f8e5m2_to_f64, f16_from_f64,
-    f16_to_f64, float_to_int, int_to_float, wrap_int,
-};
+use crate::number::{float_from_bits, float_to_bits, float_to_int, int_to_float, load_bits, store_bits, wrap_int};
 use crate::tensor::numel;
 use crate::{DType, Error, Result, Tensor};
 use bytes::Bytes;
@@ -98,21 +95,19 @@ impl Tensor {
 
     /// The elements, when `T` is the Rust type of the dtype.
     pub fn to_vec<T: Element>(&self) -> Option<Vec<T>> {
-        (self.dtype() == T::DTYPE).then(|| self.data().chunks_exact(T::DTYPE.bits() / 8).map(T::read).collect())
+        (self.dtype() == T::DTYPE).then(|| self.data().chunks_exact(size_of::<T>()).map(T::read).collect())
     }
 
     /// The elements as f64 (64-bit integers round).
     pub fn to_f64_vec(&self) -> Vec<f64> {
         fn all<T: Element>(t: &Tensor, f: impl Fn(T) -> f64) -> Vec<f64> {
-            t.data().chunks_exact(T::DTYPE.bits() / 8).map(|b| f(T::read(b))).collect()
+            t.data().chunks_exact(size_of::<T>()).map(|b| f(T::read(b))).collect()
         }
         match self.dtype() {
             DType::F64 => all(self, |v: f64| v),
             DType::F32 => all(self, |v: f32| f64::from(v)),
-            DType::F16 => all(self, |v: u16| f16_to_f64(v)),
-            DType::BF16 => all(self, |v: u16| bf16_to_f64(v)),
-            DType::F8E4M3 => all(self, |v: u8| f8e4m3_to_f64(v)),
-            DType::F8E5M2 => all(self, |v: u8| f8e5m2_to_f64(v)),
+            dtype @ (DType::F16 | DType::BF16) => all(self, |v: u16| float_from_bits(dtype, v.into())),
+            dtype if dtype.is_f8() => all(self, |v: u8| float_from_bits(dtype, v.into())),
             _ => self.integers().map(|v| v as f64).collect(),
         }
     }
@@ -132,18 +127,8 @@ impl Tensor {
 
     /// The integers of a tensor that holds integers or bools.
     fn integers(&self) -> impl Iterator<Item = i128> {
-        let (dtype, data, bits) = (self.dtype(), self.data(), self.dtype().bits());
-        (0..self.len()).map(move |i| {
-            let raw = if bits == 4 {
-                u128::from(data[i / 2] >> (i % 2 * 4) & 15)
-            } else {
-                let mut bytes = [0; 16];
-                let width = bits / 8;
-                bytes[..width].copy_from_slice(&data[i * width..][..width]);
-                u128::from_le_bytes(bytes)
-            };
-            wrap_int(dtype, raw as i128)
-        })
+        let (dtype, data) = (self.dtype(), self.data());
+        (0..self.len()).map(move |i| wrap_int(dtype, load_bits(dtype, data, i).unwrap_or(0).into()))
     }
 
     /// A tensor of `values` stored as `dtype`: floats round to nearest even, integers truncate and saturate.
@@ -188,10 +173,8 @@ impl Tensor {
         let data = match dtype {
             DType::F64 => write(room, f),
             DType::F32 => write(room, |i| f(i) as f32),
-            DType::F16 => write(room, |i| f16_from_f64(f(i))),
-            DType::BF16 => write(room, |i| bf16_from_f64(f(i))),
-            DType::F8E4M3 => write(room, |i| f8e4m3_from_f64(f(i), false)),
-            _ => write(room, |i| f8e5m2_from_f64(f(i), false)),
+            DType::F16 | DType::BF16 => write(room, |i| float_to_bits(dtype, f(i), false) as u16),
+            _ => write(room, |i| float_to_bits(dtype, f(i), false) as u8),
         };
         Tensor::new(dtype, shape.to_vec(), Bytes::from(data))
     }
@@ -226,14 +209,8 @@ fn check(dtype: DType, shape: &[usize], count: usize) -> Result<()> {
 fn pack(dtype: DType, shape: &[usize], mut f: impl FnMut(usize) -> i128) -> Result<Tensor> {
     let (mut data, bytes) = room(dtype, shape)?;
     data.resize(bytes, 0);
-    let width = dtype.bits() / 8;
     for i in 0..shape.iter().product() {
-        let v = wrap_int(dtype, f(i));
-        if width == 0 {
-            data[i / 2] |= (v as u8 & 15) << (i % 2 * 4);
-        } else {
-            data[i * width..][..width].copy_from_slice(&v.to_le_bytes()[..width]);
-        }
+        store_bits(dtype, &mut data, i, wrap_int(dtype, f(i)) as u64);
     }
     Tensor::new(dtype, shape.to_vec(), Bytes::from(data))
 }

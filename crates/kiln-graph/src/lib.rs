@@ -11,14 +11,12 @@ mod build;
 mod canonical;
 mod dim;
 mod dot;
-mod dtype;
 mod element;
 mod error;
 mod graph;
 mod infer;
 mod interp;
 mod mnemonic;
-pub mod number;
 mod op;
 mod random;
 mod tensor;
@@ -28,12 +26,12 @@ pub mod widen;
 
 pub use build::{Builder, PadMode, Pool};
 pub use dim::{Atom, Bindings, Dim, Symbols};
-pub use dtype::DType;
 pub use element::Element;
 pub use error::{Error, Result};
 pub use graph::{Constraint, Graph, Node, NodeId, Relation, Requirement, TensorType, Value, ValueId};
 pub use infer::{Inference, infer};
 pub use interp::{bind_symbols, bind_within, interpret, interpret_all, interpret_within};
+pub use kiln_num::{self as number, DType};
 pub use op::{
     ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
 };

@@ -81,7 +81,7 @@ fn every_value_is_rounded_to_its_dtype() {
 fn casts_cover_every_pair() {
     for from in DType::ALL {
         for to in DType::ALL {
-            let x = Tensor::random(from, &[64], from.bits() as u64 + 9).unwrap();
+            let x = Tensor::random(from, &[64], u64::from(from.bits()) + 9).unwrap();
             let y = run_on(std::slice::from_ref(&x), |g, v| g.cast(v[0], to)).unwrap();
             let expected: Vec<f64> = match (x.to_i128_vec(), to.is_float()) {
                 (Some(v), false) => v.iter().map(|&v| number::wrap_int(to, v) as f64).collect(),

@@ -1,6 +1,6 @@
 //! From a region to its kernels.
 
-use crate::family::{self, Made};
+use crate::family::{self, Candidate};
 use crate::program::TileProgram;
 use crate::{Error, Implementation, Result};
 use kiln_fuse::Region;
@@ -27,24 +27,24 @@ pub fn lower_within(
 /// [`lower`] takes.
 pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<Implementation>> {
     let all = family::programs(region, arch, symbols, &[], usize::MAX)?;
-    all.into_iter().map(|made| implementation(made, arch)).collect()
+    all.into_iter().map(|candidate| implementation(candidate, arch)).collect()
 }
 
 /// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
 pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
-    first(region, arch, symbols, &[]).map(|made| made.programs)
+    first(region, arch, symbols, &[]).map(|candidate| candidate.programs)
 }
 
-fn first(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Made> {
-    let made = family::programs(region, arch, symbols, ranges, 1)?.into_iter().next();
-    made.ok_or_else(|| Error::Malformed { region: region.name.clone(), what: "no family takes it".into() })
+fn first(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Candidate> {
+    let candidate = family::programs(region, arch, symbols, ranges, 1)?.into_iter().next();
+    candidate.ok_or_else(|| Error::Malformed { region: region.name.clone(), what: "no family takes it".into() })
 }
 
-fn implementation(made: Made, arch: Arch) -> Result<Implementation> {
+fn implementation(candidate: Candidate, arch: Arch) -> Result<Implementation> {
     Ok(Implementation {
-        family: made.family.to_owned(),
-        config: made.config,
-        kernels: made.programs.iter().map(|p| p.compile(arch)).collect::<Result<_>>()?,
+        family: candidate.family.to_owned(),
+        config: candidate.config,
+        kernels: candidate.programs.iter().map(|p| p.compile(arch)).collect::<Result<_>>()?,
         scratch_bytes: Dim::from(0),
     })
 }

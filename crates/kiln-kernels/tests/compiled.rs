@@ -5,6 +5,7 @@ mod common;
 
 use common::{Case, attention, cases};
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Home, Nvrtc, setup};
+use kiln_graph::number::{float_from_bits, float_to_bits};
 use kiln_graph::{DType, Tensor};
 use kiln_kernels::{Implementation, Param, lower};
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
@@ -246,4 +247,47 @@ fn simulated_windows() {
 fn simulated_lines() {
     check(some(cases::scans(), 4));
     check(some(cases::top_k(), 3));
+}
+
+/// The prelude converts 8-bit floats by hand or by `cvt`; both are `kiln_num`'s conversions, bit for bit but for the sign of a NaN.
+#[test]
+fn eight_bit_floats_of_the_prelude_are_those_of_the_one_codec() {
+    for dtype in [DType::F8E4M3, DType::F8E5M2] {
+        let codes: Vec<u8> = (0..=255).collect();
+        let values: Vec<f32> = codes.iter().map(|&code| float_from_bits(dtype, code.into()) as f32).collect();
+        // Every value, the middle of each two neighbours, and what lies next to it on both sides.
+        let mut wide = values.clone();
+        wide.extend([f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30, f32::from_bits(1), -1e-20]);
+        for pair in values.windows(2).filter(|pair| pair[0].is_finite() && pair[1].is_finite()) {
+            let middle = (pair[0] + pair[1]) / 2.0;
+            wide.extend([middle.next_down(), middle, middle.next_up()]);
+        }
+        let expected: Vec<u8> = wide.iter().map(|&x| float_to_bits(dtype, x.into(), true) as u8).collect();
+        let packed = Tensor::new(dtype, vec![codes.len()], codes.clone().into()).unwrap();
+        let unpacked = Tensor::from_slice(&[wide.len()], &wide).unwrap();
+        let cast = |x: &Tensor, to: DType| {
+            let name = format!("{}_to_{to}", x.dtype());
+            common::case(&name, kiln_fuse::Anchor::Map, 1.0, vec![x.clone()], |b| {
+                let x = b.input("x", x.dtype(), &[x.len().into()])?;
+                Ok(vec![b.cast_saturating(x, to)?])
+            })
+        };
+        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm89] {
+            let result = |case: &Case| {
+                let made = lower(&case.region, arch, &case.region.graph.symbols).unwrap();
+                let module = Module::parse(&compile(&made, arch)[0].ptx).unwrap();
+                let entry = module.kernel(&made.kernels[0].entry).unwrap();
+                run(case, &made, &[entry], &Options::default()).remove(0)
+            };
+            let found = result(&cast(&packed, DType::F32)).to_vec::<f32>().unwrap();
+            for ((found, value), code) in found.iter().zip(&values).zip(&codes) {
+                let same = found.to_bits() == value.to_bits() || found.is_nan() && value.is_nan();
+                assert!(same, "{arch} {dtype} {code:#x}: {found:e}, expected {value:e}");
+            }
+            for ((found, expected), x) in result(&cast(&unpacked, dtype)).data().iter().zip(&expected).zip(&wide) {
+                let same = found == expected || x.is_nan() && found & 0x7f == 0x7f;
+                assert!(same, "{arch} {x:e} to {dtype}: {found:#x}, expected {expected:#x}");
+            }
+        }
+    }
 }

@@ -2,33 +2,10 @@
 //!
 //! Figures are from the CUDA C++ Programming Guide, "Compute Capabilities", and the PTX ISA's target notes.
 
+use kiln_num::DType;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-
-/// One exact GPU architecture that kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub enum Arch {
-    /// Turing (T4, RTX 20).
-    Sm75,
-    /// Ampere data centre (A100).
-    Sm80,
-    /// Ampere workstation (A10, RTX 30).
-    Sm86,
-    /// Orin.
-    Sm87,
-    /// Ada (L4, L40, RTX 40).
-    Sm89,
-    /// Hopper with its architecture-specific instructions (H100, H200).
-    Sm90a,
-    /// Blackwell data centre (B200).
-    Sm100,
-    /// Blackwell Ultra (B300).
-    Sm103,
-    /// Blackwell workstation (RTX 50, RTX PRO).
-    Sm120,
-}
 
 /// Shape `m x n x k` of one warp-level matrix instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,48 +18,83 @@ pub struct MmaShape {
     pub k: u32,
 }
 
-impl Arch {
-    /// Every architecture, oldest first.
-    pub const ALL: [Arch; 9] = [
-        Arch::Sm75,
-        Arch::Sm80,
-        Arch::Sm86,
-        Arch::Sm87,
-        Arch::Sm89,
-        Arch::Sm90a,
-        Arch::Sm100,
-        Arch::Sm103,
-        Arch::Sm120,
-    ];
+/// The matrix instructions that kernels are generated with: type of the operands (sums are f32), first compute capability, shape of
+/// the largest (PTX ISA, "mma.sync"). Everything that asks which types the tensor cores take asks this table.
+const MMA: [(DType, u32, MmaShape); 3] = [
+    (DType::F16, 75, MmaShape { m: 16, n: 8, k: 8 }),
+    (DType::F16, 80, MmaShape { m: 16, n: 8, k: 16 }),
+    (DType::BF16, 80, MmaShape { m: 16, n: 8, k: 16 }),
+];
 
+/// Whether kernels feed operands of a type to the tensor cores of any architecture: [`Arch::mma`] says of which.
+pub fn has_mma(dtype: DType) -> bool {
+    MMA.iter().any(|row| row.0 == dtype)
+}
+
+/// What differs between architectures.
+struct Facts {
+    name: &'static str,
+    capability: u32,
+    /// Shared memory of one SM.
+    shared_kib: u32,
+    threads_per_sm: u32,
+    blocks_per_sm: u32,
+}
+
+/// Makes [`Arch`] of one row an architecture, oldest first.
+macro_rules! architectures {
+    ($($(#[$doc:meta])* $arch:ident: $facts:expr,)*) => {
+        /// One exact GPU architecture that kernels are compiled for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        pub enum Arch {
+            $($(#[$doc])* $arch,)*
+        }
+
+        impl Arch {
+            /// Every architecture, oldest first.
+            pub const ALL: [Arch; [$(Arch::$arch),*].len()] = [$(Arch::$arch),*];
+
+            fn facts(self) -> Facts {
+                match self {
+                    $(Arch::$arch => $facts,)*
+                }
+            }
+        }
+    };
+}
+
+#[rustfmt::skip]
+architectures! {
+    /// Turing (T4, RTX 20).
+    Sm75: Facts { name: "sm_75", capability: 75, shared_kib: 64, threads_per_sm: 1024, blocks_per_sm: 16 },
+    /// Ampere data centre (A100).
+    Sm80: Facts { name: "sm_80", capability: 80, shared_kib: 164, threads_per_sm: 2048, blocks_per_sm: 32 },
+    /// Ampere workstation (A10, RTX 30).
+    Sm86: Facts { name: "sm_86", capability: 86, shared_kib: 100, threads_per_sm: 1536, blocks_per_sm: 16 },
+    /// Orin.
+    Sm87: Facts { name: "sm_87", capability: 87, shared_kib: 164, threads_per_sm: 1536, blocks_per_sm: 16 },
+    /// Ada (L4, L40, RTX 40).
+    Sm89: Facts { name: "sm_89", capability: 89, shared_kib: 100, threads_per_sm: 1536, blocks_per_sm: 24 },
+    /// Hopper with its architecture-specific instructions (H100, H200).
+    Sm90a: Facts { name: "sm_90a", capability: 90, shared_kib: 228, threads_per_sm: 2048, blocks_per_sm: 32 },
+    /// Blackwell data centre (B200).
+    Sm100: Facts { name: "sm_100", capability: 100, shared_kib: 228, threads_per_sm: 2048, blocks_per_sm: 32 },
+    /// Blackwell Ultra (B300).
+    Sm103: Facts { name: "sm_103", capability: 103, shared_kib: 228, threads_per_sm: 2048, blocks_per_sm: 32 },
+    /// Blackwell workstation (RTX 50, RTX PRO).
+    Sm120: Facts { name: "sm_120", capability: 120, shared_kib: 100, threads_per_sm: 1536, blocks_per_sm: 24 },
+}
+
+impl Arch {
     /// The compiler's name: `sm_90a`.
     pub fn name(self) -> &'static str {
-        match self {
-            Arch::Sm75 => "sm_75",
-            Arch::Sm80 => "sm_80",
-            Arch::Sm86 => "sm_86",
-            Arch::Sm87 => "sm_87",
-            Arch::Sm89 => "sm_89",
-            Arch::Sm90a => "sm_90a",
-            Arch::Sm100 => "sm_100",
-            Arch::Sm103 => "sm_103",
-            Arch::Sm120 => "sm_120",
-        }
+        self.facts().name
     }
 
     /// Compute capability as `10 * major + minor`.
     pub fn capability(self) -> u32 {
-        match self {
-            Arch::Sm75 => 75,
-            Arch::Sm80 => 80,
-            Arch::Sm86 => 86,
-            Arch::Sm87 => 87,
-            Arch::Sm89 => 89,
-            Arch::Sm90a => 90,
-            Arch::Sm100 => 100,
-            Arch::Sm103 => 103,
-            Arch::Sm120 => 120,
-        }
+        self.facts().capability
     }
 
     /// Whether `cp.async` copies global to shared memory without registers (sm_80 and newer).
@@ -90,7 +102,7 @@ impl Arch {
         self.capability() >= 80
     }
 
-    /// Whether bf16 conversions and `mma.sync` on bf16 exist (sm_80 and newer).
+    /// Whether `cvt` to bf16 and what came with it exist: packed conversions, `min.NaN` and `max.NaN` (sm_80 and newer).
     pub fn has_bf16(self) -> bool {
         self.capability() >= 80
     }
@@ -100,32 +112,26 @@ impl Arch {
         self.capability() >= 89
     }
 
-    /// Shape of the largest dense `mma.sync` for f16 inputs and f32 accumulators.
-    pub fn f16_mma(self) -> MmaShape {
-        let k = if self.capability() >= 80 { 16 } else { 8 };
-        MmaShape { m: 16, n: 8, k }
+    /// The largest matrix instruction that kernels use on operands of a type, with f32 sums; `None` where the tensor cores lack the
+    /// type or kernels do not use it.
+    pub fn mma(self, operands: DType) -> Option<MmaShape> {
+        let exists = |row: &&(DType, u32, MmaShape)| row.0 == operands && row.1 <= self.capability();
+        MMA.iter().rfind(exists).map(|row| row.2)
+    }
+
+    /// Shared memory that the system keeps of what one block takes, in bytes.
+    pub fn reserved_shared_per_block(self) -> u32 {
+        if self.capability() >= 80 { 1024 } else { 0 }
     }
 
     /// Most shared memory one block may use, static and dynamic together, in bytes.
     pub fn max_shared_per_block(self) -> u32 {
-        let kib = match self {
-            Arch::Sm75 => 64,
-            Arch::Sm80 | Arch::Sm87 => 163,
-            Arch::Sm86 | Arch::Sm89 | Arch::Sm120 => 99,
-            Arch::Sm90a | Arch::Sm100 | Arch::Sm103 => 227,
-        };
-        kib * 1024
+        self.shared_per_sm() - self.reserved_shared_per_block()
     }
 
     /// Shared memory of one SM that resident blocks divide among them, in bytes.
     pub fn shared_per_sm(self) -> u32 {
-        let kib = match self {
-            Arch::Sm75 => 64,
-            Arch::Sm80 | Arch::Sm87 => 164,
-            Arch::Sm86 | Arch::Sm89 | Arch::Sm120 => 100,
-            Arch::Sm90a | Arch::Sm100 | Arch::Sm103 => 228,
-        };
-        kib * 1024
+        self.facts().shared_kib * 1024
     }
 
     /// 32-bit registers of one SM.
@@ -140,11 +146,12 @@ impl Arch {
 
     /// Most threads resident on one SM.
     pub fn max_threads_per_sm(self) -> u32 {
-        match self {
-            Arch::Sm75 => 1024,
-            Arch::Sm86 | Arch::Sm87 | Arch::Sm89 | Arch::Sm120 => 1536,
-            Arch::Sm80 | Arch::Sm90a | Arch::Sm100 | Arch::Sm103 => 2048,
-        }
+        self.facts().threads_per_sm
+    }
+
+    /// Most blocks resident on one SM.
+    pub fn max_blocks_per_sm(self) -> u32 {
+        self.facts().blocks_per_sm
     }
 }
 
@@ -204,5 +211,30 @@ mod tests {
         assert_eq!("sm_90".parse::<Arch>(), Ok(Arch::Sm90a));
         let err = "sm_12".parse::<Arch>().unwrap_err().to_string();
         assert!(err.contains("sm_12") && err.contains("sm_120"), "{err}");
+    }
+
+    #[test]
+    fn rows_stand_by_age_and_say_what_the_guide_says() {
+        assert!(Arch::ALL.is_sorted_by_key(|arch| arch.capability()));
+        for arch in Arch::ALL {
+            assert!(arch.name().starts_with(&format!("sm_{}", arch.capability())), "{arch}");
+        }
+        // CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+        let blocks = Arch::ALL.map(|arch| arch.max_shared_per_block() / 1024);
+        assert_eq!(blocks, [64, 163, 99, 163, 99, 227, 227, 227, 99]);
+        assert_eq!(Arch::ALL.map(Arch::max_blocks_per_sm), [16, 32, 16, 16, 24, 32, 32, 32, 24]);
+    }
+
+    #[test]
+    fn tensor_cores_have_a_type_from_its_first_architecture_on() {
+        for dtype in DType::ALL {
+            let have = Arch::ALL.map(|arch| arch.mma(dtype).is_some());
+            assert!(have.is_sorted(), "{dtype}: {have:?}");
+            assert_eq!(has_mma(dtype), have.contains(&true), "{dtype}");
+        }
+        assert_eq!(Arch::Sm75.mma(DType::F16).map(|shape| shape.k), Some(8));
+        assert_eq!(Arch::Sm80.mma(DType::F16).map(|shape| shape.k), Some(16));
+        assert_eq!(Arch::Sm75.mma(DType::BF16), None);
+        assert_eq!(Arch::Sm90a.mma(DType::F32), None);
     }
 }

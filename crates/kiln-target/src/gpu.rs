@@ -4,8 +4,8 @@
 //! datasheet (2021), A10 datasheet (2021), Jetson AGX Orin technical brief (2022), L4 and L40S datasheets (2023), Ada whitepaper
 //! (RTX 4090), H100 and H200 SXM datasheets, HGX B200 / B300 datasheets, Blackwell RTX whitepaper (RTX 5090).
 
-use crate::Precision;
 use crate::arch::Arch;
+use kiln_num::DType;
 use serde::{Deserialize, Serialize};
 
 /// Peak rates of one GPU in 10^12 operations a second (a multiply-add counts as two).
@@ -112,25 +112,19 @@ impl Gpu {
         TABLE.iter().find(|row| row.arch == arch).map(Gpu::from)
     }
 
-    /// Peak operations a second at a precision, on tensor cores where `matrix` allows and the GPU has them.
-    pub fn peak_ops(&self, precision: Precision, matrix: bool) -> f64 {
-        let r = &self.rates;
-        let tensor = match precision {
-            Precision::F64 | Precision::F32 => 0.0,
-            Precision::Tf32 => r.tf32,
-            Precision::F16 => r.f16,
-            Precision::Bf16 => {
-                if self.arch.has_bf16() {
-                    r.f16
-                } else {
-                    0.0
-                }
-            }
-            Precision::F8 => r.f8,
-            Precision::I8 => r.i8,
-        };
-        let scalar = if precision == Precision::F64 { r.f64 } else { r.f32 };
-        1e12 * if matrix && tensor > 0.0 { tensor } else { scalar }
+    /// Peak operations a second that kernels may reach on operands of a type, on tensor cores where `matrix` allows and [`Arch::mma`]
+    /// has the type.
+    pub fn peak_ops(&self, operands: DType, matrix: bool) -> f64 {
+        let rates = &self.rates;
+        1e12 * match operands {
+            _ if matrix && self.arch.mma(operands).is_some() => match operands {
+                dtype if dtype.is_f8() => rates.f8,
+                dtype if dtype.is_int() => rates.i8,
+                _ => rates.f16,
+            },
+            dtype if dtype.bits() == 64 => rates.f64,
+            _ => rates.f32,
+        }
     }
 }
 
@@ -160,8 +154,11 @@ mod tests {
     #[test]
     fn tensor_cores_only_where_they_exist() {
         let t4 = Gpu::named("t4").unwrap();
-        assert_eq!(t4.peak_ops(Precision::F16, true), 65e12);
-        assert_eq!(t4.peak_ops(Precision::Bf16, true), 8.1e12);
-        assert_eq!(t4.peak_ops(Precision::F16, false), 8.1e12);
+        assert_eq!(t4.peak_ops(DType::F16, true), 65e12);
+        assert_eq!(t4.peak_ops(DType::BF16, true), 8.1e12);
+        assert_eq!(t4.peak_ops(DType::F16, false), 8.1e12);
+        // No kernel feeds them integers.
+        assert_eq!(t4.peak_ops(DType::I8, true), 8.1e12);
+        assert_eq!(t4.peak_ops(DType::I64, true), 0.25e12);
     }
 }

@@ -9,5 +9,5 @@ mod occupancy;
 mod target;
 
 pub use gpu::{Gpu, Rates};
-pub use occupancy::{BlockResources, Limit, Occupancy, max_blocks_per_sm, occupancy};
-pub use target::{Cpu, Precision, Target, UnknownTarget, Work};
+pub use occupancy::{BlockResources, Limit, Occupancy, occupancy};
+pub use target::{Cpu, Target, UnknownTarget, Work};

@@ -42,15 +42,6 @@ pub enum Limit {
     Shared,
 }
 
-/// Most blocks resident on one SM, by architecture (CUDA C++ Programming Guide, technical specifications).
-pub fn max_blocks_per_sm(arch: Arch) -> u32 {
-    match arch {
-        Arch::Sm75 | Arch::Sm86 | Arch::Sm87 => 16,
-        Arch::Sm89 | Arch::Sm120 => 24,
-        _ => 32,
-    }
-}
-
 /// The occupancy of a kernel; `None` when one block alone does not fit on an SM.
 pub fn occupancy(arch: Arch, block: BlockResources) -> Option<Occupancy> {
     let warps = block.threads.div_ceil(32);
@@ -63,11 +54,11 @@ pub fn occupancy(arch: Arch, block: BlockResources) -> Option<Occupancy> {
     }
     let registers_per_warp = (block.registers.max(1) * 32).next_multiple_of(256);
     let by_registers = arch.registers_per_sm() / registers_per_warp / warps;
-    let (unit, reserved) = if arch == Arch::Sm75 { (256, 0) } else { (128, 1024) };
-    let shared = (block.shared_bytes + reserved).next_multiple_of(unit);
+    let unit = if arch.capability() >= 80 { 128 } else { 256 };
+    let shared = (block.shared_bytes + arch.reserved_shared_per_block()).next_multiple_of(unit);
     let by_shared = arch.shared_per_sm().checked_div(shared).unwrap_or(u32::MAX);
     let by_threads = arch.max_threads_per_sm() / 32 / warps;
-    let by_slots = max_blocks_per_sm(arch);
+    let by_slots = arch.max_blocks_per_sm();
     let (blocks, limit) = [
         (by_slots, Limit::Blocks),
         (by_threads, Limit::Threads),

@@ -2,29 +2,10 @@
 
 use crate::arch::Arch;
 use crate::gpu::Gpu;
+use kiln_num::DType;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-
-/// Number format of arithmetic, as far as rates differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// binary64 (and 64-bit integers).
-    F64,
-    /// binary32 (and 16- and 32-bit integers).
-    F32,
-    /// binary32 operands rounded to TF32 on tensor cores.
-    Tf32,
-    /// binary16.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// 8-bit floats.
-    F8,
-    /// 8-bit integers.
-    I8,
-}
 
 /// The processor that a plan for the CPU device assumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,8 +47,8 @@ pub struct Work {
     pub scalar_ops: f64,
     /// Operations of contractions (a multiply-add counts as two).
     pub matrix_ops: f64,
-    /// Format of the contractions' operands.
-    pub precision: Precision,
+    /// Type of the contractions' operands.
+    pub operands: DType,
 }
 
 impl Target {
@@ -96,16 +77,12 @@ impl Target {
     pub fn seconds(&self, work: &Work) -> f64 {
         let (bandwidth, scalar, matrix) = match self {
             Target::Gpu(gpu) => {
-                (gpu.bandwidth_gbs * 1e9, gpu.peak_ops(Precision::F32, false), gpu.peak_ops(work.precision, true))
+                (gpu.bandwidth_gbs * 1e9, gpu.peak_ops(DType::F32, false), gpu.peak_ops(work.operands, true))
             }
             Target::Cpu(cpu) => {
                 let f32_rate = cpu.ops_per_thread * f64::from(cpu.threads);
                 // Elementwise code reaches a fraction of the FMA rate: transcendental functions and no fused multiply-adds.
-                (
-                    cpu.bandwidth,
-                    f32_rate / 8.0,
-                    if work.precision == Precision::F64 { f32_rate / 2.0 } else { f32_rate },
-                )
+                (cpu.bandwidth, f32_rate / 8.0, if work.operands.bits() == 64 { f32_rate / 2.0 } else { f32_rate })
             }
         };
         (work.bytes / bandwidth).max(work.scalar_ops / scalar + work.matrix_ops / matrix)
@@ -179,7 +156,7 @@ mod tests {
             bytes: 3.0 * n * n * 2.0,
             scalar_ops: 0.0,
             matrix_ops: 2.0 * n * n * n,
-            precision: Precision::F16,
+            operands: DType::F16,
         };
         // Small square GEMMs are bound by memory, large ones by the tensor cores.
         let small = target.seconds(&gemm(64.0));

@@ -1,6 +1,6 @@
 //! Builds a [`Program`] statement by statement.
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Type};
 use crate::error::Result;
 use crate::expr::{Expr, Operand, Var};
 use crate::program::{
@@ -12,7 +12,6 @@ use std::ops::RangeInclusive;
 /// Builds one kernel. See the crate's documentation for a worked example.
 pub struct Builder {
     program: Program,
-    next_id: u32,
     open: Vec<Vec<Stmt>>,
 }
 
@@ -29,8 +28,8 @@ impl Builder {
                 max_vector: 16,
                 domain: Domain { worker: Worker::Thread, axes: vec![] },
                 body: vec![],
+                next_id: 0,
             },
-            next_id: 0,
             open: vec![vec![]],
         }
     }
@@ -48,12 +47,12 @@ impl Builder {
     }
 
     fn id(&mut self) -> u32 {
-        self.next_id += 1;
-        self.next_id - 1
+        self.program.next_id += 1;
+        self.program.next_id - 1
     }
 
-    fn var(&mut self, name: &str, dtype: DType) -> Var {
-        Var { id: self.id(), name: name.into(), dtype }
+    fn var(&mut self, name: &str, ty: impl Into<Type>) -> Var {
+        Var { id: self.id(), name: name.into(), ty: ty.into() }
     }
 
     fn push(&mut self, stmt: Stmt) {
@@ -77,7 +76,7 @@ impl Builder {
 
     /// A runtime index parameter known to be a multiple of `multiple_of`.
     pub fn dim_multiple_of(&mut self, name: &str, range: RangeInclusive<i64>, multiple_of: i64) -> Expr {
-        let var = self.var(name, DType::Index);
+        let var = self.var(name, Type::Index);
         let range = (*range.start(), *range.end());
         self.program.params.push(Param::Scalar { var: var.clone(), range, multiple_of });
         Expr::var(&var)
@@ -142,7 +141,7 @@ impl Builder {
         self.local(name, dtype, Scope::Shared, shape)
     }
 
-    /// A tile in registers, spread over the worker's threads; a private array under [`Worker::Thread`].
+    /// A tile in registers, spread over the worker's threads; a thread-local array under [`Worker::Thread`].
     pub fn fragment(&mut self, name: &str, dtype: DType, shape: &[u32]) -> Buffer {
         self.local(name, dtype, Scope::Fragment, shape)
     }
@@ -152,7 +151,7 @@ impl Builder {
     fn axes(&mut self, axes: &[(&str, Expr)]) -> (Vec<Axis>, Vec<Expr>) {
         let axes: Vec<Axis> = axes
             .iter()
-            .map(|(name, extent)| Axis { var: self.var(name, DType::Index), extent: extent.clone() })
+            .map(|(name, extent)| Axis { var: self.var(name, Type::Index), extent: extent.clone() })
             .collect();
         let vars = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
         (axes, vars)
@@ -168,14 +167,14 @@ impl Builder {
 
     /// Names a value: a `const` in the generated code, computed once.
     pub fn bind(&mut self, name: &str, value: Expr) -> Expr {
-        let var = self.var(name, value.dtype());
+        let var = self.var(name, value.ty());
         self.push(Stmt::Bind { var: var.clone(), value });
         Expr::var(&var)
     }
 
     /// Declares a variable that [`Builder::assign`] may change.
     pub fn declare(&mut self, name: &str, value: Expr) -> Var {
-        let var = self.var(name, value.dtype());
+        let var = self.var(name, value.ty());
         self.push(Stmt::Declare { var: var.clone(), value });
         var
     }
@@ -234,8 +233,8 @@ impl Builder {
         unroll: bool,
         build: impl FnOnce(&mut Builder, &Expr),
     ) {
-        let var = self.var(name, DType::Index);
-        let (start, end) = (start.into_expr(DType::Index), end.into_expr(DType::Index));
+        let var = self.var(name, Type::Index);
+        let (start, end) = (start.into_expr(Type::Index), end.into_expr(Type::Index));
         let body = self.nested(|k| build(k, &Expr::var(&var)));
         self.push(Stmt::For { var, start, end, unroll, body });
     }
@@ -291,7 +290,7 @@ impl Builder {
         let body = self.nested(|k| returned = values(k, &vars));
         let results: Vec<Reduction> = returned
             .into_iter()
-            .map(|(name, op, value)| Reduction { var: self.var(&name, value.dtype()), op, value })
+            .map(|(name, op, value)| Reduction { var: self.var(&name, value.ty()), op, value })
             .collect();
         let exprs = results.iter().map(|result| Expr::var(&result.var)).collect();
         self.push(Stmt::Reduce { axes, body, results });
@@ -306,7 +305,7 @@ impl Builder {
         axes: [(&str, Expr); 2],
         value: impl FnOnce(&mut Builder, &[Expr]) -> Expr,
     ) {
-        let axes = axes.map(|(name, extent)| Axis { var: self.var(name, DType::Index), extent });
+        let axes = axes.map(|(name, extent)| Axis { var: self.var(name, Type::Index), extent });
         let vars = axes.each_ref().map(|axis| Expr::var(&axis.var));
         let mut returned = None;
         let body = self.nested(|k| returned = Some(value(k, &vars)));
@@ -317,7 +316,7 @@ impl Builder {
 
     /// Sets every element of a fragment.
     pub fn fill(&mut self, buffer: &Buffer, value: impl Operand) {
-        let value = value.into_expr(buffer.dtype);
+        let value = value.into_expr(buffer.dtype.into());
         self.push(Stmt::Fill { buffer: buffer.clone(), value });
     }
 
@@ -350,7 +349,7 @@ impl Builder {
 
     /// A serial loop over `0..extent` whose copies run up to `stages - 1` iterations ahead of its arithmetic.
     pub fn pipelined(&mut self, name: &str, extent: Expr, stages: u32, build: impl FnOnce(&mut Builder, &Expr)) {
-        let var = self.var(name, DType::Index);
+        let var = self.var(name, Type::Index);
         let body = self.nested(|k| build(k, &Expr::var(&var)));
         self.push(Stmt::Pipelined { var, extent, stages, body });
     }

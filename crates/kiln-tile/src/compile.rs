@@ -1,6 +1,6 @@
 //! From a tile program to CUDA C and what is needed to launch it.
 
-use crate::dtype::{DType, Scalar};
+use crate::dtype::{DType, Scalar, Type};
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
 use crate::pass::lower::Lowered;
@@ -124,10 +124,10 @@ fn kernel_param(param: &Param) -> KernelParam {
             KernelParam::Buffer { name: buffer.name.clone(), dtype: buffer.dtype, access: *access }
         }
         Param::Scalar { var, range, .. } => {
-            let dtype = match var.dtype {
-                DType::Index if range.1 <= i32::MAX.into() && range.0 >= i32::MIN.into() => DType::I32,
-                DType::Index => DType::I64,
-                dtype => dtype,
+            let dtype = match var.ty {
+                Type::Index if range.1 <= i32::MAX.into() && range.0 >= i32::MIN.into() => DType::I32,
+                Type::Index => DType::I64,
+                Type::Element(dtype) => dtype,
             };
             KernelParam::Scalar { name: var.name.to_string(), dtype }
         }

@@ -1,6 +1,6 @@
 //! What can be wrong with a tile program.
 
-use crate::dtype::DType;
+use crate::dtype::Type;
 use kiln_target::arch::Arch;
 
 /// Why a tile program was refused or could not be run.
@@ -28,7 +28,7 @@ pub enum TileError {
         /// The expression at fault.
         place: String,
         /// Its type.
-        found: DType,
+        found: Type,
         /// What the context needs.
         expected: String,
     },

@@ -4,7 +4,7 @@
 //! folded as it is built, so that generated code carries no `+ 0` or `* 1`. Sharing a subexpression is by
 //! [`Builder::bind`](crate::Builder::bind), which names it in the generated code too.
 
-use crate::dtype::{DType, Scalar};
+use crate::dtype::{DType, Scalar, Type};
 use crate::math;
 use crate::program::Buffer;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub struct Var {
     /// What the author called it.
     pub name: Arc<str>,
     /// Its type.
-    pub dtype: DType,
+    pub ty: Type,
 }
 
 impl PartialEq for Var {
@@ -117,7 +117,7 @@ pub struct Expr(Arc<Node>);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Node {
-    dtype: DType,
+    ty: Type,
     kind: ExprKind,
 }
 
@@ -146,33 +146,34 @@ pub enum ExprKind {
 
 impl Expr {
     /// A node of the given type. Types are checked by [`verify`](crate::verify::verify), not here.
-    pub fn new(dtype: DType, kind: ExprKind) -> Expr {
-        Expr(Arc::new(Node { dtype, kind }))
+    pub fn new(ty: impl Into<Type>, kind: ExprKind) -> Expr {
+        Expr(Arc::new(Node { ty: ty.into(), kind }))
     }
 
-    /// A literal of type `dtype`; the value is cast to it.
-    pub fn constant(dtype: DType, value: Scalar) -> Expr {
-        Expr::new(dtype, ExprKind::Const(value.cast(dtype)))
+    /// A literal of type `ty`; the value is cast to it.
+    pub fn constant(ty: impl Into<Type>, value: Scalar) -> Expr {
+        let ty = ty.into();
+        Expr::new(ty, ExprKind::Const(value.cast(ty)))
     }
 
     /// An index literal.
     pub fn index(value: i64) -> Expr {
-        Expr::constant(DType::Index, Scalar::Int(value.into()))
+        Expr::constant(Type::Index, Scalar::Int(value.into()))
     }
 
     /// A float literal (or, for an integer type, its truncation).
-    pub fn float(dtype: DType, value: f64) -> Expr {
-        Expr::constant(dtype, Scalar::Float(value))
+    pub fn float(ty: impl Into<Type>, value: f64) -> Expr {
+        Expr::constant(ty, Scalar::Float(value))
     }
 
     /// An integer literal.
-    pub fn int(dtype: DType, value: i64) -> Expr {
-        Expr::constant(dtype, Scalar::Int(value.into()))
+    pub fn int(ty: impl Into<Type>, value: i64) -> Expr {
+        Expr::constant(ty, Scalar::Int(value.into()))
     }
 
     /// An integer literal of any integer type's range.
-    pub fn wide_int(dtype: DType, value: i128) -> Expr {
-        Expr::constant(dtype, Scalar::Int(value))
+    pub fn wide_int(ty: impl Into<Type>, value: i128) -> Expr {
+        Expr::constant(ty, Scalar::Int(value))
     }
 
     /// `true` or `false`.
@@ -182,12 +183,12 @@ impl Expr {
 
     /// The value of a variable.
     pub fn var(var: &Var) -> Expr {
-        Expr::new(var.dtype, ExprKind::Var(var.clone()))
+        Expr::new(var.ty, ExprKind::Var(var.clone()))
     }
 
     /// Its type.
-    pub fn dtype(&self) -> DType {
-        self.0.dtype
+    pub fn ty(&self) -> Type {
+        self.0.ty
     }
 
     /// What it is.
@@ -203,36 +204,37 @@ impl Expr {
         }
     }
 
-    /// Converts to `dtype` (rules of [`Scalar::cast`]).
-    pub fn cast(&self, dtype: DType) -> Expr {
+    /// Converts to type `to` (rules of [`Scalar::cast`]).
+    pub fn cast(&self, to: impl Into<Type>) -> Expr {
+        let to = to.into();
         match self.kind() {
-            _ if dtype == self.dtype() => self.clone(),
-            ExprKind::Const(value) => Expr::constant(dtype, *value),
-            _ => Expr::new(dtype, ExprKind::Cast(self.clone())),
+            _ if to == self.ty() => self.clone(),
+            ExprKind::Const(value) => Expr::constant(to, *value),
+            _ => Expr::new(to, ExprKind::Cast(self.clone())),
         }
     }
 
     /// Applies a function of one value.
     pub fn unary(&self, op: UnaryOp) -> Expr {
-        let dtype = match op {
-            UnaryOp::IsNan | UnaryOp::IsInf => DType::Bool,
-            _ => self.dtype(),
+        let ty = match op {
+            UnaryOp::IsNan | UnaryOp::IsInf => DType::Bool.into(),
+            _ => self.ty(),
         };
-        Expr::new(dtype, ExprKind::Unary(op, self.clone()))
+        Expr::new(ty, ExprKind::Unary(op, self.clone()))
     }
 
     /// Applies a function of two values; index arithmetic is folded.
     pub fn binary(&self, op: BinaryOp, rhs: impl Operand) -> Expr {
-        let rhs = rhs.into_expr(self.dtype());
+        let rhs = rhs.into_expr(self.ty());
         if let Some(folded) = fold(op, self, &rhs) {
             return folded;
         }
-        Expr::new(self.dtype(), ExprKind::Binary(op, self.clone(), rhs))
+        Expr::new(self.ty(), ExprKind::Binary(op, self.clone(), rhs))
     }
 
     /// Compares; integer literals at once.
     pub fn compare(&self, op: CompareOp, rhs: impl Operand) -> Expr {
-        let rhs = rhs.into_expr(self.dtype());
+        let rhs = rhs.into_expr(self.ty());
         if let (Some(x), Some(y)) = (self.as_const(), rhs.as_const()) {
             return Expr::bool(math::compare(op, Scalar::Int(x), Scalar::Int(y)));
         }
@@ -242,25 +244,25 @@ impl Expr {
     /// `if self { then } else { otherwise }`; a literal `otherwise` takes the type of `then`. Of a literal condition only the chosen
     /// side is left.
     pub fn select(&self, then: &Expr, otherwise: impl Operand) -> Expr {
-        let otherwise = otherwise.into_expr(then.dtype());
+        let otherwise = otherwise.into_expr(then.ty());
         match self.as_const() {
             Some(0) => return otherwise,
             Some(_) => return then.clone(),
             None => {}
         }
-        Expr::new(then.dtype(), ExprKind::Select(self.clone(), then.clone(), otherwise))
+        Expr::new(then.ty(), ExprKind::Select(self.clone(), then.clone(), otherwise))
     }
 
     /// `self * factor + addend` with one rounding.
     pub fn fma(&self, factor: impl Operand, addend: impl Operand) -> Expr {
-        let factor = factor.into_expr(self.dtype());
-        let addend = addend.into_expr(self.dtype());
-        Expr::new(self.dtype(), ExprKind::Fma(self.clone(), factor, addend))
+        let factor = factor.into_expr(self.ty());
+        let addend = addend.into_expr(self.ty());
+        Expr::new(self.ty(), ExprKind::Fma(self.clone(), factor, addend))
     }
 
     /// `ceil(self / divisor)` for non-negative indices.
     pub fn ceil_div(&self, divisor: impl Operand) -> Expr {
-        let divisor = divisor.into_expr(self.dtype());
+        let divisor = divisor.into_expr(self.ty());
         (self.clone() + (divisor.clone() - 1)) / divisor
     }
 
@@ -299,10 +301,10 @@ impl Expr {
             ExprKind::Compare(op, a, b) => sub(a).compare(*op, sub(b)),
             ExprKind::Select(c, a, b) => sub(c).select(&sub(a), sub(b)),
             ExprKind::Fma(a, b, c) => sub(a).fma(sub(b), sub(c)),
-            ExprKind::Cast(a) => sub(a).cast(self.dtype()),
+            ExprKind::Cast(a) => sub(a).cast(self.ty()),
             ExprKind::Load(buffer, index) => {
                 let index = index.iter().map(sub).collect();
-                Expr::new(self.dtype(), ExprKind::Load(buffer.clone(), index))
+                Expr::new(self.ty(), ExprKind::Load(buffer.clone(), index))
             }
         }
     }
@@ -310,7 +312,7 @@ impl Expr {
 
 /// Identities of index arithmetic: exact, so always safe.
 fn fold(op: BinaryOp, a: &Expr, b: &Expr) -> Option<Expr> {
-    if a.dtype() != DType::Index || b.dtype() != DType::Index {
+    if a.ty() != Type::Index || b.ty() != Type::Index {
         return fold_bool(op, a, b);
     }
     use BinaryOp::{Add, Div, Max, Min, Mul, Rem, Sub};
@@ -349,7 +351,7 @@ fn fold(op: BinaryOp, a: &Expr, b: &Expr) -> Option<Expr> {
 }
 
 fn fold_bool(op: BinaryOp, a: &Expr, b: &Expr) -> Option<Expr> {
-    if a.dtype() != DType::Bool {
+    if a.ty() != DType::Bool {
         return None;
     }
     match (op, a.as_const(), b.as_const()) {
@@ -364,35 +366,35 @@ fn fold_bool(op: BinaryOp, a: &Expr, b: &Expr) -> Option<Expr> {
 /// What may stand on the right of an operator: an expression, or a literal that takes the other side's type.
 pub trait Operand {
     /// The expression, a literal being given type `like`.
-    fn into_expr(self, like: DType) -> Expr;
+    fn into_expr(self, like: Type) -> Expr;
 }
 
 impl Operand for Expr {
-    fn into_expr(self, _: DType) -> Expr {
+    fn into_expr(self, _: Type) -> Expr {
         self
     }
 }
 
 impl Operand for &Expr {
-    fn into_expr(self, _: DType) -> Expr {
+    fn into_expr(self, _: Type) -> Expr {
         self.clone()
     }
 }
 
 impl Operand for f64 {
-    fn into_expr(self, like: DType) -> Expr {
+    fn into_expr(self, like: Type) -> Expr {
         Expr::float(like, self)
     }
 }
 
 impl Operand for i64 {
-    fn into_expr(self, like: DType) -> Expr {
+    fn into_expr(self, like: Type) -> Expr {
         Expr::int(like, self)
     }
 }
 
 impl Operand for i32 {
-    fn into_expr(self, like: DType) -> Expr {
+    fn into_expr(self, like: Type) -> Expr {
         Expr::int(like, self.into())
     }
 }
@@ -426,13 +428,13 @@ macro_rules! operator {
         impl $trait<Expr> for f64 {
             type Output = Expr;
             fn $method(self, rhs: Expr) -> Expr {
-                self.into_expr(rhs.dtype()).binary($op, rhs)
+                self.into_expr(rhs.ty()).binary($op, rhs)
             }
         }
         impl $trait<&Expr> for f64 {
             type Output = Expr;
             fn $method(self, rhs: &Expr) -> Expr {
-                self.into_expr(rhs.dtype()).binary($op, rhs)
+                self.into_expr(rhs.ty()).binary($op, rhs)
             }
         }
     )*};
@@ -550,7 +552,7 @@ mod tests {
 
     #[test]
     fn index_arithmetic_folds() {
-        let n = Expr::var(&Var { id: 0, name: "n".into(), dtype: DType::Index });
+        let n = Expr::var(&Var { id: 0, name: "n".into(), ty: Type::Index });
         assert!(matches!((&n * 1 + 0).kind(), ExprKind::Var(_)));
         assert_eq!(n.binary(BinaryOp::Mul, 0).as_const(), Some(0));
         assert_eq!((Expr::index(7) * 3 - 1).as_const(), Some(20));

@@ -3,7 +3,7 @@
 //! Floats are computed in f64 and rounded to their type at every value; `reduce` and `gemm` round once, at the end.
 //! Integers are exact. Every access is checked.
 
-use crate::dtype::{Array, DType, Scalar};
+use crate::dtype::{Array, DType, Scalar, Type};
 use crate::error::{Result, TileError};
 use crate::expr::{BinaryOp, Expr, ExprKind, Var};
 use crate::math;
@@ -77,10 +77,10 @@ impl<'a> Interp<'a> {
         }
         for (position, (param, arg)) in params.iter().zip(args.iter()).enumerate() {
             if let (Param::Scalar { var, range, multiple_of }, Arg::Scalar(value)) = (param, arg) {
-                let value = value.cast(var.dtype);
+                let value = value.cast(var.ty);
                 if let Scalar::Int(x) = value
                     && (x < range.0.into() || x > range.1.into() || x % i128::from(*multiple_of) != 0)
-                    && var.dtype == DType::Index
+                    && var.ty == Type::Index
                 {
                     let what = format!("{x} is not a multiple of {multiple_of} within {range:?}");
                     return self.argument(position, &var.name, what);
@@ -192,22 +192,22 @@ impl<'a> Interp<'a> {
             Stmt::Parallel { axes, body } => self.each(axes, &mut |interp| interp.body(body)),
             Stmt::Reduce { axes, body, results } => {
                 // f64 stands for "not yet rounded"; integers keep their own type.
-                let wide = |dtype: DType| if dtype.is_float() { DType::F64 } else { dtype };
+                let wide = |ty: Type| if ty.is_float() { DType::F64.into() } else { ty };
                 let mut totals = Vec::with_capacity(results.len());
                 for result in results {
-                    totals.push(self.eval(&result.op.identity(result.var.dtype))?);
+                    totals.push(self.eval(&result.op.identity(result.var.ty))?);
                 }
                 self.each(axes, &mut |interp| {
                     interp.body(body)?;
                     for (total, result) in totals.iter_mut().zip(results) {
                         let value = interp.eval(&result.value)?;
-                        let dtype = wide(result.var.dtype);
-                        *total = interp.binary(result.op.binary(), dtype, *total, value)?;
+                        let ty = wide(result.var.ty);
+                        *total = interp.binary(result.op.binary(), ty, *total, value)?;
                     }
                     Ok(())
                 })?;
                 for (total, result) in totals.into_iter().zip(results) {
-                    self.vars.insert(result.var.id, total.cast(result.var.dtype));
+                    self.vars.insert(result.var.id, total.cast(result.var.ty));
                 }
                 Ok(())
             }
@@ -320,10 +320,11 @@ impl<'a> Interp<'a> {
         Err(TileError::Arithmetic { kernel: self.program.name.clone(), what })
     }
 
-    fn binary(&self, op: BinaryOp, dtype: DType, x: Scalar, y: Scalar) -> Result<Scalar> {
-        match math::binary(op, dtype, x, y) {
+    fn binary(&self, op: BinaryOp, ty: impl Into<Type>, x: Scalar, y: Scalar) -> Result<Scalar> {
+        let ty = ty.into();
+        match math::binary(op, ty, x, y) {
             Some(value) => Ok(value),
-            None => self.arithmetic(format!("{op:?} of {x:?} and {y:?} has no result in {dtype}")),
+            None => self.arithmetic(format!("{op:?} of {x:?} and {y:?} has no result in {ty}")),
         }
     }
 
@@ -334,13 +335,13 @@ impl<'a> Interp<'a> {
                 Some(value) => Ok(*value),
                 None => self.arithmetic(format!("`{}` has no value here", var.name)),
             },
-            ExprKind::Unary(op, a) => Ok(math::unary(*op, a.dtype(), self.eval(a)?)),
+            ExprKind::Unary(op, a) => Ok(math::unary(*op, a.ty(), self.eval(a)?)),
             ExprKind::Binary(op, a, b) => {
                 let x = self.eval(a)?;
                 // Lazy, like C's && and ||.
-                match (op, e.dtype(), x) {
-                    (BinaryOp::And, DType::Bool, Scalar::Int(0)) | (BinaryOp::Or, DType::Bool, Scalar::Int(1)) => Ok(x),
-                    _ => self.binary(*op, e.dtype(), x, self.eval(b)?),
+                match (op, x) {
+                    (BinaryOp::And, Scalar::Int(0)) | (BinaryOp::Or, Scalar::Int(1)) if e.ty() == DType::Bool => Ok(x),
+                    _ => self.binary(*op, e.ty(), x, self.eval(b)?),
                 }
             }
             ExprKind::Compare(op, a, b) => {
@@ -350,9 +351,9 @@ impl<'a> Interp<'a> {
             ExprKind::Select(c, a, b) => self.eval(if self.eval(c)? == Scalar::Int(0) { b } else { a }),
             ExprKind::Fma(a, b, c) => {
                 let (a, b, c) = (self.eval(a)?, self.eval(b)?, self.eval(c)?);
-                Ok(Scalar::Float(a.as_f64().mul_add(b.as_f64(), c.as_f64())).cast(e.dtype()))
+                Ok(Scalar::Float(a.as_f64().mul_add(b.as_f64(), c.as_f64())).cast(e.ty()))
             }
-            ExprKind::Cast(a) => Ok(self.eval(a)?.cast(e.dtype())),
+            ExprKind::Cast(a) => Ok(self.eval(a)?.cast(e.ty())),
             ExprKind::Load(buffer, index) => self.read(buffer, index),
         }
     }

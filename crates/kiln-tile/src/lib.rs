@@ -20,7 +20,7 @@
 //!
 //! * Arithmetic is on compute types (`bool i32 u32 i64 u64 f32 f64 index`). Cast what is loaded (`x.at(ix).cast(F32)`);
 //!   [`Builder::store`] casts back. Rounding happens where a cast is written.
-//! * Indices have the type [`DType::Index`]: exact, 32 or 64 bits as their range needs. Give dimensions true ranges
+//! * Indices have the type [`Type::Index`]: exact, 32 or 64 bits as their range needs. Give dimensions true ranges
 //!   ([`Builder::dim`]) and divisors ([`Builder::dim_multiple_of`]); both buy speed.
 //! * Wide (128-bit) accesses are automatic when the last axis is contiguous, its extent and all strides are provably
 //!   multiples, and the body is straight-line: binds, stores, at most one uniform condition at the end. Collapse axes where
@@ -92,7 +92,7 @@ pub mod verify;
 
 pub use builder::{Builder, identifier};
 pub use compile::{Kernel, KernelParam, compile};
-pub use dtype::{Array, DType, Scalar};
+pub use dtype::{Array, DType, Scalar, Type};
 pub use error::TileError;
 pub use expr::{Expr, Var};
 pub use program::{Access, AtomicOp, Buffer, Program, ReduceOp, Worker};

@@ -1,23 +1,23 @@
 //! What scalar functions mean: the interpreter's arithmetic. Floats are computed in f64 and rounded once to the type of
 //! the result; integers are exact and wrap.
 
-use crate::dtype::{DType, Scalar, wrap};
+use crate::dtype::{DType, Scalar, Type, wrap};
 use crate::expr::{BinaryOp, CompareOp, UnaryOp};
 
-/// Applies a function of one value of type `dtype`.
-pub fn unary(op: UnaryOp, dtype: DType, x: Scalar) -> Scalar {
+/// Applies a function of one value of type `ty`.
+pub fn unary(op: UnaryOp, ty: Type, x: Scalar) -> Scalar {
     match x {
         Scalar::Int(x) => Scalar::Int(match op {
-            UnaryOp::Neg => wrap(-x, dtype),
-            UnaryOp::Abs => wrap(x.abs(), dtype),
-            UnaryOp::Not if dtype == DType::Bool => 1 - x,
-            UnaryOp::Not => wrap(!x, dtype),
+            UnaryOp::Neg => wrap(-x, ty),
+            UnaryOp::Abs => wrap(x.abs(), ty),
+            UnaryOp::Not if ty == DType::Bool => 1 - x,
+            UnaryOp::Not => wrap(!x, ty),
             _ => x,
         }),
         Scalar::Float(x) => match op {
             UnaryOp::IsNan => Scalar::Int(x.is_nan().into()),
             UnaryOp::IsInf => Scalar::Int(x.is_infinite().into()),
-            _ => Scalar::Float(float_unary(op, x)).cast(dtype),
+            _ => Scalar::Float(float_unary(op, x)).cast(ty),
         },
     }
 }
@@ -56,10 +56,10 @@ fn float_unary(op: UnaryOp, x: f64) -> f64 {
     }
 }
 
-/// Applies a function of two values of type `dtype`; `None` where there is no result (integer division by zero).
-pub fn binary(op: BinaryOp, dtype: DType, x: Scalar, y: Scalar) -> Option<Scalar> {
+/// Applies a function of two values of type `ty`; `None` where there is no result (integer division by zero).
+pub fn binary(op: BinaryOp, ty: Type, x: Scalar, y: Scalar) -> Option<Scalar> {
     if let (Scalar::Int(x), Scalar::Int(y)) = (x, y) {
-        let shift = |y: i128| u32::try_from(y).ok().filter(|&y| y < dtype.bits());
+        let shift = |y: i128| u32::try_from(y).ok().filter(|&y| y < ty.bits());
         let value = match op {
             BinaryOp::Add => x + y,
             BinaryOp::Sub => x - y,
@@ -75,7 +75,7 @@ pub fn binary(op: BinaryOp, dtype: DType, x: Scalar, y: Scalar) -> Option<Scalar
             BinaryOp::Shr => x >> shift(y)?,
             BinaryOp::Pow | BinaryOp::Atan2 => return None,
         };
-        return Some(Scalar::Int(wrap(value, dtype)));
+        return Some(Scalar::Int(wrap(value, ty)));
     }
     let (x, y) = (x.as_f64(), y.as_f64());
     let value = match op {
@@ -92,7 +92,7 @@ pub fn binary(op: BinaryOp, dtype: DType, x: Scalar, y: Scalar) -> Option<Scalar
         BinaryOp::Atan2 => x.atan2(y),
         _ => return None,
     };
-    Some(Scalar::Float(value).cast(dtype))
+    Some(Scalar::Float(value).cast(ty))
 }
 
 /// Compares two values of one type.
@@ -167,10 +167,10 @@ mod tests {
         let nan = Scalar::Float(f64::NAN);
         for op in [BinaryOp::Min, BinaryOp::Max] {
             for (x, y) in [(nan, Scalar::Float(1.0)), (Scalar::Float(1.0), nan)] {
-                let Some(Scalar::Float(z)) = binary(op, DType::F32, x, y) else { panic!() };
+                let Some(Scalar::Float(z)) = binary(op, DType::F32.into(), x, y) else { panic!() };
                 assert!(z.is_nan());
             }
         }
-        assert_eq!(binary(BinaryOp::Div, DType::I32, Scalar::Int(1), Scalar::Int(0)), None);
+        assert_eq!(binary(BinaryOp::Div, DType::I32.into(), Scalar::Int(1), Scalar::Int(0)), None);
     }
 }

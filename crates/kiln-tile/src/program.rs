@@ -1,6 +1,6 @@
 //! A tile program: one kernel, explicit about memory scope and silent about threads.
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Type};
 use crate::expr::{BinaryOp, Expr, Var};
 use serde::{Deserialize, Serialize};
 use std::ops::Deref;
@@ -13,7 +13,7 @@ pub enum Scope {
     Global,
     /// Shared memory of a block; only in [`Worker::Block`] programs.
     Shared,
-    /// Registers, spread over the threads of a worker (a private array under [`Worker::Thread`]).
+    /// Registers, spread over the threads of a worker (a thread-local array under [`Worker::Thread`]).
     Fragment,
 }
 
@@ -167,19 +167,20 @@ impl ReduceOp {
     }
 
     /// The value that changes nothing.
-    pub fn identity(self, dtype: DType) -> Expr {
-        let (lo, hi) = match dtype.int_range() {
-            Some((lo, hi)) => (Expr::wide_int(dtype, lo), Expr::wide_int(dtype, hi)),
-            None => (Expr::float(dtype, f64::NEG_INFINITY), Expr::float(dtype, f64::INFINITY)),
+    pub fn identity(self, ty: impl Into<Type>) -> Expr {
+        let ty = ty.into();
+        let (lo, hi) = match ty.int_range() {
+            Some((lo, hi)) => (Expr::wide_int(ty, lo), Expr::wide_int(ty, hi)),
+            None => (Expr::float(ty, f64::NEG_INFINITY), Expr::float(ty, f64::INFINITY)),
         };
         match self {
-            ReduceOp::Sum => Expr::int(dtype, 0),
-            ReduceOp::Prod => Expr::int(dtype, 1),
+            ReduceOp::Sum => Expr::int(ty, 0),
+            ReduceOp::Prod => Expr::int(ty, 1),
             ReduceOp::Min => hi,
             ReduceOp::Max => lo,
-            ReduceOp::And if dtype == DType::Bool => Expr::bool(true),
-            ReduceOp::And => Expr::int(dtype, -1),
-            ReduceOp::Or => Expr::int(dtype, 0),
+            ReduceOp::And if ty == DType::Bool => Expr::bool(true),
+            ReduceOp::And => Expr::int(ty, -1),
+            ReduceOp::Or => Expr::int(ty, 0),
         }
     }
 }
@@ -380,6 +381,8 @@ pub struct Program {
     pub domain: Domain,
     /// What a worker does at each point of the domain.
     pub body: Vec<Stmt>,
+    /// Variables and buffers have ids below this one; passes that make more go on from here.
+    pub next_id: u32,
 }
 
 impl Stmt {

@@ -1,7 +1,7 @@
 //! The thread-level IR that tile programs are lowered to: what one CUDA thread does, in C's terms. The printer writes it
 //! down and decides nothing.
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Type};
 
 /// Type of a C variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,9 @@ pub enum CType {
 }
 
 impl CType {
-    /// The type that holds `dtype`; an index is `long long` if `wide`, else `int`.
-    pub fn of(dtype: DType, wide: bool) -> CType {
+    /// The type that holds `ty`; an index is `long long` if `wide`, else `int`.
+    pub fn of(ty: impl Into<Type>, wide: bool) -> CType {
+        let Type::Element(dtype) = ty.into() else { return if wide { CType::Long } else { CType::Int } };
         match dtype {
             DType::Bool => CType::Bool,
             DType::I8 | DType::I4 => CType::Char,
@@ -47,8 +48,6 @@ impl CType {
             DType::BF16 => CType::Bf16,
             DType::F32 => CType::Float,
             DType::F64 => CType::Double,
-            DType::Index if wide => CType::Long,
-            DType::Index => CType::Int,
         }
     }
 
@@ -140,6 +139,18 @@ impl CExpr {
         CExpr::Binary(op, Box::new(self), Box::new(rhs))
     }
 
+    /// Calls `visit` on this expression and all below it.
+    pub fn walk(&self, visit: &mut impl FnMut(&CExpr)) {
+        visit(self);
+        match self {
+            CExpr::Int(..) | CExpr::Float(..) | CExpr::Bool(_) | CExpr::Name(_) => {}
+            CExpr::Unary(_, a) | CExpr::Cast(_, a) => a.walk(visit),
+            CExpr::Index(a, b) | CExpr::Binary(_, a, b) => [a, b].into_iter().for_each(|e| e.walk(visit)),
+            CExpr::Ternary(a, b, c) => [a, b, c].into_iter().for_each(|e| e.walk(visit)),
+            CExpr::Call(_, args) => args.iter().for_each(|e| e.walk(visit)),
+        }
+    }
+
     /// A call.
     pub fn call(function: impl Into<String>, args: impl IntoIterator<Item = CExpr>) -> CExpr {
         CExpr::Call(function.into(), args.into_iter().collect())
@@ -223,6 +234,31 @@ impl CStmt {
     pub fn unrolled(var: String, end: u64, body: Vec<CStmt>) -> CStmt {
         let (start, end, step) = (CExpr::int(0), CExpr::int(end.into()), CExpr::int(1));
         CStmt::For { ty: CType::Int, var, start, end, step, unroll: true, body }
+    }
+
+    /// The expressions of the statement itself, without those of nested bodies.
+    pub fn exprs(&self) -> Vec<&CExpr> {
+        match self {
+            CStmt::Comment(_)
+            | CStmt::DynamicShared(_)
+            | CStmt::Lambda { .. }
+            | CStmt::Array { .. }
+            | CStmt::Return => vec![],
+            CStmt::Declare { value, .. } => value.iter().collect(),
+            CStmt::Assign(target, value) => vec![target, value],
+            CStmt::Expr(call) => vec![call],
+            CStmt::For { start, end, step, .. } => vec![start, end, step],
+            CStmt::If { cond, .. } => vec![cond],
+        }
+    }
+
+    /// The bodies nested directly inside.
+    pub fn bodies_mut(&mut self) -> Vec<&mut Vec<CStmt>> {
+        match self {
+            CStmt::Lambda { body, .. } | CStmt::For { body, .. } => vec![body],
+            CStmt::If { then, otherwise, .. } => vec![then, otherwise],
+            _ => vec![],
+        }
     }
 
     /// `const int name = value;`

@@ -1,9 +1,10 @@
 //! Checks the rules of the language: types, scopes, ranks, who may do what.
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Type};
 use crate::error::{Result, TileError};
 use crate::expr::{BinaryOp, Expr, ExprKind, UnaryOp, Var};
 use crate::program::{Access, AtomicOp, Axis, Buffer, Param, Program, ReduceOp, Scope, Stmt, Worker};
+use kiln_target::arch::has_mma;
 use std::collections::{HashMap, HashSet};
 
 /// Checks `program`; the first broken rule is the error.
@@ -33,17 +34,18 @@ impl Verifier<'_> {
         })
     }
 
-    fn require(&self, e: &Expr, place: &str, expected: DType) -> Result<()> {
+    fn require(&self, e: &Expr, place: &str, expected: impl Into<Type>) -> Result<()> {
+        let expected = expected.into();
         self.expr(e)?;
-        self.types(e.dtype() == expected, e.dtype(), place, expected.name())
+        self.types(e.ty() == expected, e.ty(), place, expected.name())
     }
 
-    fn types(&self, ok: bool, found: DType, place: &str, expected: &str) -> Result<()> {
+    fn types(&self, ok: bool, found: impl Into<Type>, place: &str, expected: &str) -> Result<()> {
         if ok {
             return Ok(());
         }
         let (kernel, place, expected) = (self.program.name.clone(), place.to_owned(), expected.to_owned());
-        Err(TileError::Type { kernel, place, found, expected })
+        Err(TileError::Type { kernel, place, found: found.into(), expected })
     }
 
     fn program(&mut self) -> Result<()> {
@@ -59,7 +61,7 @@ impl Verifier<'_> {
                         let what = format!("range {range:?}, multiple of {multiple_of}");
                         return self.invalid(what, &var.name, "give a non-empty range");
                     }
-                    self.types(var.dtype.is_compute(), var.dtype, &var.name, "a compute type")?;
+                    self.types(var.ty.is_compute(), var.ty, &var.name, "a compute type")?;
                     self.scope.insert(var.id);
                 }
                 Param::Buffer { buffer, access } => {
@@ -101,19 +103,18 @@ impl Verifier<'_> {
             );
             return self.invalid(what, &buffer.name, "one stride a dimension, in the right scope");
         }
-        self.types(buffer.dtype != DType::Index, buffer.dtype, &buffer.name, "a stored type")?;
         for e in buffer.shape.iter().chain(&buffer.strides) {
-            self.require(e, &format!("extent or stride of `{}`", buffer.name), DType::Index)?;
+            self.require(e, &format!("extent or stride of `{}`", buffer.name), Type::Index)?;
         }
         Ok(())
     }
 
     fn axes(&mut self, axes: &[Axis]) -> Result<()> {
         for axis in axes {
-            self.require(&axis.extent, &format!("extent of `{}`", axis.var.name), DType::Index)?;
+            self.require(&axis.extent, &format!("extent of `{}`", axis.var.name), Type::Index)?;
         }
         for axis in axes {
-            self.types(axis.var.dtype == DType::Index, axis.var.dtype, &axis.var.name, "index")?;
+            self.types(axis.var.ty == Type::Index, axis.var.ty, &axis.var.name, "index")?;
             self.scope.insert(axis.var.id);
         }
         Ok(())
@@ -156,7 +157,7 @@ impl Verifier<'_> {
     fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
         match stmt {
             Stmt::Bind { var, value } | Stmt::Declare { var, value } => {
-                self.require(value, &format!("value of `{}`", var.name), var.dtype)?;
+                self.require(value, &format!("value of `{}`", var.name), var.ty)?;
                 if matches!(stmt, Stmt::Declare { .. }) {
                     self.mutable.insert(var.id, self.cooperative);
                 }
@@ -164,7 +165,7 @@ impl Verifier<'_> {
                 Ok(())
             }
             Stmt::Assign { var, value } => {
-                self.require(value, &format!("value of `{}`", var.name), var.dtype)?;
+                self.require(value, &format!("value of `{}`", var.name), var.ty)?;
                 match self.mutable.get(&var.id) {
                     Some(&depth) if depth == self.cooperative && self.scope.contains(&var.id) => Ok(()),
                     Some(&depth) if depth != self.cooperative => {
@@ -182,8 +183,8 @@ impl Verifier<'_> {
                 self.atomic(AtomicOp::Max, fault, &[Expr::index(0)], code)
             }
             Stmt::For { var, start, end, unroll, body } => {
-                self.require(start, &format!("start of `{}`", var.name), DType::Index)?;
-                self.require(end, &format!("end of `{}`", var.name), DType::Index)?;
+                self.require(start, &format!("start of `{}`", var.name), Type::Index)?;
+                self.require(end, &format!("end of `{}`", var.name), Type::Index)?;
                 if *unroll && (start.as_const().is_none() || end.as_const().is_none()) {
                     let what = "unrolled loop without constant bounds".to_owned();
                     return self.invalid(what, &var.name, "use for_range");
@@ -210,11 +211,11 @@ impl Verifier<'_> {
                 let outer = self.scope.clone();
                 self.names_only("reduce", body)?;
                 for result in results {
-                    let (name, dtype) = (&result.var.name, result.var.dtype);
-                    self.require(&result.value, &format!("value of `{name}`"), dtype)?;
+                    let (name, ty) = (&result.var.name, result.var.ty);
+                    self.require(&result.value, &format!("value of `{name}`"), ty)?;
                     let logical = matches!(result.op, ReduceOp::And | ReduceOp::Or);
-                    let ok = if logical { !dtype.is_float() } else { dtype != DType::Bool };
-                    self.types(ok && dtype.is_compute(), dtype, name, "a type the reduction is defined on")?;
+                    let ok = if logical { !ty.is_float() } else { ty != DType::Bool };
+                    self.types(ok && ty.is_compute(), ty, name, "a type the reduction is defined on")?;
                 }
                 self.scope = outer;
                 self.scope.extend(results.iter().map(|result| result.var.id));
@@ -235,7 +236,7 @@ impl Verifier<'_> {
                 self.require(value, &format!("value of `{}`", into.name), into.dtype)?;
                 self.scope = outer;
                 let logical = matches!(op, ReduceOp::And | ReduceOp::Or);
-                let numeric = into.dtype.is_compute() && into.dtype != DType::Bool && !logical;
+                let numeric = Type::from(into.dtype).is_compute() && into.dtype != DType::Bool && !logical;
                 self.types(numeric, into.dtype, &into.name, "a type the reduction is defined on")?;
                 let rows = |extent: &Expr| extent.as_const() == axes[0].extent.as_const();
                 if into.scope != Scope::Fragment || into.shape.len() != 1 || !into.shape.iter().all(rows) {
@@ -276,7 +277,7 @@ impl Verifier<'_> {
             }
             Stmt::Pipelined { var, extent, stages, body } => {
                 self.block_only("pipelined")?;
-                self.require(extent, &format!("extent of `{}`", var.name), DType::Index)?;
+                self.require(extent, &format!("extent of `{}`", var.name), Type::Index)?;
                 let copies = body.iter().take_while(|s| matches!(s, Stmt::Copy { .. })).count();
                 let late = body[copies..].iter().any(|s| {
                     let mut found = false;
@@ -330,7 +331,7 @@ impl Verifier<'_> {
             let what = "a product accumulated in its own operand".to_owned();
             return self.invalid(what, &acc.name, "give the result a fragment of its own");
         }
-        if held && (ta || !matches!(b.dtype, DType::F16 | DType::BF16)) || a.scope == Scope::Global {
+        if held && (ta || !has_mma(b.dtype)) || a.scope == Scope::Global {
             let what = format!("{:?} left operand of a product of {} tiles", a.scope, b.dtype);
             return self.invalid(what, &a.name, "only products of f16 or bf16 take an accumulator, and as it stands");
         }
@@ -406,7 +407,7 @@ impl Verifier<'_> {
             return self.invalid(what, &buffer.name, "give one index per dimension");
         }
         for (position, (i, extent)) in index.iter().zip(&buffer.shape).enumerate() {
-            self.require(i, &format!("index {position} of `{}`", buffer.name), DType::Index)?;
+            self.require(i, &format!("index {position} of `{}`", buffer.name), Type::Index)?;
             if let (Some(i), Some(extent)) = (i.as_const(), extent.as_const())
                 && !(0..extent).contains(&i)
             {
@@ -429,48 +430,47 @@ impl Verifier<'_> {
         for operand in e.operands() {
             self.expr(operand)?;
         }
-        let same =
-            |a: &Expr, b: &Expr, place: String| self.types(a.dtype() == b.dtype(), b.dtype(), &place, a.dtype().name());
+        let same = |a: &Expr, b: &Expr, place: String| self.types(a.ty() == b.ty(), b.ty(), &place, a.ty().name());
         match e.kind() {
             ExprKind::Const(_) | ExprKind::Cast(_) => Ok(()),
             ExprKind::Var(var) => self.variable(var),
             ExprKind::Unary(op, a) => {
-                let dtype = a.dtype();
+                let ty = a.ty();
                 let ok = match op {
-                    UnaryOp::Not => !dtype.is_float(),
-                    UnaryOp::Neg | UnaryOp::Abs => dtype != DType::Bool,
-                    UnaryOp::Exp2Approx => dtype == DType::F32,
-                    _ => dtype.is_float(),
+                    UnaryOp::Not => !ty.is_float(),
+                    UnaryOp::Neg | UnaryOp::Abs => ty != DType::Bool,
+                    UnaryOp::Exp2Approx => ty == DType::F32,
+                    _ => ty.is_float(),
                 };
                 let place = format!("operand of {op:?}");
-                self.types(ok && dtype.is_compute(), dtype, &place, "a compute type it is defined on")
+                self.types(ok && ty.is_compute(), ty, &place, "a compute type it is defined on")
             }
             ExprKind::Binary(op, a, b) => {
                 same(a, b, format!("right operand of {op:?}"))?;
-                let dtype = a.dtype();
+                let ty = a.ty();
                 let ok = match op {
-                    BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => !dtype.is_float(),
-                    BinaryOp::Shl | BinaryOp::Shr => dtype.is_int(),
-                    BinaryOp::Pow | BinaryOp::Atan2 => dtype.is_float(),
-                    _ => dtype != DType::Bool,
+                    BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => !ty.is_float(),
+                    BinaryOp::Shl | BinaryOp::Shr => ty.is_int(),
+                    BinaryOp::Pow | BinaryOp::Atan2 => ty.is_float(),
+                    _ => ty != DType::Bool,
                 };
                 let place = format!("operand of {op:?}");
-                self.types(ok && dtype.is_compute(), dtype, &place, "a compute type it is defined on")
+                self.types(ok && ty.is_compute(), ty, &place, "a compute type it is defined on")
             }
             ExprKind::Compare(op, a, b) => {
                 same(a, b, format!("right operand of {op:?}"))?;
                 let place = format!("operand of {op:?}");
-                self.types(a.dtype().is_compute(), a.dtype(), &place, "a compute type")
+                self.types(a.ty().is_compute(), a.ty(), &place, "a compute type")
             }
             ExprKind::Select(c, a, b) => {
-                self.types(c.dtype() == DType::Bool, c.dtype(), "condition of select", "bool")?;
+                self.types(c.ty() == DType::Bool, c.ty(), "condition of select", "bool")?;
                 same(a, b, "second value of select".to_owned())
             }
             ExprKind::Fma(a, b, c) => {
                 same(a, b, "factor of fma".to_owned())?;
                 same(a, c, "addend of fma".to_owned())?;
-                let ok = matches!(a.dtype(), DType::F32 | DType::F64);
-                self.types(ok, a.dtype(), "operand of fma", "f32 or f64")
+                let ok = a.ty() == DType::F32 || a.ty() == DType::F64;
+                self.types(ok, a.ty(), "operand of fma", "f32 or f64")
             }
             ExprKind::Load(buffer, index) => {
                 self.index(buffer, index)?;

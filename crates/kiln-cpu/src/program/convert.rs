@@ -1,39 +1,11 @@
 //! Conversions between dtypes and register classes, and rounding of registers to a declared dtype.
 
 use super::Scalar;
-use half::{bf16, f16};
+use half::f16;
 use kiln_graph::DType;
-use kiln_graph::number::{f8e4m3_from_f64, f8e4m3_to_f64, f8e5m2_from_f64, f8e5m2_to_f64, int_to_float, round_to};
+use kiln_num::{float_from_bits, int_to_float, load_bits, round_to, wrap_i64};
 
-/// Decodes an 8-bit float.
-pub(crate) fn f8_decode(bits: u8, dtype: DType) -> f32 {
-    if dtype == DType::F8E4M3 { f8e4m3_to_f64(bits) as f32 } else { f8e5m2_to_f64(bits) as f32 }
-}
-
-/// Encodes to an 8-bit float that already holds the value or rounds to it.
-pub(crate) fn f8_encode(x: f32, dtype: DType) -> u8 {
-    let x = f64::from(x);
-    if dtype == DType::F8E4M3 { f8e4m3_from_f64(x, false) } else { f8e5m2_from_f64(x, false) }
-}
-
-/// Wraps an integer to a dtype's width.
-#[inline(always)]
-pub(crate) fn wrap(v: i64, dtype: DType) -> i64 {
-    match dtype {
-        DType::I32 => i64::from(v as i32),
-        DType::I16 => i64::from(v as i16),
-        DType::I8 => i64::from(v as i8),
-        DType::U32 => i64::from(v as u32),
-        DType::U16 => i64::from(v as u16),
-        DType::U8 => i64::from(v as u8),
-        DType::I4 => (v << 60) >> 60,
-        DType::U4 => v & 15,
-        DType::Bool => i64::from(v != 0),
-        _ => v,
-    }
-}
-
-/// Converts a float to an integer dtype: toward zero, saturating, NaN to 0.
+/// [`kiln_num::float_to_int`] in 64 bits, for whole patches: toward zero, saturating, NaN to 0.
 #[inline(always)]
 pub(crate) fn float_to_int(x: f64, dtype: DType) -> i64 {
     match dtype {
@@ -75,7 +47,7 @@ pub(super) fn round_f32(xs: &mut [f32], dtype: DType) {
             }
         }
         DType::BF16 => crate::simd::update1(xs, round_bf16),
-        DType::F8E4M3 | DType::F8E5M2 => {
+        _ if dtype.is_f8() => {
             for x in xs {
                 *x = narrow(f64::from(*x), dtype, false);
             }
@@ -93,15 +65,15 @@ pub(super) fn round_bf16(x: f32) -> f32 {
 }
 
 /// Wraps i32 registers to the dtype they stand for.
-pub(super) fn wrap_i32(xs: &mut [i32], dtype: DType) {
+pub(super) fn round_i32(xs: &mut [i32], dtype: DType) {
     if matches!(dtype, DType::I32 | DType::Bool) {
         return;
     }
-    crate::simd::update1(xs, |x| wrap(i64::from(x), dtype) as i32);
+    crate::simd::update1(xs, |x| wrap_i64(dtype, i64::from(x)) as i32);
 }
 
 /// Wraps i64 registers to the dtype they stand for.
-pub(super) fn wrap_i64(xs: &mut [i64], dtype: DType) {
+pub(super) fn round_i64(xs: &mut [i64], dtype: DType) {
     if dtype == DType::U32 {
         crate::simd::update1(xs, |x| i64::from(x as u32));
     }
@@ -126,28 +98,39 @@ impl Scalar {
 
     /// Reads element `index` of little-endian data.
     pub(crate) fn read(data: &[u8], dtype: DType, index: usize) -> Option<Scalar> {
-        fn at<const N: usize>(data: &[u8], index: usize) -> Option<[u8; N]> {
-            data.get(index * N..)?.first_chunk().copied()
-        }
-        Some(match dtype {
-            DType::F64 => Scalar::F(f64::from_le_bytes(at(data, index)?)),
-            DType::F32 => Scalar::F(f64::from(f32::from_le_bytes(at(data, index)?))),
-            DType::F16 => Scalar::F(f16::from_le_bytes(at(data, index)?).to_f64()),
-            DType::BF16 => Scalar::F(bf16::from_le_bytes(at(data, index)?).to_f64()),
-            DType::F8E4M3 | DType::F8E5M2 => Scalar::F(f64::from(f8_decode(*data.get(index)?, dtype))),
-            DType::I64 | DType::U64 => Scalar::I(i64::from_le_bytes(at(data, index)?)),
-            DType::I32 => Scalar::I(i64::from(i32::from_le_bytes(at(data, index)?))),
-            DType::U32 => Scalar::I(i64::from(u32::from_le_bytes(at(data, index)?))),
-            DType::I16 => Scalar::I(i64::from(i16::from_le_bytes(at(data, index)?))),
-            DType::U16 => Scalar::I(i64::from(u16::from_le_bytes(at(data, index)?))),
-            DType::I8 => Scalar::I(i64::from(*data.get(index)? as i8)),
-            DType::U8 => Scalar::I(i64::from(*data.get(index)?)),
-            DType::Bool => Scalar::I(i64::from(*data.get(index)? != 0)),
-            DType::I4 | DType::U4 => {
-                let nibble = (*data.get(index / 2)? >> (index % 2 * 4)) & 15;
-                Scalar::I(wrap(i64::from(nibble), dtype))
-            }
-            _ => return None,
+        let bits = load_bits(dtype, data, index)?;
+        Some(match dtype.is_float() {
+            true => Scalar::F(float_from_bits(dtype, bits)),
+            false => Scalar::I(wrap_i64(dtype, bits as i64)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_graph::Rng;
+
+    /// What is fast here and what is exact there are one function.
+    #[test]
+    fn conversions_are_those_of_the_one_codec() {
+        let mut rng = Rng::new(17);
+        let wild = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.5, -0.5, 1e300, 65520.0, 464.0, 1e-8];
+        let drawn = (0..20_000).map(|_| f64::from_bits(rng.next_u64()));
+        let mut rng = Rng::new(18);
+        let near = (0..20_000).map(|_| (rng.next_u64() as i64 >> rng.range(0, 62)) as f64 * 2f64.powi(-20));
+        for x in wild.into_iter().chain(drawn).chain(near) {
+            for dtype in DType::ALL {
+                if !dtype.is_float() {
+                    assert_eq!(float_to_int(x, dtype), kiln_num::float_to_int(dtype, x) as i64, "{x:e} to {dtype}");
+                } else if dtype.bits() < 32 {
+                    for saturate in [false, true] {
+                        let (found, expected) = (narrow(x, dtype, saturate), round_to(dtype, x, saturate) as f32);
+                        let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                        assert!(same, "{x:e} to {dtype}: {found:e}, expected {expected:e}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Executes the instructions of a program on one tile.
 
-use super::convert::{float_to_int, narrow, narrow_int, round_f32, wrap, wrap_i32, wrap_i64};
+use super::convert::{float_to_int, narrow, narrow_int, round_f32, round_i32, round_i64};
 use super::load::{Patch, load_f32, load_f64, load_i32, load_i64, store_f32, store_f64, store_i32, store_i64};
 use super::reduce::Partial;
 use super::{Access, Class, Id, Instr, Kind, Level, Program, Registers, Scalar, float, int};
 use crate::memory::Slot;
 use crate::simd::{map1, map2};
 use kiln_graph::DType;
+use kiln_num::wrap_i64;
 use smallvec::SmallVec;
 
 /// The dims that a tile spans at one level, and how far.
@@ -225,12 +226,12 @@ impl<'a> Machine<'a> {
                 Class::I32 => {
                     let dst = &mut bytemuck::cast_slice_mut(buffer)[..n];
                     m.eval_i32(instr, dst, tile);
-                    wrap_i32(dst, instr.dtype);
+                    round_i32(dst, instr.dtype);
                 }
                 Class::I64 => {
                     let dst = &mut bytemuck::cast_slice_mut(buffer)[..n];
                     m.eval_i64(instr, dst, tile);
-                    wrap_i64(dst, instr.dtype);
+                    round_i64(dst, instr.dtype);
                 }
             }),
         }
@@ -297,7 +298,7 @@ impl<'a> Machine<'a> {
             Kind::Select(c, a, b) => select(dst, self.i32(c, n), self.f32(a, n), self.f32(b, n)),
             Kind::Expand(a) => repeat(dst, self.f32(a, tile.row.len())),
             Kind::Cast { from, saturate } => {
-                let f8 = matches!(to, DType::F8E4M3 | DType::F8E5M2);
+                let f8 = to.is_f8();
                 match self.class(from) {
                     Class::F32 if f8 => map1(dst, self.f32(from, n), |x| narrow(f64::from(x), to, saturate)),
                     Class::F32 => dst.copy_from_slice(self.f32(from, n)),
@@ -406,8 +407,8 @@ impl<'a> Machine<'a> {
                 Class::F32 if to == DType::I32 => map1(dst, self.f32(from, n), |x| x as i32),
                 Class::F32 => map1(dst, self.f32(from, n), |x| float_to_int(f64::from(x), to) as i32),
                 Class::F64 => map1(dst, self.f64(from, n), |x| float_to_int(x, to) as i32),
-                Class::I32 => map1(dst, self.i32(from, n), |x| wrap(i64::from(x), to) as i32),
-                Class::I64 => map1(dst, self.i64(from, n), |x| wrap(x, to) as i32),
+                Class::I32 => map1(dst, self.i32(from, n), |x| wrap_i64(to, x.into()) as i32),
+                Class::I64 => map1(dst, self.i64(from, n), |x| wrap_i64(to, x) as i32),
             },
             Kind::Quantize(x, s, z) => {
                 let (low, high) = to.int_range().unwrap_or((0, 0));
@@ -451,8 +452,8 @@ impl<'a> Machine<'a> {
             Kind::Cast { from, .. } => match self.class(from) {
                 Class::F32 => map1(dst, self.f32(from, n), |x| float_to_int(f64::from(x), to)),
                 Class::F64 => map1(dst, self.f64(from, n), |x| float_to_int(x, to)),
-                Class::I32 => map1(dst, self.i32(from, n), |x| wrap(i64::from(x), to)),
-                Class::I64 => map1(dst, self.i64(from, n), |x| wrap(x, to)),
+                Class::I32 => map1(dst, self.i32(from, n), |x| wrap_i64(to, x.into())),
+                Class::I64 => map1(dst, self.i64(from, n), |x| wrap_i64(to, x)),
             },
             Kind::Quantize(x, s, z) => {
                 let (low, high) = to.int_range().unwrap_or((0, 0));

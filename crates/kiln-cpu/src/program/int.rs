@@ -23,7 +23,7 @@ macro_rules! int_ops {
         /// `dst = a op b`; division by zero gives 0. False when the op is not defined on integers.
         pub(super) fn $binary(op: BinaryOp, dtype: DType, dst: &mut [$t], a: &[$t], b: &[$t]) -> bool {
             let unsigned = dtype == DType::U64;
-            let bits = dtype.bits() as u64;
+            let bits = u64::from(dtype.bits());
             match op {
                 BinaryOp::Add => map2(dst, a, b, |x, y| x.wrapping_add(y)),
                 BinaryOp::Sub => map2(dst, a, b, |x, y| x.wrapping_sub(y)),

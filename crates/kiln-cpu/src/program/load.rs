@@ -1,12 +1,12 @@
 //! Loads and stores of tiles: strided memory of any dtype to and from dense registers.
 
 use super::Scalar;
-use super::convert::{f8_decode, f8_encode, wrap};
 use crate::memory::Slot;
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use kiln_graph::DType;
+use kiln_num::{float_from_bits, float_to_bits, store_bits};
 
 /// A strided patch of a slot, in elements. Its columns may come in groups of `inner`.
 #[derive(Clone, Copy, Debug)]
@@ -147,8 +147,8 @@ pub(crate) fn load_f32(dst: &mut [f32], slot: &Slot<'_>, dtype: DType, p: Patch)
     match dtype {
         DType::F16 => gather(dst, slot.typed::<f16>(), p, |d, s| s.convert_to_f32_slice(d), f16::to_f32),
         DType::BF16 => gather(dst, slot.typed::<bf16>(), p, |d, s| s.convert_to_f32_slice(d), bf16::to_f32),
-        DType::F8E4M3 | DType::F8E5M2 => {
-            let one = |b| f8_decode(b, dtype);
+        _ if dtype.is_f8() => {
+            let one = |bits: u8| float_from_bits(dtype, bits.into()) as f32;
             gather(dst, slot.typed::<u8>(), p, each!(one), one);
         }
         _ => gather(dst, slot.typed::<f32>(), p, |d, s| d.copy_from_slice(s), |x| x),
@@ -160,8 +160,8 @@ pub(crate) fn store_f32(slot: &Slot<'_>, dtype: DType, p: Patch, src: &[f32]) {
     match dtype {
         DType::F16 => scatter::<f16, _>(slot, src, p, |d, s| d.convert_from_f32_slice(s), f16::from_f32),
         DType::BF16 => scatter::<bf16, _>(slot, src, p, |d, s| d.convert_from_f32_slice(s), bf16::from_f32),
-        DType::F8E4M3 | DType::F8E5M2 => {
-            let one = |x| f8_encode(x, dtype);
+        _ if dtype.is_f8() => {
+            let one = |x: f32| float_to_bits(dtype, x.into(), false) as u8;
             scatter::<u8, _>(slot, src, p, each!(one), one);
         }
         _ => scatter::<f32, _>(slot, src, p, |d, s| d.copy_from_slice(s), |x| x),
@@ -216,9 +216,7 @@ pub(crate) fn store_i32(slot: &Slot<'_>, dtype: DType, p: Patch, src: &[i32]) {
             for r in 0..p.rows {
                 for c in 0..p.cols {
                     let at = p.at(r, c);
-                    let nibble = wrap(i64::from(src[r * p.cols + c]), DType::U4) as u8;
-                    let byte = &mut slot.range_mut::<u8>(at / 2, 1)[0];
-                    *byte = if at.is_multiple_of(2) { (*byte & 0xf0) | nibble } else { (*byte & 15) | (nibble << 4) };
+                    store_bits(dtype, slot.range_mut::<u8>(at / 2, 1), at % 2, src[r * p.cols + c] as u64);
                 }
             }
         }

@@ -12,7 +12,6 @@ pub(crate) mod quick;
 mod reduce;
 mod registers;
 
-pub(crate) use convert::wrap;
 pub(crate) use exec::{Coords, Machine, Rect, Tile};
 pub(crate) use registers::{Registers, allocate};
 

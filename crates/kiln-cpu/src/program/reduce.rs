@@ -1,9 +1,10 @@
 //! Reductions over registers.
 
-use super::convert::{narrow, wrap};
+use super::convert::narrow;
 use super::{Class, Id, Kind, Machine, Tile};
 use crate::simd::fold;
 use kiln_graph::{ArgOp, DType, ReduceOp};
+use kiln_num::wrap_i64;
 use std::cell::RefCell;
 
 /// Accumulators of a reduction that takes several tiles: one element a row of the tile. Wider than the values, so that long sums stay
@@ -180,14 +181,14 @@ impl Machine<'_> {
                 let dst: &mut [i32] = &mut bytemuck::cast_slice_mut(buffer)[..rows];
                 let src = m.i32(of, n);
                 for (r, d) in dst.iter_mut().enumerate() {
-                    *d = wrap(fold_i32(op, dtype, &src[span(r)]), dtype) as i32;
+                    *d = wrap_i64(dtype, fold_i32(op, dtype, &src[span(r)])) as i32;
                 }
             }
             Class::I64 => {
                 let dst: &mut [i64] = &mut bytemuck::cast_slice_mut(buffer)[..rows];
                 let src = m.i64(of, n);
                 for (r, d) in dst.iter_mut().enumerate() {
-                    *d = wrap(fold_i64(op, dtype, &src[span(r)]), dtype);
+                    *d = wrap_i64(dtype, fold_i64(op, dtype, &src[span(r)]));
                 }
             }
         });
@@ -298,12 +299,12 @@ impl Machine<'_> {
             Class::F64 => bytemuck::cast_slice_mut::<u64, f64>(buffer)[..rows].copy_from_slice(&p.f),
             Class::I32 => {
                 for (d, &x) in bytemuck::cast_slice_mut::<u64, i32>(buffer)[..rows].iter_mut().zip(&p.i) {
-                    *d = wrap(x, dtype) as i32;
+                    *d = wrap_i64(dtype, x) as i32;
                 }
             }
             Class::I64 => {
                 for (r, d) in bytemuck::cast_slice_mut::<u64, i64>(buffer)[..rows].iter_mut().enumerate() {
-                    *d = if arg { p.at[r].max(0) } else { wrap(p.i[r], dtype) };
+                    *d = if arg { p.at[r].max(0) } else { wrap_i64(dtype, p.i[r]) };
                 }
             }
         });

@@ -8,6 +8,7 @@ use crate::memory::Slot;
 use crate::program::Class;
 use bytemuck::Pod;
 use kiln_graph::{DType, ScatterOp};
+use kiln_num::{load_bits, store_bits, wrap_i64};
 
 /// The element of `extent` that an index names; negative ones count from the end.
 fn place(index: i64, extent: usize, axis: usize, region: &str) -> Result<usize> {
@@ -35,19 +36,16 @@ fn copy(dtype: DType, from: &Slot<'_>, at: usize, out: &Slot<'_>, to: usize, n: 
     if dtype.bits() == 4 {
         let bytes = from.bytes();
         for i in 0..n {
-            let nibble = (bytes[(at + i) / 2] >> ((at + i) % 2 * 4)) & 15;
-            put_nibble(out, to + i, nibble);
+            put_nibble(dtype, out, to + i, load_bits(dtype, bytes, at + i).unwrap_or(0));
         }
         return;
     }
-    let size = dtype.bits() / 8;
+    let size = dtype.bits() as usize / 8;
     out.range_mut::<u8>(to * size, n * size).copy_from_slice(&from.bytes()[at * size..(at + n) * size]);
 }
 
-fn put_nibble(out: &Slot<'_>, at: usize, nibble: u8) {
-    let byte = &mut out.range_mut::<u8>(at / 2, 1)[0];
-    let shift = at % 2 * 4;
-    *byte = (*byte & !(15 << shift)) | (nibble << shift);
+fn put_nibble(dtype: DType, out: &Slot<'_>, at: usize, bits: u64) {
+    store_bits(dtype, out.range_mut::<u8>(at / 2, 1), at % 2, bits);
 }
 
 /// Threads for moving `elements`: 4-bit elements share bytes, so one thread writes them.
@@ -230,7 +228,8 @@ impl Scatter {
         let dtype = self.dtype;
         let unsigned = dtype == DType::U64;
         let int = move |op: ScatterOp, old: i64, new: i64| {
-            crate::program::wrap(
+            wrap_i64(
+                dtype,
                 match op {
                     ScatterOp::Set => new,
                     ScatterOp::Add => old.wrapping_add(new),
@@ -240,7 +239,6 @@ impl Scatter {
                     ScatterOp::Max => old.max(new),
                     ScatterOp::Min => old.min(new),
                 },
-                dtype,
             )
         };
         match self.class {

@@ -2,9 +2,10 @@
 
 use super::Context;
 use super::parallel::{each, threads_for};
-use crate::program::{Class, wrap};
+use crate::program::Class;
 use bytemuck::Pod;
 use kiln_graph::{DType, ScanOp};
+use kiln_num::wrap_i64;
 
 /// A scan along the middle of `[outer, extent, inner]`. Slots hold the dtype's class.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Scan {
                 ScanOp::Max => a.max(b),
                 ScanOp::Min => a.min(b),
             };
-            wrap(v, dtype)
+            wrap_i64(dtype, v)
         };
         match self.class {
             // Narrow floats accumulate in f64, so that long sums stay accurate.

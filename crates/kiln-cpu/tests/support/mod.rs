@@ -15,15 +15,7 @@ pub fn region(graph: Graph) -> Region {
 
 /// Unit roundoff of a dtype.
 pub fn epsilon(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => 2f64.powi(-53),
-        DType::F32 => 2f64.powi(-24),
-        DType::F16 => 2f64.powi(-11),
-        DType::BF16 => 2f64.powi(-8),
-        DType::F8E4M3 => 2f64.powi(-4),
-        DType::F8E5M2 => 2f64.powi(-3),
-        _ => 0.0,
-    }
+    dtype.mantissa_bits().map_or(0.0, |bits| 0.5 * 2f64.powi(-(bits as i32)))
 }
 
 /// Random values that include infinities, NaN and zeros when `special`.

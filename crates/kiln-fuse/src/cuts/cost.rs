@@ -5,8 +5,7 @@ use crate::egraph::{ClassIx, Dag};
 use crate::region::OpKind;
 use crate::{Anchor, Numerics, Options};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, Symbols, UnaryOp};
-use kiln_target::arch::Arch;
-use kiln_target::{Precision, Target, Work};
+use kiln_target::{Target, Work};
 
 /// The value a symbol counts as when the caller gave none.
 const TYPICAL: i64 = 64;
@@ -55,7 +54,7 @@ impl<'a> Costs<'a> {
         let count = |shape: &[Dim]| shape.iter().map(|d| extent(d, &sizes)).product::<f64>();
         let numel: Vec<f64> = dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape)).sum()).collect();
         let bytes =
-            dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape) * t.dtype.bits() as f64 / 8.0).sum());
+            dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape) * f64::from(t.dtype.bits()) / 8.0).sum());
         let bytes = bytes.collect();
         let regroup = options.numerics >= Numerics::Reassoc;
         Costs { target: &options.target, regroup, sizes, numel, bytes }
@@ -75,8 +74,7 @@ impl<'a> Costs<'a> {
 
     /// Whether attention over values of this type may be one kernel: it regroups sums, and feeds tensor cores.
     pub fn streams(&self, dtype: DType) -> bool {
-        let has = |arch: Arch| dtype == DType::F16 || dtype == DType::BF16 && arch.has_bf16();
-        self.regroup && self.target.arch().is_some_and(has)
+        self.regroup && self.target.arch().is_some_and(|arch| arch.mma(dtype).is_some())
     }
 
     /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.
@@ -91,7 +89,7 @@ impl<'a> Costs<'a> {
 
     /// Modelled time to move bytes, in seconds.
     pub fn transfer(&self, bytes: f64) -> f64 {
-        self.target.seconds(&Work { bytes, scalar_ops: 0.0, matrix_ops: 0.0, precision: Precision::F32 })
+        self.target.seconds(&Work { bytes, scalar_ops: 0.0, matrix_ops: 0.0, operands: DType::F32 })
     }
 
     /// Modelled cost of a cone as one kernel with these results, launch included.
@@ -106,7 +104,7 @@ impl<'a> Costs<'a> {
         let Some(root) = inner.last().map(|i| i.0) else { return Estimate::default() };
         let mut domain = self.numel(root);
         let mut matrix_ops = 0.0;
-        let mut precision = Precision::F32;
+        let mut operands = DType::F32;
         // Share of the device that has something to do.
         let mut busy = 1.0;
         let mut full: Vec<ClassIx> = Vec::new();
@@ -119,14 +117,14 @@ impl<'a> Costs<'a> {
                     let contracted = spec.lhs.iter().zip(&ty(0).shape).filter(|(l, _)| !spec.out.contains(l));
                     let depth: f64 = contracted.map(|(_, d)| extent(d, &self.sizes)).product();
                     matrix_ops += 2.0 * self.numel(*class) * depth;
-                    precision = precision_of(ty(0).dtype);
+                    operands = ty(0).dtype;
                     (domain, full) = (self.numel(*class), node.operands.clone());
                 }
                 Op::Conv { spec, .. } => {
                     let taps: f64 = ty(1).shape[1..].iter().map(|d| extent(d, &self.sizes)).product();
                     matrix_ops += CONV_LOSS * 2.0 * self.numel(*class) * taps;
                     // Few channels a group do not fill a tensor core's tile.
-                    precision = if spec.groups > 1 { Precision::F32 } else { precision_of(ty(0).dtype) };
+                    operands = if spec.groups > 1 { DType::F32 } else { ty(0).dtype };
                     (domain, full) = (self.numel(*class), node.operands.clone());
                 }
                 Op::WindowReduce { .. } => (domain, full) = (self.numel(*class), node.operands.clone()),
@@ -162,7 +160,7 @@ impl<'a> Costs<'a> {
         };
         let bytes = leaves.iter().map(read).sum::<f64>() + outputs.iter().map(|c| self.bytes(*c)).sum::<f64>();
         let work =
-            |bytes, scalar_ops, matrix_ops| self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, precision });
+            |bytes, scalar_ops, matrix_ops| self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, operands });
         let (memory, arithmetic) = (work(bytes, 0.0, 0.0), work(0.0, scalar_ops, matrix_ops));
         let seconds = (memory.max(arithmetic) + OVERLAP_LOSS * memory.min(arithmetic)) / busy
             + self.launch()
@@ -188,17 +186,6 @@ impl<'a> Costs<'a> {
 
 fn extent(d: &Dim, sizes: &Bindings) -> f64 {
     d.eval(sizes).map_or(TYPICAL as f64, |v| v.max(0) as f64)
-}
-
-fn precision_of(dtype: DType) -> Precision {
-    match dtype {
-        DType::F64 | DType::I64 | DType::U64 => Precision::F64,
-        DType::F16 => Precision::F16,
-        DType::BF16 => Precision::Bf16,
-        DType::F8E4M3 | DType::F8E5M2 => Precision::F8,
-        DType::I8 | DType::U8 | DType::I4 | DType::U4 => Precision::I8,
-        _ => Precision::F32,
-    }
 }
 
 /// Arithmetic operations of one element: transcendental functions take a dozen.

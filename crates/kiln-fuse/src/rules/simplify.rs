@@ -68,17 +68,13 @@ fn holds(to: DType, from: DType) -> bool {
     };
     match (from.int_range(), to.int_range()) {
         (Some(f), Some(t)) => t.0 <= f.0 && f.1 <= t.1,
-        (Some(f), None) => f.1 <= 1i128 << digits(to) && f.0 >= -(1i128 << digits(to)) && !is_f8(to),
+        (Some(f), None) => f.1 <= 1i128 << digits(to) && f.0 >= -(1i128 << digits(to)) && !to.is_f8(),
         (None, Some(_)) => false,
         (None, None) => {
             from == to
                 || matches!(to, DType::F64)
                 || matches!(to, DType::F32) && from != DType::F64
-                || is_f8(from) && matches!(to, DType::F16 | DType::BF16)
+                || from.is_f8() && matches!(to, DType::F16 | DType::BF16)
         }
     }
-}
-
-fn is_f8(d: DType) -> bool {
-    matches!(d, DType::F8E4M3 | DType::F8E5M2)
 }

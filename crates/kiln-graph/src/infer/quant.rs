@@ -25,7 +25,7 @@ pub(super) fn dequantize(cx: &mut Cx, axes: &QuantAxes) -> Result<TensorType> {
 }
 
 fn quantized(cx: &Cx, dtype: DType) -> Result<()> {
-    if dtype.is_int() || matches!(dtype, DType::F8E4M3 | DType::F8E5M2) {
+    if dtype.is_int() || dtype.is_f8() {
         Ok(())
     } else {
         cx.fail(format!("the quantized type must be an integer or f8, found {dtype}"))

@@ -97,7 +97,7 @@ pub(super) fn binary(op: BinaryOp, a: &Array, b: &Array) -> Eval<Array> {
 
 /// The exact result before it wraps to `dtype`.
 fn integer(op: BinaryOp, dtype: DType, a: i128, b: i128) -> Eval<i128> {
-    let bits = dtype.bits() as i128;
+    let bits = i128::from(dtype.bits());
     Ok(match op {
         BinaryOp::Add => a + b,
         BinaryOp::Sub => a - b,

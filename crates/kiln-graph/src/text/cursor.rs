@@ -206,7 +206,7 @@ impl<'a> Cursor<'a> {
         let word = self.word()?;
         match word.parse() {
             Ok(dtype) => Ok(dtype),
-            Err(e) => self.fail(e),
+            Err(e) => self.fail(e.to_string()),
         }
     }
 

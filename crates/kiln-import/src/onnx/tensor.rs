@@ -82,10 +82,7 @@ fn typed_data(t: &TensorProto, dtype: DType) -> Bytes {
         DType::U32 => le(&t.uint64_data, |v| (v as u32).to_le_bytes()),
         DType::I32 => le(&t.int32_data, i32::to_le_bytes),
         DType::I16 | DType::U16 | DType::F16 | DType::BF16 => le(&t.int32_data, |v| (v as u16).to_le_bytes()),
-        // 4-bit elements are already packed in pairs: one entry a byte.
-        DType::I8 | DType::U8 | DType::Bool | DType::F8E4M3 | DType::F8E5M2 | DType::I4 | DType::U4 => {
-            le(&t.int32_data, |v| [v as u8])
-        }
-        _ => Bytes::new(),
+        // Bytes; 4-bit elements are already packed in pairs, one entry a byte.
+        _ => le(&t.int32_data, |v| [v as u8]),
     }
 }

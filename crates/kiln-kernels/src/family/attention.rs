@@ -6,8 +6,8 @@ use super::attention_config::{AttentionConfig, Problem};
 use super::causal::diagonal;
 use super::contract::finished_value;
 use super::online_softmax::{OnlineSoftmax, hidden};
-use super::product::{Group, Operand, Places, Span, fill_tile, hint, indices};
-use super::{ahead_of_epilogue, op};
+use super::product::{Coordinates, Group, Operand, TileRange, fill_tile, hint, indices};
+use super::{op, output_index};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
@@ -33,11 +33,11 @@ pub fn programs(
             "build with `--numerics exact`, which keeps the products apart",
         );
     }
-    let made = configs.into_iter().take(most).map(|config| {
+    let candidates = configs.into_iter().take(most).map(|config| {
         let (values, k) = Values::start(region, symbols, &region.name)?;
         Ok((config, streamed.program(values, k, config)?))
     });
-    made.collect()
+    candidates.collect()
 }
 
 /// The operands and dimensions of both products, in the labels of the first.
@@ -50,7 +50,7 @@ struct Streamed<'a> {
     scores: Vec<char>,
     out: Vec<char>,
     /// Types of the products' results.
-    types: [graph::DType; 2],
+    types: [DType; 2],
     batch: Group,
     /// Rows of the scores.
     rows: Group,
@@ -74,11 +74,12 @@ impl<'a> Streamed<'a> {
             return values.malformed("its anchors are no contractions");
         };
         let scores = one.out.clone();
-        let sides = [(first.inputs[0], &one.lhs), (first.inputs[1], &one.rhs)];
+        let operands = [(first.inputs[0], &one.lhs), (first.inputs[1], &one.rhs)];
         let [query, key] =
-            if scores.last().is_some_and(|l| one.rhs.contains(l)) { sides } else { [sides[1], sides[0]] };
-        let sides = [(second.inputs[0], &two.lhs), (second.inputs[1], &two.rhs)];
-        let [(_, weights), value] = if second.inputs[0] == parts.weights { sides } else { [sides[1], sides[0]] };
+            if scores.last().is_some_and(|l| one.rhs.contains(l)) { operands } else { [operands[1], operands[0]] };
+        let operands = [(second.inputs[0], &two.lhs), (second.inputs[1], &two.rhs)];
+        let [(_, weights), value] =
+            if second.inputs[0] == parts.weights { operands } else { [operands[1], operands[0]] };
         // The second product's labels are others: those of the weights stand for the scores' axes, the rest is new.
         let unused: Vec<char> =
             ('\u{e000}'..).filter(|c| !one.lhs.contains(c) && !one.rhs.contains(c)).take(value.1.len()).collect();
@@ -123,7 +124,7 @@ impl<'a> Streamed<'a> {
 
     fn problem(&self, values: &Values, symbols: &Symbols, arch: Arch) -> Problem {
         // Rows in memory that are whole 16-byte vectors.
-        let straight = |of: &Operand| {
+        let direct = |of: &Operand| {
             let row = values.shape(of.value).last();
             row.is_some_and(|row| row.terms().all(|(_, coefficient)| coefficient % 8 == 0))
         };
@@ -135,7 +136,7 @@ impl<'a> Streamed<'a> {
             rows: range(&self.rows),
             depth: padded(most(&self.depth)),
             columns: padded(most(&self.columns)),
-            straight: arch.has_cp_async() && straight(&self.key) && straight(&self.value),
+            direct: arch.has_cp_async() && direct(&self.key) && direct(&self.value),
         }
     }
 
@@ -146,9 +147,9 @@ impl<'a> Streamed<'a> {
             return values.malformed("a head has no fixed extent");
         };
         let (depth, columns) = (padded(depth), padded(columns));
-        let query = Side::new(&values, &mut k, &self.query, (&self.rows, tile_m), (&self.depth, depth));
-        let key = Side::new(&values, &mut k, &self.key, (&self.keys, tile_n), (&self.depth, depth));
-        let value = Side::new(&values, &mut k, &self.value, (&self.keys, tile_n), (&self.columns, columns));
+        let query = OperandTile::new(&values, &mut k, &self.query, (&self.rows, tile_m), (&self.depth, depth));
+        let key = OperandTile::new(&values, &mut k, &self.key, (&self.keys, tile_n), (&self.depth, depth));
+        let value = OperandTile::new(&values, &mut k, &self.value, (&self.keys, tile_n), (&self.columns, columns));
         let softmax = OnlineSoftmax::new(&mut k, [tile_m, tile_n, columns]);
         let OnlineSoftmax { scores, acc, total, .. } = &softmax;
         k.threads(threads);
@@ -156,7 +157,7 @@ impl<'a> Streamed<'a> {
         let c_end = values.dim(&mut k, &self.columns.total());
         let mut result = Ok(());
         k.for_each(Worker::Block, &[("batch", batches), ("tile_m", m.ceil_div(bm))], |k, at| {
-            let batch = self.batch.places(&mut values, k, &at[0]);
+            let batch = self.batch.coordinates(&mut values, k, &at[0]);
             // Keys that a row sees, and the rows that see most first: the last blocks to run are short.
             let (tile, end) = match &self.diagonal {
                 None => (at[1].clone(), n.clone()),
@@ -213,23 +214,37 @@ impl<'a> Streamed<'a> {
     }
 
     /// What the softmax takes, from a sum of the first product.
-    fn score(&self, values: &mut Values, k: &mut Builder, sum: &Expr, at: [&Expr; 2], batch: &Places) -> Result<Expr> {
-        let mut places = batch.clone();
-        places.extend(self.rows.places(values, k, at[0]));
-        places.extend(self.keys.places(values, k, at[1]));
-        let sum = finished_value(sum, graph::DType::F32, self.types[0]);
-        values.give(values.graph.node(self.parts.scores).outputs[0], sum);
-        values.number(k, self.parts.x, &indices(&self.scores, &places))
+    fn score(
+        &self,
+        values: &mut Values,
+        k: &mut Builder,
+        sum: &Expr,
+        at: [&Expr; 2],
+        batch: &Coordinates,
+    ) -> Result<Expr> {
+        let mut coordinates = batch.clone();
+        coordinates.extend(self.rows.coordinates(values, k, at[0]));
+        coordinates.extend(self.keys.coordinates(values, k, at[1]));
+        let sum = finished_value(sum, DType::F32, self.types[0]);
+        values.bind(values.graph.node(self.parts.scores).outputs[0], sum);
+        values.number(k, self.parts.x, &indices(&self.scores, &coordinates))
     }
 
     /// Stores the region's results at one element of the second product.
-    fn epilogue(&self, values: &mut Values, k: &mut Builder, sum: &Expr, at: [&Expr; 2], batch: &Places) -> Result<()> {
-        let mut places = batch.clone();
-        places.extend(self.rows.places(values, k, at[0]));
-        places.extend(self.columns.places(values, k, at[1]));
-        let index = ahead_of_epilogue(values, k, self.parts.product, &indices(&self.out, &places))?;
-        let sum = values.name(k, "contracted", finished_value(sum, graph::DType::F32, self.types[1]));
-        values.give(values.graph.node(self.parts.product).outputs[0], sum);
+    fn epilogue(
+        &self,
+        values: &mut Values,
+        k: &mut Builder,
+        sum: &Expr,
+        at: [&Expr; 2],
+        batch: &Coordinates,
+    ) -> Result<()> {
+        let mut coordinates = batch.clone();
+        coordinates.extend(self.rows.coordinates(values, k, at[0]));
+        coordinates.extend(self.columns.coordinates(values, k, at[1]));
+        let index = output_index(values, k, self.parts.product, &indices(&self.out, &coordinates))?;
+        let sum = values.name(k, "contracted", finished_value(sum, DType::F32, self.types[1]));
+        values.bind(values.graph.node(self.parts.product).outputs[0], sum);
         (0..values.graph.outputs.len()).try_for_each(|i| values.store(k, i, &index))
     }
 }
@@ -240,7 +255,7 @@ fn padded(extent: i64) -> u32 {
 }
 
 /// One operand and its shared tile: positions along one group, and all of another.
-struct Side<'s> {
+struct OperandTile<'s> {
     of: &'s Operand<'s>,
     tile: Buffer,
     /// Whether the tile is stored with the inner group first: tiles follow memory, so that neighbours are neighbours there.
@@ -251,31 +266,31 @@ struct Side<'s> {
     extents: [i64; 2],
 }
 
-impl<'s> Side<'s> {
+impl<'s> OperandTile<'s> {
     fn new(
         values: &Values,
         k: &mut Builder,
         of: &'s Operand<'s>,
         (outer, out_extent): (&'s Group, u32),
         (inner, in_extent): (&'s Group, u32),
-    ) -> Side<'s> {
+    ) -> OperandTile<'s> {
         let transposed = !inner.has(of.labels.last());
         let dims = if transposed { [in_extent, out_extent] } else { [out_extent, in_extent] };
         let dtype = register(values.graph.ty(of.value).dtype);
         let tile = k.shared(&format!("{}_tile", hint(values, of.value)), dtype, &dims);
-        Side { of, tile, transposed, outer, inner, extents: [out_extent, in_extent].map(i64::from) }
+        OperandTile { of, tile, transposed, outer, inner, extents: [out_extent, in_extent].map(i64::from) }
     }
 
     /// Fills the tile of number `at`.
-    fn copy(&self, values: &mut Values, k: &mut Builder, at: &Expr, batch: &Places) -> Result<()> {
+    fn copy(&self, values: &mut Values, k: &mut Builder, at: &Expr, batch: &Coordinates) -> Result<()> {
         let [outer_extent, inner_extent] = self.extents;
-        let outer = Span { group: self.outer, first: at * outer_extent, extent: outer_extent };
-        let inner = Span { group: self.inner, first: Expr::index(0), extent: inner_extent };
+        let outer = TileRange { group: self.outer, first: at * outer_extent, extent: outer_extent };
+        let inner = TileRange { group: self.inner, first: Expr::index(0), extent: inner_extent };
         fill_tile(values, k, (&self.tile, self.transposed), [outer, inner], |values, k, [outer, inner], _| {
-            let mut places = batch.clone();
-            places.extend(self.outer.places(values, k, outer));
-            places.extend(self.inner.places(values, k, inner));
-            values.value(k, self.of.value, &indices(&self.of.labels, &places))
+            let mut coordinates = batch.clone();
+            coordinates.extend(self.outer.coordinates(values, k, outer));
+            coordinates.extend(self.inner.coordinates(values, k, inner));
+            values.value(k, self.of.value, &indices(&self.of.labels, &coordinates))
         })
     }
 }

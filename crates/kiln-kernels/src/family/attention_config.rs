@@ -26,7 +26,7 @@ pub struct Problem {
     pub depth: u32,
     pub columns: u32,
     /// Whether keys and values go from memory to their tiles without registers between.
-    pub straight: bool,
+    pub direct: bool,
 }
 
 /// `(rows, keys, threads)`; of those that cost the same, the faster on an H200 first.
@@ -52,7 +52,7 @@ const BUSY: i128 = 128;
 impl Problem {
     /// The Configs that are legal here, those that should be fastest first.
     pub fn configs(&self) -> Vec<AttentionConfig> {
-        let tiles: &[(u32, u32, u32)] = if self.straight { &TILES } else { &TILES_NARROW };
+        let tiles: &[(u32, u32, u32)] = if self.direct { &TILES } else { &TILES_NARROW };
         let configs = tiles.iter().map(|&(rows, keys, threads)| AttentionConfig { rows, keys, threads, stages: 2 });
         let mut configs: Vec<AttentionConfig> = configs.filter(|config| self.fits(config)).collect();
         configs.sort_by_key(|config| (self.spare_copies(config), self.cost(config)));
@@ -62,7 +62,7 @@ impl Problem {
     /// Copies of a thread past [`COPIES`].
     fn spare_copies(&self, config: &AttentionConfig) -> u32 {
         let elements = config.keys * (self.depth + self.columns) / config.threads;
-        (if self.straight { elements / 8 } else { elements }).saturating_sub(COPIES)
+        (if self.direct { elements / 8 } else { elements }).saturating_sub(COPIES)
     }
 
     fn fits(&self, config: &AttentionConfig) -> bool {
@@ -87,16 +87,16 @@ mod tests {
     use super::*;
 
     fn problem(arch: Arch, batch: i64, rows: i64, head: u32) -> Problem {
-        Problem { arch, batch: (batch, batch), rows: (rows, rows), depth: head, columns: head, straight: true }
+        Problem { arch, batch: (batch, batch), rows: (rows, rows), depth: head, columns: head, direct: true }
     }
 
     #[test]
     fn every_head_fits_every_architecture() {
         for arch in Arch::ALL {
             for head in (16..=128).step_by(16) {
-                for straight in [true, false] {
-                    let problem = Problem { straight, ..problem(arch, 8, 128, head) };
-                    assert!(!problem.configs().is_empty(), "{arch}, {head}, {straight}");
+                for direct in [true, false] {
+                    let problem = Problem { direct, ..problem(arch, 8, 128, head) };
+                    assert!(!problem.configs().is_empty(), "{arch}, {head}, {direct}");
                 }
             }
         }

@@ -2,12 +2,12 @@
 //! that matter.
 
 use super::fold::nest;
-use super::{anchor, axes, behind_epilogue, names, op};
+use super::{anchor, anchor_index, axes, names, op};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::{compute, round};
+use crate::value::dtype::round;
 use kiln_fuse::Region;
 use kiln_graph::{DType, Dim, Op, Symbols};
 use kiln_tile::expr::{Expr, Var};
@@ -31,13 +31,13 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     };
     let node = values.graph.node(anchor);
     let (lhs, rhs, y) = (node.inputs[0], node.inputs[1], node.outputs[0]);
-    let at = behind_epilogue(values, k, anchor, index)?;
+    let at = anchor_index(values, k, anchor, index)?;
     let summed: Vec<char> = spec.lhs.iter().copied().filter(|l| !spec.out.contains(l)).collect();
     let extents: Vec<Dim> =
         summed.iter().filter_map(|l| Some(values.shape(lhs)[spec.lhs.iter().position(|o| o == l)?].clone())).collect();
     let names: Vec<String> = summed.iter().map(char::to_string).collect();
     let loops: Vec<(&str, Expr)> = names.iter().map(String::as_str).zip(values.dims(k, &extents)).collect();
-    let total = k.declare("total", Expr::int(compute(*acc), 0));
+    let total = k.declare("total", Expr::int(acc.compute(), 0));
     let mut result = Ok(());
     nest(k, &loops, &mut |k, place| {
         let visit = values.scoped(|values| {
@@ -60,15 +60,15 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     });
     result?;
     let total = values.name(k, "contracted", finished(&total, *acc, *out));
-    values.give(y, total);
+    values.bind(y, total);
     (0..values.region.graph.outputs.len()).try_for_each(|i| values.store(k, i, index))
 }
 
 /// `total += a * b` in the type of `total`.
 pub fn multiply_add(k: &mut Builder, total: &Var, a: &Expr, b: &Expr) {
-    let (a, b) = (a.cast(total.dtype), b.cast(total.dtype));
+    let (a, b) = (a.cast(total.ty), b.cast(total.ty));
     let sum = Expr::var(total);
-    let next = if total.dtype.is_float() { a.fma(b, sum) } else { sum + a * b };
+    let next = if total.ty.is_float() { a.fma(b, sum) } else { sum + a * b };
     k.assign(total, next);
 }
 
@@ -79,5 +79,5 @@ pub fn finished(total: &Var, acc: DType, out: DType) -> Expr {
 
 /// The same for a sum that is an expression.
 pub fn finished_value(total: &Expr, acc: DType, out: DType) -> Expr {
-    round(&round(total, acc).cast(compute(acc)), out)
+    round(&round(total, acc).cast(acc.compute()), out)
 }

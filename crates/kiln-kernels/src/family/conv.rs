@@ -3,12 +3,11 @@
 use super::contract::{finished, multiply_add};
 use super::fold::nest;
 use super::window::Sliding;
-use super::{anchor, axes, behind_epilogue, names, op};
+use super::{anchor, anchor_index, axes, names, op};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::compute;
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Op, Symbols};
 use kiln_tile::expr::Expr;
@@ -32,7 +31,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     };
     let node = values.graph.node(anchor);
     let (x, w, y) = (node.inputs[0], node.inputs[1], node.outputs[0]);
-    let at = behind_epilogue(values, k, anchor, index)?;
+    let at = anchor_index(values, k, anchor, index)?;
     let (image, channel) = (&at[0], &at[1]);
     let (from, filter) = (values.shape(x), values.shape(w));
     let channels = values.dim(k, &filter[1]);
@@ -44,7 +43,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
         let group = channel / group_size;
         values.name(k, "first_channel", group * &channels)
     };
-    let total = k.declare("total", Expr::int(compute(*acc), 0));
+    let total = k.declare("total", Expr::int(acc.compute(), 0));
     let names = names(spec.strides.len(), "rst");
     let extents = values.dims(k, &filter[2..]);
     let taps: Vec<(&str, Expr)> = names.iter().map(String::as_str).zip(extents).collect();
@@ -89,6 +88,6 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     });
     result?;
     let total = values.name(k, "convolved", finished(&total, *acc, *out));
-    values.give(y, total);
+    values.bind(y, total);
     (0..values.region.graph.outputs.len()).try_for_each(|i| values.store(k, i, index))
 }

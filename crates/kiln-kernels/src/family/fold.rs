@@ -1,9 +1,9 @@
 //! What reductions, windows, scans and contractions share: how values combine, and serial loops.
 
-use crate::value::dtype::{compute, register};
+use crate::value::dtype::register;
 use kiln_graph as graph;
 use kiln_tile::expr::{Expr, Var};
-use kiln_tile::{Builder, ReduceOp};
+use kiln_tile::{Builder, DType, ReduceOp};
 
 /// How the values of a graph reduction combine.
 pub fn reduction(op: graph::ReduceOp) -> ReduceOp {
@@ -18,11 +18,11 @@ pub fn reduction(op: graph::ReduceOp) -> ReduceOp {
 }
 
 /// The extreme of nothing, in the compute type, lies beyond the range of a narrower integer type: this brings it back.
-pub fn within(e: &Expr, op: ReduceOp, dtype: graph::DType) -> Expr {
-    let narrow = dtype != graph::DType::Bool && register(dtype) != compute(dtype);
+pub fn within(e: &Expr, op: ReduceOp, dtype: DType) -> Expr {
+    let narrow = dtype != DType::Bool && register(dtype) != dtype.compute();
     match dtype.int_range() {
         Some((low, high)) if narrow && matches!(op, ReduceOp::Max | ReduceOp::Min) => {
-            e.max(Expr::wide_int(e.dtype(), low)).min(Expr::wide_int(e.dtype(), high))
+            e.max(Expr::wide_int(e.ty(), low)).min(Expr::wide_int(e.ty(), high))
         }
         _ => e.clone(),
     }

@@ -1,18 +1,17 @@
 //! Contractions and convolutions as tiled matrix products: blocks of `[M, N]`, tiles of both operands in shared memory, tensor cores where
 //! the type has them.
 
-use super::ahead_of_epilogue;
 use super::contract::finished_value;
 use super::gemm_config::{GemmConfig, Order};
-use super::product::{Group, Operand, Places, Product, Span, fill_tile, hint};
+use super::output_index;
+use super::product::{Coordinates, Group, Operand, Product, TileRange, fill_tile, hint};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
-use crate::value::dtype::compute;
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Symbols};
 use kiln_target::arch::Arch;
-use kiln_tile::{Buffer, Builder, DType, Expr, Worker};
+use kiln_tile::{Buffer, Builder, DType, Expr, Type, Worker};
 
 /// The product with each of its first `most` Configs; empty if the region's anchor is none that this family takes.
 pub fn programs(region: &Region, symbols: &Symbols, arch: Arch, most: usize) -> Result<Vec<(GemmConfig, TileProgram)>> {
@@ -47,7 +46,7 @@ impl<'a> Product<'a> {
             (format!("{}_tile", hint(&values, self.lhs.value)), format!("{}_tile", hint(&values, self.rhs.value)));
         let a_tile = k.shared(&a_name, self.tile, &dims(tile_m, tile_k, transpose_a));
         let b_tile = k.shared(&b_name, self.tile, &dims(tile_k, tile_n, transpose_b));
-        let acc = k.fragment("acc", compute(self.acc), &[tile_m, tile_n]);
+        let acc = k.fragment("acc", self.acc.compute(), &[tile_m, tile_n]);
         k.threads(threads);
         let [batches, m, n, depth] = [&self.batch, &self.m, &self.n, &self.k].map(|g| values.dim(&mut k, &g.total()));
         let (rows, columns) = (("tile_m", m.ceil_div(bm)), ("tile_n", n.ceil_div(bn)));
@@ -59,7 +58,7 @@ impl<'a> Product<'a> {
         };
         let mut result = Ok(());
         k.for_each(Worker::Block, &grid, |k, at| {
-            let batch = self.batch.places(&mut values, k, &at[0]);
+            let batch = self.batch.coordinates(&mut values, k, &at[0]);
             let [slow, fast] = match at {
                 [_, band_at, slow, fast] => [slow.clone(), k.bind(fast_name, band_at * band + fast)],
                 _ => [at[1].clone(), at[2].clone()],
@@ -69,11 +68,11 @@ impl<'a> Product<'a> {
             // Where the columns of an image are is found once; it takes divisions.
             let found = if self.rhs.is_image() { self.positions(&mut values, k, column, tile_n) } else { vec![] };
             k.pipelined("step", depth.ceil_div(bk), stages, |k, step| {
-                let rows = Side { of: &self.lhs, outer: &self.m, tile: row, extent: bm, found: &[] };
-                let columns = Side { of: &self.rhs, outer: &self.n, tile: column, extent: bn, found: &found };
-                let sides = [(rows, &a_tile, transpose_a), (columns, &b_tile, !transpose_b)];
-                for (side, tile, depth_first) in sides {
-                    let copied = self.copy(&mut values, k, &side, tile, depth_first, (step, bk), &batch);
+                let rows = OperandTile { of: &self.lhs, outer: &self.m, tile: row, extent: bm, found: &[] };
+                let columns = OperandTile { of: &self.rhs, outer: &self.n, tile: column, extent: bn, found: &found };
+                let operand_tiles = [(rows, &a_tile, transpose_a), (columns, &b_tile, !transpose_b)];
+                for (operand_tile, tile, depth_first) in operand_tiles {
+                    let copied = self.copy(&mut values, k, &operand_tile, tile, depth_first, (step, bk), &batch);
                     if result.is_ok() {
                         result = copied;
                     }
@@ -99,15 +98,15 @@ impl<'a> Product<'a> {
         values.finish(k, points)
     }
 
-    /// Tables of the places of a tile's columns, for each label that has more than one.
+    /// Tables of the coordinates of a tile's columns, for each label that has more than one.
     fn positions(&self, values: &mut Values, k: &mut Builder, tile: &Expr, tile_n: u32) -> Vec<Found> {
         let mut table = |label: &char| k.shared(&format!("{label}_of"), DType::I32, &[tile_n]);
         let labels = self.n.labels.iter().zip(&self.n.extents);
         let tables: Vec<Found> = labels.map(|(l, extent)| (*l, (!extent.is(1)).then(|| table(l)))).collect();
         k.parallel(&[("i", Expr::index(tile_n.into()))], |k, ix| {
             values.scoped(|values| {
-                let places = self.n.places(values, k, &(tile * i64::from(tile_n) + &ix[0]));
-                for ((_, table), (_, place)) in tables.iter().zip(places) {
+                let coordinates = self.n.coordinates(values, k, &(tile * i64::from(tile_n) + &ix[0]));
+                for ((_, table), (_, place)) in tables.iter().zip(coordinates) {
                     if let Some(table) = table {
                         k.store(table, [ix[0].clone()], place);
                     }
@@ -123,29 +122,33 @@ impl<'a> Product<'a> {
         &self,
         values: &mut Values,
         k: &mut Builder,
-        side: &Side,
+        operand_tile: &OperandTile,
         tile: &Buffer,
         depth_first: bool,
         (step, tile_k): (&Expr, i64),
-        batch: &Places,
+        batch: &Coordinates,
     ) -> Result<()> {
-        let outer = Span { group: side.outer, first: side.tile * side.extent, extent: side.extent };
-        let inner = Span { group: &self.k, first: step * tile_k, extent: tile_k };
+        let outer = TileRange {
+            group: operand_tile.outer,
+            first: operand_tile.tile * operand_tile.extent,
+            extent: operand_tile.extent,
+        };
+        let inner = TileRange { group: &self.k, first: step * tile_k, extent: tile_k };
         fill_tile(values, k, (tile, depth_first), [outer, inner], |values, k, [outer, depth], column| {
-            let mut places = batch.clone();
-            if side.found.is_empty() {
-                places.extend(side.outer.places(values, k, outer));
+            let mut coordinates = batch.clone();
+            if operand_tile.found.is_empty() {
+                coordinates.extend(operand_tile.outer.coordinates(values, k, outer));
             } else {
-                let find = |table: &Buffer| table.at([column.clone()]).cast(DType::Index);
+                let find = |table: &Buffer| table.at([column.clone()]).cast(Type::Index);
                 let place = |(label, table): &Found| (*label, table.as_ref().map_or(Expr::index(0), find));
-                places.extend(side.found.iter().map(place));
+                coordinates.extend(operand_tile.found.iter().map(place));
             }
-            places.extend(self.k.places(values, k, depth));
-            let element = self.element(values, k, side.of, &places)?;
-            if element.dtype() == self.tile {
+            coordinates.extend(self.k.coordinates(values, k, depth));
+            let element = self.element(values, k, operand_tile.of, &coordinates)?;
+            if element.ty() == self.tile {
                 return Ok(element);
             }
-            Ok(element.cast(compute(values.graph.ty(side.of.value).dtype)).cast(self.tile))
+            Ok(element.cast(values.graph.ty(operand_tile.of.value).dtype.compute()).cast(self.tile))
         })
     }
 
@@ -156,29 +159,29 @@ impl<'a> Product<'a> {
         k: &mut Builder,
         total: &Expr,
         [row, col]: [&Expr; 2],
-        batch: &Places,
+        batch: &Coordinates,
     ) -> Result<()> {
-        let mut places = batch.clone();
-        places.extend(self.m.places(values, k, row));
-        places.extend(self.n.places(values, k, col));
-        let index = ahead_of_epilogue(values, k, self.anchor, &self.index(&places))?;
+        let mut coordinates = batch.clone();
+        coordinates.extend(self.m.coordinates(values, k, row));
+        coordinates.extend(self.n.coordinates(values, k, col));
+        let index = output_index(values, k, self.anchor, &self.index(&coordinates))?;
         let total = values.name(k, "contracted", finished_value(total, self.acc, self.out));
-        values.give(self.result, total);
+        values.bind(self.result, total);
         (0..values.graph.outputs.len()).try_for_each(|i| values.store(k, i, &index))
     }
 }
 
-/// A label, and the table of its places unless all are 0.
+/// A label, and the table of its coordinates unless all are 0.
 type Found = (char, Option<Buffer>);
 
 /// One operand and its direction across K.
-struct Side<'s> {
+struct OperandTile<'s> {
     of: &'s Operand<'s>,
     outer: &'s Group,
     /// Number of the tile.
     tile: &'s Expr,
     /// Extent of a tile.
     extent: i64,
-    /// The places of its positions, if they are in tables.
+    /// The coordinates of its positions, if they are in tables.
     found: &'s [Found],
 }

@@ -42,8 +42,8 @@ pub struct Problem {
     pub m: Range,
     pub n: Range,
     pub k: Range,
-    /// Whether the left and the right operand are read straight from memory in 16-byte vectors.
-    pub straight: [bool; 2],
+    /// Whether the left and the right operand are read directly from memory in 16-byte vectors.
+    pub direct: [bool; 2],
 }
 
 /// `(M, N, K, threads)` for tensor cores. M = 16 and 32 are for decoding and small batches: what counts is how many bytes are under way.
@@ -83,12 +83,12 @@ const BUSY: i128 = 128;
 
 impl Problem {
     fn tensor(&self) -> bool {
-        self.tile == DType::F16 || self.tile == DType::BF16 && self.arch.has_bf16()
+        self.arch.mma(self.tile).is_some()
     }
 
-    /// Whether tiles come straight from memory, without registers between.
+    /// Whether tiles come directly from memory, without registers between.
     fn wide(&self) -> bool {
-        self.straight == [true; 2]
+        self.direct == [true; 2]
     }
 
     /// The Configs that are legal here, those that should be fastest first.
@@ -158,8 +158,8 @@ impl Problem {
         let (products, left, right) = (tile_m * tile_n * tile_k, tile_m * tile_k, tile_n * tile_k);
         // Fitted to all Configs of 18 products and convolutions on an H200, in picoseconds. Blocks of a processor share its
         // issue slots; a lone block waits for what it loads, one step ahead.
-        let narrow = |straight: bool, elements: i128| if straight { 0 } else { elements };
-        let gathered = (narrow(self.straight[0], left) + narrow(self.straight[1], right)) / threads;
+        let narrow = |direct: bool, elements: i128| if direct { 0 } else { elements };
+        let gathered = (narrow(self.direct[0], left) + narrow(self.direct[1], right)) / threads;
         let (busy, lone) = if self.tensor() && self.wide() {
             // The more warps meet at a step's barriers, the longer they wait for each other.
             (products * 34 / 100 + 15 * (left + right) + threads * threads * 5 / 2, 275_000)
@@ -180,7 +180,7 @@ mod tests {
 
     fn problem(arch: Arch, m: i64, n: i64, wide: bool) -> Problem {
         let [batch, m, n, k] = [1, m, n, 512].map(|extent| (extent, extent));
-        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch, m, n, k, straight: [wide; 2] }
+        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch, m, n, k, direct: [wide; 2] }
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 9);
         assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2));
         // A small image of many channels: more blocks, each with fewer elements to gather.
-        let image = Problem { straight: [true, false], k: (4608, 4608), ..problem(Arch::Sm90a, 512, 49, false) };
+        let image = Problem { direct: [true, false], k: (4608, 4608), ..problem(Arch::Sm90a, 512, 49, false) };
         assert_eq!(first(image).tile_n, 32);
         // Any number of rows: neither the tile for one of them nor that for thousands.
         let any = Problem { tile: DType::F32, m: (1, i64::MAX), n: (384, 384), ..problem(Arch::Sm90a, 1, 384, true) };

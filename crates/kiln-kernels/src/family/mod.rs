@@ -26,7 +26,7 @@ use kiln_target::arch::Arch;
 use kiln_tile::{Builder, Expr};
 
 /// How a region is made: the family that takes it, that family's Config, and its tile programs in launch order.
-pub struct Made {
+pub struct Candidate {
     pub family: &'static str,
     pub config: serde_json::Value,
     pub programs: Vec<TileProgram>,
@@ -40,9 +40,9 @@ pub fn programs(
     symbols: &Symbols,
     ranges: &[Option<(i64, i64)>],
     most: usize,
-) -> Result<Vec<Made>> {
+) -> Result<Vec<Candidate>> {
     region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
-    let one = |family, program| vec![Made { family, config: serde_json::json!({}), programs: vec![program] }];
+    let one = |family, program| vec![Candidate { family, config: serde_json::json!({}), programs: vec![program] }];
     Ok(match region.anchor {
         Anchor::Map => one("map", map::program(region, symbols, ranges)?),
         Anchor::Index if region.graph.nodes.iter().any(|n| OpKind::of(&n.op) == OpKind::Scatter) => {
@@ -67,9 +67,10 @@ pub fn programs(
 }
 
 /// A family's programs, one for each of its Configs.
-fn configured<C: serde::Serialize>(family: &'static str, programs: Vec<(C, TileProgram)>) -> Vec<Made> {
-    let made = |(config, program)| Made { family, config: serde_json::json!(config), programs: vec![program] };
-    programs.into_iter().map(made).collect()
+fn configured<C: serde::Serialize>(family: &'static str, programs: Vec<(C, TileProgram)>) -> Vec<Candidate> {
+    let candidate =
+        |(config, program)| Candidate { family, config: serde_json::json!(config), programs: vec![program] };
+    programs.into_iter().map(candidate).collect()
 }
 
 /// The one anchor of a region that has exactly one.
@@ -117,13 +118,13 @@ fn epilogue_views(values: &Values, anchor: NodeId) -> Result<Vec<ValueId>> {
 }
 
 /// Where the result of the anchor is that output 0 shows at `index`.
-fn behind_epilogue(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
+fn anchor_index(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
     let views = epilogue_views(values, anchor)?;
-    views.into_iter().try_fold(index.to_vec(), |at, view| values.behind(k, view, &at))
+    views.into_iter().try_fold(index.to_vec(), |at, view| values.source_index(k, view, &at))
 }
 
 /// Where output 0 shows the element at `index` of the anchor's result.
-fn ahead_of_epilogue(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
+fn output_index(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
     let views = epilogue_views(values, anchor)?;
     views.into_iter().rev().try_fold(index.to_vec(), |at, view| {
         let node = values.graph.producer(view);

@@ -10,8 +10,8 @@ use super::{anchor, op};
 use crate::Result;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::{compute, memory, register};
-use kiln_graph::{self as graph, ConvSpec, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
+use crate::value::dtype::register;
+use kiln_graph::{ConvSpec, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Buffer, Builder, DType, Expr};
 
@@ -31,7 +31,7 @@ impl Group {
     }
 
     /// The indices of its labels at a flat position.
-    pub fn places(&self, values: &mut Values, k: &mut Builder, position: &Expr) -> Places {
+    pub fn coordinates(&self, values: &mut Values, k: &mut Builder, position: &Expr) -> Coordinates {
         let mut index = vec![Expr::index(0); self.labels.len()];
         values.split(k, &self.extents, position.clone(), &mut index);
         self.labels.iter().copied().zip(index).collect()
@@ -73,8 +73,8 @@ pub struct Product<'a> {
     pub result: ValueId,
     /// Labels of the result's axes.
     out_labels: Vec<char>,
-    pub acc: graph::DType,
-    pub out: graph::DType,
+    pub acc: DType,
+    pub out: DType,
     /// Element type of the shared tiles.
     pub tile: DType,
     pub batch: Group,
@@ -84,7 +84,7 @@ pub struct Product<'a> {
 }
 
 /// Indices that labels stand for.
-pub type Places = Vec<(char, Expr)>;
+pub type Coordinates = Vec<(char, Expr)>;
 
 /// Labels of an image's axes: positions of the window, and taps in it.
 const POSITIONS: [char; 3] = ['y', 'x', 'z'];
@@ -107,7 +107,7 @@ impl<'a> Product<'a> {
     }
 
     /// What fits no group is left to the loop nest.
-    fn of_einsum(values: &Values<'a>, anchor: NodeId, spec: &'a EinsumSpec, types: [graph::DType; 2]) -> Option<Self> {
+    fn of_einsum(values: &Values<'a>, anchor: NodeId, spec: &'a EinsumSpec, types: [DType; 2]) -> Option<Self> {
         let distinct = |labels: &[char]| (1..labels.len()).all(|i| !labels[..i].contains(&labels[i]));
         if !distinct(&spec.lhs) || !distinct(&spec.rhs) {
             return None;
@@ -133,7 +133,7 @@ impl<'a> Product<'a> {
         Self::new(values, anchor, [lhs, rhs], spec.out.clone(), groups, types)
     }
 
-    fn of_windows(values: &Values<'a>, anchor: NodeId, spec: &'a ConvSpec, types: [graph::DType; 2]) -> Option<Self> {
+    fn of_windows(values: &Values<'a>, anchor: NodeId, spec: &'a ConvSpec, types: [DType; 2]) -> Option<Self> {
         let node = values.graph.node(anchor);
         let (image, filter, result) = (node.inputs[0], node.inputs[1], node.outputs[0]);
         let axes = spec.strides.len();
@@ -164,17 +164,17 @@ impl<'a> Product<'a> {
         [lhs, rhs]: [Operand<'a>; 2],
         out_labels: Vec<char>,
         [batch, m, n, k]: [Group; 4],
-        [acc, out]: [graph::DType; 2],
+        [acc, out]: [DType; 2],
     ) -> Option<Self> {
         if [&m, &n, &k].iter().any(|group| group.labels.is_empty()) {
             return None;
         }
-        let total = compute(acc);
+        let total = acc.compute();
         if !matches!(total, DType::F32 | DType::F64 | DType::I32 | DType::U32 | DType::I64 | DType::U64) {
             return None;
         }
         let (a, b) = (values.graph.ty(lhs.value).dtype, values.graph.ty(rhs.value).dtype);
-        let tile = if a == b && compute(a) == total { register(a) } else { total };
+        let tile = if a == b && a.compute() == total { register(a) } else { total };
         let result = values.graph.node(anchor).outputs[0];
         Some(Product { anchor, lhs, rhs, result, out_labels, acc, out, tile, batch, m, n, k })
     }
@@ -182,35 +182,41 @@ impl<'a> Product<'a> {
     /// What the choice of a Config depends on.
     pub fn problem(&self, values: &Values, symbols: &Symbols, arch: Arch) -> Problem {
         let range = |group: &Group| group.total().bounds(symbols);
-        // Rows that are whole 16-byte vectors of what the tile holds, read straight from memory.
+        // Rows that are whole 16-byte vectors of what the tile holds, read directly from memory.
         let vector = i64::from(128 / self.tile.bits());
-        let straight = |operand: &Operand| {
+        let direct = |operand: &Operand| {
             let v = operand.value;
             // A filter's row is all that it sums over; windows overlap.
             let last = || values.shape(v).last().cloned().unwrap_or(Dim::from(1));
             let row = if self.rhs.is_image() { self.k.total() } else { last() };
             !operand.is_image()
                 && values.graph.inputs.contains(&v)
-                && memory(values.graph.ty(v).dtype) == self.tile
+                && values.graph.ty(v).dtype == self.tile
                 && row.terms().all(|(_, coefficient)| coefficient % vector == 0)
         };
         Problem {
             arch,
             tile: self.tile,
-            accumulator: compute(self.acc),
+            accumulator: self.acc.compute(),
             batch: range(&self.batch),
             m: range(&self.m),
             n: range(&self.n),
             k: range(&self.k),
-            straight: [straight(&self.lhs), straight(&self.rhs)],
+            direct: [direct(&self.lhs), direct(&self.rhs)],
         }
     }
 
-    /// The element of an operand at its labels' places; zero in the padding of an image.
-    pub fn element(&self, values: &mut Values, k: &mut Builder, of: &Operand, places: &Places) -> Result<Expr> {
-        let mut index = indices(&of.labels, places);
+    /// The element of an operand at its labels' coordinates; zero in the padding of an image.
+    pub fn element(
+        &self,
+        values: &mut Values,
+        k: &mut Builder,
+        of: &Operand,
+        coordinates: &Coordinates,
+    ) -> Result<Expr> {
+        let mut index = indices(&of.labels, coordinates);
         let Some(spec) = of.windows else { return values.value(k, of.value, &index) };
-        let taps = indices(&TAPS, places);
+        let taps = indices(&TAPS, coordinates);
         let mut inside = Expr::bool(true);
         for (a, tap) in taps.iter().enumerate() {
             let axis = Sliding { stride: spec.strides[a], dilation: spec.dilations[a], pads: spec.pads[a] };
@@ -222,14 +228,14 @@ impl<'a> Product<'a> {
         values.within(k, of.value, &index, inside, |dtype| Expr::int(dtype, 0))
     }
 
-    /// The index of the result at its labels' places.
-    pub fn index(&self, places: &Places) -> Vec<Expr> {
-        indices(&self.out_labels, places)
+    /// The index of the result at its labels' coordinates.
+    pub fn index(&self, coordinates: &Coordinates) -> Vec<Expr> {
+        indices(&self.out_labels, coordinates)
     }
 }
 
 /// A stretch of a group that a tile covers.
-pub struct Span<'g> {
+pub struct TileRange<'g> {
     pub group: &'g Group,
     /// Position of its first element.
     pub first: Expr,
@@ -238,25 +244,25 @@ pub struct Span<'g> {
 }
 
 /// Fills a tile `[outer, inner]`, or `[inner, outer]` if so, with what `element` gives at a position in both spans; zeros past their ends.
-/// `element` also gets the place in the tile along the outer span.
+/// `element` also gets the place in the tile along the outer range.
 pub fn fill_tile(
     values: &mut Values,
     k: &mut Builder,
     (tile, inner_first): (&Buffer, bool),
-    [outer, inner]: [Span; 2],
+    [outer, inner]: [TileRange; 2],
     element: impl FnOnce(&mut Values, &mut Builder, [&Expr; 2], &Expr) -> Result<Expr>,
 ) -> Result<()> {
-    let [inner_end, outer_end] = [&inner, &outer].map(|span| values.dim(k, &span.group.total()));
-    let places =
+    let [inner_end, outer_end] = [&inner, &outer].map(|range| values.dim(k, &range.group.total()));
+    let coordinates =
         |ix: &[Expr]| if inner_first { [ix[1].clone(), ix[0].clone()] } else { [ix[0].clone(), ix[1].clone()] };
     let mask = |ix: &[Expr]| {
-        let [x, y] = places(ix);
+        let [x, y] = coordinates(ix);
         let inside = outer.group.holds(&(&outer.first + x), outer.extent, &outer_end);
         inside.and(inner.group.holds(&(&inner.first + y), inner.extent, &inner_end))
     };
     let mut result = Ok(());
     k.copy(tile, if inner_first { &["d", "i"] } else { &["i", "d"] }, mask, |k, ix| {
-        let [x, y] = places(ix);
+        let [x, y] = coordinates(ix);
         let at = [&outer.first + &x, &inner.first + &y];
         values.scoped(|values| element(values, k, at.each_ref(), &x)).unwrap_or_else(|e| {
             result = Err(e);
@@ -276,7 +282,7 @@ pub fn hint(values: &Values, v: ValueId) -> String {
 }
 
 /// The index whose axes have these labels.
-pub fn indices(labels: &[char], places: &Places) -> Vec<Expr> {
-    let find = |label: &char| places.iter().find(|(l, _)| l == label).map(|(_, at)| at.clone());
+pub fn indices(labels: &[char], coordinates: &Coordinates) -> Vec<Expr> {
+    let find = |label: &char| coordinates.iter().find(|(l, _)| l == label).map(|(_, at)| at.clone());
     labels.iter().filter_map(find).collect()
 }

@@ -10,7 +10,6 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::compute;
 use kiln_fuse::{Region, Rows, Stage};
 use kiln_graph::{ArgOp, Dim, NodeId, Op, Symbols, ValueId};
 use kiln_tile::expr::{CompareOp, Expr, UnaryOp};
@@ -114,14 +113,14 @@ impl Row<'_> {
         };
         for (node, stage) in graph.nodes.iter().zip(&stages) {
             let Some(&v) = node.outputs.first() else { continue };
-            let ready = node.inputs.iter().filter(depends).all(|x| values.is_given(*x));
-            if *stage != Stage::Epilogue || !ready || values.is_given(v) || graph.ty(v).shape == self.rows.shape {
+            let ready = node.inputs.iter().filter(depends).all(|x| values.is_bound(*x));
+            if *stage != Stage::Epilogue || !ready || values.is_bound(v) || graph.ty(v).shape == self.rows.shape {
                 continue;
             }
             let index = self.row_index(graph.ty(v).shape.len());
             let value = values.value(k, v, &index)?;
             let value = values.name(k, &values.hint(v), value);
-            values.give(v, value);
+            values.bind(v, value);
         }
         Ok(())
     }
@@ -139,7 +138,7 @@ impl Row<'_> {
                 Op::Reduce { op, .. } => named(reduction(*op)),
                 _ => return values.malformed("its anchor is not a reduction"),
             };
-            totals.push(Total { name, op, dtype: compute(graph.ty(operand(node)).dtype) });
+            totals.push(Total { name, op, dtype: graph.ty(operand(node)).dtype.compute() });
         }
         let found = self.pass(values, k, &totals, &mut |values, k, index, _| {
             level.iter().map(|node| values.number(k, operand(node), index)).collect()
@@ -153,7 +152,7 @@ impl Row<'_> {
             let dtype = graph.ty(result(node)).dtype;
             let rounded = values.rounded(k, &within(&found, total.op, dtype), dtype)?;
             let rounded = values.name(k, total.name, rounded);
-            values.give(result(node), rounded);
+            values.bind(result(node), rounded);
         }
         if extremes.is_empty() {
             return Ok(());
@@ -169,7 +168,7 @@ impl Row<'_> {
             let hit = |(node, last, extreme): &(&NodeId, bool, Expr)| {
                 let value = values.number(k, operand(node), index)?;
                 let mut hit = value.compare(CompareOp::Eq, extreme);
-                if extreme.dtype().is_float() {
+                if extreme.ty().is_float() {
                     hit = hit.or(value.unary(UnaryOp::IsNan).and(extreme.unary(UnaryOp::IsNan)));
                 }
                 Ok(hit.select(&place, position(*last).identity(DType::I64)))
@@ -177,7 +176,7 @@ impl Row<'_> {
             extremes.iter().map(hit).collect()
         })?;
         for ((node, ..), position) in extremes.iter().zip(positions) {
-            values.give(result(node), position);
+            values.bind(result(node), position);
         }
         Ok(())
     }

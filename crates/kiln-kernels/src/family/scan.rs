@@ -6,7 +6,6 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::compute;
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Op, ScanOp, Symbols};
 use kiln_tile::expr::Expr;
@@ -43,7 +42,7 @@ fn body(values: &mut Values, k: &mut Builder, line: &[Expr]) -> Result<()> {
     let x = values.graph.node(anchor).inputs[0];
     let dtype = values.graph.ty(x).dtype;
     let extent = values.dim(k, &values.shape(x)[axis]);
-    let total = k.declare("total", combine.identity(compute(dtype)));
+    let total = k.declare("total", combine.identity(dtype.compute()));
     let mut result = Ok(());
     k.for_range("step", 0, &extent, |k, i| {
         result = values.scoped(|values| {

@@ -9,7 +9,7 @@ use crate::value::dims::numel;
 use kiln_fuse::Region;
 use kiln_graph::{Op, Symbols};
 use kiln_tile::expr::{CompareOp, Expr, UnaryOp};
-use kiln_tile::{Builder, DType, Worker};
+use kiln_tile::{Builder, DType, Type, Worker};
 
 pub fn program(region: &Region, symbols: &Symbols) -> Result<TileProgram> {
     let (mut values, mut k) = Values::start(region, symbols, &region.name)?;
@@ -44,7 +44,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
             let value = values.name(k, "value", value);
             let (above, below) = if largest { (CompareOp::Gt, CompareOp::Lt) } else { (CompareOp::Lt, CompareOp::Gt) };
             let (mut before, mut after) = (value.compare(above, &own), value.compare(below, &own));
-            if own.dtype().is_float() {
+            if own.ty().is_float() {
                 // NaN is above everything, and as high as another.
                 let (value_nan, own_nan) = (value.unary(UnaryOp::IsNan), own.unary(UnaryOp::IsNan));
                 let (high, low) = if largest { (value_nan, own_nan) } else { (own_nan, value_nan) };
@@ -57,7 +57,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
         });
     });
     result?;
-    let place = values.name(k, "place", Expr::var(&rank).cast(DType::Index));
+    let place = values.name(k, "place", Expr::var(&rank).cast(Type::Index));
     let count = values.dim(k, count);
     let mut to = index.to_vec();
     to[axis] = place.clone();

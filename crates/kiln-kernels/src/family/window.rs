@@ -1,12 +1,11 @@
 //! Window reductions (pooling): a thread a result element, a loop over the taps.
 
 use super::fold::{nest, reduction, step, within};
-use super::{anchor, axes, behind_epilogue, names, op};
+use super::{anchor, anchor_index, axes, names, op};
 use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use crate::value::dtype::compute;
 use kiln_fuse::Region;
 use kiln_graph::{Op, Symbols};
 use kiln_tile::expr::Expr;
@@ -32,8 +31,8 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     let node = values.graph.node(anchor);
     let (x, y) = (node.inputs[0], node.outputs[0]);
     let dtype = values.graph.ty(x).dtype;
-    let at = behind_epilogue(values, k, anchor, index)?;
-    let total = k.declare("total", combine.identity(compute(dtype)));
+    let at = anchor_index(values, k, anchor, index)?;
+    let total = k.declare("total", combine.identity(dtype.compute()));
     let outer = at.len() - spec.window.len();
     let names = names(spec.window.len(), "rst");
     let taps: Vec<(&str, Expr)> =
@@ -65,7 +64,7 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
     result?;
     let total = values.rounded(k, &within(&Expr::var(&total), combine, dtype), dtype)?;
     let total = values.name(k, "window", total);
-    values.give(y, total);
+    values.bind(y, total);
     (0..values.region.graph.outputs.len()).try_for_each(|i| values.store(k, i, index))
 }
 

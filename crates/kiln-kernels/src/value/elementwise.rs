@@ -15,12 +15,12 @@ impl Values<'_> {
             UnaryOp::IsInf => return Ok(x.unary(TileUnary::IsInf)),
             UnaryOp::Sign => {
                 let x = self.name(k, "signed", x);
-                let (one, minus) = (Expr::int(x.dtype(), 1), Expr::int(x.dtype(), -1));
+                let (one, minus) = (Expr::int(x.ty(), 1), Expr::int(x.ty(), -1));
                 // What is neither keeps itself: zeros and NaN.
                 let rest = if dtype.is_signed() { x.lt(0).select(&minus, &x) } else { x.clone() };
                 x.gt(0).select(&one, rest)
             }
-            UnaryOp::Recip => Expr::float(x.dtype(), 1.0) / x,
+            UnaryOp::Recip => Expr::float(x.ty(), 1.0) / x,
             UnaryOp::Abs if !dtype.is_signed() => x,
             op => match function(op) {
                 Some(function) => x.unary(function),
@@ -77,7 +77,7 @@ impl Values<'_> {
             BinaryOp::Shl | BinaryOp::Shr => {
                 let b = self.name(k, "shift", b);
                 let shifted = a.binary(if op == BinaryOp::Shl { TileBinary::Shl } else { TileBinary::Shr }, &b);
-                let inside = b.lt(dtype.bits() as i64);
+                let inside = b.lt(i64::from(dtype.bits()));
                 let inside = if dtype.is_signed() { b.ge(0).and(inside) } else { inside };
                 inside.select(&shifted, 0)
             }
@@ -95,7 +95,7 @@ impl Values<'_> {
 
     /// Integer power by squaring. Powers wrap; a negative exponent truncates toward zero.
     fn power(&mut self, k: &mut Builder, dtype: DType, a: Expr, b: Expr) -> Result<Expr> {
-        let one = Expr::int(a.dtype(), 1);
+        let one = Expr::int(a.ty(), 1);
         if let Some(exponent) = b.as_const().filter(|&e| (0..64).contains(&e)) {
             let a = self.name(k, "base", a);
             return Ok((0..exponent)
@@ -109,9 +109,9 @@ impl Values<'_> {
         let exponent = self.name(k, "exponent", b);
         let (mut power, mut square) = (one.clone(), base.clone());
         // The bits of a non-negative exponent, lowest first.
-        let bits = dtype.bits() as i64 - i64::from(dtype.is_signed());
+        let bits = i64::from(dtype.bits()) - i64::from(dtype.is_signed());
         for bit in 0..bits {
-            let set = exponent.binary(TileBinary::Shr, bit).and(Expr::int(exponent.dtype(), 1));
+            let set = exponent.binary(TileBinary::Shr, bit).and(Expr::int(exponent.ty(), 1));
             let stepped = set.compare(TileCompare::Ne, 0).select(&(&power * &square), &power);
             power = k.bind("power", stepped);
             if bit + 1 < bits {
@@ -121,8 +121,8 @@ impl Values<'_> {
         if !dtype.is_signed() {
             return Ok(power);
         }
-        let minus = Expr::int(base.dtype(), -1);
-        let odd = exponent.and(Expr::int(exponent.dtype(), 1)).compare(TileCompare::Ne, 0);
+        let minus = Expr::int(base.ty(), -1);
+        let odd = exponent.and(Expr::int(exponent.ty(), 1)).compare(TileCompare::Ne, 0);
         let of_minus = odd.select(&minus, 1);
         let reciprocal = base.eq(1).select(&one, base.eq(-1).select(&of_minus, 0));
         Ok(exponent.lt(0).select(&reciprocal, power))

@@ -4,7 +4,7 @@ use super::Values;
 use crate::Result;
 use kiln_graph::{Dim, Node, Op, ValueId};
 use kiln_tile::expr::CompareOp;
-use kiln_tile::{Builder, DType, Expr};
+use kiln_tile::{Builder, Expr, Type};
 
 impl Values<'_> {
     /// The value of `v`, the result of a gather, at `index`.
@@ -49,7 +49,7 @@ impl Values<'_> {
     /// Those outside are noted as a fault and clamped, unless they provably cannot be.
     pub fn place(&mut self, k: &mut Builder, node: &Node, index: &[Expr], axis: usize) -> Result<Expr> {
         let (extent, places) = (&self.shape(node.inputs[0])[axis], node.inputs[1]);
-        let raw = self.value(k, places, index)?.cast(DType::Index);
+        let raw = self.value(k, places, index)?.cast(Type::Index);
         let raw = self.name(k, "place", raw);
         let (low, high) = self.range(places);
         let least = i128::from(extent.bounds(self.symbols).0.max(0));

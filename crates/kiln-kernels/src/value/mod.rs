@@ -1,7 +1,7 @@
 //! The value of a graph node at an index, as a tile expression: what every family is made of.
 //!
 //! A value is computed where it is used, recursing through elementwise ops, views and gathers down to the region's inputs, and
-//! through what the family has computed already ([`Values::give`]). Every value is rounded to its declared dtype where it is defined: an
+//! through what the family has computed already ([`Values::bind`]). Every value is rounded to its declared dtype where it is defined: an
 //! expression has the type that holds the dtype in a register, and arithmetic casts it to the compute type. What is used more than once is
 //! named once.
 
@@ -54,7 +54,7 @@ pub struct Values<'a> {
     /// What the checks are of, in the order of their codes.
     checks: Vec<String>,
     /// Values that the family has computed, whatever the index.
-    given: HashMap<ValueId, Expr>,
+    bound: HashMap<ValueId, Expr>,
 }
 
 impl<'a> Values<'a> {
@@ -77,13 +77,13 @@ impl<'a> Values<'a> {
             ranges: vec![],
             fault: None,
             checks: vec![],
-            given: HashMap::new(),
+            bound: HashMap::new(),
         };
         values.count()?;
         for (i, &v) in graph.inputs.iter().enumerate() {
             let ty = graph.ty(v);
             let shape = values.dims(&mut k, &ty.shape);
-            let buffer = k.input(&graph.input_name(v), dtype::memory(ty.dtype), &shape);
+            let buffer = k.input(&graph.input_name(v), ty.dtype, &shape);
             values.inputs.push(buffer);
             values.arguments.push(Argument::Input(i));
         }
@@ -94,7 +94,7 @@ impl<'a> Values<'a> {
                 return values.unsupported(what, "keep 4-bit values in constants, or store them as i8");
             }
             let shape = values.dims(&mut k, &ty.shape);
-            values.outputs.push(k.output(name, dtype::memory(ty.dtype), &shape));
+            values.outputs.push(k.output(name, ty.dtype, &shape));
             values.arguments.push(Argument::Output(i));
         }
         Ok((values, k))
@@ -102,9 +102,6 @@ impl<'a> Values<'a> {
 
     /// Uses and sizes of all values.
     fn count(&mut self) -> Result<()> {
-        if let Some(value) = self.graph.values.iter().find(|v| !dtype::is_known(v.ty.dtype)) {
-            return self.unsupported(format!("a value of type {}", value.ty.dtype), "cast it on the way in");
-        }
         for node in &self.graph.nodes {
             let mut weight = 1u64;
             for input in &node.inputs {
@@ -165,13 +162,13 @@ impl<'a> Values<'a> {
     }
 
     /// From here on `v` is `value`, at every index.
-    pub fn give(&mut self, v: ValueId, value: Expr) {
-        self.given.insert(v, value);
+    pub fn bind(&mut self, v: ValueId, value: Expr) {
+        self.bound.insert(v, value);
     }
 
     /// Whether the family has computed `v`.
-    pub fn is_given(&self, v: ValueId) -> bool {
-        self.given.contains_key(&v)
+    pub fn is_bound(&self, v: ValueId) -> bool {
+        self.bound.contains_key(&v)
     }
 
     /// Runs `write` in a block: what it names is known only inside.
@@ -196,8 +193,8 @@ impl<'a> Values<'a> {
 
     /// The value of `v` at `index`, in the register type of its dtype.
     pub fn value(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
-        if let Some(given) = self.given.get(&v) {
-            return Ok(given.clone());
+        if let Some(bound) = self.bound.get(&v) {
+            return Ok(bound.clone());
         }
         let mut key = format!("%{}", v.0);
         index.iter().for_each(|i| spell(&mut key, i));
@@ -220,7 +217,7 @@ impl<'a> Values<'a> {
     /// [`Values::value`] in the compute type of its dtype.
     pub fn number(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
         let value = self.value(k, v, index)?;
-        Ok(value.cast(dtype::compute(self.graph.ty(v).dtype)))
+        Ok(value.cast(self.graph.ty(v).dtype.compute()))
     }
 
     fn compute(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
@@ -233,7 +230,7 @@ impl<'a> Values<'a> {
                 (None, Some(&float)) if value.len() == 1 => Ok(Expr::float(dtype::register(ty.dtype), float)),
                 _ => self.malformed(format!("a constant of {} elements stands inside", value.len())),
             },
-            Op::Iota { axis, .. } => Ok(dtype::round(&index[*axis].cast(dtype::compute(ty.dtype)), ty.dtype)),
+            Op::Iota { axis, .. } => Ok(dtype::round(&index[*axis].cast(ty.dtype.compute()), ty.dtype)),
             Op::DimValue { dim } => Ok(self.dim(k, dim).cast(dtype::register(ty.dtype))),
             Op::Unary(op) => self.unary(k, *op, node.inputs[0], index),
             Op::Binary(op) => self.binary(k, *op, [node.inputs[0], node.inputs[1]], index),
@@ -340,7 +337,7 @@ impl<'a> Values<'a> {
 fn is_short(e: &Expr) -> bool {
     match e.kind() {
         ExprKind::Const(_) | ExprKind::Var(_) => true,
-        ExprKind::Cast(x) => x.dtype() == kiln_tile::DType::Index && is_short(x),
+        ExprKind::Cast(x) => x.ty() == kiln_tile::Type::Index && is_short(x),
         _ => false,
     }
 }
@@ -355,14 +352,14 @@ fn size(e: &Expr) -> usize {
 /// Appends text that equal expressions share and different ones do not.
 fn spell(out: &mut String, e: &Expr) {
     let _ = match e.kind() {
-        ExprKind::Const(value) => write!(out, " {value:?}{}", e.dtype()),
+        ExprKind::Const(value) => write!(out, " {value:?}{}", e.ty()),
         ExprKind::Var(var) => write!(out, " v{}", var.id),
         ExprKind::Unary(op, _) => write!(out, " ({op:?}"),
         ExprKind::Binary(op, ..) => write!(out, " ({op:?}"),
         ExprKind::Compare(op, ..) => write!(out, " ({op:?}"),
         ExprKind::Select(..) => write!(out, " (?"),
         ExprKind::Fma(..) => write!(out, " (fma"),
-        ExprKind::Cast(_) => write!(out, " (as {}", e.dtype()),
+        ExprKind::Cast(_) => write!(out, " (as {}", e.ty()),
         ExprKind::Load(buffer, _) => write!(out, " (b{}", buffer.id),
     };
     let operands = e.operands();

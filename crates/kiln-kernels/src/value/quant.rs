@@ -1,11 +1,11 @@
 //! Quantization and its inverse.
 
 use super::Values;
-use super::dtype::{compute, float_to_int, memory, register, round};
+use super::dtype::{float_to_int, register, round};
 use crate::Result;
 use kiln_graph::{DType, Node, QuantAxes};
 use kiln_tile::expr::UnaryOp;
-use kiln_tile::{Builder, DType as TileType, Expr};
+use kiln_tile::{Builder, Expr};
 
 impl Values<'_> {
     /// `saturate(round_even(x / scale) + zero)`.
@@ -19,10 +19,10 @@ impl Values<'_> {
     ) -> Result<Expr> {
         let [x, scale, zero] = [node.inputs[0], node.inputs[1], node.inputs[2]];
         let own = parameter(axes, index);
-        let quotient = memory(self.graph.ty(scale).dtype.accumulator());
+        let quotient = self.graph.ty(scale).dtype.accumulator();
         // f32 cannot hold every i32, nor may an f64 be rounded before it is divided.
-        let wide = matches!(self.graph.ty(x).dtype, DType::F64 | DType::I32) || quotient == TileType::F64;
-        let division = if wide { TileType::F64 } else { TileType::F32 };
+        let wide = matches!(self.graph.ty(x).dtype, DType::F64 | DType::I32) || quotient == DType::F64;
+        let division = if wide { DType::F64 } else { DType::F32 };
         let x = self.number(k, x, index)?.cast(division);
         let scale = self.number(k, scale, &own)?.cast(division);
         let zero = self.number(k, zero, &own)?;
@@ -31,7 +31,7 @@ impl Values<'_> {
             return Ok((scaled + zero.cast(quotient)).cast(register(to)));
         }
         // Whole numbers that f32 cannot hold saturate anyway in 16 bits and less.
-        let sum = if to.bits() > 16 { TileType::F64 } else { quotient };
+        let sum = if to.bits() > 16 { DType::F64 } else { quotient };
         let rounded = scaled.unary(UnaryOp::Round).cast(sum) + zero.cast(sum);
         let rounded = self.name(k, "rounded", rounded);
         Ok(float_to_int(&rounded, to))
@@ -48,15 +48,15 @@ impl Values<'_> {
         let [x, scale, zero] = [node.inputs[0], node.inputs[1], node.inputs[2]];
         let own = parameter(axes, index);
         let (from, to) = (self.graph.ty(x).dtype, self.graph.ty(scale).dtype);
-        let exact = match compute(from) {
-            TileType::U32 | TileType::I32 if from.bits() == 32 => TileType::I64,
+        let exact = match from.compute() {
+            DType::U32 | DType::I32 if from.bits() == 32 => DType::I64,
             other => other,
         };
         let x = self.number(k, x, index)?.cast(exact);
         let zero = self.number(k, zero, &own)?.cast(exact);
         let scale = self.number(k, scale, &own)?;
         let centered = if zero.as_const() == Some(0) { x } else { x - zero };
-        Ok(round(&(centered.cast(compute(to)) * scale), to))
+        Ok(round(&(centered.cast(to.compute()) * scale), to))
     }
 }
 

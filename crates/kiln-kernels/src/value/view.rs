@@ -5,7 +5,7 @@ use super::{HEAVY, LIGHT, Values};
 use crate::Result;
 use kiln_graph::{Dim, Node, Op, Symbols, ValueId};
 use kiln_tile::expr::UnaryOp;
-use kiln_tile::{Builder, Expr};
+use kiln_tile::{Builder, Expr, Type};
 
 impl Values<'_> {
     /// The value of `v`, the result of a view, at `index`.
@@ -16,14 +16,14 @@ impl Values<'_> {
             Op::Pad { .. } => self.padded(k, node, index),
             Op::Concat { axis } => self.concatenated(k, &node.inputs, *axis, index),
             _ => {
-                let at = self.behind(k, v, index)?;
+                let at = self.source_index(k, v, index)?;
                 self.value(k, node.inputs[0], &at)
             }
         }
     }
 
     /// Where in its operand a permute, reshape, broadcast or slice finds the element at `index` of its result `v`.
-    pub fn behind(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Vec<Expr>> {
+    pub fn source_index(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Vec<Expr>> {
         let graph = self.graph;
         let node = graph.producer(v);
         let from = &graph.ty(node.inputs[0]).shape;
@@ -95,16 +95,16 @@ impl Values<'_> {
         v: ValueId,
         at: &[Expr],
         inside: Expr,
-        fill: impl FnOnce(kiln_tile::DType) -> Expr,
+        fill: impl FnOnce(Type) -> Expr,
     ) -> Result<Expr> {
         match inside.as_const() {
-            Some(0) => return Ok(fill(register(self.graph.ty(v).dtype))),
+            Some(0) => return Ok(fill(register(self.graph.ty(v).dtype).into())),
             Some(_) => return self.value(k, v, at),
             None => {}
         }
         let inside = self.name(k, "inside", inside);
         let x = self.inside(k, v, at, &inside)?;
-        let fill = fill(x.dtype());
+        let fill = fill(x.ty());
         Ok(inside.select(&x, fill))
     }
 

@@ -7,7 +7,7 @@ pub mod cases;
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, Rng, Tensor, ValueId, bind_symbols, interpret};
 use kiln_kernels::{Argument, tile_programs};
-use kiln_target::arch::Arch;
+use kiln_target::arch::{Arch, has_mma};
 use kiln_tile::interp::{self, Arg};
 use kiln_tile::program::Param;
 use kiln_tile::{Array, Scalar};
@@ -41,8 +41,8 @@ pub fn case(
 impl Case {
     /// Whether fusion makes such a region for an architecture: attention is for tensor cores that have the type.
     pub fn is_for(&self, arch: Arch) -> bool {
-        let bf16 = self.inputs.iter().any(|t| t.dtype() == DType::BF16);
-        self.region.anchor != Anchor::Attention || arch.has_bf16() || !bf16
+        let mut halves = self.inputs.iter().map(Tensor::dtype).filter(|dtype| has_mma(*dtype));
+        self.region.anchor != Anchor::Attention || halves.all(|dtype| arch.mma(dtype).is_some())
     }
 
     pub fn bindings(&self) -> Bindings {
@@ -135,15 +135,7 @@ impl Case {
 
 /// Half the distance between 1 and the next number; 0 for exact types.
 fn unit(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => 2f64.powi(-53),
-        DType::F32 => 2f64.powi(-24),
-        DType::F16 => 2f64.powi(-11),
-        DType::BF16 => 2f64.powi(-8),
-        DType::F8E4M3 => 2f64.powi(-4),
-        DType::F8E5M2 => 2f64.powi(-3),
-        _ => 0.0,
-    }
+    dtype.mantissa_bits().map_or(0.0, |bits| 0.5 * 2f64.powi(-(bits as i32)))
 }
 
 /// Random data, with zeros, infinities and NaN among floats and the ends of the range among integers.

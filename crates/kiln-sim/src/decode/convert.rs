@@ -4,11 +4,9 @@ use super::float::rounding;
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
 use crate::exec::{AluFn, f1, f2, f3};
-use crate::num::{
-    BF16, E4M3, E5M2, F16, Format, Round, TF32, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, ftz, round_f32,
-    sticky,
-};
+use crate::num::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, ftz, round_f32, sticky};
 use crate::ptx::{Arg, RegKind, Stmt};
+use kiln_num::{BF16, E4M3, E5M2, F16, Format, Round, TF32};
 
 pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
     if code.has("pack") {

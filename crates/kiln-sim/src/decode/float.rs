@@ -3,9 +3,10 @@
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
 use crate::exec::{AluFn, f1, f2, f3};
-use crate::num::{Round, add_odd, cos_approx, ex2_approx, ftz, lg2_approx, rcp_approx, round_f32, rsqrt_approx, sat};
+use crate::num::{add_odd, cos_approx, ex2_approx, ftz, lg2_approx, rcp_approx, round_f32, rsqrt_approx, sat};
 use crate::num::{sin_approx, sticky, tanh_approx};
 use crate::ptx::Stmt;
+use kiln_num::Round;
 
 /// The rounding modifier; to nearest when absent.
 pub(super) fn rounding(code: &Code<'_>) -> Round {

@@ -4,10 +4,9 @@ use super::float::{min_max, rounding};
 use super::operand::{Build, alu, arg};
 use super::{Code, Decoded, Ty};
 use crate::exec::{LANES, Lane, Regs, f1, f2, f3, wide};
-use crate::num::{
-    BF16, Round, add_odd, add_odd_f32, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, tanh_approx,
-};
+use crate::num::{add_odd, add_odd_f32, bf16_to_f32, ex2_approx, f16_to_f32, f32_to_bf16, f32_to_f16, tanh_approx};
 use crate::ptx::Stmt;
+use kiln_num::{BF16, Round};
 
 /// A 16-bit format's conversions.
 trait Half: 'static {

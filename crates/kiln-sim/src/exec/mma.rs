@@ -7,7 +7,8 @@ use super::regs::{LANES, Regs, wide};
 use super::step::Flow;
 use super::warp::Warp;
 use crate::decode::{Mma, Reg, Ty};
-use crate::num::{E4M3, E5M2, f16_to_f32, f32_to_f16};
+use crate::num::{f16_to_f32, f32_to_f16};
+use kiln_num::{E4M3, E5M2};
 
 static E4M3_TABLE: LazyLock<Box<[f32; 256]>> =
     LazyLock::new(|| Box::new(std::array::from_fn(|c| E4M3.decode(c as u32) as f32)));

@@ -39,8 +39,8 @@ pub(crate) fn f32_to_bf16(x: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BF16, F16, Round};
     use super::*;
+    use kiln_num::{BF16, F16, Round};
 
     #[test]
     fn agree_with_the_general_format() {

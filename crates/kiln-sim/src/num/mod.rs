@@ -1,12 +1,12 @@
-//! Number formats and roundings of the PTX ISA, independent of any instruction.
+//! Roundings and approximations of the PTX ISA, independent of any instruction; the narrow formats are `kiln_num`'s.
 
 mod approx;
-mod format;
 mod half;
 
 pub(crate) use approx::{cos_approx, ex2_approx, lg2_approx, rcp_approx, rsqrt_approx, sin_approx, tanh_approx};
-pub(crate) use format::{BF16, E4M3, E5M2, F16, Format, Round, TF32};
 pub(crate) use half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+
+use kiln_num::Round;
 
 /// `a + b` rounded to odd in f64: enough extra bits that a later rounding to a narrower format is
 /// the correct rounding of the exact sum.

@@ -1,6 +1,6 @@
 //! What is known about index expressions: their range, a divisor, and how they vary over the lanes of a wide access.
 
-use crate::dtype::{DType, Scalar};
+use crate::dtype::{Scalar, Type};
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
 use crate::program::{Param, Program, Scope};
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ impl Facts {
 
     /// Records a variable that may take any value of its type, the same in all lanes.
     pub fn set_unknown(&mut self, var: &Var) {
-        let range = var.dtype.int_range().map_or(ANY, |(lo, hi)| Range::new(lo, hi));
+        let range = var.ty.int_range().map_or(ANY, |(lo, hi)| Range::new(lo, hi));
         self.set(var, VarFacts { range, multiple: 1, lane_step: Some(0) });
     }
 
@@ -104,7 +104,7 @@ impl Facts {
             lane_step: self.lane_step(value, width),
         };
         self.set(var, facts);
-        if var.dtype == DType::Index {
+        if var.ty == Type::Index {
             self.definitions.insert(var.id, value.clone());
         }
     }
@@ -116,7 +116,7 @@ impl Facts {
 
     /// Possible values of an integer expression.
     pub fn range(&self, e: &Expr) -> Range {
-        let of_type = e.dtype().int_range().map_or(ANY, |(lo, hi)| Range::new(lo, hi));
+        let of_type = e.ty().int_range().map_or(ANY, |(lo, hi)| Range::new(lo, hi));
         let range = match e.kind() {
             ExprKind::Const(value) => Range::new(value.as_i128(), value.as_i128()),
             ExprKind::Var(var) => self.vars.get(&var.id).map_or(of_type, |facts| facts.range),
@@ -138,16 +138,12 @@ impl Facts {
                 }
             }
             ExprKind::Select(_, a, b) => self.range(a).hull(self.range(b)),
-            ExprKind::Cast(a) if !a.dtype().is_float() => self.range(a),
+            ExprKind::Cast(a) if !a.ty().is_float() => self.range(a),
             _ => of_type,
         };
         // Index arithmetic is exact by contract; other integers wrap.
         let inside = range.lo >= of_type.lo && range.hi <= of_type.hi;
-        if e.dtype() == DType::Index || inside {
-            Range::new(range.lo.max(ANY.lo), range.hi.min(ANY.hi))
-        } else {
-            of_type
-        }
+        if e.ty() == Type::Index || inside { Range::new(range.lo.max(ANY.lo), range.hi.min(ANY.hi)) } else { of_type }
     }
 
     /// A divisor of the expression's value in lane 0 (0 if that value is zero).
@@ -169,7 +165,7 @@ impl Facts {
                 }
             }
             ExprKind::Select(_, a, b) => gcd(self.multiple(a), self.multiple(b)),
-            ExprKind::Cast(a) if a.dtype().is_int() && e.dtype() == DType::Index => self.multiple(a),
+            ExprKind::Cast(a) if a.ty().is_int() && e.ty() == Type::Index => self.multiple(a),
             _ => 1,
         }
     }
@@ -181,7 +177,7 @@ impl Facts {
         match e.kind() {
             ExprKind::Const(_) => Some(0),
             ExprKind::Var(var) => self.vars.get(&var.id).map_or(Some(0), |facts| facts.lane_step),
-            ExprKind::Binary(op, a, b) if e.dtype() == DType::Index => match op {
+            ExprKind::Binary(op, a, b) if e.ty() == Type::Index => match op {
                 BinaryOp::Add => Some(step(a)? + step(b)?),
                 BinaryOp::Sub => Some(step(a)? - step(b)?),
                 BinaryOp::Mul => match b.as_const() {
@@ -215,7 +211,7 @@ impl Facts {
                 match (step(low)?, step(high)?) {
                     (0, 0) => Some(0),
                     // low + lane < high for all lanes or for none when both are multiples of something wider.
-                    (s, 0) if s > 0 && low.dtype() == DType::Index => {
+                    (s, 0) if s > 0 && low.ty() == Type::Index => {
                         let g = gcd(self.multiple(low), self.multiple(high));
                         (g == 0 || s * i128::from(width - 1) < g).then_some(0)
                     }
@@ -223,7 +219,7 @@ impl Facts {
                 }
             }
             ExprKind::Select(c, a, b) => (step(c)? == 0 && step(a)? == step(b)?).then_some(step(a)?),
-            ExprKind::Cast(a) if a.dtype().is_int() && e.dtype() == DType::Index => step(a),
+            ExprKind::Cast(a) if a.ty().is_int() && e.ty() == Type::Index => step(a),
             ExprKind::Load(buffer, _) if buffer.scope == Scope::Fragment => None,
             _ => uniform(),
         }
@@ -240,7 +236,7 @@ mod tests {
     use super::*;
 
     fn var(id: u32) -> Var {
-        Var { id, name: format!("v{id}").into(), dtype: DType::Index }
+        Var { id, name: format!("v{id}").into(), ty: Type::Index }
     }
 
     /// Compares the analysis with brute force on `(i / c) * d + i % c`-like expressions.

@@ -1,8 +1,8 @@
-//! The compiler's passes, in order: [`layout`], [`sync`], [`lower`], [`tidy`]; [`facts`] is the analysis they share, and [`recombine`] the one simplification of addresses.
+//! The compiler's passes, in order: [`layout`], [`sync`], [`lower`], [`dce`]; [`facts`] is the analysis they share, and [`simplify`] the one simplification of addresses.
 
+pub mod dce;
 pub mod facts;
 pub mod layout;
 pub mod lower;
-pub mod recombine;
+pub mod simplify;
 pub mod sync;
-pub mod tidy;

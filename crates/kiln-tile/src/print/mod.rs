@@ -25,13 +25,6 @@ pub fn function(f: &Function) -> String {
     out
 }
 
-/// One statement.
-pub fn statement(s: &CStmt) -> String {
-    let mut out = String::new();
-    stmt(&mut out, s, 0);
-    out
-}
-
 fn body(out: &mut String, stmts: &[CStmt], depth: usize) {
     for s in stmts {
         stmt(out, s, depth);
@@ -144,7 +137,7 @@ fn operand(e: &CExpr, least: u8) -> String {
 }
 
 /// A C expression.
-pub fn expr(e: &CExpr) -> String {
+fn expr(e: &CExpr) -> String {
     match e {
         CExpr::Int(x, ty) => integer(*x, *ty),
         CExpr::Float(x, ty) => float(*x, *ty),

@@ -1,5 +1,6 @@
 //! The device functions that generated code may call, each emitted only where used. No header is needed.
 
+use kiln_num::DType;
 use kiln_target::arch::Arch;
 
 /// A piece of the prelude. The order of the variants is the order of emission, so uses come after definitions.
@@ -103,7 +104,7 @@ impl Helper {
             Helper::PackF16 if arch.has_bf16() => pack("f16"),
             Helper::PackF16 => PACK_F16_PAIR.to_owned(),
             Helper::PackBf16 => pack("bf16"),
-            Helper::MmaF16 if arch.f16_mma().k == 8 => MMA_F16_K8.to_owned(),
+            Helper::MmaF16 if arch.mma(DType::F16).is_some_and(|shape| shape.k == 8) => MMA_F16_K8.to_owned(),
             Helper::MmaF16 => mma_k16("f16"),
             Helper::MmaBf16 => mma_k16("bf16"),
         }

@@ -5,7 +5,7 @@ pub mod attention;
 pub mod gemm;
 
 use kiln_tile::expr::{BinaryOp, UnaryOp};
-use kiln_tile::{AtomicOp, Builder, DType, Expr, Program, ReduceOp, Worker};
+use kiln_tile::{AtomicOp, Builder, DType, Expr, Program, ReduceOp, Type, Worker};
 
 fn n(value: i64) -> Expr {
     Expr::index(value)
@@ -93,7 +93,7 @@ pub fn gather_rows(dtype: DType, cols: i64) -> Program {
     let ids = k.input("ids", DType::I64, std::slice::from_ref(&count));
     let y = k.output("y", dtype, &[count.clone(), n(cols)]);
     k.for_each(Worker::Thread, &[("i", count), ("col", n(cols))], |k, ix| {
-        let id = k.bind("id", ids.at([&ix[0]]).cast(DType::Index));
+        let id = k.bind("id", ids.at([&ix[0]]).cast(Type::Index));
         let from_start = id.lt(0).select(&(&id + &vocab), &id);
         let row = k.bind("row", from_start.max(0).min(&vocab - 1));
         k.store(&y, ix, table.at([&row, &ix[1]]));
@@ -160,7 +160,7 @@ pub fn histogram() -> Program {
     let x = k.input("x", DType::U8, std::slice::from_ref(&count));
     let counts = k.in_out("counts", DType::I32, &[n(256)]);
     k.for_each(Worker::Thread, &[("i", count)], |k, ix| {
-        let bin = k.bind("bin", x.at(ix).cast(DType::Index));
+        let bin = k.bind("bin", x.at(ix).cast(Type::Index));
         k.atomic(AtomicOp::Add, &counts, [&bin], Expr::int(DType::I32, 1));
     });
     k.finish().unwrap()

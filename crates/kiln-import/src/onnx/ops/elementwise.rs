@@ -214,7 +214,7 @@ fn bit_shift<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         other => return invalid(format!("direction is `{other}`, expected LEFT or RIGHT")),
     };
     if dtype.is_signed() {
-        let width = dtype.bits() as f64;
+        let width = f64::from(dtype.bits());
         let negative = l.compare_scalar(CompareOp::Lt, by, 0.0)?;
         let out = l.scalar(dtype, width)?;
         by = l.select(negative, out, by)?;

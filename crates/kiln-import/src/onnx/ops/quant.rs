@@ -60,7 +60,7 @@ fn quantize<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
             Err(reason) => return unsupported(reason),
         },
     };
-    if matches!(to, DType::F8E4M3 | DType::F8E5M2) && !n.flag("saturate", true)? {
+    if to.is_f8() && !n.flag("saturate", true)? {
         return unsupported("quantization to f8 without saturation");
     }
     let axes = axes(l, n, x, scale)?;

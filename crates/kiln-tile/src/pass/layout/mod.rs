@@ -1,30 +1,30 @@
 //! Chooses how loops and fragments are spread over threads, and how many neighbouring elements a thread handles at a time.
 
-mod rows;
+mod slice;
 pub mod tiled;
-pub mod wide;
+pub mod vectorize;
 
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, ExprKind, Var};
 use crate::pass::facts::Facts;
 use crate::program::{Axis, Buffer, Program, Scope, Stmt, Worker};
 use kiln_target::arch::Arch;
-use rows::RowUses;
+use slice::RowUses;
 use std::collections::{HashMap, HashSet};
-use tiled::{SharedLayout, Tiled, TiledRows};
-use wide::{accesses, copy_width, in_lanes, is_wide, widest};
+use tiled::{SharedLayout, Tiled, TiledSlice};
+use vectorize::{accesses, copy_width, in_lanes, is_vectorizable, widest};
 
 /// Where the elements of a fragment are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FragmentLayout {
     /// A whole copy in every thread ([`Worker::Thread`]).
-    Private,
+    ThreadLocal,
     /// Runs of neighbours dealt to the threads in turn, as every loop over the same extents deals its points.
-    Spread,
+    Blocked,
     /// As a matrix product needs it.
     Tiled(Tiled),
     /// One element for each row of an accumulator, in every thread that has a part of the row.
-    Rows(TiledRows),
+    Slice(TiledSlice),
 }
 
 /// How the copies of a pipelined loop travel.
@@ -59,13 +59,13 @@ impl Layouts {
     }
 
     /// Whether the lanes of the loop over `axes` can be handled between wide accesses.
-    pub fn wide(&self, axes: &[Axis]) -> bool {
+    pub fn vectorized(&self, axes: &[Axis]) -> bool {
         self.width(axes) > 1 && axes.first().is_some_and(|axis| !self.scalar_lanes.contains(&axis.var.id))
     }
 
-    /// Makes `buffer` a spread fragment whose loop over `axes` is `width` wide.
-    pub fn add_spread(&mut self, buffer: &Buffer) {
-        self.fragments.insert(buffer.id, FragmentLayout::Spread);
+    /// Makes `buffer` a blocked fragment whose loop over `axes` is `width` wide.
+    pub fn add_blocked(&mut self, buffer: &Buffer) {
+        self.fragments.insert(buffer.id, FragmentLayout::Blocked);
     }
 
     /// Layout of a shared tile; `None` is row-major.
@@ -96,7 +96,7 @@ impl Layouts {
 
     /// Layout of a fragment.
     pub fn fragment(&self, buffer: &Buffer) -> FragmentLayout {
-        self.fragments.get(&buffer.id).copied().unwrap_or(FragmentLayout::Private)
+        self.fragments.get(&buffer.id).copied().unwrap_or(FragmentLayout::ThreadLocal)
     }
 }
 
@@ -127,7 +127,7 @@ struct Pass<'a> {
     program: &'a Program,
     arch: Arch,
     layouts: Layouts,
-    /// Each spread loop with the fragments it touches.
+    /// Each cooperative loop with the fragments it touches.
     loops: Vec<(u32, HashSet<u32>)>,
 }
 
@@ -179,7 +179,7 @@ impl Pass<'_> {
             if buffer.const_len() != Some((rows.mi * rows.halves * self.program.threads / rows.lanes).into()) {
                 return Err(self.conflict(buffer, "it has not an element for each row of the accumulators"));
             }
-            self.layouts.fragments.insert(buffer.id, FragmentLayout::Rows(rows));
+            self.layouts.fragments.insert(buffer.id, FragmentLayout::Slice(rows));
         }
         Ok(())
     }
@@ -223,7 +223,7 @@ impl Pass<'_> {
         let places_only =
             body.iter().all(|s| s.exprs().iter().all(|e| !e.any(&mut |e| matches!(e.kind(), ExprKind::Load(..)))));
         let index: Vec<Expr> = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
-        let whole = width == 1 || is_wide(&self.layouts, &facts, dst, &index, width);
+        let whole = width == 1 || is_vectorizable(&self.layouts, &facts, dst, &index, width);
         from.scope == Scope::Global && zero && places_only && whole && width * dst.dtype.bits() >= 32
     }
 
@@ -231,13 +231,13 @@ impl Pass<'_> {
         for stmt in body {
             match stmt {
                 Stmt::Bind { var, value } => facts.bind(var, value, 1),
-                Stmt::Parallel { axes, body } => self.spread(facts, axes, body, &[])?,
+                Stmt::Parallel { axes, body } => self.distribute(facts, axes, body, &[])?,
                 Stmt::Reduce { axes, body, results } => {
                     let values: Vec<Expr> = results.iter().map(|result| result.value.clone()).collect();
-                    self.spread(facts, axes, body, &values)?;
+                    self.distribute(facts, axes, body, &values)?;
                 }
                 Stmt::ReduceRows { axes, body, value, into, .. } => {
-                    self.spread(facts, axes, body, std::slice::from_ref(value))?;
+                    self.distribute(facts, axes, body, std::slice::from_ref(value))?;
                     let tiled = |b: &Buffer| matches!(self.layouts.fragment(b), FragmentLayout::Tiled(_));
                     if !accesses(body, std::slice::from_ref(value)).0.iter().any(|(buffer, _)| tiled(buffer)) {
                         return Err(self.conflict(into, "the values combined are those of no accumulator"));
@@ -269,7 +269,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn spread(&mut self, facts: &Facts, axes: &[Axis], body: &[Stmt], values: &[Expr]) -> Result<()> {
+    fn distribute(&mut self, facts: &Facts, axes: &[Axis], body: &[Stmt], values: &[Expr]) -> Result<()> {
         let mut fragments = HashSet::new();
         let mut buffers = vec![];
         let mut by_row = None;
@@ -281,7 +281,7 @@ impl Pass<'_> {
                 continue;
             }
             let of_rows =
-                !store && index.len() == 1 && matches!(self.layouts.fragment(&buffer), FragmentLayout::Rows(_));
+                !store && index.len() == 1 && matches!(self.layouts.fragment(&buffer), FragmentLayout::Slice(_));
             let own = (index.len() == axes.len() || of_rows)
                 && index.iter().zip(axes).all(|(i, axis)| matches!(i.kind(), ExprKind::Var(v) if *v == axis.var))
                 && axes.iter().zip(&buffer.shape).all(|(axis, extent)| {
@@ -301,9 +301,9 @@ impl Pass<'_> {
             }
         }
         // One fragment of a product makes all fragments of the loop follow its layout.
-        let followed = |layout: &FragmentLayout| matches!(layout, FragmentLayout::Tiled(_) | FragmentLayout::Rows(_));
+        let followed = |layout: &FragmentLayout| matches!(layout, FragmentLayout::Tiled(_) | FragmentLayout::Slice(_));
         let layout = buffers.iter().map(|buffer| self.layouts.fragment(buffer)).find(followed);
-        let layout = layout.unwrap_or(FragmentLayout::Spread);
+        let layout = layout.unwrap_or(FragmentLayout::Blocked);
         for buffer in buffers {
             if !self.put(&buffer, layout) {
                 return Err(self.conflict(&buffer, "loops need different layouts of one fragment"));
@@ -315,7 +315,7 @@ impl Pass<'_> {
             let what = "a loop reads it by row, but no accumulator whose rows these are";
             return Err(self.invalid(&row.name, what, "read the accumulator in the same loop"));
         }
-        if let FragmentLayout::Rows(_) = layout {
+        if let FragmentLayout::Slice(_) = layout {
             // Every thread that has a part of a row visits it.
             if values.is_empty() && !elsewhere {
                 return Ok(());

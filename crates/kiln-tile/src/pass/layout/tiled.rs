@@ -50,10 +50,12 @@ impl Tiled {
     }
 
     /// The rows that a thread has a part of, if each lies within one warp.
-    pub fn rows(self) -> Option<TiledRows> {
+    pub fn rows(self) -> Option<TiledSlice> {
         match self {
-            Tiled::Mma { warps_n: 1, mi, .. } => Some(TiledRows { mi, halves: 2, lanes: 4 }),
-            Tiled::Simt { threads_n, mi, .. } if threads_n <= 32 => Some(TiledRows { mi, halves: 1, lanes: threads_n }),
+            Tiled::Mma { warps_n: 1, mi, .. } => Some(TiledSlice { mi, halves: 2, lanes: 4 }),
+            Tiled::Simt { threads_n, mi, .. } if threads_n <= 32 => {
+                Some(TiledSlice { mi, halves: 1, lanes: threads_n })
+            }
             _ => None,
         }
     }
@@ -61,7 +63,7 @@ impl Tiled {
 
 /// The rows of an accumulator that a thread has a part of; the same for accumulators of different widths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TiledRows {
+pub struct TiledSlice {
     /// Rows, or m16 blocks.
     pub mi: u32,
     /// Rows of each: an m16 block has two.
@@ -99,11 +101,7 @@ pub fn gemm(
     let extent = |buffer: &Buffer, i: usize| buffer.shape[i].as_const().unwrap_or(0) as u32;
     let (m, n) = (extent(acc, 0), extent(acc, 1));
     let k = extent(a, usize::from(!ta));
-    let tensor = match b.dtype {
-        DType::F16 => true,
-        DType::BF16 => arch.has_bf16(),
-        _ => false,
-    };
+    let tensor = arch.mma(b.dtype).is_some();
     let refuse = |what: String, help: &str| TileError::Invalid {
         kernel: program.name.clone(),
         what,

@@ -1,15 +1,16 @@
 //! Lowers scalar expressions to C.
 
 use super::Lower;
-use crate::dtype::{DType, Scalar};
+use crate::dtype::{DType, Scalar, Type};
 use crate::error::{Result, TileError};
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, UnaryOp};
 use crate::pass::layout::FragmentLayout;
 use crate::pass::layout::tiled::SharedLayout;
-use crate::pass::recombine::recombine;
+use crate::pass::simplify::simplify_div_mod;
 use crate::print::prelude::Helper;
 use crate::program::{Buffer, Scope};
 use crate::thread::{CExpr, CType};
+use kiln_num::float_to_bits;
 
 /// A C expression with its type.
 pub type Value = (CExpr, CType);
@@ -22,26 +23,26 @@ impl Lower<'_> {
 
     /// Lowers `e` and tells the C type, which for an index depends on its range.
     pub fn value(&mut self, e: &Expr) -> Result<Value> {
-        let dtype = e.dtype();
-        let own = CType::of(dtype, false);
+        let ty = e.ty();
+        let own = CType::of(ty, false);
         match e.kind() {
             ExprKind::Const(value) => {
-                self.helpers.extend(small_float(dtype));
-                Ok(literal(*value, dtype))
+                self.helpers.extend(small_float(ty));
+                Ok(literal(*value, ty))
             }
             ExprKind::Var(var) => match self.vars.get(&var.id) {
                 Some(value) => Ok(value.clone()),
                 None => Err(self.internal(format!("`{}` has no C name", var.name))),
             },
             ExprKind::Unary(op, a) => {
-                let (x, ty) = self.value(a)?;
-                let ty = if dtype == DType::Bool { CType::Bool } else { ty };
-                Ok((self.unary(*op, a.dtype(), x), ty))
+                let (x, operand) = self.value(a)?;
+                let result = if ty == DType::Bool { CType::Bool } else { operand };
+                Ok((self.unary(*op, a.ty(), x), result))
             }
-            ExprKind::Binary(op, a, b) if dtype == DType::Index => self.index_binary(e, *op, a, b),
+            ExprKind::Binary(op, a, b) if ty == Type::Index => self.index_binary(e, *op, a, b),
             ExprKind::Binary(op, a, b) => {
                 let (x, y) = (self.expr(a)?, self.expr(b)?);
-                Ok((self.binary(*op, dtype, x, y), own))
+                Ok((self.binary(*op, ty, x, y), own))
             }
             ExprKind::Compare(op, a, b) => {
                 let op = match op {
@@ -62,13 +63,13 @@ impl Lower<'_> {
                 Ok((CExpr::Ternary(Box::new(c), Box::new(x), Box::new(y)), ty))
             }
             ExprKind::Fma(a, b, c) => {
-                let name = if dtype == DType::F32 { "fmaf" } else { "fma" };
+                let name = if ty == DType::F32 { "fmaf" } else { "fma" };
                 let args = [self.expr(a)?, self.expr(b)?, self.expr(c)?];
                 Ok((CExpr::call(name, args), own))
             }
             ExprKind::Cast(a) => {
                 let value = self.value(a)?;
-                self.cast(value, a.dtype(), dtype)
+                self.cast(value, a.ty(), ty)
             }
             ExprKind::Load(buffer, index) => {
                 let element = self.load(buffer, index)?;
@@ -93,7 +94,7 @@ impl Lower<'_> {
                 y = widen(y);
             }
         }
-        Ok((self.binary(op, DType::Index, x, y), if wide { CType::Long } else { CType::Int }))
+        Ok((self.binary(op, Type::Index, x, y), if wide { CType::Long } else { CType::Int }))
     }
 
     /// Position of an element in its buffer, in 32 bits where that is provably enough.
@@ -103,7 +104,7 @@ impl Lower<'_> {
             let args = [self.expr(row)?, self.expr(col)?];
             return Ok(CExpr::call(format!("swizzled<{cols}>"), args));
         }
-        let offset = recombine(&self.facts, &self.layouts.offset(buffer, index));
+        let offset = simplify_div_mod(&self.facts, &self.layouts.offset(buffer, index));
         self.expr(&offset)
     }
 
@@ -125,8 +126,8 @@ impl Lower<'_> {
     /// The C lvalue of an element.
     pub fn place(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<CExpr> {
         let base = CExpr::name(self.buffer_name(buffer));
-        if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) != FragmentLayout::Private {
-            let by_row = matches!(self.layouts.fragment(buffer), FragmentLayout::Rows(_));
+        if buffer.scope == Scope::Fragment && self.layouts.fragment(buffer) != FragmentLayout::ThreadLocal {
+            let by_row = matches!(self.layouts.fragment(buffer), FragmentLayout::Slice(_));
             return match if by_row { self.row_registers.clone() } else { self.register_index() } {
                 Some(registers) => Ok(registers.into_iter().fold(base, CExpr::at)),
                 None => Err(self.internal(format!("`{}` is used outside of a loop over it", buffer.name))),
@@ -135,16 +136,16 @@ impl Lower<'_> {
         Ok(base.at(self.offset(buffer, index)?))
     }
 
-    fn unary(&mut self, op: UnaryOp, dtype: DType, x: CExpr) -> CExpr {
+    fn unary(&mut self, op: UnaryOp, ty: Type, x: CExpr) -> CExpr {
         let name = match op {
             UnaryOp::Neg => return CExpr::Unary("-", Box::new(x)),
-            UnaryOp::Not if dtype == DType::Bool => return CExpr::Unary("!", Box::new(x)),
+            UnaryOp::Not if ty == DType::Bool => return CExpr::Unary("!", Box::new(x)),
             UnaryOp::Not => return CExpr::Unary("~", Box::new(x)),
-            UnaryOp::Abs => match dtype {
-                DType::F32 => "fabsf",
-                DType::F64 => "fabs",
-                DType::I64 => "llabs",
-                DType::U32 | DType::U64 => return x,
+            UnaryOp::Abs => match ty.element() {
+                Some(DType::F32) => "fabsf",
+                Some(DType::F64) => "fabs",
+                Some(DType::I64) => "llabs",
+                Some(DType::U32 | DType::U64) => return x,
                 _ => "abs",
             },
             UnaryOp::Round => "rint",
@@ -179,14 +180,14 @@ impl Lower<'_> {
             UnaryOp::Ceil => "ceil",
             UnaryOp::Trunc => "trunc",
         };
-        let single = dtype == DType::F32 && op != UnaryOp::Abs;
+        let single = ty == DType::F32 && op != UnaryOp::Abs;
         CExpr::call(if single { format!("{name}f") } else { name.to_owned() }, [x])
     }
 
-    /// Lowers a function of two values of type `dtype`.
-    pub fn binary(&mut self, op: BinaryOp, dtype: DType, x: CExpr, y: CExpr) -> CExpr {
-        let float = dtype.is_float();
-        let single = |name: &str| if dtype == DType::F32 { format!("{name}f") } else { name.to_owned() };
+    /// Lowers a function of two values of type `ty`.
+    pub fn binary(&mut self, op: BinaryOp, ty: Type, x: CExpr, y: CExpr) -> CExpr {
+        let float = ty.is_float();
+        let single = |name: &str| if ty == DType::F32 { format!("{name}f") } else { name.to_owned() };
         let operator = match op {
             BinaryOp::Add => "+",
             BinaryOp::Sub => "-",
@@ -209,20 +210,21 @@ impl Lower<'_> {
             }
             BinaryOp::Pow => return CExpr::call(single("pow"), [x, y]),
             BinaryOp::Atan2 => return CExpr::call(single("atan2"), [x, y]),
-            BinaryOp::And if dtype == DType::Bool => "&&",
-            BinaryOp::Or if dtype == DType::Bool => "||",
-            BinaryOp::Xor if dtype == DType::Bool => "!=",
+            BinaryOp::And if ty == DType::Bool => "&&",
+            BinaryOp::Or if ty == DType::Bool => "||",
+            BinaryOp::Xor if ty == DType::Bool => "!=",
             BinaryOp::And => "&",
             BinaryOp::Or => "|",
             BinaryOp::Xor => "^",
             BinaryOp::Shl => "<<",
             BinaryOp::Shr => ">>",
         };
-        if dtype == DType::Index { x.op(operator, y) } else { CExpr::Binary(operator, Box::new(x), Box::new(y)) }
+        if ty == Type::Index { x.op(operator, y) } else { CExpr::Binary(operator, Box::new(x), Box::new(y)) }
     }
 
     /// Converts a value of type `from` to `to`.
-    pub fn cast(&mut self, (x, ty): Value, from: DType, to: DType) -> Result<Value> {
+    pub fn cast(&mut self, (x, ty): Value, from: impl Into<Type>, to: impl Into<Type>) -> Result<Value> {
+        let (from, to) = (from.into(), to.into());
         let convert = |x: CExpr, from: CType, to: CType| {
             if from == to { x } else { CExpr::Cast(to, Box::new(x)) }
         };
@@ -249,11 +251,11 @@ impl Lower<'_> {
             return Ok((CExpr::call(format!("to_{}", own.name()), [single]), own));
         }
         let value = match to {
-            DType::Bool => {
+            Type::Element(DType::Bool) => {
                 let zero = literal(if from.is_float() { Scalar::Float(0.0) } else { Scalar::Int(0) }, from).0;
                 (CExpr::Binary("!=", Box::new(x), Box::new(zero)), CType::Bool)
             }
-            DType::I4 | DType::U4 => {
+            Type::Element(DType::I4 | DType::U4) => {
                 return Err(TileError::Unsupported {
                     kernel: self.program.name.clone(),
                     arch: self.arch,
@@ -261,12 +263,12 @@ impl Lower<'_> {
                     help: "clamp and pack two values into a u8".to_owned(),
                 });
             }
-            DType::Index => match ty {
+            Type::Index => match ty {
                 // C promotes what is narrower than int.
                 CType::Char | CType::UChar | CType::Short | CType::UShort | CType::Int | CType::Bool => (x, CType::Int),
                 ty => (convert(x, ty, CType::Long), CType::Long),
             },
-            DType::I8 | DType::U8 | DType::I16 | DType::U16 if from.is_float() => {
+            _ if from.is_float() && to.is_int() && to.bits() < 32 => {
                 let own = CType::of(to, false);
                 (convert(convert(x, ty, CType::Int), CType::Int, own), own)
             }
@@ -280,8 +282,8 @@ impl Lower<'_> {
 }
 
 /// The prelude type that holds a small float.
-pub fn small_float(dtype: DType) -> Option<Helper> {
-    match dtype {
+pub fn small_float(ty: impl Into<Type>) -> Option<Helper> {
+    match ty.into().element()? {
         DType::F16 => Some(Helper::F16),
         DType::BF16 => Some(Helper::Bf16),
         DType::F8E4M3 => Some(Helper::E4m3),
@@ -298,31 +300,23 @@ fn widen(x: CExpr) -> CExpr {
     }
 }
 
-/// A literal of type `dtype`.
-pub fn literal(value: Scalar, dtype: DType) -> Value {
+/// A literal of type `ty`.
+pub fn literal(value: Scalar, ty: impl Into<Type>) -> Value {
+    let Type::Element(dtype) = ty.into() else {
+        let x = value.as_i128();
+        let wide = x < i128::from(i32::MIN) || x > i128::from(i32::MAX);
+        let ty = CType::of(Type::Index, wide);
+        return (CExpr::Int(x, ty), ty);
+    };
+    let ty = CType::of(dtype, false);
     match dtype {
         DType::Bool => (CExpr::Bool(value.as_i128() != 0), CType::Bool),
-        DType::Index => {
-            let x = value.as_i128();
-            let wide = x < i128::from(i32::MIN) || x > i128::from(i32::MAX);
-            let ty = CType::of(dtype, wide);
-            (CExpr::Int(x, ty), ty)
-        }
-        DType::F32 | DType::F64 => {
-            let ty = CType::of(dtype, false);
-            (CExpr::Float(value.as_f64(), ty), ty)
-        }
-        DType::F16 | DType::BF16 | DType::F8E4M3 | DType::F8E5M2 => {
-            let mut array = crate::dtype::Array::zeros(dtype, 1);
-            array.set(0, value);
-            let bits = array.bytes().iter().rev().fold(0, |bits, &byte| bits << 8 | i128::from(byte));
-            let ty = CType::of(dtype, false);
+        DType::F32 | DType::F64 => (CExpr::Float(value.as_f64(), ty), ty),
+        _ if dtype.is_float() => {
+            let bits = float_to_bits(dtype, value.as_f64(), true);
             // Brace initialisation of the prelude's struct.
             (CExpr::Name(format!("{}{{{bits:#x}}}", ty.name())), ty)
         }
-        _ => {
-            let ty = CType::of(dtype, false);
-            (CExpr::Int(value.as_i128(), ty), ty)
-        }
+        _ => (CExpr::Int(value.as_i128(), ty), ty),
     }
 }

@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::expr::Expr;
 use crate::pass::layout::FragmentLayout;
 use crate::pass::layout::tiled::{SharedLayout, Tiled};
-use crate::print::expr as text;
 use crate::print::prelude::Helper;
 use crate::program::{Buffer, Scope};
 use crate::thread::{CExpr, CStmt, CType};
@@ -41,58 +40,65 @@ impl Lower<'_> {
         depth: i128,
     ) -> Result<()> {
         self.helpers.extend([Helper::LoadMatrix, Helper::Swizzle]);
-        let (helper, function, pack_helper, pack) = if b.0.dtype == DType::F16 {
-            (Helper::MmaF16, "mma_f16", Helper::PackF16, "pack_f16")
-        } else {
-            (Helper::MmaBf16, "mma_bf16", Helper::PackBf16, "pack_bf16")
+        let (helper, function, pack_helper, pack) = match b.0.dtype {
+            DType::F16 => (Helper::MmaF16, "mma_f16", Helper::PackF16, "pack_f16"),
+            DType::BF16 => (Helper::MmaBf16, "mma_bf16", Helper::PackBf16, "pack_bf16"),
+            other => return Err(self.internal(format!("the prelude has no matrix product of {other}"))),
         };
         self.helpers.insert(helper);
         let (row, col) = self.tile_start(tiled)?;
-        let (row, col) = (text(&row), text(&col));
         let [kk, m, n, a_frag, b_frag] = ["kk", "mi", "ni", "a_frag", "b_frag"].map(|name| self.names.fresh(name));
-        let lane = "threadIdx.x % 32";
-        // Each lane names the row of one of the four 8x8 matrices that ldmatrix brings.
+        let [k, i, j] = [&kk, &m, &n].map(CExpr::name);
+        let int = |x: u32| CExpr::int(x.into());
+        let thread = || CExpr::name("threadIdx.x");
+        let lane = || thread().infix("%", int(32));
+        // Each lane names the row of one of the four 8x8 matrices that ldmatrix brings: of two halves of a k16 block by the upper lanes,
+        // of two eights of rows by every other eight lanes.
+        let half = || lane().infix("/", int(16)).infix("*", int(8));
+        let eight = || lane().infix("/", int(8)).infix("%", int(2)).infix("*", int(8));
+        let within = |lanes: u32| thread().infix("%", int(lanes));
+        let a_row = row.infix("+", i.clone().infix("*", int(16)));
+        let b_col = col.infix("+", j.clone().infix("*", int(16)));
         let (a_at, a_load) = if a.1 {
-            let k = format!("{kk} + {lane} / 16 * 8 + threadIdx.x % 8");
-            ((k, format!("{row} + {m} * 16 + {lane} / 8 % 2 * 8")), "load_matrix_transposed")
+            ([k.clone().infix("+", half()).infix("+", within(8)), a_row.infix("+", eight())], "load_matrix_transposed")
         } else {
-            let k = format!("{kk} + {lane} / 16 * 8");
-            ((format!("{row} + {m} * 16 + threadIdx.x % 16"), k), "load_matrix")
+            ([a_row.infix("+", within(16)), k.clone().infix("+", half())], "load_matrix")
         };
         let (b_at, b_load) = if b.1 {
-            let n = format!("{col} + {n} * 16 + {lane} / 16 * 8 + threadIdx.x % 8");
-            ((n, format!("{kk} + {lane} / 8 % 2 * 8")), "load_matrix")
+            ([b_col.infix("+", half()).infix("+", within(8)), k.clone().infix("+", eight())], "load_matrix")
         } else {
-            let k = format!("{kk} + threadIdx.x % 16");
-            ((k, format!("{col} + {n} * 16 + {lane} / 16 * 8")), "load_matrix_transposed")
+            ([k.clone().infix("+", within(16)), b_col.infix("+", half())], "load_matrix_transposed")
         };
-        let load = |function: &str, fragment: &str, number: &str, tile: String, cols: u32, at: (String, String)| {
-            let address = format!("{tile} + swizzled<{cols}>({}, {})", at.0, at.1);
-            let target = CExpr::name(fragment).at(CExpr::name(number));
-            CStmt::Expr(CExpr::call(function, [target, CExpr::name(address)]))
+        let load = |function: &str, fragment: CExpr, tile: String, cols: u32, at: [CExpr; 2]| {
+            let address = CExpr::name(tile).infix("+", CExpr::call(format!("swizzled<{cols}>"), at));
+            CStmt::Expr(CExpr::call(function, [fragment, address]))
         };
+        let (a_regs, b_regs) = (CExpr::name(&a_frag), CExpr::name(&b_frag));
         let a_body = if a.0.scope == Scope::Fragment {
             // Two n8 blocks of an accumulator lie in the threads as a k16 block of an operand does.
             self.helpers.insert(pack_helper);
-            let from = self.buffer_name(a.0);
+            let from = CExpr::name(self.buffer_name(a.0)).at(i.clone());
             let register = |r: u32| {
-                let block = if r < 2 { "" } else { " + 1" };
-                let element = |half: u32| format!("{from}[{m}][{kk} / 8{block}][{}]", r % 2 * 2 + half);
-                let value = CExpr::call(pack, [CExpr::name(element(0)), CExpr::name(element(1))]);
-                CStmt::Assign(CExpr::name(format!("{a_frag}[{m}][{r}]")), value)
+                let block = k.clone().infix("/", int(8));
+                let block = from.clone().at(if r < 2 { block } else { block.infix("+", int(1)) });
+                let element = |half: u32| block.clone().at(int(r % 2 * 2 + half));
+                let value = CExpr::call(pack, [element(0), element(1)]);
+                CStmt::Assign(a_regs.clone().at(i.clone()).at(int(r)), value)
             };
             (0..4).map(register).collect()
         } else {
-            vec![load(a_load, &a_frag, &m, self.buffer_name(a.0), self.columns(a.0), a_at)]
+            vec![load(a_load, a_regs.clone().at(i.clone()), self.buffer_name(a.0), self.columns(a.0), a_at)]
         };
-        let b_body = load(b_load, &b_frag, &n, self.buffer_name(b.0), self.columns(b.0), b_at);
+        let b_body = load(b_load, b_regs.clone().at(j.clone()), self.buffer_name(b.0), self.columns(b.0), b_at);
+        let b_pair = b_regs.at(j.clone().infix("/", int(2)));
+        let b_first = j.clone().infix("%", int(2)).infix("*", int(2));
         let product = CStmt::Expr(CExpr::call(
             function,
             [
-                CExpr::name(format!("{}[{m}][{n}]", self.buffer_name(acc))),
-                CExpr::name(format!("{a_frag}[{m}]")),
-                CExpr::name(format!("{b_frag}[{n} / 2][{n} % 2 * 2]")),
-                CExpr::name(format!("{b_frag}[{n} / 2][{n} % 2 * 2 + 1]")),
+                CExpr::name(self.buffer_name(acc)).at(i.clone()).at(j),
+                a_regs.at(i),
+                b_pair.clone().at(b_first.clone()),
+                b_pair.at(b_first.infix("+", int(1))),
             ],
         ));
         let array = |name: &str, count: u32| CStmt::Array {
@@ -132,37 +138,41 @@ impl Lower<'_> {
         depth: i128,
     ) -> Result<()> {
         let (row, col) = self.tile_start(tiled)?;
-        let (row, col) = (text(&row), text(&col));
         let [kk, m, n, r, a_frag, b_frag, vector] =
             ["kk", "mi", "ni", "r", "a_frag", "b_frag", "b_run"].map(|name| self.names.fresh(name));
+        let [k, i, j, e] = [&kk, &m, &n, &r].map(CExpr::name);
+        let int = |x: u32| CExpr::int(x.into());
         let threads_m = self.program.threads / threads_n;
-        let (a_tile, b_tile) = (self.buffer_name(a.0), self.buffer_name(b.0));
-        let (a_stride, b_stride) = (self.columns(a.0), self.columns(b.0));
-        let a_row = format!("{row} + {m} * {threads_m}");
-        let b_col = format!("{col} + {n} * {}", threads_n * run);
-        let a_element = if a.1 {
-            format!("{a_tile}[{kk} * {a_stride} + {a_row}]")
+        let (a_tile, b_tile) = (CExpr::name(self.buffer_name(a.0)), CExpr::name(self.buffer_name(b.0)));
+        let (a_stride, b_stride) = (int(self.columns(a.0)), int(self.columns(b.0)));
+        let a_row = row.infix("+", i.clone().infix("*", int(threads_m)));
+        let b_col = col.infix("+", j.clone().infix("*", int(threads_n * run)));
+        let a_element = a_tile.at(if a.1 {
+            k.clone().infix("*", a_stride).offset(a_row)
         } else {
-            format!("{a_tile}[({a_row}) * {a_stride} + {kk}]")
-        };
+            a_row.infix("*", a_stride).infix("+", k.clone())
+        });
         let compute = acc.dtype;
         let ty = CType::of(compute, false).name().to_owned();
-        let mut convert = |element: String, dtype: DType| -> Result<CExpr> {
+        let mut convert = |element: CExpr, dtype: DType| -> Result<CExpr> {
             let own = CType::of(dtype, false);
-            Ok(self.cast((CExpr::name(element), own), dtype, compute)?.0)
+            Ok(self.cast((element, own), dtype, compute)?.0)
         };
         let a_value = convert(a_element, a.0.dtype)?;
-        let b_registers = CExpr::name(b_frag.clone()).at(CExpr::name(n.clone()));
+        let b_registers = CExpr::name(&b_frag).at(j.clone());
         let b_body = if run == 1 {
-            let element = format!("{b_tile}[({b_col}) * {b_stride} + {kk}]");
-            let element = if b.1 { element } else { format!("{b_tile}[{kk} * {b_stride} + {b_col}]") };
-            vec![CStmt::Assign(b_registers.at(CExpr::int(0)), convert(element, b.0.dtype)?)]
+            let element = b_tile.at(if b.1 {
+                b_col.infix("*", b_stride).infix("+", k)
+            } else {
+                k.infix("*", b_stride).offset(b_col)
+            });
+            vec![CStmt::Assign(b_registers.clone().at(int(0)), convert(element, b.0.dtype)?)]
         } else {
-            let value = convert(format!("{vector}[{r}]"), b.0.dtype)?;
+            let value = convert(CExpr::name(&vector).at(e.clone()), b.0.dtype)?;
             let element = self.element_type(b.0.dtype);
             self.helpers.insert(Helper::Vec);
-            let address = CExpr::name(format!("{b_tile} + {kk} * {b_stride} + {b_col}"));
-            let assign = CStmt::Assign(b_registers.at(CExpr::name(r.clone())), value);
+            let address = b_tile.infix("+", k.infix("*", b_stride)).offset(b_col);
+            let assign = CStmt::Assign(b_registers.clone().at(e.clone()), value);
             vec![
                 CStmt::Declare {
                     ty: format!("Vec<{element}, {run}>"),
@@ -173,9 +183,9 @@ impl Lower<'_> {
                 CStmt::unrolled(r.clone(), run.into(), vec![assign]),
             ]
         };
-        let a_registers = CExpr::name(a_frag.clone()).at(CExpr::name(m.clone()));
-        let target = CExpr::name(format!("{}[{m}][{n}][{r}]", self.buffer_name(acc)));
-        let product = a_registers.clone().infix("*", CExpr::name(format!("{b_frag}[{n}][{r}]")));
+        let a_registers = CExpr::name(&a_frag).at(i.clone());
+        let target = CExpr::name(self.buffer_name(acc)).at(i).at(j).at(e.clone());
+        let product = a_registers.clone().infix("*", b_registers.at(e));
         let update = CStmt::Assign(target.clone(), target.infix("+", product));
         let over_r = CStmt::unrolled(r, run.into(), vec![update]);
         let over_n = CStmt::unrolled(n.clone(), ni.into(), vec![over_r]);

@@ -1,7 +1,7 @@
 //! Lowers the domain: from block and thread numbers to the variables of its axes.
 
 use super::Lower;
-use crate::dtype::DType;
+use crate::dtype::Type;
 use crate::error::Result;
 use crate::expr::Expr;
 use crate::pass::facts::{Range, VarFacts};
@@ -45,7 +45,7 @@ impl Lower<'_> {
                 let spare = program.threads * width;
                 self.decode(axes, Point { name: "point", value, spare, width })?;
                 match axes.last() {
-                    Some(axis) if width > 1 => self.wide_body(axis, width, body),
+                    Some(axis) if width > 1 => self.vectorized_body(axis, width, body),
                     _ => self.stmts(body),
                 }
             }
@@ -70,7 +70,7 @@ impl Lower<'_> {
         if let [axis] = axes {
             self.set_axis(axis, point.width);
             let name = self.names.fresh(&axis.var.name);
-            let ty = CType::of(DType::Index, wide);
+            let ty = CType::of(Type::Index, wide);
             self.vars.insert(axis.var.id, (CExpr::name(name.clone()), ty));
             let ty = ty.name().to_owned();
             self.push(CStmt::Declare { ty, name: name.clone(), value: Some(point.value), constant: true });
@@ -79,10 +79,10 @@ impl Lower<'_> {
             }
             return Ok(());
         }
-        let linear = CExpr::name(self.names.fresh(point.name));
+        let name = self.names.fresh(point.name);
+        let linear = CExpr::name(name.clone());
         if !axes.is_empty() {
-            let ty = CType::of(DType::Index, wide).name().to_owned();
-            let name = crate::print::expr(&linear);
+            let ty = CType::of(Type::Index, wide).name().to_owned();
             self.push(CStmt::Declare { ty, name, value: Some(point.value.clone()), constant: true });
         }
         if guard {

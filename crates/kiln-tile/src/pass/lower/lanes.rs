@@ -1,17 +1,17 @@
-//! Wide loops: a thread handles several neighbouring points, loading and storing them together.
+//! Vectorized loops: a thread handles several neighbouring points, loading and storing them together.
 //!
 //! The body becomes: values that all lanes share, wide loads, an unrolled loop over the lanes, wide stores.
 
 use super::Lower;
 use crate::error::Result;
 use crate::expr::{Expr, ExprKind};
-use crate::pass::layout::wide::{is_wide, unconditional_loads};
+use crate::pass::layout::vectorize::{is_vectorizable, unconditional_loads};
 use crate::print::prelude::Helper;
 use crate::program::{Axis, Buffer, Scope, Stmt};
 use crate::thread::{CExpr, CStmt, CType};
 use std::collections::HashMap;
 
-/// The lanes of the wide loop being written.
+/// The lanes of the vectorized loop being written.
 pub struct Lanes {
     /// How many.
     pub width: u32,
@@ -19,12 +19,30 @@ pub struct Lanes {
     axis: u32,
     /// The axis's value in lane 0.
     base: CExpr,
-    /// Number of the lane.
-    lane: CExpr,
+    /// Variable that counts the lanes.
+    lane: String,
     /// Index values bound inside, to be seen through in addresses.
     bound: HashMap<u32, Expr>,
-    /// Vectors standing for memory, by buffer and address in lane 0.
-    vectors: HashMap<(u32, String), String>,
+    /// Vectors standing for memory. There are as many as a body has accesses, so that they are searched one by one.
+    vectors: Vec<Vector>,
+}
+
+/// A vector of neighbours in memory.
+struct Vector {
+    /// Id of the buffer that has them.
+    buffer: u32,
+    /// Address of the first.
+    address: CExpr,
+    /// Name of the variable.
+    name: String,
+}
+
+impl Lanes {
+    /// Name of the vector that stands for the memory from `address` on.
+    fn vector(&self, buffer: &Buffer, address: &CExpr) -> Option<&str> {
+        let stands = |v: &&Vector| v.buffer == buffer.id && v.address == *address;
+        self.vectors.iter().find(stands).map(|v| v.name.as_str())
+    }
 }
 
 /// Whether `stmt` accesses `buffer`.
@@ -60,13 +78,13 @@ fn find(stmt: &Stmt, test: &dyn Fn(&Buffer) -> bool) -> Option<Buffer> {
 }
 
 impl Lower<'_> {
-    /// Writes `body` for the `width` neighbours that one turn of the loop over `axes` handles; `axis` is the last one.
+    /// Writes `body` for the `width` neighbours that one iteration of the loop over `axes` handles; `axis` is the last one.
     pub fn lane_body(&mut self, axes: &[Axis], axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
         if width == 1 {
             return self.stmts(body);
         }
-        if self.layouts.wide(axes) {
-            return self.wide_body(axis, width, body);
+        if self.layouts.vectorized(axes) {
+            return self.vectorized_body(axis, width, body);
         }
         self.scoped(|lower| lower.scalar_lanes(axis, width, body))
     }
@@ -86,7 +104,7 @@ impl Lower<'_> {
     }
 
     /// Writes `body` for `width` neighbours along `axis`, whose variable holds the first one.
-    pub fn wide_body(&mut self, axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
+    pub fn vectorized_body(&mut self, axis: &Axis, width: u32, body: &[Stmt]) -> Result<()> {
         // Values that all lanes share come first, and a condition that all lanes share goes around; values that differ by
         // lane move inside it.
         let uniform = |lower: &Self, e: &Expr| lower.facts.lane_step(e, width) == Some(0);
@@ -103,7 +121,7 @@ impl Lower<'_> {
                     // Lane by lane, but before the condition, which does not guard it.
                     Stmt::Check { violated, .. } if !uniform(self, violated) => {
                         let body: Vec<Stmt> = inside.iter().chain([bind]).cloned().collect();
-                        self.wide_body(axis, width, &body)?;
+                        self.vectorized_body(axis, width, &body)?;
                     }
                     bind => self.stmt(&seen_through(bind, &bound))?,
                 }
@@ -111,7 +129,7 @@ impl Lower<'_> {
             let cond = self.expr(&see_through(cond, &bound))?;
             let mut branch = |body: &[Stmt]| {
                 let body = [&inside, body].concat();
-                self.nested(|lower| lower.wide_body(axis, width, &body))
+                self.nested(|lower| lower.vectorized_body(axis, width, &body))
             };
             let then = branch(then)?;
             let otherwise = if otherwise.is_empty() { vec![] } else { branch(otherwise)? };
@@ -135,8 +153,8 @@ impl Lower<'_> {
             }
         }
         let base = self.expr(&Expr::var(&axis.var))?;
-        let lane = CExpr::name(self.names.fresh("v"));
-        let lanes = Lanes { width, axis: axis.var.id, base, lane, bound, vectors: HashMap::new() };
+        let lane = self.names.fresh("v");
+        let lanes = Lanes { width, axis: axis.var.id, base, lane, bound, vectors: vec![] };
         self.lanes = Some(lanes);
         let result = self.lane_loop(&rest);
         self.lanes = None;
@@ -149,28 +167,28 @@ impl Lower<'_> {
         else {
             return Ok(());
         };
-        let mut wide_loads = vec![];
-        let mut wide_stores = vec![];
+        let mut vector_loads = vec![];
+        let mut vector_stores = vec![];
         for stmt in body {
             for e in stmt.exprs() {
-                unconditional_loads(e, &mut |buffer, index| wide_loads.push((buffer.clone(), index.to_vec())));
+                unconditional_loads(e, &mut |buffer, index| vector_loads.push((buffer.clone(), index.to_vec())));
             }
             if let Stmt::Store { buffer, index, .. } = stmt {
-                wide_stores.push((buffer.clone(), index.clone()));
+                vector_stores.push((buffer.clone(), index.clone()));
             }
         }
-        for (buffer, index) in &wide_loads {
+        for (buffer, index) in &vector_loads {
             self.vector(buffer, index, true)?;
         }
         let mut stores = vec![];
-        for (buffer, index) in &wide_stores {
+        for (buffer, index) in &vector_stores {
             stores.extend(self.vector(buffer, index, false)?);
         }
         let ty = self.vars.get(&axis).map_or(CType::Int, |value| value.1);
-        self.vars.insert(axis, (base.clone().op("+", lane.clone()), ty));
+        self.vars.insert(axis, (base.clone().op("+", CExpr::name(lane.clone())), ty));
         let inner = self.nested(|lower| body.iter().try_for_each(|stmt| lower.stmt(stmt)))?;
         self.vars.insert(axis, (base, ty));
-        self.push(CStmt::unrolled(crate::print::expr(&lane), width.into(), inner));
+        self.push(CStmt::unrolled(lane, width.into(), inner));
         stores.into_iter().for_each(|store| self.push(store));
         Ok(())
     }
@@ -178,12 +196,11 @@ impl Lower<'_> {
     /// Declares the vector for a wide access, loading it if `load`; returns the statement that stores it.
     fn vector(&mut self, buffer: &Buffer, index: &[Expr], load: bool) -> Result<Option<CStmt>> {
         let Some(width) = self.lanes.as_ref().map(|lanes| lanes.width) else { return Ok(None) };
-        if !is_wide(&self.layouts, &self.facts, buffer, index, width) {
+        if !is_vectorizable(&self.layouts, &self.facts, buffer, index, width) {
             return Ok(None);
         }
         let address = self.address(buffer, index)?;
-        let key = (buffer.id, crate::print::expr(&address));
-        if self.lanes.as_ref().is_some_and(|lanes| lanes.vectors.contains_key(&key)) {
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.vector(buffer, &address).is_some()) {
             return Ok(None);
         }
         let name = self.names.fresh(&format!("{}_v", buffer.name));
@@ -192,7 +209,7 @@ impl Lower<'_> {
         let value = load.then(|| CExpr::call(format!("load<{width}>"), [address.clone()]));
         self.push(CStmt::Declare { ty, name: name.clone(), value, constant: load });
         if let Some(lanes) = &mut self.lanes {
-            lanes.vectors.insert(key, name.clone());
+            lanes.vectors.push(Vector { buffer: buffer.id, address: address.clone(), name: name.clone() });
         }
         let store = CExpr::call("store", [address, CExpr::name(name)]);
         Ok((!load).then_some(CStmt::Expr(store)))
@@ -215,13 +232,13 @@ impl Lower<'_> {
     /// The vector element that stands for a load, if the load was made wide.
     pub fn hoisted(&mut self, buffer: &Buffer, index: &[Expr]) -> Result<Option<CExpr>> {
         let Some(lanes) = &self.lanes else { return Ok(None) };
-        if lanes.vectors.is_empty() || !is_wide(&self.layouts, &self.facts, buffer, index, lanes.width) {
+        if lanes.vectors.is_empty() || !is_vectorizable(&self.layouts, &self.facts, buffer, index, lanes.width) {
             return Ok(None);
         }
-        let lane = lanes.lane.clone();
-        let key = (buffer.id, crate::print::expr(&self.address(buffer, index)?));
-        let name = self.lanes.as_ref().and_then(|lanes| lanes.vectors.get(&key));
-        Ok(name.map(|name| CExpr::name(name.clone()).at(lane)))
+        let address = self.address(buffer, index)?;
+        let element =
+            |lanes: &Lanes| Some(CExpr::name(lanes.vector(buffer, &address)?).at(CExpr::name(lanes.lane.clone())));
+        Ok(self.lanes.as_ref().and_then(element))
     }
 
     /// The vector element that a store goes to first, if the store is wide.
@@ -232,9 +249,9 @@ impl Lower<'_> {
     /// Index of the register that holds this point of a loop over fragments.
     pub fn register_index(&self) -> Option<Vec<CExpr>> {
         let mut index = self.registers.clone()?;
-        let lane = self.lanes.as_ref().map(|lanes| &lanes.lane).or(self.lane.as_ref());
-        if let (Some(lane), Some(last)) = (lane, index.last_mut()) {
-            *last = last.clone().op("+", lane.clone());
+        let wide = self.lanes.as_ref().map(|lanes| CExpr::name(lanes.lane.clone()));
+        if let (Some(lane), Some(last)) = (wide.or(self.lane.clone()), index.last_mut()) {
+            *last = last.clone().op("+", lane);
         }
         Some(index)
     }

@@ -119,10 +119,10 @@ impl Lower<'_> {
     /// Extents of a thread's part of a fragment.
     pub fn register_extents(&self, buffer: &Buffer) -> Vec<u64> {
         match self.layouts.fragment(buffer) {
-            FragmentLayout::Private => vec![buffer.const_len().unwrap_or(0)],
-            FragmentLayout::Spread => vec![self.spread_registers(buffer).into()],
+            FragmentLayout::ThreadLocal => vec![buffer.const_len().unwrap_or(0)],
+            FragmentLayout::Blocked => vec![self.blocked_registers(buffer).into()],
             FragmentLayout::Tiled(tiled) => tiled.registers().to_vec(),
-            FragmentLayout::Rows(rows) => vec![rows.mi.into(), rows.halves.into()],
+            FragmentLayout::Slice(rows) => vec![rows.mi.into(), rows.halves.into()],
         }
     }
 
@@ -152,12 +152,12 @@ impl Lower<'_> {
     }
 
     /// Threads that share the loops of one worker.
-    pub fn crew(&self) -> u32 {
+    pub fn worker_threads(&self) -> u32 {
         if self.program.domain.worker == Worker::Block { self.program.threads } else { 32 }
     }
 
-    /// Registers that each thread needs for its part of a spread fragment.
-    fn spread_registers(&self, buffer: &Buffer) -> u32 {
+    /// Registers that each thread needs for its part of a blocked fragment.
+    fn blocked_registers(&self, buffer: &Buffer) -> u32 {
         let len = buffer.const_len().unwrap_or(0);
         let mut width = 1;
         for stmt in &self.program.body {
@@ -169,7 +169,7 @@ impl Lower<'_> {
                 }
             });
         }
-        let turn = u64::from(self.crew() * width);
-        u32::try_from(len.div_ceil(turn)).unwrap_or(u32::MAX / width) * width
+        let stride = u64::from(self.worker_threads() * width);
+        u32::try_from(len.div_ceil(stride)).unwrap_or(u32::MAX / width) * width
     }
 }

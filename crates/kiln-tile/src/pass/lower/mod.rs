@@ -1,6 +1,6 @@
 //! Lowers a verified, laid out, synchronised tile program to what one thread does.
 
-mod crew;
+mod cooperative;
 mod expr;
 mod gemm;
 mod grid;
@@ -10,13 +10,13 @@ mod names;
 mod pipeline;
 mod reduce;
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Type};
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, Var};
+use crate::pass::dce::dce;
 use crate::pass::facts::{Facts, Range, VarFacts};
 use crate::pass::layout::Layouts;
 use crate::pass::layout::tiled::Tiled;
-use crate::pass::tidy::tidy;
 use crate::print::prelude::Helper;
 use crate::program::{AtomicOp, Buffer, Program, Stmt};
 use crate::thread::{CExpr, CStmt, CType, Function};
@@ -48,6 +48,7 @@ pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> 
         buffers: HashMap::new(),
         helpers: BTreeSet::new(),
         out: vec![vec![]],
+        next_id: program.next_id,
         tiles: vec![],
         registers: None,
         row_registers: None,
@@ -58,7 +59,7 @@ pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> 
     let params = lower.params();
     let dynamic_shared = lower.locals()?;
     lower.domain(body)?;
-    let body = tidy(lower.out.pop().unwrap_or_default());
+    let body = dce(lower.out.pop().unwrap_or_default());
     let comment = program.comment.clone();
     let large = !lower.tiles.is_empty();
     let function = Function { comment, name, threads: program.threads, large, params, body };
@@ -80,15 +81,17 @@ struct Lower<'a> {
     helpers: BTreeSet<Helper>,
     /// The bodies being written, innermost last.
     out: Vec<Vec<CStmt>>,
+    /// The next id that no variable or buffer has.
+    next_id: u32,
     /// First row and column of this thread in each tiled layout, by name.
     tiles: Vec<(Tiled, String, String)>,
-    /// Index of the first register of this turn of a loop over fragments.
+    /// Index of the first register of this iteration of a loop over fragments.
     registers: Option<Vec<CExpr>>,
-    /// Index of the register that stands for the row of this turn.
+    /// Index of the register that stands for the row of this iteration.
     row_registers: Option<Vec<CExpr>>,
     /// Number of the lane in a loop over fragments whose lanes are handled one by one.
     lane: Option<CExpr>,
-    /// The lanes of the wide loop being written.
+    /// The lanes of the vectorized loop being written.
     lanes: Option<Lanes>,
 }
 
@@ -101,6 +104,12 @@ impl Lower<'_> {
             place: "lowering".to_owned(),
             help: "this is a bug of the tile compiler".to_owned(),
         }
+    }
+
+    /// An id for a variable or buffer that lowering adds.
+    fn id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id - 1
     }
 
     fn push(&mut self, stmt: CStmt) {
@@ -136,7 +145,7 @@ impl Lower<'_> {
 
     fn index_type(&self, var: &Var) -> CType {
         let wide = !self.facts.range(&Expr::var(var)).fits_int();
-        CType::of(var.dtype, wide && var.dtype == DType::Index)
+        CType::of(var.ty, wide && var.ty == Type::Index)
     }
 
     /// Writes `var = value;` as the declaration of a constant.
@@ -189,7 +198,7 @@ impl Lower<'_> {
             Stmt::Parallel { axes, body } => {
                 let fragment = lanes::touched_fragment(stmt, axes.len());
                 self.scoped(|lower| {
-                    lower.crew_loop(axes, fragment.as_ref(), |lower, axis, width| {
+                    lower.cooperative_loop(axes, fragment.as_ref(), |lower, axis, width| {
                         lower.lane_body(axes, axis, width, body)
                     })
                 })
@@ -204,7 +213,8 @@ impl Lower<'_> {
             Stmt::Copy { dst, axes, .. } => {
                 let element = pipeline::element(stmt, dst);
                 self.scoped(|lower| {
-                    lower.crew_loop(axes, None, |lower, axis, width| lower.lane_body(axes, axis, width, &element))
+                    lower
+                        .cooperative_loop(axes, None, |lower, axis, width| lower.lane_body(axes, axis, width, &element))
                 })
             }
             Stmt::Gemm { acc, a, b, transpose_a, transpose_b } => {

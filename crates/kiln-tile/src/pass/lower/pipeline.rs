@@ -90,7 +90,9 @@ impl Lower<'_> {
             copies.iter().zip(&staging).try_for_each(|(copy, next)| {
                 let Stmt::Copy { axes, .. } = copy else { return Ok(()) };
                 let stmts = element(copy, next);
-                lower.scoped(|lower| lower.turns(axes, |lower, axis, width| lower.lane_body(axes, axis, width, &stmts)))
+                lower.scoped(|lower| {
+                    lower.unrolled_strided_loop(axes, |lower, axis, width| lower.lane_body(axes, axis, width, &stmts))
+                })
             })
         })?;
         self.push(CStmt::Lambda { name: fetch.clone(), param: param.clone(), body });
@@ -101,7 +103,9 @@ impl Lower<'_> {
                 let index: Vec<Expr> = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
                 let value = next.at(&index);
                 let stmts = [Stmt::Store { buffer: dst.clone(), index, value }];
-                lower.scoped(|lower| lower.turns(axes, |lower, axis, width| lower.lane_body(axes, axis, width, &stmts)))
+                lower.scoped(|lower| {
+                    lower.unrolled_strided_loop(axes, |lower, axis, width| lower.lane_body(axes, axis, width, &stmts))
+                })
             })?;
             lower.leave_slots(bases);
             Ok(())
@@ -159,7 +163,7 @@ impl Lower<'_> {
     fn copy_async(&mut self, copy: &Stmt) -> Result<()> {
         let Stmt::Copy { dst, axes, mask, body, value, .. } = copy else { return Ok(()) };
         let ExprKind::Load(from, at) = value.kind() else { return Ok(()) };
-        self.turns(axes, |lower, _, width| {
+        self.unrolled_strided_loop(axes, |lower, _, width| {
             // Without loads among them, what the body names may be computed where the source does not exist.
             lower.stmts(body)?;
             let index: Vec<Expr> = axes.iter().map(|axis| Expr::var(&axis.var)).collect();
@@ -175,15 +179,14 @@ impl Lower<'_> {
     /// Declares the registers that hold the next tile of a copy.
     fn staging(&mut self, copy: &Stmt) -> Option<Buffer> {
         let Stmt::Copy { dst, axes, .. } = copy else { return None };
-        // Ids count up from 0, and those of partial results down from the top: the middle is free.
-        let id = u32::MAX / 2 + dst.id;
+        let id = self.id();
         let next = Buffer::new(id, &format!("{}_next", dst.name), dst.dtype, Scope::Fragment, dst.shape.clone());
-        self.layouts.add_spread(&next);
+        self.layouts.add_blocked(&next);
         let name = self.names.fresh(&next.name);
         self.buffers.insert(id, name.clone());
         let width = self.layouts.width(axes);
-        let turn = u64::from(self.crew() * width);
-        let count = next.const_len().unwrap_or(0).div_ceil(turn) * u64::from(width);
+        let stride = u64::from(self.worker_threads() * width);
+        let count = next.const_len().unwrap_or(0).div_ceil(stride) * u64::from(width);
         let ty = self.element_type(dst.dtype).to_owned();
         self.push(CStmt::Array { ty, name, dims: vec![count], shared: false });
         Some(next)

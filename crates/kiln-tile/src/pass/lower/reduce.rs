@@ -11,13 +11,13 @@ use crate::thread::{CExpr, CStmt};
 impl Lower<'_> {
     /// Writes `stmt`, a [`Stmt::Reduce`].
     pub fn reduce(&mut self, stmt: &Stmt, axes: &[Axis], body: &[Stmt], results: &[Reduction]) -> Result<()> {
-        // Partial results are ordinary variables that the loop assigns; their ids come after all others.
+        // Partial results are ordinary variables that the loop assigns.
         let mut steps = body.to_vec();
         let mut partials = vec![];
         for result in results {
             let name = format!("{}_partial", result.var.name);
-            let partial = Var { id: u32::MAX - result.var.id, name: name.into(), dtype: result.var.dtype };
-            let identity = self.expr(&result.op.identity(partial.dtype))?;
+            let partial = Var { id: self.id(), name: name.into(), ty: result.var.ty };
+            let identity = self.expr(&result.op.identity(partial.ty))?;
             self.declare(&partial, identity, false);
             let value = Expr::var(&partial).binary(result.op.binary(), &result.value);
             steps.push(Stmt::Assign { var: partial.clone(), value });
@@ -25,7 +25,9 @@ impl Lower<'_> {
         }
         let fragment = lanes::touched_fragment(stmt, axes.len());
         self.scoped(|lower| {
-            lower.crew_loop(axes, fragment.as_ref(), |lower, axis, width| lower.lane_body(axes, axis, width, &steps))
+            lower.cooperative_loop(axes, fragment.as_ref(), |lower, axis, width| {
+                lower.lane_body(axes, axis, width, &steps)
+            })
         })?;
         for (result, partial) in results.iter().zip(&partials) {
             let functor = self.functor(result.op);
@@ -52,7 +54,7 @@ impl Lower<'_> {
         (op, value): (ReduceOp, &Expr),
         into: &Buffer,
     ) -> Result<()> {
-        let FragmentLayout::Rows(rows) = self.layouts.fragment(into) else {
+        let FragmentLayout::Slice(rows) = self.layouts.fragment(into) else {
             return Err(self.internal(format!("`{}` has no layout of rows", into.name)));
         };
         self.scoped(|lower| lower.fill(into, &op.identity(into.dtype)))?;
@@ -62,12 +64,14 @@ impl Lower<'_> {
         let steps = [body, &[store]].concat();
         let accumulator = lanes::touched_fragment(stmt, 2);
         self.scoped(|lower| {
-            lower.crew_loop(axes, accumulator.as_ref(), |lower, axis, width| lower.lane_body(axes, axis, width, &steps))
+            lower.cooperative_loop(axes, accumulator.as_ref(), |lower, axis, width| {
+                lower.lane_body(axes, axis, width, &steps)
+            })
         })?;
         let function = format!("warp_reduce<{}, {}>", self.functor(op), rows.lanes);
         self.helpers.insert(Helper::WarpReduce);
         self.scoped(|lower| {
-            lower.crew_loop(&axes[..1], Some(into), |lower, _, _| {
+            lower.cooperative_loop(&axes[..1], Some(into), |lower, _, _| {
                 let place = lower.place(into, &index)?;
                 lower.push(CStmt::Assign(place.clone(), CExpr::call(function, [place])));
                 Ok(())

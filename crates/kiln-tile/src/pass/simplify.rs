@@ -1,8 +1,8 @@
-//! Undoes what splitting a position into indices did, where an address puts them together again:
+//! Simplifies quotients and remainders: undoes what splitting a position into indices did, where an address puts them together again:
 //! `(x / c) * (c * p) + (x % c) * p` is `x * p`. Divisions by runtime extents are the dearest thing an address can hold.
 
 use super::facts::Facts;
-use crate::dtype::DType;
+use crate::dtype::Type;
 use crate::expr::{BinaryOp, Expr, ExprKind};
 
 /// A product: a literal and other factors.
@@ -13,7 +13,7 @@ struct Term {
 }
 
 /// The sum with quotients and remainders put together where that is exact. `x` must not be negative, as positions are not.
-pub fn recombine(facts: &Facts, sum: &Expr) -> Expr {
+pub fn simplify_div_mod(facts: &Facts, sum: &Expr) -> Expr {
     let mut terms = vec![];
     collect_sum(sum, &mut terms);
     let mut changed = false;
@@ -64,7 +64,7 @@ fn find(facts: &Facts, terms: &[Term]) -> Option<(usize, usize, Term)> {
 /// Operands of a quotient or remainder, also of one that has been named.
 fn split(facts: &Facts, e: &Expr, op: BinaryOp) -> Option<(Expr, Expr)> {
     match e.kind() {
-        ExprKind::Binary(found, a, b) if *found == op && e.dtype() == DType::Index => Some((a.clone(), b.clone())),
+        ExprKind::Binary(found, a, b) if *found == op && e.ty() == Type::Index => Some((a.clone(), b.clone())),
         ExprKind::Var(var) => split(facts, facts.definition(var)?, op),
         _ => None,
     }
@@ -108,7 +108,7 @@ impl Term {
 
     fn expr(&self) -> Expr {
         let product = self.factors.iter().fold(Expr::index(1), |product, factor| product * factor);
-        product * Expr::wide_int(DType::Index, self.literal)
+        product * Expr::wide_int(Type::Index, self.literal)
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
     /// Recombined sums have the value they had, and those that can be lose their divisions.
     #[test]
     fn sums_keep_their_value() {
-        let var = |id: u32, name: &str| Var { id, name: name.into(), dtype: DType::Index };
+        let var = |id: u32, name: &str| Var { id, name: name.into(), ty: Type::Index };
         let (x, s, named) = (var(0, "x"), var(1, "s"), var(2, "named"));
         let mut facts = Facts::default();
         for v in [&x, &s] {
@@ -152,7 +152,7 @@ mod tests {
             (&x / &s * 5 + &x % &s * 5, false),
         ];
         for (number, (sum, divisionless)) in cases.into_iter().enumerate() {
-            let found = recombine(&facts, &sum);
+            let found = simplify_div_mod(&facts, &sum);
             let divides =
                 |e: &Expr| e.any(&mut |e| matches!(e.kind(), ExprKind::Binary(BinaryOp::Div | BinaryOp::Rem, ..)));
             assert_eq!(!divides(&found), divisionless, "case {number}");

@@ -1,6 +1,6 @@
 //! Finds the fragments that have an element a row: a row's maximum, its sum.
 
-use super::wide::accesses;
+use super::vectorize::accesses;
 use crate::program::{Buffer, Scope, Stmt};
 use std::collections::HashSet;
 

@@ -4,7 +4,7 @@ use super::Layouts;
 use crate::dtype::DType;
 use crate::expr::{BinaryOp, Expr, ExprKind};
 use crate::pass::facts::Facts;
-use crate::pass::recombine::recombine;
+use crate::pass::simplify::simplify_div_mod;
 use crate::program::{Axis, Buffer, Scope, Stmt};
 
 /// Buffer elements with their indices.
@@ -34,12 +34,12 @@ pub fn accesses(body: &[Stmt], values: &[Expr]) -> (Accesses, Accesses) {
 }
 
 /// Whether lanes of width `width` access neighbours that one aligned wide access covers.
-pub fn is_wide(layouts: &Layouts, facts: &Facts, buffer: &Buffer, index: &[Expr], width: u32) -> bool {
+pub fn is_vectorizable(layouts: &Layouts, facts: &Facts, buffer: &Buffer, index: &[Expr], width: u32) -> bool {
     let bits = buffer.dtype.bits();
     if bits < 8 || buffer.scope == Scope::Fragment {
         return false;
     }
-    let offset = recombine(facts, &layouts.offset(buffer, index));
+    let offset = simplify_div_mod(facts, &layouts.offset(buffer, index));
     let access = i128::from((width * bits).min(128) / bits);
     facts.lane_step(&offset, width) == Some(1) && facts.multiple(&offset) % access == 0
 }
@@ -140,7 +140,7 @@ impl Wide<'_> {
             }
             Stmt::Store { buffer, index, value } => {
                 self.loads(value);
-                let wide = is_wide(self.layouts, &self.facts, buffer, index, self.width);
+                let wide = is_vectorizable(self.layouts, &self.facts, buffer, index, self.width);
                 if wide {
                     self.bits.push(buffer.dtype.bits());
                 }
@@ -163,7 +163,7 @@ impl Wide<'_> {
         let mut found = vec![];
         unconditional_loads(e, &mut |buffer, index| found.push((buffer.clone(), index.to_vec())));
         for (buffer, index) in found {
-            if is_wide(self.layouts, &self.facts, &buffer, &index, self.width) {
+            if is_vectorizable(self.layouts, &self.facts, &buffer, &index, self.width) {
                 self.bits.push(buffer.dtype.bits());
             }
         }
@@ -174,7 +174,7 @@ impl Wide<'_> {
 pub fn unconditional_loads(e: &Expr, visit: &mut impl FnMut(&Buffer, &[Expr])) {
     match e.kind() {
         ExprKind::Select(c, _, _) => unconditional_loads(c, visit),
-        ExprKind::Binary(BinaryOp::And | BinaryOp::Or, a, _) if e.dtype() == DType::Bool => {
+        ExprKind::Binary(BinaryOp::And | BinaryOp::Or, a, _) if e.ty() == DType::Bool => {
             unconditional_loads(a, visit);
         }
         kind => {

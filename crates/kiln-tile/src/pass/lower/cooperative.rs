@@ -1,17 +1,17 @@
 //! Lowers loops that the threads of a worker share.
 
 use super::Lower;
-use crate::dtype::DType;
+use crate::dtype::Type;
 use crate::error::Result;
 use crate::pass::layout::FragmentLayout;
-use crate::pass::layout::tiled::{Tiled, TiledRows};
+use crate::pass::layout::tiled::{Tiled, TiledSlice};
 use crate::program::{Axis, Buffer, Worker, product};
 use crate::thread::{CExpr, CStmt, CType};
 
 impl Lower<'_> {
     /// Writes a loop over `axes` spread over the worker's threads; `fragment` is one that it accesses, if it accesses any.
     /// `write` gets the last axis and the width.
-    pub fn crew_loop(
+    pub fn cooperative_loop(
         &mut self,
         axes: &[Axis],
         fragment: Option<&Buffer>,
@@ -20,8 +20,8 @@ impl Lower<'_> {
         match fragment.map(|buffer| self.layouts.fragment(buffer)) {
             None => self.strided(axes, write),
             Some(FragmentLayout::Tiled(tiled)) => self.tiled(axes, tiled, write),
-            Some(FragmentLayout::Rows(rows)) => self.rows(axes, rows, write),
-            Some(_) => self.turns(axes, write),
+            Some(FragmentLayout::Slice(rows)) => self.rows(axes, rows, write),
+            Some(_) => self.unrolled_strided_loop(axes, write),
         }
     }
 
@@ -31,11 +31,11 @@ impl Lower<'_> {
     }
 
     /// Type and name of the linear position in `axes`.
-    fn position(&mut self, axes: &[Axis], turn: u32) -> (CType, String) {
+    fn position(&mut self, axes: &[Axis], stride: u32) -> (CType, String) {
         let range = self.facts.range(&product(axes));
-        let wide = range.hi + i128::from(turn) > i128::from(i32::MAX);
+        let wide = range.hi + i128::from(stride) > i128::from(i32::MAX);
         let name = if let [axis] = axes { axis.var.name.to_string() } else { "element".to_owned() };
-        (CType::of(DType::Index, wide), self.names.fresh(&name))
+        (CType::of(Type::Index, wide), self.names.fresh(&name))
     }
 
     /// Writes the body for a linear position.
@@ -59,21 +59,25 @@ impl Lower<'_> {
     /// Each thread strides through the points.
     fn strided(&mut self, axes: &[Axis], write: impl FnOnce(&mut Self, &Axis, u32) -> Result<()>) -> Result<()> {
         let width = self.layouts.width(axes);
-        let turn = self.crew() * width;
-        let (ty, var) = self.position(axes, turn);
+        let stride = self.worker_threads() * width;
+        let (ty, var) = self.position(axes, stride);
         let end = self.expr(&product(axes))?;
         let start = self.thread().op("*", CExpr::int(width.into()));
         let body = self.nested(|lower| lower.at_position(axes, (ty, &var), width, write))?;
-        let step = CExpr::int(turn.into());
+        let step = CExpr::int(stride.into());
         self.push(CStmt::For { ty, var, start, end, step, unroll: false, body });
         Ok(())
     }
 
-    /// The same with counted, unrolled turns, since registers need constant indices. The extents are constants.
-    pub fn turns(&mut self, axes: &[Axis], write: impl FnOnce(&mut Self, &Axis, u32) -> Result<()>) -> Result<()> {
+    /// The same with counted, unrolled iterations, since registers need constant indices. The extents are constants.
+    pub fn unrolled_strided_loop(
+        &mut self,
+        axes: &[Axis],
+        write: impl FnOnce(&mut Self, &Axis, u32) -> Result<()>,
+    ) -> Result<()> {
         let width = self.layouts.width(axes);
-        let turn = self.crew() * width;
-        let (ty, name) = self.position(axes, turn);
+        let stride = self.worker_threads() * width;
+        let (ty, name) = self.position(axes, stride);
         let points = product(axes);
         let end = self.expr(&points)?;
         let points = self.facts.range(&points).hi.max(0);
@@ -82,21 +86,21 @@ impl Lower<'_> {
         self.registers = Some(vec![count.clone().op("*", CExpr::int(width.into()))]);
         let body = self.nested(|lower| lower.at_position(axes, (ty, &name), width, write))?;
         self.registers = None;
-        let first = count.op("*", CExpr::int(self.crew().into())).op("+", self.thread());
+        let first = count.op("*", CExpr::int(self.worker_threads().into())).op("+", self.thread());
         let mut inner = vec![CStmt::Declare {
             ty: ty.name().to_owned(),
             name: name.clone(),
             value: Some(first.op("*", CExpr::int(width.into()))),
             constant: true,
         }];
-        if points % i128::from(turn) == 0 {
+        if points % i128::from(stride) == 0 {
             inner.extend(body);
         } else {
             let cond = CExpr::name(name).infix("<", end);
             inner.push(CStmt::If { cond, then: body, otherwise: vec![] });
         }
-        let turns = u64::try_from(points).unwrap_or(0).div_ceil(turn.into());
-        self.push(CStmt::unrolled(counter, turns, inner));
+        let count = u64::try_from(points).unwrap_or(0).div_ceil(stride.into());
+        self.push(CStmt::unrolled(counter, count, inner));
         Ok(())
     }
 
@@ -153,7 +157,7 @@ impl Lower<'_> {
     fn rows(
         &mut self,
         axes: &[Axis],
-        rows: TiledRows,
+        rows: TiledSlice,
         write: impl FnOnce(&mut Self, &Axis, u32) -> Result<()>,
     ) -> Result<()> {
         let (Some((tiled, first_row, _)), [axis]) =

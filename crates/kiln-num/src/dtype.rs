@@ -1,5 +1,6 @@
 //! Element types.
 
+use crate::Format;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +8,6 @@ use std::str::FromStr;
 /// The element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum DType {
     /// IEEE binary64.
     F64,
@@ -68,7 +68,7 @@ impl DType {
     ];
 
     /// Width of one element, in bits.
-    pub const fn bits(self) -> usize {
+    pub const fn bits(self) -> u32 {
         match self {
             DType::F64 | DType::I64 | DType::U64 => 64,
             DType::F32 | DType::I32 | DType::U32 => 32,
@@ -80,7 +80,7 @@ impl DType {
 
     /// Bytes that `n` densely packed elements take; `None` on overflow.
     pub const fn bytes_for(self, n: usize) -> Option<usize> {
-        match n.checked_mul(self.bits()) {
+        match n.checked_mul(self.bits() as usize) {
             Some(bits) => Some(bits.div_ceil(8)),
             None => None,
         }
@@ -89,6 +89,11 @@ impl DType {
     /// Whether this is a floating-point type.
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 | DType::F8E5M2)
+    }
+
+    /// Whether this is one of the 8-bit floats.
+    pub const fn is_f8(self) -> bool {
+        self.is_float() && self.bits() == 8
     }
 
     /// Whether this is an integer type (bool is not).
@@ -101,9 +106,19 @@ impl DType {
         self.is_float() || matches!(self, DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::I4)
     }
 
+    /// Stored bits of a float's mantissa; `None` for integers and bool.
+    pub const fn mantissa_bits(self) -> Option<u32> {
+        match (self, Format::of(self)) {
+            (_, Some(format)) => Some(format.mantissa),
+            (DType::F32, _) => Some(f32::MANTISSA_DIGITS - 1),
+            (DType::F64, _) => Some(f64::MANTISSA_DIGITS - 1),
+            _ => None,
+        }
+    }
+
     /// The inclusive range of an integer type (bool counts as 0..=1); `None` for floats.
     pub const fn int_range(self) -> Option<(i128, i128)> {
-        let bits = self.bits() as u32;
+        let bits = self.bits();
         match self {
             DType::Bool => Some((0, 1)),
             _ if self.is_float() => None,
@@ -116,8 +131,17 @@ impl DType {
     /// narrow integers, itself for the rest.
     pub const fn accumulator(self) -> DType {
         match self {
-            DType::F16 | DType::BF16 | DType::F8E4M3 | DType::F8E5M2 => DType::F32,
-            DType::I8 | DType::U8 | DType::I4 | DType::U4 | DType::I16 | DType::U16 | DType::Bool => DType::I32,
+            DType::Bool => DType::I32,
+            other => other.compute(),
+        }
+    }
+
+    /// The type that arithmetic on values of this type is done in: f32 for narrow floats, i32 for narrow integers, itself for the
+    /// rest (bool too).
+    pub const fn compute(self) -> DType {
+        match self {
+            _ if self.is_float() && self.bits() < 32 => DType::F32,
+            _ if self.is_int() && self.bits() < 32 => DType::I32,
             other => other,
         }
     }
@@ -152,13 +176,52 @@ impl fmt::Display for DType {
     }
 }
 
-impl FromStr for DType {
-    type Err = String;
+/// A name that is no element type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown dtype `{found}`; one of {}", DType::ALL.map(DType::name).join(", "))]
+pub struct UnknownDType {
+    /// What was given.
+    pub found: String,
+}
 
-    fn from_str(s: &str) -> Result<Self, String> {
-        DType::ALL
-            .into_iter()
-            .find(|d| d.name() == s)
-            .ok_or_else(|| format!("unknown dtype `{s}`; one of {}", DType::ALL.map(DType::name).join(", ")))
+impl FromStr for DType {
+    type Err = UnknownDType;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDType> {
+        DType::ALL.into_iter().find(|d| d.name() == text).ok_or_else(|| UnknownDType { found: text.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_back_and_are_all_told_apart() {
+        for (i, dtype) in DType::ALL.into_iter().enumerate() {
+            assert_eq!(dtype.name().parse(), Ok(dtype));
+            assert_eq!(dtype as usize, i, "{dtype} is not where ALL has it");
+        }
+        let err = "f7".parse::<DType>().unwrap_err().to_string();
+        assert!(err.contains("`f7`") && err.contains("f8e5m2"), "{err}");
+    }
+
+    #[test]
+    fn facts_fit_each_other() {
+        for dtype in DType::ALL {
+            let kinds = [dtype.is_float(), dtype.is_int(), dtype == DType::Bool];
+            assert_eq!(kinds.into_iter().filter(|&kind| kind).count(), 1, "{dtype}");
+            assert_eq!(dtype.int_range().is_none(), dtype.is_float(), "{dtype}");
+            assert_eq!(dtype.compute().compute(), dtype.compute(), "{dtype}");
+            assert!(
+                dtype.compute().bits() >= dtype.bits() && dtype.compute().is_float() == dtype.is_float(),
+                "{dtype}"
+            );
+        }
+        assert_eq!([DType::F32, DType::F8E4M3, DType::I8].map(DType::mantissa_bits), [Some(23), Some(3), None]);
+        assert_eq!(DType::Bool.accumulator(), DType::I32);
+        assert_eq!(DType::F8E5M2.accumulator(), DType::F32);
+        assert_eq!(DType::I4.int_range(), Some((-8, 7)));
+        assert_eq!(DType::U4.bytes_for(3), Some(2));
     }
 }

@@ -1,5 +1,6 @@
 //! Running an engine: named tensors in, named tensors out.
 
+use crate::choose::{Code, for_device};
 use crate::device::{Device, KernelImage, MemId, Module, Place, RecordingId};
 use crate::engine::{Engine, TargetImage};
 use crate::schedule::{Action, LoadedPlan, Schedule, WeightPlaces, nested, schedule, signature};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 /// An engine loaded on a device.
 pub struct Session {
     device: Box<dyn Device>,
+    code: Code,
     plan: Plan,
     loaded: LoadedPlan,
     signature: Graph,
@@ -74,11 +76,12 @@ pub struct Observation<'a> {
 type Observer<'a> = &'a mut dyn FnMut(Observation<'_>);
 
 impl Session {
-    /// Loads an engine's code for the device's target, and its weights. Weights are mapped, not copied, where the device shares memory.
+    /// Loads an engine's code and weights. A GPU without an image of its own gets the newest PTX that it can run: see [`Session::code`].
+    /// Weights are mapped, not copied, where the device shares memory.
     pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
-        let image = engine.target(&device.target())?;
+        let (image, code) = for_device(engine, device.as_ref())?;
         let plan = image.plan.clone();
-        let loaded = load(&plan, image, &mut 0, device.as_mut())?;
+        let loaded = load(&plan, image, &code, &mut 0, device.as_mut())?;
         let mut weights = WeightPlaces::new();
         let mut weight_bytes = 0;
         for name in crate::validate::weight_names(&plan) {
@@ -89,7 +92,17 @@ impl Session {
             weights.insert(name.to_owned(), Place { mem, offset: 0, bytes: tensor.data().len() });
         }
         let signature = signature(&plan);
-        Ok(Session { device, plan, loaded, signature, weights, weight_bytes, arena: None, schedules: HashMap::new() })
+        Ok(Session {
+            device,
+            code,
+            plan,
+            loaded,
+            signature,
+            weights,
+            weight_bytes,
+            arena: None,
+            schedules: HashMap::new(),
+        })
     }
 
     /// What runs.
@@ -106,6 +119,11 @@ impl Session {
     /// The device's name.
     pub fn device_name(&self) -> String {
         self.device.name()
+    }
+
+    /// What of the engine it runs.
+    pub fn code(&self) -> &Code {
+        &self.code
     }
 
     /// Inputs: name and type.
@@ -277,7 +295,14 @@ impl Session {
     }
 }
 
-fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Device) -> Result<LoadedPlan> {
+fn load(
+    plan: &Plan,
+    image: &TargetImage,
+    code: &Code,
+    next: &mut usize,
+    device: &mut dyn Device,
+) -> Result<LoadedPlan> {
+    let own = matches!(code, Code::Own(_));
     let mut loaded = LoadedPlan::default();
     for region in &plan.regions {
         let module = match image.kernels.get(*next) {
@@ -288,7 +313,7 @@ fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Dev
                     .kernels
                     .iter()
                     .zip(&compiled.images)
-                    .map(|(kernel, i)| KernelImage { kernel, cubin: i.cubin.clone(), ptx: i.ptx.clone() })
+                    .map(|(kernel, i)| KernelImage { kernel, cubin: own.then(|| i.cubin.clone()), ptx: i.ptx.clone() })
                     .collect(),
                 scratch_bytes: compiled.implementation.scratch_bytes.clone(),
             },
@@ -298,7 +323,7 @@ fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Dev
         loaded.kernels.push(device.load(&module)?);
     }
     for inner in plan.steps.iter().flat_map(nested) {
-        loaded.nested.push(load(inner, image, next, device)?);
+        loaded.nested.push(load(inner, image, code, next, device)?);
     }
     Ok(loaded)
 }

@@ -3,7 +3,7 @@
 use crate::engine::{Compiled, Port};
 use crate::schedule::{nested, operands, results};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
-use kiln_graph::{Symbols, Tensor, TensorType};
+use kiln_graph::{Dim, Symbols, Tensor, TensorType};
 use kiln_kernels::Param;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,8 @@ pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
                 Param::Input(i) => *i < region.graph.inputs.len(),
                 Param::Output(i) => *i < region.graph.outputs.len(),
                 Param::Fault | Param::FaultCode => !kernel.checks.is_empty(),
-                Param::Scratch | Param::I32(_) | Param::I64(_) => true,
+                Param::Scratch => compiled.implementation.scratch_bytes != Dim::from(0),
+                Param::I32(_) | Param::I64(_) => true,
             };
             if !fits {
                 return Err(format!("a kernel of region `{}` takes {param:?}, which the region lacks", region.name));

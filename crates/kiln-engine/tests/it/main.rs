@@ -8,5 +8,6 @@ mod hostile;
 mod models;
 mod range;
 mod run;
+mod scratch;
 mod sim;
 mod symbols;

@@ -131,7 +131,6 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
                     kiln_fuse::Step::Run { region, .. } => plan.regions[*region].name.clone(),
                     kiln_fuse::Step::If { .. } => "if".to_owned(),
                     kiln_fuse::Step::Loop { .. } => "loop".to_owned(),
-                    kiln_fuse::Step::Host { .. } => "host".to_owned(),
                 };
                 kernels.push(KernelTime { step: seen.index, kernel, ms: seen.time.as_secs_f64() * 1e3 });
             })

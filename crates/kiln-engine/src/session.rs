@@ -9,7 +9,6 @@ use bytes::Bytes;
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// An engine loaded on a device.
@@ -27,14 +26,8 @@ pub struct Session {
 
 struct Prepared {
     schedule: Schedule,
-    /// Cut when it first runs.
-    parts: Option<Vec<Part>>,
-}
-
-/// Steps in a row, and their recording where the device can run them without the session.
-struct Part {
-    steps: Range<usize>,
-    recording: Option<RecordingId>,
+    /// Made when it first runs; `None` in it where the device cannot run the steps without the session.
+    recording: Option<Option<RecordingId>>,
 }
 
 /// Wall time of the parts of one run.
@@ -205,7 +198,7 @@ impl Session {
         let key: Vec<(String, i64)> = bindings.iter().map(|(k, v)| (k.clone(), *v)).collect();
         self.prepare(&key, &bindings)?;
         let Session { device, plan, schedules, .. } = self;
-        let Some(Prepared { schedule, parts }) = schedules.get_mut(&key) else {
+        let Some(Prepared { schedule, recording }) = schedules.get_mut(&key) else {
             return Err(internal("a schedule is missing"));
         };
         for (tensor, id) in ordered.iter().zip(&plan.inputs) {
@@ -217,15 +210,13 @@ impl Session {
         if observer.is_some() {
             run_schedule(device.as_mut(), plan, schedule, observer)?;
         } else {
-            let parts = match parts {
-                Some(parts) => parts,
-                None => parts.insert(record(device.as_mut(), schedule)?),
+            let recording = match recording {
+                Some(recording) => *recording,
+                None => *recording.insert(device.record(&schedule.actions)?),
             };
-            for part in parts {
-                match part.recording {
-                    Some(id) => device.replay(id)?,
-                    None => run_steps(device.as_mut(), plan, schedule, part.steps.clone(), None)?,
-                }
+            match recording {
+                Some(id) => device.replay(id)?,
+                None => run_schedule(device.as_mut(), plan, schedule, None)?,
             }
         }
         let enqueue = launched.elapsed();
@@ -290,7 +281,7 @@ impl Session {
             }
         };
         made.rebase(arena);
-        self.schedules.insert(key.to_vec(), Prepared { schedule: made, parts: None });
+        self.schedules.insert(key.to_vec(), Prepared { schedule: made, recording: None });
         Ok(())
     }
 }
@@ -345,18 +336,6 @@ fn fetch(device: &mut dyn Device, plan: &Plan, schedule: &Schedule, id: BufferId
     Ok(Tensor::new(plan.buffers[id.index()].ty.dtype, schedule.shapes[id.index()].clone(), Bytes::from(data))?)
 }
 
-/// Records a schedule, in parts between the steps that the host runs.
-fn record(device: &mut dyn Device, schedule: &Schedule) -> Result<Vec<Part>> {
-    let (mut parts, mut at) = (Vec::new(), 0);
-    for actions in schedule.actions.chunk_by(|a, b| a.has_host() == b.has_host()) {
-        let steps = at..at + actions.len();
-        at = steps.end;
-        let recording = if actions[0].has_host() { None } else { device.record(actions)? };
-        parts.push(Part { steps, recording });
-    }
-    Ok(parts)
-}
-
 fn scalar(device: &mut dyn Device, place: Place) -> Result<i64> {
     let mut data = vec![0; place.bytes];
     device.download(place, &mut data)?;
@@ -370,33 +349,15 @@ fn run_schedule(
     device: &mut dyn Device,
     plan: &Plan,
     schedule: &Schedule,
-    observer: Option<Observer<'_>>,
-) -> Result<()> {
-    schedule.check()?;
-    run_steps(device, plan, schedule, 0..plan.steps.len(), observer)
-}
-
-fn run_steps(
-    device: &mut dyn Device,
-    plan: &Plan,
-    schedule: &Schedule,
-    range: Range<usize>,
     mut observer: Option<Observer<'_>>,
 ) -> Result<()> {
-    let steps = schedule.actions[range.clone()].iter().zip(&plan.steps[range.clone()]);
-    for (index, (action, step)) in range.zip(steps) {
+    schedule.check()?;
+    for (index, (action, step)) in schedule.actions.iter().zip(&plan.steps).enumerate() {
         let start = Instant::now();
         match (action, step) {
             (Action::Launch { .. }, _) => {
                 if let Some((prepared, arguments)) = action.launch() {
                     device.launch(prepared, arguments)?;
-                }
-            }
-            (Action::Host { inputs, outputs, .. }, Step::Host { graph, .. }) => {
-                let tensors =
-                    inputs.iter().map(|(id, _)| fetch(device, plan, schedule, *id)).collect::<Result<Vec<_>>>()?;
-                for (result, (_, place)) in kiln_graph::interpret(graph, &tensors)?.iter().zip(outputs) {
-                    device.upload(*place, result.data())?;
                 }
             }
             (Action::If { cond, branches, results, outputs }, Step::If { then_plan, else_plan, .. }) => {

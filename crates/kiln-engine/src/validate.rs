@@ -151,10 +151,6 @@ fn check(plan: &Plan) -> Check {
                 let region = plan.regions.get(*region).ok_or_else(|| format!("region {region} is used"))?;
                 operands_fit(&region.name, plan, inputs, outputs, &region.graph)?;
             }
-            Step::Host { graph, inputs, outputs } => {
-                verify(graph, plan).map_err(|e| format!("host step: {e}"))?;
-                operands_fit("host step", plan, inputs, outputs, graph)?;
-            }
             Step::If { then_plan, else_plan, captures, outputs, .. } => {
                 for inner in [then_plan, else_plan] {
                     same("an If's captures", captures.len(), inner.inputs.len())?;

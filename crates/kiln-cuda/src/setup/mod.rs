@@ -87,10 +87,13 @@ fn ways() -> Vec<Way<'static>> {
 
 fn with_pip<'a>(python: impl Fn() -> Result<Python> + 'a) -> Way<'a> {
     Box::new(move |pin, into, on_bytes| {
-        let scratch = tempfile::tempdir_in(into).map_err(|e| CudaError::io("create folder", into, e))?;
+        let [wheel, scratch] = ["wheel", "work"].map(|name| into.join(name));
+        for folder in [&wheel, &scratch] {
+            fs::create_dir(folder).map_err(|e| CudaError::io("create folder", folder, e))?;
+        }
         let disk = pin.bytes * 2 + UNPACKED_LIMIT / 2;
         let request = WheelRequest { requirement: &pin.requirement(), platforms: pin.platforms, disk };
-        python()?.download_wheel(&request, into, scratch.path(), on_bytes)
+        python()?.download_wheel(&request, &wheel, &scratch, on_bytes)
     })
 }
 
@@ -236,7 +239,7 @@ fn remove_leftovers(releases: &Path) {
 fn wanted_member(path: &str) -> Option<String> {
     let name = path.rsplit('/').next()?;
     let library = path.contains("/lib/") && name.starts_with("libnvrtc") && !name.contains(".alt.");
-    (library || path.ends_with("/License.txt")).then(|| name.to_owned())
+    (library || path.ends_with("/licenses/License.txt")).then(|| name.to_owned())
 }
 
 /// An exclusive lock that lasts as long as the returned file, or the process.

@@ -215,7 +215,7 @@ impl Device for CpuDevice {
 
 /// From actions to the commands of a tape. `arena` is the one block that they write.
 impl CpuDevice {
-    /// `None` if the host runs a part of them.
+    /// `None` if a branch or body does not fit the shapes: whether that is an error, the session sees as it runs.
     fn commands(&self, actions: &[Action], arena: MemId) -> Result<Option<Vec<Command>>> {
         let mut commands = Vec::with_capacity(actions.len());
         for action in actions {
@@ -254,7 +254,7 @@ impl CpuDevice {
                     commands.push(Command::Loop(Loop { trip, go, index, body, carried, scans }));
                     commands.extend(self.copies(&state[1..], outputs, arena)?);
                 }
-                Action::Host { .. } | Action::Unfit(_) => return Ok(None),
+                Action::Unfit(_) => return Ok(None),
             }
         }
         Ok(Some(commands))
@@ -281,7 +281,7 @@ fn arena(actions: &[Action]) -> Option<MemId> {
     actions.iter().find_map(|action| match action {
         Action::Launch { outputs, .. } | Action::If { outputs, .. } => outputs.first().map(|o| o.mem),
         Action::Loop { index, .. } => Some(index.mem),
-        Action::Host { .. } | Action::Unfit(_) => None,
+        Action::Unfit(_) => None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::model::{self, ModelArgs, Opened};
 use super::tensors;
-use kiln_engine::{RunTimes, Session, open_device};
+use kiln_engine::{Code, RunTimes, open_device};
 use miette::IntoDiagnostic;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -75,6 +75,7 @@ impl Stats {
 #[derive(Serialize)]
 struct Report {
     device: String,
+    code: Code,
     iterations: usize,
     seconds: f64,
     throughput_qps: f64,
@@ -105,7 +106,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let device = open_device(&args.device).into_diagnostic()?;
     let loading = Instant::now();
     let Opened { engine, mut inputs, .. } = model::open(&args.model, &device.target(), &args.options, given)?;
-    let mut session = Session::new(&engine, device).into_diagnostic()?;
+    let mut session = model::session(&engine, device)?;
     let load_ms = loading.elapsed().as_secs_f64() * 1e3;
     if draw {
         inputs = tensors::random(&session, &tensors::parse_shapes(&args.shape)?, 7)?;
@@ -130,7 +131,6 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
                     kiln_fuse::Step::Run { region, .. } => plan.regions[*region].name.clone(),
                     kiln_fuse::Step::If { .. } => "if".to_owned(),
                     kiln_fuse::Step::Loop { .. } => "loop".to_owned(),
-                    kiln_fuse::Step::Host { .. } => "host".to_owned(),
                 };
                 kernels.push(KernelTime { step: seen.index, kernel, ms: seen.time.as_secs_f64() * 1e3 });
             })
@@ -138,6 +138,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     }
     let report = Report {
         device: session.device_name(),
+        code: session.code().clone(),
         iterations: times.len(),
         seconds,
         throughput_qps: times.len() as f64 / seconds,

@@ -2,7 +2,7 @@
 
 use super::model::{self, ModelArgs, Opened};
 use super::tensors;
-use kiln_engine::{Difference, Session, Tolerance, open_device};
+use kiln_engine::{Difference, Tolerance, open_device};
 use kiln_graph::widen::{self, Overflow};
 use kiln_graph::{Graph, Tensor, ValueId};
 use miette::{IntoDiagnostic, Result, miette};
@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let expected = tensors::given("--expect", &args.expect)?;
     let device = open_device(&args.device).into_diagnostic()?;
     let Opened { engine, inputs, graph } = model::open(&args.model, &device.target(), &args.options, given)?;
-    let mut session = Session::new(&engine, device).into_diagnostic()?;
+    let mut session = model::session(&engine, device)?;
     let known: Vec<String> = session.outputs().map(|(name, _)| name.to_owned()).collect();
     let mut expected = expected.read("output", &known)?;
     if expected.is_empty() && !args.expect.is_empty() {

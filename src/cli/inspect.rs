@@ -2,7 +2,9 @@
 
 use super::report::bytes;
 use super::{counters, tensors};
+use kiln_cuda::CudaVersion;
 use kiln_engine::{Engine, TargetImage};
+use kiln_target::arch::Arch;
 use miette::{Context, IntoDiagnostic, Result, miette};
 use std::io::Write;
 use std::path::PathBuf;
@@ -79,6 +81,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         if let Some(t) = &image.toolchain {
             outln!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "))?;
             outln!("  configs {}", target.config_hash)?;
+            outln!("  {}", runs_on(image))?;
             for compiled in &image.kernels {
                 for (kernel, i) in compiled.implementation.kernels.iter().zip(&compiled.images) {
                     outln!(
@@ -103,6 +106,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         outln!("  {:>10} at {:>12}  {}  {}", bytes(s.length), s.offset, &s.blake3[..16.min(s.blake3.len())], s.name)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Which GPUs and drivers take an image.
+fn runs_on(image: &TargetImage) -> String {
+    let Ok(arch) = image.target.parse::<Arch>() else { return String::new() };
+    let (major, minor) = (arch.capability() / 10, arch.capability() % 10);
+    let toolkit = image.toolchain.as_ref().and_then(|t| CudaVersion::of_release(&t.nvrtc));
+    let driver = |version: CudaVersion| match version.driver() {
+        Some(branch) => format!("drivers from {branch}"),
+        None => format!("drivers for CUDA {version}"),
+    };
+    let Some(toolkit) = toolkit else { return format!("code for compute capability {major}.{minor}") };
+    let own = driver(CudaVersion::new(toolkit.major, 0));
+    // No capability is above all others; PTX for one architecture alone runs on none that is newer.
+    let portable = match arch.ptx_runs_on(u32::MAX) {
+        true => format!("; PTX for newer GPUs on {}", driver(toolkit)),
+        false => "; no other GPU runs its PTX".to_owned(),
+    };
+    format!("code for compute capability {major}.{minor} on {own}{portable}")
 }
 
 fn gpu_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetImage> {

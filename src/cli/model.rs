@@ -3,7 +3,7 @@
 use super::tensors::Given;
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
-use kiln_engine::{BuildOptions, BuildReport, Engine, Kept, Progress};
+use kiln_engine::{BuildOptions, BuildReport, Code, Device, Engine, Kept, Progress, Session};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, widen};
 use kiln_import::onnx;
 use kiln_target::Target;
@@ -155,6 +155,20 @@ pub fn build(
     let (engine, report) = result.into_diagnostic()?;
     report.warnings.iter().for_each(|warning| note!("warning: {warning}"));
     Ok((engine, report))
+}
+
+/// Loads an engine on a device, and says so if it has no code of its own for it.
+pub fn session(engine: &Engine, device: Box<dyn Device>) -> Result<Session> {
+    let target = device.target();
+    let session = Session::new(engine, device).into_diagnostic()?;
+    if let Code::Portable(of) = session.code() {
+        let advice = match *of == target {
+            true => "Kiln has no target of its own for this GPU".to_owned(),
+            false => format!("`kiln build --target {target}` makes code for this GPU"),
+        };
+        note!("{} runs {}; {advice}", session.device_name(), session.code());
+    }
+    Ok(session)
 }
 
 /// What the user named, ready to run.

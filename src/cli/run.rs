@@ -2,7 +2,7 @@
 
 use super::model::{self, ModelArgs, Opened};
 use super::tensors;
-use kiln_engine::{Session, open_device};
+use kiln_engine::open_device;
 use miette::{IntoDiagnostic, miette};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let sources: Vec<PathBuf> = given.files().map(Path::to_owned).collect();
     let device = open_device(&args.device).into_diagnostic()?;
     let Opened { engine, inputs, .. } = model::open(&args.model, &device.target(), &args.options, given)?;
-    let mut session = Session::new(&engine, device).into_diagnostic()?;
+    let mut session = model::session(&engine, device)?;
     let (outputs, times) = session.run_timed(&tensors::borrow(&inputs)).into_diagnostic()?;
     let mut files = Vec::new();
     if let Some(folder) = &args.output_dir {
@@ -56,6 +56,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
             .collect();
         super::print_json(&serde_json::json!({
             "device": session.device_name(),
+            "code": session.code(),
             "outputs": outputs,
             "files": files,
             "compute_ms": times.compute.as_secs_f64() * 1e3,

@@ -3,7 +3,7 @@
 use crate::cases::{self, CASES};
 use crate::step::{Steps, cargo, command, kiln};
 use crate::{Outcome, demo, onnx_suite, proto};
-use kiln_cuda::{Home, setup};
+use kiln_cuda::{Home, RELEASES, setup};
 use std::process::Command;
 
 /// Runs all checks; stops at the first that fails.
@@ -11,7 +11,10 @@ pub fn run() -> Outcome<()> {
     let home = Home::from_env()?;
     let mut steps = Steps::new();
     steps.run("formatting", || cargo(&["fmt", "--all", "--", "--check"]))?;
-    steps.run("NVRTC", || Ok(setup::setup(&home, |_| {})?))?;
+    // All of them: a test compiles with each that is there.
+    for release in &RELEASES {
+        steps.run(&format!("NVRTC {}", release.version), || Ok(setup::setup_release(&home, release, |_| {})?))?;
+    }
     steps.run("ONNX message types are current", || proto::run(true))?;
     steps.run("lints", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     steps.run("public models and what onnxruntime makes of them", || cases::run(false, &[]))?;

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use crate::release::{CudaVersion, RELEASES, Release};
 use crate::{CudaError, Home, Python, Result, setup};
 
 /// Which rule of the search order found a library.
@@ -33,11 +34,14 @@ pub struct Candidate {
     pub found_by: FoundBy,
 }
 
-/// The variables the search depends on, so that tests need not change the process's environment.
+/// What the search depends on, so that tests need not change the process's environment.
+#[derive(Default)]
 struct Environment {
     kiln_nvrtc: Option<PathBuf>,
     cuda_roots: Vec<PathBuf>,
     loader_path: Vec<PathBuf>,
+    /// The newest CUDA version that the driver supports.
+    driver: Option<CudaVersion>,
 }
 
 impl Environment {
@@ -49,6 +53,7 @@ impl Environment {
             loader_path: set("LD_LIBRARY_PATH")
                 .map(|paths| std::env::split_paths(&paths).filter(|path| path.is_absolute()).collect())
                 .unwrap_or_default(),
+            driver: crate::driver_cuda(),
         }
     }
 }
@@ -89,7 +94,7 @@ fn search<T>(home: &Home, env: &Environment, mut accept: impl FnMut(&Candidate) 
     }
 
     let place = format!("$KILN_HOME ({})", home.nvrtc().display());
-    if let Some(found) = attempt(FoundBy::KilnHome, place, in_home(home)) {
+    if let Some(found) = attempt(FoundBy::KilnHome, place, in_home(home, env.driver)) {
         return Ok(found);
     }
     if env.cuda_roots.is_empty() {
@@ -114,19 +119,17 @@ fn search<T>(home: &Home, env: &Environment, mut accept: impl FnMut(&Candidate) 
     }
 }
 
-/// The pinned release first, then others, newest first.
-fn in_home(home: &Home) -> Vec<PathBuf> {
-    let mut releases: Vec<PathBuf> = subfolders(&home.nvrtc())
-        .into_iter()
-        .filter(|folder| folder.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')))
-        .collect();
-    releases.sort_by_key(|folder| std::cmp::Reverse(version_key(folder)));
-    let pinned = setup::installed(home);
-    let mut folders: Vec<PathBuf> = pinned.clone().into_iter().collect();
-    folders.extend(releases.into_iter().filter(|folder| {
-        // A folder of the pinned release that is not whole is damaged; `kiln setup` repairs it.
-        Some(folder) != pinned.as_ref() && folder.file_name() != Some(setup::NVRTC_VERSION.as_ref())
-    }));
+/// The release that fits the driver first, then others, newest first.
+fn in_home(home: &Home, driver: Option<CudaVersion>) -> Vec<PathBuf> {
+    let name = |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // A release that `kiln setup` installs and that is not whole is damaged; `kiln setup` repairs it.
+    let whole = |name: &str| {
+        RELEASES.iter().find(|release| release.version == name).is_none_or(|r| setup::installed(home, r).is_some())
+    };
+    let mut folders = subfolders(&home.nvrtc());
+    folders.retain(|folder| !name(folder).starts_with('.') && whole(&name(folder)));
+    folders.sort_by_key(|folder| std::cmp::Reverse(version_key(folder)));
+    folders.sort_by_key(|folder| name(folder) != Release::fitting(driver).version);
     folders.iter().flat_map(|folder| libraries_in(folder)).collect()
 }
 
@@ -224,7 +227,7 @@ mod tests {
     fn order_is_home_toolkit_loader() {
         let root = tempfile::tempdir().unwrap();
         let home = Home::at(root.path().join("home"));
-        let in_home = home.nvrtc().join("12.9.86/libnvrtc.so.12");
+        let in_home = home.nvrtc().join("12.8.93/libnvrtc.so.12");
         let newer = home.nvrtc().join("13.4.0/libnvrtc.so.13");
         let toolkit = root.path().join("cuda/lib64/libnvrtc.so.13");
         let loader = root.path().join("ld/libnvrtc.so.12");
@@ -234,9 +237,9 @@ mod tests {
             touch(&path.with_file_name("libnvrtc.alt.so.13"));
         }
         let env = Environment {
-            kiln_nvrtc: None,
             cuda_roots: vec![root.path().join("cuda")],
             loader_path: vec![root.path().join("ld")],
+            ..Environment::default()
         };
         let mut seen = Vec::new();
         let _ = search(&home, &env, |candidate| {
@@ -253,13 +256,34 @@ mod tests {
     }
 
     #[test]
+    fn the_release_that_fits_the_driver_comes_first_and_damaged_ones_are_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::at(root.path());
+        let path = |version: &str, major: u32| home.nvrtc().join(version).join(format!("libnvrtc.so.{major}"));
+        let other = path("13.9.1", 13);
+        touch(&other);
+        for release in &RELEASES {
+            touch(&path(release.version, release.cuda().major));
+        }
+        assert_eq!(in_home(&home, None), [other.clone()], "neither release is whole");
+        for release in &RELEASES {
+            setup::tests::mark_whole(&home, release);
+        }
+        let [newest, older] = [path("13.0.88", 13), path("12.9.86", 12)];
+        for driver in [None, Some(CudaVersion::new(13, 1))] {
+            assert_eq!(in_home(&home, driver), [newest.clone(), other.clone(), older.clone()], "{driver:?}");
+        }
+        assert_eq!(in_home(&home, Some(CudaVersion::new(12, 2))), [older, other, newest]);
+    }
+
+    #[test]
     fn the_variable_is_an_order() {
         let root = tempfile::tempdir().unwrap();
         let home = Home::at(root.path().join("home"));
         touch(&home.nvrtc().join("13.9.0/libnvrtc.so.13"));
         let named = root.path().join("elsewhere/libnvrtc.so.12");
         touch(&named);
-        let mut env = Environment { kiln_nvrtc: Some(named.clone()), cuda_roots: vec![], loader_path: vec![] };
+        let mut env = Environment { kiln_nvrtc: Some(named.clone()), ..Environment::default() };
         let take = |candidate: &Candidate| Ok(candidate.clone());
         assert_eq!(search(&home, &env, take).unwrap().library, named);
         env.kiln_nvrtc = named.parent().map(Path::to_owned);
@@ -272,7 +296,7 @@ mod tests {
     #[test]
     fn not_found_lists_every_place() {
         let root = tempfile::tempdir().unwrap();
-        let env = Environment { kiln_nvrtc: None, cuda_roots: vec![root.path().join("cuda")], loader_path: vec![] };
+        let env = Environment { cuda_roots: vec![root.path().join("cuda")], ..Environment::default() };
         let error = search(&Home::at(root.path()), &env, refuse).unwrap_err().to_string();
         for place in ["kiln setup", "$KILN_HOME", "CUDA_PATH", "loader", "site-packages"] {
             assert!(error.contains(place), "{place} missing from: {error}");

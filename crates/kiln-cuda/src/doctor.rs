@@ -7,7 +7,10 @@ use kiln_host::Total;
 use serde::{Deserialize, Serialize};
 
 use crate::discover::FoundBy;
-use crate::{CubinCache, CudaDevice, DeviceProperties, Home, Nvrtc, Python, Result, driver_version};
+use crate::{
+    CubinCache, CudaDevice, CudaVersion, DeviceProperties, Home, Nvrtc, Python, Release, Result, cubin_refused,
+    driver_cuda, driver_version,
+};
 
 /// Something that is here, or the reason it is not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +83,8 @@ pub struct Driver {
     pub cuda: String,
     /// Its release, as in `580.95.05`, if the system tells it.
     pub release: Option<String>,
+    /// The NVRTC release that `kiln setup` fetches for it.
+    pub nvrtc: String,
 }
 
 /// NVRTC.
@@ -93,6 +98,10 @@ pub struct NvrtcReport {
     pub found_by: Option<FoundBy>,
     /// Architectures it compiles for, as in `sm_90`.
     pub architectures: Vec<String>,
+    /// The oldest driver branch that runs what it compiles, as in `r580`, where that is known.
+    pub drivers_from: Option<String>,
+    /// Why the driver here does not run what it compiles, and what to do; `None` if it does, or there is no driver.
+    pub refused: Option<String>,
 }
 
 /// Python.
@@ -109,18 +118,15 @@ pub struct PythonReport {
 /// Looks at this machine. Opens no context on a GPU, downloads nothing, writes nothing.
 pub fn examine(home: &Home) -> Report {
     let cache = CubinCache::in_home(home);
-    let driver = Fact::of(driver_version().map(|(cuda, release)| Driver { cuda, release }));
+    let supported = driver_cuda();
+    let nvrtc = || Release::fitting(supported).version.to_owned();
+    let driver = Fact::of(driver_version().map(|(cuda, release)| Driver { cuda, release, nvrtc: nvrtc() }));
     let gpus = (0..CudaDevice::count().unwrap_or(0)).filter_map(|i| DeviceProperties::query(i).ok()).collect();
     Report {
         cpu: Cpu::of_host(),
         driver,
         gpus,
-        nvrtc: Fact::of(Nvrtc::discover(home).map(|nvrtc| NvrtcReport {
-            release: nvrtc.release().to_owned(),
-            path: nvrtc.path().to_owned(),
-            found_by: nvrtc.found_by(),
-            architectures: nvrtc.architectures().iter().map(|arch| format!("sm_{arch}")).collect(),
-        })),
+        nvrtc: Fact::of(Nvrtc::discover(home).map(|nvrtc| NvrtcReport::new(&nvrtc, supported))),
         python: Fact::of(Python::find().map(|python| PythonReport {
             version: python.version().to_owned(),
             path: python.path().to_owned(),
@@ -129,6 +135,21 @@ pub fn examine(home: &Home) -> Report {
         home: home.root().to_owned(),
         cache_folder: cache.folder().to_owned(),
         cache: Fact::of(cache.size()),
+    }
+}
+
+impl NvrtcReport {
+    fn new(nvrtc: &Nvrtc, driver: Option<CudaVersion>) -> Self {
+        let release = nvrtc.release().to_owned();
+        let least = CudaVersion::of_release(&release).map(|version| CudaVersion::new(version.major, 0));
+        Self {
+            path: nvrtc.path().to_owned(),
+            found_by: nvrtc.found_by(),
+            architectures: nvrtc.architectures().iter().map(|arch| format!("sm_{arch}")).collect(),
+            drivers_from: least.and_then(CudaVersion::driver).map(str::to_owned),
+            refused: driver.and_then(|driver| cubin_refused(&release, driver)),
+            release,
+        }
     }
 }
 
@@ -198,15 +219,18 @@ impl fmt::Display for Report {
         }
         line(
             "Driver",
-            or_reason(self.driver.text(|driver| match &driver.release {
-                Some(release) => format!("{release}, supports CUDA {}", driver.cuda),
-                None => format!("supports CUDA {}", driver.cuda),
+            or_reason(self.driver.text(|Driver { cuda, release, nvrtc }| {
+                let release = release.as_ref().map(|release| format!("{release}, ")).unwrap_or_default();
+                format!("{release}supports CUDA {cuda}; `kiln setup` fetches NVRTC {nvrtc} for it")
             })),
         )?;
         line(
             "NVRTC",
             or_reason(self.nvrtc.text(|nvrtc| {
-                format!("{} at {}\n{}", nvrtc.release, nvrtc.path.display(), nvrtc.architectures.join(" "))
+                let from = nvrtc.drivers_from.as_ref().map(|d| format!(", for drivers from {d}")).unwrap_or_default();
+                let refused = nvrtc.refused.as_ref().map(|why| format!("\n{why}")).unwrap_or_default();
+                let (path, architectures) = (nvrtc.path.display(), nvrtc.architectures.join(" "));
+                format!("{} at {path}{from}\n{architectures}{refused}", nvrtc.release)
             })),
         )?;
         let model = self.cpu.model.as_deref().unwrap_or("unknown model");
@@ -260,12 +284,39 @@ mod tests {
     }
 
     #[test]
+    fn an_nvrtc_too_new_for_the_driver_is_said() {
+        let root = tempfile::tempdir().unwrap();
+        let mut report = examine(&Home::at(root.path()));
+        report.driver = Fact::Present(Driver {
+            cuda: "12.8".to_owned(),
+            release: Some("570.86".to_owned()),
+            nvrtc: Release::fitting(Some(CudaVersion::new(12, 8))).version.to_owned(),
+        });
+        report.nvrtc = Fact::Present(NvrtcReport {
+            release: "13.0.88".to_owned(),
+            path: "/nvrtc/libnvrtc.so.13".into(),
+            found_by: None,
+            architectures: vec!["sm_80".to_owned()],
+            drivers_from: Some("r580".to_owned()),
+            refused: cubin_refused("13.0.88", CudaVersion::new(12, 8)),
+        });
+        let text = report.to_string();
+        for part in [
+            "570.86, supports CUDA 12.8; `kiln setup` fetches NVRTC 12.9.86",
+            "for drivers from r580",
+            "kiln setup --nvrtc 12",
+        ] {
+            assert!(text.contains(part), "{part} missing from:\n{text}");
+        }
+    }
+
+    #[test]
     fn absent_things_carry_their_reason() {
         let absent: Fact<Driver> = Fact::of(Err(crate::CudaError::NoDriver));
         let json = serde_json::to_value(&absent).unwrap();
         assert_eq!(json["state"], "absent");
         assert!(json["reason"].as_str().unwrap().contains("libcuda"), "{json}");
-        let present = Fact::Present(Driver { cuda: "13.0".to_owned(), release: None });
+        let present = Fact::Present(Driver { cuda: "13.0".to_owned(), release: None, nvrtc: "13.0.88".to_owned() });
         assert_eq!(serde_json::to_value(&present).unwrap()["cuda"], "13.0");
     }
 }

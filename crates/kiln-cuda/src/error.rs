@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::CompileFailure;
+use crate::release::{CudaVersion, nvrtc_for};
 
 /// Why a call into CUDA, NVRTC or their set-up failed, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +44,8 @@ pub enum CudaError {
 
     /// No usable Python on `PATH`.
     #[error(
-        "no python3 (3.8 or newer) on PATH, which fetches NVRTC ({detail}); install python3 with pip, or point \
-         KILN_NVRTC at an existing libnvrtc.so"
+        "no python3 (3.8 or newer) on PATH ({detail}), which fetches NVRTC where neither PIP_INDEX_URL nor pip.conf names a package index; \
+         install python3 with pip, name an index, or point KILN_NVRTC at an existing libnvrtc.so"
     )]
     NoPython {
         /// What was tried.
@@ -92,6 +93,29 @@ pub enum CudaError {
         status: String,
         /// The last lines pip printed.
         detail: String,
+    },
+
+    /// A package index, asked over HTTP, did not give the file.
+    #[error("the package index at {url} did not serve {package}: {reason}")]
+    Index {
+        /// The index, without credentials.
+        url: String,
+        /// The requirement asked for.
+        package: String,
+        /// What it answered, or why it did not.
+        reason: String,
+    },
+
+    /// No way to fetch a file worked.
+    #[error(
+        "{package} could not be fetched; or point KILN_NVRTC at an existing libnvrtc.so. Tried:{}",
+        bullet_list(tried)
+    )]
+    NotFetched {
+        /// The requirement asked for.
+        package: String,
+        /// Each way's error, in order.
+        tried: Vec<String>,
     },
 
     /// A downloaded file is not the pinned one.
@@ -148,8 +172,9 @@ pub enum CudaError {
 
     /// The architecture is not one NVRTC compiles for.
     #[error(
-        "kernel `{kernel}`: NVRTC {version} does not compile for `{arch}`; it has {}",
-        supported.iter().map(|a| format!("sm_{a}")).collect::<Vec<_>>().join(", ")
+        "kernel `{kernel}`: NVRTC {version} does not compile for `{arch}`; it has {}{}",
+        supported.iter().map(|a| format!("sm_{a}")).collect::<Vec<_>>().join(", "),
+        nvrtc_for(arch)
     )]
     UnsupportedArch {
         /// The kernel asked for.
@@ -183,14 +208,14 @@ pub enum CudaError {
 
     /// The driver is older than this build needs.
     #[error(
-        "the NVIDIA driver supports CUDA {found} and Kiln needs {needed} (driver r580 or newer); update the driver, or run \
-         with `--device cpu`"
+        "the NVIDIA driver supports CUDA {found} and Kiln needs {needed} (driver {} or newer); update the driver, or run with `--device cpu`",
+        needed.driver().unwrap_or("branch unknown")
     )]
     DriverTooOld {
         /// Newest CUDA version the driver supports.
-        found: String,
+        found: CudaVersion,
         /// What is needed.
-        needed: &'static str,
+        needed: CudaVersion,
     },
 
     /// The device number is out of range.

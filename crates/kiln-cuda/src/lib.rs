@@ -20,21 +20,22 @@ mod error;
 mod home;
 mod nvrtc;
 mod python;
+mod release;
 mod resources;
 pub mod setup;
-mod wheel;
 
 pub use cache::{CubinCache, describe_entry};
 pub use compile::{CacheOutcome, CompileProgress, CompileRequest, Compiled, Compiler};
 pub use device::{
     Arg, CudaDevice, CudaModule, DeviceBuffer, DeviceProperties, DevicePtr, Event, Graph, KernelFunction, LaunchConfig,
-    Stream, driver_version,
+    Stream, driver_cuda, driver_version,
 };
 pub use diagnostic::{CompileFailure, Diagnostic, Place};
 pub use error::CudaError;
 pub use home::Home;
 pub use nvrtc::Nvrtc;
 pub use python::Python;
+pub use release::{CudaVersion, RELEASES, Release, cubin_refused, ptx_refused};
 pub use resources::{FunctionResources, ResourceLog};
 
 /// Result of a call into this crate.

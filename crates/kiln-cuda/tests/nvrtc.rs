@@ -3,7 +3,9 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, CudaError, Home, Nvrtc, Place, setup};
+use kiln_cuda::{
+    CacheOutcome, CompileRequest, Compiler, CubinCache, CudaError, Home, Nvrtc, Place, Release, driver_cuda, setup,
+};
 use kiln_host::Cache;
 
 fn nvrtc() -> &'static Nvrtc {
@@ -12,7 +14,7 @@ fn nvrtc() -> &'static Nvrtc {
         let home = Home::from_env().expect("a home folder");
         Nvrtc::discover(&home).unwrap_or_else(|_| {
             let folder = setup::setup(&home, |_| {}).expect("kiln setup");
-            assert_eq!(setup::installed(&home), Some(folder));
+            assert_eq!(setup::installed(&home, Release::fitting(driver_cuda())), Some(folder));
             Nvrtc::discover(&home).expect("NVRTC")
         })
     })

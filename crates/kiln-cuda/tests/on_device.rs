@@ -4,7 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use kiln_cuda::{
-    Arg, CompileRequest, Compiler, CudaDevice, CudaError, CudaModule, Home, KernelFunction, LaunchConfig, Nvrtc, setup,
+    Arg, CompileRequest, Compiled, Compiler, CudaDevice, CudaError, CudaModule, Home, KernelFunction, LaunchConfig,
+    Nvrtc, setup,
 };
 
 /// GPU 0, or `None` with a printed reason.
@@ -24,7 +25,7 @@ fn arch(device: &CudaDevice) -> String {
     format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" })
 }
 
-fn cubin(arch: &str, source: &str) -> Vec<u8> {
+fn compiled(arch: &str, source: &str) -> Compiled {
     let home = Home::from_env().unwrap();
     let nvrtc = Nvrtc::discover(&home).unwrap_or_else(|_| {
         setup::setup(&home, |_| {}).unwrap();
@@ -37,7 +38,11 @@ fn cubin(arch: &str, source: &str) -> Vec<u8> {
         options: Vec::new(),
         line_info: false,
     };
-    Compiler::new(&nvrtc).compile(&request).unwrap().cubin
+    Compiler::new(&nvrtc).compile(&request).unwrap()
+}
+
+fn cubin(arch: &str, source: &str) -> Vec<u8> {
+    compiled(arch, source).cubin
 }
 
 fn module(device: &CudaDevice, source: &str) -> CudaModule {
@@ -134,7 +139,29 @@ fn properties_are_plausible() {
 #[test]
 fn a_kernel_computes_and_stays_in_its_range() {
     let Some(device) = gpu() else { return };
-    let (kernel, stream) = (axpy(&device), device.stream());
+    computes(&device, &axpy(&device));
+}
+
+#[test]
+fn the_driver_assembles_ptx_of_an_older_architecture() {
+    let Some(device) = gpu() else { return };
+    // The oldest architecture that Kiln compiles for.
+    let ptx = compiled("sm_75", AXPY).ptx;
+    let module = device.load_ptx("axpy", ptx.as_bytes()).unwrap();
+    computes(&device, &module.function("axpy", &AXPY_SIZES).unwrap());
+
+    let broken = ptx.replacen("ret;", "no.such.instruction;", 1);
+    let error = device.load_ptx("axpy", broken.as_bytes()).err().unwrap().to_string();
+    assert!(error.contains("`axpy`") && error.contains("no.such"), "{error}");
+    let version = ptx.lines().find(|line| line.starts_with(".version")).unwrap();
+    let error =
+        device.load_ptx("axpy", ptx.replacen(version, ".version 99.0", 1).as_bytes()).err().unwrap().to_string();
+    assert!(error.contains("PTX 99.0") && error.contains("CUDA 103.0"), "{error}");
+}
+
+/// Checks a loaded `axpy` against the host.
+fn computes(device: &CudaDevice, kernel: &KernelFunction) {
+    let stream = device.stream();
     for n in [1usize, 31, 256, 1_000_003] {
         let (x, y) = (random(n as u64, n), random(7 + n as u64, n));
         let (dx, dy) = (device.alloc(n * 4).unwrap(), device.alloc(n * 4 + 64).unwrap());
@@ -142,7 +169,7 @@ fn a_kernel_computes_and_stays_in_its_range() {
         stream.upload(&dx, 0, &bytes(&x)).unwrap();
         stream.upload(&dy, 0, &bytes(&y)).unwrap();
         let args = [Arg::Ptr(dx.ptr()), Arg::Ptr(dy.ptr()), Arg::F32(0.75), Arg::I32(n as i32)];
-        stream.launch(&kernel, &line(n.div_ceil(128), 128), &args).unwrap();
+        stream.launch(kernel, &line(n.div_ceil(128), 128), &args).unwrap();
         let mut out = vec![0u8; dy.len()];
         stream.download(&dy, 0, &mut out).unwrap();
         for (i, found) in floats(&out[..n * 4]).iter().enumerate() {

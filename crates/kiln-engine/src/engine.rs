@@ -45,14 +45,10 @@ pub struct Compiled {
 /// Where the code of a target came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Toolchain {
-    /// NVRTC version, for instance `13.0`.
+    /// NVRTC release, for instance `13.0.88`.
     pub nvrtc: String,
     /// Options of every compilation.
     pub options: Vec<String>,
-    /// GPU that it was tuned on, if any.
-    pub gpu: Option<String>,
-    /// Driver at that time.
-    pub driver: Option<String>,
 }
 
 /// Everything for one target.

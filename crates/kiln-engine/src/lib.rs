@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod build;
+mod choose;
 mod compare;
 mod device;
 mod engine;
@@ -19,10 +20,11 @@ mod validate;
 pub use build::{
     BuildOptions, BuildReport, KernelReport, Progress, RegionReport, StageTime, TargetReport, build, graph_hash,
 };
+pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};
 pub use device::{
-    Arguments, CpuDevice, Device, GpuDevice, KernelId, KernelImage, MemId, Module, Place, Prepared, RecordingId,
-    SimDevice, open_device,
+    Arguments, CpuDevice, Device, GpuDevice, GpuInfo, KernelId, KernelImage, MemId, Module, Place, Prepared,
+    RecordingId, SimDevice, open_device,
 };
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
 pub use error::{Error, Result};

@@ -71,13 +71,6 @@ pub enum Action {
     },
     /// All that there is of a branch or body whose shapes do not agree: an error once it is to run.
     Unfit(kiln_graph::Error),
-    /// A node that the host runs.
-    Host {
-        /// Operands.
-        inputs: Vec<(BufferId, Place)>,
-        /// Results.
-        outputs: Vec<(BufferId, Place)>,
-    },
 }
 
 impl Action {
@@ -88,17 +81,6 @@ impl Action {
                 Some((*prepared, Arguments { inputs, outputs, scratch: *scratch }))
             }
             _ => None,
-        }
-    }
-
-    /// Whether the host runs a part of this.
-    pub fn has_host(&self) -> bool {
-        match self {
-            Action::Launch { .. } => false,
-            Action::Host { .. } => true,
-            Action::Unfit(_) => false,
-            Action::If { branches, .. } => branches.iter().flat_map(|b| &b.actions).any(Action::has_host),
-            Action::Loop { body, .. } => body.actions.iter().any(Action::has_host),
         }
     }
 }
@@ -249,7 +231,6 @@ fn lay_out(
     enum Pending {
         Launch { prepared: usize, scratch: Option<usize> },
         Nested(Vec<std::result::Result<(Schedule, usize), kiln_graph::Error>>),
-        Host,
     }
     let mut pending = Vec::with_capacity(plan.steps.len());
     let mut nested_plans = loaded.nested.iter();
@@ -266,7 +247,6 @@ fn lay_out(
                 let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
                 Pending::Launch { prepared: prepared.id, scratch }
             }
-            Step::Host { .. } => Pending::Host,
             Step::If { .. } | Step::Loop { .. } => {
                 let kept = if let Step::Loop { carried, .. } = step { 2 + carried.len() } else { 0 };
                 let mut schedules = Vec::new();
@@ -319,10 +299,6 @@ fn lay_out(
                     inputs: at(inputs),
                     outputs: at(outputs),
                     scratch: scratch.map(|s| arena(s, lifetimes[s].bytes)),
-                },
-                (Step::Host { inputs, outputs, .. }, Pending::Host) => Action::Host {
-                    inputs: inputs.iter().map(|&b| (b, places[b.index()])).collect(),
-                    outputs: outputs.iter().map(|&b| (b, places[b.index()])).collect(),
                 },
                 (Step::If { cond, captures, outputs, then_plan, else_plan }, Pending::Nested(schedules)) => {
                     let captures = at(captures);
@@ -419,7 +395,7 @@ fn internal(message: &str) -> Error {
 /// Buffers that a step reads.
 pub fn operands(step: &Step) -> impl Iterator<Item = BufferId> {
     let (head, a, b): (Vec<BufferId>, &[BufferId], &[BufferId]) = match step {
-        Step::Run { inputs, .. } | Step::Host { inputs, .. } => (Vec::new(), inputs, &[]),
+        Step::Run { inputs, .. } => (Vec::new(), inputs, &[]),
         Step::If { cond, captures, .. } => (vec![*cond], captures, &[]),
         Step::Loop { trip, cond, carried, captures, .. } => (vec![*trip, *cond], carried, captures),
     };
@@ -428,10 +404,7 @@ pub fn operands(step: &Step) -> impl Iterator<Item = BufferId> {
 
 /// Buffers that a step writes.
 pub fn results(step: &Step) -> impl Iterator<Item = BufferId> {
-    let (Step::Run { outputs, .. }
-    | Step::Host { outputs, .. }
-    | Step::If { outputs, .. }
-    | Step::Loop { outputs, .. }) = step;
+    let (Step::Run { outputs, .. } | Step::If { outputs, .. } | Step::Loop { outputs, .. }) = step;
     outputs.iter().copied()
 }
 
@@ -444,9 +417,6 @@ impl Schedule {
                     inputs.iter_mut().chain(outputs).chain(scratch).for_each(&mut *f);
                 }
                 Action::Unfit(_) => {}
-                Action::Host { inputs, outputs, .. } => {
-                    inputs.iter_mut().chain(outputs).for_each(|(_, p)| f(p));
-                }
                 Action::If { cond, branches, results, outputs } => {
                     f(cond);
                     results.iter_mut().flatten().chain(outputs).for_each(&mut *f);
@@ -500,7 +470,7 @@ impl Schedule {
                 Action::Launch { prepared, .. } => device.release(*prepared),
                 Action::If { branches, .. } => branches.iter().for_each(|b| b.release(device)),
                 Action::Loop { body, .. } => body.release(device),
-                Action::Host { .. } | Action::Unfit(_) => {}
+                Action::Unfit(_) => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::engine::{Compiled, Port};
 use crate::schedule::{nested, operands, results};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
-use kiln_graph::{Symbols, Tensor, TensorType};
+use kiln_graph::{Dim, Symbols, Tensor, TensorType};
 use kiln_kernels::Param;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,8 @@ pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
                 Param::Input(i) => *i < region.graph.inputs.len(),
                 Param::Output(i) => *i < region.graph.outputs.len(),
                 Param::Fault | Param::FaultCode => !kernel.checks.is_empty(),
-                Param::Scratch | Param::I32(_) | Param::I64(_) => true,
+                Param::Scratch => compiled.implementation.scratch_bytes != Dim::from(0),
+                Param::I32(_) | Param::I64(_) => true,
             };
             if !fits {
                 return Err(format!("a kernel of region `{}` takes {param:?}, which the region lacks", region.name));
@@ -149,10 +150,6 @@ fn check(plan: &Plan) -> Check {
             Step::Run { region, inputs, outputs, .. } => {
                 let region = plan.regions.get(*region).ok_or_else(|| format!("region {region} is used"))?;
                 operands_fit(&region.name, plan, inputs, outputs, &region.graph)?;
-            }
-            Step::Host { graph, inputs, outputs } => {
-                verify(graph, plan).map_err(|e| format!("host step: {e}"))?;
-                operands_fit("host step", plan, inputs, outputs, graph)?;
             }
             Step::If { then_plan, else_plan, captures, outputs, .. } => {
                 for inner in [then_plan, else_plan] {

@@ -103,11 +103,6 @@ impl State<'_> {
                 let results = evaluate(&self.plan.regions[*region].graph, &inputs, &self.bindings)?;
                 self.write_all(outputs, results)
             }
-            Step::Host { graph, inputs, outputs } => {
-                let inputs = self.read_all(inputs)?;
-                let results = evaluate(graph, &inputs, &self.bindings)?;
-                self.write_all(outputs, results)
-            }
             Step::If { cond, then_plan, else_plan, captures, outputs } => {
                 let taken = if self.truth(&self.read(*cond)?) { then_plan } else { else_plan };
                 let results = run(taken, &self.read_all(captures)?, &self.bindings)?;

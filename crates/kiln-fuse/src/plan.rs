@@ -124,15 +124,6 @@ pub enum Step {
         /// Final carried values, then stacked scans.
         outputs: Vec<BufferId>,
     },
-    /// A node that only the host can run, through the reference implementation: `graph` is that node alone.
-    Host {
-        /// The node as a graph of its own.
-        graph: Graph,
-        /// One buffer a graph input.
-        inputs: Vec<BufferId>,
-        /// One buffer a graph output.
-        outputs: Vec<BufferId>,
-    },
 }
 
 /// An ordered program of regions over buffers.

@@ -22,7 +22,7 @@ fn inner(step: &Step) -> Vec<(&'static str, &Plan)> {
     match step {
         Step::If { then_plan, else_plan, .. } => vec![("then", then_plan), ("else", else_plan)],
         Step::Loop { body, .. } => vec![("body", body)],
-        Step::Run { .. } | Step::Host { .. } => Vec::new(),
+        Step::Run { .. } => Vec::new(),
     }
 }
 
@@ -50,7 +50,6 @@ fn plan(f: &mut Formatter<'_>, p: &Plan, depth: usize) -> fmt::Result {
             Step::Loop { trip, cond, carried, captures, outputs, .. } => {
                 ("loop".to_owned(), [&[*trip, *cond], &carried[..], captures].concat(), outputs)
             }
-            Step::Host { graph, inputs, outputs } => (format!("host {}", graph.name), inputs.clone(), outputs),
         };
         let types: Vec<String> = outputs.iter().map(|o| p.buffers[o.index()].ty.to_string()).collect();
         write!(f, "{pad}{} = {what} ({})", list(outputs), list(&inputs))?;

@@ -4,7 +4,7 @@
 //! *epilogue* depends on it; nodes that do neither (the bias that an epilogue adds) are *side* nodes.
 //!
 //! * **Any region** has at most [`MAX_NODES`] nodes and [`MAX_OPERANDS`] operands. `Const` nodes hold one element and count as
-//!   leaves, but never feed a contraction, convolution, window or scatter directly; larger constants are weights. Control flow, host ops and weights never stand inside.
+//!   leaves, but never feed a contraction, convolution, window or scatter directly; larger constants are weights. Control flow and weights never stand inside.
 //! * **Map**: elementwise ops, views and `Iota` / `DimValue` / `Const` in any combination: every result element is a function of its
 //!   index. All results have one shape.
 //! * **Index**: as Map, with one or more gathers among the views; or one scatter alone.
@@ -63,7 +63,7 @@ pub enum OpKind {
     Scan,
     /// Top-k.
     Sort,
-    /// Runs as a step of its own: control flow and host ops.
+    /// Runs as a step of its own: control flow.
     Opaque,
 }
 
@@ -280,7 +280,7 @@ pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
     let (mut reduces, mut gathers) = (false, false);
     for (i, node) in sub.nodes.iter().enumerate() {
         match OpKind::of(node.op) {
-            OpKind::Source | OpKind::Opaque => return Err("control flow, host ops and weights stand outside"),
+            OpKind::Source | OpKind::Opaque => return Err("control flow and weights stand outside"),
             OpKind::Nullary => {
                 if matches!(node.op, Op::Const { value } if value.len() != 1) {
                     return Err("a constant of several elements is a weight");

@@ -1,4 +1,4 @@
-//! What a plan looks like at its edges: control flow, host ops, aliases, copies, folded weights.
+//! What a plan looks like at its edges: control flow, aliases, copies, folded weights.
 
 mod common;
 
@@ -189,19 +189,6 @@ fn control_flow_and_host_ops_are_steps() {
         assert!(steps.iter().any(|s| matches!(s, Step::If { .. })));
         assert!(steps.iter().any(|s| matches!(s, Step::Loop { .. })));
     }
-}
-
-#[test]
-fn equal_host_ops_are_not_merged() {
-    let mut b = Builder::new("host");
-    let x = b.input("x", DType::F32, &[2.into()]).unwrap();
-    let op =
-        Op::Host { name: "draw".into(), results: vec![TensorType::new(DType::F32, [2i64])], attributes: "{}".into() };
-    let (p, q) = (b.add1(op.clone(), &[x]).unwrap(), b.add1(op, &[x]).unwrap());
-    let y = b.sub(p, q).unwrap();
-    b.output("y", y);
-    let fused = fuse(&b.finish(), &options("cpu", Numerics::Approx)).unwrap();
-    assert_eq!(fused.plan.steps.iter().filter(|s| matches!(s, Step::Host { .. })).count(), 2);
 }
 
 #[test]

@@ -107,7 +107,6 @@ impl Op {
             Op::Dequantize { .. } => "dequantize",
             Op::If { .. } => "if",
             Op::Loop { .. } => "loop",
-            Op::Host { .. } => "host",
         }
     }
 }

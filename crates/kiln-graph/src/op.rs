@@ -216,15 +216,6 @@ pub enum Op {
         /// Trip count when it is known at build time; required if there are scan outputs.
         trip: Option<Dim>,
     },
-    /// An op with no device form, run by the host from its reference implementation; result types are declared. `(..)`
-    Host {
-        /// Which.
-        name: String,
-        /// Declared result types.
-        results: Vec<TensorType>,
-        /// Attributes, as JSON text, that the host implementation reads.
-        attributes: String,
-    },
 }
 
 /// Elementwise functions of one operand. Float-only unless said otherwise.

@@ -97,6 +97,18 @@ impl Arch {
         self.facts().capability
     }
 
+    /// Whether a driver can assemble PTX of this architecture for a GPU of that compute capability (`10 * major + minor`): for newer GPUs
+    /// too, but PTX with architecture-specific instructions (`sm_90a`) only for its own.
+    pub fn ptx_runs_on(self, capability: u32) -> bool {
+        capability == self.capability() || capability > self.capability() && !self.name().ends_with('a')
+    }
+
+    /// What to compile for to run on a GPU of that compute capability: its own architecture, or else the newest whose PTX it runs.
+    pub fn for_capability(capability: u32) -> Option<Arch> {
+        let own = Arch::ALL.into_iter().find(|arch| arch.capability() == capability);
+        own.or_else(|| Arch::ALL.into_iter().rev().find(|arch| arch.ptx_runs_on(capability)))
+    }
+
     /// Whether `cp.async` copies global to shared memory without registers (sm_80 and newer).
     pub fn has_cp_async(self) -> bool {
         self.capability() >= 80
@@ -202,6 +214,19 @@ impl TryFrom<String> for Arch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_has_its_own_architecture_or_the_newest_that_it_runs() {
+        for arch in Arch::ALL {
+            assert_eq!(Arch::for_capability(arch.capability()), Some(arch));
+        }
+        for (capability, expected) in [(88, Arch::Sm87), (110, Arch::Sm103), (121, Arch::Sm120), (130, Arch::Sm120)] {
+            assert_eq!(Arch::for_capability(capability), Some(expected), "{capability}");
+        }
+        assert_eq!(Arch::for_capability(70), None);
+        assert!(Arch::Sm80.ptx_runs_on(90) && Arch::Sm80.ptx_runs_on(121) && !Arch::Sm80.ptx_runs_on(75));
+        assert!(Arch::Sm90a.ptx_runs_on(90) && !Arch::Sm90a.ptx_runs_on(100) && !Arch::Sm90a.ptx_runs_on(89));
+    }
 
     #[test]
     fn every_name_parses_back() {

@@ -27,7 +27,6 @@ pub(super) fn has_own_stage(op: &Op) -> bool {
             | Op::TopK { .. }
             | Op::If { .. }
             | Op::Loop { .. }
-            | Op::Host { .. }
     )
 }
 

@@ -26,10 +26,10 @@ pub use graph::Graph;
 pub use launch::{Arg, LaunchConfig};
 pub use memory::{DeviceBuffer, DevicePtr};
 pub use module::{CudaModule, KernelFunction};
-pub use properties::{DeviceProperties, driver_version};
+pub use properties::{DeviceProperties, driver_cuda, driver_version};
 pub use stream::{Event, Stream};
 
-use crate::{CudaError, Result};
+use crate::{CudaError, CudaVersion, Result};
 
 /// An open GPU, with one stream of its own. The context lives until the last object made from it is dropped.
 pub struct CudaDevice {
@@ -130,6 +130,14 @@ impl CudaDevice {
         CudaModule::load(&self.gpu, name, cubin)
     }
 
+    /// Has the driver assemble PTX for this GPU, and loads that. `name` is for messages.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`] with the assembler's log, or if the driver is too old for the PTX.
+    pub fn load_ptx(&self, name: &str, ptx: &[u8]) -> Result<CudaModule> {
+        CudaModule::assemble(&self.gpu, name, ptx)
+    }
+
     /// Waits after every launch, so that a fault names the very kernel. Slow; for finding a fault.
     pub fn set_sync_each_launch(&self, on: bool) {
         self.gpu.sync_each_launch.store(on, Ordering::Relaxed);
@@ -155,16 +163,20 @@ enum Devices {
     Some,
 }
 
-/// cudarc binds the CUDA 13.0 interface and resolves a symbol when it is first called, with a panic if it is missing.
-/// A driver of at least this version has them all.
-const NEEDED_DRIVER: (i32, &str) = (13_000, "13.0");
+/// The oldest driver: it has every function called here but [`stream::Event`]'s and `cuFuncGetParamInfo`, of which cudarc knows newer ones
+/// only. cudarc resolves a function when it is first called, and panics if it is missing.
+const NEEDED_DRIVER: CudaVersion = CudaVersion::new(12, 0);
+
+/// Whether this machine has a driver. cudarc panics at its first call without one, so this must come first.
+fn driver_is_present() -> bool {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    // SAFETY: opens libcuda by name, as every CUDA program does, and nothing else.
+    *PRESENT.get_or_init(|| unsafe { sys::is_culib_present() })
+}
 
 /// Initializes the driver if this machine has one that will do.
 fn init_driver() -> Result<Devices> {
-    static PRESENT: OnceLock<bool> = OnceLock::new();
-    // SAFETY: opens libcuda by name, as every CUDA program does, and nothing else. cudarc panics at its first call if the
-    // library is absent, so this must come first.
-    if !*PRESENT.get_or_init(|| unsafe { sys::is_culib_present() }) {
+    if !driver_is_present() {
         return Err(CudaError::NoDriver);
     }
     match result::init() {
@@ -172,11 +184,20 @@ fn init_driver() -> Result<Devices> {
         Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Devices::None),
         Err(error) => return Err(driver_error(|| "initializing the CUDA driver".to_owned())(error)),
     }
-    let found = properties::driver_cuda_version()?;
-    if found < NEEDED_DRIVER.0 {
-        return Err(CudaError::DriverTooOld { found: properties::dotted(found), needed: NEEDED_DRIVER.1 });
+    let found = properties::supported()?;
+    if found < NEEDED_DRIVER {
+        return Err(CudaError::DriverTooOld { found, needed: NEEDED_DRIVER });
     }
     Ok(Devices::Some)
+}
+
+/// A function of the driver by name, for those that cudarc binds in a version that older drivers lack.
+///
+/// # Safety
+/// `F` is the type of that function.
+unsafe fn driver_function<F: Copy>(name: &str) -> Option<F> {
+    // SAFETY: the caller vouches for the type; the driver is present, for there is a device, and stays loaded.
+    unsafe { sys::culib().get::<F>(name.as_bytes()) }.ok().map(|function| *function)
 }
 
 /// Turns a driver error into this crate's, with what was being done.

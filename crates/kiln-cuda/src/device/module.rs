@@ -1,11 +1,12 @@
 //! Loaded cubins and the functions in them.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::{result, sys, sys::CUfunction_attribute as Attribute};
 
-use super::{Gpu, Handle, driver_error, elf};
+use super::{Gpu, Handle, describe, driver_error, driver_function, elf, properties};
+use crate::release::ptx_refused;
 use crate::{CudaError, Result};
 
 /// A cubin on a device. Cheap to clone; unloaded when nothing made from it is left and its launches are done.
@@ -43,6 +44,9 @@ pub(super) struct Parameter {
 /// Parameters a kernel may have, as a bound on a loop; the hardware allows at most 32764 bytes of them.
 const MOST_PARAMETERS: usize = 32_764;
 
+/// Bytes kept of what the driver's assembler says.
+const JIT_LOG: usize = 16 << 10;
+
 impl CudaModule {
     pub(super) fn load(gpu: &Arc<Gpu>, name: &str, cubin: &[u8]) -> Result<Self> {
         let (major, minor) = gpu.properties.compute_capability;
@@ -58,6 +62,41 @@ impl CudaModule {
         }
         // SAFETY: a whole ELF image (checked above), alive during the call, which copies what it needs.
         let raw = unsafe { result::module::load_data(aligned.as_ptr().cast()) }.map_err(driver_error(what))?;
+        Ok(Self(Arc::new(Loaded { gpu: Arc::clone(gpu), name: name.to_owned(), raw: Handle(raw) })))
+    }
+
+    pub(super) fn assemble(gpu: &Arc<Gpu>, name: &str, ptx: &[u8]) -> Result<Self> {
+        let (major, minor) = gpu.properties.compute_capability;
+        let what = || format!("assembling the PTX of `{name}` for a GPU of compute capability {major}.{minor}");
+        let failed = |detail: String| CudaError::Driver { what: what(), detail };
+        let text = std::str::from_utf8(ptx).map_err(|e| failed(e.to_string()))?;
+        if let Some(reason) = ptx_refused(text, properties::supported()?) {
+            return Err(failed(reason));
+        }
+        let text = CString::new(text).map_err(|_| failed("it holds a NUL byte".to_owned()))?;
+        gpu.bind()?;
+        let mut log = vec![0u8; JIT_LOG];
+        // Values are passed in the bits of a pointer.
+        let options = [
+            (sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, log.as_mut_ptr().cast()),
+            (sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, std::ptr::without_provenance_mut(JIT_LOG)),
+        ];
+        let (mut keys, mut values) = (options.map(|o| o.0), options.map(|o| o.1));
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: NUL-terminated text, options with as many values, and a log of the size said; all outlive the call.
+        let loaded = unsafe {
+            sys::cuModuleLoadDataEx(
+                &mut raw,
+                text.as_ptr().cast(),
+                keys.len() as u32,
+                keys.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        loaded.result().map_err(|error| {
+            let log = log.split(|&byte| byte == 0).next().unwrap_or_default();
+            failed(format!("{}\n{}", describe(error), String::from_utf8_lossy(log).trim()))
+        })?;
         Ok(Self(Arc::new(Loaded { gpu: Arc::clone(gpu), name: name.to_owned(), raw: Handle(raw) })))
     }
 
@@ -79,7 +118,11 @@ impl CudaModule {
             let value = unsafe { result::function::get_function_attribute(raw, attribute) };
             value.map(|value| u32::try_from(value).unwrap_or(0)).map_err(driver_error(what))
         };
-        let parameters = parameters_of(raw).map_err(driver_error(what))?;
+        // SAFETY: only asks whether it is there, as it is from CUDA 12.4 on.
+        let parameters = match unsafe { driver_function::<*const c_void>("cuFuncGetParamInfo") } {
+            Some(_) => parameters_of(raw).map_err(driver_error(what))?,
+            None => laid_out(name, parameter_sizes)?,
+        };
         check_declared(name, parameter_sizes, &parameters)?;
         Ok(KernelFunction(Arc::new(Function {
             module: self.clone(),
@@ -107,6 +150,27 @@ fn parameters_of(function: sys::CUfunction) -> Result<Vec<Parameter>, result::Dr
         }
     }
     Ok(parameters)
+}
+
+/// Where parameters of these sizes lie, for drivers that do not tell: scalars and pointers are aligned to their size.
+fn laid_out(kernel: &str, sizes: &[usize]) -> Result<Vec<Parameter>> {
+    let mut end = 0usize;
+    sizes
+        .iter()
+        .map(|&size| {
+            if !matches!(size, 1 | 2 | 4 | 8) {
+                return Err(CudaError::BadArguments {
+                    kernel: kernel.to_owned(),
+                    reason: format!(
+                        "a parameter of {size} bytes has an alignment that drivers before CUDA 12.4 (r550) do not tell; update the driver"
+                    ),
+                });
+            }
+            let offset = end.next_multiple_of(size);
+            end = offset + size;
+            Ok(Parameter { offset, size })
+        })
+        .collect()
 }
 
 fn check_declared(kernel: &str, declared: &[usize], found: &[Parameter]) -> Result<()> {
@@ -206,6 +270,14 @@ impl KernelFunction {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_laid_out_where_the_driver_does_not_tell() {
+        let offsets = |sizes: &[usize]| laid_out("k", sizes).map(|p| p.iter().map(|p| p.offset).collect::<Vec<_>>());
+        assert_eq!(offsets(&[8, 4, 8, 4, 4, 8]).unwrap(), [0, 8, 16, 24, 28, 32]);
+        assert_eq!(offsets(&[1, 2, 1, 4]).unwrap(), [0, 2, 4, 8]);
+        assert!(offsets(&[8, 128]).unwrap_err().to_string().contains("128 bytes"));
+    }
 
     #[test]
     fn declared_parameters_must_match() {

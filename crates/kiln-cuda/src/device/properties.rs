@@ -3,8 +3,8 @@
 use cudarc::driver::{result, sys, sys::CUdevice_attribute as Attribute};
 use serde::{Deserialize, Serialize};
 
-use super::{Devices, driver_error, init_driver};
-use crate::{CudaError, Result};
+use super::{Devices, driver_error, driver_is_present, init_driver};
+use crate::{CudaError, CudaVersion, Result};
 
 /// Facts about one GPU, as the driver gives them. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,18 +103,25 @@ impl DeviceProperties {
     }
 }
 
-/// The newest CUDA version the driver supports, as the driver counts (13000 for 13.0).
-pub(super) fn driver_cuda_version() -> Result<i32> {
+/// The newest CUDA version the driver supports; the caller has checked that libcuda is there.
+pub(super) fn supported() -> Result<CudaVersion> {
     let mut version = 0;
-    // SAFETY: `version` is valid for the write; the caller has checked that libcuda is there.
+    // SAFETY: `version` is valid for the write; it may be called before the driver is initialized.
     unsafe { sys::cuDriverGetVersion(&mut version) }
         .result()
         .map_err(driver_error(|| "reading the driver's version".to_owned()))?;
-    Ok(version)
+    Ok(decoded(version))
 }
 
-pub(super) fn dotted(version: i32) -> String {
-    format!("{}.{}", version / 1000, version % 1000 / 10)
+/// A version as the driver counts them: 12090 is 12.9.
+fn decoded(version: i32) -> CudaVersion {
+    let version = u32::try_from(version).unwrap_or(0);
+    CudaVersion::new(version / 1000, version % 1000 / 10)
+}
+
+/// The newest CUDA version the driver supports; `None` without a driver. Initializes nothing.
+pub fn driver_cuda() -> Option<CudaVersion> {
+    driver_is_present().then(supported)?.ok()
 }
 
 /// The newest CUDA version the driver supports, as in `13.0`, and the driver's own release where the system tells it, as
@@ -124,9 +131,8 @@ pub(super) fn dotted(version: i32) -> String {
 /// [`CudaError::NoDriver`] or [`CudaError::DriverTooOld`].
 pub fn driver_version() -> Result<(String, Option<String>)> {
     init_driver()?;
-    let cuda = dotted(driver_cuda_version()?);
     let release = std::fs::read_to_string("/proc/driver/nvidia/version").ok().and_then(|text| driver_release(&text));
-    Ok((cuda, release))
+    Ok((supported()?.to_string(), release))
 }
 
 /// The release in the kernel module's version line: its first word with two dots or one, all digits.
@@ -144,7 +150,7 @@ mod tests {
 
     #[test]
     fn reads_versions() {
-        assert_eq!((dotted(13000), dotted(12090)), ("13.0".to_owned(), "12.9".to_owned()));
+        assert_eq!((decoded(13000), decoded(12090)), (CudaVersion::new(13, 0), CudaVersion::new(12, 9)));
         let text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (x)  Sep 2025\nGCC version: gcc 12.3.0";
         assert_eq!(driver_release(text), Some("580.95.05".to_owned()));
         assert_eq!(driver_release("no release here"), None);

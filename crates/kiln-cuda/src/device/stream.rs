@@ -11,7 +11,7 @@ use cudarc::driver::{DriverError, result, sys};
 use super::graph::Executable;
 use super::memory::DeviceBuffer;
 use super::module::CudaModule;
-use super::{Gpu, Handle, describe, driver_error};
+use super::{Gpu, Handle, describe, driver_error, driver_function};
 use crate::{CudaError, Result};
 
 /// A queue of work on a device, run in order.
@@ -311,11 +311,20 @@ impl Event {
     pub fn since(&self, start: &Self) -> Result<Duration> {
         let what = || "measuring the time between two events".to_owned();
         self.gpu.bind()?;
-        // SAFETY: live events of this device.
-        let milliseconds = unsafe {
+        // cudarc has only the version of CUDA 12.8.
+        type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+        // SAFETY: the type is that of cuda.h.
+        let elapsed = unsafe { driver_function::<Elapsed>("cuEventElapsedTime") };
+        let elapsed = elapsed.ok_or_else(|| CudaError::Driver {
+            what: what(),
+            detail: "the driver has no cuEventElapsedTime".to_owned(),
+        })?;
+        let mut milliseconds = 0.0;
+        // SAFETY: live events of this device, and a valid place for the time.
+        unsafe {
             result::event::synchronize(*self.raw).map_err(driver_error(what))?;
-            result::event::elapsed(*start.raw, *self.raw).map_err(driver_error(what))?
-        };
+            elapsed(&mut milliseconds, *start.raw, *self.raw).result().map_err(driver_error(what))?;
+        }
         Ok(Duration::try_from_secs_f64(f64::from(milliseconds) / 1e3).unwrap_or_default())
     }
 }

@@ -328,6 +328,6 @@ fn compile(
         all.push((Compiled { implementation, images }, times));
     }
     let options = requests.first().map(|r| compiler.options(r)).unwrap_or_default();
-    let toolchain = Toolchain { nvrtc: compiler.nvrtc().release().to_owned(), options, gpu: None, driver: None };
+    let toolchain = Toolchain { nvrtc: compiler.nvrtc().release().to_owned(), options };
     Ok((all, toolchain))
 }

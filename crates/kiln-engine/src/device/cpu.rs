@@ -223,7 +223,7 @@ struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// `None` if the host runs a part of them.
+    /// `None` if a branch or body does not fit the shapes: whether that is an error, the session sees as it runs.
     fn commands(&mut self, actions: &[Action]) -> Result<Option<Vec<Command>>> {
         let mut commands = Vec::with_capacity(actions.len());
         for action in actions {
@@ -252,7 +252,7 @@ impl Recorder<'_> {
                     commands.push(Command::Loop(Loop { trip, go, index, body, carried, scans }));
                     commands.extend(self.copies(&state[1..], outputs)?);
                 }
-                Action::Host { .. } | Action::Unfit(_) => return Ok(None),
+                Action::Unfit(_) => return Ok(None),
             }
         }
         Ok(Some(commands))

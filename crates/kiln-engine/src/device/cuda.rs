@@ -1,7 +1,7 @@
 //! A GPU through the CUDA driver as a [`Device`].
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, resolve};
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use super::{Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -41,13 +41,8 @@ impl GpuDevice {
     pub fn new(ordinal: usize) -> Result<GpuDevice> {
         let device = CudaDevice::new(ordinal)?;
         let (major, minor) = device.properties().compute_capability;
-        let number = format!("sm_{major}{minor}");
-        // Architectures whose kernels use architecture-specific instructions carry the `a` suffix.
-        let target = kiln_target::arch::Arch::ALL
-            .iter()
-            .map(|a| a.name())
-            .find(|name| name.trim_end_matches('a') == number)
-            .map_or(number.clone(), str::to_owned);
+        let arch = kiln_target::arch::Arch::for_capability(10 * major + minor);
+        let target = arch.map_or_else(|| format!("sm_{major}{minor}"), |arch| arch.name().to_owned());
         Ok(GpuDevice {
             recordings: Slab::new(),
             memory: Slab::new(),
@@ -132,6 +127,13 @@ impl Device for GpuDevice {
         self.target.clone()
     }
 
+    fn gpu(&self) -> Option<GpuInfo> {
+        let properties = self.device.properties();
+        let (major, minor) = properties.compute_capability;
+        let (capability, shared_bytes) = (10 * major + minor, properties.smem_per_block_optin);
+        Some(GpuInfo { capability, shared_bytes, cuda: kiln_cuda::driver_cuda()? })
+    }
+
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         Ok(MemId(self.memory.insert(self.device.alloc(bytes)?)))
     }
@@ -188,7 +190,10 @@ impl Device for GpuDevice {
             .kernels
             .iter()
             .map(|image| {
-                let loaded = self.device.load_module(&image.kernel.entry, &image.cubin)?;
+                let loaded = match &image.cubin {
+                    Some(cubin) => self.device.load_module(&image.kernel.entry, cubin)?,
+                    None => self.device.load_ptx(&image.kernel.entry, &image.ptx)?,
+                };
                 let sizes: Vec<usize> = image.kernel.launch.params.iter().map(parameter_bytes).collect();
                 let function = loaded.function(&image.kernel.entry, &sizes)?;
                 if image.kernel.launch.dynamic_shared > 0 {

@@ -73,8 +73,8 @@ pub struct Module<'a> {
 pub struct KernelImage<'a> {
     /// Launch description and source.
     pub kernel: &'a Kernel,
-    /// Machine code for the exact architecture.
-    pub cubin: Bytes,
+    /// Machine code for the exact architecture; `None` where the driver is to assemble the PTX.
+    pub cubin: Option<Bytes>,
     /// PTX of the same compilation.
     pub ptx: Bytes,
 }
@@ -90,13 +90,29 @@ pub struct Arguments<'a> {
     pub scratch: Option<Place>,
 }
 
+/// A GPU and its driver, as far as they decide which code they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuInfo {
+    /// Compute capability, as `10 * major + minor`.
+    pub capability: u32,
+    /// Shared memory that a block may have, bytes.
+    pub shared_bytes: u32,
+    /// The newest CUDA version that the driver supports.
+    pub cuda: kiln_cuda::CudaVersion,
+}
+
 /// A machine that runs regions.
 pub trait Device: Send {
     /// For people: `cpu`, `cuda:0 NVIDIA H200`, `sim:sm_80`.
     fn name(&self) -> String;
 
-    /// The engine target that it runs: `cpu` or `sm_XX[a]`.
+    /// The engine target to build for it: `cpu` or `sm_XX[a]`.
     fn target(&self) -> String;
+
+    /// The GPU, where a driver may assemble PTX for it; `None` where code is for [`Device::target`] exactly.
+    fn gpu(&self) -> Option<GpuInfo> {
+        None
+    }
 
     /// Allocates device memory; contents are undefined.
     fn alloc(&mut self, bytes: usize) -> Result<MemId>;

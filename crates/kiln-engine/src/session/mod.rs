@@ -4,6 +4,7 @@ mod io;
 mod shapes;
 mod steps;
 
+use crate::choose::{Code, for_device};
 use crate::device::{Device, KernelImage, MemId, Module, Place};
 use crate::engine::{Engine, TargetImage};
 use crate::schedule::{Action, LoadedPlan, WeightPlaces, nested, schedule, signature};
@@ -13,7 +14,7 @@ use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
 use shapes::Shapes;
 use std::time::{Duration, Instant};
-use steps::{run_schedule, run_steps};
+use steps::run_schedule;
 
 /// An engine loaded on a device.
 ///
@@ -22,6 +23,7 @@ use steps::{run_schedule, run_steps};
 /// leave the device ([`Session::donate`]). Such a run allocates nothing once its shapes have been seen.
 pub struct Session {
     device: Box<dyn Device>,
+    code: Code,
     plan: Plan,
     loaded: LoadedPlan,
     signature: Graph,
@@ -87,11 +89,12 @@ pub struct Observation<'a> {
 type Observer<'a> = &'a mut dyn FnMut(Observation<'_>);
 
 impl Session {
-    /// Loads an engine's code for the device's target, and its weights. Weights are mapped, not copied, where the device shares memory.
+    /// Loads an engine's code and weights. A GPU without an image of its own gets the newest PTX that it can run: see [`Session::code`].
+    /// Weights are mapped, not copied, where the device shares memory.
     pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
-        let image = engine.target(&device.target())?;
+        let (image, code) = for_device(engine, device.as_ref())?;
         let plan = image.plan.clone();
-        let loaded = load(&plan, image, &mut 0, device.as_mut())?;
+        let loaded = load(&plan, image, &code, &mut 0, device.as_mut())?;
         let mut weights = WeightPlaces::new();
         let mut weight_bytes = 0;
         for name in crate::validate::weight_names(&plan) {
@@ -105,6 +108,7 @@ impl Session {
         let io = plan.inputs.iter().map(|_| Io::default()).collect();
         Ok(Session {
             device,
+            code,
             plan,
             loaded,
             signature,
@@ -138,6 +142,11 @@ impl Session {
     /// The device's name.
     pub fn device_name(&self) -> String {
         self.device.name()
+    }
+
+    /// What of the engine it runs.
+    pub fn code(&self) -> &Code {
+        &self.code
     }
 
     /// Inputs: name and type.
@@ -248,16 +257,14 @@ impl Session {
         let Session { device, plan, shapes, instance, .. } = self;
         let instance = shapes.current().and_then(|shape| shape.instance(*instance));
         let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
-        if instance.parts.is_none() {
-            instance.record(device.as_mut())?;
+        let recording = match instance.recording {
+            Some(recording) => recording,
+            None => *instance.recording.insert(device.record(&instance.schedule.actions)?),
+        };
+        match recording {
+            Some(id) => device.replay(id),
+            None => run_schedule(device.as_mut(), plan, &instance.schedule, None),
         }
-        for part in instance.parts.iter().flatten() {
-            match part.recording {
-                Some(id) => device.replay(id)?,
-                None => run_steps(device.as_mut(), plan, &instance.schedule, part.steps.clone(), None)?,
-            }
-        }
-        Ok(())
     }
 
     fn order<'t>(&self, inputs: &[(&str, &'t Tensor)]) -> Result<Vec<&'t Tensor>> {
@@ -356,7 +363,14 @@ impl Session {
     }
 }
 
-fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Device) -> Result<LoadedPlan> {
+fn load(
+    plan: &Plan,
+    image: &TargetImage,
+    code: &Code,
+    next: &mut usize,
+    device: &mut dyn Device,
+) -> Result<LoadedPlan> {
+    let own = matches!(code, Code::Own(_));
     let mut loaded = LoadedPlan::default();
     for region in &plan.regions {
         let module = match image.kernels.get(*next) {
@@ -367,7 +381,7 @@ fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Dev
                     .kernels
                     .iter()
                     .zip(&compiled.images)
-                    .map(|(kernel, i)| KernelImage { kernel, cubin: i.cubin.clone(), ptx: i.ptx.clone() })
+                    .map(|(kernel, i)| KernelImage { kernel, cubin: own.then(|| i.cubin.clone()), ptx: i.ptx.clone() })
                     .collect(),
                 scratch_bytes: compiled.implementation.scratch_bytes.clone(),
             },
@@ -377,7 +391,7 @@ fn load(plan: &Plan, image: &TargetImage, next: &mut usize, device: &mut dyn Dev
         loaded.kernels.push(device.load(&module)?);
     }
     for inner in plan.steps.iter().flat_map(nested) {
-        loaded.nested.push(load(inner, image, next, device)?);
+        loaded.nested.push(load(inner, image, code, next, device)?);
     }
     Ok(loaded)
 }

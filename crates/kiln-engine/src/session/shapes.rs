@@ -4,7 +4,6 @@ use crate::Result;
 use crate::device::{Device, MemId, Place, RecordingId};
 use crate::schedule::Schedule;
 use kiln_fuse::BufferId;
-use std::ops::Range;
 
 /// Shapes that are kept, with their recordings. A new one takes the place of the one that was not used for longest.
 const LIMIT: usize = 16;
@@ -28,16 +27,8 @@ pub struct Instance {
     blocks: Vec<MemId>,
     /// What runs.
     pub schedule: Schedule,
-    /// Cut when it first runs.
-    pub parts: Option<Vec<Part>>,
-}
-
-/// Steps in a row, and their recording where the device can run them without the session.
-pub struct Part {
-    /// The steps.
-    pub steps: Range<usize>,
-    /// Their recording.
-    pub recording: Option<RecordingId>,
+    /// Made when it first runs; `None` in it where the device cannot run the steps without the session.
+    pub recording: Option<Option<RecordingId>>,
 }
 
 impl Shapes {
@@ -92,7 +83,7 @@ impl Shape {
         let places: Vec<Place> =
             blocks.iter().zip(bytes).map(|(&mem, bytes)| Place { mem, offset: 0, bytes }).collect();
         let schedule = self.schedule.placed(arena, &places)?;
-        self.instances.push(Instance { arena, blocks: blocks.to_vec(), schedule, parts: None });
+        self.instances.push(Instance { arena, blocks: blocks.to_vec(), schedule, recording: None });
         Ok(self.instances.len() - 1)
     }
 
@@ -109,19 +100,8 @@ impl Shape {
 
 impl Instance {
     fn forget(self, device: &mut dyn Device) {
-        self.parts.into_iter().flatten().filter_map(|part| part.recording).for_each(|id| device.forget(id));
-    }
-
-    /// Records the schedule, in parts between the steps that the host runs.
-    pub fn record(&mut self, device: &mut dyn Device) -> Result<()> {
-        let (mut parts, mut at) = (Vec::new(), 0);
-        for actions in self.schedule.actions.chunk_by(|a, b| a.has_host() == b.has_host()) {
-            let steps = at..at + actions.len();
-            at = steps.end;
-            let recording = if actions[0].has_host() { None } else { device.record(actions)? };
-            parts.push(Part { steps, recording });
+        if let Some(id) = self.recording.flatten() {
+            device.forget(id);
         }
-        self.parts = Some(parts);
-        Ok(())
     }
 }

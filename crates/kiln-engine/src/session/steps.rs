@@ -7,7 +7,6 @@ use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_fuse::{BufferId, Plan, Step};
 use kiln_graph::{DType, Tensor};
-use std::ops::Range;
 use std::time::Instant;
 
 /// What lies at a place.
@@ -38,34 +37,15 @@ pub fn run_schedule(
     device: &mut dyn Device,
     plan: &Plan,
     schedule: &Schedule,
-    observer: Option<Observer<'_>>,
-) -> Result<()> {
-    schedule.check()?;
-    run_steps(device, plan, schedule, 0..plan.steps.len(), observer)
-}
-
-/// Runs some of the steps.
-pub fn run_steps(
-    device: &mut dyn Device,
-    plan: &Plan,
-    schedule: &Schedule,
-    range: Range<usize>,
     mut observer: Option<Observer<'_>>,
 ) -> Result<()> {
-    let steps = schedule.actions[range.clone()].iter().zip(&plan.steps[range.clone()]);
-    for (index, (action, step)) in range.zip(steps) {
+    schedule.check()?;
+    for (index, (action, step)) in schedule.actions.iter().zip(&plan.steps).enumerate() {
         let start = Instant::now();
         match (action, step) {
             (Action::Launch { .. }, _) => {
                 if let Some((prepared, arguments)) = action.launch() {
                     device.launch(prepared, arguments)?;
-                }
-            }
-            (Action::Host { inputs, outputs, .. }, Step::Host { graph, .. }) => {
-                let tensors =
-                    inputs.iter().map(|(id, _)| buffer(device, plan, schedule, *id)).collect::<Result<Vec<_>>>()?;
-                for (result, (_, place)) in kiln_graph::interpret(graph, &tensors)?.iter().zip(outputs) {
-                    device.upload(*place, result.data())?;
                 }
             }
             (Action::If { cond, branches, results, outputs }, Step::If { then_plan, else_plan, .. }) => {

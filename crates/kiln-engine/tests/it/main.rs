@@ -9,5 +9,6 @@ mod hostile;
 mod models;
 mod range;
 mod run;
+mod scratch;
 mod sim;
 mod symbols;

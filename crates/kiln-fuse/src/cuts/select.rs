@@ -71,8 +71,8 @@ const PASSES: usize = 4;
 /// From this pass on, what the last cover has in memory counts as read by that many more kernels, so that cuts which end at it are among
 /// the candidates.
 const SETTLE: (usize, f64) = (2, 8.0);
-/// Modelled time of a step that the host runs.
-const HOST_SECONDS: f64 = 1e-4;
+/// Modelled time of a step of several results: control flow, or top-k.
+const STEP_SECONDS: f64 = 1e-4;
 /// Folding may not grow data by more than this factor (a dequantized int8 weight), or it would trade memory traffic for arithmetic.
 const FOLD_GROWTH: f64 = 4.0;
 /// Operations of an element from which its value is worth keeping, whatever it is computed from.
@@ -199,7 +199,7 @@ fn candidates(dag: &Dag, costs: &Costs, free: &[bool], refs: &[f64]) -> (Vec<Vec
                         let moved: f64 = costs.bytes(c) + costs.bytes(node.operands[0]);
                         (costs.launch() + costs.transfer(moved), Choice::Step(i as u16))
                     }
-                    Some(_) if class.tuple => (HOST_SECONDS, Choice::Step(i as u16)),
+                    Some(_) if class.tuple => (STEP_SECONDS, Choice::Step(i as u16)),
                     Some(_) => continue,
                 };
                 ways.push(Candidate { seconds, choice });

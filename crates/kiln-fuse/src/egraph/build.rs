@@ -24,7 +24,7 @@ pub(crate) fn build(graph: &Graph) -> Result<Built> {
         }
         let operands: Option<Vec<Id>> = node.inputs.iter().map(|v| class_of[v.index()]).collect();
         let operands = operands.ok_or_else(|| invalid(graph, &format!("node `{}` uses a later value", node.name)))?;
-        let tuple = matches!(node.op, Op::TopK { .. } | Op::If { .. } | Op::Loop { .. } | Op::Host { .. });
+        let tuple = matches!(node.op, Op::TopK { .. } | Op::If { .. } | Op::Loop { .. });
         let id = egraph.put(&node.op, &operands);
         for (result, v) in node.outputs.iter().enumerate() {
             let class =
@@ -87,7 +87,7 @@ impl Put for EGraph {
                 }
                 Head::Op(op.name())
             }
-            Op::If { .. } | Op::Loop { .. } | Op::Host { .. } => Head::Opaque(self.analysis.fresh(op)),
+            Op::If { .. } | Op::Loop { .. } => Head::Opaque(self.analysis.fresh(op)),
             _ => {
                 let attr = self.analysis.intern(op);
                 children.insert(0, self.add(Term { head: Head::Attr(attr), children: vec![] }));

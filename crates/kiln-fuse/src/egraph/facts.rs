@@ -147,7 +147,7 @@ impl Analysis<Term> for Knowledge {
         let mut out = Facts::default();
         let effort = facts.iter().fold(Effort::NONE, |all, f| all.and(f.effort));
         match &op {
-            Op::Input { .. } | Op::DimValue { .. } | Op::If { .. } | Op::Loop { .. } | Op::Host { .. } => {}
+            Op::Input { .. } | Op::DimValue { .. } | Op::If { .. } | Op::Loop { .. } => {}
             Op::Weight { name, .. } => out.weight_only = egraph.analysis.bound.contains(name),
             Op::Const { .. } => {
                 (out.weight_only, out.literal) = (true, true);

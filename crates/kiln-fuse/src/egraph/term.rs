@@ -12,7 +12,7 @@ pub(crate) enum Head {
     Attr(u32),
     /// One result of an op with several.
     Result(u32),
-    /// An op that rules never look into (control flow, host), unique by node: it may have effects that equality ignores.
+    /// An op that rules never look into (control flow), unique by node.
     Opaque(u32),
 }
 

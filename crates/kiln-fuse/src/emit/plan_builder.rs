@@ -192,7 +192,7 @@ impl PlanBuilder<'_> {
         self.plan.regions.len() - 1
     }
 
-    /// An op with several results: control flow, host ops, top-k.
+    /// An op with several results: control flow, top-k.
     fn step(&mut self, class: ClassIx, number: u16) -> Result<Option<usize>> {
         let dag = self.from.dag;
         let node = &dag.class(class).nodes[usize::from(number)];
@@ -235,18 +235,9 @@ impl PlanBuilder<'_> {
                 captures: inputs[2 + carried..].to_vec(),
                 outputs,
             },
-            _ => {
-                let mut graph = Graph::new("");
-                let mut operands = Vec::with_capacity(inputs.len());
-                for (i, c) in node.operands.iter().enumerate() {
-                    let ty = dag.class(*c).ty().clone();
-                    let op = Op::Input { name: format!("x{i}"), ty: ty.clone() };
-                    operands.extend(graph.push_node(op, &[], vec![ty], ""));
-                }
-                let results = graph.push_node(op.clone(), &operands, dag.class(class).types.clone(), "");
-                graph.outputs = results.into_iter().enumerate().map(|(i, v)| (format!("y{i}"), v)).collect();
-                graph.symbols = super::region_builder::symbols_of(&graph, &self.from.graph.symbols);
-                Step::Host { graph, inputs, outputs }
+            op => {
+                let message = format!("`{}` is neither control flow nor in a region", op.name());
+                return Err(Error::Plan { plan: self.from.graph.name.clone(), message });
             }
         };
         self.plan.steps.push(step);

@@ -186,8 +186,3 @@ pub(super) fn loop_attributes(c: &mut Cursor) -> Result<(usize, Option<crate::Di
     let trip = if c.peek_word() == "trip" { Some(key(c, "trip", one_dim)?) } else { None };
     Ok((carried, trip))
 }
-
-/// `attributes=` of a host op.
-pub(super) fn host_attributes(c: &mut Cursor) -> Result<String> {
-    key(c, "attributes", Cursor::string)
-}

@@ -1,7 +1,7 @@
 //! Parsing.
 
 use super::cursor::Cursor;
-use super::op::{Literal, host_attributes, iota_axis, literal, loop_attributes, op};
+use super::op::{Literal, iota_axis, literal, loop_attributes, op};
 use crate::{Constraint, Error, Graph, Op, Relation, Requirement, Result, TensorType, ValueId};
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -87,7 +87,6 @@ enum Pending {
     Weight(String),
     Const(Literal),
     Iota(usize),
-    Host(String, String),
 }
 
 fn node<'a>(c: &mut Cursor<'a>, g: &mut Graph, names: &mut HashMap<&'a str, ValueId>, depth: usize) -> Result<()> {
@@ -143,7 +142,7 @@ fn node<'a>(c: &mut Cursor<'a>, g: &mut Graph, names: &mut HashMap<&'a str, Valu
 }
 
 fn pending(c: &mut Cursor, mnemonic: &str, label: Option<String>, depth: usize) -> Result<Pending> {
-    if !matches!(mnemonic, "input" | "weight" | "host" | "contract") && label.is_some() {
+    if !matches!(mnemonic, "input" | "weight" | "contract") && label.is_some() {
         return c.fail(format!("{mnemonic} takes no label"));
     }
     let name = |c: &Cursor| match &label {
@@ -155,7 +154,6 @@ fn pending(c: &mut Cursor, mnemonic: &str, label: Option<String>, depth: usize) 
         "weight" => Pending::Weight(name(c)?),
         "const" => Pending::Const(literal(c)?),
         "iota" => Pending::Iota(iota_axis(c)?),
-        "host" => Pending::Host(name(c)?, host_attributes(c)?),
         "if" => {
             let then_graph = Box::new(subgraph(c, "then", depth)?);
             Pending::Ready(Op::If { then_graph, else_graph: Box::new(subgraph(c, "else", depth)?) })
@@ -194,8 +192,5 @@ fn complete(c: &Cursor, pending: Pending, types: Option<&[TensorType]>) -> Resul
         Pending::Weight(name) => Op::Weight { name, ty: one()? },
         Pending::Const(literal) => Op::Const { value: literal.tensor(c, &one()?)? },
         Pending::Iota(axis) => Op::Iota { ty: one()?, axis },
-        Pending::Host(name, attributes) => {
-            Op::Host { name, results: types.map(<[_]>::to_vec).unwrap_or_default(), attributes }
-        }
     })
 }

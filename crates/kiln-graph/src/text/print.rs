@@ -142,7 +142,6 @@ pub(crate) fn attributes(op: &Op) -> (String, String) {
             let trip = trip.as_ref().map(|t| format!(" trip=[{t}]")).unwrap_or_default();
             (none(), format!("carried={carried}{trip}"))
         }
-        Op::Host { name, attributes, .. } => (quoted(name), format!("attributes={}", quoted(attributes))),
     }
 }
 

@@ -145,7 +145,7 @@ fn constants(graph: &Graph) -> Vec<bool> {
     let mut constant = vec![false; graph.values.len()];
     for node in &graph.nodes {
         let known = match &node.op {
-            Op::Input { .. } | Op::Host { .. } => false,
+            Op::Input { .. } => false,
             Op::Weight { .. } | Op::Const { .. } | Op::Iota { .. } | Op::DimValue { .. } => true,
             _ => node.inputs.iter().all(|v| constant[v.index()]),
         };

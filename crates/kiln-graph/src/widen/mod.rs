@@ -82,7 +82,7 @@ pub fn first_overflow(graph: &Graph, inputs: &[Tensor]) -> Result<Option<Overflo
 
 /// The graph with all floats in f64, outputs still in their own dtypes, and where each value is in it. What control flow gives stays as it was.
 fn in_f64(graph: &Graph) -> Result<(Graph, Vec<ValueId>)> {
-    let opaque = |op: &Op| matches!(op, Op::If { .. } | Op::Loop { .. } | Op::Host { .. });
+    let opaque = |op: &Op| matches!(op, Op::If { .. } | Op::Loop { .. });
     let kept: Vec<bool> =
         graph.values.iter().map(|v| v.ty.dtype.is_float() && !opaque(&graph.node(v.node).op)).collect();
     Rewrite::new(graph, DType::F64, &kept).run()

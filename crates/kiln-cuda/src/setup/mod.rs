@@ -1,4 +1,13 @@
 //! Fetching NVRTC for a user: one pinned wheel, checked by hash, unpacked under `$KILN_HOME`.
+//!
+//! The file comes from the package index that pip is configured with (`PIP_INDEX_URL`, `pip.conf`), over HTTP and without Python (cargo feature
+//! `setup`). Where none is configured, or it does not serve the file, pip fetches it.
+
+#[cfg(feature = "setup")]
+mod http;
+#[cfg(feature = "setup")]
+mod index;
+mod wheel;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,10 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::python::{Python, WheelRequest};
-use crate::{CudaError, Home, Result, wheel};
-
-/// The NVRTC release that [`setup`] fetches. Its PTX loads on r580 drivers.
-pub const NVRTC_VERSION: &str = "13.0.88";
+use crate::release::Release;
+use crate::{CudaError, Home, Result};
 
 /// What [`setup`] is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +26,15 @@ pub enum SetupStep {
     AlreadyInstalled(PathBuf),
     /// Another process is setting up the same folder.
     WaitingForOther,
-    /// pip is downloading: bytes so far, bytes in all.
+    /// A download: bytes so far, bytes in all.
     Downloading {
         /// Bytes that have arrived.
         bytes: u64,
         /// Size of the wheel.
         total: u64,
     },
+    /// One way to fetch the wheel failed for this reason; the next is tried.
+    FallingBack(String),
     /// The wheel's hash is being checked.
     Verifying,
     /// A library is being unpacked.
@@ -34,31 +43,62 @@ pub enum SetupStep {
     Installed(PathBuf),
 }
 
-/// A wheel of one release for one kind of host.
-struct Pin {
-    platforms: &'static [&'static str],
-    sha256: &'static str,
+/// The one file to fetch.
+struct Pin<'a> {
+    version: &'a str,
+    project: &'a str,
+    platforms: &'a [&'a str],
+    sha256: &'a str,
     bytes: u64,
+}
+
+impl Pin<'_> {
+    fn of(release: &Release) -> Result<Pin<'_>> {
+        let wheel = release.wheel()?;
+        let Release { version, project, .. } = release;
+        Ok(Pin { version, project, platforms: &wheel.platforms, sha256: wheel.sha256, bytes: wheel.bytes })
+    }
+
+    /// As pip takes it.
+    fn requirement(&self) -> String {
+        format!("{}=={}", self.project, self.version)
+    }
+
+    /// The wheel's name in a package index.
+    #[cfg(feature = "setup")]
+    fn file(&self) -> String {
+        format!("{}-{}-py3-none-{}.whl", self.project.replace('-', "_"), self.version, self.platforms.join("."))
+    }
+}
+
+/// A way to get the pinned file into an empty folder; it is told of bytes that arrive.
+type Way<'a> = Box<dyn Fn(&Pin<'_>, &Path, &mut dyn FnMut(u64)) -> Result<PathBuf> + 'a>;
+
+/// The ways to fetch, the preferred first.
+fn ways() -> Vec<Way<'static>> {
+    #[cfg(feature = "setup")]
+    let index = index::Index::of_process().map(|index| -> Way<'static> {
+        Box::new(move |pin, into, on_bytes| http::download(&index, pin, into, on_bytes))
+    });
+    #[cfg(not(feature = "setup"))]
+    let index = None;
+    index.into_iter().chain([with_pip(Python::find)]).collect()
+}
+
+fn with_pip<'a>(python: impl Fn() -> Result<Python> + 'a) -> Way<'a> {
+    Box::new(move |pin, into, on_bytes| {
+        let [wheel, scratch] = ["wheel", "work"].map(|name| into.join(name));
+        for folder in [&wheel, &scratch] {
+            fs::create_dir(folder).map_err(|e| CudaError::io("create folder", folder, e))?;
+        }
+        let disk = pin.bytes * 2 + UNPACKED_LIMIT / 2;
+        let request = WheelRequest { requirement: &pin.requirement(), platforms: pin.platforms, disk };
+        python()?.download_wheel(&request, &wheel, &scratch, on_bytes)
+    })
 }
 
 /// Bound on what is unpacked: the libraries are about 114 MB on either host.
 const UNPACKED_LIMIT: u64 = 400 << 20;
-
-fn pin_for_host() -> Result<Pin> {
-    match (std::env::consts::OS, std::env::consts::ARCH) {
-        ("linux", "x86_64") => Ok(Pin {
-            platforms: &["manylinux2010_x86_64", "manylinux_2_12_x86_64"],
-            sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
-            bytes: 90_215_200,
-        }),
-        ("linux", "aarch64") => Ok(Pin {
-            platforms: &["manylinux2014_aarch64", "manylinux_2_17_aarch64"],
-            sha256: "d27f20a0ca67a4bb34268a5e951033496c5b74870b868bacd046b1b8e0c3267b",
-            bytes: 43_015_449,
-        }),
-        (os, arch) => Err(CudaError::UnsupportedHost { os, arch }),
-    }
-}
 
 /// What was installed, kept beside the libraries so that a damaged folder is noticed.
 #[derive(Serialize, Deserialize)]
@@ -70,22 +110,30 @@ struct Manifest {
 const MANIFEST: &str = "installed.json";
 const SCRATCH_PREFIX: &str = ".setup-";
 
-/// Installs [`NVRTC_VERSION`] under `home` unless it is there, and returns the folder that holds `libnvrtc.so`.
+/// Installs the NVRTC that fits the driver here ([`Release::fitting`]) under `home` unless it is there, and returns the folder that holds
+/// `libnvrtc.so`.
 ///
-/// Needs python3 with pip; which package index is used is pip's own configuration. Safe to call from several
-/// processes at once: one installs, the others wait and find it done. An interrupted run leaves nothing behind that
+/// # Errors
+/// As [`setup_release`].
+pub fn setup(home: &Home, progress: impl FnMut(SetupStep)) -> Result<PathBuf> {
+    setup_release(home, Release::fitting(crate::driver_cuda()), progress)
+}
+
+/// Installs a release under `home` unless it is there, and returns the folder that holds `libnvrtc.so`.
+///
+/// Safe to call from several processes at once: one installs, the others wait and find it done. An interrupted run leaves nothing behind that
 /// a later one would take for an installation.
 ///
 /// # Errors
-/// No python, no pip, no network, another file than the pinned one, disk full: each says what to do.
-pub fn setup(home: &Home, progress: impl FnMut(SetupStep)) -> Result<PathBuf> {
-    install(home, &pin_for_host()?, Python::find, progress)
+/// No index and no python, no network, another file than the pinned one, disk full: each says what to do.
+pub fn setup_release(home: &Home, release: &Release, progress: impl FnMut(SetupStep)) -> Result<PathBuf> {
+    install(home, &Pin::of(release)?, &ways(), progress)
 }
 
-/// The folder with the pinned release's libraries, if `home` has them whole.
-pub fn installed(home: &Home) -> Option<PathBuf> {
-    let folder = home.nvrtc().join(NVRTC_VERSION);
-    is_whole(&folder, pin_for_host().ok()?.sha256).then_some(folder)
+/// The folder with a release's libraries, if `home` has them whole.
+pub fn installed(home: &Home, release: &Release) -> Option<PathBuf> {
+    let folder = home.nvrtc().join(release.version);
+    is_whole(&folder, release.wheel().ok()?.sha256).then_some(folder)
 }
 
 fn is_whole(folder: &Path, wheel_sha256: &str) -> bool {
@@ -98,14 +146,34 @@ fn is_whole(folder: &Path, wheel_sha256: &str) -> bool {
             .all(|(name, size)| fs::metadata(folder.join(name)).is_ok_and(|meta| meta.is_file() && meta.len() == *size))
 }
 
-fn install(
-    home: &Home,
-    pin: &Pin,
-    python: impl FnOnce() -> Result<Python>,
-    mut progress: impl FnMut(SetupStep),
-) -> Result<PathBuf> {
+/// Fetches the file in the first way that works. What fails for want of disk would fail in every way.
+fn fetch(pin: &Pin<'_>, ways: &[Way<'_>], into: &Path, progress: &mut impl FnMut(SetupStep)) -> Result<PathBuf> {
+    let mut tried = Vec::new();
+    for (index, way) in ways.iter().enumerate() {
+        let folder = into.join(index.to_string());
+        fs::create_dir(&folder).map_err(|e| CudaError::io("create folder", &folder, e))?;
+        progress(SetupStep::Downloading { bytes: 0, total: pin.bytes });
+        let on_bytes = &mut |bytes: u64| {
+            progress(SetupStep::Downloading { bytes: bytes.min(pin.bytes), total: pin.bytes });
+        };
+        match way(pin, &folder, on_bytes) {
+            Ok(file) => return Ok(file),
+            Err(error @ (CudaError::DiskFull { .. } | CudaError::Io { .. })) => return Err(error),
+            Err(error) if ways.len() == 1 => return Err(error),
+            Err(error) => {
+                if index + 1 < ways.len() {
+                    progress(SetupStep::FallingBack(error.to_string()));
+                }
+                tried.push(error.to_string());
+            }
+        }
+    }
+    Err(CudaError::NotFetched { package: pin.requirement(), tried })
+}
+
+fn install(home: &Home, pin: &Pin<'_>, ways: &[Way<'_>], mut progress: impl FnMut(SetupStep)) -> Result<PathBuf> {
     let releases = home.nvrtc();
-    let target = releases.join(NVRTC_VERSION);
+    let target = releases.join(pin.version);
     if is_whole(&target, pin.sha256) {
         progress(SetupStep::AlreadyInstalled(target.clone()));
         return Ok(target);
@@ -119,7 +187,6 @@ fn install(
 
     remove_leftovers(&releases);
 
-    let python = python()?;
     let scratch = tempfile::Builder::new()
         .prefix(SCRATCH_PREFIX)
         .tempdir_in(&releases)
@@ -128,15 +195,8 @@ fn install(
         let path = scratch.path().join(name);
         fs::create_dir(&path).map_err(|e| CudaError::io("create folder", &path, e)).map(|()| path)
     };
-    let (download, work, unpacked) = (folder("download")?, folder("work")?, folder("unpacked")?);
-
-    let requirement = format!("nvidia-cuda-nvrtc=={NVRTC_VERSION}");
-    let request =
-        WheelRequest { requirement: &requirement, platforms: pin.platforms, disk: pin.bytes * 2 + UNPACKED_LIMIT / 2 };
-    progress(SetupStep::Downloading { bytes: 0, total: pin.bytes });
-    let wheel_path = python.download_wheel(&request, &download, &work, &mut |bytes| {
-        progress(SetupStep::Downloading { bytes: bytes.min(pin.bytes), total: pin.bytes });
-    })?;
+    let (download, unpacked) = (folder("download")?, folder("unpacked")?);
+    let wheel_path = fetch(pin, ways, &download, &mut progress)?;
 
     progress(SetupStep::Verifying);
     let found = wheel::sha256_hex(&wheel_path)?;
@@ -199,12 +259,23 @@ fn lock(folder: &Path, progress: &mut impl FnMut(SetupStep)) -> Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    /// Makes `installed` find a release, whose library stands for itself.
+    pub(crate) fn mark_whole(home: &Home, release: &Release) {
+        let folder = home.nvrtc().join(release.version);
+        let manifest = Manifest { wheel_sha256: release.wheel().unwrap().sha256.to_owned(), files: Vec::new() };
+        fs::write(folder.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    }
+
+    pub(super) fn pin(sha256: &str, bytes: u64) -> Pin<'_> {
+        Pin { version: "13.0.88", project: "nvidia-cuda-nvrtc", platforms: &["any"], sha256, bytes }
+    }
+
     /// A stand-in for python3: answers the version question, then runs `pip` (shell text; `$dest` is where wheels go).
-    fn fake_python(folder: &Path, pip: &str) -> Python {
+    pub(super) fn fake_python(folder: &Path, pip: &str) -> Python {
         let path = folder.join("python3");
         let script = format!(
             "#!/bin/sh\nif [ \"$1\" = -c ]; then echo 3.11.0; exit 0; fi\n\
@@ -222,7 +293,7 @@ mod tests {
         Python::at(&path).unwrap()
     }
 
-    fn wheel_with(members: &[(&str, &[u8])]) -> (tempfile::NamedTempFile, String) {
+    pub(super) fn wheel_with(members: &[(&str, &[u8])]) -> (tempfile::NamedTempFile, String) {
         use std::io::Write;
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut zip = zip::ZipWriter::new(file.reopen().unwrap());
@@ -235,12 +306,15 @@ mod tests {
         (file, hash)
     }
 
+    fn no_python() -> Result<Python> {
+        Err(CudaError::NoPython { detail: "no python3".to_owned() })
+    }
+
     fn run(pip: &str, sha256: &str) -> (Result<PathBuf>, tempfile::TempDir) {
         let root = tempfile::tempdir().unwrap();
         let python = fake_python(root.path(), pip);
-        let pin = Pin { platforms: &["any"], sha256: Box::leak(sha256.to_owned().into_boxed_str()), bytes: 10 };
         let home = Home::at(root.path().join("home"));
-        (install(&home, &pin, || Ok(python), |_| {}), root)
+        (install(&home, &pin(sha256, 10), &[with_pip(|| Ok(python.clone()))], |_| {}), root)
     }
 
     #[test]
@@ -260,13 +334,8 @@ mod tests {
             let left: Vec<_> = fs::read_dir(root.path().join("home/nvrtc")).unwrap().flatten().collect();
             assert!(left.iter().all(|entry| entry.file_name() == ".lock"), "{pip} left {left:?}");
         }
-        let error = install(
-            &Home::at(tempfile::tempdir().unwrap().path()),
-            &Pin { platforms: &[], sha256: "", bytes: 0 },
-            || Err(CudaError::NoPython { detail: "no python3".to_owned() }),
-            |_| {},
-        )
-        .unwrap_err();
+        let home = Home::at(tempfile::tempdir().unwrap().path());
+        let error = install(&home, &pin("", 0), &[with_pip(no_python)], |_| {}).unwrap_err();
         assert!(error.to_string().contains("install python3"), "{error}");
     }
 
@@ -280,20 +349,20 @@ mod tests {
         ]);
         let root = tempfile::tempdir().unwrap();
         let python = fake_python(root.path(), &format!("cp '{}' $dest/x.whl", wheel.path().display()));
-        let pin = Pin { platforms: &["any"], sha256: Box::leak(hash.into_boxed_str()), bytes: 10 };
+        let pin = pin(&hash, 10);
         let home = Home::at(root.path().join("home"));
         let mut steps = Vec::new();
-        let folder = install(&home, &pin, || Ok(python.clone()), |step| steps.push(step)).unwrap();
+        let folder = install(&home, &pin, &[with_pip(|| Ok(python.clone()))], |step| steps.push(step)).unwrap();
         assert_eq!(fs::read(folder.join("libnvrtc.so.13")).unwrap(), b"library");
         assert!(!folder.join("libnvrtc.alt.so.13").exists());
         assert_eq!(steps.last(), Some(&SetupStep::Installed(folder.clone())));
 
-        let no_python = || Err(CudaError::NoPython { detail: String::new() });
-        install(&home, &pin, no_python, |step| assert_eq!(step, SetupStep::AlreadyInstalled(folder.clone()))).unwrap();
+        let nothing = [with_pip(no_python)];
+        install(&home, &pin, &nothing, |step| assert_eq!(step, SetupStep::AlreadyInstalled(folder.clone()))).unwrap();
 
         fs::write(folder.join("libnvrtc.so.13"), b"trunc").unwrap();
-        assert!(matches!(install(&home, &pin, no_python, |_| {}), Err(CudaError::NoPython { .. })));
-        install(&home, &pin, || Ok(python), |_| {}).unwrap();
+        assert!(matches!(install(&home, &pin, &nothing, |_| {}), Err(CudaError::NoPython { .. })));
+        install(&home, &pin, &[with_pip(|| Ok(python.clone()))], |_| {}).unwrap();
         assert_eq!(fs::read(folder.join("libnvrtc.so.13")).unwrap(), b"library");
     }
 
@@ -307,12 +376,10 @@ mod tests {
         let home = Home::at(root.path().join("home"));
         let leftover = home.nvrtc().join(".setup-abc/work");
         fs::create_dir_all(&leftover).unwrap();
-        let sha256: &'static str = Box::leak(hash.into_boxed_str());
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let pin = Pin { platforms: &["any"], sha256, bytes: 10 };
-                    install(&home, &pin, || Ok(python.clone()), |_| {}).unwrap();
+                    install(&home, &pin(&hash, 10), &[with_pip(|| Ok(python.clone()))], |_| {}).unwrap();
                 });
             }
         });

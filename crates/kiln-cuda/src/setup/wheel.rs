@@ -10,7 +10,7 @@ use zip::ZipArchive;
 use crate::{CudaError, Result};
 
 /// SHA-256 of a file, in lower-case hex.
-pub(crate) fn sha256_hex(path: &Path) -> Result<String> {
+pub(super) fn sha256_hex(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(|e| CudaError::io("open", path, e))?;
     let mut hasher = Sha256::new();
     let mut block = vec![0u8; 1 << 16];
@@ -29,7 +29,7 @@ pub(crate) fn sha256_hex(path: &Path) -> Result<String> {
 ///
 /// `choose` sees the member's path and returns one plain file name, so nothing can land outside `into`. The total is
 /// bounded by `limit` bytes. Returns the names and sizes written.
-pub(crate) fn unpack(
+pub(super) fn unpack(
     wheel: &Path,
     into: &Path,
     limit: u64,

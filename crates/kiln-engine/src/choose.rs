@@ -1,0 +1,179 @@
+//! Which of an engine's images a device runs: its own, or the PTX of an older architecture, which the driver assembles.
+
+use crate::device::{Device, GpuInfo};
+use crate::engine::{Engine, TargetImage};
+use crate::{Error, Result};
+use kiln_cuda::{cubin_refused, ptx_refused};
+use kiln_target::arch::Arch;
+use serde::Serialize;
+use std::fmt;
+
+/// What of an engine runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// What was built for the very device: `cpu`, or `sm_80` on a GPU of that architecture.
+    Own(String),
+    /// PTX of an older architecture, assembled by the driver as it is loaded: the engine has nothing for this GPU's own, which would be faster.
+    Portable(String),
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Code::Own(target) => f.write_str(target),
+            Code::Portable(target) => write!(f, "PTX of {target}, assembled by the driver"),
+        }
+    }
+}
+
+/// What bears on the choice of one image.
+struct Offer<'a> {
+    target: &'a str,
+    /// NVRTC release.
+    nvrtc: &'a str,
+    /// Of one kernel; all are of one compilation.
+    ptx: &'a str,
+    /// The most shared memory of a kernel.
+    shared_bytes: u32,
+}
+
+impl<'a> Offer<'a> {
+    fn of(image: &'a TargetImage) -> Offer<'a> {
+        let images = || image.kernels.iter().flat_map(|compiled| &compiled.images);
+        Offer {
+            target: &image.target,
+            nvrtc: image.toolchain.as_ref().map_or("", |toolchain| &toolchain.nvrtc),
+            ptx: images().next().and_then(|i| std::str::from_utf8(&i.ptx).ok()).unwrap_or_default(),
+            shared_bytes: images().map(|i| i.resources.shared_bytes).max().unwrap_or(0),
+        }
+    }
+
+    /// Why the GPU cannot run this image's PTX, if it cannot.
+    fn ptx_refused(&self, gpu: &GpuInfo) -> Option<String> {
+        let arch = self.target.parse::<Arch>().ok()?;
+        if !arch.ptx_runs_on(gpu.capability) {
+            let older = if arch.capability() > gpu.capability { "newer GPUs" } else { "that architecture alone" };
+            return Some(format!("its code is for {older}"));
+        }
+        if self.shared_bytes > gpu.shared_bytes {
+            let (needed, most) = (self.shared_bytes, gpu.shared_bytes);
+            return Some(format!("a kernel takes {needed} bytes of shared memory, and this GPU has {most} a block"));
+        }
+        // A model may have no kernel.
+        (!self.ptx.is_empty()).then(|| ptx_refused(self.ptx, gpu.cuda))?
+    }
+}
+
+/// Index of the image that the GPU runs, and whether that is its own.
+///
+/// # Errors
+/// In words: what each image lacks.
+fn choose(offers: &[Offer<'_>], gpu: &GpuInfo) -> std::result::Result<(usize, bool), String> {
+    let capability = |offer: &Offer<'_>| offer.target.parse::<Arch>().ok().map(Arch::capability);
+    if let Some(own) = offers.iter().position(|offer| capability(offer) == Some(gpu.capability)) {
+        return match cubin_refused(offers[own].nvrtc, gpu.cuda) {
+            Some(refused) => Err(refused),
+            None => Ok((own, true)),
+        };
+    }
+    let mut newest: Vec<usize> = (0..offers.len()).filter(|&i| capability(&offers[i]).is_some()).collect();
+    newest.sort_by_key(|&i| std::cmp::Reverse(capability(&offers[i])));
+    let mut refusals = Vec::new();
+    for i in newest {
+        match offers[i].ptx_refused(gpu) {
+            None => return Ok((i, false)),
+            Some(refused) => refusals.push(format!("{}: {refused}", offers[i].target)),
+        }
+    }
+    Err(refusals.join("; "))
+}
+
+/// The image of an engine that a device runs.
+///
+/// # Errors
+/// [`Error::Mismatch`], which says what each image of the engine lacks.
+pub(crate) fn for_device<'e>(engine: &'e Engine, device: &dyn Device) -> Result<(&'e TargetImage, Code)> {
+    let target = device.target();
+    let Some(gpu) = device.gpu() else { return Ok((engine.target(&target)?, Code::Own(target))) };
+    let offers: Vec<Offer<'_>> = engine.targets.iter().map(Offer::of).collect();
+    match choose(&offers, &gpu) {
+        Ok((i, true)) => Ok((&engine.targets[i], Code::Own(engine.targets[i].target.clone()))),
+        Ok((i, false)) => Ok((&engine.targets[i], Code::Portable(engine.targets[i].target.clone()))),
+        // It has no GPU's code at all.
+        Err(refused) if refused.is_empty() => Ok((engine.target(&target)?, Code::Own(target))),
+        Err(refused) => {
+            let present: Vec<&str> = engine.targets.iter().map(|t| t.target.as_str()).collect();
+            let (major, minor) = (gpu.capability / 10, gpu.capability % 10);
+            Err(Error::Mismatch {
+                path: engine.path.clone(),
+                field: "target",
+                expected: format!("code for compute capability {major}.{minor} under a driver for CUDA {}", gpu.cuda),
+                found: present.join(", "),
+                fix: format!("{refused}; or build the model again with `--target {target}`"),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_cuda::CudaVersion;
+
+    fn offer<'a>(target: &'a str, nvrtc: &'a str, ptx: &'a str) -> Offer<'a> {
+        Offer { target, nvrtc, ptx, shared_bytes: 90_000 }
+    }
+
+    fn gpu(capability: u32, major: u32, minor: u32) -> GpuInfo {
+        GpuInfo { capability, shared_bytes: 101_376, cuda: CudaVersion::new(major, minor) }
+    }
+
+    const PTX_13: &str = "//\n.version 9.0\n.target sm_80\n";
+    const PTX_12: &str = "//\n.version 8.8\n.target sm_80\n";
+
+    #[test]
+    fn a_gpu_runs_its_own_image_or_the_newest_ptx_that_it_can() {
+        let engine = ["cpu", "sm_80", "sm_90a", "sm_75", "sm_120"].map(|target| offer(target, "13.0.88", PTX_13));
+        for (capability, expected) in [
+            (75, (3, true)),
+            (80, (1, true)),
+            (90, (2, true)),
+            (120, (4, true)),
+            // sm_80's PTX on Ada and data centre Blackwell, never sm_90a's.
+            (89, (1, false)),
+            (100, (1, false)),
+            (110, (1, false)),
+            (121, (4, false)),
+        ] {
+            assert_eq!(choose(&engine, &gpu(capability, 13, 0)), Ok(expected), "{capability}");
+        }
+        let text = choose(&engine[2..3], &gpu(100, 13, 0)).unwrap_err();
+        assert!(text.contains("sm_90a: its code is for that architecture alone"), "{text}");
+        let text = choose(&engine[..2], &gpu(75, 13, 0)).unwrap_err();
+        assert_eq!(text, "sm_80: its code is for newer GPUs");
+        assert_eq!(choose(&engine[..1], &gpu(75, 13, 0)), Err(String::new()));
+    }
+
+    #[test]
+    fn the_driver_must_take_the_cubin_or_the_ptx() {
+        // A cubin runs under every driver of its major version; PTX needs the minor version too.
+        let engine = [offer("sm_80", "12.9.86", PTX_12)];
+        assert_eq!(choose(&engine, &gpu(80, 12, 0)), Ok((0, true)));
+        assert_eq!(choose(&engine, &gpu(89, 12, 9)), Ok((0, false)));
+        let text = choose(&engine, &gpu(89, 12, 8)).unwrap_err();
+        assert!(text.contains("sm_80: PTX 8.8") && text.contains("CUDA 12.9 (r575)"), "{text}");
+        let engine = [offer("sm_80", "13.0.88", PTX_13)];
+        let text = choose(&engine, &gpu(80, 12, 9)).unwrap_err();
+        assert!(text.contains("NVRTC 13.0.88") && text.contains("r580") && text.contains("--nvrtc 12"), "{text}");
+    }
+
+    #[test]
+    fn shared_memory_must_suffice() {
+        let large = |target| Offer { shared_bytes: 163 << 10, ..offer(target, "13.0.88", PTX_13) };
+        assert_eq!(choose(&[large("sm_80")], &gpu(80, 13, 0)), Ok((0, true)));
+        let text = choose(&[large("sm_80")], &gpu(121, 13, 0)).unwrap_err();
+        assert!(text.contains("166912 bytes of shared memory") && text.contains("101376"), "{text}");
+        assert_eq!(choose(&[offer("sm_75", "13.0.88", PTX_13), large("sm_80")], &gpu(121, 13, 0)), Ok((0, false)));
+    }
+}

@@ -45,7 +45,7 @@ pub(crate) fn tensor_spec(ty: &Type) -> Result<Option<TensorSpec>> {
 /// Reads a dtype.
 pub(crate) fn dtype(path: &syn::Path) -> Result<DType> {
     let name = path.get_ident().map(Ident::to_string).unwrap_or_else(|| path.to_token_stream().to_string());
-    name.parse().map_err(|message: String| Error::new_spanned(path, message))
+    name.parse::<DType>().map_err(|e| Error::new_spanned(path, e))
 }
 
 fn axis(argument: &GenericArgument) -> Result<Expr> {

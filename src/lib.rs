@@ -17,7 +17,7 @@ pub use kiln_target as target;
 pub mod prelude {
     pub use crate::model;
     pub use kiln_engine::{BuildOptions, Engine, Session, build, load, open_device, save};
-    pub use kiln_graph::{Builder, DType, Dim, Graph, Tensor};
+    pub use kiln_graph::{Builder, DType, Dim, Float, Graph, Int, Tensor};
     pub use kiln_target::Target;
 }
 

@@ -9,6 +9,7 @@
 
 mod build;
 mod canonical;
+mod class;
 mod dim;
 mod dot;
 mod dtype;
@@ -26,7 +27,8 @@ mod text;
 mod verify;
 pub mod widen;
 
-pub use build::{Builder, PadMode, Pool};
+pub use build::{Builder, Coordinates, Interpolation, PadMode, Pool, Resize, ResizeTo, Rounding, SharedHeads, method};
+pub use class::{Float, Int};
 pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use dtype::DType;
 pub use element::Element;

@@ -48,7 +48,7 @@ pub mod prelude {
     pub use half::{bf16, f16};
     pub use kiln_engine::{Engine, Session, open_device};
     pub use kiln_fuse::Numerics;
-    pub use kiln_graph::{DType, Dim, Graph, Tensor};
+    pub use kiln_graph::{DType, Dim, Float, Graph, Int, Tensor};
 }
 
 // What the code that `#[model]` generates calls.

@@ -1,7 +1,7 @@
 //! What the code that `#[kiln::model]` generates calls. Not for use by hand.
 
 pub use kiln_graph::{
-    Builder, CompareOp, ConvSpec, DType, Dim, Error, Graph, Pool, Result, TensorType, ValueId, WindowSpec,
+    BinaryOp, Builder, CompareOp, DType, Dim, Element, Error, Graph, Result, TensorType, UnaryOp, ValueId, method,
 };
 
 /// A config value in the place of a dim.
@@ -101,22 +101,12 @@ pub fn name(builder: &mut Builder, value: ValueId, name: &str) {
     }
 }
 
-/// An undilated convolution, padded alike on both sides.
-pub fn conv_spec(strides: &[usize], pads: &[usize], groups: usize) -> ConvSpec {
-    ConvSpec { strides: strides.to_vec(), pads: both(pads), dilations: vec![1; strides.len()], groups }
-}
-
-/// An undilated pooling, padded alike on both sides.
-pub fn pool(window: &[usize], strides: &[usize], pads: &[usize]) -> Pool {
-    let spec = WindowSpec {
-        window: window.to_vec(),
-        strides: strides.to_vec(),
-        pads: both(pads),
-        dilations: vec![1; window.len()],
-    };
-    Pool { spec, ceil_mode: false }
-}
-
-fn both(pads: &[usize]) -> Vec<(usize, usize)> {
-    pads.iter().map(|&p| (p, p)).collect()
+/// The dtype that an argument gives to a dtype parameter: an integer's if `int`, else a float's.
+pub fn dtype(builder: &Builder, value: ValueId, int: bool, what: &str) -> Result<DType> {
+    let dtype = builder.dtype(value);
+    if if int { dtype.is_int() } else { dtype.is_float() } {
+        return Ok(dtype);
+    }
+    let message = format!("expected {}, found {}", if int { "an integer" } else { "a float" }, builder.ty(value));
+    Err(Error::Infer { op: what.to_owned(), message })
 }

@@ -118,6 +118,6 @@ pub fn sentence<B, S>(
     let hidden = encoder(input_ids, attention_mask, token_type_ids, cfg);
     let kept = attention_mask.cast(f32).unsqueeze(-1);
     let mean = (hidden * kept).sum(1) / kept.sum(1).max(1e-9);
-    let embedding = mean / (mean * mean).sum_keep(-1).sqrt().max(1e-12);
+    let embedding = mean / (mean * mean).sum(-1, keep = true).sqrt().max(1e-12);
     embedding
 }

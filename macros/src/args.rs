@@ -2,9 +2,9 @@
 
 use crate::expand::support;
 use crate::host::literal;
-use crate::lower::{Lower, Res, dtype_tokens};
+use crate::lower::{Lower, Lowered, Res};
 use crate::scope::Val;
-use crate::types::bare;
+use crate::types::{as_ident, bare};
 use kiln_graph::{DType, Dim, ValueId};
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -49,6 +49,12 @@ lend! {
     bool => bool: |x| *x;
     DType => DType: |x| *x;
     Option<f64> => Option<f64>: |x| *x;
+    Option<DType> => Option<DType>: |x| *x;
+    Option<Dim> => Option<Dim>: |x| x.clone();
+    String => &'a str: |x| x;
+    Vec<f64> => &'a [f64]: |x| x;
+    Vec<(usize, usize)> => &'a [(usize, usize)]: |x| x;
+    Vec<(Dim, Dim)> => &'a [(Dim, Dim)]: |x| x;
     Dim => &'a Dim: |x| x;
     Vec<i64> => &'a [i64]: |x| x;
     Vec<usize> => &'a [usize]: |x| x;
@@ -65,10 +71,19 @@ impl Lower<'_> {
         }
     }
 
-    /// A tensor in an optional place.
+    /// A tensor in an optional place: a tensor, one that may be absent, or `None`.
     pub(crate) fn given(&mut self, expr: &Expr) -> Res<Arg<Option<ValueId>>> {
-        let Arg { value, tokens } = self.tensor(expr)?;
-        Ok(Arg { value: value.map(Some), tokens: quote!(::core::option::Option::Some(#tokens)) })
+        if none(expr) {
+            return Ok(Arg { value: Some(None), tokens: absent() });
+        }
+        let Lowered { val, tokens } = self.expr(expr)?;
+        match val {
+            Val::Tensor(value) => {
+                Ok(Arg { value: value.map(Some), tokens: quote!(::core::option::Option::Some(#tokens)) })
+            }
+            Val::Optional(value) => Ok(Arg { value: value.map(Some), tokens }),
+            val => Err(Error::new_spanned(expr, format!("expected a tensor, found {}", val.describe())).into()),
+        }
     }
 
     /// A list of tensors.
@@ -138,8 +153,109 @@ impl Lower<'_> {
         Ok(Arg { value: Some(1.0), tokens: quote!(((#expr) as f64)) })
     }
 
+    /// A number or a list of numbers that count: one for all axes.
+    pub(crate) fn counts(&mut self, expr: &Expr) -> Res<Arg<Vec<usize>>> {
+        if let Expr::Array(_) = bare(expr) {
+            return self.indices(expr);
+        }
+        let Arg { value, tokens } = self.index(expr)?;
+        Ok(Arg { value: value.map(|v| vec![v]), tokens: quote!(&[#tokens]) })
+    }
+
+    /// What is added before and after each axis: a number, or a list of numbers and `(before, after)`.
+    pub(crate) fn sides(&mut self, expr: &Expr) -> Res<Arg<Vec<(usize, usize)>>> {
+        let pairs = self.pairs(expr, |lower, side| lower.index(side))?;
+        let tokens = pairs.iter().map(|(a, b)| (&a.tokens, &b.tokens)).map(|(a, b)| quote!((#a, #b)));
+        let tokens = quote!(&[#(#tokens),*]);
+        Ok(Arg { value: pairs.iter().map(|(a, b)| a.value.zip(b.value)).collect(), tokens })
+    }
+
+    /// The same in dims, which may be negative.
+    pub(crate) fn edges(&mut self, expr: &Expr) -> Res<Arg<Vec<(Dim, Dim)>>> {
+        let pairs = self.pairs(expr, |lower, side| lower.dim(side))?;
+        let tokens = pairs.iter().map(|((_, a), (_, b))| quote!((#a, #b)));
+        let tokens = quote!(&[#(#tokens),*]);
+        Ok(Arg { value: Some(pairs.into_iter().map(|((a, _), (b, _))| (a, b)).collect()), tokens })
+    }
+
+    fn pairs<T>(&mut self, expr: &Expr, mut side: impl FnMut(&mut Self, &Expr) -> Res<T>) -> Res<Vec<(T, T)>> {
+        let items = match bare(expr) {
+            Expr::Array(array) => array.elems.iter().collect(),
+            one => vec![one],
+        };
+        items
+            .into_iter()
+            .map(|item| match bare(item) {
+                Expr::Tuple(pair) if pair.elems.len() == 2 => {
+                    Ok((side(self, &pair.elems[0])?, side(self, &pair.elems[1])?))
+                }
+                Expr::Tuple(_) => Err(Error::new_spanned(item, "expected a number or `(before, after)`").into()),
+                both => Ok((side(self, both)?, side(self, both)?)),
+            })
+            .collect()
+    }
+
+    /// A list of real numbers that types depend on.
+    pub(crate) fn ratios(&mut self, expr: &Expr) -> Res<Arg<Vec<f64>>> {
+        let items = self.list(expr)?;
+        let items = items.into_iter().map(|e| Ok((real(e), self.number(e)?.tokens))).collect::<Res<Vec<_>>>()?;
+        let tokens = items.iter().map(|(_, tokens)| tokens);
+        let tokens = quote!(&[#(#tokens),*]);
+        Ok(Arg { value: items.iter().map(|(value, _)| *value).collect(), tokens })
+    }
+
+    /// Yes or no.
+    pub(crate) fn flag(&mut self, expr: &Expr) -> Res<Arg<bool>> {
+        self.config(expr, "`true` or `false`")?;
+        let value = match bare(expr) {
+            Expr::Lit(lit) => match &lit.lit {
+                Lit::Bool(flag) => Some(flag.value),
+                _ => return Err(Error::new_spanned(expr, "expected `true` or `false`").into()),
+            },
+            _ => None,
+        };
+        Ok(Arg { value, tokens: expr.to_token_stream() })
+    }
+
+    /// A choice that is named by a string.
+    pub(crate) fn word(&mut self, expr: &Expr) -> Res<Arg<String>> {
+        self.config(expr, "a string")?;
+        match bare(expr) {
+            Expr::Lit(_) => Ok(Arg { value: Some(self.text(expr)?), tokens: expr.to_token_stream() }),
+            _ => Ok(Arg { value: None, tokens: quote!(&*(#expr)) }),
+        }
+    }
+
+    /// A dim in an optional place.
+    pub(crate) fn some_extent(&mut self, expr: &Expr) -> Res<Arg<Option<Dim>>> {
+        if none(expr) {
+            return Ok(Arg { value: Some(None), tokens: absent() });
+        }
+        let (dim, tokens) = self.dim(expr)?;
+        Ok(Arg { value: Some(Some(dim)), tokens: quote!(::core::option::Option::Some(#tokens)) })
+    }
+
+    /// A dtype in an optional place.
+    pub(crate) fn some_dtype(&mut self, expr: &Expr) -> Res<Arg<Option<DType>>> {
+        if none(expr) {
+            return Ok(Arg { value: Some(None), tokens: absent() });
+        }
+        let Arg { value, tokens } = self.dtype(expr)?;
+        Ok(Arg { value: value.map(Some), tokens: quote!(::core::option::Option::Some(#tokens)) })
+    }
+
+    /// A factor in an optional place. What stands for it where it is left out may have a value only when the graph is built; no type depends on
+    /// it.
+    pub(crate) fn scale(&mut self, expr: &Expr) -> Res<Arg<Option<f64>>> {
+        let tokens = self.bound(expr)?.tokens;
+        Ok(Arg { value: Some(Some(1.0)), tokens })
+    }
+
     /// A real number in an optional place.
     pub(crate) fn bound(&mut self, expr: &Expr) -> Res<Arg<Option<f64>>> {
+        if none(expr) {
+            return Ok(Arg { value: Some(None), tokens: absent() });
+        }
         let Arg { value, tokens } = self.number(expr)?;
         Ok(Arg { value: value.map(Some), tokens: quote!(::core::option::Option::Some(#tokens)) })
     }
@@ -149,8 +265,8 @@ impl Lower<'_> {
         let Expr::Path(path) = bare(expr) else {
             return Err(Error::new_spanned(expr, "expected a dtype, such as f32").into());
         };
-        let dtype = crate::types::dtype(&path.path)?;
-        Ok(Arg { value: Some(dtype), tokens: dtype_tokens(dtype) })
+        let (dtype, tokens) = self.element(&path.path)?;
+        Ok(Arg { value: Some(dtype), tokens })
     }
 
     /// `start..end`: each end a dim; an absent end is the axis's.
@@ -199,5 +315,26 @@ impl Lower<'_> {
             return Err(Error::new_spanned(expr, message).into());
         }
         Ok(())
+    }
+}
+
+/// Whether this is `None`.
+pub(crate) fn none(expr: &Expr) -> bool {
+    as_ident(expr).is_some_and(|i| i == "None")
+}
+
+fn absent() -> TokenStream {
+    quote!(::core::option::Option::None)
+}
+
+/// The value of a literal number.
+fn real(expr: &Expr) -> Option<f64> {
+    match bare(expr) {
+        Expr::Lit(lit) => match &lit.lit {
+            Lit::Float(number) => number.base10_parse().ok(),
+            Lit::Int(number) => number.base10_parse().ok(),
+            _ => None,
+        },
+        _ => None,
     }
 }

@@ -5,10 +5,11 @@
 
 use crate::expand::support;
 use crate::lower::{Lower, Lowered, Res, Stop};
+use crate::methods::{FUNCTIONS, Function, suggest};
 use crate::scope::{Host, Scopes, Val};
-use crate::signature::{ParamKind, Signature};
+use crate::signature::{Param, ParamKind, Signature};
 use crate::types::as_ident;
-use kiln_graph::TensorType;
+use kiln_graph::{DType, TensorType};
 use quote::{ToTokens, quote};
 use std::collections::BTreeMap;
 use syn::{Error, Expr, ExprCall, GenericArgument, GenericParam, PathArguments};
@@ -16,12 +17,10 @@ use syn::{Error, Expr, ExprCall, GenericArgument, GenericParam, PathArguments};
 /// Signatures that were asked for, by path.
 pub(crate) type Known = BTreeMap<String, Signature>;
 
-/// The free functions.
-const FUNCTIONS: [&str; 5] = ["concat", "einsum", "select", "full", "iota"];
-
-/// Whether a call to `func` makes a tensor whatever its arguments are.
-pub(crate) fn creates(func: &Expr) -> bool {
-    as_ident(func).is_some_and(|i| FUNCTIONS.iter().any(|f| i == f))
+/// The free function that is called, which makes a tensor whatever its arguments are.
+pub(crate) fn creates(func: &Expr) -> Option<&'static Function> {
+    let ident = as_ident(func)?;
+    FUNCTIONS.iter().find(|f| ident == f.name)
 }
 
 /// The path of a model without generic arguments, and those of its last segment.
@@ -41,11 +40,21 @@ impl Lower<'_> {
         let Expr::Path(func) = &*call.func else {
             return Err(Error::new_spanned(&call.func, "only models are called with tensors").into());
         };
-        if creates(&call.func)
-            && let Some(ident) = as_ident(&call.func)
+        let args: Vec<&Expr> = call.args.iter().collect();
+        if let Some(function) = creates(&call.func) {
+            return self.function(function, &args, expr);
+        }
+        if let ([arg], Some(some)) = (&args[..], as_ident(&call.func))
+            && some == "Some"
         {
-            let args: Vec<&Expr> = call.args.iter().collect();
-            return self.function(&ident.to_string(), &args, expr);
+            let arg = self.tensor(arg)?;
+            let tokens = arg.tokens;
+            return Ok(Lowered { val: Val::Optional(arg.value), tokens: quote!(#some(#tokens)) });
+        }
+        if let (Some(Expr::Array(_)), Some(name)) = (args.first(), as_ident(&call.func))
+            && let Some(hint) = suggest::function(&name.to_string())
+        {
+            return Err(Error::new_spanned(name, format!("`{name}` is no function of tensors{hint}")).into());
         }
         let (path, arguments) = plain(&func.path);
         if path.is_ident(&self.model) {
@@ -74,7 +83,7 @@ impl Lower<'_> {
         let (mut lets, mut passed) = (Vec::new(), Vec::new());
         for (param, arg) in signature.params.iter().zip(args) {
             let tokens = arg.tokens;
-            if param.tensor().is_some() {
+            if param.spec().is_some() {
                 let t = self.temporary();
                 lets.push(quote!(let #t = #tokens;));
                 passed.push(t.to_token_stream());
@@ -107,8 +116,19 @@ impl Lower<'_> {
         for ((param, arg), source) in signature.params.iter().zip(args).zip(&call.args) {
             match (&param.kind, &arg.val) {
                 (ParamKind::Host(_), Val::Host(value)) => host(&param.ident, value.clone()),
-                (ParamKind::Tensor(_), Val::Tensor(_)) => {}
-                (ParamKind::Tensor(spec), val) => {
+                // `None` for a config value.
+                (ParamKind::Host(_), Val::Optional(None)) => host(&param.ident, Host::default()),
+                (ParamKind::Tensor(_), Val::Tensor(_)) | (ParamKind::Optional(_), Val::Optional(_)) => {}
+                (ParamKind::Optional(_), Val::Tensor(_)) => {
+                    let message = format!(
+                        "argument `{}` of `{}` may be absent: write `Some({})`",
+                        param.ident,
+                        signature.ident,
+                        source.to_token_stream()
+                    );
+                    return Err(Error::new_spanned(source, message).into());
+                }
+                (ParamKind::Tensor(spec) | ParamKind::Optional(spec), val) => {
                     let message = format!(
                         "argument `{}` of `{}` is {}, found {}",
                         param.ident,
@@ -173,17 +193,26 @@ impl Lower<'_> {
                 }
             }
         }
-        let caller = std::mem::replace(&mut self.scopes, callee);
+        let dtypes = self.dtypes_of(signature, args, call)?;
+        if dtypes.len() < signature.dtypes.len() {
+            // A dtype is not known before the graph is built, and so is nothing else.
+            return Ok(match signature.tuple {
+                false => Val::Tensor(None),
+                true => Val::Tuple(vec![Val::Tensor(None); signature.outputs.len()]),
+            });
+        }
+        let caller = (std::mem::replace(&mut self.scopes, callee), std::mem::replace(&mut self.dtypes, dtypes));
         let types = (|| {
-            let params = signature.tensors().map(|(_, s)| Ok(self.spec(s)?.0)).collect::<Res<Vec<TensorType>>>()?;
+            let specs = signature.params.iter().filter_map(Param::spec);
+            let params = specs.map(|s| Ok(self.spec(s)?.0)).collect::<Res<Vec<TensorType>>>()?;
             let outputs = signature.outputs.iter().map(|s| Ok(self.spec(s)?.0)).collect::<Res<Vec<TensorType>>>()?;
             Ok::<_, Stop>((params, outputs))
         })();
-        self.scopes = caller;
+        (self.scopes, self.dtypes) = caller;
         let (params, outputs) = types?;
-        let sources = signature.params.iter().zip(args).zip(&call.args).filter(|((p, _), _)| p.tensor().is_some());
+        let sources = signature.params.iter().zip(args).zip(&call.args).filter(|((p, _), _)| p.spec().is_some());
         for (((param, arg), source), ty) in sources.zip(&params) {
-            if let Val::Tensor(Some(id)) = arg.val {
+            if let Val::Tensor(Some(id)) | Val::Optional(Some(id)) = arg.val {
                 let outcome = self.graph.expect(id, ty, &argument(&param.ident, &signature.ident));
                 self.judge(outcome, source)?;
             }
@@ -196,6 +225,23 @@ impl Lower<'_> {
             (false, Some(val)) => val,
             (_, last) => Val::Tuple(vals.into_iter().chain(last).collect()),
         })
+    }
+
+    /// The dtypes that the arguments of a call give to a model's dtype parameters, as far as they are known.
+    fn dtypes_of(&self, signature: &Signature, args: &[Lowered], call: &ExprCall) -> Res<BTreeMap<String, DType>> {
+        let mut dtypes = BTreeMap::new();
+        for ((param, arg), source) in signature.params.iter().zip(args).zip(&call.args) {
+            let class = param.tensor().and_then(|spec| signature.class(&spec.dtype));
+            let (Some(class), Val::Tensor(Some(id))) = (class, &arg.val) else { continue };
+            let ty = self.ty(*id);
+            if !class.has(ty.dtype) {
+                let what = argument(&param.ident, &signature.ident);
+                let message = format!("{what} has a dtype `{}: {}`, found {ty}", class.ident, class.name());
+                return Err(Error::new_spanned(source, message).into());
+            }
+            dtypes.entry(class.ident.to_string()).or_insert(ty.dtype);
+        }
+        Ok(dtypes)
     }
 
     /// `weight!("name", dtype, [dims..])`.
@@ -215,7 +261,7 @@ impl Lower<'_> {
             return Err(Error::new_spanned(mac, format!("{USAGE}; {missing}")).into());
         };
         let Expr::Path(path) = dtype else { return Err(Error::new_spanned(dtype, USAGE).into()) };
-        let dtype = crate::types::dtype(&path.path)?;
+        let (dtype, variant) = self.element(&path.path)?;
         let Expr::Array(list) = dims else { return Err(Error::new_spanned(dims, USAGE).into()) };
         let (mut shape, mut built) = (Vec::new(), Vec::new());
         for expr in &list.elems {
@@ -235,7 +281,7 @@ impl Lower<'_> {
             name => quote!(::std::string::ToString::to_string(&(#name))),
         };
         let (p, b, attempt) = (support(), self.builder(), self.attempt(name));
-        let (id, variant) = (self.value(TensorType { dtype, shape }, mac)?, crate::lower::dtype_tokens(dtype));
+        let id = self.value(TensorType { dtype, shape }, mac)?;
         let tokens = quote!(
             #p::weight(#b, &#label, #variant, ::std::vec![#(#built),*])#attempt
         );

@@ -4,11 +4,11 @@ use crate::chain;
 use crate::lower::{Lower, Lowered, Res};
 use crate::scope::{Scopes, Val};
 use crate::types::as_ident;
-use kiln_graph::{TensorType, ValueId};
+use kiln_graph::{Dim, Requirement, TensorType, ValueId};
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::visit::Visit;
-use syn::{Error, Expr, ExprForLoop, ExprIf, ExprMatch};
+use syn::{Error, Expr, ExprForLoop, ExprIf, ExprMatch, Pat};
 
 /// How two types relate as far as expansion can tell.
 enum Relation {
@@ -24,7 +24,7 @@ impl Lower<'_> {
         let mut at = expr;
         while let Some(left) = chain::left(at) {
             let beside = match at {
-                Expr::MethodCall(call) if call.method == "dim" => return false,
+                Expr::MethodCall(call) if of_config(call) => return false,
                 Expr::MethodCall(call) => call.args.iter().any(|arg| self.tensorial(arg)),
                 Expr::Binary(binary) => self.tensorial(&binary.right),
                 _ => false,
@@ -40,11 +40,20 @@ impl Lower<'_> {
     }
 
     pub(crate) fn branch(&mut self, branch: &ExprIf) -> Res<Lowered> {
-        self.host_only(&branch.cond, "the condition of `if`", "use `.select(a, b)` on a bool tensor")?;
         let cond = &branch.cond;
+        let optional = match &**cond {
+            Expr::Let(binding) => self.optional(&binding.expr),
+            _ => None,
+        };
+        if optional.is_none() {
+            self.host_only(cond, "the condition of `if`", "use `.select(a, b)` on a bool tensor")?;
+        }
         self.scopes.enter();
         if let Expr::Let(binding) = &**cond {
-            self.declare_host(&binding.pat, Default::default());
+            match optional {
+                Some(present) => self.declare_present(&binding.pat, present)?,
+                None => self.declare_host(&binding.pat, Default::default()),
+            }
         }
         let before = self.scopes.clone();
         let then = self.block(&branch.then_branch);
@@ -64,7 +73,10 @@ impl Lower<'_> {
     }
 
     pub(crate) fn arms(&mut self, arms: &ExprMatch) -> Res<Lowered> {
-        self.host_only(&arms.expr, "the subject of `match`", "use `.select(a, b)` on bool tensors")?;
+        let optional = self.optional(&arms.expr);
+        if optional.is_none() {
+            self.host_only(&arms.expr, "the subject of `match`", "use `.select(a, b)` on bool tensors")?;
+        }
         let subject = &arms.expr;
         let before = self.scopes.clone();
         let mut tokens = TokenStream::new();
@@ -72,7 +84,10 @@ impl Lower<'_> {
         for arm in &arms.arms {
             self.scopes = before.clone();
             self.scopes.enter();
-            self.declare_host(&arm.pat, Default::default());
+            match optional {
+                Some(present) => self.declare_present(&arm.pat, present)?,
+                None => self.declare_host(&arm.pat, Default::default()),
+            }
             let Lowered { val, tokens: body } = self.expr(&arm.body)?;
             self.scopes.leave();
             let (pat, guard) = (&arm.pat, arm.guard.as_ref().map(|(token, guard)| quote!(#token #guard)));
@@ -88,6 +103,36 @@ impl Lower<'_> {
         }
         let val = joined.map_or(Val::Unit, |(val, _)| val);
         Ok(Lowered { val, tokens: quote!(match #subject { #tokens }) })
+    }
+
+    /// The tensor in a variable that may hold one: `Some(..)` around what is known of it.
+    fn optional(&self, expr: &Expr) -> Option<Option<ValueId>> {
+        let ident = match expr {
+            Expr::Reference(reference) => as_ident(&reference.expr)?,
+            expr => as_ident(expr)?,
+        };
+        match self.scopes.get(&ident.to_string())?.val {
+            Val::Optional(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Declares the variable of a pattern over an optional tensor: `Some(x)` holds one, others none.
+    fn declare_present(&mut self, pat: &Pat, value: Option<ValueId>) -> Res<()> {
+        match pat {
+            Pat::TupleStruct(some) if some.path.is_ident("Some") && some.elems.len() == 1 => match &some.elems[0] {
+                Pat::Ident(inner) if inner.subpat.is_none() && inner.by_ref.is_none() => {
+                    self.scopes.declare(&inner.ident, Val::Tensor(value), inner.mutability.is_some());
+                    Ok(())
+                }
+                Pat::Wild(_) => Ok(()),
+                other => Err(Error::new_spanned(other, "the tensor is bound to a plain name: `Some(x)`").into()),
+            },
+            Pat::Wild(_) => Ok(()),
+            Pat::Ident(none) if none.ident == "None" => Ok(()),
+            Pat::Path(none) if none.path.is_ident("None") => Ok(()),
+            other => Err(Error::new_spanned(other, "a tensor that may be absent is `Some(x)` or `None`").into()),
+        }
     }
 
     pub(crate) fn repeat(&mut self, repeat: &ExprForLoop) -> Res<Lowered> {
@@ -186,7 +231,19 @@ impl Lower<'_> {
                 let items = a.into_iter().zip(b).map(|(a, b)| self.join(a, b, source)).collect::<Res<_>>()?;
                 Ok(Val::Tuple(items))
             }
+            (Val::Optional(a), Val::Optional(b)) => match (a, b) {
+                // One of them may be `None`, which is of any type.
+                (Some(one), None) | (None, Some(one)) => Ok(Val::Optional(Some(one))),
+                (a, b) => Ok(match self.join(Val::Tensor(a), Val::Tensor(b), source)? {
+                    Val::Tensor(value) => Val::Optional(value),
+                    other => other,
+                }),
+            },
             (Val::Host(_), Val::Host(_)) => Ok(Val::Host(Default::default())),
+            // `None` as a config value.
+            (Val::Host(_), Val::Optional(None)) | (Val::Optional(None), Val::Host(_)) => {
+                Ok(Val::Host(Default::default()))
+            }
             (Val::Unit, Val::Unit) => Ok(Val::Unit),
             (a, b) => {
                 let message = format!("branches must agree: one is {}, this one {}", a.describe(), b.describe());
@@ -204,12 +261,24 @@ impl Lower<'_> {
         if a.dtype != b.dtype || a.rank() != b.rank() {
             return Relation::Different;
         }
-        let differ = a.shape.iter().zip(&b.shape).any(|(x, y)| {
+        let graph = self.graph.graph();
+        let equal = |x: &Dim, y: &Dim| {
+            x == y || Requirement::equal(x.clone(), y.clone()).follows_from_all(&graph.constraints, &graph.symbols)
+        };
+        if a.shape.iter().zip(&b.shape).all(|(x, y)| equal(x, y)) {
+            return Relation::Equal;
+        }
+        let differ = a.shape.iter().zip(&b.shape).filter(|(x, y)| !equal(x, y)).any(|(x, y)| {
             let (low, high) = (x.clone() - y.clone()).bounds(self.ranges());
-            x != y && (low > 0 || high < 0 || self.settled(x) && self.settled(y))
+            low > 0 || high < 0 || self.settled(x) && self.settled(y)
         });
         if differ { Relation::Different } else { Relation::Undecided }
     }
+}
+
+/// Whether a method's result is a config value even of a tensor: an extent, or whether it is there.
+fn of_config(call: &syn::ExprMethodCall) -> bool {
+    ["dim", "is_some", "is_none"].iter().any(|m| call.method == m)
 }
 
 /// Looks for tensors, except where only their extents are read.
@@ -226,9 +295,9 @@ impl<'ast> Visit<'ast> for Search<'_, '_> {
             self.found |= var.val.is_tensor();
         }
         match expr {
-            Expr::MethodCall(call) if call.method == "dim" => {}
+            Expr::MethodCall(call) if of_config(call) => {}
             Expr::Macro(mac) => self.found |= mac.mac.path.is_ident("weight"),
-            Expr::Call(call) if crate::call::creates(&call.func) => self.found = true,
+            Expr::Call(call) if crate::call::creates(&call.func).is_some() => self.found = true,
             expr => syn::visit::visit_expr(self, expr),
         }
     }

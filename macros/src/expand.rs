@@ -3,39 +3,55 @@
 //! A model `m` becomes `enum m {}` with `graph` and `build`, and a macro `m!` that passes its signature on. When the body of a model
 //! calls models whose signatures are not known yet, its expansion is `callee! { .. }`: that macro adds the callee's signature and calls
 //! [`step`], until all are known. Paths, `use` and visibility thus work for models as for any other item.
+//!
+//! A model that is a method becomes two methods, `m_graph` and `m_build`.
 
 use crate::call::{Known, argument, key};
 use crate::lower::{Lower, Lowered, Stop};
 use crate::scope::{Host, Val};
-use crate::signature::{ParamKind, Signature};
+use crate::signature::{Multiple, Param, ParamKind, Signature};
 use crate::types::as_ident;
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use syn::{Error, Expr, GenericParam, Ident, ItemFn, Result, Stmt, Visibility};
+use syn::{Error, Expr, GenericParam, Ident, ImplItemFn, Result, Stmt, Visibility};
 
 /// Path of what generated code calls.
 pub(crate) fn support() -> TokenStream {
     quote!(::kiln::__private)
 }
 
+/// A model's source: the function, and what its attribute requires.
+struct Source {
+    item: ImplItemFn,
+    multiples: Vec<Multiple>,
+    /// The attribute's arguments, to hand on with the function.
+    attribute: TokenStream,
+}
+
+impl Source {
+    fn new(attribute: TokenStream, item: TokenStream) -> Result<(Source, Signature)> {
+        let item: ImplItemFn = syn::parse2(item)?;
+        let signature = Signature::new(&item.sig)?;
+        Ok((Source { multiples: Multiple::list(&attribute)?, item, attribute }, signature))
+    }
+}
+
 /// Expands the attribute.
 pub(crate) fn attribute(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    if !attribute.is_empty() {
-        return Error::new_spanned(attribute, "`#[kiln::model]` takes no arguments").into_compile_error();
-    }
-    let parsed = syn::parse2::<ItemFn>(item).and_then(|f| Ok((Signature::new(&f.sig)?, f)));
-    match parsed {
-        Ok((signature, item)) => {
-            let carrier = carrier(&item);
-            let body = expand(&item, &signature, &Known::new(), &TokenStream::new());
+    match Source::new(attribute, item) {
+        Ok((source, signature)) => {
+            // A method is no item with a path: it is called by its receiver, and hands out nothing.
+            let carrier = signature.receiver.is_none().then(|| carrier(&source.item));
+            let body = expand(&source, &signature, &Known::new(), &TokenStream::new());
             quote!(#carrier #body)
         }
         Err(error) => error.into_compile_error(),
     }
 }
 
-/// Goes on with one more signature: `{ signature } { path } { known.. } { item }`.
+/// Goes on with one more signature: `{ signature } { path } { known.. } { attribute } { item }`.
 pub(crate) fn step(input: TokenStream) -> TokenStream {
     let again = || -> Result<TokenStream> {
         let groups: Vec<TokenStream> = input
@@ -46,13 +62,12 @@ pub(crate) fn step(input: TokenStream) -> TokenStream {
                 _ => None,
             })
             .collect();
-        let [signature, path, known, item] = groups.as_slice() else {
+        let [signature, path, known, attribute, item] = groups.as_slice() else {
             return Err(Error::new(Span::call_site(), "a model is called from the body of another `#[kiln::model]`"));
         };
         let all = quote!(#known { #path } { #signature });
-        let item: ItemFn = syn::parse2(item.clone())?;
-        let own = Signature::new(&item.sig)?;
-        Ok(expand(&item, &own, &signatures(&all)?, &all))
+        let (source, own) = Source::new(attribute.clone(), item.clone())?;
+        Ok(expand(&source, &own, &signatures(&all)?, &all))
     };
     again().unwrap_or_else(Error::into_compile_error)
 }
@@ -75,10 +90,13 @@ fn signatures(all: &TokenStream) -> Result<Known> {
 }
 
 /// The macro that hands out the signature.
-fn carrier(item: &ItemFn) -> TokenStream {
+fn carrier(item: &ImplItemFn) -> TokenStream {
     let (sig, vis, ident) = (&item.sig, &item.vis, &item.sig.ident);
     let mut hasher = DefaultHasher::new();
     item.to_token_stream().to_string().hash(&mut hasher);
+    // Equal models in two modules are exported side by side.
+    let place = ident.span().unwrap();
+    (place.file(), place.line(), place.column()).hash(&mut hasher);
     let name = format_ident!("__kiln_model_{}_{:x}", ident, hasher.finish());
     let export = matches!(vis, Visibility::Public(_)).then(|| quote!(#[macro_export]));
     let vis = match vis {
@@ -99,22 +117,37 @@ fn carrier(item: &ItemFn) -> TokenStream {
 }
 
 /// The model itself, or a call of the macro that has the next signature it needs.
-fn expand(item: &ItemFn, signature: &Signature, known: &Known, all: &TokenStream) -> TokenStream {
-    let mut lower = Lower::new(&signature.ident.to_string(), &signature.symbols, known);
-    let parts = match model(&mut lower, item, signature) {
-        Ok(parts) => Some(parts),
-        Err(Stop::Want(path)) => return quote!(#path! { { #path } { #all } { #item } }),
-        Err(Stop::Error(error)) => {
-            lower.errors.push(error);
-            None
+fn expand(source: &Source, signature: &Signature, known: &Known, all: &TokenStream) -> TokenStream {
+    let Source { item, attribute, .. } = source;
+    // A body that is generic in dtypes is checked with two choices of them; the code is the same for both.
+    let checks = if signature.dtypes.is_empty() { 1 } else { 2 };
+    let (mut parts, mut errors) = (None, Vec::new());
+    for check in 0..checks {
+        let mut lower = Lower::new(signature, known, check);
+        match model(&mut lower, source, signature) {
+            Ok(made) => parts = parts.or(Some(made)),
+            Err(Stop::Want(path)) => return quote!(#path! { { #path } { #all } { #attribute } { #item } }),
+            Err(Stop::Error(error)) => lower.errors.push(error),
         }
-    };
-    let errors: Vec<TokenStream> = lower.errors.iter().map(Error::to_compile_error).collect();
+        let with: Vec<String> = lower.dtypes.iter().map(|(name, dtype)| format!("{name} = {dtype}")).collect();
+        errors.extend(lower.errors.iter().map(|error| match with.is_empty() {
+            true => error.to_compile_error(),
+            false => Error::new(error.span(), format!("{error} (with {})", with.join(", "))).to_compile_error(),
+        }));
+        if !errors.is_empty() {
+            break;
+        }
+    }
     let parts = parts
         .filter(|_| errors.is_empty())
         .unwrap_or_else(|| Parts { graph: quote!(::core::unreachable!()), build: quote!(::core::unreachable!()) });
-    let code = items(item, signature, &lower.builder(), &parts);
-    quote!(#(#errors)* #code)
+    let code = items(item, signature, &parts);
+    // Beside a method there is no place but in it.
+    match &signature.receiver {
+        None => quote!(#(#errors)* #code),
+        Some(_) if errors.is_empty() => code,
+        Some(_) => quote!(#(#errors)*),
+    }
 }
 
 /// Bodies of the two generated functions.
@@ -123,21 +156,35 @@ struct Parts {
     build: TokenStream,
 }
 
-fn items(item: &ItemFn, signature: &Signature, builder: &Ident, parts: &Parts) -> TokenStream {
+/// The builder's variable in the generated code.
+pub(crate) fn builder() -> Ident {
+    Ident::new("builder", Span::mixed_site())
+}
+
+/// The name of a function that is generated beside others: `block_graph`, `block_build`.
+pub(crate) fn method_name(model: &str, kind: &str, span: Span) -> Ident {
+    Ident::new(&format!("{model}_{kind}"), span)
+}
+
+fn items(item: &ImplItemFn, signature: &Signature, parts: &Parts) -> TokenStream {
     let p = support();
+    let builder = builder();
     let (vis, ident, attrs) = (&item.vis, &signature.ident, &item.attrs);
-    let (generics, _, filter) = signature.generics.split_for_impl();
-    let host = signature.params.iter().filter_map(|param| match &param.kind {
-        ParamKind::Host(ty) => {
-            let (name, mutable) = (&param.ident, param.mutable.then(|| quote!(mut)));
-            Some(quote!(#mutable #name: #ty))
+    let (graph_generics, _, filter) = signature.graph_generics.split_for_impl();
+    let (generics, ..) = signature.generics.split_for_impl();
+    let host = signature.params.iter().filter_map(|param| {
+        let (name, mutable) = (&param.ident, param.mutable.then(|| quote!(mut)));
+        match &param.kind {
+            ParamKind::Host(ty) => Some(quote!(#mutable #name: #ty)),
+            ParamKind::Optional(_) => Some(quote!(#name: ::core::primitive::bool)),
+            ParamKind::Tensor(_) => None,
         }
-        ParamKind::Tensor(_) => None,
     });
     let all = signature.params.iter().map(|param| {
         let (name, mutable) = (&param.ident, param.mutable.then(|| quote!(mut)));
         match &param.kind {
             ParamKind::Host(ty) => quote!(#mutable #name: #ty),
+            ParamKind::Optional(_) => quote!(#mutable #name: ::core::option::Option<#p::ValueId>),
             ParamKind::Tensor(_) => quote!(#mutable #name: #p::ValueId),
         }
     });
@@ -149,26 +196,79 @@ fn items(item: &ItemFn, signature: &Signature, builder: &Ident, parts: &Parts) -
         }
     };
     let Parts { graph, build } = parts;
+    let used = used(signature);
+    let receiver = signature.receiver.as_ref().map(|r| quote!(#r,));
+    let name = |kind: &str| match &signature.receiver {
+        Some(_) => method_name(&ident.to_string(), kind, ident.span()),
+        None => Ident::new(kind, Span::call_site()),
+    };
+    let (graph_name, build_name) = (name("graph"), name("build"));
+    let allow = quote! {
+        #[allow(clippy::all, clippy::pedantic, dead_code, non_snake_case, unused_braces, unused_mut, unused_parens, unused_variables)]
+    };
+    // In an `impl` of the user's, `allow` and docs go to each function.
+    let (outer, each, docs) = match &signature.receiver {
+        Some(_) => (None, Some(&allow), Some(quote!(#(#attrs)* #[doc = ""]))),
+        None => (Some(&allow), None, None),
+    };
+    let functions = quote! {
+        #docs
+        /// The model as a graph of its own.
+        #each
+        #vis fn #graph_name #graph_generics (#receiver #(#host),*) -> #p::Result<#p::Graph> #filter { #graph }
+
+        /// Adds the model to a graph under construction.
+        #each
+        #vis fn #build_name #generics (#receiver #builder: &mut #p::Builder, #(#all),*) -> #p::Result<#result> #filter { #used #build }
+    };
+    if signature.receiver.is_some() {
+        return functions;
+    }
     quote! {
         #(#attrs)*
         #[allow(non_camel_case_types)]
         #vis enum #ident {}
 
-        #[allow(clippy::all, clippy::pedantic, dead_code, non_snake_case, unused_braces, unused_mut, unused_parens, unused_variables)]
-        impl #ident {
-            /// The model as a graph of its own.
-            #vis fn graph #generics (#(#host),*) -> #p::Result<#p::Graph> #filter { #graph }
-
-            /// Adds the model to a graph under construction.
-            #vis fn build #generics (#builder: &mut #p::Builder, #(#all),*) -> #p::Result<#result> #filter { #build }
-        }
+        #outer
+        impl #ident { #functions }
     }
 }
 
-fn model(lower: &mut Lower, item: &ItemFn, signature: &Signature) -> std::result::Result<Parts, Stop> {
+/// Uses the names in the signature's types as the compiler would if they were left there, so that imports made for them are not said to be
+/// unused. A macro of each name stands in where nothing is imported: the types are names to `#[kiln::model]` only.
+fn used(signature: &Signature) -> TokenStream {
+    let specs = signature.params.iter().filter_map(Param::spec).chain(&signature.outputs);
+    let mut seen = BTreeSet::new();
+    let mut tokens = TokenStream::new();
+    for path in specs.flat_map(|spec| [&spec.name, &spec.dtype]) {
+        let Some(ident) = path.get_ident().filter(|i| seen.insert(i.to_string())) else { continue };
+        // What the language has (f16 only for itself, as yet) is not imported, and dtype parameters are no names of the module.
+        const OWN: [&str; 12] = ["f64", "f32", "f16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool"];
+        let known = OWN.iter().any(|n| ident == n);
+        if known || signature.class(path).is_some() {
+            continue;
+        }
+        let alias = format_ident!("_{}", ident);
+        tokens.extend(quote! {
+            #[allow(unused_macros)]
+            macro_rules! #ident { () => {}; }
+            #[allow(unused_imports, non_camel_case_types)]
+            use #ident as #alias;
+        });
+    }
+    tokens
+}
+
+fn model(lower: &mut Lower, source: &Source, signature: &Signature) -> std::result::Result<Parts, Stop> {
+    let item = &source.item;
     let p = support();
-    let b = lower.builder();
+    let b = builder();
     let model = &signature.ident;
+    if let Some(receiver) = &signature.receiver {
+        let name = Some(lower.unique("self"));
+        let ident = Ident::new("self", receiver.self_token.span);
+        lower.scopes.declare(&ident, Val::Host(Host { name, ..Host::default() }), false);
+    }
     for param in &signature.generics.params {
         if let GenericParam::Const(generic) = param {
             let name = Some(lower.unique(&generic.ident.to_string()));
@@ -183,13 +283,32 @@ fn model(lower: &mut Lower, item: &ItemFn, signature: &Signature) -> std::result
     }
     let (mut values, mut inputs, mut checks, mut bindings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut bound: Vec<&Ident> = Vec::new();
-    for (ident, spec) in signature.tensors() {
+    for param in &signature.params {
+        let (Some(spec), ident) = (param.spec(), &param.ident) else { continue };
         let (ty, built) = lower.spec(spec)?;
-        values.push((ident, lower.value(ty, &spec.source)?));
-        let name = ident.to_string();
+        let id = Some(lower.value(ty, &spec.source)?);
+        let (name, what, attempt) = (ident.to_string(), argument(ident, model), lower.attempt(ident));
+        if param.tensor().is_none() {
+            inputs.push(quote! {
+                let #ident = match #ident {
+                    true => ::core::option::Option::Some(#p::input(#b, #name, #built)?),
+                    false => ::core::option::Option::None,
+                };
+            });
+            checks.push(quote!(if let ::core::option::Option::Some(present) = #ident {
+                #b.expect(present, &#built, #what)#attempt;
+            }));
+            values.push((param, Val::Optional(id)));
+            continue;
+        }
+        values.push((param, Val::Tensor(id)));
         inputs.push(quote!(let #ident = #p::input(#b, #name, #built)?;));
-        let (what, attempt) = (argument(ident, model), lower.attempt(ident));
         checks.push(quote!(#b.expect(#ident, &#built, #what)#attempt;));
+        if let Some(class) = signature.class(&spec.dtype).filter(|c| !bound.contains(&&c.ident)) {
+            bound.push(&class.ident);
+            let (dtype, int) = (&class.ident, class.int);
+            bindings.push(quote!(let #dtype = #p::dtype(#b, #ident, #int, #what)#attempt;));
+        }
         for (axis, dim) in spec.dims.iter().enumerate() {
             if let Some(symbol) = as_ident(dim).filter(|i| signature.symbols.contains(i))
                 && !bound.contains(&symbol)
@@ -200,10 +319,16 @@ fn model(lower: &mut Lower, item: &ItemFn, signature: &Signature) -> std::result
             }
         }
     }
-    for param in signature.params.iter().filter(|p| p.tensor().is_some()) {
-        if let Some((_, id)) = values.iter().find(|(i, _)| **i == param.ident) {
-            lower.scopes.declare(&param.ident, Val::Tensor(Some(*id)), param.mutable);
-        }
+    for (param, val) in values {
+        lower.scopes.declare(&param.ident, val, param.mutable);
+    }
+    for Multiple { dim, of, source } in &source.multiples {
+        let what = format!("`{}`, which `{model}` requires", source.to_token_stream());
+        let ((dim, dim_tokens), (of, of_tokens)) = (lower.dim(dim)?, lower.dim(of)?);
+        let outcome = lower.graph.multiple(&dim, &of, &what);
+        lower.judge(outcome, source)?;
+        let attempt = lower.attempt(source);
+        bindings.push(quote!(#b.multiple(&#dim_tokens, &#of_tokens, #what)#attempt;));
     }
 
     let (tail, names) = tail(item, signature)?;
@@ -224,6 +349,17 @@ fn model(lower: &mut Lower, item: &ItemFn, signature: &Signature) -> std::result
     let generics: Vec<TokenStream> = generics.collect();
     let turbofish = (!generics.is_empty()).then(|| quote!(::<#(#generics),*>));
     let params = signature.params.iter().map(|p| &p.ident);
+    let build_name = match &signature.receiver {
+        Some(receiver) => {
+            let (this, build) = (&receiver.self_token, method_name(&model.to_string(), "build", model.span()));
+            quote!(#this.#build)
+        }
+        None => quote!(Self::build),
+    };
+    let dtypes = signature.dtypes.iter().map(|class| {
+        let ident = &class.ident;
+        quote!(let #ident = <#ident as #p::Element>::DTYPE;)
+    });
     let name = model.to_string();
     let results: Vec<Ident> = names.iter().map(|_| lower.temporary()).collect();
     let pattern = if signature.tuple { quote!((#(#results,)*)) } else { quote!(#(#results)*) };
@@ -231,8 +367,9 @@ fn model(lower: &mut Lower, item: &ItemFn, signature: &Signature) -> std::result
         let mut #b = #p::Builder::new(#name);
         let #b = &mut #b;
         #(#symbols)*
+        #(#dtypes)*
         #(#inputs)*
-        let #pattern = Self::build #turbofish (#b, #(#params),*)?;
+        let #pattern = #build_name #turbofish (#b, #(#params),*)?;
         #(#b.output(#names, #results);)*
         ::core::result::Result::Ok(::core::mem::take(#b).finish())
     };
@@ -247,7 +384,7 @@ fn model(lower: &mut Lower, item: &ItemFn, signature: &Signature) -> std::result
 }
 
 /// The expression that a model returns, and the names of its outputs.
-fn tail<'a>(item: &'a ItemFn, signature: &Signature) -> std::result::Result<(&'a Expr, Vec<String>), Stop> {
+fn tail<'a>(item: &'a ImplItemFn, signature: &Signature) -> std::result::Result<(&'a Expr, Vec<String>), Stop> {
     let Some(Stmt::Expr(tail, None)) = item.block.stmts.last() else {
         return Err(
             Error::new_spanned(&item.sig.output, "the body must end with the tensor that the model returns").into()

@@ -110,7 +110,8 @@ impl Lower<'_> {
         self.any_ident(&expr.to_token_stream(), &|name| match self.scopes.get(name) {
             Some(var) => match &var.val {
                 Val::Host(host) => host.symbolic,
-                val => val.is_tensor(),
+                // Whether a tensor is there is known; its extents are not.
+                val => val.is_tensor() && !matches!(val, Val::Optional(_)),
             },
             None => self.symbols.contains(name),
         })

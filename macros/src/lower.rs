@@ -3,11 +3,12 @@
 use crate::call::Known;
 use crate::expand::support;
 use crate::scope::{Host, Scopes, Val};
+use crate::signature::Signature;
 use crate::types::{TensorSpec, bare, tensor_spec};
-use kiln_graph::{Builder, Constraint, Dim, Relation, Requirement, Symbols, TensorType, ValueId};
+use kiln_graph::{Builder, Constraint, DType, Dim, Relation, Requirement, Symbols, TensorType, ValueId};
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use syn::spanned::Spanned;
 use syn::{BinOp, Block, Error, Expr, Ident, Local, Pat, Stmt, UnOp};
 
@@ -44,6 +45,8 @@ pub(crate) struct Lower<'a> {
     pub scopes: Scopes,
     /// The model's symbols.
     pub symbols: BTreeSet<String>,
+    /// The dtypes that stand for the model's dtype parameters.
+    pub dtypes: BTreeMap<String, DType>,
     /// Names of config values that are in use.
     pub taken: BTreeSet<String>,
     /// Mistakes found so far.
@@ -58,30 +61,45 @@ pub(crate) struct Lower<'a> {
 }
 
 impl<'a> Lower<'a> {
-    /// Starts with nothing but the names of symbols.
-    pub(crate) fn new(model: &str, symbols: &[Ident], known: &'a Known) -> Lower<'a> {
-        let mut graph = Builder::new(model);
-        for symbol in symbols {
+    /// Starts with nothing but the names of symbols, and the dtypes of one check ([`Class::sample`]).
+    pub(crate) fn new(signature: &Signature, known: &'a Known, check: usize) -> Lower<'a> {
+        let model = signature.ident.to_string();
+        let mut graph = Builder::new(model.as_str());
+        for symbol in &signature.symbols {
             graph.symbol(&symbol.to_string(), 1, i64::MAX);
         }
         let mut scopes = Scopes::default();
         scopes.enter();
+        let dtypes = signature.dtypes.iter().enumerate().map(|(i, c)| (c.ident.to_string(), c.sample(i, check)));
         Lower {
             graph,
             scopes,
-            symbols: symbols.iter().map(Ident::to_string).collect(),
+            symbols: signature.symbols.iter().map(Ident::to_string).collect(),
+            dtypes: dtypes.collect(),
             taken: BTreeSet::new(),
             errors: Vec::new(),
             known,
-            model: model.to_owned(),
+            model,
             judged: 0,
             temporaries: 0,
         }
     }
 
+    /// A written dtype: what it is in this check, and Rust of type `DType`.
+    pub(crate) fn element(&self, path: &syn::Path) -> Res<(DType, TokenStream)> {
+        let parameter = path.get_ident().and_then(|ident| Some((ident, *self.dtypes.get(&ident.to_string())?)));
+        match parameter {
+            Some((ident, dtype)) => Ok((dtype, ident.to_token_stream())),
+            None => {
+                let dtype = crate::types::dtype(path)?;
+                Ok((dtype, dtype_tokens(dtype)))
+            }
+        }
+    }
+
     /// The variable that holds the builder in the generated code.
     pub(crate) fn builder(&self) -> Ident {
-        Ident::new("builder", Span::mixed_site())
+        crate::expand::builder()
     }
 
     /// A fresh variable of the generated code.
@@ -121,7 +139,7 @@ impl<'a> Lower<'a> {
         let fresh = &all[self.judged.min(all.len())..];
         let broken = fresh.iter().find(|c| {
             let Requirement { left, relation, right } = &c.requirement;
-            *relation != Relation::AtMost && self.settled(left) && self.settled(right)
+            !matches!(relation, Relation::AtMost | Relation::Multiple) && self.settled(left) && self.settled(right)
         });
         let message = broken.map(|Constraint { requirement: Requirement { left, relation, right }, why }| match relation {
             Relation::Broadcasts => format!(
@@ -311,6 +329,9 @@ impl<'a> Lower<'a> {
 
     /// Lowers any expression.
     pub(crate) fn expr(&mut self, expr: &Expr) -> Res<Lowered> {
+        if crate::args::none(expr) {
+            return Ok(Lowered { val: Val::Optional(None), tokens: expr.to_token_stream() });
+        }
         if !self.tensorial(expr) {
             let (host, tokens) = self.host(expr)?;
             return Ok(Lowered { val: Val::Host(host), tokens });
@@ -470,11 +491,8 @@ impl<'a> Lower<'a> {
             shape.push(dim);
             built.push(tokens);
         }
-        let dtype = dtype_tokens(spec.dtype);
-        Ok((
-            TensorType { dtype: spec.dtype, shape },
-            quote!(#p::TensorType { dtype: #dtype, shape: ::std::vec![#(#built),*] }),
-        ))
+        let (dtype, element) = self.element(&spec.dtype)?;
+        Ok((TensorType { dtype, shape }, quote!(#p::TensorType { dtype: #element, shape: ::std::vec![#(#built),*] })))
     }
 }
 

@@ -10,6 +10,8 @@ use syn::Ident;
 pub(crate) enum Val {
     /// A tensor; `None` when its type is not known before the graph is built.
     Tensor(Option<ValueId>),
+    /// A tensor that may be absent, a Rust `Option`, with its type if present. `None` as for a tensor, and for `None` itself.
+    Optional(Option<ValueId>),
     /// A config value.
     Host(Host),
     /// A tuple that holds tensors.
@@ -33,7 +35,7 @@ impl Val {
     /// Whether tensors are involved.
     pub(crate) fn is_tensor(&self) -> bool {
         match self {
-            Val::Tensor(_) => true,
+            Val::Tensor(_) | Val::Optional(_) => true,
             Val::Tuple(items) => items.iter().any(Val::is_tensor),
             Val::Host(_) | Val::Unit => false,
         }
@@ -43,6 +45,7 @@ impl Val {
     pub(crate) fn describe(&self) -> &'static str {
         match self {
             Val::Tensor(_) => "a tensor",
+            Val::Optional(_) => "a tensor that may be absent",
             Val::Host(_) => "a config value",
             Val::Tuple(_) => "a tuple",
             Val::Unit => "()",

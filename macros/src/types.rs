@@ -8,8 +8,10 @@ use syn::{Error, Expr, GenericArgument, Ident, PathArguments, Result, Stmt, Type
 /// A tensor type as written.
 #[derive(Clone)]
 pub(crate) struct TensorSpec {
-    /// Element type.
-    pub dtype: DType,
+    /// Element type, as written: a dtype or a type parameter that stands for one.
+    pub dtype: syn::Path,
+    /// The path of `Tensor`, without arguments.
+    pub name: syn::Path,
     /// Axes, as expressions.
     pub dims: Vec<Expr>,
     /// The source, for spans.
@@ -30,7 +32,7 @@ pub(crate) fn tensor_spec(ty: &Type) -> Result<Option<TensorSpec>> {
     };
     let mut arguments = arguments.args.iter();
     let dtype = match arguments.next() {
-        Some(GenericArgument::Type(Type::Path(path))) => dtype(&path.path)?,
+        Some(GenericArgument::Type(Type::Path(path))) => path.path.clone(),
         other => {
             return Err(Error::new_spanned(
                 other.map_or_else(|| ty.to_token_stream(), ToTokens::to_token_stream),
@@ -39,13 +41,30 @@ pub(crate) fn tensor_spec(ty: &Type) -> Result<Option<TensorSpec>> {
         }
     };
     let dims = arguments.map(axis).collect::<Result<_>>()?;
-    Ok(Some(TensorSpec { dtype, dims, source: ty.to_token_stream() }))
+    let mut name = path.clone();
+    if let Some(last) = name.segments.last_mut() {
+        last.arguments = PathArguments::None;
+    }
+    Ok(Some(TensorSpec { dtype, name, dims, source: ty.to_token_stream() }))
 }
 
 /// Reads a dtype.
 pub(crate) fn dtype(path: &syn::Path) -> Result<DType> {
     let name = path.get_ident().map(Ident::to_string).unwrap_or_else(|| path.to_token_stream().to_string());
     name.parse::<DType>().map_err(|e| Error::new_spanned(path, e))
+}
+
+/// The `T` of `Option<T>`.
+pub(crate) fn optional(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last().filter(|s| s.ident == "Option")?;
+    match &last.arguments {
+        PathArguments::AngleBracketed(arguments) => match arguments.args.first()? {
+            GenericArgument::Type(ty) => Some(ty),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn axis(argument: &GenericArgument) -> Result<Expr> {

@@ -1,6 +1,7 @@
 #[kiln::model]
-fn normal<B>(x: Tensor<f32, B, 8>) -> Tensor<f32, B, 8> {
-    x.layer_norm(-1, weight!("scale", f32, [8]))
+fn norm<B, D>(x: Tensor<f32, B, D>, scale: Tensor<f32, D>) -> Tensor<f32, B, D> {
+    let a = x.batch_norm(scale, scale);
+    a.softmax(-1, 0)
 }
 
 fn main() {}

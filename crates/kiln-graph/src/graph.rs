@@ -1,6 +1,6 @@
 //! The graph: an arena of nodes and values in topological order.
 
-use crate::{Bindings, DType, Dim, Error, Op, Result, Symbols, Tensor, infer};
+use crate::{Atom, Bindings, DType, Dim, Error, Op, Result, Symbols, Tensor, infer};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -111,6 +111,8 @@ pub enum Relation {
     Broadcasts,
     /// The left one is not the larger.
     AtMost,
+    /// The left one is a multiple of the right one, which is above 0.
+    Multiple,
 }
 
 impl Relation {
@@ -120,6 +122,7 @@ impl Relation {
             Relation::Equal => left == right,
             Relation::Broadcasts => left == 1 || left == right,
             Relation::AtMost => left <= right,
+            Relation::Multiple => right > 0 && left % right == 0,
         }
     }
 }
@@ -130,6 +133,7 @@ impl fmt::Display for Relation {
             Relation::Equal => "==",
             Relation::Broadcasts => "->",
             Relation::AtMost => "<=",
+            Relation::Multiple => "%",
         })
     }
 }
@@ -161,10 +165,45 @@ impl Requirement {
         Requirement { left, relation: Relation::AtMost, right }
     }
 
+    /// `left` is a multiple of `right`.
+    pub fn multiple(left: Dim, right: Dim) -> Requirement {
+        Requirement { left, relation: Relation::Multiple, right }
+    }
+
+    /// Whether this follows from `known`: from one of them, or from what they say of multiples.
+    pub fn follows_from_all(&self, known: &[Constraint], symbols: &Symbols) -> bool {
+        known.iter().any(|c| self.follows_from(&c.requirement)) || self.follows_from_multiples(known, symbols)
+    }
+
+    /// Whether this holds with each symbol of which a multiple is known replaced by that multiple of another one, which has a range too.
+    fn follows_from_multiples(&self, known: &[Constraint], symbols: &Symbols) -> bool {
+        let multiples = multiples(known);
+        if multiples.is_empty() {
+            return false;
+        }
+        let (mut by, mut symbols) = (BTreeMap::new(), symbols.clone());
+        for (symbol, of) in multiples {
+            let part = format!("{symbol}'");
+            let (low, high) = symbols.range(&symbol);
+            if let Some(n) = of.as_const().filter(|n| *n > 0) {
+                symbols.declare(&part, low / n + i64::from(low % n != 0), high / n);
+            }
+            by.insert(symbol, of * Dim::sym(part));
+        }
+        let by = &by;
+        let (left, right) = (self.left.substitute(by), self.right.substitute(by));
+        match self.relation {
+            Relation::Equal | Relation::Broadcasts => left == right,
+            Relation::AtMost => (left - right).bounds(&symbols).1 <= 0,
+            Relation::Multiple => left.exact_div(&right).is_some(),
+        }
+    }
+
     /// Whether this follows from `known` alone.
     pub fn follows_from(&self, known: &Requirement) -> bool {
         let same = (&known.left, &known.right) == (&self.left, &self.right);
         match known.relation {
+            Relation::Equal if self.relation == Relation::Multiple => false,
             Relation::Equal => same || (&known.right, &known.left) == (&self.left, &self.right),
             relation => same && self.relation == relation,
         }
@@ -207,9 +246,42 @@ impl Constraint {
                 format!("needs `{left}` to be 1 or `{right}`, found {a} and {b} for these input shapes")
             }
             Relation::AtMost => format!("needs `{left}` <= `{right}`, found {a} and {b} for these input shapes"),
+            Relation::Multiple if right.as_const().is_some() => {
+                format!("needs `{left}` to be a multiple of {b}, found {a} for these input shapes")
+            }
+            Relation::Multiple => {
+                format!("needs `{left}` to be a multiple of `{right}`, found {a} and {b} for these input shapes")
+            }
         };
         Err(Error::Binding { what: self.why.clone(), message })
     }
+}
+
+/// What each symbol is known to be a multiple of. With `S` as `4*S'`, `floor(S, 4)*4` is `S` again.
+fn multiples(known: &[Constraint]) -> BTreeMap<String, Dim> {
+    let mut all: BTreeMap<String, Dim> = BTreeMap::new();
+    for Constraint { requirement: Requirement { left, relation, right }, .. } in known {
+        let (Relation::Multiple, [([Atom::Sym(symbol)], 1)]) = (relation, left.terms().collect::<Vec<_>>().as_slice())
+        else {
+            continue;
+        };
+        let by = match all.get(symbol) {
+            Some(other) => lcm(other, right).unwrap_or_else(|| other.clone()),
+            None => right.clone(),
+        };
+        all.insert(symbol.clone(), by);
+    }
+    all
+}
+
+/// The least common multiple of two constants above 0.
+fn lcm(a: &Dim, b: &Dim) -> Option<Dim> {
+    let (a, b) = (a.as_const().filter(|v| *v > 0)?, b.as_const().filter(|v| *v > 0)?);
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    (a / x).checked_mul(b).map(Dim::from)
 }
 
 /// A typed SSA tensor graph. Nodes are stored in topological order.
@@ -300,7 +372,7 @@ impl Graph {
 
     /// Adds a requirement unless it follows from one that is recorded. `why` names what needs it.
     pub fn require(&mut self, requirement: Requirement, why: impl FnOnce() -> String) {
-        if !self.constraints.iter().any(|c| requirement.follows_from(&c.requirement)) {
+        if !requirement.follows_from_all(&self.constraints, &self.symbols) {
             self.constraints.push(Constraint { requirement, why: why() });
         }
     }

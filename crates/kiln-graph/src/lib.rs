@@ -9,6 +9,7 @@
 
 mod build;
 mod canonical;
+mod class;
 mod dim;
 mod dot;
 mod element;
@@ -24,7 +25,8 @@ mod text;
 mod verify;
 pub mod widen;
 
-pub use build::{Builder, PadMode, Pool};
+pub use build::{Builder, Coordinates, Interpolation, PadMode, Pool, Resize, ResizeTo, Rounding, SharedHeads, method};
+pub use class::{Float, Int};
 pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use element::Element;
 pub use error::{Error, Result};

@@ -349,6 +349,22 @@ pub enum ScatterOp {
     Min,
 }
 
+impl std::str::FromStr for ScatterOp {
+    type Err = String;
+
+    /// Reads the name in lower case.
+    fn from_str(word: &str) -> Result<ScatterOp, String> {
+        Ok(match word {
+            "set" => ScatterOp::Set,
+            "add" => ScatterOp::Add,
+            "mul" => ScatterOp::Mul,
+            "max" => ScatterOp::Max,
+            "min" => ScatterOp::Min,
+            other => return Err(format!("expected one of set, add, mul, max, min, found `{other}`")),
+        })
+    }
+}
+
 /// Labels of a two-operand einsum, for instance `bmk,bkn->bmn`. A label occurs at most once an operand. In both operands and the result:
 /// batch. In both operands only: contracted. In one operand and the result: free. A label of one operand alone is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -108,7 +108,7 @@ fn types(graph: &Graph) -> Result<()> {
 }
 
 fn recorded(graph: &Graph, requirement: &Requirement) -> bool {
-    graph.constraints.iter().any(|c| requirement.follows_from(&c.requirement))
+    requirement.follows_from_all(&graph.constraints, &graph.symbols)
 }
 
 /// Whether a declared type is the inferred one, up to equalities that are recorded.

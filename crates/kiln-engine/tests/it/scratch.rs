@@ -85,8 +85,8 @@ fn kernels_share_scratch_that_overlaps_nothing_alive() {
     // It is kept in the file.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scratch.kiln");
-    kiln_engine::save(&engine, &path).unwrap();
-    let engine = kiln_engine::load(&path).unwrap();
+    engine.save(&path).unwrap();
+    let engine = kiln_engine::Engine::load(&path).unwrap();
     let mut session = Session::new(&engine, open_device("sim:sm_80").unwrap()).unwrap();
     for rows in [3, 33, 1] {
         let x = Tensor::random(DType::F32, &[rows, 40], rows as u64).unwrap();
@@ -106,8 +106,8 @@ fn kernels_that_use_scratch_without_asking_are_refused() {
     let engine = with_scratch(engine_at(&graph(), &["sm_80"], home()), 0.into());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scratch.kiln");
-    kiln_engine::save(&engine, &path).unwrap();
-    let error = kiln_engine::load(&path).unwrap_err().to_string();
+    engine.save(&path).unwrap();
+    let error = kiln_engine::Engine::load(&path).unwrap_err().to_string();
     assert!(error.contains("takes Scratch, which the region lacks"), "{error}");
     // Nor does one that was never in a file touch what is not its own.
     let mut session = Session::new(&engine, open_device("sim:sm_80").unwrap()).unwrap();

@@ -100,8 +100,8 @@ impl Put for EGraph {
     fn try_put(&mut self, op: &Op, operands: &[Id]) -> Option<Id> {
         let types: Option<Vec<&TensorType>> = operands.iter().map(|id| self[*id].data.types.first()).collect();
         let inference = infer(op, &types?, &self.analysis.symbols).ok()?;
-        let given = &self.analysis.constraints;
-        let known = |r: &Requirement| given.iter().any(|c| r.follows_from(&c.requirement));
+        let (given, symbols) = (&self.analysis.constraints, &self.analysis.symbols);
+        let known = |r: &Requirement| r.follows_from_all(given, symbols);
         inference.constraints.iter().all(known).then(|| self.put(op, operands))
     }
 }

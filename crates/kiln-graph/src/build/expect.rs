@@ -19,6 +19,21 @@ impl Builder {
         Ok(())
     }
 
+    /// Requires `dim` to be a multiple of `of`: an error if it is not, known from here on and checked when shapes are bound if that is open.
+    pub fn multiple(&mut self, dim: &Dim, of: &Dim, what: &str) -> Result<()> {
+        match (dim.as_const(), of.as_const()) {
+            (_, Some(n)) if n < 1 => self.fail("multiple", format!("{what}: nothing is a multiple of {n}")),
+            (Some(v), Some(n)) if v % n != 0 => {
+                self.fail("multiple", format!("{what}: needs a multiple of {n}, found {v}"))
+            }
+            _ if dim.exact_div(of).is_some() => Ok(()),
+            _ => {
+                self.graph.require(Requirement::multiple(dim.clone(), of.clone()), || what.to_owned());
+                Ok(())
+            }
+        }
+    }
+
     /// Requires a value to have a declared type; `what` says whose declaration it is. Dims that are neither provably equal nor provably
     /// different become a constraint.
     pub fn expect(&mut self, v: ValueId, ty: &TensorType, what: &str) -> Result<()> {

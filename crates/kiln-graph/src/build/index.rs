@@ -1,7 +1,7 @@
-//! Gathers, masks made of iotas, and quantization.
+//! Gathers, scatters, and masks made of iotas.
 
 use super::Builder;
-use crate::{CompareOp, DType, Dim, Op, QuantAxes, Result, ScatterOp, ValueId};
+use crate::{CompareOp, DType, Dim, Op, Requirement, Result, ScatterOp, ValueId};
 
 impl Builder {
     /// Takes elements of `axis` at `idx`, whose shape replaces it.
@@ -42,6 +42,80 @@ impl Builder {
     /// ONNX ScatterND.
     pub fn scatter_nd(&mut self, x: ValueId, idx: ValueId, updates: ValueId, op: ScatterOp) -> Result<ValueId> {
         self.add1(Op::ScatterNd { op }, &[x, idx, updates])
+    }
+
+    /// A copy of `x` in which the places `idx[N]` of `axis` hold those of `updates`, whose `axis` has extent `N`: the inverse of
+    /// [`Builder::gather`].
+    pub fn scatter(&mut self, x: ValueId, idx: ValueId, updates: ValueId, axis: i64, op: ScatterOp) -> Result<ValueId> {
+        let a = self.axis(x, axis)?;
+        if self.rank(idx) != 1 {
+            return self.fail("scatter", format!("needs a list of indices, found {}", self.ty(idx)));
+        }
+        let mut shape = self.shape(x).to_vec();
+        shape[a] = self.shape(idx)[0].clone();
+        self.fits(updates, &shape, "scatter")?;
+        let trailing: Vec<i64> = (1..(shape.len() - a) as i64).collect();
+        let idx = self.unsqueeze(idx, &trailing)?;
+        let idx = self.broadcast_to(idx, &shape)?;
+        self.scatter_elements(x, idx, updates, axis, op)
+    }
+
+    /// Requires the shape that `x` leaves for `updates`.
+    fn fits(&mut self, updates: ValueId, shape: &[Dim], op: &str) -> Result<()> {
+        let found = self.shape(updates).to_vec();
+        if found.len() != shape.len() {
+            return self.fail(op, format!("updates of rank {} do not fit x of rank {}", found.len(), shape.len()));
+        }
+        for (axis, (e, f)) in shape.iter().zip(&found).enumerate() {
+            self.agree(e, f, || format!("axis {axis} of the updates and of what {op} writes to"))?;
+        }
+        Ok(())
+    }
+
+    /// A copy of `cache` whose places `at .. at + n` of `axis` hold `rows`, where `n` is the extent of `rows` there. All of them must lie
+    /// inside: an error when shapes are bound.
+    pub fn update(&mut self, cache: ValueId, axis: i64, at: &Dim, rows: ValueId) -> Result<ValueId> {
+        let a = self.axis(cache, axis)?;
+        if let (Some(n), true) = (self.shape(rows).get(a).cloned(), self.rank(rows) == self.rank(cache)) {
+            let (end, room) = (at.clone() + n, self.shape(cache)[a].clone());
+            let symbols = &self.graph().symbols;
+            if at.bounds(symbols).1 < 0 || (end.clone() - room.clone()).bounds(symbols).0 > 0 {
+                return self.fail("update", format!("rows {at} to {end} lie outside axis {a} of extent {room}"));
+            }
+            for (less, more) in [(&Dim::from(0), at), (&end, &room)] {
+                if (less.clone() - more.clone()).bounds(&self.graph().symbols).1 > 0 {
+                    let scope = self.scope();
+                    let what =
+                        || format!("rows {at} to {end} that are written to axis {a} {scope}").trim_end().to_owned();
+                    self.graph_mut().require(Requirement::at_most(less.clone(), more.clone()), what);
+                }
+            }
+        }
+        let at = self.dim_value(at, DType::I64)?;
+        self.update_at(cache, axis, at, rows)
+    }
+
+    /// [`Builder::update`] at a place that is computed: an integer of rank 0, or one for each index of the leading axes that it has. Places
+    /// outside are an error of the run; negative ones count from the end.
+    pub fn update_at(&mut self, cache: ValueId, axis: i64, at: ValueId, rows: ValueId) -> Result<ValueId> {
+        let a = self.axis(cache, axis)?;
+        let mut shape = self.shape(cache).to_vec();
+        let Some(n) = self.shape(rows).get(a) else {
+            return self.fail("update", format!("rows {} have no axis {a}", self.ty(rows)));
+        };
+        shape[a] = n.clone();
+        self.fits(rows, &shape, "update")?;
+        if self.rank(at) > a || !self.dtype(at).is_int() {
+            let message =
+                format!("places are integers of at most {a} axes, those before axis {a}; found {}", self.ty(at));
+            return self.fail("update", message);
+        }
+        let at = self.cast(at, DType::I64)?;
+        let trailing: Vec<i64> = (self.rank(at) as i64..shape.len() as i64).collect();
+        let at = self.unsqueeze(at, &trailing)?;
+        let step = self.iota(DType::I64, &shape, a)?;
+        let place = self.plus(step, at)?;
+        self.scatter_elements(cache, place, rows, axis, ScatterOp::Set)
     }
 
     /// `on` where the new axis equals the index (negative indices count from the end), else `off`; both rank 0.
@@ -92,16 +166,5 @@ impl Builder {
         let mask = self.causal_mask(&m, &n, &Dim::from(k))?;
         let zero = self.scalar(self.dtype(x), 0.0)?;
         if upper { self.select(mask, zero, x) } else { self.select(mask, x, zero) }
-    }
-
-    /// `saturate(round(x / scale) + zero_point)`; the result has the dtype of `zero_point`.
-    pub fn quantize(&mut self, x: ValueId, scale: ValueId, zero_point: ValueId, axes: QuantAxes) -> Result<ValueId> {
-        let to = self.dtype(zero_point);
-        self.add1(Op::Quantize { to, axes }, &[x, scale, zero_point])
-    }
-
-    /// `(x - zero_point) * scale`.
-    pub fn dequantize(&mut self, x: ValueId, scale: ValueId, zero_point: ValueId, axes: QuantAxes) -> Result<ValueId> {
-        self.add1(Op::Dequantize { axes }, &[x, scale, zero_point])
     }
 }

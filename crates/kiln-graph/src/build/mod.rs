@@ -11,15 +11,22 @@ mod elementwise;
 mod expect;
 mod index;
 mod matmul;
+pub mod method;
 mod norm;
 mod pool;
+mod quant;
 mod reduce;
+mod resize;
+mod rope;
 mod shape;
 mod view;
+mod word;
 
 use crate::{DType, Dim, Error, Graph, Op, Result, Tensor, TensorType, ValueId};
 
+pub use attention::SharedHeads;
 pub use pool::Pool;
+pub use resize::{Coordinates, Interpolation, Resize, ResizeTo, Rounding};
 pub use view::PadMode;
 
 /// Builds a [`Graph`] value by value. Nodes are named by the scope they are made in.

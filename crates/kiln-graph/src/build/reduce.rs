@@ -57,6 +57,14 @@ impl Builder {
         })
     }
 
+    /// Standard deviation over `axes`: the root of [`Builder::var`].
+    pub fn std(&mut self, x: ValueId, axes: &[i64], correction: i64, keep: bool) -> Result<ValueId> {
+        self.widened(x, |b, x| {
+            let var = b.var(x, axes, correction, keep)?;
+            b.sqrt(var)
+        })
+    }
+
     /// `log(sum(exp(x)))` over `axes`, without overflow.
     pub fn logsumexp(&mut self, x: ValueId, axes: &[i64], keep: bool) -> Result<ValueId> {
         self.widened(x, |b, x| {

@@ -136,4 +136,17 @@ impl Builder {
         let x = self.broadcast_to(x, &wide)?;
         self.reshape(x, &merged)
     }
+
+    /// Every element of `axis` `times` times in a row.
+    pub fn repeat_interleave(&mut self, x: ValueId, axis: i64, times: &Dim) -> Result<ValueId> {
+        let axis = self.axis(x, axis)?;
+        let mut merged = self.shape(x).to_vec();
+        let (mut split, mut wide) = (merged.clone(), merged.clone());
+        split.insert(axis + 1, Dim::from(1));
+        wide.insert(axis + 1, times.clone());
+        merged[axis] = merged[axis].clone() * times.clone();
+        let x = self.reshape(x, &split)?;
+        let x = self.broadcast_to(x, &wide)?;
+        self.reshape(x, &merged)
+    }
 }

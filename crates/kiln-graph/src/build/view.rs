@@ -16,6 +16,21 @@ pub enum PadMode {
     Wrap,
 }
 
+impl std::str::FromStr for PadMode {
+    type Err = String;
+
+    /// Reads a mode as ONNX names them; `constant` fills with 0.
+    fn from_str(word: &str) -> std::result::Result<PadMode, String> {
+        Ok(match word {
+            "constant" => PadMode::Constant(0.0),
+            "reflect" => PadMode::Reflect,
+            "edge" => PadMode::Edge,
+            "wrap" => PadMode::Wrap,
+            other => return Err(format!("expected one of constant, reflect, edge, wrap, found `{other}`")),
+        })
+    }
+}
+
 impl Builder {
     /// `out[i] = x[starts + i * steps]` for `i < sizes`.
     pub fn slice(&mut self, x: ValueId, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Result<ValueId> {
@@ -69,7 +84,8 @@ impl Builder {
         Ok(self.larger(&self.smaller(&at, high), low))
     }
 
-    fn smaller(&self, a: &Dim, b: &Dim) -> Dim {
+    /// The smaller of two extents, decided by the ranges of the symbols where possible.
+    pub(super) fn smaller(&self, a: &Dim, b: &Dim) -> Dim {
         let (low, high) = (a.clone() - b.clone()).bounds(&self.graph().symbols);
         match () {
             () if high <= 0 => a.clone(),
@@ -78,7 +94,8 @@ impl Builder {
         }
     }
 
-    fn larger(&self, a: &Dim, b: &Dim) -> Dim {
+    /// The larger of two extents, decided by the ranges of the symbols where possible.
+    pub(super) fn larger(&self, a: &Dim, b: &Dim) -> Dim {
         let (low, high) = (a.clone() - b.clone()).bounds(&self.graph().symbols);
         match () {
             () if high <= 0 => b.clone(),
@@ -93,6 +110,22 @@ impl Builder {
         let n = self.shape(x)[a].clone();
         let start = n.clone() - Dim::from(1);
         self.slice_axis(x, axis, &start, &n, -1)
+    }
+
+    /// Moves elements along an axis by `shift`, those beyond the end to the start.
+    pub fn roll(&mut self, x: ValueId, axis: i64, shift: &Dim) -> Result<ValueId> {
+        let a = self.axis(x, axis)?;
+        let n = self.shape(x)[a].clone();
+        if n.is(0) || shift.is(0) {
+            return Ok(x);
+        }
+        // floor(shift / n) turns more or less change nothing; an axis of nothing has no turns.
+        let turn = self.larger(&n, &Dim::from(1));
+        let shift = shift.clone() - shift.floor_div(&turn) * turn;
+        let rest = self.larger(&(n.clone() - shift.clone()), &Dim::from(0));
+        let end = self.slice_axis(x, axis, &rest, &(n.clone() - rest.clone()), 1)?;
+        let start = self.slice_axis(x, axis, &Dim::from(0), &rest, 1)?;
+        self.concat(&[end, start], axis)
     }
 
     /// The element at one place of an axis, which is removed. A negative place counts from the end.
@@ -134,6 +167,16 @@ impl Builder {
             start = start + size.clone();
         }
         Ok(parts)
+    }
+
+    /// `n` equal parts of an axis.
+    pub fn split_evenly(&mut self, x: ValueId, axis: i64, n: usize) -> Result<Vec<ValueId>> {
+        let a = self.axis(x, axis)?;
+        if n == 0 {
+            return self.fail("split", "needs at least one part".into());
+        }
+        let each = self.shape(x)[a].floor_div(&Dim::from(n));
+        self.split(x, axis, &vec![each; n])
     }
 
     /// `n` parts of an axis, equal but for a smaller last one.

@@ -52,6 +52,8 @@ fn graph(c: &mut Cursor, depth: usize) -> Result<Graph> {
                 Relation::Broadcasts
             } else if c.eat("<=") {
                 Relation::AtMost
+            } else if c.eat("%") {
+                Relation::Multiple
             } else {
                 c.need("==")?;
                 Relation::Equal

@@ -5,7 +5,7 @@ use super::super::node::Node;
 use super::super::tensor;
 use super::super::value::Val;
 use super::Handler;
-use kiln_graph::{BinaryOp, CompareOp, DType, Dim, PadMode, ReduceOp, ValueId};
+use kiln_graph::{BinaryOp, CompareOp, DType, Dim, PadMode, ReduceOp, SharedHeads, ValueId};
 
 pub(super) fn lookup(op: &str) -> Option<Handler> {
     let handler: Handler = match op {
@@ -47,18 +47,18 @@ fn merge_heads(l: &mut Lower<'_>, x: ValueId) -> OpResult<ValueId> {
     Ok(l.reshape(x, &[s[0].clone(), s[2].clone(), s[1].clone() * s[3].clone()])?)
 }
 
-/// Each key or value head once for every query head that shares it.
-fn share_heads(l: &mut Lower<'_>, x: ValueId, wanted: &Dim) -> OpResult<ValueId> {
-    let s = l.shape(x).to_vec();
-    if s[1] == *wanted {
-        return Ok(x);
-    }
-    let Some(times) = wanted.exact_div(&s[1]) else {
-        return invalid(format!("{wanted} query heads do not share {} key heads evenly", s[1]));
-    };
-    let x = l.unsqueeze(x, &[2])?;
-    let x = l.broadcast_to(x, &[s[0].clone(), s[1].clone(), times, s[2].clone(), s[3].clone()])?;
-    Ok(l.reshape(x, &[s[0].clone(), wanted.clone(), s[2].clone(), s[3].clone()])?)
+/// Queries, or probabilities, as rows of the key heads that they share.
+fn folded(l: &mut Lower<'_>, x: ValueId, heads: Option<&SharedHeads>) -> OpResult<ValueId> {
+    Ok(match heads {
+        Some(heads) => l.fold_queries(x, heads)?,
+        None => x,
+    })
+}
+
+/// The reverse of [`folded`], where `whole` is the shape of the queries.
+fn unfolded(l: &mut Lower<'_>, x: ValueId, whole: &[Dim]) -> OpResult<ValueId> {
+    let last = l.shape(x)[3].clone();
+    Ok(l.reshape(x, &[whole[0].clone(), whole[1].clone(), whole[2].clone(), last])?)
 }
 
 fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
@@ -78,11 +78,12 @@ fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         v = l.concat(&[pv, v], 2)?;
     }
     let present = [l.run(k), l.run(v)];
-    let total = l.shape(q)[1].clone();
-    let (k, v) = (share_heads(l, k, &total)?, share_heads(l, v, &total)?);
+    let (whole, keys) = (l.shape(q).to_vec(), l.shape(k)[2].clone());
+    let shared = l.shared_heads(q, k)?;
+    let q = folded(l, q, shared.as_ref())?;
 
     // Both factors carry the root of the scale, as the specification has it.
-    let scale = match (n.maybe_float("scale")?, l.shape(q)[3].as_const()) {
+    let scale = match (n.maybe_float("scale")?, whole[3].as_const()) {
         (Some(scale), _) => scale,
         (None, Some(size)) => 1.0 / (size as f64).sqrt(),
         (None, None) => return unsupported("the head size is not constant, and no scale is given"),
@@ -106,7 +107,11 @@ fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     } else {
         raw
     };
-    let bias = bias(l, n, raw, &past)?;
+    let raw_dtype = l.dtype(raw);
+    let mut bias = bias(l, n, raw_dtype, &whole[2], &keys, &past)?;
+    if let (Some(bias), Some(shared)) = (&mut bias, &shared) {
+        bias.value = l.fold_mask(bias.value, shared, &whole[2])?;
+    }
     let scores = match &bias {
         Some(bias) => l.plus(capped, bias.value)?,
         None => capped,
@@ -128,7 +133,8 @@ fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         p = l.select(blind, zero, p)?;
     }
     let p = l.cast(p, dtype)?;
-    let mut y = l.matmul(p, v)?;
+    let y = l.matmul(p, v)?;
+    let mut y = unfolded(l, y, &whole)?;
     if merged {
         y = merge_heads(l, y)?;
     }
@@ -140,6 +146,7 @@ fn attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         other => return invalid(format!("qk_matmul_output_mode is {other}")),
     };
     let shown = l.cast(shown, dtype)?;
+    let shown = unfolded(l, shown, &whole)?;
     let [present_k, present_v] = present;
     Ok(vec![l.run(y), present_k, present_v, l.run(shown)])
 }
@@ -152,10 +159,14 @@ struct Bias {
 }
 
 /// The sum of mask, causal mask, window and padding: 0 or a float where a key is seen, -inf where it is not.
-fn bias<'m>(l: &mut Lower<'m>, n: &Node<'m>, scores: ValueId, past: &Dim) -> OpResult<Option<Bias>> {
-    let dtype = l.dtype(scores);
-    let shape = l.shape(scores).to_vec();
-    let (queries, keys) = (shape[2].clone(), shape[3].clone());
+fn bias<'m>(
+    l: &mut Lower<'m>,
+    n: &Node<'m>,
+    dtype: DType,
+    queries: &Dim,
+    keys: &Dim,
+    past: &Dim,
+) -> OpResult<Option<Bias>> {
     let mut seen: Option<ValueId> = None;
     let both = |l: &mut Lower<'m>, a: Option<ValueId>, b: ValueId| match a {
         Some(a) => l.binary(BinaryOp::And, a, b),
@@ -197,7 +208,7 @@ fn bias<'m>(l: &mut Lower<'m>, n: &Node<'m>, scores: ValueId, past: &Dim) -> OpR
         let offset = match lens {
             Some(lens) => {
                 may_mask_all = true;
-                let queries = l.dim_value(&queries, DType::I64)?;
+                let queries = l.dim_value(queries, DType::I64)?;
                 l.sub(lens, queries)?
             }
             None => l.dim_value(past, DType::I64)?,
@@ -256,40 +267,9 @@ fn rotary<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     }
     // [batch, sequence, half] beside [batch, heads, sequence, half].
     let (cos, sin) = (l.unsqueeze(cos, &[1])?, l.unsqueeze(sin, &[1])?);
-    let size = l.shape(x)[3].clone();
-    let turned = match n.int("rotary_embedding_dim", 0)? {
-        0 => size.clone(),
-        d => Dim::from(d),
-    };
-    let Some(half) = turned.exact_div(&Dim::from(2)) else { return invalid(format!("{turned} is odd")) };
-    let (zero, one) = (Dim::from(0), Dim::from(1));
-    let dtype = l.dtype(x);
-    let (cos, sin) = (l.widen(cos)?, l.widen(sin)?);
+    let turned = Some(n.int("rotary_embedding_dim", 0)?).filter(|&d| d != 0).map(Dim::from);
     let interleaved = n.flag("interleaved", false)?;
-    let (a, b) = if interleaved {
-        (l.slice_axis(x, 3, &zero, &half, 2)?, l.slice_axis(x, 3, &one, &half, 2)?)
-    } else {
-        (l.slice_axis(x, 3, &zero, &half, 1)?, l.slice_axis(x, 3, &half, &half, 1)?)
-    };
-    let (a, b) = (l.widen(a)?, l.widen(b)?);
-    let (ca, sb) = (l.mul(cos, a)?, l.mul(sin, b)?);
-    let real = l.sub(ca, sb)?;
-    let (sa, cb) = (l.mul(sin, a)?, l.mul(cos, b)?);
-    let imaginary = l.plus(sa, cb)?;
-    let (real, imaginary) = (l.cast(real, dtype)?, l.cast(imaginary, dtype)?);
-    let mut y = if interleaved {
-        let (real, imaginary) = (l.unsqueeze(real, &[4])?, l.unsqueeze(imaginary, &[4])?);
-        let pairs = l.concat(&[real, imaginary], 4)?;
-        let mut shape = l.shape(x).to_vec();
-        shape[3] = turned.clone();
-        l.reshape(pairs, &shape)?
-    } else {
-        l.concat(&[real, imaginary], 3)?
-    };
-    if turned != size {
-        let rest = l.slice_axis(x, 3, &turned, &(size - turned.clone()), 1)?;
-        y = l.concat(&[y, rest], 3)?;
-    }
+    let mut y = l.rope(x, cos, sin, interleaved, turned.as_ref())?;
     if merged {
         y = merge_heads(l, y)?;
     }
@@ -302,26 +282,29 @@ fn flex_attention<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     if [q, k, v].iter().any(|&x| l.rank(x) != 4) {
         return invalid(format!("needs q, k and v of rank 4, found {}, {} and {}", l.ty(q), l.ty(k), l.ty(v)));
     }
-    let dtype = l.dtype(q);
+    let (dtype, whole) = (l.dtype(q), l.shape(q).to_vec());
     let precision = match n.maybe_int("softmax_precision")? {
         Some(code) => tensor::dtype(i32::try_from(code).unwrap_or(0)).or_else(unsupported)?,
         None => dtype.accumulator(),
     };
-    let scale = match (n.maybe_float("scale")?, l.shape(q)[3].as_const()) {
+    let scale = match (n.maybe_float("scale")?, whole[3].as_const()) {
         (Some(scale), _) => scale,
         (None, Some(size)) => 1.0 / (size as f64).sqrt(),
         (None, None) => return unsupported("the head size is not constant, and no scale is given"),
     };
-    let total = l.shape(q)[1].clone();
-    let (k, v) = (share_heads(l, k, &total)?, share_heads(l, v, &total)?);
+    let shared = l.shared_heads(q, k)?;
+    let q = folded(l, q, shared.as_ref())?;
     let k = l.swap_axes(k, -1, -2)?;
     let scores = l.matmul_as(q, k, dtype.accumulator(), precision)?;
+    let scores = unfolded(l, scores, &whole)?;
     let scores = l.mul_scalar(scores, scale)?;
     let scores = modified(l, n, "score_mod", scores)?;
     let p = l.softmax(scores, -1)?;
     let p = modified(l, n, "prob_mod", p)?;
     let p = l.cast(p, dtype)?;
+    let p = folded(l, p, shared.as_ref())?;
     let y = l.matmul(p, v)?;
+    let y = unfolded(l, y, &whole)?;
     l.done(y)
 }
 

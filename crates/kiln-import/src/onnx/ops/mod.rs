@@ -14,7 +14,6 @@ mod quant;
 mod recurrence;
 mod reduce;
 mod resize;
-mod resize_dynamic;
 mod rnn;
 mod sample;
 mod shape;

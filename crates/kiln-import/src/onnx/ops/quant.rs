@@ -17,37 +17,13 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
     Some(handler)
 }
 
-/// How a scale maps onto `x`; a vector of one element counts as a scalar.
+/// How a scale maps onto `x`.
 fn axes<'m>(l: &mut Lower<'m>, n: &Node<'m>, x: ValueId, scale: ValueId) -> OpResult<QuantAxes> {
     let block = n.int("block_size", 0)?;
-    let axis = n.int("axis", 1)?;
-    match l.rank(scale) {
-        0 => Ok(QuantAxes::Tensor),
-        1 if block == 0 && l.shape(scale)[0].is(1) => Ok(QuantAxes::Tensor),
-        1 if block == 0 => Ok(QuantAxes::Axis(l.axis(x, axis)?)),
-        _ if (1..=1 << 40).contains(&block) => Ok(QuantAxes::Block { axis: l.axis(x, axis)?, block: block as usize }),
-        _ => invalid(format!("scale {} with block_size {block}", l.ty(scale))),
+    match usize::try_from(block) {
+        Ok(block) => Ok(l.quant_axes(x, scale, n.int("axis", 1)?, block)?),
+        Err(_) => invalid(format!("block_size is {block}")),
     }
-}
-
-/// Scale and zero point in the shape that `axes` asks for.
-fn parameters(
-    l: &mut Lower<'_>,
-    axes: &QuantAxes,
-    scale: ValueId,
-    zero: Option<ValueId>,
-    dtype: DType,
-) -> OpResult<(ValueId, ValueId)> {
-    let scale = if *axes == QuantAxes::Tensor { l.reshape(scale, &[])? } else { scale };
-    let shape = l.shape(scale).to_vec();
-    let zero = match zero {
-        Some(zero) => l.reshape(zero, &shape)?,
-        None => {
-            let zero = l.scalar(dtype, 0.0)?;
-            l.broadcast_to(zero, &shape)?
-        }
-    };
-    Ok((scale, zero))
 }
 
 fn quantize<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
@@ -64,7 +40,7 @@ fn quantize<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
         return unsupported("quantization to f8 without saturation");
     }
     let axes = axes(l, n, x, scale)?;
-    let (scale, zero) = parameters(l, &axes, scale, zero, to)?;
+    let (scale, zero) = l.quant_parameters(&axes, scale, zero, to)?;
     let y = l.quantize(x, scale, zero, axes)?;
     l.done(y)
 }
@@ -72,7 +48,8 @@ fn quantize<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
 fn dequantize<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
     let (x, scale, zero) = (l.arg(n, 0)?, l.arg(n, 1)?, l.maybe_arg(n, 2)?);
     let axes = axes(l, n, x, scale)?;
-    let (scale, zero) = parameters(l, &axes, scale, zero, l.dtype(x))?;
+    let dtype = l.dtype(x);
+    let (scale, zero) = l.quant_parameters(&axes, scale, zero, dtype)?;
     let y = l.dequantize(x, scale, zero, axes)?;
     let y = match n.int("output_dtype", 0)? {
         0 => y,

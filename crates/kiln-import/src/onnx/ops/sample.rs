@@ -182,7 +182,7 @@ fn axis_taps(
                 Some(l.plus_scalar(rest, 1.0)?)
             }
             (Some(_), Mode::Linear) => Some(f),
-            (Some(_), _) => Some(cubic(l, f, offset, -0.75)?),
+            (Some(_), _) => Some(l.cubic_weight(f, offset, -0.75)?),
         };
         match outside {
             Outside::Zeros => {
@@ -226,36 +226,6 @@ fn reflect(l: &mut Lower<'_>, x: ValueId, low: ValueId, high: ValueId) -> OpResu
     let above = l.compare(CompareOp::Gt, x, high)?;
     let outside = l.or(below, above)?;
     Ok(l.select(outside, folded, x)?)
-}
-
-/// Keys' cubic weight of the neighbour at `offset` for a fraction `f`.
-pub(super) fn cubic(l: &mut Lower<'_>, f: ValueId, offset: f64, a: f64) -> OpResult<ValueId> {
-    // |offset - f| as a polynomial's argument.
-    let signed = l.mul_scalar(f, -1.0)?;
-    let signed = l.plus_scalar(signed, offset)?;
-    let d = l.abs(signed)?;
-    let coefficients = if offset == 0.0 || offset == 1.0 { cubic_near(a) } else { cubic_far(a) };
-    polynomial(l, d, &coefficients)
-}
-
-/// Coefficients of Keys' kernel from 0 to 1, highest power first.
-pub(super) fn cubic_near(a: f64) -> [f64; 4] {
-    [a + 2.0, -(a + 3.0), 0.0, 1.0]
-}
-
-/// Coefficients of Keys' kernel from 1 to 2, highest power first.
-pub(super) fn cubic_far(a: f64) -> [f64; 4] {
-    [a, -5.0 * a, 8.0 * a, -4.0 * a]
-}
-
-/// A cubic polynomial of `d`.
-pub(super) fn polynomial(l: &mut Lower<'_>, d: ValueId, coefficients: &[f64; 4]) -> OpResult<ValueId> {
-    let mut y = l.mul_scalar(d, coefficients[0])?;
-    for c in &coefficients[1..3] {
-        y = l.plus_scalar(y, *c)?;
-        y = l.mul(y, d)?;
-    }
-    Ok(l.plus_scalar(y, coefficients[3])?)
 }
 
 /// Places `[-1, 1]` on each axis, transformed by the matrices `theta[N, r, r + 1]`.

@@ -1,0 +1,365 @@
+//! The methods, by family. `docs/methods.md` is made of this table.
+//!
+//! An entry has the parameters with their kinds (functions of [`crate::args`]) and defaults, the function of `kiln-graph` that is called, on
+//! abstract types at expansion and by the generated code, the shapes of receiver and result, and what it does.
+
+use super::{Form, Method, Param, forms};
+use crate::args::Lend;
+use kiln_graph::{BinaryOp, CompareOp, UnaryOp};
+use quote::quote;
+
+/// A family of methods.
+pub(super) struct Group {
+    /// Its heading in the page of methods.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for docs/methods.md"))]
+    pub title: &'static str,
+    /// The methods.
+    pub methods: &'static [Method],
+}
+
+macro_rules! default {
+    () => {
+        None
+    };
+    ($default:expr) => {
+        Some(stringify!($default))
+    };
+}
+
+macro_rules! params {
+    ($($arg:ident $(= $default:expr)?),*) => {
+        &[$(Param { name: stringify!($arg), default: default!($($default)?) }),*]
+    };
+}
+
+macro_rules! method {
+    // A function of the builder.
+    ($name:ident($($arg:ident: $kind:ident $(= $default:expr)?),*) => $owner:ident::$function:ident,
+     $shapes:literal, $about:literal) => {
+        Method {
+            name: stringify!($name),
+            params: params!($($arg $(= $default)?),*),
+            shapes: $shapes,
+            about: $about,
+            form: Form::Method(|lower, call, x, bound| {
+                let [$($arg),*] = bound else { return lower.unknown(call) };
+                $(let $arg = lower.$kind($arg)?;)*
+                #[allow(unused_parens, reason = "a pattern of one")]
+                let outcome = match (x.value, $($arg.value.as_ref()),*) {
+                    (Some(x), $(Some($arg)),*) => {
+                        Some(kiln_graph::$owner::$function(&mut lower.graph, x, $(Lend::lend($arg)),*))
+                    }
+                    _ => None,
+                };
+                lower.applied(outcome, &quote!($owner::$function), x, &[$($arg.tokens),*], call.whole)
+            }),
+        }
+    };
+    // A form of its own.
+    ($name:ident($($arg:ident $(= $default:expr)?),*) by $form:path, $shapes:literal, $about:literal) => {
+        Method {
+            name: stringify!($name),
+            params: params!($($arg $(= $default)?),*),
+            shapes: $shapes,
+            about: $about,
+            form: Form::Method($form),
+        }
+    };
+    // Elementwise ops.
+    ($name:ident = $op:ident::$variant:ident, $about:literal) => {
+        Method {
+            name: stringify!($name),
+            params: elementwise!($op),
+            shapes: elementwise!($op shapes),
+            about: $about,
+            form: elementwise!($op::$variant),
+        }
+    };
+}
+
+macro_rules! elementwise {
+    (UnaryOp) => {
+        &[]
+    };
+    (BinaryOp) => {
+        params!(rhs)
+    };
+    (CompareOp) => {
+        params!(rhs)
+    };
+    (UnaryOp shapes) => {
+        "`[..]` -> `[..]`"
+    };
+    (BinaryOp shapes) => {
+        "`[..]`, `[..]` or a number -> broadcast"
+    };
+    (CompareOp shapes) => {
+        "`[..]`, `[..]` or a number -> bool, broadcast"
+    };
+    (UnaryOp::$variant:ident) => {
+        Form::Unary(UnaryOp::$variant)
+    };
+    (BinaryOp::$variant:ident) => {
+        Form::Binary(BinaryOp::$variant)
+    };
+    (CompareOp::$variant:ident) => {
+        Form::Compare(CompareOp::$variant)
+    };
+}
+
+/// Every method.
+pub(super) static GROUPS: &[Group] = &[
+    Group {
+        title: "Functions of each element",
+        methods: &[
+            method!(neg = UnaryOp::Neg, "`-x`; integers wrap. Also the operator `-`."),
+            method!(abs = UnaryOp::Abs, "Magnitude; integers wrap."),
+            method!(sign = UnaryOp::Sign, "-1, 0 or 1; NaN stays NaN."),
+            method!(ceil = UnaryOp::Ceil, "Rounds up."),
+            method!(floor = UnaryOp::Floor, "Rounds down."),
+            method!(round = UnaryOp::Round, "Rounds to the nearest, halves to even."),
+            method!(sqrt = UnaryOp::Sqrt, "Square root."),
+            method!(rsqrt = UnaryOp::Rsqrt, "`1 / sqrt(x)`."),
+            method!(recip = UnaryOp::Recip, "`1 / x`."),
+            method!(exp = UnaryOp::Exp, "`e^x`."),
+            method!(exp2 = UnaryOp::Exp2, "`2^x`."),
+            method!(ln = UnaryOp::Log, "Natural logarithm."),
+            method!(log2 = UnaryOp::Log2, "Logarithm to base 2."),
+            method!(ln_1p = UnaryOp::Log1p, "`ln(1 + x)`, exact near 0."),
+            method!(exp_m1 = UnaryOp::Expm1, "`e^x - 1`, exact near 0."),
+            method!(sin = UnaryOp::Sin, "Sine."),
+            method!(cos = UnaryOp::Cos, "Cosine."),
+            method!(tan = UnaryOp::Tan, "Tangent."),
+            method!(asin = UnaryOp::Asin, "Inverse sine."),
+            method!(acos = UnaryOp::Acos, "Inverse cosine."),
+            method!(atan = UnaryOp::Atan, "Inverse tangent."),
+            method!(sinh = UnaryOp::Sinh, "Hyperbolic sine."),
+            method!(cosh = UnaryOp::Cosh, "Hyperbolic cosine."),
+            method!(tanh = UnaryOp::Tanh, "Hyperbolic tangent."),
+            method!(asinh = UnaryOp::Asinh, "Inverse hyperbolic sine."),
+            method!(acosh = UnaryOp::Acosh, "Inverse hyperbolic cosine."),
+            method!(atanh = UnaryOp::Atanh, "Inverse hyperbolic tangent."),
+            method!(erf = UnaryOp::Erf, "The error function."),
+            method!(not = UnaryOp::Not, "Logical of bool, bitwise of integers. Also the operator `!`."),
+            method!(is_nan = UnaryOp::IsNan, "Whether it is NaN: bool."),
+            method!(is_infinite = UnaryOp::IsInf, "Whether it is infinite: bool."),
+            method!(square() => method::square, "`[..]` -> `[..]`", "`x * x`."),
+            method!(cast(dtype: dtype) => Builder::cast, "`[..]` -> `[..]`",
+                "Converts: rounds to nearest even; to integers truncates and saturates."),
+            method!(to_dtype(dtype: dtype) => Builder::cast, "`[..]` -> `[..]`", "The same as `cast`."),
+            method!(clamp(low: bound = None, high: bound = None) => Builder::clip, "`[..]` -> `[..]`",
+                "Limits to `low..=high`; NaN stays NaN."),
+            method!(dropout(p: number = 0.5) => method::dropout, "`[..]` -> `[..]`",
+                "Nothing: a graph is a model that is applied, not trained."),
+            method!(clone() by forms::same, "`[..]` -> `[..]`", "The same tensor: tensors are values."),
+        ],
+    },
+    Group {
+        title: "Functions of two operands",
+        methods: &[
+            method!(add = BinaryOp::Add, "Sum; integers wrap. Also `+`."),
+            method!(sub = BinaryOp::Sub, "Difference; integers wrap. Also `-`."),
+            method!(mul = BinaryOp::Mul, "Product; integers wrap. Also `*`."),
+            method!(div = BinaryOp::Div, "Quotient; integers truncate toward zero. Also `/`."),
+            method!(rem = BinaryOp::Rem, "Remainder with the sign of the dividend. Also `%`."),
+            method!(powf = BinaryOp::Pow, "Power."),
+            method!(min = BinaryOp::Min, "The smaller; NaN if either is."),
+            method!(max = BinaryOp::Max, "The larger; NaN if either is."),
+            method!(atan2 = BinaryOp::Atan2, "Angle of the point (`rhs`, `x`)."),
+            method!(and = BinaryOp::And, "Logical of bool, bitwise of integers. Also `&`."),
+            method!(or = BinaryOp::Or, "Logical of bool, bitwise of integers. Also `|`."),
+            method!(xor = BinaryOp::Xor, "Logical of bool, bitwise of integers. Also `^`."),
+            method!(shl = BinaryOp::Shl, "Integers shifted left."),
+            method!(shr = BinaryOp::Shr, "Integers shifted right, arithmetic where signed."),
+            method!(eq = CompareOp::Eq, "Equal; NaN is not."),
+            method!(ne = CompareOp::Ne, "Not equal; NaN is."),
+            method!(lt = CompareOp::Lt, "Less."),
+            method!(le = CompareOp::Le, "Less or equal."),
+            method!(gt = CompareOp::Gt, "Greater."),
+            method!(ge = CompareOp::Ge, "Greater or equal."),
+            method!(select(if_true, if_false) by forms::select, "bool `[..]`, two of `[..]` or a number -> broadcast",
+                "`if_true` where it is true, else `if_false`."),
+        ],
+    },
+    Group {
+        title: "Activations",
+        methods: &[
+            method!(relu() => Builder::relu, "`[..]` -> `[..]`", "`max(x, 0)`."),
+            method!(leaky_relu(slope: number = 0.01) => Builder::leaky_relu, "`[..]` -> `[..]`",
+                "`slope * x` below 0, else `x`."),
+            method!(prelu(slope: tensor) => Builder::prelu, "`[..]`, slope that broadcasts -> `[..]`",
+                "`slope * x` below 0, else `x`."),
+            method!(sigmoid() => Builder::sigmoid, "`[..]` -> `[..]`", "`1 / (1 + exp(-x))`."),
+            method!(hard_sigmoid(alpha: number = 1.0 / 6.0, beta: number = 0.5) => Builder::hard_sigmoid, "`[..]` -> `[..]`",
+                "`clamp(alpha * x + beta, 0, 1)`."),
+            method!(silu() => Builder::silu, "`[..]` -> `[..]`", "`x * sigmoid(x)`."),
+            method!(hard_swish() => Builder::hard_swish, "`[..]` -> `[..]`", "`x * hard_sigmoid(x)`."),
+            method!(gelu() => Builder::gelu, "`[..]` -> `[..]`", "`x / 2 * (1 + erf(x / sqrt(2)))`."),
+            method!(gelu_tanh() => Builder::gelu_tanh, "`[..]` -> `[..]`", "GELU by its approximation with `tanh`."),
+            method!(elu(alpha: number = 1.0) => Builder::elu, "`[..]` -> `[..]`", "`alpha * (exp(x) - 1)` below 0, else `x`."),
+            method!(selu(alpha: number = 1.673_263_242_354_377_2, gamma: number = 1.050_700_987_355_480_5) => Builder::selu,
+                "`[..]` -> `[..]`", "`gamma * elu(x, alpha)`."),
+            method!(softplus() => Builder::softplus, "`[..]` -> `[..]`", "`ln(1 + exp(x))`, without overflow."),
+            method!(mish() => Builder::mish, "`[..]` -> `[..]`", "`x * tanh(softplus(x))`."),
+            method!(softmax(axis: integer) => Builder::softmax, "`[..]` -> `[..]`",
+                "`exp(x) / sum(exp(x))` along `axis`, without overflow."),
+            method!(log_softmax(axis: integer) => Builder::log_softmax, "`[..]` -> `[..]`", "Logarithm of `softmax`."),
+        ],
+    },
+    Group {
+        title: "Reductions and running sums",
+        methods: &[
+            method!(sum(axes: axes, keep: flag = false) => Builder::sum, "`[..]` -> `[..]` without `axes`",
+                "Sum; narrow floats add in f32."),
+            method!(mean(axes: axes, keep: flag = false) => Builder::mean, "`[..]` -> `[..]` without `axes`",
+                "Arithmetic mean; integers truncate."),
+            method!(var(axes: axes, correction: integer = 0, keep: flag = false) => Builder::var,
+                "`[..]` -> `[..]` without `axes`",
+                "Variance with divisor `n - correction`: 0 of all there is, 1 of a sample (PyTorch's default)."),
+            method!(std(axes: axes, correction: integer = 0, keep: flag = false) => Builder::std,
+                "`[..]` -> `[..]` without `axes`", "Root of `var`."),
+            method!(amax(axes: axes, keep: flag = false) => Builder::reduce_max, "`[..]` -> `[..]` without `axes`",
+                "Maximum; NaN if any is."),
+            method!(amin(axes: axes, keep: flag = false) => method::amin, "`[..]` -> `[..]` without `axes`",
+                "Minimum; NaN if any is."),
+            method!(prod(axes: axes, keep: flag = false) => method::prod, "`[..]` -> `[..]` without `axes`", "Product."),
+            method!(all(axes: axes, keep: flag = false) => method::all, "bool `[..]` -> `[..]` without `axes`",
+                "Whether all are true."),
+            method!(any(axes: axes, keep: flag = false) => method::any, "bool `[..]` -> `[..]` without `axes`",
+                "Whether any is true."),
+            method!(logsumexp(axes: axes, keep: flag = false) => Builder::logsumexp, "`[..]` -> `[..]` without `axes`",
+                "`ln(sum(exp(x)))`, without overflow."),
+            method!(argmax(axis: integer, keep: flag = false) => method::argmax, "`[..]` -> i64 `[..]` without `axis`",
+                "Index of the first maximum."),
+            method!(argmin(axis: integer, keep: flag = false) => method::argmin, "`[..]` -> i64 `[..]` without `axis`",
+                "Index of the first minimum."),
+            method!(topk(axis: integer, k: extent, largest: flag = true) => Builder::topk,
+                "`[.., N, ..]` -> (`[.., k, ..]`, i64 `[.., k, ..]`)",
+                "The `k` extreme elements in order, and their indices; ties by lower index."),
+            method!(cumsum(axis: integer, exclusive: flag = false, reverse: flag = false) => Builder::cumsum,
+                "`[..]` -> `[..]`", "Running sum; `exclusive` leaves the element itself out."),
+        ],
+    },
+    Group {
+        title: "Products of matrices and attention",
+        methods: &[
+            method!(matmul(rhs: tensor) => Builder::matmul, "`[.., M, K]`, `[.., K, N]` -> `[.., M, N]`",
+                "Matrix product; leading axes broadcast; lists are vectors."),
+            method!(linear(weight: tensor, bias: given = None) => method::linear, "`[.., K]`, `[N, K]`, `[N]` -> `[.., N]`",
+                "`x w^T + bias`, with the weight as PyTorch stores it."),
+            method!(attention(keys: tensor, values: tensor, mask: given = None, scale: scale = None, causal: flag = false,
+                offset: extent = 0) => method::attention,
+                "`[.., H, S, D]`, `[.., K, T, D]`, `[.., K, T, E]` -> `[.., H, S, E]`",
+                "`softmax(q k^T * scale + mask) v`. A bool mask keeps where true, a float is added. `scale` is `1 / sqrt(D)`. If `causal`, query \
+                 `i` sees keys up to `i + offset`. With fewer key heads `K`, each serves `H / K` query heads in a row, without copies."),
+            method!(rope(cos: tensor, sin: tensor, interleaved: flag = false, dim: some_extent = None) => method::rope,
+                "`[.., S, D]`, two of `[S, dim / 2]` -> `[.., S, D]`",
+                "Rotary embedding of the first `dim` elements (all): pairs `(i, i + dim / 2)`, or `(2 i, 2 i + 1)` if `interleaved`."),
+        ],
+    },
+    Group {
+        title: "Normalizations",
+        methods: &[
+            method!(layer_norm(axis: integer, scale: given = None, bias: given = None, eps: number = 1e-5) => Builder::layer_norm,
+                "`[..]` -> `[..]`", "`(x - mean) / sqrt(var + eps) * scale + bias` over the axes from `axis` on."),
+            method!(rms_norm(axis: integer, scale: given = None, eps: number = 1e-5) => Builder::rms_norm, "`[..]` -> `[..]`",
+                "`x / sqrt(mean(x^2) + eps) * scale` over the axes from `axis` on."),
+            method!(batch_norm(scale: tensor, bias: tensor, mean: tensor, var: tensor, eps: number = 1e-5) => Builder::batch_norm,
+                "`[N, C, ..]`, four of `[C]` -> `[N, C, ..]`", "By given statistics of each channel."),
+            method!(group_norm(groups: index, scale: given = None, bias: given = None, eps: number = 1e-5) => Builder::group_norm,
+                "`[N, C, ..]` -> `[N, C, ..]`", "Statistics over the channels of a group and all spatial axes."),
+            method!(instance_norm(scale: given = None, bias: given = None, eps: number = 1e-5) => Builder::instance_norm,
+                "`[N, C, ..]` -> `[N, C, ..]`", "Statistics over the spatial axes."),
+        ],
+    },
+    Group {
+        title: "Convolutions, pools, resizing",
+        methods: &[
+            method!(conv(weight: tensor, strides: counts = 1, pads: sides = 0, dilations: counts = 1, groups: index = 1,
+                bias: given = None) => method::conv, "`[N, C, ..]`, `[O, C / groups, k..]` -> `[N, O, ..]`",
+                "Convolution over 1 to 3 spatial axes. A pad is a number or `(before, after)`."),
+            method!(conv_transpose(weight: tensor, strides: counts = 1, pads: sides = 0, output_padding: counts = 0,
+                dilations: counts = 1, groups: index = 1, bias: given = None) => method::conv_transpose,
+                "`[N, C, ..]`, `[C, O / groups, k..]` -> `[N, O, ..]`",
+                "Transposed convolution; `pads` crop the result, `output_padding` extends its end."),
+            method!(max_pool(window: counts, strides: counts = [], pads: sides = 0, dilations: counts = 1, ceil: flag = false)
+                => method::max_pool, "`[N, C, ..]` -> `[N, C, ..]`",
+                "Maximum of windows; strides are those of the window unless given; `ceil` keeps a last partial one."),
+            method!(avg_pool(window: counts, strides: counts = [], pads: sides = 0, dilations: counts = 1, ceil: flag = false,
+                count_include_pad: flag = false) => method::avg_pool, "`[N, C, ..]` -> `[N, C, ..]`",
+                "Mean of windows, of elements of `x` alone unless `count_include_pad`."),
+            method!(global_avg_pool() => Builder::global_avg_pool, "`[N, C, ..]` -> `[N, C, 1..]`", "Mean of the spatial axes."),
+            method!(global_max_pool() => Builder::global_max_pool, "`[N, C, ..]` -> `[N, C, 1..]`", "Maximum of the spatial axes."),
+            method!(resize(sizes: dims = [], scales: ratios = [], mode: word = "nearest", coordinates: word = "half_pixel",
+                rounding: word = "round_prefer_floor", antialias: flag = false) => method::resize,
+                "`[.., n..]` -> `[.., sizes..]`",
+                "Interpolates the trailing axes to `sizes` or by `scales`: `nearest`, `linear` or `cubic`; coordinates and rounding as in ONNX Resize."),
+        ],
+    },
+    Group {
+        title: "Shapes",
+        methods: &[
+            method!(reshape(shape: dims) => Builder::reshape_infer, "`[..]` -> `shape`",
+                "The same elements in row-major order; one -1 takes what is left, 0 copies the extent."),
+            method!(permute(axes: indices) => Builder::transpose, "`[..]` -> `[..]`", "Result axis `i` is axis `axes[i]`."),
+            method!(transpose(a: integer = -2, b: integer = -1) => Builder::swap_axes, "`[..]` -> `[..]`", "Exchanges two axes."),
+            method!(unsqueeze(axes: axes) => Builder::unsqueeze, "`[..]` -> `[.., 1, ..]`",
+                "Inserts axes of extent 1 at these places of the result."),
+            method!(squeeze(axes: axes) => Builder::squeeze, "`[.., 1, ..]` -> `[..]`", "Removes axes of extent 1."),
+            method!(flatten(axis: integer = 1) => Builder::flatten, "`[a.., b..]` -> `[A, B]`",
+                "Two axes: the product of those before `axis`, and of the rest."),
+            method!(broadcast_to(shape: dims) => Builder::broadcast_to, "`[..]` -> `shape`", "Repeats axes of extent 1."),
+            method!(expand(shape: dims) => method::expand, "`[..]` -> `shape`", "`broadcast_to` where -1 keeps an extent."),
+            method!(repeat(times: dims) => method::repeat, "`[n..]` -> `[n * times..]`",
+                "The whole so many times along each trailing axis."),
+            method!(repeat_interleave(axis: integer, times: extent) => Builder::repeat_interleave,
+                "`[.., N, ..]` -> `[.., N * times, ..]`", "Each element so many times in a row."),
+            method!(flip(axis: integer) => Builder::flip, "`[..]` -> `[..]`", "Reverses an axis."),
+            method!(roll(axis: integer, shift: extent) => Builder::roll, "`[..]` -> `[..]`",
+                "Moves elements by `shift`, those beyond the end to the start."),
+            method!(pad(pads: edges, mode: word = "constant", value: number = 0.0) => method::pad,
+                "`[.., n..]` -> `[.., before + n + after..]`",
+                "Pads the trailing axes, each by a number or `(before, after)`: `constant`, `reflect`, `edge` or `wrap`. Negative amounts crop."),
+            method!(dim(axis) by forms::dim, "`[..]` -> a dim", "The extent of an axis of a variable, to compute with."),
+        ],
+    },
+    Group {
+        title: "Parts, gathers, scatters",
+        methods: &[
+            method!(slice(axis, range) by forms::slice, "`[.., N, ..]` -> `[.., n, ..]`",
+                "A range of an axis, such as `1..n`; negative places count from the end."),
+            method!(index(axis: integer, at: integer) => Builder::index_axis, "`[.., N, ..]` -> `[.., ..]`",
+                "One place of an axis, which is removed; negative places count from the end."),
+            method!(split(axis, parts) by forms::split, "`[.., N, ..]` -> a tuple",
+                "Parts with the extents of a list, or as many equal parts as a number says."),
+            method!(chunk(axis, n) by forms::chunk, "`[.., N, ..]` -> a tuple of `n`", "Equal parts but for a smaller last one."),
+            method!(gather(indices: tensor, axis: integer) => Builder::gather, "`[.., N, ..]`, `[i..]` -> `[.., i.., ..]`",
+                "Places of an axis; negative ones count from the end."),
+            method!(gather_elements(indices: tensor, axis: integer) => Builder::gather_elements, "`[..]`, `[i..]` -> `[i..]`",
+                "For each index the element at it along `axis` (PyTorch's `gather`)."),
+            method!(embedding(ids: tensor) => Builder::embedding, "`[V, D]`, `[i..]` -> `[i.., D]`", "Rows of a table."),
+            method!(scatter(indices: tensor, updates: tensor, axis: integer, reduce: word = "set") => method::scatter,
+                "`[.., N, ..]`, `[n]`, `[.., n, ..]` -> `[.., N, ..]`",
+                "A copy with `updates` at these places of an axis: `set`, `add`, `mul`, `max` or `min`."),
+            method!(scatter_elements(indices: tensor, updates: tensor, axis: integer, reduce: word = "set")
+                => method::scatter_elements, "`[..]`, `[i..]`, `[i..]` -> `[..]`",
+                "A copy with each of `updates` at its index along `axis` (PyTorch's `scatter`)."),
+            method!(update(axis, at, rows) by forms::update, "`[.., N, ..]`, `[.., n, ..]` -> `[.., N, ..]`",
+                "A copy with `rows` at `at..at + n` of an axis: a cache update. `at` is a dim, or an integer tensor of rank 0 or with leading axes."),
+            method!(tril(diagonal: integer = 0) => Builder::tril, "`[.., M, N]` -> `[.., M, N]`",
+                "Zero above the diagonal of the last two axes."),
+            method!(triu(diagonal: integer = 0) => Builder::triu, "`[.., M, N]` -> `[.., M, N]`",
+                "Zero below the diagonal of the last two axes."),
+        ],
+    },
+    Group {
+        title: "Quantization",
+        methods: &[
+            method!(quantize(scale: tensor, zero_point: given = None, axis: integer = 1, block: index = 0, dtype: some_dtype = None)
+                => method::quantize, "`[..]`, scale -> integer `[..]`",
+                "`saturate(round(x / scale) + zero_point)`. The scale is one number, a list along `axis`, or one for each `block` elements of `axis`."),
+            method!(dequantize(scale: tensor, zero_point: given = None, axis: integer = 1, block: index = 0)
+                => method::dequantize, "integer `[..]`, scale -> `[..]`", "`(x - zero_point) * scale`, in the dtype of the scale."),
+        ],
+    },
+];

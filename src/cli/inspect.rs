@@ -118,7 +118,7 @@ fn gpu_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetI
 
 fn count(args: &Args) -> Result<ExitCode> {
     let engine = kiln_engine::load(&args.engine).into_diagnostic()?;
-    let known: Vec<String> = engine.inputs.iter().map(|port| port.name.clone()).collect();
+    let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
     let inputs = tensors::given("--input", &args.input)?.read("input", &known)?;
     let target = gpu_image(&engine, args.target.as_deref())?.target.clone();
     if target == "cpu" {

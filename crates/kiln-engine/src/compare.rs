@@ -1,6 +1,7 @@
 //! Comparing tensors, and finding the first kernel that departs from the reference.
 
 use crate::session::Session;
+use crate::values::{Number, numbers};
 use crate::{Engine, Result};
 use kiln_fuse::{BufferKind, Step};
 use kiln_graph::Tensor;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
 
-/// Elements agree if `|found - expected| <= atol + rtol * |expected|`; NaN agrees with NaN, infinities with equal infinities.
+/// Integers are compared exactly, whatever their size. Elements agree if `|found - expected| <= atol + rtol * |expected|`; NaN agrees with NaN, infinities with equal infinities.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     /// Relative.
@@ -31,7 +32,7 @@ pub struct Difference {
     /// Flat index of the worst element, measured in tolerances.
     pub worst_index: usize,
     /// Its values: expected and found.
-    pub worst: (f64, f64),
+    pub worst: (Number, Number),
     /// Set when dtypes or shapes differ, and nothing was compared.
     pub shape_error: Option<String>,
 }
@@ -76,10 +77,14 @@ impl Tolerance {
             return d;
         }
         let mut worst = -1.0;
-        for (i, (e, x)) in expected.to_f64_vec().into_iter().zip(found.to_f64_vec()).enumerate() {
+        for (i, pair) in numbers(expected).zip(numbers(found)).enumerate() {
             d.elements += 1;
-            let same = e == x || (e.is_nan() && x.is_nan());
-            let abs = if same { 0.0 } else { (x - e).abs() };
+            let (e, x) = (pair.0.to_f64(), pair.1.to_f64());
+            let abs = match pair {
+                (Number::Int(e), Number::Int(x)) => (x - e).unsigned_abs() as f64,
+                _ if e == x || (e.is_nan() && x.is_nan()) => 0.0,
+                _ => (x - e).abs(),
+            };
             let abs = if abs.is_nan() { f64::INFINITY } else { abs };
             let rel = if abs == 0.0 { 0.0 } else { abs / e.abs().max(f64::MIN_POSITIVE) };
             let allowed = self.atol + self.rtol * if e.is_finite() { e.abs() } else { 0.0 };
@@ -90,7 +95,7 @@ impl Tolerance {
             if measure > worst {
                 worst = measure;
                 d.worst_index = i;
-                d.worst = (e, x);
+                d.worst = pair;
             }
         }
         d

@@ -14,6 +14,7 @@ mod memory;
 mod schedule;
 mod session;
 mod validate;
+mod values;
 
 pub use build::{
     BuildOptions, BuildReport, KernelReport, Progress, RegionReport, StageTime, TargetReport, build, graph_hash,
@@ -28,3 +29,4 @@ pub use error::{Error, Result};
 pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, load, parse, read_header, save, save_in};
 pub use schedule::{Action, Schedule};
 pub use session::{Memory, Observation, RunTimes, Session};
+pub use values::{Number, Statistics, numbers};

@@ -27,6 +27,6 @@ pub use device::{
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
 pub use error::{Error, Result};
 pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, load, parse, read_header, save, save_in};
-pub use schedule::{Action, Schedule};
+pub use schedule::{Action, Activation, Schedule, activations};
 pub use session::{Memory, Observation, RunTimes, Session};
 pub use values::{Number, Statistics, numbers};

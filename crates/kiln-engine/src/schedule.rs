@@ -227,6 +227,33 @@ pub fn activation_bytes(plan: &Plan, bindings: &Bindings) -> Result<usize> {
     Ok(memory::plan(&lifetimes(plan, bindings, Inputs::Own)?.lifetimes).arena_bytes)
 }
 
+/// A buffer in the activation arena, from the first step that needs its place to the last, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// The buffer; others may be aliases of it.
+    pub buffer: BufferId,
+    /// Bytes from the start of the arena.
+    pub offset: usize,
+    /// Its size.
+    pub bytes: usize,
+    /// The first step.
+    pub first: usize,
+    /// The last step; the number of steps for a result of the plan.
+    pub last: usize,
+}
+
+/// What [`activation_bytes`] adds up: where each buffer lies and when, the size of the arena, and the most that is alive at one step.
+pub fn activations(plan: &Plan, bindings: &Bindings) -> Result<(Vec<Activation>, usize, usize)> {
+    let Lifetimes { slot, lifetimes, .. } = lifetimes(plan, bindings, Inputs::Own)?;
+    let layout = memory::plan(&lifetimes);
+    let placed = |(i, &slot): (usize, &usize)| {
+        let Lifetime { bytes, first, last } = *lifetimes.get(slot)?;
+        Some(Activation { buffer: BufferId(i as u32), offset: layout.offsets[slot], bytes, first, last })
+    };
+    let all = slot.iter().enumerate().filter_map(placed).collect();
+    Ok((all, layout.arena_bytes, layout.lower_bound))
+}
+
 /// Lays out `plan` under `bindings`. The arena is symbolic until [`Schedule::rebase`].
 pub fn schedule(
     plan: &Plan,

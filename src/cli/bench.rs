@@ -17,7 +17,7 @@ pub struct Args {
     /// Shape of an input: `name=1x3x64x64`. Values are random, from a fixed seed.
     #[arg(long, value_name = "INPUT=SHAPE")]
     shape: Vec<String>,
-    /// An input from a file instead: `name=file.npy` or a `.npz`.
+    /// An input from a file instead: `name=file.npy`, `.npz` or `.safetensors`.
     #[arg(short, long)]
     input: Vec<String>,
     /// `cpu`, `cpu:THREADS`, `cuda:N`, `sim:sm_XX`.

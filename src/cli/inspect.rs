@@ -25,7 +25,7 @@ pub struct Args {
     /// Run once on the simulator and count, by kernel: instructions, memory sectors, bank passes, divergence, matrix operations.
     #[arg(long, requires = "input", conflicts_with_all = ["cuda", "graph", "plan"])]
     counters: bool,
-    /// An input of the counted run: `name=file.npy`, or a `.npz` whose arrays are the inputs.
+    /// An input of the counted run: `name=file.npy`, or a `.npz` or `.safetensors` file whose arrays are the inputs.
     #[arg(short, long, requires = "counters")]
     input: Vec<String>,
     /// Which target's kernels or plan; default: the first GPU's (for a plan and pictures the first target's, or the profile's).
@@ -172,6 +172,9 @@ fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitC
 
 /// Draws what `--graph` and `--memory` ask for.
 fn pictures(args: &Args, engine: &Engine) -> Result<()> {
+    for file in args.graph.iter().chain(&args.memory) {
+        super::not_over(file, args.profile.iter().chain([&args.engine]))?;
+    }
     let profile = args.profile.as_deref().map(read_profile).transpose()?;
     let target = args.target.as_deref().or(profile.as_ref().map(draw::Profile::target));
     let image = first_image(engine, target)?;
@@ -181,21 +184,20 @@ fn pictures(args: &Args, engine: &Engine) -> Result<()> {
             Some("dot") => engine.graph_text.parse::<kiln_graph::Graph>().into_diagnostic()?.to_dot(),
             _ => return Err(miette!("`--graph {}`: expected a file .svg or .dot", file.display())),
         };
-        write(args, file, &text)?;
+        write(file, &text)?;
     }
     let Some(file) = &args.memory else { return Ok(()) };
     if extension(file) != Some("svg") {
         return Err(miette!("`--memory {}`: expected a file .svg", file.display()));
     }
-    write(args, file, &draw::memory(engine, image, &tensors::parse_shapes(&args.shape)?)?)
+    write(file, &draw::memory(engine, image, &tensors::parse_shapes(&args.shape)?)?)
 }
 
 fn extension(file: &Path) -> Option<&str> {
     file.extension().and_then(|extension| extension.to_str())
 }
 
-fn write(args: &Args, file: &Path, text: &str) -> Result<()> {
-    super::not_over(file, args.profile.iter().chain([&args.engine]))?;
+fn write(file: &Path, text: &str) -> Result<()> {
     kiln_host::write(file, |f| f.write_all(text.as_bytes()))
         .map_err(|e| miette!("cannot write {}: {e}", file.display()))
 }

@@ -54,8 +54,10 @@ pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profil
             colour = paint;
             hint = format!("{hint}: {}\nnodes: {}", region.summary, nodes.join(", "));
             lines.extend(wrap(&region.summary, TEXT, room, 2).into_iter().map(|line| ("summary", line)));
-            let ops = format!("ops: {}", ops(&region.graph));
-            lines.extend(wrap(&ops, TEXT, room, 3).into_iter().map(|line| ("ops", line)));
+            // A copy has none.
+            let ops = Some(ops(&region.graph)).filter(|ops| !ops.is_empty());
+            let ops = ops.map(|ops| wrap(&format!("ops: {ops}"), TEXT, room, 3));
+            lines.extend(ops.into_iter().flatten().map(|line| ("ops", line)));
             let implementation = match (compiled, profiled) {
                 (Some(compiled), _) => {
                     let entries: Vec<&str> =

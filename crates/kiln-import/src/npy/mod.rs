@@ -180,7 +180,10 @@ pub fn save_npz(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 /// What stands before the data.
 fn header(tensor: &Tensor) -> Result<Vec<u8>> {
     let descriptor = descriptor(tensor.dtype())?;
-    let shape: String = tensor.shape().iter().map(|d| format!("{d}, ")).collect();
+    let shape = match tensor.shape() {
+        [one] => format!("{one},"),
+        shape => shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+    };
     let mut text = format!("{{'descr': '{descriptor}', 'fortran_order': False, 'shape': ({shape}), }}");
     // Magic, version and length take 10 bytes; the data starts at a multiple of 64.
     let total = (10 + text.len() + 1).next_multiple_of(64);

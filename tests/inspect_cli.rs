@@ -102,3 +102,26 @@ fn counters_say_what_each_kernel_did() {
     let (code, _, error) = inspect(&["--input", "x=x.npy", "--target", "cpu"]);
     assert!(code == Some(2) && error.contains("name a GPU target"), "{error}");
 }
+
+#[test]
+fn the_picture_of_a_gpu_plan_names_families_and_kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    engine(dir.path(), 16);
+    let draw = |args: &[&str]| {
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        let out = kiln.args(["inspect", "counted.kiln", "--graph", "plan.svg"]).args(args).current_dir(dir.path());
+        let out = out.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        std::fs::read_to_string(dir.path().join("plan.svg")).unwrap()
+    };
+    let svg = draw(&["--target", "sm_80"]);
+    let engine = kiln::engine::load(&dir.path().join("counted.kiln")).unwrap();
+    let image = engine.target("sm_80").unwrap();
+    for step in &image.plan.steps {
+        let kiln::fuse::Step::Run { region, .. } = step else { panic!("no such step is in the model") };
+        let implementation = &image.kernels[*region].implementation;
+        let said = format!(" by {}: {}", implementation.family, implementation.kernels[0].entry);
+        assert!(svg.contains(&said), "{said}: {svg}");
+    }
+    assert!(svg.contains(">counted for sm_80<") && draw(&[]).contains(">counted for cpu<"));
+}

@@ -4,7 +4,7 @@ use super::model::{self, ModelArgs, Opened};
 use super::tensors;
 use kiln_engine::{Code, RunTimes, open_device};
 use miette::IntoDiagnostic;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub struct Args {
     /// Shape of an input: `name=1x3x64x64`. Values are random, from a fixed seed.
     #[arg(long, value_name = "INPUT=SHAPE")]
     shape: Vec<String>,
-    /// An input from a file instead: `name=file.npy` or a `.npz`.
+    /// An input from a file instead: `name=file.npy`, `.npz` or `.safetensors`.
     #[arg(short, long)]
     input: Vec<String>,
     /// `cpu`, `cpu:THREADS`, `cuda:N`, `sim:sm_XX`.
@@ -32,7 +32,7 @@ pub struct Args {
     /// Iterations at least.
     #[arg(long, default_value_t = 10)]
     iterations: usize,
-    /// Show the time of each kernel.
+    /// Show the time of each kernel. `kiln inspect --graph plan.svg --profile` draws what `--json` prints.
     #[arg(long)]
     profile_kernels: bool,
     #[command(flatten)]
@@ -76,6 +76,7 @@ impl Stats {
 struct Report {
     device: String,
     code: Code,
+    target: String,
     iterations: usize,
     seconds: f64,
     throughput_qps: f64,
@@ -93,19 +94,23 @@ struct Report {
     kernels: Vec<KernelTime>,
 }
 
-#[derive(Serialize)]
-struct KernelTime {
-    step: usize,
-    kernel: String,
-    ms: f64,
+/// The time of one step.
+#[derive(Serialize, Deserialize)]
+pub struct KernelTime {
+    pub step: usize,
+    pub kernel: String,
+    /// How the device runs the region; none for control flow and the host.
+    pub implementation: Option<String>,
+    pub ms: f64,
 }
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::given("--input", &args.input)?;
     let draw = given.is_empty();
     let device = open_device(&args.device).into_diagnostic()?;
+    let target = device.target();
     let loading = Instant::now();
-    let Opened { engine, mut inputs, .. } = model::open(&args.model, &device.target(), &args.options, given)?;
+    let Opened { engine, mut inputs, .. } = model::open(&args.model, &target, &args.options, given)?;
     let mut session = model::session(&engine, device)?;
     let load_ms = loading.elapsed().as_secs_f64() * 1e3;
     if draw {
@@ -125,20 +130,23 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let mut kernels = Vec::new();
     if args.profile_kernels {
         let plan = session.plan().clone();
+        let mut implementations = session.implementations().into_iter();
         session
             .run_observed(&inputs, &mut |seen| {
-                let kernel = match seen.step {
-                    kiln_fuse::Step::Run { region, .. } => plan.regions[*region].name.clone(),
-                    kiln_fuse::Step::If { .. } => "if".to_owned(),
-                    kiln_fuse::Step::Loop { .. } => "loop".to_owned(),
-                };
-                kernels.push(KernelTime { step: seen.index, kernel, ms: seen.time.as_secs_f64() * 1e3 });
+                let launches = matches!(seen.step, kiln_fuse::Step::Run { .. });
+                kernels.push(KernelTime {
+                    step: seen.index,
+                    kernel: super::draw::step_name(&plan, seen.step).to_owned(),
+                    implementation: launches.then(|| implementations.next()).flatten().map(|(_, how)| how),
+                    ms: seen.time.as_secs_f64() * 1e3,
+                });
             })
             .into_diagnostic()?;
     }
     let report = Report {
         device: session.device_name(),
         code: session.code().clone(),
+        target,
         iterations: times.len(),
         seconds,
         throughput_qps: times.len() as f64 / seconds,

@@ -17,10 +17,11 @@ use std::process::ExitCode;
 pub struct Args {
     /// An engine (`.kiln`), or a model as `kiln build` takes.
     model: PathBuf,
-    /// An input: `name=file.npy`, or a `.npz` whose arrays are the inputs.
+    /// An input: `name=file.npy`, or a `.npz` or `.safetensors` file whose arrays are the inputs. bf16, 8-bit floats and 4-bit integers may come as
+    /// ml_dtypes saves them; 4-bit integers also as int8 or uint8.
     #[arg(short, long)]
     input: Vec<String>,
-    /// Expected outputs: `name=file.npy` or a `.npz`; without any, what the model gives in f64.
+    /// Expected outputs: `name=file.npy`, `.npz` or `.safetensors`; without any, what the model gives in f64.
     #[arg(short, long)]
     expect: Vec<String>,
     /// Relative tolerance.
@@ -61,7 +62,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let device = open_device(&args.device).into_diagnostic()?;
     let Opened { engine, inputs, graph } = model::open(&args.model, &device.target(), &args.options, given)?;
     let mut session = model::session(&engine, device)?;
-    let known: Vec<String> = session.outputs().map(|(name, _)| name.to_owned()).collect();
+    let known: Vec<_> = session.outputs().map(|(name, ty)| (name.to_owned(), Some(ty.dtype))).collect();
     let mut expected = expected.read("output", &known)?;
     if expected.is_empty() && !args.expect.is_empty() {
         return Err(miette!("`--expect` gives no array to compare with"));

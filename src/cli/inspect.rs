@@ -1,16 +1,16 @@
 //! `kiln inspect`.
 
 use super::report::bytes;
-use super::{counters, tensors};
+use super::{counters, draw, tensors};
 use kiln_cuda::CudaVersion;
 use kiln_engine::{Engine, TargetImage};
 use kiln_target::arch::Arch;
-use miette::{Context, IntoDiagnostic, Result, miette};
+use miette::{IntoDiagnostic, Result, miette};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Shows an engine's stamp, signature, targets, kernels and memory; the plan of a target; the CUDA C of a kernel; or the model's graph as SVG.
+/// Shows an engine's stamp, signature, targets, kernels and memory; the plan of a target as text or as a picture; its memory over time; or the CUDA C of a kernel.
 #[derive(clap::Args)]
 pub struct Args {
     /// The engine.
@@ -27,15 +27,25 @@ pub struct Args {
     /// Run once on the simulator and count, by kernel: instructions, memory sectors, bank passes, divergence, matrix operations.
     #[arg(long, requires = "input", conflicts_with_all = ["cuda", "graph", "plan"])]
     counters: bool,
-    /// An input of the counted run: `name=file.npy`, or a `.npz` whose arrays are the inputs.
+    /// An input of the counted run: `name=file.npy`, or a `.npz` or `.safetensors` file whose arrays are the inputs.
     #[arg(short, long, requires = "counters")]
     input: Vec<String>,
-    /// Which target's kernels or plan; default: the first GPU's (for a plan, the first target's).
+    /// Which target's kernels or plan; default: the first GPU's (for a plan and pictures the first target's, or the profile's).
     #[arg(long)]
     target: Option<String>,
-    /// Write the graph: Graphviz text to `.dot`, a picture to `.svg` (needs Graphviz's `dot` on the PATH).
-    #[arg(long, value_name = "FILE")]
+    /// Write the fused plan as a picture to `.svg`: a box for each step, with what its region fuses and how it is implemented, and a label for each buffer.
+    /// Or the model's graph before fusion as Graphviz text to `.dot`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cuda", "plan"])]
     graph: Option<PathBuf>,
+    /// Show in the picture of the plan how long each step took: what `kiln bench ENGINE --profile-kernels --json` printed, on any machine.
+    #[arg(long, value_name = "JSON", requires = "graph")]
+    profile: Option<PathBuf>,
+    /// Write the activation arena over time as a picture to `.svg`: which buffer lies where, from which step to which; its size, and the lower bound.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cuda", "plan", "json", "counters"])]
+    memory: Option<PathBuf>,
+    /// Shape of an input for `--memory`: `name=1x3x64x64`. Extents that none gives are the largest of the profile.
+    #[arg(long, value_name = "INPUT=SHAPE", requires = "memory")]
+    shape: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -48,17 +58,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let engine = Engine::load(&args.engine).into_diagnostic()?;
-    if let Some(file) = &args.graph {
-        super::not_over(file, [&args.engine])?;
-        write_graph(&engine, file)?;
+    if args.graph.is_some() || args.memory.is_some() {
+        pictures(args, &engine)?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.plan {
-        let image = match &args.target {
-            Some(target) => engine.target(target).into_diagnostic()?,
-            None => engine.targets.first().ok_or_else(|| miette!("this engine has no target"))?,
-        };
-        out!("{}", image.plan)?;
+        out!("{}", first_image(&engine, args.target.as_deref())?.plan)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(name) = &args.cuda {
@@ -108,6 +113,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The target named, else the first.
+fn first_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetImage> {
+    match target {
+        Some(target) => engine.target(target).into_diagnostic(),
+        None => engine.targets.first().ok_or_else(|| miette!("this engine has no target")),
+    }
+}
+
 /// Which GPUs and drivers take an image.
 fn runs_on(image: &TargetImage) -> String {
     let Ok(arch) = image.target.parse::<Arch>() else { return String::new() };
@@ -140,7 +153,7 @@ fn gpu_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetI
 
 fn count(args: &Args) -> Result<ExitCode> {
     let engine = Engine::load(&args.engine).into_diagnostic()?;
-    let known: Vec<String> = engine.inputs.iter().map(|port| port.name.clone()).collect();
+    let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
     let inputs = tensors::given("--input", &args.input)?.read("input", &known)?;
     let target = gpu_image(&engine, args.target.as_deref())?.target.clone();
     if target == "cpu" {
@@ -179,23 +192,43 @@ fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_graph(engine: &Engine, file: &std::path::Path) -> Result<()> {
-    let graph: kiln_graph::Graph = engine.graph_text.parse().into_diagnostic()?;
-    let dot = graph.to_dot();
-    let failed = |e: std::io::Error| miette!("cannot write {}: {e}", file.display());
-    if file.extension().is_some_and(|e| e == "dot") {
-        return kiln_host::write(file, |f| f.write_all(dot.as_bytes())).map_err(failed);
+/// Draws what `--graph` and `--memory` ask for.
+fn pictures(args: &Args, engine: &Engine) -> Result<()> {
+    for file in args.graph.iter().chain(&args.memory) {
+        super::not_over(file, args.profile.iter().chain([&args.engine]))?;
     }
-    let file = &kiln_host::destination(file).map_err(failed)?;
-    let mut source = tempfile::NamedTempFile::new().into_diagnostic().wrap_err("cannot write a temporary file")?;
-    source.write_all(dot.as_bytes()).map_err(|e| miette!("cannot write {}: {e}", source.path().display()))?;
-    let format = file.extension().and_then(|e| e.to_str()).unwrap_or("svg");
-    let status = std::process::Command::new("dot")
-        .arg(format!("-T{format}"))
-        .arg(source.path())
-        .arg("-o")
-        .arg(file)
-        .status()
-        .map_err(|e| miette!("cannot run Graphviz's `dot` ({e}); install Graphviz, or write a `.dot` file"))?;
-    if status.success() { Ok(()) } else { Err(miette!("Graphviz's `dot` failed: {status}")) }
+    let profile = args.profile.as_deref().map(read_profile).transpose()?;
+    let target = args.target.as_deref().or(profile.as_ref().map(draw::Profile::target));
+    let image = first_image(engine, target)?;
+    if let Some(file) = &args.graph {
+        let text = match extension(file) {
+            Some("svg") => draw::plan(engine, image, profile.as_ref())?,
+            Some("dot") => engine.graph_text.parse::<kiln_graph::Graph>().into_diagnostic()?.to_dot(),
+            _ => return Err(miette!("`--graph {}`: expected a file .svg or .dot", file.display())),
+        };
+        write(file, &text)?;
+    }
+    let Some(file) = &args.memory else { return Ok(()) };
+    if extension(file) != Some("svg") {
+        return Err(miette!("`--memory {}`: expected a file .svg", file.display()));
+    }
+    write(file, &draw::memory(engine, image, &tensors::parse_shapes(&args.shape)?)?)
+}
+
+fn extension(file: &Path) -> Option<&str> {
+    file.extension().and_then(|extension| extension.to_str())
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    kiln_host::write(file, |f| f.write_all(text.as_bytes()))
+        .map_err(|e| miette!("cannot write {}: {e}", file.display()))
+}
+
+fn read_profile(path: &Path) -> Result<draw::Profile> {
+    let failed = |e: &dyn std::fmt::Display| {
+        let help = "`kiln bench ENGINE --profile-kernels --json` prints a profile";
+        miette!(help = help, "cannot read the profile {}: {e}", path.display())
+    };
+    let file = kiln_host::open(path).map_err(|e| failed(&e))?;
+    serde_json::from_reader(std::io::BufReader::new(file)).map_err(|e| failed(&e))
 }

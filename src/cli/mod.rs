@@ -9,6 +9,7 @@ mod cache;
 mod compare;
 mod counters;
 mod doctor;
+mod draw;
 mod inspect;
 mod kernel_args;
 mod model;

@@ -4,7 +4,7 @@ use super::tensors::Given;
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
 use kiln_engine::{BuildOptions, BuildReport, Code, Device, Engine, Kept, Progress, Session};
-use kiln_graph::{Bindings, Dim, Graph, Tensor, widen};
+use kiln_graph::{Bindings, Dim, Graph, Tensor, ValueId, widen};
 use kiln_import::onnx;
 use kiln_target::Target;
 use miette::{Context, IntoDiagnostic, Result, miette};
@@ -186,7 +186,7 @@ pub struct Opened {
 pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result<Opened> {
     if !is_model(path) {
         let engine = Engine::load(path).into_diagnostic()?;
-        let known: Vec<String> = engine.inputs.iter().map(|port| port.name.clone()).collect();
+        let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
         return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
     }
     let home = Home::from_env().into_diagnostic()?;
@@ -194,7 +194,8 @@ pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result
     // An encoder from a folder has no shapes that values decide.
     let (graph, inputs) = if path.is_dir() {
         let graph = import(path, args, &[])?;
-        let known: Vec<String> = graph.inputs.iter().map(|&id| graph.input_name(id).to_owned()).collect();
+        let port = |&id: &ValueId| (graph.input_name(id).to_owned(), Some(graph.ty(id).dtype));
+        let known: Vec<_> = graph.inputs.iter().map(port).collect();
         (graph, given.read("input", &known)?)
     } else {
         let inputs = given.read("input", &onnx::outline(path).into_diagnostic()?.inputs)?;

@@ -1,13 +1,13 @@
-//! Tensors on the command line: `name=file.npy`, `.npz` files, and random inputs for benchmarks.
+//! Tensors on the command line: `name=file.npy`, `.npz` and `.safetensors` files, and random inputs for benchmarks.
 
-use kiln_engine::Session;
-use kiln_graph::{Dim, Tensor, TensorType};
-use kiln_import::npy;
+use kiln_engine::{Session, numbers};
+use kiln_graph::{DType, Dim, Tensor, TensorType};
+use kiln_import::{npy, safetensors};
 use miette::{IntoDiagnostic, Result, miette};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Arrays named on the command line as `name=file.npy` or as `file.npz`. They are read once it is known which are wanted.
+/// Arrays named on the command line as `name=file.npy`, or as `file.npz` or `file.safetensors`. They are read once it is known which are wanted.
 #[derive(Default)]
 pub struct Given {
     arrays: Vec<(String, Array)>,
@@ -17,6 +17,8 @@ enum Array {
     File(PathBuf),
     /// An array of an archive.
     Part(PathBuf),
+    /// A slice of a mapped file.
+    Mapped(PathBuf, Tensor),
 }
 
 /// Names what `specs` of `option` (such as `--input`) give. Archives are opened, arrays are not read yet.
@@ -29,8 +31,13 @@ pub fn given(option: &str, specs: &[String]) -> Result<Given> {
             arrays.extend(archive.names().iter().map(|name| (name.clone(), Array::Part(path.clone()))));
             continue;
         }
-        let (name, path) =
-            spec.split_once('=').ok_or_else(|| miette!("`{option} {spec}`: expected name=file.npy or file.npz"))?;
+        if spec.ends_with(".safetensors") && !spec.contains('=') {
+            let tensors = safetensors::load(Path::new(spec)).into_diagnostic()?;
+            arrays.extend(tensors.into_iter().map(|(name, tensor)| (name, Array::Mapped(spec.into(), tensor))));
+            continue;
+        }
+        let expected = || miette!("`{option} {spec}`: expected name=file.npy, file.npz or file.safetensors");
+        let (name, path) = spec.split_once('=').ok_or_else(expected)?;
         arrays.push((name.to_owned(), Array::File(path.into())));
     }
     let mut names = BTreeSet::new();
@@ -48,19 +55,24 @@ impl Given {
 
     /// The files that the arrays are in.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.arrays.iter().map(|(_, Array::File(path) | Array::Part(path))| path.as_path())
+        self.arrays.iter().map(|(_, Array::File(path) | Array::Part(path) | Array::Mapped(path, _))| path.as_path())
     }
 
-    /// Reads the arrays. One that is not among the model's is an error, before any is read; `what` is `input` or `output`.
-    pub fn read(self, what: &str, known: &[String]) -> Result<Vec<(String, Tensor)>> {
-        if let Some((name, _)) = self.arrays.iter().find(|(name, _)| !known.contains(name)) {
-            let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    /// Reads the arrays. One that is not among the model's is an error, before any is read; `what` is `input` or `output`. Dtypes that a file cannot
+    /// name are the model's.
+    pub fn read(self, what: &str, known: &[(String, Option<DType>)]) -> Result<Vec<(String, Tensor)>> {
+        let port = |wanted: &str| known.iter().find(|(name, _)| name == wanted);
+        if let Some((name, _)) = self.arrays.iter().find(|(name, _)| port(name).is_none()) {
+            let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+            let list = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(miette!("{what} `{name}`: the model has no such {what}; it has {list}"));
         }
         let load = |(name, array): (String, Array)| {
+            let expected = port(&name).and_then(|(_, dtype)| *dtype);
             let tensor = match array {
-                Array::File(path) => npy::load(&path),
-                Array::Part(path) => npy::Npz::open(&path).and_then(|mut archive| archive.array(&name)),
+                Array::File(path) => npy::load_as(&path, expected),
+                Array::Part(path) => npy::Npz::open(&path).and_then(|mut archive| archive.array_as(&name, expected)),
+                Array::Mapped(_, tensor) => kiln_import::declared(tensor, expected),
             };
             Ok((name, tensor.into_diagnostic()?))
         };
@@ -94,6 +106,28 @@ pub fn file_names<'a>(outputs: impl Iterator<Item = &'a str> + Clone) -> Vec<Str
         file + ".npy"
     };
     outputs.zip(exact).map(file).collect()
+}
+
+/// Writes outputs where `-o` says: to a `.npz` or `.safetensors` file, else as `NAME.npy` to a folder. None of `sources` is written over. Returns the files.
+pub fn save(to: &Path, outputs: &[(String, Tensor)], sources: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let kind = to.extension().and_then(|extension| extension.to_str());
+    if let Some("npz" | "safetensors") = kind {
+        super::not_over(to, sources)?;
+        let save = if kind == Some("npz") { npy::save_npz } else { safetensors::save };
+        save(to, outputs).into_diagnostic()?;
+        return Ok(vec![to.to_owned()]);
+    }
+    if let Some("npy") = kind {
+        return Err(miette!("`-o {}`: expected a folder, or a .npz or .safetensors file", to.display()));
+    }
+    std::fs::create_dir_all(to).map_err(|e| miette!("cannot write to {}: {e}", to.display()))?;
+    let names = file_names(outputs.iter().map(|(name, _)| name.as_str()));
+    let files: Vec<PathBuf> = names.into_iter().map(|file| to.join(file)).collect();
+    files.iter().try_for_each(|file| super::not_over(file, sources))?;
+    for (file, (_, tensor)) in files.iter().zip(outputs) {
+        npy::save(file, tensor).into_diagnostic()?;
+    }
+    Ok(files)
 }
 
 /// References in the form that [`Session::run`] takes.
@@ -175,9 +209,8 @@ pub fn random(session: &Session, shapes: &BTreeMap<String, Vec<usize>>, seed: u6
 
 /// The first few values, for people.
 pub fn preview(tensor: &Tensor) -> String {
-    let values = tensor.to_f64_vec();
-    let shown: Vec<String> = values.iter().take(6).map(|v| format!("{v:.6}")).collect();
-    format!("[{}{}]", shown.join(", "), if values.len() > 6 { ", …" } else { "" })
+    let shown: Vec<String> = numbers(tensor).take(6).map(|v| v.brief()).collect();
+    format!("[{}{}]", shown.join(", "), if tensor.len() > 6 { ", …" } else { "" })
 }
 
 #[cfg(test)]

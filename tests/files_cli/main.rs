@@ -1,6 +1,7 @@
 //! `kiln` from outside, on files as the field has them: caches that hold something else, disks that are full, names that clash, hostile arrays.
 #![cfg(unix)]
 
+mod dtypes;
 mod onnx;
 
 use kiln::prelude::Tensor;

@@ -1,14 +1,15 @@
 //! Comparing tensors, and finding the first kernel that departs from the reference.
 
 use crate::session::Session;
+use crate::values::{Number, numbers};
 use crate::{Engine, Result};
-use kiln_fuse::{BufferKind, Step};
+use kiln_fuse::{BufferId, BufferKind, Step};
 use kiln_graph::Tensor;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
 
-/// Elements agree if `|found - expected| <= atol + rtol * |expected|`; NaN agrees with NaN, infinities with equal infinities.
+/// Integers are compared exactly, whatever their size. Elements agree if `|found - expected| <= atol + rtol * |expected|`; NaN agrees with NaN, infinities with equal infinities.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     /// Relative.
@@ -31,7 +32,7 @@ pub struct Difference {
     /// Flat index of the worst element, measured in tolerances.
     pub worst_index: usize,
     /// Its values: expected and found.
-    pub worst: (f64, f64),
+    pub worst: (Number, Number),
     /// Set when dtypes or shapes differ, and nothing was compared.
     pub shape_error: Option<String>,
 }
@@ -76,10 +77,14 @@ impl Tolerance {
             return d;
         }
         let mut worst = -1.0;
-        for (i, (e, x)) in expected.to_f64_vec().into_iter().zip(found.to_f64_vec()).enumerate() {
+        for (i, pair) in numbers(expected).zip(numbers(found)).enumerate() {
             d.elements += 1;
-            let same = e == x || (e.is_nan() && x.is_nan());
-            let abs = if same { 0.0 } else { (x - e).abs() };
+            let (e, x) = (pair.0.to_f64(), pair.1.to_f64());
+            let abs = match pair {
+                (Number::Int(e), Number::Int(x)) => (x - e).unsigned_abs() as f64,
+                _ if e == x || (e.is_nan() && x.is_nan()) => 0.0,
+                _ => (x - e).abs(),
+            };
             let abs = if abs.is_nan() { f64::INFINITY } else { abs };
             let rel = if abs == 0.0 { 0.0 } else { abs / e.abs().max(f64::MIN_POSITIVE) };
             let allowed = self.atol + self.rtol * if e.is_finite() { e.abs() } else { 0.0 };
@@ -90,7 +95,7 @@ impl Tolerance {
             if measure > worst {
                 worst = measure;
                 d.worst_index = i;
-                d.worst = (e, x);
+                d.worst = pair;
             }
         }
         d
@@ -124,17 +129,17 @@ pub fn first_departure(
 ) -> Result<Option<Departure>> {
     let plan = session.plan().clone();
     let bindings = session.symbols(inputs)?;
-    let mut values: HashMap<usize, Tensor> = HashMap::new();
+    let mut values: HashMap<BufferId, Tensor> = HashMap::new();
     for (i, buffer) in plan.buffers.iter().enumerate() {
         match &buffer.kind {
             BufferKind::Input(name) => {
                 if let Some((_, tensor)) = inputs.iter().find(|(n, _)| n == name) {
-                    values.insert(i, (*tensor).clone());
+                    values.insert(BufferId(i as u32), (*tensor).clone());
                 }
             }
             BufferKind::Weight(name) => {
                 if let Some(tensor) = engine.weights.get(name) {
-                    values.insert(i, tensor.clone());
+                    values.insert(BufferId(i as u32), tensor.clone());
                 }
             }
             BufferKind::Temp => {}
@@ -149,7 +154,7 @@ pub fn first_departure(
         if let Step::Run { region, inputs, nodes, .. } = seen.step {
             let region = &plan.regions[*region];
             let operands = inputs.iter().map(|id| {
-                let (tensor, shape) = resolve(&plan, &values, id.index(), &bindings)?;
+                let (tensor, shape) = resolve(&plan, &values, *id, &bindings)?;
                 tensor.reshaped(shape)
             });
             let expected = operands
@@ -175,7 +180,7 @@ pub fn first_departure(
             }
         }
         for (id, tensor) in seen.results {
-            values.insert(root(&plan, id.index()), tensor);
+            values.insert(plan.root(id), tensor);
         }
     })?;
     match failure {
@@ -184,23 +189,16 @@ pub fn first_departure(
     }
 }
 
-fn root(plan: &kiln_fuse::Plan, mut at: usize) -> usize {
-    while let Some(next) = plan.buffers[at].alias_of {
-        at = next.index();
-    }
-    at
-}
-
 fn resolve<'v>(
     plan: &kiln_fuse::Plan,
-    values: &'v HashMap<usize, Tensor>,
-    at: usize,
+    values: &'v HashMap<BufferId, Tensor>,
+    id: BufferId,
     bindings: &kiln_graph::Bindings,
 ) -> kiln_graph::Result<(&'v Tensor, Vec<usize>)> {
-    let tensor = values.get(&root(plan, at)).ok_or_else(|| {
-        kiln_graph::Error::Verify(format!("buffer {at} (`{}`) is read before it is written", plan.buffers[at].name))
+    let tensor = values.get(&plan.root(id)).ok_or_else(|| {
+        kiln_graph::Error::Verify(format!("buffer {} (`{}`) is read before it is written", id.0, plan.buffers[id.index()].name))
     })?;
-    Ok((tensor, plan.buffers[at].ty.concrete(bindings)?))
+    Ok((tensor, plan.buffers[id.index()].ty.concrete(bindings)?))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod memory;
 mod schedule;
 mod session;
 mod validate;
+mod values;
 
 pub use build::{
     BuildOptions, BuildReport, KernelReport, Progress, RegionReport, StageTime, TargetReport, build, graph_hash,
@@ -30,5 +31,6 @@ pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage
 pub use error::{Error, Result};
 pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, parse, read_header};
 pub use kept::Kept;
-pub use schedule::{Action, Schedule};
+pub use schedule::{Action, Activation, Schedule, activations};
 pub use session::{Memory, Observation, RunTimes, Session};
+pub use values::{Number, Statistics, numbers};

@@ -12,17 +12,8 @@ use std::collections::BTreeMap;
 pub struct LoadedPlan {
     /// One a region.
     pub kernels: Vec<KernelId>,
-    /// One a nested plan, in the order [`nested`] yields them.
+    /// One a nested plan, in the order [`Step::nested`] yields them.
     pub nested: Vec<LoadedPlan>,
-}
-
-/// The plans inside a step: an `If`'s branches or a `Loop`'s body.
-pub fn nested(step: &Step) -> Vec<&Plan> {
-    match step {
-        Step::If { then_plan, else_plan, .. } => vec![then_plan, else_plan],
-        Step::Loop { body, .. } => vec![body],
-        _ => Vec::new(),
-    }
 }
 
 /// One executable step.
@@ -136,14 +127,6 @@ struct Lifetimes {
     lifetimes: Vec<Lifetime>,
 }
 
-/// The buffer whose memory this one is.
-pub fn root(plan: &Plan, mut at: usize) -> usize {
-    while let Some(next) = plan.buffers[at].alias_of {
-        at = next.index();
-    }
-    at
-}
-
 /// What of a plan lies outside its arena.
 #[derive(Clone, Copy)]
 struct Outside<'a> {
@@ -168,7 +151,7 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, outside: Outside<'_>) -> Result<L
     let end = plan.steps.len();
     let mut live: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
     let mut touch = |id: BufferId, at: usize| {
-        let l = live[root(plan, id.index())].get_or_insert((at, at));
+        let l = live[plan.root(id).index()].get_or_insert((at, at));
         *l = (l.0.min(at), l.1.max(at));
     };
     for &input in &plan.inputs {
@@ -179,7 +162,7 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, outside: Outside<'_>) -> Result<L
         touch(*output, end);
     }
     for (i, step) in plan.steps.iter().enumerate() {
-        for id in operands(step).chain(results(step)) {
+        for id in step.operands().into_iter().chain(step.results().iter().copied()) {
             touch(id, i);
         }
     }
@@ -201,6 +184,33 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, outside: Outside<'_>) -> Result<L
 /// Arena bytes of a plan's own buffers, without kernels' scratch, nested plans and what is bound from outside.
 pub fn activation_bytes(plan: &Plan, bindings: &Bindings) -> Result<usize> {
     Ok(memory::plan(&lifetimes(plan, bindings, Outside { kept: 0, buffers: &[] })?.lifetimes).arena_bytes)
+}
+
+/// A buffer in the activation arena, from the first step that needs its place to the last, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// The buffer; others may be aliases of it.
+    pub buffer: BufferId,
+    /// Bytes from the start of the arena.
+    pub offset: usize,
+    /// Its size.
+    pub bytes: usize,
+    /// The first step.
+    pub first: usize,
+    /// The last step; the number of steps for a result of the plan.
+    pub last: usize,
+}
+
+/// What [`activation_bytes`] adds up: where each buffer lies and when, the size of the arena, and the most that is alive at one step.
+pub fn activations(plan: &Plan, bindings: &Bindings) -> Result<(Vec<Activation>, usize, usize)> {
+    let Lifetimes { slot, lifetimes, .. } = lifetimes(plan, bindings, Outside { kept: 0, buffers: &[] })?;
+    let layout = memory::plan(&lifetimes);
+    let placed = |(i, &slot): (usize, &usize)| {
+        let Lifetime { bytes, first, last } = *lifetimes.get(slot)?;
+        Some(Activation { buffer: BufferId(i as u32), offset: layout.offsets[slot], bytes, first, last })
+    };
+    let all = slot.iter().enumerate().filter_map(placed).collect();
+    Ok((all, layout.arena_bytes, layout.lower_bound))
 }
 
 /// Lays out `plan` under `bindings`. Its inputs, and `outside`, which are the roots of some outputs, are not in its arena; where all of them and
@@ -250,7 +260,7 @@ fn lay_out(
             Step::If { .. } | Step::Loop { .. } => {
                 let kept = if let Step::Loop { carried, .. } = step { 2 + carried.len() } else { 0 };
                 let mut schedules = Vec::new();
-                for inner in nested(step) {
+                for (_, inner) in step.nested() {
                     let loaded = nested_plans.next().ok_or_else(|| internal("a nested plan is not loaded"))?;
                     let outside = Outside { kept, buffers: &[] };
                     schedules.push(match lay_out(inner, loaded, bindings, weights, device, outside) {
@@ -270,7 +280,7 @@ fn lay_out(
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
     let places = (0..plan.buffers.len())
         .map(|i| {
-            let at = root(plan, i);
+            let at = plan.root(BufferId(i as u32)).index();
             if let Some(number) = outside.capture(plan, at) {
                 return Ok(Place { mem: capture(number), offset: 0, bytes: bytes[i] });
             }
@@ -390,22 +400,6 @@ fn byte_size(dtype: DType, shape: &[usize]) -> Result<usize> {
 
 fn internal(message: &str) -> Error {
     Error::Internal { place: "the scheduler".into(), message: message.into() }
-}
-
-/// Buffers that a step reads.
-pub fn operands(step: &Step) -> impl Iterator<Item = BufferId> {
-    let (head, a, b): (Vec<BufferId>, &[BufferId], &[BufferId]) = match step {
-        Step::Run { inputs, .. } => (Vec::new(), inputs, &[]),
-        Step::If { cond, captures, .. } => (vec![*cond], captures, &[]),
-        Step::Loop { trip, cond, carried, captures, .. } => (vec![*trip, *cond], carried, captures),
-    };
-    head.into_iter().chain(a.iter().copied()).chain(b.iter().copied())
-}
-
-/// Buffers that a step writes.
-pub fn results(step: &Step) -> impl Iterator<Item = BufferId> {
-    let (Step::Run { outputs, .. } | Step::If { outputs, .. } | Step::Loop { outputs, .. }) = step;
-    outputs.iter().copied()
 }
 
 impl Schedule {

@@ -1,7 +1,6 @@
 //! Invariants of a plan that was read from a file: what the scheduler and the devices take for granted.
 
 use crate::engine::{Compiled, Port};
-use crate::schedule::{nested, operands, results};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Dim, Symbols, Tensor, TensorType};
 use kiln_kernels::Param;
@@ -92,7 +91,7 @@ pub fn symbols(symbols: &Symbols) -> Check {
 
 /// Regions of a plan and its nested plans, in the order in which their kernels are stored.
 pub fn all_regions(plan: &Plan) -> Vec<&kiln_fuse::Region> {
-    let inner = plan.steps.iter().flat_map(nested).flat_map(all_regions);
+    let inner = plan.steps.iter().flat_map(Step::nested).flat_map(|(_, inner)| all_regions(inner));
     plan.regions.iter().chain(inner).collect()
 }
 
@@ -102,7 +101,7 @@ pub fn weight_names(plan: &Plan) -> BTreeSet<&str> {
         BufferKind::Weight(name) => Some(name.as_str()),
         _ => None,
     });
-    own.chain(plan.steps.iter().flat_map(nested).flat_map(weight_names)).collect()
+    own.chain(plan.steps.iter().flat_map(Step::nested).flat_map(|(_, inner)| weight_names(inner))).collect()
 }
 
 /// Checks that every weight buffer has data of its type.
@@ -121,7 +120,7 @@ pub fn weights(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Check {
             }
         }
     }
-    plan.steps.iter().flat_map(nested).try_for_each(|p| self::weights(p, weights))
+    plan.steps.iter().flat_map(Step::nested).try_for_each(|(_, p)| self::weights(p, weights))
 }
 
 fn check(plan: &Plan) -> Check {
@@ -145,7 +144,7 @@ fn check(plan: &Plan) -> Check {
         verify(&region.graph, plan).map_err(|e| format!("region `{}`: {e}", region.name))?;
     }
     for step in &plan.steps {
-        operands(step).chain(results(step)).try_for_each(known)?;
+        step.operands().into_iter().chain(step.results().iter().copied()).try_for_each(known)?;
         match step {
             Step::Run { region, inputs, outputs, .. } => {
                 let region = plan.regions.get(*region).ok_or_else(|| format!("region {region} is used"))?;

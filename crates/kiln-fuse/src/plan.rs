@@ -126,6 +126,32 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Buffers that this reads.
+    pub fn operands(&self) -> Vec<BufferId> {
+        match self {
+            Step::Run { inputs, .. } => inputs.clone(),
+            Step::If { cond, captures, .. } => [&[*cond], &captures[..]].concat(),
+            Step::Loop { trip, cond, carried, captures, .. } => [&[*trip, *cond], &carried[..], captures].concat(),
+        }
+    }
+
+    /// Buffers that this writes.
+    pub fn results(&self) -> &[BufferId] {
+        let (Step::Run { outputs, .. } | Step::If { outputs, .. } | Step::Loop { outputs, .. }) = self;
+        outputs
+    }
+
+    /// The plans inside this, with the word that introduces each.
+    pub fn nested(&self) -> Vec<(&'static str, &Plan)> {
+        match self {
+            Step::If { then_plan, else_plan, .. } => vec![("then", then_plan), ("else", else_plan)],
+            Step::Loop { body, .. } => vec![("body", body)],
+            Step::Run { .. } => Vec::new(),
+        }
+    }
+}
+
 /// An ordered program of regions over buffers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -148,4 +174,14 @@ pub struct Plan {
     pub symbols: Symbols,
     /// What binding must check of the shapes.
     pub constraints: Vec<Constraint>,
+}
+
+impl Plan {
+    /// The buffer whose memory this one is: itself, unless it is an alias.
+    pub fn root(&self, mut id: BufferId) -> BufferId {
+        while let Some(earlier) = self.buffers[id.index()].alias_of {
+            id = earlier;
+        }
+        id
+    }
 }

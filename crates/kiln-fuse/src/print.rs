@@ -14,16 +14,7 @@ fn regions(f: &mut Formatter<'_>, p: &Plan) -> fmt::Result {
     for region in &p.regions {
         write!(f, "\n{}: {}\n{}", region.name, region.summary, region.graph)?;
     }
-    p.steps.iter().flat_map(inner).try_for_each(|(_, inner)| regions(f, inner))
-}
-
-/// The plans inside a step, with the word that introduces each.
-fn inner(step: &Step) -> Vec<(&'static str, &Plan)> {
-    match step {
-        Step::If { then_plan, else_plan, .. } => vec![("then", then_plan), ("else", else_plan)],
-        Step::Loop { body, .. } => vec![("body", body)],
-        Step::Run { .. } => Vec::new(),
-    }
+    p.steps.iter().flat_map(Step::nested).try_for_each(|(_, inner)| regions(f, inner))
 }
 
 fn plan(f: &mut Formatter<'_>, p: &Plan, depth: usize) -> fmt::Result {
@@ -44,16 +35,15 @@ fn plan(f: &mut Formatter<'_>, p: &Plan, depth: usize) -> fmt::Result {
         }
     }
     for step in &p.steps {
-        let (what, inputs, outputs) = match step {
-            Step::Run { region, inputs, outputs, .. } => (p.regions[*region].name.clone(), inputs.clone(), outputs),
-            Step::If { cond, captures, outputs, .. } => ("if".to_owned(), [&[*cond], &captures[..]].concat(), outputs),
-            Step::Loop { trip, cond, carried, captures, outputs, .. } => {
-                ("loop".to_owned(), [&[*trip, *cond], &carried[..], captures].concat(), outputs)
-            }
+        let what = match step {
+            Step::Run { region, .. } => p.regions[*region].name.clone(),
+            Step::If { .. } => "if".to_owned(),
+            Step::Loop { .. } => "loop".to_owned(),
         };
+        let (inputs, outputs) = (step.operands(), step.results());
         let types: Vec<String> = outputs.iter().map(|o| p.buffers[o.index()].ty.to_string()).collect();
         write!(f, "{pad}{} = {what} ({})", list(outputs), list(&inputs))?;
-        for (word, inner) in inner(step) {
+        for (word, inner) in step.nested() {
             write!(f, " {word} ")?;
             plan(f, inner, depth + 1)?;
         }

@@ -13,8 +13,10 @@
 mod error;
 pub mod hf;
 mod mapped;
+mod nibbles;
 pub mod npy;
 pub mod onnx;
 pub mod safetensors;
 
 pub use error::{Error, Result, UnsupportedOp, UnsupportedOps};
+pub use nibbles::declared;

@@ -5,7 +5,6 @@ mod report;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 
 use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
-use crate::schedule::nested;
 use crate::validate::all_regions;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -223,7 +222,7 @@ fn lower(plan: &Plan, arch: Arch, weights: &BTreeMap<String, Tensor>) -> Result<
             Ok(kiln_kernels::lower_within(region, arch, &plan.symbols, &ranges)?)
         })
         .collect::<Result<Vec<_>>>()?;
-    for inner in plan.steps.iter().flat_map(nested) {
+    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
         all.extend(lower(inner, arch, weights)?);
     }
     debug_assert_eq!(all.len(), all_regions(plan).len());
@@ -235,11 +234,8 @@ fn input_ranges(plan: &Plan, region: usize, weights: &BTreeMap<String, Tensor>) 
     if plan.regions[region].anchor != Anchor::Index {
         return Vec::new();
     }
-    let range = |mut id: BufferId| {
-        while let Some(earlier) = plan.buffers[id.index()].alias_of {
-            id = earlier;
-        }
-        let BufferKind::Weight(name) = &plan.buffers[id.index()].kind else { return None };
+    let range = |id: BufferId| {
+        let BufferKind::Weight(name) = &plan.buffers[plan.root(id).index()].kind else { return None };
         let values = weights.get(name)?.to_i128_vec()?;
         let (low, high) = (values.iter().min()?, values.iter().max()?);
         Some((i64::try_from(*low).ok()?, i64::try_from(*high).ok()?))

@@ -3,7 +3,7 @@
 use super::Timed;
 use crate::Result;
 use crate::engine::Engine;
-use crate::schedule::{activation_bytes, nested};
+use crate::schedule::activation_bytes;
 use crate::validate::all_regions;
 use kiln_fuse::{Plan, Step};
 use kiln_graph::Graph;
@@ -196,7 +196,7 @@ fn count_uses(plan: &Plan, regions: &mut [RegionReport], next: &mut usize) -> us
             }
         }
     }
-    for inner in plan.steps.iter().flat_map(nested) {
+    for inner in plan.steps.iter().flat_map(kiln_fuse::Step::nested).map(|(_, inner)| inner) {
         launches += count_uses(inner, regions, next);
     }
     launches

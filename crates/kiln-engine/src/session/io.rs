@@ -3,9 +3,8 @@
 use super::steps::fetch;
 use super::{Session, input_error, internal};
 use crate::device::{MemId, Place};
-use crate::schedule::root;
 use crate::{Error, Result};
-use kiln_fuse::{BufferId, BufferKind};
+use kiln_fuse::BufferKind;
 use kiln_graph::{Element, Tensor};
 
 /// Device memory of an input, or of an output that becomes one.
@@ -80,12 +79,11 @@ impl Session {
         if self.donations.iter().any(|d| d.input == to) {
             return Err(input_error(input, "it already becomes what another output was".into()));
         }
-        let at = root(&self.plan, out.index());
-        if at == own.index() {
+        let memory = self.plan.root(out);
+        if memory == own {
             return Ok(());
         }
-        let written = !matches!(self.plan.buffers[at].kind, BufferKind::Input(_) | BufferKind::Weight(_));
-        let memory = BufferId(at as u32);
+        let written = !matches!(self.plan.buffers[memory.index()].kind, BufferKind::Input(_) | BufferKind::Weight(_));
         if !written || self.outside.contains(&memory) {
             let message =
                 "it has no memory of its own: it is another input, a weight, or an output that is donated already";

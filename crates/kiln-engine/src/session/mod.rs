@@ -7,7 +7,7 @@ mod steps;
 use crate::choose::{Code, for_device};
 use crate::device::{Device, KernelImage, MemId, Module, Place};
 use crate::engine::{Engine, TargetImage};
-use crate::schedule::{Action, LoadedPlan, WeightPlaces, nested, schedule, signature};
+use crate::schedule::{Action, LoadedPlan, WeightPlaces, schedule, signature};
 use crate::{Error, Result};
 use io::{Donation, Io, Ran};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
@@ -390,7 +390,7 @@ fn load(
         *next += 1;
         loaded.kernels.push(device.load(&module)?);
     }
-    for inner in plan.steps.iter().flat_map(nested) {
+    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
         loaded.nested.push(load(inner, image, code, next, device)?);
     }
     Ok(loaded)

@@ -61,8 +61,10 @@ pub fn run_schedule(
         if let Some(observer) = &mut observer {
             device.synchronize()?;
             let time = start.elapsed();
-            let results = crate::schedule::results(step)
-                .map(|id| Ok((id, buffer(device, plan, schedule, id)?)))
+            let results = step
+                .results()
+                .iter()
+                .map(|&id| Ok((id, buffer(device, plan, schedule, id)?)))
                 .collect::<Result<Vec<_>>>()?;
             observer(Observation { index, step, time, results });
         }

@@ -15,10 +15,37 @@ const MAX_HEADER: usize = 1 << 16;
 /// Most axes that NumPy knows.
 const MAX_RANK: usize = 64;
 
+/// What a header says of an element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stored {
+    /// NumPy has a name for it.
+    Named(DType),
+    /// So many bytes of a dtype that NumPy has no name for, such as `V2`.
+    Opaque(usize),
+}
+
+impl Stored {
+    fn bytes(self) -> usize {
+        match self {
+            Stored::Named(dtype) => dtype.bits() as usize / 8,
+            Stored::Opaque(bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Display for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stored::Named(dtype) => dtype.fmt(f),
+            Stored::Opaque(bytes) => write!(f, "V{bytes}"),
+        }
+    }
+}
+
 /// What a header says.
 #[derive(Debug, PartialEq)]
 pub(super) struct Header {
-    pub dtype: DType,
+    pub stored: Stored,
     pub shape: Vec<usize>,
     /// Bytes of the array.
     pub bytes: usize,
@@ -48,12 +75,12 @@ impl Header {
         }
         let mut text = vec![0; length];
         read_exact(from, &mut text, what)?;
-        let (dtype, shape) = Parser { text: &text, at: 0 }.dict().map_err(fail)?;
+        let (stored, shape) = Parser { text: &text, at: 0 }.dict().map_err(fail)?;
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let bytes = elements
-            .and_then(|n| dtype.bytes_for(n))
-            .ok_or_else(|| fail(format!("{dtype}{shape:?} has more bytes than this machine can address")))?;
-        Ok(Header { dtype, shape, bytes, at: fixed.len() + width + length })
+            .and_then(|n| n.checked_mul(stored.bytes()))
+            .ok_or_else(|| fail(format!("{stored}{shape:?} has more bytes than this machine can address")))?;
+        Ok(Header { stored, shape, bytes, at: fixed.len() + width + length })
     }
 }
 
@@ -100,14 +127,14 @@ impl<'a> Parser<'a> {
         word
     }
 
-    fn dict(mut self) -> Parsed<(DType, Vec<usize>)> {
-        let (mut dtype, mut column_major, mut shape) = (None, None, None);
+    fn dict(mut self) -> Parsed<(Stored, Vec<usize>)> {
+        let (mut stored, mut column_major, mut shape) = (None, None, None);
         self.expect(b'{')?;
         while !self.eat(b'}') {
             let key = self.string()?;
             self.expect(b':')?;
             match key {
-                b"descr" if dtype.is_none() => dtype = Some(self.descr()?),
+                b"descr" if stored.is_none() => stored = Some(self.descr()?),
                 b"fortran_order" if column_major.is_none() => column_major = Some(self.bool()?),
                 b"shape" if shape.is_none() => shape = Some(self.shape()?),
                 other => return Err(format!("its header has `{}`, or has it twice", other.escape_ascii())),
@@ -119,13 +146,13 @@ impl<'a> Parser<'a> {
         if self.peek().is_some() {
             return Err(self.expected("the end"));
         }
-        let (Some(dtype), Some(column_major), Some(shape)) = (dtype, column_major, shape) else {
+        let (Some(stored), Some(column_major), Some(shape)) = (stored, column_major, shape) else {
             return Err("its header lacks descr, fortran_order or shape".into());
         };
         if column_major && shape.len() > 1 {
             return Err("column-major data; save it with `np.ascontiguousarray`".into());
         }
-        Ok((dtype, shape))
+        Ok((stored, shape))
     }
 
     fn string(&mut self) -> Parsed<&'a [u8]> {
@@ -148,7 +175,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn descr(&mut self) -> Parsed<DType> {
+    fn descr(&mut self) -> Parsed<Stored> {
         if self.peek() == Some(b'[') {
             return Err("structured arrays are not tensors".into());
         }
@@ -169,11 +196,15 @@ impl<'a> Parser<'a> {
             b"u2" => DType::U16,
             b"u1" => DType::U8,
             b"b1" => DType::Bool,
+            // As ml_dtypes 0.5 and 0.6 name float8_e5m2; NumPy itself does not read it.
+            b"f1" => DType::F8E5M2,
+            b"V1" => return Ok(Stored::Opaque(1)),
+            b"V2" if order != &b'>' => return Ok(Stored::Opaque(2)),
             _ => return Err(unknown()),
         };
         match order {
-            b'<' | b'|' => Ok(dtype),
-            b'>' if dtype.bits() == 8 => Ok(dtype),
+            b'<' | b'|' => Ok(Stored::Named(dtype)),
+            b'>' if dtype.bits() == 8 => Ok(Stored::Named(dtype)),
             b'>' => Err("big-endian data; save it with `.astype(a.dtype.newbyteorder('<'))`".into()),
             _ => Err(unknown()),
         }

@@ -39,10 +39,19 @@ fn arrays_survive_the_round_trip_and_damage_is_an_error() {
         save(&path, &tensor).unwrap();
         assert_eq!(load(&path).unwrap(), tensor);
     }
-    for dtype in [DType::F64, DType::F16, DType::I8, DType::U64, DType::U16, DType::Bool] {
+    let mut all = Vec::new();
+    for dtype in DType::ALL {
         let tensor = Tensor::random(dtype, &[3, 5], 2).unwrap();
         save(&path, &tensor).unwrap();
-        assert_eq!(load(&path).unwrap(), tensor);
+        assert_eq!(load_as(&path, Some(dtype)).unwrap(), tensor);
+        all.push((format!("a/{dtype}"), tensor));
+    }
+    let archive = dir.path().join("a.npz");
+    save_npz(&archive, &all).unwrap();
+    let mut archive = Npz::open(&archive).unwrap();
+    assert!(archive.names().iter().eq(all.iter().map(|(name, _)| name)));
+    for (name, tensor) in &all {
+        assert_eq!(archive.array_as(name, Some(tensor.dtype())).unwrap(), *tensor);
     }
     save(&path, &Tensor::new(DType::F32, vec![24], Bytes::from(floats(24))).unwrap()).unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
@@ -75,6 +84,42 @@ fn headers_are_read_as_numpy_writes_them_and_as_others_do() {
 }
 
 #[test]
+fn dtypes_that_numpy_does_not_name_are_what_is_expected() {
+    let with =
+        |descr: &str, data: &[u8]| npy(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (3,)}}"), data);
+    let read = |bytes: &[u8], expected| read(bytes, bytes.len() as u64, "file", expected);
+    let bf16 = [0x80, 0x3f, 0x20, 0xc0, 0, 0x3e];
+    for descr in ["<V2", "|V2"] {
+        // Whatever is expected: no other dtype of two bytes is without a name.
+        for expected in [None, Some(DType::BF16), Some(DType::F16)] {
+            let tensor = read(&with(descr, &bf16), expected).unwrap();
+            assert_eq!((tensor.dtype(), tensor.to_f64_vec()), (DType::BF16, vec![1.0, -2.5, 0.125]));
+        }
+    }
+    let bytes = with("|V1", &[0x38, 0x0f, 0xc2]);
+    for (dtype, values) in [
+        (DType::F8E4M3, [1.0, 15.0 / 512.0, -2.5]),
+        (DType::F8E5M2, [0.5, 1.75 / 4096.0, -3.0]),
+        // The low halves.
+        (DType::I4, [-8.0, -1.0, 2.0]),
+        (DType::U4, [8.0, 15.0, 2.0]),
+    ] {
+        let tensor = read(&bytes, Some(dtype)).unwrap();
+        assert_eq!((tensor.dtype(), tensor.to_f64_vec()), (dtype, values.to_vec()));
+    }
+    assert_eq!(read(&with("<f1", &[0x38, 0x0f, 0xc2]), None).unwrap().dtype(), DType::F8E5M2);
+    for expected in [None, Some(DType::F32), Some(DType::I8)] {
+        assert!(read(&bytes, expected).unwrap_err().to_string().contains("V1"));
+    }
+    // Arrays of bytes that have a name are 4-bit integers where those are expected, and only there.
+    let bytes = with("|i1", &[0xf8, 7, 0xff]);
+    assert_eq!(read(&bytes, Some(DType::I4)).unwrap(), Tensor::from_i128(DType::I4, &[3], &[-8, 7, -1]).unwrap());
+    assert_eq!(read(&bytes, Some(DType::F8E4M3)).unwrap().dtype(), DType::I8);
+    let text = read(&bytes, Some(DType::U4)).unwrap_err().to_string();
+    assert!(text.contains("holds -8, which is no u4: 0 to 15"), "{text}");
+}
+
+#[test]
 fn hostile_headers_end_in_an_error_that_says_what_is_wrong() {
     let with = |descr: &str, order: &str, shape: &str| {
         npy(&format!("{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}"), &[0; 16])
@@ -87,6 +132,9 @@ fn hostile_headers_end_in_an_error_that_says_what_is_wrong() {
         (with("'<f4'", &nested(20_000), "(4,)"), "True or False"),
         (with("[('a', '<f4')]", "False", "(4,)"), "structured"),
         (with("'<c8'", "False", "(2,)"), "<c8"),
+        (with("'|V3'", "False", "(5,)"), "|V3"),
+        (with("'>V2'", "False", "(8,)"), ">V2"),
+        (with("'<V2'", "False", "(9223372036854775807, 9)"), "address"),
         (with("'>f4'", "False", "(4,)"), "big-endian"),
         (with("'<f4'", "True", "(2, 2)"), "column-major"),
         (with("'<f4'", "False", "(4, -1)"), "an extent"),

@@ -22,7 +22,7 @@ mod value;
 use crate::{Error, Result, mapped};
 use bytes::Bytes;
 use external::ExternalData;
-use kiln_graph::{Dim, Graph, Tensor, TensorType};
+use kiln_graph::{DType, Dim, Graph, Tensor, TensorType};
 use lower::{Lower, ModelParts, OpError, Opsets};
 use prost::Message;
 use proto::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
@@ -64,8 +64,8 @@ pub fn load(path: &Path, options: &Options) -> Result<Graph> {
 /// What a model names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// Its inputs in their order, those that have a value of their own included.
-    pub inputs: Vec<String>,
+    /// Its inputs in their order, those that have a value of their own included; and their dtypes, where Kiln has them.
+    pub inputs: Vec<(String, Option<DType>)>,
     /// The files it is read from: its own and those that hold its weights.
     pub files: BTreeSet<PathBuf>,
 }
@@ -80,9 +80,16 @@ pub fn outline(path: &Path) -> Result<Outline> {
     let entries = graph.initializer.iter().flat_map(|tensor| &tensor.external_data);
     let locations = entries.filter(|e| e.key() == "location").map(|e| path.with_file_name(e.value()));
     Ok(Outline {
-        inputs: graph.input.iter().map(|input| input.name().to_owned()).collect(),
+        inputs: graph.input.iter().map(|input| (input.name().to_owned(), declared_dtype(input))).collect(),
         files: locations.chain([path.to_owned()]).collect(),
     })
+}
+
+fn declared_dtype(input: &ValueInfoProto) -> Option<DType> {
+    match input.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(t) => tensor::dtype(t.elem_type()).ok(),
+        _ => None,
+    }
 }
 
 /// Imports an ONNX model held in memory; its weights are slices of `bytes`. It cannot refer to external data.

@@ -1,0 +1,87 @@
+//! Pictures of what is in an engine: the fused plan as a layered graph, the activation arena over time.
+
+mod card;
+mod layered;
+mod memory;
+mod picture;
+mod plan;
+mod svg;
+
+pub use memory::memory;
+pub use plan::plan;
+
+use kiln_fuse::{Anchor, Plan, Step};
+use serde::Deserialize;
+
+/// What `kiln bench --profile-kernels --json` says of each step.
+#[derive(Deserialize)]
+pub struct Profile {
+    device: String,
+    target: String,
+    kernels: Vec<super::bench::KernelTime>,
+}
+
+impl Profile {
+    /// The target whose plan was profiled.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// An error unless this is a profile of that plan.
+    fn check(&self, plan: &Plan) -> miette::Result<()> {
+        let help = "`kiln bench ENGINE --profile-kernels --json` writes the profile of an engine";
+        if self.kernels.len() != plan.steps.len() {
+            let (found, expected) = (self.kernels.len(), plan.steps.len());
+            return Err(miette::miette!(help = help, "the profile has {found} steps, and the plan {expected}"));
+        }
+        for (i, (time, step)) in self.kernels.iter().zip(&plan.steps).enumerate() {
+            let expected = step_name(plan, step);
+            if time.kernel != expected || time.step != i {
+                let found = &time.kernel;
+                return Err(miette::miette!(
+                    help = help,
+                    "step {i} is `{found}` in the profile, and `{expected}` in the plan"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a step is called.
+pub fn step_name<'a>(plan: &'a Plan, step: &Step) -> &'a str {
+    match step {
+        Step::Run { region, .. } => &plan.regions[*region].name,
+        Step::If { .. } => "if",
+        Step::Loop { .. } => "loop",
+    }
+}
+
+/// An anchor as a word and its colour.
+fn anchor(anchor: Anchor) -> (&'static str, &'static str) {
+    match anchor {
+        Anchor::Map => ("map", "#64748b"),
+        Anchor::Reduce => ("reduce", "#b45309"),
+        Anchor::Contract => ("contract", "#c2410c"),
+        Anchor::Attention => ("attention", "#7c3aed"),
+        Anchor::Conv => ("conv", "#be123c"),
+        Anchor::Window => ("window", "#0369a1"),
+        Anchor::Index => ("index", "#0f766e"),
+        Anchor::Scan => ("scan", "#4d7c0f"),
+        Anchor::Sort => ("sort", "#a21caf"),
+    }
+}
+
+/// Colour of control flow and of what the host runs.
+const CONTROL: &str = "#334155";
+
+/// The colour of a step.
+fn colour(plan: &Plan, step: &Step) -> &'static str {
+    match step {
+        Step::Run { region, .. } => anchor(plan.regions[*region].anchor).1,
+        _ => CONTROL,
+    }
+}
+
+/// Fonts of one width, so that text is as wide as it was thought to be.
+const FONT: &str = "text { font-family: 'DejaVu Sans Mono', Menlo, Consolas, monospace; }\n";

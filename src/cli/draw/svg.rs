@@ -1,0 +1,151 @@
+//! Writing SVG: elements, escaped text, and how wide text is.
+
+use std::fmt::{Display, Write};
+
+/// An SVG document that is being written.
+#[derive(Default)]
+pub struct Svg {
+    body: String,
+}
+
+/// Attributes of an element.
+pub type Attributes<'a> = &'a [(&'a str, &'a dyn Display)];
+
+// Writing to a String cannot fail: results of `write!` are dropped here.
+impl Svg {
+    /// Begins an element that has others inside.
+    pub fn open(&mut self, tag: &str, attributes: Attributes<'_>) {
+        self.start(tag, attributes);
+        self.body.push_str(">\n");
+    }
+
+    /// Ends it.
+    pub fn close(&mut self, tag: &str) {
+        let _ = writeln!(self.body, "</{tag}>");
+    }
+
+    /// An element with nothing inside.
+    pub fn element(&mut self, tag: &str, attributes: Attributes<'_>) {
+        self.start(tag, attributes);
+        self.body.push_str("/>\n");
+    }
+
+    /// A line of text from `x` on, with its baseline at `y`.
+    pub fn text(&mut self, x: f64, y: f64, class: &str, text: &str) {
+        self.content("text", &[("x", &round(x)), ("y", &round(y)), ("class", &class)], text);
+    }
+
+    /// An element with text inside: `text`, or the `title` that a browser shows when it is pointed at.
+    pub fn content(&mut self, tag: &str, attributes: Attributes<'_>, text: &str) {
+        self.start(tag, attributes);
+        let _ = writeln!(self.body, ">{}</{tag}>", escaped(text));
+    }
+
+    fn start(&mut self, tag: &str, attributes: Attributes<'_>) {
+        let _ = write!(self.body, "<{tag}");
+        for (name, value) in attributes {
+            let _ = write!(self.body, " {name}=\"{}\"", escaped(&value.to_string()));
+        }
+    }
+
+    /// The document.
+    pub fn finish(self, width: f64, height: f64, style: &str) -> String {
+        let (width, height) = (width.ceil(), height.ceil());
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n\
+             <style>\n{style}</style>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n{}</svg>\n",
+            self.body
+        )
+    }
+}
+
+/// To a tenth of a pixel, which is as much as can be seen.
+pub fn round(v: f64) -> f64 {
+    (v * 10.0).round() / 10.0
+}
+
+/// Text and attribute values in XML 1.0, which has no place for most control characters.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\n' | '\t' => out.push(' '),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Characters in the width of a font of one width; those of East Asia take two.
+fn columns(text: &str) -> usize {
+    text.chars().map(|c| if c >= '\u{1100}' { 2 } else { 1 }).sum()
+}
+
+/// Width of text in a font of one width, whose characters are 0.6 or a little more of its size in all common fonts.
+pub fn width(text: &str, size: f64) -> f64 {
+    columns(text) as f64 * size * 0.61
+}
+
+/// Text cut in its middle to a width: beginnings and ends tell names apart.
+pub fn fit(text: &str, size: f64, room: f64) -> String {
+    if width(text, size) <= room {
+        return text.to_owned();
+    }
+    let chars: Vec<char> = text.chars().collect();
+    for kept in (1..chars.len()).rev() {
+        let (head, tail) = (kept.div_ceil(2), kept / 2);
+        let cut: String = chars[..head].iter().chain(&['…']).chain(&chars[chars.len() - tail..]).collect();
+        if width(&cut, size) <= room {
+            return cut;
+        }
+    }
+    String::new()
+}
+
+/// Text in lines of at most a width, at most `most`, broken at spaces; the last is cut.
+pub fn wrap(text: &str, size: f64, room: f64, most: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let full = lines.len() == most;
+        match lines.last_mut() {
+            Some(line) if full || width(&format!("{line} {word}"), size) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.iter().map(|line| if width(line, size) <= room { line.clone() } else { cut(line, size, room) }).collect()
+}
+
+/// Text cut at its end.
+fn cut(text: &str, size: f64, room: f64) -> String {
+    let mut kept: Vec<char> = text.chars().collect();
+    while !kept.is_empty() && width(&(kept.iter().collect::<String>() + "…"), size) > room {
+        kept.pop();
+    }
+    kept.iter().collect::<String>().trim_end().to_owned() + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_escaped_and_cut_to_its_room() {
+        assert_eq!(escaped("a<b & \"c\"\u{1}\n"), "a&lt;b &amp; &quot;c&quot;\u{fffd} ");
+        let name = "encoder_layer_11_attention_output";
+        let cut = fit(name, 10.0, 100.0);
+        assert!(width(&cut, 10.0) <= 100.0 && cut.starts_with("encoder") && cut.ends_with("output"), "{cut}");
+        assert_eq!(fit(name, 10.0, 1000.0), name);
+        assert_eq!(fit(name, 10.0, 1.0), "");
+        assert_eq!(wrap("one two three", 10.0, 50.0, 5), ["one two", "three"]);
+        let cut = wrap("one two three four", 10.0, 50.0, 2);
+        assert!(cut.len() == 2 && cut[1].ends_with('…') && width(&cut[1], 10.0) <= 50.0, "{cut:?}");
+    }
+}

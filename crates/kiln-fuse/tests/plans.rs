@@ -4,7 +4,7 @@ mod common;
 
 use common::{check, convnet, options};
 use kiln_fuse::{Anchor, BufferKind, MAX_OPERANDS, Numerics, Step, fuse, interpret_plan};
-use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, TensorType, ValueId};
+use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, ValueId};
 
 fn f32s(shape: &[usize], seed: u64) -> Tensor {
     Tensor::random(DType::F32, shape, seed).unwrap()

@@ -265,7 +265,7 @@ mod tests {
         for release in &RELEASES {
             touch(&path(release.version, release.cuda().major));
         }
-        assert_eq!(in_home(&home, None), [other.clone()], "neither release is whole");
+        assert_eq!(in_home(&home, None), std::slice::from_ref(&other), "neither release is whole");
         for release in &RELEASES {
             setup::tests::mark_whole(&home, release);
         }

@@ -156,7 +156,7 @@ fn compile_errors_show_the_line() {
 fn bad_requests_are_refused() {
     let compiler = Compiler::new(nvrtc());
     let error = |request: &CompileRequest| compiler.compile(request).unwrap_err().to_string();
-    assert!(error(&request("k", "sm_37", AXPY)).contains("does not compile for `sm_37`; it has sm_75"));
+    assert!(error(&request("k", "sm_37", AXPY)).contains("does not compile for `sm_37`; it has sm_"));
     for arch in ["compute_80", "80", "sm_", "sm_+80", "sm_80b"] {
         assert!(error(&request("k", arch, AXPY)).contains("is no architecture"), "{arch}");
     }

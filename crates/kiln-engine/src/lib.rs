@@ -16,7 +16,7 @@ mod session;
 mod validate;
 
 pub use build::{
-    BuildOptions, BuildReport, KernelReport, Progress, RegionReport, StageTime, TargetReport, build, graph_hash,
+    BuildOptions, BuildReport, KernelReport, Pass, Progress, RegionReport, StageTime, TargetReport, build, graph_hash,
 };
 pub use compare::{Departure, Difference, Tolerance, first_departure};
 pub use device::{

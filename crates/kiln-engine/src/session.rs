@@ -76,6 +76,7 @@ type Observer<'a> = &'a mut dyn FnMut(Observation<'_>);
 impl Session {
     /// Loads an engine's code for the device's target, and its weights. Weights are mapped, not copied, where the device shares memory.
     pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
+        let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
         let image = engine.target(&device.target())?;
         let plan = image.plan.clone();
         let loaded = load(&plan, image, &mut 0, device.as_mut())?;
@@ -181,6 +182,7 @@ impl Session {
         inputs: &[(&str, &Tensor)],
         observer: Option<Observer<'_>>,
     ) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
+        let _span = tracing::debug_span!("run").entered();
         let start = Instant::now();
         let ordered = self.order(inputs)?;
         let bindings = self.bind(inputs)?;
@@ -256,6 +258,7 @@ impl Session {
         if self.schedules.contains_key(key) {
             return Ok(());
         }
+        let _span = tracing::info_span!("prepare", symbols = ?bindings).entered();
         let mut made = schedule(&self.plan, &self.loaded, bindings, &self.weights, self.device.as_mut())?;
         let arena = match self.arena {
             Some((mem, bytes)) if bytes >= made.arena_bytes => mem,

@@ -34,12 +34,14 @@ impl Content {
 
 /// Saves an engine, whole or not at all; what is there and is no regular file is refused.
 pub fn save(engine: &Engine, path: &Path) -> Result<()> {
+    let _span = tracing::info_span!("save", path = %path.display()).entered();
     let contents = Contents::of(engine)?;
     kiln_host::write(path, |file| contents.write(file)).map_err(|source| io(path, source))
 }
 
 /// Saves an engine as an entry of a cache, and says where it is.
 pub fn save_in(engine: &Engine, cache: &Cache, name: &str) -> Result<PathBuf> {
+    let _span = tracing::info_span!("save", name).entered();
     let contents = Contents::of(engine)?;
     cache.put(name, |file| contents.write(file)).map_err(|source| io(&cache.folder().join(name), source))
 }

@@ -1,8 +1,8 @@
 //! The pictures of `kiln inspect`, read back: well-formed, complete, and without overlap.
 
-use kiln::engine::{BuildOptions, Engine};
-use kiln::fuse::{BufferKind, Numerics, Plan, Step};
-use kiln::prelude::{Builder, DType, Tensor, build, save};
+use kiln::engine::{BuildOptions, Engine, build};
+use kiln::fuse::{BufferKind, Plan, Step};
+use kiln::graph::{Builder, DType, Tensor};
 use kiln_graph::{CompareOp, Dim, Op, ValueId};
 use roxmltree::{Document, Node};
 use std::collections::BTreeMap;
@@ -93,10 +93,9 @@ fn control() -> Builder {
 
 fn engine(dir: &Path, b: Builder) -> Engine {
     let home = kiln_cuda::Home::at(dir.join("home"));
-    let options =
-        BuildOptions { targets: vec!["cpu".parse().unwrap()], numerics: Numerics::Reassoc, home, line_info: false };
+    let options = BuildOptions::new(home);
     let engine = build(&b.finish(), &options, &|_| {}).unwrap().0;
-    save(&engine, &dir.join("m.kiln")).unwrap();
+    engine.save(dir.join("m.kiln")).unwrap();
     engine
 }
 

@@ -115,7 +115,7 @@ fn the_picture_of_a_gpu_plan_names_families_and_kernels() {
         std::fs::read_to_string(dir.path().join("plan.svg")).unwrap()
     };
     let svg = draw(&["--target", "sm_80"]);
-    let engine = kiln::engine::load(&dir.path().join("counted.kiln")).unwrap();
+    let engine = kiln::Engine::load(dir.path().join("counted.kiln")).unwrap();
     let image = engine.target("sm_80").unwrap();
     for step in &image.plan.steps {
         let kiln::fuse::Step::Run { region, .. } = step else { panic!("no such step is in the model") };

@@ -1,6 +1,6 @@
 """Times Kiln and PyTorch in turn on one token through the layers of a LLaMA: decode.py KERNELS_ON_GPU OUT.json [DEVICE]
 
-The step is the one of `kernels_on_gpu/decode.rs`: bf16, one sequence, a cache of fixed length, no embedding table and no head. PyTorch's
+The step is the one of `benches/gpu/decode.rs`: bf16, one sequence, a cache of fixed length, no embedding table and no head. PyTorch's
 layers run eagerly and through torch.compile(max-autotune), both captured in one CUDA graph, as Kiln's kernels are.
 """
 

@@ -1,5 +1,6 @@
 //! `kiln build`.
 
+use super::dump::{self, Dump, Dumper};
 use super::model::{self, ModelArgs};
 use kiln_cuda::Home;
 use kiln_graph::{Graph, widen};
@@ -13,7 +14,8 @@ use std::time::Instant;
 #[derive(clap::Args)]
 pub struct Args {
     /// The model: an ONNX file, or a folder with a BERT encoder's `config.json` and `model.safetensors`.
-    model: PathBuf,
+    #[arg(required_unless_present = "dump")]
+    model: Option<PathBuf>,
     /// The engine to write; default: the model's name with `.kiln`.
     #[arg(short, long)]
     output: Option<PathBuf>,
@@ -22,6 +24,12 @@ pub struct Args {
     target: Vec<Target>,
     #[command(flatten)]
     options: ModelArgs,
+    /// Show what passes leave behind: `after=PASS[,PASS..]`, `after=all`, or `help` for their names.
+    #[arg(long, value_name = "after=PASS")]
+    dump: Option<Dump>,
+    /// Write that to files in this folder: TARGET/PASS and TARGET/KERNEL/PASS; default: to standard output.
+    #[arg(long, value_name = "FOLDER", requires = "dump")]
+    dump_to: Option<PathBuf>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -29,15 +37,30 @@ pub struct Args {
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let start = Instant::now();
-    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("kiln"));
+    let passes = match &args.dump {
+        Some(Dump::Help) => {
+            out!("{}", dump::list())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Dump::After(passes)) => {
+            dump::check(args.dump_to.as_ref(), args.json)?;
+            passes.clone()
+        }
+        None => Vec::new(),
+    };
+    let model = args.model.as_ref().ok_or_else(|| miette!("no model is given"))?;
+    let output = args.output.clone().unwrap_or_else(|| model.with_extension("kiln"));
     // Before the time of a build is spent.
     kiln_host::destination(&output).map_err(|e| miette!("cannot write {}: {e}", output.display()))?;
-    super::not_over(&output, &model::files(&args.model)?)?;
-    let graph = model::import(&args.model, &args.options, &[])?;
+    super::not_over(&output, &model::files(model)?)?;
+    let graph = model::import(model, &args.options, &[])?;
     let imported = start.elapsed();
     let warnings = warnings(&graph);
     let home = Home::from_env().into_diagnostic()?;
-    let (engine, report) = model::build(&graph, &args.target, &args.options, home, args.json)?;
+    let dumper = Dumper::new(passes, args.dump_to.clone());
+    let built = model::build(&graph, &args.target, &args.options, home, args.json, &|news| dumper.hear(news));
+    dumper.finish()?;
+    let (engine, report) = built?;
     let writing = Instant::now();
     engine.save(&output).into_diagnostic()?;
     if args.json {

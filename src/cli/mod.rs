@@ -10,8 +10,10 @@ mod compare;
 mod counters;
 mod doctor;
 mod draw;
+mod dump;
 mod inspect;
 mod kernel_args;
+mod log;
 mod model;
 mod report;
 mod run;
@@ -54,6 +56,7 @@ enum Command {
 
 /// Runs the command. The exit code is 0 for success and 1 where the command answers a question with no; errors are 2.
 pub fn run(cli: Cli) -> miette::Result<ExitCode> {
+    log::start()?;
     let code = match cli.command {
         Command::Setup(args) => setup::run(&args),
         Command::Doctor(args) => doctor::run(&args),

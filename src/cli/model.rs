@@ -128,27 +128,32 @@ fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<BuildOpti
     Ok(BuildOptions { targets: targets.to_vec(), numerics, sizes, ..BuildOptions::new(home) })
 }
 
-/// Builds an engine with a progress bar on standard error.
+/// Builds an engine with a progress bar on standard error; `hear` gets the news too.
 pub fn build(
     graph: &Graph,
     targets: &[Target],
     args: &ModelArgs,
     home: Home,
     quiet: bool,
+    hear: &(dyn Fn(&Progress<'_>) + Sync),
 ) -> Result<(Engine, BuildReport)> {
     let options = options(args, targets, home)?;
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{prefix:>18} {wide_bar} {pos}/{len} {msg:40!}").into_diagnostic()?);
-    let result = kiln_engine::build(graph, &options, &|news| match news {
-        Progress::Stage { stage, target, kernels } => {
-            bar.set_prefix(format!("{stage} {target}"));
-            bar.set_message("");
-            bar.set_length(kernels as u64);
-            bar.set_position(0);
-        }
-        Progress::Kernel { name, done, .. } => {
-            bar.set_message(name.to_owned());
-            bar.set_position(done as u64);
+    let result = kiln_engine::build(graph, &options, &|news| {
+        hear(&news);
+        match news {
+            Progress::Stage { stage, target, kernels } => {
+                bar.set_prefix(format!("{stage} {target}"));
+                bar.set_message("");
+                bar.set_length(kernels as u64);
+                bar.set_position(0);
+            }
+            Progress::Kernel { name, done, .. } => {
+                bar.set_message(name.to_owned());
+                bar.set_position(done as u64);
+            }
+            Progress::Pass { .. } => {}
         }
     });
     bar.finish_and_clear();
@@ -214,7 +219,7 @@ pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result
         Err(why) => note!("the engine built before cannot be used: {why}"),
     }
     note!("building {} for {target}", path.display());
-    let (engine, _) = build(&graph, &[target], args, home, false)?;
+    let (engine, _) = build(&graph, &[target], args, home, false, &|_| {})?;
     match kept.store(&engine) {
         Ok(path) => note!("saved {}", path.display()),
         Err(e) => note!("the engine is not kept for the next time: {e}"),

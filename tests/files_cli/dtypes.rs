@@ -1,9 +1,8 @@
 //! bf16, 8-bit floats and 4-bit integers in and out as ml_dtypes and safetensors write them (`ml_dtypes/make.py` made the files), and integers that stay integers.
 
 use super::Place;
-use kiln::engine::BuildOptions;
-use kiln::fuse::Numerics;
-use kiln::prelude::{Builder, DType, Tensor, build, save};
+use kiln::engine::{BuildOptions, build};
+use kiln::graph::{Builder, DType, Tensor};
 use kiln_import::{npy, safetensors};
 use serde_json::{Value, json};
 use std::fs;
@@ -21,9 +20,7 @@ fn values(name: &str) -> Value {
 
 fn keep(place: &Place, name: &str, b: Builder) {
     let home = kiln_cuda::Home::at(place.path("home"));
-    let targets = vec!["cpu".parse().unwrap()];
-    let options = BuildOptions { targets, numerics: Numerics::Reassoc, home, line_info: false };
-    save(&build(&b.finish(), &options, &|_| {}).unwrap().0, &place.path(name)).unwrap();
+    build(&b.finish(), &BuildOptions::new(home), &|_| {}).unwrap().0.save(place.path(name)).unwrap();
 }
 
 /// Each input as it is, and cast to f32 or i64; with the files of `ml_dtypes`.

@@ -1,4 +1,4 @@
-//! ONNX models, written byte by byte: the tests need files, and no more of the format than this.
+//! ONNX models, written byte by byte: tests and benches need files, and no more of the format than this.
 
 fn varint(mut n: u64) -> Vec<u8> {
     let mut out = Vec::new();

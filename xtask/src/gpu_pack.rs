@@ -60,7 +60,7 @@ fn programs(pack: &Path) -> Outcome<()> {
     fs::copy(step::kiln("release")?, folder.join("kiln"))?;
     let tests = ["test", "--no-run", "--package", "kiln-cuda", "--test", "on_device"];
     fs::copy(executable(&tests)?, folder.join("on_device"))?;
-    let kernels = ["build", "--package", "kiln-engine", "--example", "kernels_on_gpu"];
+    let kernels = ["build", "--package", "kiln", "--bench", "gpu"];
     fs::copy(executable(&kernels)?, folder.join("kernels_on_gpu"))?;
     archive(&folder)
 }
@@ -101,7 +101,7 @@ fn fixtures(pack: &Path) -> Outcome<()> {
     archive(&folder)
 }
 
-/// Runs a cargo command in the release profile; the program that it made.
+/// Runs a cargo command in the release profile; the program that it made of the target named last.
 fn executable(args: &[&str]) -> Outcome<PathBuf> {
     let output = Command::new(env!("CARGO"))
         .args(args)
@@ -115,9 +115,11 @@ fn executable(args: &[&str]) -> Outcome<PathBuf> {
     }
     let messages = String::from_utf8(output.stdout)?;
     let made = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let made: Vec<PathBuf> = made.filter_map(|m| m["executable"].as_str().map(Into::into)).collect();
-    // Cargo lists the package's own binaries before what was asked for.
-    made.last().cloned().ok_or_else(|| format!("`cargo {}` made no program", args.join(" ")).into())
+    // Cargo makes the package's own binaries too.
+    let mut wanted = made.filter(|m| args.last().is_some_and(|name| m["target"]["name"] == *name));
+    wanted
+        .find_map(|m| m["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| format!("`cargo {}` made no program", args.join(" ")).into())
 }
 
 /// Bytes of a folder's files.

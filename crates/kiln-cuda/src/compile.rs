@@ -138,13 +138,15 @@ impl Compiler {
             Err(_) => return requests.iter().map(|request| self.compile(request)).collect(),
         };
         let done = AtomicUsize::new(0);
+        // Other threads do not know what this one is in.
+        let stage = tracing::Span::current();
         pool.install(|| {
             requests
                 .par_iter()
                 // One at a time: kernels differ in cost by a factor of twenty.
                 .with_max_len(1)
                 .map(|request| {
-                    let result = self.compile_here(request);
+                    let result = stage.in_scope(|| self.compile_here(request));
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                     progress(CompileProgress { done, total: requests.len(), request, result: &result });
                     result
@@ -162,6 +164,7 @@ impl Compiler {
             Some(Err(reason)) => Some(reason),
             Some(Ok(None)) | None => None,
         };
+        let _span = tracing::info_span!("nvrtc", kernel = request.name, arch = request.arch).entered();
         let start = Instant::now();
         let output = self.nvrtc.run(&request.name, &request.source, FILE, &options)?;
         let compile_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);

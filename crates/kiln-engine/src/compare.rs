@@ -196,7 +196,11 @@ fn resolve<'v>(
     bindings: &kiln_graph::Bindings,
 ) -> kiln_graph::Result<(&'v Tensor, Vec<usize>)> {
     let tensor = values.get(&plan.root(id)).ok_or_else(|| {
-        kiln_graph::Error::Verify(format!("buffer {} (`{}`) is read before it is written", id.0, plan.buffers[id.index()].name))
+        kiln_graph::Error::Verify(format!(
+            "buffer {} (`{}`) is read before it is written",
+            id.0,
+            plan.buffers[id.index()].name
+        ))
     })?;
     Ok((tensor, plan.buffers[id.index()].ty.concrete(bindings)?))
 }

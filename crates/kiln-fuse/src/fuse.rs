@@ -1,14 +1,15 @@
 //! The stages in order.
 
 use crate::cuts::{Costs, Launch, select, share};
+use crate::dump::{Classes, Launches, Ordered};
 use crate::egraph::{ClassIx, Dag, build};
 use crate::emit::{Emission, Provenance, emit};
 use crate::hoist::hoist;
+use crate::pass::{Pass, Passes, Watch};
 use crate::report::{LaunchReport, Report};
 use crate::{Error, Options, Plan, Result, Step, rules};
 use egg::Id;
 use kiln_graph::{Graph, Op};
-use std::time::Instant;
 
 /// A plan, and how it came about.
 #[derive(Clone, Debug)]
@@ -22,20 +23,20 @@ pub struct Fused {
 /// Turns a graph into a plan: moves what loops repeat in vain before them, builds the e-graph, saturates it, enumerates legal cuts, selects a cover by modelled time, and emits
 /// regions. Deterministic: equal inputs give equal plans.
 pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
-    let mut stages = Vec::new();
-    let mut clock = Instant::now();
-    let mut lap = |name: &str| {
-        stages.push((name.to_owned(), clock.elapsed().as_secs_f64()));
-        clock = Instant::now();
-    };
-    let hoisted = hoist(graph);
+    fuse_watched(graph, options, &mut |_, _| {})
+}
+
+/// [`fuse`], showing `watch` what each [`Pass`] leaves behind.
+pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> Result<Fused> {
+    let _span = tracing::info_span!("fuse", model = graph.name, target = %options.target).entered();
+    let mut passes = Passes::new();
+    let hoisted = passes.run(Pass::Hoist, || hoist(graph));
     let graph = hoisted.as_ref().unwrap_or(graph);
-    lap("hoist");
-    let built = build(graph)?;
-    lap("build");
-    let rules = rules::all()?;
-    let (egraph, saturation) = rules::saturate(built.egraph, &rules, options)?;
-    lap("saturate");
+    watch(Pass::Hoist, graph);
+    let built = passes.run(Pass::Build, || build(graph))?;
+    watch(Pass::Build, &Classes(&built.egraph, None));
+    let (egraph, saturation) = passes.run(Pass::Saturate, || rules::saturate(built.egraph, &rules::all()?, options))?;
+    watch(Pass::Saturate, &Classes(&egraph, Some(&saturation)));
     let root = |v: &kiln_graph::ValueId| -> Result<Id> {
         built.class_of[v.index()].ok_or_else(|| Error::NoCover {
             value: graph.value(*v).name.clone(),
@@ -43,17 +44,23 @@ pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
         })
     };
     let outputs: Vec<Id> = graph.outputs.iter().map(|(_, v)| root(v)).collect::<Result<_>>()?;
-    let dag = Dag::new(&egraph, &outputs);
+    let (dag, provenance) = passes.run(Pass::Order, || {
+        let dag = Dag::new(&egraph, &outputs);
+        let provenance = Provenance::new(graph, &dag, &egraph, &built.class_of);
+        (dag, provenance)
+    });
     let roots: Vec<ClassIx> = outputs.iter().filter_map(|id| dag.find(&egraph, *id)).collect();
-    let provenance = Provenance::new(graph, &dag, &egraph, &built.class_of);
-    lap("order");
-    let costs = Costs::new(&dag, &graph.symbols, options);
-    let cover = select(&dag, &costs, &roots, options)?;
-    let launches = share(&dag, &costs, &cover);
-    lap("select");
+    watch(Pass::Order, &Ordered(&dag));
+    let (costs, cover, launches) = passes.run(Pass::Select, || {
+        let costs = Costs::new(&dag, &graph.symbols, options);
+        let cover = select(&dag, &costs, &roots, options)?;
+        let launches = share(&dag, &costs, &cover);
+        Ok::<_, Error>((costs, cover, launches))
+    })?;
+    watch(Pass::Select, &Launches(&launches, &dag, &costs));
     let emission = Emission { graph, dag: &dag, cover: &cover, provenance: &provenance, options };
-    let (plan, regions) = emit(&emission, &launches, &roots)?;
-    lap("emit");
+    let (plan, regions) = passes.run(Pass::Emit, || emit(&emission, &launches, &roots))?;
+    watch(Pass::Emit, &plan);
     let mut report = Report {
         ops: count_ops(graph, &built.class_of),
         kernels: plan.steps.iter().filter(|s| matches!(s, Step::Run { .. })).count(),
@@ -62,7 +69,7 @@ pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
         iterations: saturation.iterations,
         stopped: saturation.stopped,
         fired: saturation.fired,
-        stages,
+        stages: passes.times,
         launches: Vec::new(),
     };
     for (launch, region) in launches.iter().zip(&regions) {

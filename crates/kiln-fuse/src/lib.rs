@@ -5,6 +5,7 @@
 
 mod attention;
 mod cuts;
+mod dump;
 mod egraph;
 mod emit;
 mod error;
@@ -12,6 +13,7 @@ mod fuse;
 mod hoist;
 mod interpret;
 mod options;
+mod pass;
 mod plan;
 mod print;
 mod region;
@@ -20,9 +22,10 @@ mod rules;
 
 pub use attention::Attention;
 pub use error::{Error, Result};
-pub use fuse::{Fused, fuse};
+pub use fuse::{Fused, fuse, fuse_watched};
 pub use interpret::interpret_plan;
 pub use options::{Numerics, Options};
+pub use pass::{Pass, Watch};
 pub use plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
 pub use region::{MAX_NODES, MAX_OPERANDS, OpKind, Rows, Stage};
 pub use report::{LaunchReport, Report};

@@ -16,5 +16,6 @@ mod value;
 
 pub use error::{Error, Result};
 pub use kernel::{Implementation, Kernel, Launch, Param};
-pub use lower::{candidates, lower, lower_within, tile_programs};
+pub use kiln_tile::pass::Pass;
+pub use lower::{Watch, candidates, lower, lower_watched, lower_within, tile_programs};
 pub use program::{Argument, TileProgram};

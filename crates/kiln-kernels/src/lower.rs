@@ -6,6 +6,11 @@ use crate::{Error, Implementation, Result};
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Symbols};
 use kiln_target::arch::Arch;
+use kiln_tile::pass::Pass;
+use std::fmt::Display;
+
+/// Is shown the kernel's name, a pass of the tile compiler and what it leaves behind; the text is only made if it is written somewhere.
+pub type Watch<'a> = dyn FnMut(&str, Pass, &dyn Display) + 'a;
 
 /// Kernels for `region` on `arch`. `symbols` gives the ranges of the symbolic dimensions.
 pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Implementation> {
@@ -20,14 +25,26 @@ pub fn lower_within(
     symbols: &Symbols,
     ranges: &[Option<(i64, i64)>],
 ) -> Result<Implementation> {
-    implementation(first(region, arch, symbols, ranges)?, arch)
+    lower_watched(region, arch, symbols, ranges, &mut |_, _, _| {})
+}
+
+/// [`lower_within`], showing `watch` what each pass of the tile compiler leaves behind, and of which kernel.
+pub fn lower_watched(
+    region: &Region,
+    arch: Arch,
+    symbols: &Symbols,
+    ranges: &[Option<(i64, i64)>],
+    watch: &mut Watch<'_>,
+) -> Result<Implementation> {
+    let _span = tracing::debug_span!("region", name = region.name).entered();
+    implementation(first(region, arch, symbols, ranges)?, arch, watch)
 }
 
 /// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
 /// [`lower`] takes.
 pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<Implementation>> {
     let all = family::programs(region, arch, symbols, &[], usize::MAX)?;
-    all.into_iter().map(|candidate| implementation(candidate, arch)).collect()
+    all.into_iter().map(|candidate| implementation(candidate, arch, &mut |_, _, _| {})).collect()
 }
 
 /// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
@@ -40,11 +57,12 @@ fn first(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, 
     candidate.ok_or_else(|| Error::Malformed { region: region.name.clone(), what: "no family takes it".into() })
 }
 
-fn implementation(candidate: Candidate, arch: Arch) -> Result<Implementation> {
+fn implementation(candidate: Candidate, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
+    let mut compile = |p: &TileProgram| p.compile_watched(arch, &mut |pass, text| watch(&p.program.name, pass, text));
     Ok(Implementation {
         family: candidate.family.to_owned(),
         config: candidate.config,
-        kernels: candidate.programs.iter().map(|p| p.compile(arch)).collect::<Result<_>>()?,
+        kernels: candidate.programs.iter().map(&mut compile).collect::<Result<_>>()?,
         scratch_bytes: Dim::from(0),
     })
 }

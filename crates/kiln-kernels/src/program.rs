@@ -3,7 +3,8 @@
 use crate::{Error, Kernel, Launch, Param, Result};
 use kiln_graph::Dim;
 use kiln_target::arch::Arch;
-use kiln_tile::{DType, KernelParam, Program, compile};
+use kiln_tile::pass::Watch;
+use kiln_tile::{DType, KernelParam, Program, compile_watched};
 
 /// What a parameter of a [`TileProgram`] is bound to.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +37,13 @@ pub struct TileProgram {
 impl TileProgram {
     /// CUDA C for `arch`, and how to launch it.
     pub fn compile(&self, arch: Arch) -> Result<Kernel> {
-        let kernel = compile(&self.program, arch)
+        self.compile_watched(arch, &mut |_, _| {})
+    }
+
+    /// [`TileProgram::compile`], showing `watch` what each pass of the tile compiler leaves behind.
+    pub fn compile_watched(&self, arch: Arch, watch: &mut Watch<'_>) -> Result<Kernel> {
+        let _span = tracing::debug_span!("kernel", name = self.program.name).entered();
+        let kernel = compile_watched(&self.program, arch, watch)
             .map_err(|source| Error::Tile { region: self.program.name.clone(), source: source.into() })?;
         let params = self.arguments.iter().zip(&kernel.params).map(|(argument, param)| match argument {
             Argument::Input(i) => Param::Input(*i),

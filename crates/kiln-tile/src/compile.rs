@@ -4,7 +4,7 @@ use crate::dtype::{DType, Scalar, Type};
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
 use crate::pass::lower::Lowered;
-use crate::pass::{layout, lower, sync};
+use crate::pass::{Pass, Watch, layout, lower, sync};
 use crate::print;
 use crate::program::{Access, Param, Program, Worker};
 use crate::verify::verify;
@@ -82,17 +82,31 @@ impl Kernel {
 
 /// Compiles `program` for `arch`.
 pub fn compile(program: &Program, arch: Arch) -> Result<Kernel> {
-    verify(program)?;
-    let layouts = layout::layout(program, arch)?;
-    let body = sync::sync(&program.body);
+    compile_watched(program, arch, &mut |_, _| {})
+}
+
+/// [`compile`], showing `watch` what each [`Pass`] leaves behind.
+pub fn compile_watched(program: &Program, arch: Arch, watch: &mut Watch<'_>) -> Result<Kernel> {
+    Pass::Verify.run(|| verify(program))?;
+    watch(Pass::Verify, program);
+    let layouts = Pass::Layout.run(|| layout::layout(program, arch))?;
+    watch(Pass::Layout, &print::LaidOut(program, &layouts));
+    let body = Pass::Sync.run(|| sync::sync(&program.body));
+    watch(Pass::Sync, &print::WithBody(program, &body));
     let width = layouts.width(&program.domain.axes);
-    let Lowered { function, helpers, dynamic_shared } = lower::lower(program, &body, layouts, arch)?;
-    let mut source = String::new();
-    for helper in &helpers {
-        source += &helper.source(arch);
-        source.push('\n');
-    }
-    source += &print::function(&function);
+    let lowered = Pass::Lower.run(|| lower::lower(program, &body, layouts, arch))?;
+    let Lowered { function, helpers, dynamic_shared } = lowered;
+    let main = print::function(&function);
+    watch(Pass::Lower, &main);
+    let source = Pass::Cuda.run(|| {
+        let mut source = String::new();
+        for helper in &helpers {
+            source += &helper.source(arch);
+            source.push('\n');
+        }
+        source + &main
+    });
+    watch(Pass::Cuda, &source);
     let points_per_block = match program.domain.worker {
         Worker::Block => 1,
         Worker::Warp => program.threads / 32,

@@ -91,7 +91,7 @@ pub mod thread;
 pub mod verify;
 
 pub use builder::{Builder, identifier};
-pub use compile::{Kernel, KernelParam, compile};
+pub use compile::{Kernel, KernelParam, compile, compile_watched};
 pub use dtype::{Array, DType, Scalar, Type};
 pub use error::TileError;
 pub use expr::{Expr, Var};

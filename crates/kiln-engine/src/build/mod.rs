@@ -1,7 +1,9 @@
 //! Graph to engine: fuse, generate, compile, assemble, for every target.
 
+mod pass;
 mod report;
 
+pub use pass::Pass;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 
 use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
@@ -15,6 +17,7 @@ use kiln_kernels::Implementation;
 use kiln_target::Target;
 use kiln_target::arch::Arch;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -50,7 +53,7 @@ impl BuildOptions {
 }
 
 /// News of a build.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Progress<'a> {
     /// A stage begins.
     Stage {
@@ -70,6 +73,17 @@ pub enum Progress<'a> {
         /// How many there are.
         total: usize,
     },
+    /// A pass ended.
+    Pass {
+        /// Which.
+        pass: Pass,
+        /// The target; empty for what is done once for all.
+        target: &'a str,
+        /// The kernel; empty for what is done to the whole model.
+        kernel: &'a str,
+        /// What it leaves behind; the text is only made if it is written somewhere.
+        text: &'a dyn Display,
+    },
 }
 
 /// Builds an engine for all targets of the options.
@@ -78,6 +92,8 @@ pub fn build(
     options: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<(Engine, BuildReport)> {
+    let _span = tracing::info_span!("build", model = graph.name).entered();
+    progress(Progress::Pass { pass: Pass::Import, target: "", kernel: "", text: graph });
     let mut report = BuildReport::new(graph);
     let mut weights: BTreeMap<String, Tensor> = BTreeMap::new();
     let mut targets = Vec::new();
@@ -87,14 +103,14 @@ pub fn build(
         let mut stages = Vec::new();
         let start = Instant::now();
         progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
-        let fused = kiln_fuse::fuse(
-            graph,
-            &kiln_fuse::Options {
-                numerics: options.numerics,
-                sizes: options.sizes.clone(),
-                ..kiln_fuse::Options::new(target.clone())
-            },
-        )?;
+        let fuse_options = kiln_fuse::Options {
+            numerics: options.numerics,
+            sizes: options.sizes.clone(),
+            ..kiln_fuse::Options::new(target.clone())
+        };
+        let fused = kiln_fuse::fuse_watched(graph, &fuse_options, &mut |pass, text| {
+            progress(Progress::Pass { pass: Pass::Fuse(pass), target: &name, kernel: "", text });
+        })?;
         stages.push(StageTime::since("fuse", start));
         let mut plan = fused.plan;
         take_weights(&mut plan, &graph.weights, &mut weights)?;
@@ -103,7 +119,11 @@ pub fn build(
             Some(arch) => {
                 let start = Instant::now();
                 progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
-                let implementations = lower(&plan, arch, &weights)?;
+                let watch = &mut |kernel: &str, pass, text: &dyn Display| {
+                    progress(Progress::Pass { pass: Pass::Tile(pass), target: &name, kernel, text });
+                };
+                let implementations =
+                    tracing::info_span!("generate", target = name).in_scope(|| lower(&plan, arch, &weights, watch))?;
                 stages.push(StageTime::since("generate", start));
                 let start = Instant::now();
                 if compiler.is_none() {
@@ -113,7 +133,8 @@ pub fn build(
                 let Some(compiler) = &compiler else { return Err(no_compiler()) };
                 let total: usize = implementations.iter().map(|i| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
-                let result = compile(compiler, implementations, &name, options, progress, &mut report.warnings)?;
+                let result = tracing::info_span!("compile", target = name, kernels = total)
+                    .in_scope(|| compile(compiler, implementations, &name, options, progress, &mut report.warnings))?;
                 stages.push(StageTime::since("compile", start));
                 (result.0, Some(result.1))
             }
@@ -212,18 +233,23 @@ fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
 }
 
 /// Kernels of every region, in the order of [`all_regions`].
-fn lower(plan: &Plan, arch: Arch, weights: &BTreeMap<String, Tensor>) -> Result<Vec<Implementation>> {
+fn lower(
+    plan: &Plan,
+    arch: Arch,
+    weights: &BTreeMap<String, Tensor>,
+    watch: &mut kiln_kernels::Watch<'_>,
+) -> Result<Vec<Implementation>> {
     let mut all = plan
         .regions
         .iter()
         .enumerate()
         .map(|(i, region)| {
             let ranges = input_ranges(plan, i, weights);
-            Ok(kiln_kernels::lower_within(region, arch, &plan.symbols, &ranges)?)
+            Ok(kiln_kernels::lower_watched(region, arch, &plan.symbols, &ranges, watch)?)
         })
         .collect::<Result<Vec<_>>>()?;
     for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
-        all.extend(lower(inner, arch, weights)?);
+        all.extend(lower(inner, arch, weights, watch)?);
     }
     debug_assert_eq!(all.len(), all_regions(plan).len());
     Ok(all)
@@ -312,6 +338,10 @@ fn compile(
         for kernel in &implementation.kernels {
             let compiled = results.next().ok_or_else(no_compiler)??;
             let log = &compiled.log;
+            let show =
+                |pass, text: &dyn Display| progress(Progress::Pass { pass, target, kernel: &kernel.entry, text });
+            show(Pass::Ptx, &compiled.ptx);
+            show(Pass::Resources, &format_args!("{log:#?}"));
             let resources = Resources {
                 registers: log.registers(),
                 spill_bytes: log.spill_stores() + log.spill_loads(),

@@ -72,6 +72,7 @@ fn header(file: &Bytes, path: &Path) -> Result<Header> {
 
 /// Reads an engine from bytes, which its weights then share; `path` is for messages.
 pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
+    let _span = tracing::info_span!("load", path = %path.display()).entered();
     let header = header(file, path)?;
     let mut sections: BTreeMap<&str, Bytes> = BTreeMap::new();
     for section in &header.sections {

@@ -36,12 +36,14 @@ impl Engine {
     /// Saves an engine, whole or not at all; what is there and is no regular file is refused.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
+        let _span = tracing::info_span!("save", path = %path.display()).entered();
         let contents = Contents::of(self)?;
         kiln_host::write(path, |file| contents.write(file)).map_err(|source| io(path, source))
     }
 
     /// Saves an engine as an entry of a cache, and says where it is.
     pub fn save_in(&self, cache: &Cache, name: &str) -> Result<PathBuf> {
+        let _span = tracing::info_span!("save", name).entered();
         let contents = Contents::of(self)?;
         cache.put(name, |file| contents.write(file)).map_err(|source| io(&cache.folder().join(name), source))
     }

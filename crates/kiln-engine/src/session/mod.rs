@@ -92,6 +92,7 @@ impl Session {
     /// Loads an engine's code and weights. A GPU without an image of its own gets the newest PTX that it can run: see [`Session::code`].
     /// Weights are mapped, not copied, where the device shares memory.
     pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
+        let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
         let (image, code) = for_device(engine, device.as_ref())?;
         let plan = image.plan.clone();
         let loaded = load(&plan, image, &code, &mut 0, device.as_mut())?;
@@ -223,6 +224,7 @@ impl Session {
         inputs: &[(&str, &Tensor)],
         observer: Option<Observer<'_>>,
     ) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
+        let _span = tracing::debug_span!("run").entered();
         let start = Instant::now();
         self.order(inputs)?;
         for (name, tensor) in inputs {
@@ -333,6 +335,7 @@ impl Session {
         let bindings = kiln_graph::bind_symbols(&self.signature, &shapes)?;
         let key: Vec<i64> = bindings.values().copied().collect();
         if !self.shapes.recall(&key) {
+            let _span = tracing::info_span!("prepare", symbols = ?bindings).entered();
             let device = self.device.as_mut();
             let made = schedule(&self.plan, &self.loaded, &bindings, &self.weights, device, &self.outside)?;
             self.shapes.insert(key, made, device);

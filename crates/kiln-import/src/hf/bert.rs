@@ -25,6 +25,7 @@ pub fn load(folder: &Path) -> Result<Graph> {
 /// # Errors
 /// As [`load`].
 pub fn encoder(name: &str, config: &BertConfig, weights: &BTreeMap<String, Tensor>) -> Result<Graph> {
+    let _span = tracing::info_span!("import", model = name).entered();
     if config.hidden_act != "gelu" {
         let message = format!("hidden_act is `{}`, and only `gelu` is supported", config.hidden_act);
         return Err(Error::malformed("config.json", message));

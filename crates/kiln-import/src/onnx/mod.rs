@@ -101,6 +101,7 @@ pub fn import_bytes(bytes: Bytes, options: &Options) -> Result<Graph> {
 }
 
 fn import(bytes: Bytes, name: &str, external: impl Fn() -> ExternalData, options: &Options) -> Result<Graph> {
+    let _span = tracing::info_span!("import", model = name, bytes = bytes.len()).entered();
     // Every node takes some bytes of the file, so this bounds the work by its size.
     let node_budget = 100_000 + bytes.len() / 8;
     let model = ModelProto::decode(bytes).map_err(|e| Error::malformed("the ONNX file", e))?;

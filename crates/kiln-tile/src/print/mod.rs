@@ -1,6 +1,9 @@
-//! Writes the thread-level IR as CUDA C.
+//! Writes tile programs as text, and the thread-level IR as CUDA C.
 
 pub mod prelude;
+mod program;
+
+pub use program::{LaidOut, WithBody};
 
 use crate::thread::{CExpr, CStmt, CType, Function};
 use std::fmt::Write;

@@ -1,18 +1,22 @@
-//! Single kernels and a decoding step on a device: checked against the reference interpreter, timed at the sizes of real models.
+//! Single kernels and a decoding step on a GPU: timed at the sizes of real models, checked against the reference interpreter.
 //!
-//! The device is `cuda:0` unless given; `cpu` and `sim:sm_XX` serve to try this program.
+//! `cargo bench --bench gpu [-- FILTER]` times a few of each kind on `cuda:0`, or on the device that `KILN_DEVICE` names (`cpu` and
+//! `sim:sm_XX` serve to try this program). Given one of these words instead, it is the program that `gpu/run.sh` calls `kernels_on_gpu`:
 //!
-//! * `kernels_on_gpu check OUT.json [DEVICE]`: small and odd sizes, in every float type, over poisoned memory.
-//! * `kernels_on_gpu slice [DEVICE]`: a few of them, for tools that slow everything down.
-//! * `kernels_on_gpu serve [DEVICE]`: times the sizes of real models at another program's bidding: see [`serve`].
-//! * `kernels_on_gpu once NAME [DEVICE]`: launches each kernel of one of them once, for a profiler.
-//! * `kernels_on_gpu configs OUT.json [DEVICE]`: times every Config of some matrix products.
+//! * `check OUT.json [DEVICE]`: small and odd sizes, in every float type, over poisoned memory.
+//! * `slice [DEVICE]`: a few of them, for tools that slow everything down.
+//! * `serve [DEVICE]`: times the sizes of real models at another program's bidding: see [`serve`].
+//! * `once NAME [DEVICE]`: launches each kernel of one of them once, for a profiler.
+//! * `configs OUT.json [DEVICE]`: times every Config of some matrix products.
 
 mod case;
+#[path = "../common/mod.rs"]
+mod common;
 mod configs;
 mod decode;
 mod rotating;
 mod serve;
+mod typical;
 
 use case::Case;
 use kiln_engine::{BuildOptions, Engine, Session, build, open_device};
@@ -27,11 +31,8 @@ fn main() -> Outcome<()> {
     let (mode, rest) = match args[..] {
         ["slice" | "serve", ..] => (args[0], &args[1..]),
         ["check" | "once" | "configs", _, ..] => (args[0], &args[2..]),
-        _ => {
-            return Err(
-                "usage: kernels_on_gpu check OUT.json | slice | serve | once NAME | configs OUT.json [DEVICE]".into()
-            );
-        }
+        // Criterion's own arguments.
+        _ => return typical::bench(),
     };
     let device = rest.first().copied().unwrap_or("cuda:0");
     // Keeps the GPU's context alive between the cases.

@@ -1,49 +1,71 @@
-//! Times the kernels that dominate small transformers and convolutional networks, each against a ceiling measured in the same run: peak
-//! fused multiply-adds for products and convolutions, a copy in cache for the rest. Run with `--release`; an argument filters by name.
+//! The kernels that dominate small transformers and convolutional networks, and the ceilings that bound them: peak fused multiply-adds for
+//! products and convolutions, a copy in cache for the rest. On two threads unless `RAYON_NUM_THREADS` says otherwise.
 
+mod common;
+
+use common::Fail;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput};
 use kiln_cpu::Kernel;
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{BinaryOp, Bindings, Builder, ConvSpec, DType, Dim, Graph, Rng, ValueId};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-type Fail = Box<dyn std::error::Error + Send + Sync>;
+/// Rounds of twelve independent chains of multiply-adds; what they take.
+struct Peak(u64);
 
-/// Seconds of a call: the fastest tenth, which other work on the machine disturbs least.
-fn time(mut f: impl FnMut() -> Result<(), Fail>) -> Result<f64, Fail> {
-    for _ in 0..5 {
-        f()?;
-    }
-    let mut times = Vec::new();
-    let start = Instant::now();
-    while times.len() < 15 || start.elapsed() < Duration::from_millis(250) && times.len() < 5000 {
-        let t = Instant::now();
-        f()?;
-        times.push(t.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 10])
+impl Peak {
+    /// Multiplications and additions of a round.
+    const FLOPS: usize = 2 * 12;
 }
 
-struct Peak;
+/// Elements of a vector.
+struct Lanes;
 
-impl pulp::WithSimd for Peak {
-    type Output = f64;
+impl pulp::WithSimd for Lanes {
+    type Output = usize;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, simd: S) -> f64 {
+    fn with_simd<S: pulp::Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+impl pulp::WithSimd for Peak {
+    type Output = Duration;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) -> Duration {
         let (x, y) = (simd.splat_f32s(black_box(0.999)), simd.splat_f32s(black_box(1e-3)));
         let mut acc = [simd.splat_f32s(1.0); 12];
-        let rounds = 200_000;
-        let t = Instant::now();
-        for _ in 0..rounds {
+        let start = Instant::now();
+        for _ in 0..self.0 {
             for a in &mut acc {
                 *a = simd.mul_add_e_f32s(*a, x, y);
             }
         }
         black_box(acc);
-        2.0 * (rounds * 12 * S::F32_LANES) as f64 / t.elapsed().as_secs_f64()
+        start.elapsed()
     }
+}
+
+/// What one thread can do at most.
+fn ceilings(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ceiling of a thread");
+    let arch = pulp::Arch::new();
+    group.throughput(Throughput::Elements((Peak::FLOPS * arch.dispatch(Lanes)) as u64));
+    group.bench_function("multiply-adds, f32 (elements are FLOP)", |b| b.iter_custom(|n| arch.dispatch(Peak(n))));
+    let source = vec![1u8; 256 * 1024];
+    let mut target = vec![0u8; 256 * 1024];
+    group.throughput(Throughput::Bytes(2 * source.len() as u64));
+    group.bench_function("copy in L2", |b| {
+        b.iter(|| {
+            target.copy_from_slice(black_box(&source));
+            black_box(&mut target);
+        });
+    });
+    group.finish();
 }
 
 struct Case {
@@ -136,14 +158,13 @@ fn conv(c: usize, o: usize, h: usize, w: usize, taps: usize, stride: usize, grou
     Ok(g.done(y, Some(2.0 * (o * out * (c / groups) * taps * taps) as f64)))
 }
 
-fn run(case: &Case, peak: f64, copy: f64) -> Result<(), Fail> {
+/// Times a kernel, and its binding to shapes.
+fn time(group: &mut BenchmarkGroup<'_, WallTime>, case: &Case) -> Result<(), Fail> {
     let graph = &case.graph;
     let region = Region { name: graph.name.clone(), summary: String::new(), anchor: Anchor::Map, graph: graph.clone() };
     let kernel = Kernel::compile(&region)?;
     let none = Bindings::new();
-    let t = Instant::now();
     let bound = kernel.bind(&none)?;
-    let bind = t.elapsed().as_secs_f64();
     let mut rng = Rng::new(1);
     let bytes = |n: usize, rng: &mut Rng| (0..n).flat_map(|_| (rng.signed() as f32).to_le_bytes()).collect::<Vec<u8>>();
     let len = |v: ValueId| -> Result<usize, Fail> { Ok(graph.ty(v).concrete(&none)?.iter().product()) };
@@ -158,74 +179,60 @@ fn run(case: &Case, peak: f64, copy: f64) -> Result<(), Fail> {
     let moved: usize = inputs.iter().chain(&outputs).map(Vec::len).sum();
     let views: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let mut scratch = vec![0u8; bound.scratch_bytes()];
-    let seconds = time(|| {
+    let mut run = || {
         let mut out: Vec<&mut [u8]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        Ok(bound.run(&views, &mut out, &mut scratch)?)
-    })?;
-    let rate = match case.flops {
-        Some(flops) => format!("{:7.1} GFLOP/s {:4.0}% of peak", flops / seconds / 1e9, 100.0 * flops / seconds / peak),
-        None => format!(
-            "{:7.1} GB/s    {:4.0}% of copy",
-            moved as f64 / seconds / 1e9,
-            100.0 * moved as f64 / seconds / copy
-        ),
+        bound.run(&views, &mut out, &mut scratch)
     };
-    println!(
-        "{:46} {:9.1} us  {rate}  bind {:5.0} us  [{}]",
-        graph.name,
-        seconds * 1e6,
-        bind * 1e6,
-        bound.implementation()
-    );
+    run()?;
+    group.throughput(match case.flops {
+        Some(flops) => Throughput::Elements(flops as u64),
+        None => Throughput::Bytes(moved as u64),
+    });
+    group.bench_function(format!("{} [{}]", graph.name, bound.implementation()), |b| b.iter(&mut run));
     Ok(())
 }
 
 fn main() -> Result<(), Fail> {
     let threads: usize = std::env::var("RAYON_NUM_THREADS").ok().and_then(|v| v.parse().ok()).unwrap_or(2);
-    let filter = std::env::args().nth(1).unwrap_or_default();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     pool.install(|| {
-        let one = (0..20).map(|_| pulp::Arch::new().dispatch(Peak)).fold(0.0, f64::max);
-        let peak = one * threads as f64;
-        let source = vec![1u8; 256 * 1024];
-        let mut target = vec![0u8; 256 * 1024];
-        let copy = 2.0 * source.len() as f64
-            / time(|| {
-                target.copy_from_slice(black_box(&source));
-                black_box(&mut target);
-                Ok(())
-            })?
-            * threads as f64;
-        println!("{threads} threads: peak {:.0} GFLOP/s f32, copy in L2 {:.0} GB/s", peak / 1e9, copy / 1e9);
-        let cases = [
-            linear(128, 384, 384, true, false)?,
-            linear(128, 384, 384, false, false)?,
-            linear(128, 1536, 384, true, true)?,
-            linear(128, 384, 1536, true, false)?,
-            linear(1, 1536, 384, true, false)?,
-            linear(1, 1536, 384, false, false)?,
-            linear(1024, 1024, 1024, false, false)?,
-            attention_scores()?,
-            attention_values()?,
-            pointwise("softmax", &[12, 128, 128], |b, x| Ok(b.softmax(x, -1)?))?,
-            pointwise("gelu", &[128, 1536], |b, x| Ok(b.gelu(x)?))?,
-            pointwise("sigmoid", &[128, 1536], |b, x| Ok(b.sigmoid(x)?))?,
-            pointwise("relu", &[128, 1536], |b, x| Ok(b.relu(x)?))?,
-            pointwise("transpose", &[512, 512], |b, x| Ok(b.transpose(x, &[1, 0])?))?,
-            pointwise("heads", &[128, 12, 32], |b, x| Ok(b.transpose(x, &[1, 0, 2])?))?,
-            pointwise("mean over rows", &[1, 128, 384], |b, x| Ok(b.mean(x, &[1], false)?))?,
-            pointwise("tiny add", &[16], |b, x| Ok(b.plus_scalar(x, 1.0)?))?,
-            layer_norm(128, 384)?,
-            conv(3, 32, 48, 320, 3, 2, 1)?,
-            conv(64, 128, 24, 160, 1, 1, 1)?,
-            conv(128, 128, 12, 160, 3, 1, 128)?,
-            conv(256, 256, 12, 80, 5, 1, 256)?,
-            conv(64, 64, 24, 160, 3, 2, 64)?,
-            conv(64, 64, 24, 160, 3, 1, 1)?,
-        ];
-        for case in cases.iter().filter(|c| c.graph.name.contains(&filter)) {
-            run(case, peak, copy)?;
-        }
-        Ok(())
+        common::run(|criterion| {
+            ceilings(criterion);
+            let mut group = criterion.benchmark_group("kernel");
+            for case in cases()? {
+                time(&mut group, &case)?;
+            }
+            group.finish();
+            Ok(())
+        })
     })
+}
+
+fn cases() -> Result<[Case; 24], Fail> {
+    Ok([
+        linear(128, 384, 384, true, false)?,
+        linear(128, 384, 384, false, false)?,
+        linear(128, 1536, 384, true, true)?,
+        linear(128, 384, 1536, true, false)?,
+        linear(1, 1536, 384, true, false)?,
+        linear(1, 1536, 384, false, false)?,
+        linear(1024, 1024, 1024, false, false)?,
+        attention_scores()?,
+        attention_values()?,
+        pointwise("softmax", &[12, 128, 128], |b, x| Ok(b.softmax(x, -1)?))?,
+        pointwise("gelu", &[128, 1536], |b, x| Ok(b.gelu(x)?))?,
+        pointwise("sigmoid", &[128, 1536], |b, x| Ok(b.sigmoid(x)?))?,
+        pointwise("relu", &[128, 1536], |b, x| Ok(b.relu(x)?))?,
+        pointwise("transpose", &[512, 512], |b, x| Ok(b.transpose(x, &[1, 0])?))?,
+        pointwise("heads", &[128, 12, 32], |b, x| Ok(b.transpose(x, &[1, 0, 2])?))?,
+        pointwise("mean over rows", &[1, 128, 384], |b, x| Ok(b.mean(x, &[1], false)?))?,
+        pointwise("tiny add", &[16], |b, x| Ok(b.plus_scalar(x, 1.0)?))?,
+        layer_norm(128, 384)?,
+        conv(3, 32, 48, 320, 3, 2, 1)?,
+        conv(64, 128, 24, 160, 1, 1, 1)?,
+        conv(128, 128, 12, 160, 3, 1, 128)?,
+        conv(256, 256, 12, 80, 5, 1, 256)?,
+        conv(64, 64, 24, 160, 3, 2, 64)?,
+        conv(64, 64, 24, 160, 3, 1, 1)?,
+    ])
 }

@@ -126,7 +126,7 @@ impl Op {
     }
 
     /// Whether arithmetic, not memory, should bound it.
-    fn is_arithmetic(&self) -> bool {
+    pub fn is_arithmetic(&self) -> bool {
         matches!(self, Op::Gemm { m: 128.., .. } | Op::Attention { .. } | Op::Conv { .. })
     }
 }
@@ -373,6 +373,26 @@ const RESNET: [(usize, usize, usize, usize, usize); 23] = [
 
 /// Tokens of all sequences of an attention together, and channels of all heads: 16 heads of 64 or 8 of 128.
 const ATTENDED: (usize, usize) = (16384, 1024);
+
+/// A few of [`full`], one or two of each kind.
+pub fn typical() -> Vec<Case> {
+    let bf16 = |op| Case { op, dtype: DType::BF16 };
+    let llama_layer = Decode { layers: 1, heads: 32, kv_heads: 8, head: 128, inner: 14336, context: 1023 };
+    let ops = [
+        gemm(4096, 4096, 4096, false),
+        gemm(1, 4096, 4096, true),
+        Op::Softmax { rows: 16384, cols: 4096 },
+        Op::LayerNorm { rows: 16384, cols: 4096 },
+        Op::RmsNorm { rows: 16384, cols: 4096 },
+        Op::SwiGlu { rows: 8192, cols: 14336 },
+        attention(128, 2048, 64, false),
+        attention(64, 2048, 128, true),
+        conv(32, (64, 56, 64, 3, 1)),
+        conv(32, (1024, 14, 256, 1, 1)),
+        Op::Decode(llama_layer),
+    ];
+    ops.map(bf16).into()
+}
 
 /// Sizes of real models.
 pub fn full() -> Vec<Case> {

@@ -1,0 +1,56 @@
+//! Regions to tile programs, tile programs to CUDA C, and CUDA C to machine code where NVRTC is installed.
+
+mod common;
+
+use common::Fail;
+use criterion::{SamplingMode, Throughput};
+use kiln::fuse::{Options, fuse};
+use kiln::target::arch::Arch;
+use kiln_cuda::{CompileRequest, Compiler, Home, Nvrtc};
+use kiln_kernels::{TileProgram, tile_programs};
+use std::hint::black_box;
+
+const ARCH: (&str, Arch) = ("sm_90a", Arch::Sm90a);
+
+fn main() -> Result<(), Fail> {
+    let compiler = Nvrtc::discover(&Home::from_env()?).map(|nvrtc| Compiler::new(&nvrtc));
+    common::run(|criterion| {
+        let mut group = criterion.benchmark_group("tile compile");
+        group.sampling_mode(SamplingMode::Flat).sample_size(10);
+        let (target, arch) = ARCH;
+        for graph in [common::encoder(1)?, common::convnet(1)?] {
+            let plan = fuse(&graph, &Options::new(target.parse()?))?.plan;
+            let programs = || -> Result<Vec<TileProgram>, Fail> {
+                let each = plan.regions.iter().map(|region| tile_programs(region, arch, &plan.symbols));
+                Ok(each.collect::<Result<Vec<_>, _>>()?.concat())
+            };
+            let made = programs()?;
+            group.throughput(Throughput::Elements(made.len() as u64));
+            let name = |stage: &str| format!("{}, {stage}", graph.name);
+            group.bench_function(name("regions to tile programs"), |b| b.iter(|| black_box(programs())));
+            let compile = || made.iter().map(|program| program.compile(arch)).collect::<Result<Vec<_>, _>>();
+            let kernels = compile()?;
+            group.bench_function(name("tile programs to CUDA C"), |b| b.iter(|| black_box(compile())));
+            let (Ok(compiler), Some(kernel)) = (&compiler, kernels.iter().max_by_key(|k| k.source.len())) else {
+                continue;
+            };
+            let request = CompileRequest {
+                name: kernel.entry.clone(),
+                source: kernel.source.clone(),
+                arch: target.to_owned(),
+                options: Vec::new(),
+                line_info: false,
+            };
+            compiler.compile(&request)?;
+            group.throughput(Throughput::Elements(1));
+            group.bench_function(name(&format!("NVRTC, {}", kernel.entry)), |b| {
+                b.iter(|| black_box(compiler.compile(&request)));
+            });
+        }
+        group.finish();
+        if let Err(e) = &compiler {
+            eprintln!("NVRTC was not timed: {e}");
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,191 @@
+//! The text form of tile programs, for people. A name is followed by its id where a variable is meant: `i.3`.
+
+use crate::dtype::Scalar;
+use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
+use crate::pass::layout::Layouts;
+use crate::program::{Axis, Buffer, Param, Program, Scope, Stmt};
+use std::fmt::{self, Display, Formatter};
+
+/// A program with a body that a pass has made of its own.
+pub struct WithBody<'a>(pub &'a Program, pub &'a [Stmt]);
+
+/// A program and the layouts of its tiles and loops.
+pub struct LaidOut<'a>(pub &'a Program, pub &'a Layouts);
+
+impl Display for Program {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        WithBody(self, &self.body).fmt(f)
+    }
+}
+
+impl Display for WithBody<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let WithBody(program, body) = self;
+        writeln!(f, "// {}\nkernel {}, {} threads a block", program.comment, program.name, program.threads)?;
+        for param in &program.params {
+            match param {
+                Param::Buffer { buffer, access } => writeln!(f, "  {access:?} {}", declared(buffer))?,
+                Param::Scalar { var, range: (low, high), multiple_of } => {
+                    write!(f, "  {}: {low}..={high}", name(var))?;
+                    writeln!(
+                        f,
+                        "{}",
+                        if *multiple_of > 1 { format!(", a multiple of {multiple_of}") } else { String::new() }
+                    )?;
+                }
+            }
+        }
+        program.buffers.iter().try_for_each(|b| writeln!(f, "  {:?} {}", b.scope, declared(b)))?;
+        writeln!(f, "each {:?} of {} {{", program.domain.worker, axes(&program.domain.axes))?;
+        stmts(f, body, 1)?;
+        writeln!(f, "}}")
+    }
+}
+
+impl Display for LaidOut<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let LaidOut(program, layouts) = self;
+        writeln!(f, "{program}\nlayouts:")?;
+        for buffer in &program.buffers {
+            match (buffer.scope, layouts.shared(buffer)) {
+                (Scope::Shared, Some(layout)) => writeln!(f, "  {}: {layout:?}", buffer.name)?,
+                (Scope::Shared, None) => writeln!(f, "  {}: row-major", buffer.name)?,
+                _ => writeln!(f, "  {}: {:?}", buffer.name, layouts.fragment(buffer))?,
+            }
+        }
+        let mut lines = vec![format!(
+            "the grid over {}: width {}",
+            axes(&program.domain.axes),
+            layouts.width(&program.domain.axes)
+        )];
+        let mut note = |stmt: &Stmt| match stmt {
+            Stmt::Parallel { axes: over, .. } | Stmt::Reduce { axes: over, .. } | Stmt::Copy { axes: over, .. } => {
+                lines.push(format!("the loop over {}: width {}", axes(over), layouts.width(over)));
+            }
+            Stmt::Pipelined { var, .. } => {
+                lines.push(format!("the loop over {}: {:?}", name(var), layouts.pipeline(var)))
+            }
+            _ => {}
+        };
+        program.body.iter().for_each(|stmt| stmt.walk(&mut note));
+        lines.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+fn name(var: &Var) -> String {
+    format!("{}.{}", var.name, var.id)
+}
+
+fn declared(b: &Buffer) -> String {
+    format!("{} {}[{}]", b.dtype, b.name, list(&b.shape))
+}
+
+fn list(exprs: &[Expr]) -> String {
+    exprs.iter().map(Expr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn axes(axes: &[Axis]) -> String {
+    axes.iter().map(|axis| format!("{} < {}", name(&axis.var), axis.extent)).collect::<Vec<_>>().join(", ")
+}
+
+/// A nested body in braces.
+fn block(f: &mut Formatter<'_>, head: String, body: &[Stmt], depth: usize) -> fmt::Result {
+    let pad = "  ".repeat(depth);
+    writeln!(f, "{pad}{head} {{")?;
+    stmts(f, body, depth + 1)?;
+    writeln!(f, "{pad}}}")
+}
+
+fn stmts(f: &mut Formatter<'_>, body: &[Stmt], depth: usize) -> fmt::Result {
+    body.iter().try_for_each(|s| stmt(f, s, depth))
+}
+
+fn stmt(f: &mut Formatter<'_>, s: &Stmt, depth: usize) -> fmt::Result {
+    let pad = "  ".repeat(depth);
+    match s {
+        Stmt::Bind { var, value } => writeln!(f, "{pad}let {} = {value}", name(var)),
+        Stmt::Declare { var, value } => writeln!(f, "{pad}var {} = {value}", name(var)),
+        Stmt::Assign { var, value } => writeln!(f, "{pad}{} = {value}", name(var)),
+        Stmt::Store { buffer, index, value } => writeln!(f, "{pad}{}[{}] = {value}", buffer.name, list(index)),
+        Stmt::Atomic { op, buffer, index, value } => {
+            writeln!(f, "{pad}atomic {op:?} {}[{}], {value}", buffer.name, list(index))
+        }
+        Stmt::Check { violated, fault, code } => writeln!(f, "{pad}if {violated} fault {} = {code}", fault.name),
+        Stmt::For { var, start, end, unroll, body } => {
+            let unrolled = if *unroll { ", unrolled" } else { "" };
+            block(f, format!("for {} in {start}..{end}{unrolled}", name(var)), body, depth)
+        }
+        Stmt::If { cond, then, otherwise } => {
+            block(f, format!("if {cond}"), then, depth)?;
+            if otherwise.is_empty() { Ok(()) } else { block(f, "else".to_owned(), otherwise, depth) }
+        }
+        Stmt::Parallel { axes: over, body } => block(f, format!("parallel {}", axes(over)), body, depth),
+        Stmt::Reduce { axes: over, body, results } => {
+            block(f, format!("reduce {}", axes(over)), body, depth)?;
+            results.iter().try_for_each(|r| writeln!(f, "{pad}  {} = {:?} of {}", name(&r.var), r.op, r.value))
+        }
+        Stmt::ReduceRows { axes: over, body, op, value, into } => {
+            block(f, format!("reduce rows {}", axes(over)), body, depth)?;
+            writeln!(f, "{pad}  {}[{}] = {op:?} of {value}", into.name, name(&over[0].var))
+        }
+        Stmt::Fill { buffer, value } => writeln!(f, "{pad}fill {} with {value}", buffer.name),
+        Stmt::Copy { dst, axes: over, mask, body, value, fill } => {
+            block(f, format!("copy to {}, {}", dst.name, axes(over)), body, depth)?;
+            writeln!(f, "{pad}  {value} where {mask}, else {fill}")
+        }
+        Stmt::Gemm { acc, a, b, transpose_a, transpose_b } => {
+            let side = |x: &Buffer, turned: &bool| format!("{}{}", x.name, if *turned { "^T" } else { "" });
+            writeln!(f, "{pad}{} += {} x {}", acc.name, side(a, transpose_a), side(b, transpose_b))
+        }
+        Stmt::Pipelined { var, extent, stages, body } => {
+            block(f, format!("pipelined {} in 0..{extent}, {stages} stages", name(var)), body, depth)
+        }
+        Stmt::Barrier => writeln!(f, "{pad}barrier"),
+    }
+}
+
+impl Display for Expr {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            ExprKind::Const(Scalar::Int(value)) => write!(f, "{value}"),
+            ExprKind::Const(Scalar::Float(value)) => write!(f, "{value:?}"),
+            ExprKind::Var(var) => write!(f, "{}", name(var)),
+            ExprKind::Unary(op, x) => write!(f, "{op:?}({x})"),
+            ExprKind::Binary(op, a, b) => match infix(*op) {
+                Some(sign) => write!(f, "({a} {sign} {b})"),
+                None => write!(f, "{op:?}({a}, {b})"),
+            },
+            ExprKind::Compare(op, a, b) => {
+                let sign = match op {
+                    CompareOp::Eq => "==",
+                    CompareOp::Ne => "!=",
+                    CompareOp::Lt => "<",
+                    CompareOp::Le => "<=",
+                    CompareOp::Gt => ">",
+                    CompareOp::Ge => ">=",
+                };
+                write!(f, "({a} {sign} {b})")
+            }
+            ExprKind::Select(c, a, b) => write!(f, "({c} ? {a} : {b})"),
+            ExprKind::Fma(a, b, c) => write!(f, "fma({a}, {b}, {c})"),
+            ExprKind::Cast(x) => write!(f, "{}({x})", self.ty()),
+            ExprKind::Load(buffer, index) => write!(f, "{}[{}]", buffer.name, list(index)),
+        }
+    }
+}
+
+fn infix(op: BinaryOp) -> Option<&'static str> {
+    Some(match op {
+        BinaryOp::Add => "+",
+        BinaryOp::Sub => "-",
+        BinaryOp::Mul => "*",
+        BinaryOp::Div => "/",
+        BinaryOp::Rem => "%",
+        BinaryOp::And => "&",
+        BinaryOp::Or => "|",
+        BinaryOp::Xor => "^",
+        BinaryOp::Shl => "<<",
+        BinaryOp::Shr => ">>",
+        BinaryOp::Min | BinaryOp::Max | BinaryOp::Pow | BinaryOp::Atan2 => return None,
+    })
+}

@@ -1,11 +1,11 @@
 //! The table of tensor methods. An entry names the builder's function, the kinds of the arguments (see [`crate::args`]) and what is passed
-//! after them.
+//! after them. Elementwise functions are in `kiln_graph`'s own tables.
 
 use crate::args::{Arg, Lend};
 use crate::expand::support;
 use crate::lower::{Lower, Lowered, Res};
 use crate::scope::Val;
-use kiln_graph::{BinaryOp, Builder, CompareOp, ConvSpec, DType, Pool, TensorType, ValueId, WindowSpec};
+use kiln_graph::{BinaryOp, Builder, CompareOp, ConvSpec, DType, Pool, TensorType, UnaryOp, ValueId, WindowSpec};
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use syn::spanned::Spanned;
@@ -66,38 +66,6 @@ macro_rules! table {
 }
 
 table! {
-    neg => neg();
-    abs => abs();
-    sign => sign();
-    ceil => ceil();
-    floor => floor();
-    round => round();
-    sqrt => sqrt();
-    rsqrt => rsqrt();
-    recip => recip();
-    exp => exp();
-    exp2 => exp2();
-    ln => log();
-    log2 => log2();
-    ln_1p => log1p();
-    exp_m1 => expm1();
-    sin => sin();
-    cos => cos();
-    tan => tan();
-    asin => asin();
-    acos => acos();
-    atan => atan();
-    sinh => sinh();
-    cosh => cosh();
-    tanh => tanh();
-    asinh => asinh();
-    acosh => acosh();
-    atanh => atanh();
-    erf => erf();
-    not => not();
-    is_nan => is_nan();
-    is_infinite => is_inf();
-
     relu => relu();
     leaky_relu => leaky_relu(slope: number);
     sigmoid => sigmoid();
@@ -150,34 +118,6 @@ table! {
     global_max_pool => global_max_pool();
 }
 
-/// Methods of two operands, either of which may be a number: name, and the builder's function.
-const BINARY: [(&str, &str, BinaryOp); 14] = [
-    ("add", "plus", BinaryOp::Add),
-    ("sub", "sub", BinaryOp::Sub),
-    ("mul", "mul", BinaryOp::Mul),
-    ("div", "div", BinaryOp::Div),
-    ("rem", "rem", BinaryOp::Rem),
-    ("powf", "pow", BinaryOp::Pow),
-    ("min", "min", BinaryOp::Min),
-    ("max", "max", BinaryOp::Max),
-    ("atan2", "atan2", BinaryOp::Atan2),
-    ("and", "and", BinaryOp::And),
-    ("or", "or", BinaryOp::Or),
-    ("xor", "xor", BinaryOp::Xor),
-    ("shl", "shl", BinaryOp::Shl),
-    ("shr", "shr", BinaryOp::Shr),
-];
-
-/// Comparisons.
-const COMPARE: [(&str, CompareOp); 6] = [
-    ("eq", CompareOp::Eq),
-    ("ne", CompareOp::Ne),
-    ("lt", CompareOp::Lt),
-    ("le", CompareOp::Le),
-    ("gt", CompareOp::Gt),
-    ("ge", CompareOp::Ge),
-];
-
 /// Methods with a form of their own.
 const OTHER: [&str; 11] =
     ["select", "linear", "attention", "slice", "topk", "chunk", "conv", "max_pool", "avg_pool", "dim", "clone"];
@@ -193,15 +133,15 @@ impl Lower<'_> {
         span: Span,
     ) -> Res<Lowered> {
         let call = Call { name, args, whole, span };
-        if let Some((_, builder, op)) = BINARY.iter().find(|(n, ..)| *n == name) {
+        if let Some(op) = BinaryOp::ALL.iter().find(|op| op.method() == name) {
             let [rhs] = call.exactly(["rhs"])?;
-            return self.pair(receiver, rhs, &call, builder, quote!(), |g, a, b| g.binary(*op, a, b));
+            return self.pair(receiver, rhs, &call, op.function(), quote!(), |g, a, b| g.binary(*op, a, b));
         }
-        if let Some((_, op)) = COMPARE.iter().find(|(n, _)| *n == name) {
+        if let Some(op) = CompareOp::from_name(name) {
             let [rhs] = call.exactly(["rhs"])?;
             let (p, variant) = (support(), format_ident!("{}", format!("{op:?}")));
             return self.pair(receiver, rhs, &call, "compare", quote!(#p::CompareOp::#variant,), |g, a, b| {
-                g.compare(*op, a, b)
+                g.compare(op, a, b)
             });
         }
         let x = match self.expr(receiver)? {
@@ -211,6 +151,11 @@ impl Lower<'_> {
                 return Err(Error::new_spanned(receiver, message).into());
             }
         };
+        if let Some(op) = UnaryOp::ALL.iter().find(|op| op.method() == name) {
+            let [] = call.exactly([])?;
+            let outcome = x.value.map(|x| self.graph.unary(*op, x));
+            return self.applied(outcome, op.name(), &x, &[], whole);
+        }
         if let Some(result) = self.tabled(&call, &x) {
             return result.map(|(val, tokens)| Lowered { val, tokens });
         }
@@ -529,7 +474,8 @@ fn known3<T: Copy>(x: &Arg<ValueId>, a: &Arg<ValueId>, b: &Arg<T>) -> Option<(Va
 
 /// The method whose name is closest, if it is close.
 fn nearest(name: &str) -> Option<&'static str> {
-    let all = NAMES.iter().copied().chain(BINARY.iter().map(|b| b.0)).chain(COMPARE.iter().map(|c| c.0)).chain(OTHER);
+    let functions = UnaryOp::ALL.iter().map(|op| op.method()).chain(BinaryOp::ALL.iter().map(|op| op.method()));
+    let all = functions.chain(CompareOp::ALL.iter().map(|op| op.name())).chain(NAMES.iter().copied()).chain(OTHER);
     let best = all.map(|n| (edits(name, n), n)).min()?;
     (best.0 <= 1 + name.len() / 4).then_some(best.1)
 }
@@ -556,7 +502,10 @@ mod tests {
     #[test]
     fn the_nearest_method_is_suggested() {
         assert_eq!((edits("kitten", "sitting"), edits("", "abc"), edits("abc", "abc")), (3, 3, 0));
-        assert_eq!(nearest("sofmax"), Some("softmax"));
+        assert_eq!(
+            (nearest("sofmax"), nearest("powff"), nearest("atahn")),
+            (Some("softmax"), Some("powf"), Some("atanh"))
+        );
         assert_eq!(nearest("frobnicate"), None);
     }
 }

@@ -34,7 +34,7 @@ pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
     let built = build(graph)?;
     lap("build");
     let rules = rules::all()?;
-    let (egraph, saturation) = rules::saturate(built.egraph, &rules, options)?;
+    let (egraph, saturation) = rules::saturate(built.egraph, rules, options)?;
     lap("saturate");
     let root = |v: &kiln_graph::ValueId| -> Result<Id> {
         built.class_of[v.index()].ok_or_else(|| Error::NoCover {

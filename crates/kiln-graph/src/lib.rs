@@ -17,9 +17,9 @@ mod error;
 mod graph;
 mod infer;
 mod interp;
-mod mnemonic;
 pub mod number;
 mod op;
+mod primitive;
 mod random;
 mod tensor;
 mod text;
@@ -34,9 +34,7 @@ pub use error::{Error, Result};
 pub use graph::{Constraint, Graph, Node, NodeId, Relation, Requirement, TensorType, Value, ValueId};
 pub use infer::{Inference, infer};
 pub use interp::{bind_symbols, bind_within, interpret, interpret_all, interpret_within};
-pub use op::{
-    ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
-};
+pub use op::*;
 pub use random::Rng;
 pub use tensor::Tensor;
 pub use verify::verify;

@@ -6,7 +6,7 @@ use kiln_kernels::Implementation;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format. A reader takes exactly its own.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// What any tool can read about an engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use choice::{choice, named, prefixed};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
-use table::{decoded, key, mnemonic, mnemonics, ops};
+use table::{decoded, key, mnemonic, mnemonics, operands, ops};
 
 ops! {
     functions {

@@ -30,6 +30,28 @@ macro_rules! decoded {
     };
 }
 
+/// The operands of a row in words: those that are always there, then those of which there may be any number.
+macro_rules! operands {
+    (;) => {
+        ""
+    };
+    ($one:ident;) => {
+        stringify!($one)
+    };
+    ($one:ident; $($many:ident)+) => {
+        concat!(stringify!($one), ", ", operands!(; $($many)+))
+    };
+    ($one:ident $($more:ident)+; $($many:ident)*) => {
+        concat!(stringify!($one), ", ", operands!($($more)+; $($many)*))
+    };
+    (; $many:ident) => {
+        concat!(stringify!($many), "..")
+    };
+    (; $many:ident $($more:ident)+) => {
+        concat!(stringify!($many), ".., ", operands!(; $($more)+))
+    };
+}
+
 /// All mnemonics of a row.
 macro_rules! mnemonics {
     ($variant:ident) => {
@@ -78,17 +100,17 @@ macro_rules! ops {
         pub enum Op {
             $(
                 $(#[doc = $fdoc])+
-                #[doc = concat!("\n\nOperands: `(", stringify!($($foperand),*), ")`.")]
+                #[doc = concat!("\n\nOperands: `(", operands!($($foperand)*;), ")`.")]
                 $F($FOp),
             )*
             $(
                 $(#[doc = $pdoc])+
-                #[doc = concat!("\n\nOperands: `(", stringify!($($poperand),*), ")`.")]
+                #[doc = concat!("\n\nOperands: `(", operands!($($poperand)*;), ")`.")]
                 $P,
             )*
             $(
                 $(#[doc = $doc])+
-                #[doc = concat!("\n\nOperands: `(", stringify!($($operand),* $(; $($many..),+)?), ")`.")]
+                #[doc = concat!("\n\nOperands: `(", operands!($($operand)*; $($($many)+)?), ")`.")]
                 $V {
                     $($(#[doc = $cdoc])+ $choice: $Choice,)?
                     $($(#[doc = $adoc])+ $field: $Type,)*
@@ -238,21 +260,21 @@ macro_rules! ops {
                 $(OpInfo {
                     mnemonics: $FOp::ALL.iter().map(|op| op.name()).collect(),
                     kind: OpKind::$fkind,
-                    operands: stringify!($($foperand),*),
+                    operands: operands!($($foperand)*;),
                     attributes: vec![],
                     doc: concat!($($fdoc),+),
                 },)*
                 $(OpInfo {
                     mnemonics: vec![$pname],
                     kind: OpKind::$pkind,
-                    operands: stringify!($($poperand),*),
+                    operands: operands!($($poperand)*;),
                     attributes: vec![],
                     doc: concat!($($pdoc),+),
                 },)*
                 $(OpInfo {
                     mnemonics: mnemonics!($V $($Choice)?),
                     kind: OpKind::$kind,
-                    operands: stringify!($($operand),* $(; $($many..),+)?),
+                    operands: operands!($($operand)*; $($($many)+)?),
                     attributes: vec![$((stringify!($field), stringify!($Type))),*],
                     doc: concat!($($doc),+),
                 },)*
@@ -260,4 +282,4 @@ macro_rules! ops {
         }
     };
 }
-pub(super) use {decoded, key, mnemonic, mnemonics, ops};
+pub(super) use {decoded, key, mnemonic, mnemonics, operands, ops};

@@ -50,11 +50,11 @@ fn operands_that_may_be_exchanged_are_in_a_fixed_order() {
                 if flipped { b.binary(op, c, x) } else { b.binary(op, x, c) }
             })
         };
-        let weight = |m: &mut Match, [x, c]: [Id; 2]| (m.weight_only(c) && !m.weight_only(x)).then(|| m.root);
+        let weight = |m: &mut Match, [x, c]: [Id; 2]| m.weight_only(c) && !m.weight_only(x);
         let seen = |graph: &Graph, op: &str| {
             let (tell, told) = channel();
             fired(graph, &format!("({op} ?x ?c)"), move |m, ids| {
-                tell.send((weight(m, ids).is_some(), m.splat(ids[1]))).unwrap();
+                tell.send((weight(m, ids), m.splat(ids[1]))).unwrap();
                 None
             });
             told.recv().unwrap()

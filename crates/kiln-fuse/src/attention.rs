@@ -1,8 +1,8 @@
 //! What an Attention region is: the predicate behind its rule in [`crate::region`], and its parts.
 
 use crate::plan::{Anchor, Region};
-use crate::region::{OpKind, Sub, SubNode, after, computed, epilogue, scales_depend};
-use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, ReduceOp, TensorType, UnaryOp, ValueId};
+use crate::region::{Sub, SubNode, after, computed, epilogue, scales_depend};
+use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, OpKind, ReduceOp, TensorType, UnaryOp, ValueId};
 use kiln_target::arch::has_mma;
 
 /// Longest head, of queries and keys or of values: kernels keep it on chip.
@@ -50,7 +50,7 @@ pub(crate) struct Parts {
 
 /// The parts of a subgraph if it may be an Attention region, else why not.
 pub(crate) fn parts(sub: &Sub) -> Result<Parts, &'static str> {
-    let mut contractions = (0..sub.nodes.len()).filter(|&i| OpKind::of(sub.nodes[i].op) == OpKind::Contract);
+    let mut contractions = (0..sub.nodes.len()).filter(|&i| sub.nodes[i].op.kind() == OpKind::Contract);
     let (Some(scores), Some(product), None) = (contractions.next(), contractions.next(), contractions.next()) else {
         return Err("an attention is two contractions");
     };
@@ -69,7 +69,7 @@ pub(crate) fn parts(sub: &Sub) -> Result<Parts, &'static str> {
         return Err("a softmax of other than the scores in f32");
     }
     for (i, node) in sub.nodes.iter().enumerate().filter(|(i, _)| ![scores, product].contains(i)) {
-        let kind = OpKind::of(node.op);
+        let kind = node.op.kind();
         let mut inner = node.operands.iter().filter_map(|o| o.inner);
         if behind[i] {
             if inner.any(|j| inside[j] && !behind[j]) {

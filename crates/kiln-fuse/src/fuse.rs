@@ -35,7 +35,7 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
     watch(Pass::Hoist, graph);
     let built = passes.run(Pass::Build, || build(graph))?;
     watch(Pass::Build, &Classes(&built.egraph, None));
-    let (egraph, saturation) = passes.run(Pass::Saturate, || rules::saturate(built.egraph, &rules::all()?, options))?;
+    let (egraph, saturation) = passes.run(Pass::Saturate, || rules::saturate(built.egraph, rules::all()?, options))?;
     watch(Pass::Saturate, &Classes(&egraph, Some(&saturation)));
     let root = |v: &kiln_graph::ValueId| -> Result<Id> {
         built.class_of[v.index()].ok_or_else(|| Error::NoCover {

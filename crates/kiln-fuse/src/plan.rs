@@ -49,10 +49,10 @@ pub enum Anchor {
     Window,
     /// One gather or scatter with data-dependent addresses.
     Index,
-    /// One scan along an axis.
-    Scan,
-    /// One sort or top-k.
-    Sort,
+    /// One running reduction, or another op whose result is the region's.
+    Sink,
+    /// One top-k, or another op with a kernel of its own.
+    Alone,
 }
 
 /// What a buffer is.

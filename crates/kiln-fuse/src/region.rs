@@ -24,90 +24,29 @@
 //!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
 //!   there, and no result, sees what is between the contractions. Kernels may divide by the sum after the second contraction,
 //!   round the weights before, and leave out values whose weights a causal mask makes 0, be they infinite.
-//! * **Scan**: the scan is the result; prologue elementwise with broadcasts of leaves and literals.
-//! * **Sort**: one top-k alone.
+//! * **Sink**: the running reduction (or another op of its kind) is the result; prologue elementwise with broadcasts of leaves and literals.
+//! * **Alone**: one top-k (or another op of its kind) alone.
 
 use crate::attention;
 use crate::plan::{Anchor, Region};
-use kiln_graph::{Dim, Graph, NodeId, Op, TensorType};
+use kiln_graph::{Dim, Graph, NodeId, Op, OpKind, TensorType};
 
 /// Most nodes of a region.
 pub const MAX_NODES: usize = 64;
 /// Most operands of a region: they are kernel parameters.
 pub const MAX_OPERANDS: usize = 24;
 
-/// What an op is to fusion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OpKind {
-    /// Input or weight: never inside a region's computation.
-    Source,
-    /// No operands, computed from the index: const, iota, dim value.
-    Nullary,
-    /// Each element from the elements at the same place (scales of (de)quantization are looked up).
-    Elementwise,
-    /// Each element is one element elsewhere, or padding.
-    View,
-    /// As a view, but the place is data.
-    Gather,
-    /// Data-dependent writes.
-    Scatter,
-    /// Removes axes.
-    Reduce,
-    /// Einsum.
-    Contract,
-    /// Convolution.
-    Conv,
-    /// Window reduction.
-    Window,
-    /// Running reduction.
-    Scan,
-    /// Top-k.
-    Sort,
-    /// Runs as a step of its own: control flow.
-    Opaque,
-}
-
-impl OpKind {
-    /// The kind of an op.
-    pub fn of(op: &Op) -> OpKind {
-        match op {
-            Op::Input { .. } | Op::Weight { .. } => OpKind::Source,
-            Op::Const { .. } | Op::Iota { .. } | Op::DimValue { .. } => OpKind::Nullary,
-            Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Compare(_)
-            | Op::Select
-            | Op::Cast { .. }
-            | Op::Quantize { .. }
-            | Op::Dequantize { .. } => OpKind::Elementwise,
-            Op::Permute { .. }
-            | Op::Reshape { .. }
-            | Op::Broadcast { .. }
-            | Op::Slice { .. }
-            | Op::Pad { .. }
-            | Op::Concat { .. } => OpKind::View,
-            Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. } => OpKind::Gather,
-            Op::ScatterElements { .. } | Op::ScatterNd { .. } => OpKind::Scatter,
-            Op::Reduce { .. } | Op::ArgReduce { .. } => OpKind::Reduce,
-            Op::Contract { .. } => OpKind::Contract,
-            Op::Conv { .. } => OpKind::Conv,
-            Op::WindowReduce { .. } => OpKind::Window,
-            Op::Scan { .. } => OpKind::Scan,
-            Op::TopK { .. } => OpKind::Sort,
-            _ => OpKind::Opaque,
-        }
-    }
-
-    /// The anchor that an op of this kind makes of its region; `None` for what is prologue, epilogue or outside.
-    pub fn anchor(self) -> Option<Anchor> {
-        Some(match self {
+impl Anchor {
+    /// The anchor that an op of a kind makes of its region; `None` for what is prologue, epilogue or outside.
+    pub fn of(kind: OpKind) -> Option<Anchor> {
+        Some(match kind {
             OpKind::Gather | OpKind::Scatter => Anchor::Index,
             OpKind::Reduce => Anchor::Reduce,
             OpKind::Contract => Anchor::Contract,
             OpKind::Conv => Anchor::Conv,
             OpKind::Window => Anchor::Window,
-            OpKind::Scan => Anchor::Scan,
-            OpKind::Sort => Anchor::Sort,
+            OpKind::Sink => Anchor::Sink,
+            OpKind::Alone => Anchor::Alone,
             OpKind::Source | OpKind::Nullary | OpKind::Elementwise | OpKind::View | OpKind::Opaque => return None,
         })
     }
@@ -165,7 +104,7 @@ impl Region {
     /// one op that the anchor names. None for a Map.
     pub fn anchors(&self) -> Vec<NodeId> {
         let named = if self.anchor == Anchor::Attention { Anchor::Contract } else { self.anchor };
-        let wanted = |op: &Op| OpKind::of(op).anchor() == Some(named);
+        let wanted = |op: &Op| Anchor::of(op.kind()) == Some(named);
         (0..self.graph.nodes.len()).filter(|&i| wanted(&self.graph.nodes[i].op)).map(|i| NodeId(i as u32)).collect()
     }
 
@@ -202,7 +141,7 @@ impl Region {
 
     /// The iteration space of a Reduce region.
     pub fn rows(&self) -> Option<Rows> {
-        let node = self.graph.nodes.iter().find(|n| OpKind::of(&n.op) == OpKind::Reduce)?;
+        let node = self.graph.nodes.iter().find(|n| n.op.kind() == OpKind::Reduce)?;
         Rows::of(&node.op, self.graph.ty(*node.inputs.first()?))
     }
 
@@ -279,7 +218,7 @@ pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
     let mut heavy = Vec::new();
     let (mut reduces, mut gathers) = (false, false);
     for (i, node) in sub.nodes.iter().enumerate() {
-        match OpKind::of(node.op) {
+        match node.op.kind() {
             OpKind::Source | OpKind::Opaque => return Err("control flow and weights stand outside"),
             OpKind::Nullary => {
                 if matches!(node.op, Op::Const { value } if value.len() != 1) {
@@ -305,8 +244,8 @@ pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
         Some((i, OpKind::Contract)) => anchored(sub, i, true).map(|()| Anchor::Contract),
         Some((i, OpKind::Conv)) => anchored(sub, i, false).map(|()| Anchor::Conv),
         Some((i, OpKind::Window)) => anchored(sub, i, false).map(|()| Anchor::Window),
-        Some((i, OpKind::Scan)) => scan(sub, i).map(|()| Anchor::Scan),
-        Some((_, kind)) => match (sub.nodes.len(), kind.anchor()) {
+        Some((i, OpKind::Sink)) => sink(sub, i).map(|()| Anchor::Sink),
+        Some((_, kind)) => match (sub.nodes.len(), Anchor::of(kind)) {
             (1, Some(anchor)) => Ok(anchor),
             _ => Err("scatter and top-k stand alone"),
         },
@@ -363,7 +302,7 @@ pub(crate) fn epilogue(sub: &Sub, anchor: usize, post: &[bool]) -> Result<(), &'
         if i == anchor {
             continue;
         }
-        let kind = OpKind::of(node.op);
+        let kind = node.op.kind();
         if !post[i] {
             if matches!(node.op, Op::Pad { .. } | Op::Concat { .. }) {
                 return Err("pad or concat beside an anchor");
@@ -394,24 +333,24 @@ pub(crate) fn epilogue(sub: &Sub, anchor: usize, post: &[bool]) -> Result<(), &'
     Ok(())
 }
 
-fn scan(sub: &Sub, anchor: usize) -> Result<(), &'static str> {
+fn sink(sub: &Sub, anchor: usize) -> Result<(), &'static str> {
     if sub.outputs != [anchor] {
-        return Err("an epilogue after a scan");
+        return Err("an epilogue after a sink");
     }
     let shape = &sub.nodes[anchor].ty.shape;
-    let fits = |n: &SubNode| match OpKind::of(n.op) {
+    let fits = |n: &SubNode| match n.op.kind() {
         OpKind::Elementwise => n.ty.shape == *shape,
         OpKind::Nullary => true,
         _ => matches!(n.op, Op::Broadcast { .. }),
     };
     let all = sub.nodes.iter().enumerate().all(|(i, n)| i == anchor || fits(n));
-    all.then_some(()).ok_or("a scan's prologue is elementwise")
+    all.then_some(()).ok_or("a sink's prologue is elementwise")
 }
 
 fn rows(sub: &Sub) -> Result<(), &'static str> {
-    let post = dependents(sub, |n| OpKind::of(n.op) == OpKind::Reduce);
+    let post = dependents(sub, |n| n.op.kind() == OpKind::Reduce);
     let mut space: Option<Rows> = None;
-    for node in sub.nodes.iter().filter(|n| OpKind::of(n.op) == OpKind::Reduce) {
+    for node in sub.nodes.iter().filter(|n| n.op.kind() == OpKind::Reduce) {
         let found = Rows::of(node.op, node.operands[0].ty).ok_or("not a reduction")?;
         match &space {
             Some(rows) if *rows != found => return Err("reductions over different rows"),
@@ -445,7 +384,7 @@ fn rows(sub: &Sub) -> Result<(), &'static str> {
                     return Err("a broadcast that is not back over the rows");
                 }
             }
-            op if OpKind::of(op) == OpKind::Elementwise => {
+            op if op.kind() == OpKind::Elementwise => {
                 if !known(to) || scales_depend(node, &post) {
                     return Err("an epilogue off the rows");
                 }

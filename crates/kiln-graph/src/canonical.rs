@@ -1,6 +1,7 @@
-//! A canonical byte serialization, for others to hash.
+//! A canonical byte serialization, for others to hash. Engine files keep such hashes, so the bytes must not depend on the machine or the release of Rust as those fed to
+//! `std::hash` do: attributes are written as the text form has them.
 
-use crate::text::{attributes, subgraphs};
+use crate::text::attributes;
 use crate::{Graph, Op, ValueId};
 
 impl Graph {
@@ -47,7 +48,7 @@ fn encode(graph: &Graph, names: bool) -> Vec<u8> {
                 bytes(&mut out, rest.as_bytes());
             }
         }
-        for (_, sub) in subgraphs(&node.op) {
+        for (_, sub) in node.op.subgraphs() {
             bytes(&mut out, &encode(sub, names));
         }
         number(&mut out, node.inputs.len() as u64);

@@ -1,7 +1,7 @@
 //! Graphviz output.
 
-use crate::text::{attributes, subgraphs};
-use crate::{Graph, Op};
+use crate::text::attributes;
+use crate::{Graph, Op, OpKind};
 use std::fmt::Write;
 
 /// Longest attribute text shown in a box.
@@ -26,11 +26,12 @@ fn nodes(out: &mut String, graph: &Graph, prefix: &str) {
             lines.push(node.name.clone());
         }
         let text: Vec<String> = lines.iter().filter(|l| !l.is_empty()).map(|l| escaped(l)).collect();
-        let colour = match node.op {
-            Op::Input { .. } => "lightblue",
-            Op::Weight { .. } | Op::Const { .. } => "lightgrey",
-            Op::Contract { .. } | Op::Conv { .. } => "lightsalmon",
-            Op::Reduce { .. } | Op::ArgReduce { .. } | Op::WindowReduce { .. } | Op::Scan { .. } => "khaki",
+        let colour = match node.op.kind() {
+            OpKind::Source if matches!(node.op, Op::Input { .. }) => "lightblue",
+            OpKind::Source => "lightgrey",
+            OpKind::Nullary if matches!(node.op, Op::Const { .. }) => "lightgrey",
+            OpKind::Contract | OpKind::Conv => "lightsalmon",
+            OpKind::Reduce | OpKind::Window | OpKind::Sink => "khaki",
             _ => "white",
         };
         // Writing to a String cannot fail.
@@ -40,7 +41,7 @@ fn nodes(out: &mut String, graph: &Graph, prefix: &str) {
             let ty = escaped(&from.ty.to_string());
             let _ = writeln!(out, "  {prefix}{} -> {prefix}{i} [label=\"{ty}\"];", from.node.0);
         }
-        for (word, sub) in subgraphs(&node.op) {
+        for (word, sub) in node.op.subgraphs() {
             let inner = format!("{prefix}{i}_{word}_");
             let _ = writeln!(out, "  subgraph cluster_{inner} {{ label=\"{word} {}\";", escaped(&sub.name));
             nodes(out, sub, &inner);

@@ -77,7 +77,7 @@ impl fmt::Display for TensorType {
 }
 
 /// One SSA value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Value {
     /// Its type.
     pub ty: TensorType,
@@ -90,7 +90,7 @@ pub struct Value {
 }
 
 /// One application of a primitive.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Node {
     /// The primitive.
     pub op: Op,
@@ -285,7 +285,7 @@ fn lcm(a: &Dim, b: &Dim) -> Option<Dim> {
 }
 
 /// A typed SSA tensor graph. Nodes are stored in topological order.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Graph {
     /// Name of the model.
     pub name: String,

@@ -17,8 +17,8 @@ mod error;
 mod graph;
 mod infer;
 mod interp;
-mod mnemonic;
 mod op;
+mod primitive;
 mod random;
 mod tensor;
 mod text;
@@ -34,9 +34,7 @@ pub use graph::{Constraint, Graph, Node, NodeId, Relation, Requirement, TensorTy
 pub use infer::{Inference, infer};
 pub use interp::{bind_symbols, bind_within, interpret, interpret_all, interpret_within};
 pub use kiln_num::{self as number, DType};
-pub use op::{
-    ArgOp, BinaryOp, CompareOp, ConvSpec, EinsumSpec, Op, QuantAxes, ReduceOp, ScanOp, ScatterOp, UnaryOp, WindowSpec,
-};
+pub use op::*;
 pub use random::Rng;
 pub use tensor::Tensor;
 pub use verify::verify;

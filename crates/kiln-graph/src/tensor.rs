@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A dense row-major tensor in host memory. The bytes are shared: cloning is cheap, and they may be a slice of a mapped file.
 ///
 /// Bytes are little-endian and need not be aligned to the element.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Parts")]
 pub struct Tensor {
     dtype: DType,

@@ -1,6 +1,5 @@
 //! The verifier: what every graph must satisfy, whoever made it.
 
-use crate::text::subgraphs;
 use crate::{Dim, Error, Graph, NodeId, Op, Requirement, Result, TensorType, infer};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +21,7 @@ fn verify_at(graph: &Graph, depth: usize) -> Result<()> {
     ids(graph)?;
     symbols(graph)?;
     for (i, node) in graph.nodes.iter().enumerate() {
-        for (what, sub) in subgraphs(&node.op) {
+        for (what, sub) in node.op.subgraphs() {
             verify_at(sub, depth + 1).map_err(|e| Error::Verify(format!("{} of {}: {e}", what, label(graph, i))))?;
         }
     }

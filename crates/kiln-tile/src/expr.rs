@@ -5,9 +5,11 @@
 //! [`Builder::bind`](crate::Builder::bind), which names it in the generated code too.
 
 use crate::dtype::{DType, Scalar, Type};
+pub use crate::function::UnaryOp;
 use crate::math;
 use crate::program::Buffer;
 use serde::{Deserialize, Serialize};
+use std::hash::{Hash, Hasher};
 use std::ops::{Add, Div, Mul, Neg, Not, Rem, Sub};
 use std::sync::Arc;
 
@@ -28,48 +30,12 @@ impl PartialEq for Var {
     }
 }
 
-/// Function of one value. Floats unless said otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[allow(missing_docs)] // each variant is the function of its name
-pub enum UnaryOp {
-    /// Negation; integers too.
-    Neg,
-    /// Absolute value; integers too.
-    Abs,
-    /// Logical not of a `Bool`, bitwise not of an integer.
-    Not,
-    Exp,
-    Exp2,
-    /// 2 to the power of an f32 in one instruction, right to 2^-22 of the result; what is below 2^-126 is 0.
-    Exp2Approx,
-    Expm1,
-    Log,
-    Log2,
-    Log1p,
-    Sqrt,
-    Rsqrt,
-    Sin,
-    Cos,
-    Tan,
-    Asin,
-    Acos,
-    Atan,
-    Sinh,
-    Cosh,
-    Tanh,
-    Asinh,
-    Acosh,
-    Atanh,
-    Erf,
-    Floor,
-    Ceil,
-    Trunc,
-    /// To the nearest integer, ties to even.
-    Round,
-    /// `Bool`: whether the value is NaN.
-    IsNan,
-    /// `Bool`: whether the value is an infinity.
-    IsInf,
+impl Eq for Var {}
+
+impl Hash for Var {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
 }
 
 /// Function of two values of one type.
@@ -142,6 +108,54 @@ pub enum ExprKind {
     Cast(Expr),
     /// Element of a buffer at an index per dimension.
     Load(Buffer, Vec<Expr>),
+}
+
+/// Whether two expressions are written alike: literals by their bits, variables and buffers by their numbers.
+impl PartialEq for Expr {
+    fn eq(&self, other: &Expr) -> bool {
+        use ExprKind::{Binary, Cast, Compare, Const, Fma, Load, Select, Unary, Var};
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return true;
+        }
+        let same = match (self.kind(), other.kind()) {
+            (Const(a), Const(b)) => bits(*a) == bits(*b),
+            (Var(a), Var(b)) => a == b,
+            (Unary(a, _), Unary(b, _)) => a == b,
+            (Binary(a, ..), Binary(b, ..)) => a == b,
+            (Compare(a, ..), Compare(b, ..)) => a == b,
+            (Load(a, _), Load(b, _)) => a.id == b.id,
+            (Select(..), Select(..)) | (Fma(..), Fma(..)) | (Cast(_), Cast(_)) => true,
+            _ => false,
+        };
+        same && self.ty() == other.ty() && self.operands() == other.operands()
+    }
+}
+
+impl Eq for Expr {}
+
+impl Hash for Expr {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.ty().hash(state);
+        std::mem::discriminant(self.kind()).hash(state);
+        match self.kind() {
+            ExprKind::Const(value) => bits(*value).hash(state),
+            ExprKind::Var(var) => var.hash(state),
+            ExprKind::Unary(op, _) => op.hash(state),
+            ExprKind::Binary(op, ..) => op.hash(state),
+            ExprKind::Compare(op, ..) => op.hash(state),
+            ExprKind::Load(buffer, _) => buffer.id.hash(state),
+            ExprKind::Select(..) | ExprKind::Fma(..) | ExprKind::Cast(_) => {}
+        }
+        self.operands().hash(state);
+    }
+}
+
+/// What tells literals of one type apart.
+fn bits(value: Scalar) -> i128 {
+    match value {
+        Scalar::Float(x) => x.to_bits().into(),
+        Scalar::Int(x) => x,
+    }
 }
 
 impl Expr {
@@ -500,38 +514,6 @@ named_compare! {
     ge CompareOp::Ge;
 }
 
-macro_rules! named_unary {
-    ($($(#[$doc:meta])* $name:ident $op:expr;)*) => {
-        impl Expr {$(
-            $(#[$doc])*
-            pub fn $name(&self) -> Expr {
-                self.unary($op)
-            }
-        )*}
-    };
-}
-
-named_unary! {
-    /// e to the power `self`.
-    exp UnaryOp::Exp;
-    /// 2 to the power `self`.
-    exp2 UnaryOp::Exp2;
-    /// 2 to the power of an f32 in one instruction, right to 2^-22 of the result; what is below 2^-126 is 0.
-    exp2_approx UnaryOp::Exp2Approx;
-    /// Natural logarithm.
-    log UnaryOp::Log;
-    /// Square root.
-    sqrt UnaryOp::Sqrt;
-    /// One over the square root.
-    rsqrt UnaryOp::Rsqrt;
-    /// Hyperbolic tangent.
-    tanh UnaryOp::Tanh;
-    /// The error function.
-    erf UnaryOp::Erf;
-    /// Absolute value.
-    abs UnaryOp::Abs;
-}
-
 impl Neg for Expr {
     type Output = Expr;
     fn neg(self) -> Expr {
@@ -558,5 +540,25 @@ mod tests {
         assert_eq!((Expr::index(7) * 3 - 1).as_const(), Some(20));
         let ExprKind::Binary(BinaryOp::Add, _, c) = (&n + 3 + 4).kind().clone() else { panic!("not a sum") };
         assert_eq!(c.as_const(), Some(7));
+    }
+
+    #[test]
+    fn expressions_are_equal_by_structure() {
+        let [x, y] = [0, 1].map(|id| Expr::var(&Var { id, name: "x".into(), ty: Type::Element(DType::F32) }));
+        let of = |a: &Expr, c: f64| (a * Expr::float(DType::F32, c)).tanh().lt(0.5);
+        let hash = |e: &Expr| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            e.hash(&mut hasher);
+            hasher.finish()
+        };
+        let alike = of(&x, 2.0);
+        assert!(alike == of(&x, 2.0) && hash(&alike) == hash(&of(&x, 2.0)));
+        // A literal is its bits: zeros of two signs differ, and a NaN is itself.
+        assert!(of(&x, f64::NAN) == of(&x, f64::NAN));
+        let others = [of(&y, 2.0), of(&x, 3.0), of(&x, -0.0), of(&x, 0.0), (&x * 2.0).tanh(), (&x * 2.0).erf().lt(0.5)];
+        for (i, other) in others.iter().enumerate() {
+            assert!(alike != *other, "{i}");
+            assert!(others[..i].iter().all(|earlier| earlier != other && hash(earlier) != hash(other)), "{i}");
+        }
     }
 }

@@ -82,6 +82,7 @@ mod compile;
 pub mod dtype;
 pub mod error;
 pub mod expr;
+mod function;
 pub mod interp;
 pub mod math;
 pub mod pass;

@@ -17,42 +17,8 @@ pub fn unary(op: UnaryOp, ty: Type, x: Scalar) -> Scalar {
         Scalar::Float(x) => match op {
             UnaryOp::IsNan => Scalar::Int(x.is_nan().into()),
             UnaryOp::IsInf => Scalar::Int(x.is_infinite().into()),
-            _ => Scalar::Float(float_unary(op, x)).cast(ty),
+            _ => Scalar::Float(op.reference()(x)).cast(ty),
         },
-    }
-}
-
-fn float_unary(op: UnaryOp, x: f64) -> f64 {
-    match op {
-        UnaryOp::Neg => -x,
-        UnaryOp::Abs => x.abs(),
-        UnaryOp::Exp => x.exp(),
-        UnaryOp::Exp2 | UnaryOp::Exp2Approx => x.exp2(),
-        UnaryOp::Expm1 => x.exp_m1(),
-        UnaryOp::Log => x.ln(),
-        UnaryOp::Log2 => x.log2(),
-        UnaryOp::Log1p => x.ln_1p(),
-        UnaryOp::Sqrt => x.sqrt(),
-        UnaryOp::Rsqrt => 1.0 / x.sqrt(),
-        UnaryOp::Sin => x.sin(),
-        UnaryOp::Cos => x.cos(),
-        UnaryOp::Tan => x.tan(),
-        UnaryOp::Asin => x.asin(),
-        UnaryOp::Acos => x.acos(),
-        UnaryOp::Atan => x.atan(),
-        UnaryOp::Sinh => x.sinh(),
-        UnaryOp::Cosh => x.cosh(),
-        UnaryOp::Tanh => x.tanh(),
-        UnaryOp::Asinh => x.asinh(),
-        UnaryOp::Acosh => x.acosh(),
-        UnaryOp::Atanh => x.atanh(),
-        UnaryOp::Erf => erf(x),
-        UnaryOp::Floor => x.floor(),
-        UnaryOp::Ceil => x.ceil(),
-        UnaryOp::Trunc => x.trunc(),
-        UnaryOp::Round => x.round_ties_even(),
-        // The verifier lets these reach integers and Bool only, or they were answered above.
-        UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf => x,
     }
 }
 

@@ -89,7 +89,7 @@ impl Made for (ValueId, ValueId) {
 
 /// The method of this name.
 fn lookup(name: &str) -> Option<&'static Method> {
-    table::GROUPS.iter().flat_map(|g| g.methods).find(|m| m.name == name)
+    table::GROUPS.iter().flat_map(|g| &g.methods).find(|m| m.name == name)
 }
 
 impl Lower<'_> {

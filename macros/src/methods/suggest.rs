@@ -153,7 +153,7 @@ pub(crate) fn function(name: &str) -> Option<String> {
 
 /// Names of all methods.
 fn methods() -> impl Iterator<Item = &'static str> {
-    table::GROUPS.iter().flat_map(|g| g.methods).map(|m| m.name)
+    table::GROUPS.iter().flat_map(|g| &g.methods).map(|m| m.name)
 }
 
 fn advice(name: &str, all: impl Iterator<Item = &'static str>) -> String {
@@ -231,7 +231,7 @@ mod tests {
             }
         }
         let options: BTreeSet<&str> =
-            table::GROUPS.iter().flat_map(|g| g.methods).flat_map(|m| m.params).map(|p| p.name).collect();
+            table::GROUPS.iter().flat_map(|g| &g.methods).flat_map(|m| m.params).map(|p| p.name).collect();
         for (_, option) in OPTIONS {
             assert!(options.contains(option), "no method has an option `{option}`");
         }

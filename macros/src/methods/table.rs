@@ -7,6 +7,7 @@ use super::{Form, Method, Param, forms};
 use crate::args::Lend;
 use kiln_graph::{BinaryOp, CompareOp, UnaryOp};
 use quote::quote;
+use std::sync::LazyLock;
 
 /// A family of methods.
 pub(super) struct Group {
@@ -14,7 +15,7 @@ pub(super) struct Group {
     #[cfg_attr(not(test), expect(dead_code, reason = "for docs/methods.md"))]
     pub title: &'static str,
     /// The methods.
-    pub methods: &'static [Method],
+    pub methods: Vec<Method>,
 }
 
 macro_rules! default {
@@ -65,84 +66,37 @@ macro_rules! method {
             form: Form::Method($form),
         }
     };
-    // Elementwise ops.
-    ($name:ident = $op:ident::$variant:ident, $about:literal) => {
-        Method {
-            name: stringify!($name),
-            params: elementwise!($op),
-            shapes: elementwise!($op shapes),
-            about: $about,
-            form: elementwise!($op::$variant),
-        }
-    };
 }
 
-macro_rules! elementwise {
-    (UnaryOp) => {
-        &[]
-    };
-    (BinaryOp) => {
-        params!(rhs)
-    };
-    (CompareOp) => {
-        params!(rhs)
-    };
-    (UnaryOp shapes) => {
-        "`[..]` -> `[..]`"
-    };
-    (BinaryOp shapes) => {
-        "`[..]`, `[..]` or a number -> broadcast"
-    };
-    (CompareOp shapes) => {
-        "`[..]`, `[..]` or a number -> bool, broadcast"
-    };
-    (UnaryOp::$variant:ident) => {
-        Form::Unary(UnaryOp::$variant)
-    };
-    (BinaryOp::$variant:ident) => {
-        Form::Binary(BinaryOp::$variant)
-    };
-    (CompareOp::$variant:ident) => {
-        Form::Compare(CompareOp::$variant)
-    };
+/// The functions of one operand, from the table of `kiln-graph`.
+fn unary() -> impl Iterator<Item = Method> {
+    UnaryOp::ALL.iter().map(|&op| Method {
+        name: op.method(),
+        params: &[],
+        shapes: "`[..]` -> `[..]`",
+        about: op.doc(),
+        form: Form::Unary(op),
+    })
+}
+
+/// Those of two operands, and comparisons.
+fn pairs() -> impl Iterator<Item = Method> {
+    let pair = |name, shapes, about, form| Method { name, params: params!(rhs), shapes, about, form };
+    let binary = BinaryOp::ALL
+        .iter()
+        .map(move |&op| pair(op.method(), "`[..]`, `[..]` or a number -> broadcast", op.doc(), Form::Binary(op)));
+    let compare = CompareOp::ALL
+        .iter()
+        .map(move |&op| pair(op.name(), "`[..]`, `[..]` or a number -> bool, broadcast", op.doc(), Form::Compare(op)));
+    binary.chain(compare)
 }
 
 /// Every method.
-pub(super) static GROUPS: &[Group] = &[
+pub(super) static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {
+    vec![
     Group {
         title: "Functions of each element",
-        methods: &[
-            method!(neg = UnaryOp::Neg, "`-x`; integers wrap. Also the operator `-`."),
-            method!(abs = UnaryOp::Abs, "Magnitude; integers wrap."),
-            method!(sign = UnaryOp::Sign, "-1, 0 or 1; NaN stays NaN."),
-            method!(ceil = UnaryOp::Ceil, "Rounds up."),
-            method!(floor = UnaryOp::Floor, "Rounds down."),
-            method!(round = UnaryOp::Round, "Rounds to the nearest, halves to even."),
-            method!(sqrt = UnaryOp::Sqrt, "Square root."),
-            method!(rsqrt = UnaryOp::Rsqrt, "`1 / sqrt(x)`."),
-            method!(recip = UnaryOp::Recip, "`1 / x`."),
-            method!(exp = UnaryOp::Exp, "`e^x`."),
-            method!(exp2 = UnaryOp::Exp2, "`2^x`."),
-            method!(ln = UnaryOp::Log, "Natural logarithm."),
-            method!(log2 = UnaryOp::Log2, "Logarithm to base 2."),
-            method!(ln_1p = UnaryOp::Log1p, "`ln(1 + x)`, exact near 0."),
-            method!(exp_m1 = UnaryOp::Expm1, "`e^x - 1`, exact near 0."),
-            method!(sin = UnaryOp::Sin, "Sine."),
-            method!(cos = UnaryOp::Cos, "Cosine."),
-            method!(tan = UnaryOp::Tan, "Tangent."),
-            method!(asin = UnaryOp::Asin, "Inverse sine."),
-            method!(acos = UnaryOp::Acos, "Inverse cosine."),
-            method!(atan = UnaryOp::Atan, "Inverse tangent."),
-            method!(sinh = UnaryOp::Sinh, "Hyperbolic sine."),
-            method!(cosh = UnaryOp::Cosh, "Hyperbolic cosine."),
-            method!(tanh = UnaryOp::Tanh, "Hyperbolic tangent."),
-            method!(asinh = UnaryOp::Asinh, "Inverse hyperbolic sine."),
-            method!(acosh = UnaryOp::Acosh, "Inverse hyperbolic cosine."),
-            method!(atanh = UnaryOp::Atanh, "Inverse hyperbolic tangent."),
-            method!(erf = UnaryOp::Erf, "The error function."),
-            method!(not = UnaryOp::Not, "Logical of bool, bitwise of integers. Also the operator `!`."),
-            method!(is_nan = UnaryOp::IsNan, "Whether it is NaN: bool."),
-            method!(is_infinite = UnaryOp::IsInf, "Whether it is infinite: bool."),
+        methods: unary().chain([
             method!(square() => method::square, "`[..]` -> `[..]`", "`x * x`."),
             method!(cast(dtype: dtype) => Builder::cast, "`[..]` -> `[..]`",
                 "Converts: rounds to nearest even; to integers truncates and saturates."),
@@ -152,38 +106,18 @@ pub(super) static GROUPS: &[Group] = &[
             method!(dropout(p: number = 0.5) => method::dropout, "`[..]` -> `[..]`",
                 "Nothing: a graph is a model that is applied, not trained."),
             method!(clone() by forms::same, "`[..]` -> `[..]`", "The same tensor: tensors are values."),
-        ],
+        ]).collect(),
     },
     Group {
         title: "Functions of two operands",
-        methods: &[
-            method!(add = BinaryOp::Add, "Sum; integers wrap. Also `+`."),
-            method!(sub = BinaryOp::Sub, "Difference; integers wrap. Also `-`."),
-            method!(mul = BinaryOp::Mul, "Product; integers wrap. Also `*`."),
-            method!(div = BinaryOp::Div, "Quotient; integers truncate toward zero. Also `/`."),
-            method!(rem = BinaryOp::Rem, "Remainder with the sign of the dividend. Also `%`."),
-            method!(powf = BinaryOp::Pow, "Power."),
-            method!(min = BinaryOp::Min, "The smaller; NaN if either is."),
-            method!(max = BinaryOp::Max, "The larger; NaN if either is."),
-            method!(atan2 = BinaryOp::Atan2, "Angle of the point (`rhs`, `x`)."),
-            method!(and = BinaryOp::And, "Logical of bool, bitwise of integers. Also `&`."),
-            method!(or = BinaryOp::Or, "Logical of bool, bitwise of integers. Also `|`."),
-            method!(xor = BinaryOp::Xor, "Logical of bool, bitwise of integers. Also `^`."),
-            method!(shl = BinaryOp::Shl, "Integers shifted left."),
-            method!(shr = BinaryOp::Shr, "Integers shifted right, arithmetic where signed."),
-            method!(eq = CompareOp::Eq, "Equal; NaN is not."),
-            method!(ne = CompareOp::Ne, "Not equal; NaN is."),
-            method!(lt = CompareOp::Lt, "Less."),
-            method!(le = CompareOp::Le, "Less or equal."),
-            method!(gt = CompareOp::Gt, "Greater."),
-            method!(ge = CompareOp::Ge, "Greater or equal."),
+        methods: pairs().chain([
             method!(select(if_true, if_false) by forms::select, "bool `[..]`, two of `[..]` or a number -> broadcast",
                 "`if_true` where it is true, else `if_false`."),
-        ],
+        ]).collect(),
     },
     Group {
         title: "Activations",
-        methods: &[
+        methods: vec![
             method!(relu() => Builder::relu, "`[..]` -> `[..]`", "`max(x, 0)`."),
             method!(leaky_relu(slope: number = 0.01) => Builder::leaky_relu, "`[..]` -> `[..]`",
                 "`slope * x` below 0, else `x`."),
@@ -208,7 +142,7 @@ pub(super) static GROUPS: &[Group] = &[
     },
     Group {
         title: "Reductions and running sums",
-        methods: &[
+        methods: vec![
             method!(sum(axes: axes, keep: flag = false) => Builder::sum, "`[..]` -> `[..]` without `axes`",
                 "Sum; narrow floats add in f32."),
             method!(mean(axes: axes, keep: flag = false) => Builder::mean, "`[..]` -> `[..]` without `axes`",
@@ -242,7 +176,7 @@ pub(super) static GROUPS: &[Group] = &[
     },
     Group {
         title: "Products of matrices and attention",
-        methods: &[
+        methods: vec![
             method!(matmul(rhs: tensor) => Builder::matmul, "`[.., M, K]`, `[.., K, N]` -> `[.., M, N]`",
                 "Matrix product; leading axes broadcast; lists are vectors."),
             method!(linear(weight: tensor, bias: given = None) => method::linear, "`[.., K]`, `[N, K]`, `[N]` -> `[.., N]`",
@@ -259,7 +193,7 @@ pub(super) static GROUPS: &[Group] = &[
     },
     Group {
         title: "Normalizations",
-        methods: &[
+        methods: vec![
             method!(layer_norm(axis: integer, scale: given = None, bias: given = None, eps: number = 1e-5) => Builder::layer_norm,
                 "`[..]` -> `[..]`", "`(x - mean) / sqrt(var + eps) * scale + bias` over the axes from `axis` on."),
             method!(rms_norm(axis: integer, scale: given = None, eps: number = 1e-5) => Builder::rms_norm, "`[..]` -> `[..]`",
@@ -274,7 +208,7 @@ pub(super) static GROUPS: &[Group] = &[
     },
     Group {
         title: "Convolutions, pools, resizing",
-        methods: &[
+        methods: vec![
             method!(conv(weight: tensor, strides: counts = 1, pads: sides = 0, dilations: counts = 1, groups: index = 1,
                 bias: given = None) => method::conv, "`[N, C, ..]`, `[O, C / groups, k..]` -> `[N, O, ..]`",
                 "Convolution over 1 to 3 spatial axes. A pad is a number or `(before, after)`."),
@@ -298,7 +232,7 @@ pub(super) static GROUPS: &[Group] = &[
     },
     Group {
         title: "Shapes",
-        methods: &[
+        methods: vec![
             method!(reshape(shape: dims) => Builder::reshape_infer, "`[..]` -> `shape`",
                 "The same elements in row-major order; one -1 takes what is left, 0 copies the extent."),
             method!(permute(axes: indices) => Builder::transpose, "`[..]` -> `[..]`", "Result axis `i` is axis `axes[i]`."),
@@ -325,7 +259,7 @@ pub(super) static GROUPS: &[Group] = &[
     },
     Group {
         title: "Parts, gathers, scatters",
-        methods: &[
+        methods: vec![
             method!(slice(axis, range) by forms::slice, "`[.., N, ..]` -> `[.., n, ..]`",
                 "A range of an axis, such as `1..n`; negative places count from the end."),
             method!(index(axis: integer, at: integer) => Builder::index_axis, "`[.., N, ..]` -> `[.., ..]`",
@@ -354,7 +288,7 @@ pub(super) static GROUPS: &[Group] = &[
     },
     Group {
         title: "Quantization",
-        methods: &[
+        methods: vec![
             method!(quantize(scale: tensor, zero_point: given = None, axis: integer = 1, block: index = 0, dtype: some_dtype = None)
                 => method::quantize, "`[..]`, scale -> integer `[..]`",
                 "`saturate(round(x / scale) + zero_point)`. The scale is one number, a list along `axis`, or one for each `block` elements of `axis`."),
@@ -362,4 +296,5 @@ pub(super) static GROUPS: &[Group] = &[
                 => method::dequantize, "integer `[..]`, scale -> `[..]`", "`(x - zero_point) * scale`, in the dtype of the scale."),
         ],
     },
-];
+]
+});

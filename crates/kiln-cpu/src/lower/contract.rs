@@ -222,7 +222,7 @@ impl<'g> Lowering<'g> {
     }
 
     /// A nest that rounds `from` to the accumulator's dtype and then to the result's.
-    pub(super) fn convert(&mut self, from: usize, from_dtype: DType, v: ValueId, acc: DType, out: DType) {
+    pub(crate) fn convert(&mut self, from: usize, from_dtype: DType, v: ValueId, acc: DType, out: DType) {
         self.convert_from((from, from_dtype, dense_strides(self.shape(v))), v, acc, out);
     }
 

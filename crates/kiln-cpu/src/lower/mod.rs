@@ -75,8 +75,8 @@ pub(crate) struct Lowering<'g> {
     shapes: Vec<Vec<usize>>,
     slots: Vec<SlotSpec>,
     slot_of: Vec<Option<usize>>,
-    stages: Vec<Stage>,
-    threads: usize,
+    pub(crate) stages: Vec<Stage>,
+    pub(crate) threads: usize,
     /// For a kernel that is repeated, which inputs stay the same; else empty.
     steady_inputs: &'g [bool],
 }
@@ -169,12 +169,12 @@ impl<'g> Lowering<'g> {
     }
 
     /// A scratch slot.
-    fn temp(&mut self, dtype: DType, len: usize) -> usize {
+    pub(crate) fn temp(&mut self, dtype: DType, len: usize) -> usize {
         self.add_slot(Home::Scratch(0), dtype, len)
     }
 
     /// The slot that will hold `v`: a result of the region if it is one, else scratch.
-    fn assign(&mut self, v: ValueId) -> usize {
+    pub(crate) fn assign(&mut self, v: ValueId) -> usize {
         if let Some(slot) = self.slot_of[v.index()] {
             return slot;
         }
@@ -226,7 +226,7 @@ impl<'g> Lowering<'g> {
     }
 
     /// The dense slot of operand `i` of the node that defines `v`.
-    fn operand(&mut self, v: ValueId, i: usize) -> Result<usize> {
+    pub(crate) fn operand(&mut self, v: ValueId, i: usize) -> Result<usize> {
         let node = self.graph.producer(v);
         let Some(&x) = node.inputs.get(i) else {
             return Err(self.unsupported(node, format!("operand {i} is missing")));

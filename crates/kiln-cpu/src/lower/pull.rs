@@ -4,7 +4,7 @@ use super::Lowering;
 use super::affine::{Affine, Unsplit, dense_strides, linear, split};
 use crate::error::Error;
 use crate::program::{Access, Id, Instr, Kind, Level, Program, Scalar};
-use kiln_graph::{BinaryOp, DType, Op, QuantAxes, UnaryOp, ValueId};
+use kiln_graph::{DType, Op, QuantAxes, ValueId};
 use std::collections::HashMap;
 
 /// Why a value cannot be computed within the loop nest being built.
@@ -240,12 +240,12 @@ impl<'l, 'g> Pull<'l, 'g> {
             }
             Op::Unary(op) => {
                 let a = self.value(operand(0)?, coords)?;
-                self.check_unary(node, *op, low.dtype(operand(0)?))?;
+                self.check(node, op.domain(), low.dtype(operand(0)?))?;
                 let level = self.program.instrs[a].level;
                 Ok(self.emit(Kind::Unary(*op, a), level, dtype))
             }
             Op::Binary(op) => {
-                self.check_binary(node, *op, dtype)?;
+                self.check(node, op.domain(), dtype)?;
                 self.pair(operand(0)?, operand(1)?, coords, dtype, |a, b| Kind::Binary(*op, a, b))
             }
             Op::Compare(op) => self.pair(operand(0)?, operand(1)?, coords, dtype, |a, b| Kind::Compare(*op, a, b)),
@@ -388,23 +388,11 @@ impl<'l, 'g> Pull<'l, 'g> {
         }
     }
 
-    fn check_unary(&self, node: &kiln_graph::Node, op: UnaryOp, of: DType) -> Result<(), Stop> {
-        let ok = match op {
-            UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign => true,
-            UnaryOp::Not => !of.is_float(),
-            _ => of.is_float(),
-        };
-        let message = || format!("is not defined on {of}");
-        if ok { Ok(()) } else { Err(Stop::Fail(self.low.unsupported(node, message()))) }
-    }
-
-    fn check_binary(&self, node: &kiln_graph::Node, op: BinaryOp, of: DType) -> Result<(), Stop> {
-        let ok = match op {
-            BinaryOp::And | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Shl | BinaryOp::Shr => !of.is_float(),
-            BinaryOp::Atan2 => of.is_float(),
-            _ => true,
-        };
-        let message = || format!("is not defined on {of}");
-        if ok { Ok(()) } else { Err(Stop::Fail(self.low.unsupported(node, message()))) }
+    /// Refuses a function that is not defined on its operands.
+    fn check(&self, node: &kiln_graph::Node, domain: kiln_graph::Domain, of: DType) -> Result<(), Stop> {
+        if domain.holds(of) {
+            return Ok(());
+        }
+        Err(Stop::Fail(self.low.unsupported(node, format!("is not defined on {of}"))))
     }
 }

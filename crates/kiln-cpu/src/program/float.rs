@@ -61,16 +61,17 @@ macro_rules! float_ops {
                     #[inline(always)]
                     |x| $tanh(x),
                 ),
-                UnaryOp::Asinh => map1(dst, a, |x| libm::asinh(f64::from(x)) as $t),
-                UnaryOp::Acosh => map1(dst, a, |x| libm::acosh(f64::from(x)) as $t),
-                UnaryOp::Atanh => map1(dst, a, |x| libm::atanh(f64::from(x)) as $t),
                 UnaryOp::Erf => map1(
                     dst,
                     a,
                     #[inline(always)]
                     |x| $erf(x),
                 ),
-                UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf => return false,
+                // Functions without a form of their own are the reference's.
+                _ => match op.reference() {
+                    Some(f) => map1(dst, a, |x| f(f64::from(x)) as $t),
+                    None => return false,
+                },
             }
             true
         }

@@ -1,13 +1,14 @@
 //! Gathers, scatters, padding and concatenation: data that moves.
 
-use super::Context;
 use super::parallel::{each, threads_for};
+use super::{Context, Stage};
 use crate::error::{Error, Result};
+use crate::lower::Lowering;
 use crate::lower::affine::dense_strides;
 use crate::memory::Slot;
 use crate::program::Class;
 use bytemuck::Pod;
-use kiln_graph::{DType, ScatterOp};
+use kiln_graph::{DType, Dim, Node, ScatterOp, ValueId};
 use kiln_num::{load_bits, store_bits, wrap_i64};
 
 /// The element of `extent` that an index names; negative ones count from the end.
@@ -357,4 +358,139 @@ impl Place {
             }
         });
     }
+}
+
+/// The stage of a padding.
+pub(super) fn pad(low: &mut Lowering, v: ValueId, before: &[Dim], interior: &[i64]) -> Result<()> {
+    let node = low.graph.producer(v);
+    let before = low.extents(before)?;
+    let (x, value) = (low.operand(v, 0)?, low.operand(v, 1)?);
+    let shape = low.shape(node.inputs[0]).to_vec();
+    let own = dense_strides(low.shape(v));
+    let offset = own.iter().zip(&before).map(|(s, &l)| s * l as isize).sum();
+    let strides = own.iter().zip(interior).map(|(s, &i)| s * (i as isize + 1)).collect();
+    let (dtype, out) = (low.dtype(v), low.assign(v));
+    let threads = low.threads;
+    low.stages.push(Stage::Pad(Pad { x, value, out, dtype, shape, strides, offset, threads }));
+    Ok(())
+}
+
+/// The stage of a concatenation.
+pub(super) fn concat(low: &mut Lowering, v: ValueId, axis: usize) -> Result<()> {
+    let node = low.graph.producer(v);
+    let outer: usize = low.shape(v)[..axis].iter().product();
+    let mut parts = Vec::with_capacity(node.inputs.len());
+    for i in 0..node.inputs.len() {
+        let run: usize = low.shape(node.inputs[i])[axis..].iter().product();
+        parts.push((low.operand(v, i)?, run));
+    }
+    let (dtype, out) = (low.dtype(v), low.assign(v));
+    let threads = low.threads;
+    low.stages.push(Stage::Place(Place { parts, out, dtype, outer, threads }));
+    Ok(())
+}
+
+/// The stage of a gather along an axis.
+pub(super) fn gather(low: &mut Lowering, v: ValueId, axis: usize) -> Result<()> {
+    let node = low.graph.producer(v);
+    let shape = low.shape(node.inputs[0]).to_vec();
+    let x = low.operand(v, 0)?;
+    let indices = low.dense_as(node.inputs[1], DType::I64)?;
+    let (dtype, out) = (low.dtype(v), low.assign(v));
+    low.stages.push(Stage::Gather(Gather {
+        x,
+        indices,
+        out,
+        dtype,
+        axis,
+        outer: shape[..axis].iter().product(),
+        extent: shape[axis],
+        inner: shape[axis + 1..].iter().product(),
+        threads: low.threads,
+    }));
+    Ok(())
+}
+
+/// The stage of a gather of elements.
+pub(super) fn gather_elements(low: &mut Lowering, v: ValueId, axis: usize) -> Result<()> {
+    let node = low.graph.producer(v);
+    let (shape, index_shape) = (low.shape(node.inputs[0]).to_vec(), low.shape(v).to_vec());
+    check_along(low, node, &shape, &index_shape, axis)?;
+    let x = low.operand(v, 0)?;
+    let indices = low.dense_as(node.inputs[1], DType::I64)?;
+    let (dtype, out) = (low.dtype(v), low.assign(v));
+    let threads = low.threads;
+    low.stages.push(Stage::GatherElements(GatherElements {
+        x,
+        indices,
+        out,
+        dtype,
+        axis,
+        shape,
+        index_shape,
+        threads,
+    }));
+    Ok(())
+}
+
+/// The stage of a gather by coordinates.
+pub(super) fn gather_nd(low: &mut Lowering, v: ValueId, batch_dims: usize) -> Result<()> {
+    let node = low.graph.producer(v);
+    let (shape, index_shape) = (low.shape(node.inputs[0]).to_vec(), low.shape(node.inputs[1]).to_vec());
+    let x = low.operand(v, 0)?;
+    let indices = low.dense_as(node.inputs[1], DType::I64)?;
+    let (dtype, out) = (low.dtype(v), low.assign(v));
+    let threads = low.threads;
+    low.stages.push(Stage::GatherNd(GatherNd { x, indices, out, dtype, batch_dims, shape, index_shape, threads }));
+    Ok(())
+}
+
+/// The stage of a scatter of elements.
+pub(super) fn scatter_elements(low: &mut Lowering, v: ValueId, axis: usize, op: ScatterOp) -> Result<()> {
+    let node = low.graph.producer(v);
+    let (shape, index_shape) = (low.shape(node.inputs[0]).to_vec(), low.shape(node.inputs[1]).to_vec());
+    check_along(low, node, &shape, &index_shape, axis)?;
+    scatter(low, v, ScatterKind::Elements { axis }, op, shape, index_shape)
+}
+
+/// The stage of a scatter by coordinates.
+pub(super) fn scatter_nd(low: &mut Lowering, v: ValueId, op: ScatterOp) -> Result<()> {
+    let node = low.graph.producer(v);
+    let (shape, index_shape) = (low.shape(node.inputs[0]).to_vec(), low.shape(node.inputs[1]).to_vec());
+    scatter(low, v, ScatterKind::Nd, op, shape, index_shape)
+}
+
+fn check_along(low: &Lowering, node: &Node, shape: &[usize], index: &[usize], axis: usize) -> Result<()> {
+    for (a, (&i, &n)) in index.iter().zip(shape).enumerate() {
+        if a != axis && i > n {
+            let message = format!("indices {index:?} are longer than {shape:?} on axis {a}");
+            return Err(low.unsupported(node, message));
+        }
+    }
+    Ok(())
+}
+
+fn scatter(
+    low: &mut Lowering,
+    v: ValueId,
+    kind: ScatterKind,
+    op: ScatterOp,
+    shape: Vec<usize>,
+    index_shape: Vec<usize>,
+) -> Result<()> {
+    let node = low.graph.producer(v);
+    let indices_value = node.inputs[1];
+    // Repeated updates accumulate in the class of the dtype and are rounded once.
+    let class = Class::of(low.dtype(v));
+    let x = low.dense_as(node.inputs[0], class.dtype())?;
+    let indices = low.dense_as(indices_value, DType::I64)?;
+    let updates = low.dense_as(node.inputs[2], class.dtype())?;
+    let (out, same) = low.result_as(v, class);
+    let dtype = low.dtype(v);
+    let scatter = Scatter { kind, op, class, dtype, x, indices, updates, out, shape, index_shape };
+    low.stages.push(Stage::Scatter(scatter));
+    if !same {
+        low.convert(out, class.dtype(), v, dtype, dtype);
+    }
+    Ok(())
 }

@@ -15,15 +15,16 @@ pub(crate) use conv::IntConv;
 pub(crate) use depthwise::Depthwise;
 pub(crate) use gemm::{Arithmetic, Form, MatMul, Strided};
 pub(crate) use image::{Image, LayOut};
-pub(crate) use index::{Gather, GatherElements, GatherNd, Pad, Place, Scatter, ScatterKind};
 pub(crate) use parallel::Pool;
-pub(crate) use scan::Scan;
-pub(crate) use sort::TopK;
 pub(crate) use window::{Spatial, Window};
 
 use crate::error::Result;
-use crate::lower::Nest;
+use crate::lower::{Lowering, Nest};
 use crate::memory::Slot;
+use index::{Gather, GatherElements, GatherNd, Pad, Place, Scatter};
+use kiln_graph::{Op, ValueId};
+use scan::Scan;
+use sort::TopK;
 
 /// What a stage may use while it runs.
 pub(crate) struct Context<'a> {
@@ -131,5 +132,23 @@ impl Stage {
             Stage::TopK(s) => s.run(cx),
         }
         Ok(())
+    }
+}
+
+/// Emits the stage of the op that defines `v`, if it is one that a single stage computes from dense operands.
+pub(crate) fn lower(low: &mut Lowering, v: ValueId) -> Result<()> {
+    let node = low.graph.producer(v);
+    match &node.op {
+        Op::WindowReduce { op, spec } => window::lower(low, v, *op, spec),
+        Op::Pad { low: before, interior, .. } => index::pad(low, v, before, interior),
+        Op::Concat { axis } => index::concat(low, v, *axis),
+        Op::Gather { axis } => index::gather(low, v, *axis),
+        Op::GatherElements { axis } => index::gather_elements(low, v, *axis),
+        Op::GatherNd { batch_dims } => index::gather_nd(low, v, *batch_dims),
+        Op::ScatterElements { axis, op } => index::scatter_elements(low, v, *axis, *op),
+        Op::ScatterNd { op } => index::scatter_nd(low, v, *op),
+        Op::Scan { op, axis, exclusive, reverse } => scan::lower(low, v, *op, *axis, *exclusive, *reverse),
+        Op::TopK { axis, largest, .. } => sort::lower(low, v, *axis, *largest),
+        _ => Err(low.unsupported(node, "has no CPU kernel".into())),
     }
 }

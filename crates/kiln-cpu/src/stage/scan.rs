@@ -1,10 +1,12 @@
 //! Running reductions.
 
-use super::Context;
 use super::parallel::{each, threads_for};
+use super::{Context, Stage};
+use crate::error::Result;
+use crate::lower::Lowering;
 use crate::program::Class;
 use bytemuck::Pod;
-use kiln_graph::{DType, ScanOp};
+use kiln_graph::{DType, ScanOp, ValueId};
 use kiln_num::wrap_i64;
 
 /// A scan along the middle of `[outer, extent, inner]`. Slots hold the dtype's class.
@@ -94,4 +96,38 @@ impl Scan {
             }
         });
     }
+}
+
+/// The stage of a running reduction.
+pub(super) fn lower(
+    low: &mut Lowering,
+    v: ValueId,
+    op: ScanOp,
+    axis: usize,
+    exclusive: bool,
+    reverse: bool,
+) -> Result<()> {
+    let node = low.graph.producer(v);
+    let class = Class::of(low.dtype(v));
+    let shape = low.shape(v).to_vec();
+    let x = low.dense_as(node.inputs[0], class.dtype())?;
+    let (out, same) = low.result_as(v, class);
+    let dtype = low.dtype(v);
+    low.stages.push(Stage::Scan(Scan {
+        op,
+        class,
+        dtype,
+        x,
+        out,
+        outer: shape[..axis].iter().product(),
+        extent: shape[axis],
+        inner: shape[axis + 1..].iter().product(),
+        exclusive,
+        reverse,
+        threads: low.threads,
+    }));
+    if !same {
+        low.convert(out, class.dtype(), v, dtype, dtype);
+    }
+    Ok(())
 }

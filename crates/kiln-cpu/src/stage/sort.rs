@@ -1,9 +1,12 @@
 //! The extreme elements along an axis, in order.
 
-use super::Context;
 use super::parallel::{each, threads_for};
+use super::{Context, Stage};
+use crate::error::Result;
+use crate::lower::Lowering;
 use crate::program::Class;
 use bytemuck::Pod;
+use kiln_graph::{DType, ValueId};
 use std::cmp::Ordering;
 
 /// Top-k along the middle of `[outer, extent, inner]`. Slots hold the dtype's class.
@@ -63,4 +66,40 @@ impl TopK {
 fn float_order<T: PartialOrd + Copy>(a: &T, b: &T) -> Ordering {
     #[allow(clippy::eq_op, reason = "NaN is the value unequal to itself")]
     a.partial_cmp(b).unwrap_or_else(|| (a != a).cmp(&(b != b)))
+}
+
+/// The stage of a top-k.
+pub(super) fn lower(low: &mut Lowering, v: ValueId, axis: usize, largest: bool) -> Result<()> {
+    let node = low.graph.producer(v);
+    let [values, indices] = node.outputs[..] else {
+        return Err(low.unsupported(node, "has two results".into()));
+    };
+    let class = Class::of(low.dtype(values));
+    let shape = low.shape(node.inputs[0]).to_vec();
+    let k = low.shape(values)[axis];
+    if k > shape[axis] {
+        let message = format!("k is {k}, and axis {axis} has only {} elements", shape[axis]);
+        return Err(low.unsupported(node, message));
+    }
+    let x = low.dense_as(node.inputs[0], class.dtype())?;
+    let (out, same) = low.result_as(values, class);
+    let dtype = low.dtype(values);
+    let indices = low.assign(indices);
+    low.stages.push(Stage::TopK(TopK {
+        class,
+        unsigned: dtype == DType::U64,
+        x,
+        values: out,
+        indices,
+        outer: shape[..axis].iter().product(),
+        extent: shape[axis],
+        inner: shape[axis + 1..].iter().product(),
+        k,
+        largest,
+        threads: low.threads,
+    }));
+    if !same {
+        low.convert(out, class.dtype(), values, dtype, dtype);
+    }
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! Sliding windows over up to three trailing axes.
 
-use super::Context;
 use super::parallel::{each, threads_for};
+use super::{Context, Stage};
+use crate::error::Result;
+use crate::lower::Lowering;
 use crate::program::Class;
 use crate::simd::{Loop, widest};
 use bytemuck::Pod;
-use kiln_graph::{DType, ReduceOp};
+use kiln_graph::{DType, ReduceOp, ValueId, WindowSpec};
 use std::ops::Range;
 
 /// Geometry of windows, padded on the left to three axes.
@@ -188,4 +190,27 @@ impl<T: Copy, F: Fn(T, T) -> T + Copy> Loop for Plane<'_, T, F> {
             }
         }
     }
+}
+
+/// The stage of a window reduction.
+pub(super) fn lower(low: &mut Lowering, v: ValueId, op: ReduceOp, spec: &WindowSpec) -> Result<()> {
+    let node = low.graph.producer(v);
+    let class = Class::of(low.dtype(v));
+    let input = low.shape(node.inputs[0]).to_vec();
+    let first = input.len() - spec.window.len();
+    let Some(spatial) =
+        Spatial::new(&input[first..], &low.shape(v)[first..], &spec.window, &spec.strides, &spec.pads, &spec.dilations)
+    else {
+        return Err(low.unsupported(node, "more than three window axes".into()));
+    };
+    let x = low.dense_as(node.inputs[0], class.dtype())?;
+    let (out, same) = low.result_as(v, class);
+    let planes = input[..first].iter().product();
+    let dtype = low.dtype(v);
+    let threads = low.threads;
+    low.stages.push(Stage::Window(Window { op, class, dtype, x, out, planes, spatial, threads }));
+    if !same {
+        low.convert(out, class.dtype(), v, dtype, dtype);
+    }
+    Ok(())
 }

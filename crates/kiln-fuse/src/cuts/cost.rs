@@ -2,9 +2,8 @@
 
 use super::cut::{Inner, is_literal};
 use crate::egraph::{ClassIx, Dag};
-use crate::region::OpKind;
 use crate::{Anchor, Numerics, Options};
-use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, Symbols, UnaryOp};
+use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, OpKind, Symbols, UnaryOp};
 use kiln_target::{Target, Work};
 
 /// The value a symbol counts as when the caller gave none.
@@ -81,7 +80,7 @@ impl<'a> Costs<'a> {
     pub fn again(&self, dag: &Dag, anchor: ClassIx) -> f64 {
         let nodes = dag.class(anchor).nodes.iter().enumerate();
         let alone = nodes.filter_map(|(i, node)| {
-            let kind = OpKind::of(node.op.as_ref()?).anchor()?;
+            let kind = Anchor::of(node.op.as_ref()?.kind())?;
             Some(self.estimate(dag, &[(anchor, i as u16)], &node.operands, &[anchor], kind).seconds)
         });
         alone.fold(self.launch(), f64::max)
@@ -140,7 +139,7 @@ impl<'a> Costs<'a> {
                 // What stands before a broadcast is computed again for every element that it reaches.
                 Anchor::Map | Anchor::Index => domain,
                 Anchor::Reduce => {
-                    if OpKind::of(op) == OpKind::Reduce {
+                    if op.kind() == OpKind::Reduce {
                         domain
                     } else {
                         self.numel(*class).max(1.0)
@@ -198,7 +197,7 @@ pub(super) fn weight(op: &Op, window: f64) -> f64 {
         Op::Binary(BinaryOp::Div | BinaryOp::Mod | BinaryOp::Rem) => 6.0,
         Op::Binary(BinaryOp::Pow | BinaryOp::Atan2) => 24.0,
         Op::WindowReduce { .. } => window,
-        op if OpKind::of(op) == OpKind::View || OpKind::of(op) == OpKind::Nullary => 0.0,
+        op if op.kind() == OpKind::View || op.kind() == OpKind::Nullary => 0.0,
         Op::Contract { .. } | Op::Conv { .. } => 0.0,
         _ => 1.0,
     }

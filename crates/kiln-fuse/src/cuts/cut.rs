@@ -2,8 +2,8 @@
 
 use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
-use crate::region::{OpKind, Sub, SubNode, SubOperand};
-use kiln_graph::Op;
+use crate::region::{Sub, SubNode, SubOperand};
+use kiln_graph::{Op, OpKind};
 use std::collections::BTreeSet;
 
 /// An inner class and which of its nodes computes it.
@@ -74,7 +74,7 @@ pub(crate) enum Core {
     Gather,
     /// Reductions of values of this type and axes: the class and node of one of them.
     Reduce(Inner),
-    /// Contraction, convolution, window or scan at this class.
+    /// Contraction, convolution or window at this class.
     Heavy(ClassIx),
     /// Nothing may be joined to it or put on top.
     Closed,
@@ -132,7 +132,7 @@ impl Cone {
         self.core = self.core.under(dag, at)?;
         self.inner.push(at);
         let op = dag.class(at.0).nodes[usize::from(at.1)].op.as_ref()?;
-        if OpKind::of(op).anchor().is_some() {
+        if Anchor::of(op.kind()).is_some() {
             self.anchors.push(at.0);
         }
         Some(self)
@@ -185,13 +185,13 @@ impl Core {
     /// The core of a cone with `node` of `class` put on top; `None` if that cannot be legal.
     pub fn under(self, dag: &Dag, at: Inner) -> Option<Core> {
         let node = &dag.class(at.0).nodes[usize::from(at.1)];
-        let own = match OpKind::of(node.op.as_ref()?) {
+        let own = match node.op.as_ref()?.kind() {
             OpKind::Nullary | OpKind::Elementwise | OpKind::View => Core::Map,
             OpKind::Gather => Core::Gather,
             OpKind::Reduce => Core::Reduce(at),
             OpKind::Contract | OpKind::Conv | OpKind::Window => Core::Heavy(at.0),
-            OpKind::Scan | OpKind::Scatter => return (self == Core::Map).then_some(Core::Closed),
-            OpKind::Source | OpKind::Sort | OpKind::Opaque => return None,
+            OpKind::Sink | OpKind::Scatter => return (self == Core::Map).then_some(Core::Closed),
+            OpKind::Source | OpKind::Alone | OpKind::Opaque => return None,
         };
         self.join(own, dag)
     }

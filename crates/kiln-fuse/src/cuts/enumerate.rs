@@ -4,8 +4,8 @@ use super::cost::Costs;
 use super::cut::{Cone, Core, Cut, is_literal};
 use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
-use crate::region::{MAX_NODES, MAX_OPERANDS, OpKind, legal};
-use kiln_graph::Op;
+use crate::region::{MAX_NODES, MAX_OPERANDS, legal};
+use kiln_graph::{Op, OpKind};
 use std::collections::BTreeMap;
 
 /// Cuts kept a class.
@@ -21,8 +21,8 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
     for (n, node) in dag.class(class).nodes.iter().enumerate() {
         let at = (class, n as u16);
         let Some(op) = &node.op else { continue };
-        let kind = OpKind::of(op);
-        if matches!(kind, OpKind::Source | OpKind::Sort | OpKind::Opaque)
+        let kind = op.kind();
+        if matches!(kind, OpKind::Source | OpKind::Alone | OpKind::Opaque)
             || matches!(op, Op::Const { value } if value.len() != 1)
             || node.operands.iter().any(|c| dag.class(*c).tuple)
         {
@@ -30,7 +30,7 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
         }
         let Some(own) = Core::Map.under(dag, at) else { continue };
         // Only what may stand before this op is worth joining.
-        let open = !matches!(own, Core::Closed) || kind == OpKind::Scan;
+        let open = !matches!(own, Core::Closed) || kind == OpKind::Sink;
         let mut partial = vec![Cone::default()];
         let mut operands = node.operands.clone();
         operands.sort();

@@ -11,9 +11,8 @@ use super::cut::{Cut, is_literal};
 use super::enumerate::cuts_of;
 use super::refine::refine;
 use crate::egraph::{ClassIx, Dag, DagNode};
-use crate::region::OpKind;
-use crate::{Error, Options, Result};
-use kiln_graph::Op;
+use crate::{Anchor, Error, Options, Result};
+use kiln_graph::{Op, OpKind};
 use std::collections::BTreeSet;
 
 /// How a class gets into memory.
@@ -113,9 +112,9 @@ fn shared(dag: &Dag) -> Vec<f64> {
         let mut read: Vec<ClassIx> = Vec::new();
         for node in &dag.class(c).nodes {
             read.extend(&node.operands);
-            let kind = node.op.as_ref().map(OpKind::of);
-            use OpKind::{Contract, Conv, Opaque, Scatter, Sort, Window};
-            if matches!(kind, Some(Contract | Conv | Window | Scatter | Sort | Opaque)) {
+            let kind = node.op.as_ref().map(Op::kind);
+            use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
+            if matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque)) {
                 node.operands.iter().for_each(|o| stored[o.index()] = true);
             }
         }
@@ -170,7 +169,7 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
 
 /// Whether a function of positions is worth memory rather than computing again: it takes long, or a kernel of its own.
 fn is_dear(op: &Op) -> bool {
-    weight(op, 1.0) >= DEAR || OpKind::of(op).anchor().is_some()
+    weight(op, 1.0) >= DEAR || Anchor::of(op.kind()).is_some()
 }
 
 /// Whether a class has a shape that is known at build time.
@@ -195,7 +194,7 @@ fn candidates(dag: &Dag, costs: &Costs, free: &[bool], refs: &[f64]) -> (Vec<Vec
                 let (seconds, choice) = match &node.op {
                     None => (0.0, Choice::Part(node.operands[0])),
                     Some(Op::Reshape { .. }) => (0.0, Choice::Alias(node.operands[0])),
-                    Some(Op::TopK { .. }) => {
+                    Some(op) if op.kind() == OpKind::Alone => {
                         let moved: f64 = costs.bytes(c) + costs.bytes(node.operands[0]);
                         (costs.launch() + costs.transfer(moved), Choice::Step(i as u16))
                     }

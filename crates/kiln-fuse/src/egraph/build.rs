@@ -4,7 +4,7 @@ use super::{EGraph, Head, Knowledge, Term, commutes};
 use crate::region::MAX_OPERANDS;
 use crate::{Error, Result};
 use egg::Id;
-use kiln_graph::{Graph, Op, Requirement, TensorType, infer};
+use kiln_graph::{Graph, Op, OpKind, Requirement, TensorType, infer};
 
 /// An e-graph that holds a graph, and where its values are.
 pub(crate) struct Built {
@@ -24,7 +24,7 @@ pub(crate) fn build(graph: &Graph) -> Result<Built> {
         }
         let operands: Option<Vec<Id>> = node.inputs.iter().map(|v| class_of[v.index()]).collect();
         let operands = operands.ok_or_else(|| invalid(graph, &format!("node `{}` uses a later value", node.name)))?;
-        let tuple = matches!(node.op, Op::TopK { .. } | Op::If { .. } | Op::Loop { .. });
+        let tuple = node.op.kind().is_tuple();
         let id = egraph.put(&node.op, &operands);
         for (result, v) in node.outputs.iter().enumerate() {
             let class =
@@ -78,20 +78,19 @@ impl Put for EGraph {
             return self.put(op, &parts);
         }
         let mut children = operands.to_vec();
-        let head = match op {
-            Op::Unary(_) | Op::Compare(_) | Op::Select => Head::Op(op.name()),
-            Op::Binary(b) => {
-                let rank = |id: Id| (self[id].data.literal, self[id].data.weight_only);
-                if commutes(*b) && rank(children[0]) > rank(children[1]) {
-                    children.swap(0, 1);
-                }
-                Head::Op(op.name())
+        if let Op::Binary(b) = op {
+            let rank = |id: Id| (self[id].data.literal, self[id].data.weight_only);
+            if commutes(*b) && rank(children[0]) > rank(children[1]) {
+                children.swap(0, 1);
             }
-            Op::If { .. } | Op::Loop { .. } => Head::Opaque(self.analysis.fresh(op)),
-            _ => {
+        }
+        let head = match op.code() {
+            code if code.kind() == OpKind::Opaque => Head::Opaque(self.analysis.fresh(op)),
+            code if code.without_attributes().is_some() => Head::Op(code),
+            code => {
                 let attr = self.analysis.intern(op);
                 children.insert(0, self.add(Term { head: Head::Attr(attr), children: vec![] }));
-                Head::Op(op.name())
+                Head::Op(code)
             }
         };
         self.add(Term { head, children })

@@ -140,7 +140,7 @@ impl Dag {
 
 /// Whether an op has (or may have) other than one result.
 pub(crate) fn is_tuple(op: Option<&Op>) -> bool {
-    matches!(op, Some(Op::TopK { .. } | Op::If { .. } | Op::Loop { .. }))
+    op.is_some_and(|op| op.kind().is_tuple())
 }
 
 /// Operand values of each e-node of a class (attributes left out).

@@ -2,9 +2,7 @@
 
 use super::{Effort, Head, Term};
 use egg::{Analysis, DidMerge, Id};
-use kiln_graph::{
-    BinaryOp, CompareOp, Constraint, Graph, Op, Symbols, Tensor, TensorType, UnaryOp, ValueId, infer, interpret,
-};
+use kiln_graph::{BinaryOp, Constraint, Graph, Op, Symbols, Tensor, TensorType, ValueId, infer, interpret};
 use std::collections::HashMap;
 
 pub(crate) type EGraph = egg::EGraph<Term, Knowledge>;
@@ -31,7 +29,7 @@ pub(crate) struct Knowledge {
     pub symbols: Symbols,
     pub constraints: Vec<Constraint>,
     ops: Vec<Op>,
-    index: HashMap<String, Vec<u32>>,
+    index: HashMap<Op, u32>,
     /// Names of weights whose data is present.
     pub bound: std::collections::BTreeSet<String>,
     /// Unions that claimed equality of different types.
@@ -51,14 +49,11 @@ impl Knowledge {
 
     /// The number of an op with its attributes.
     pub fn intern(&mut self, op: &Op) -> u32 {
-        // The debug text of a tensor leaves out its data, so equal keys are compared.
-        let bucket = self.index.entry(format!("{op:?}")).or_default();
-        if let Some(&i) = bucket.iter().find(|&&i| self.ops[i as usize] == *op) {
+        if let Some(&i) = self.index.get(op) {
             return i;
         }
-        let i = self.ops.len() as u32;
-        self.ops.push(op.clone());
-        bucket.push(i);
+        let i = self.fresh(op);
+        self.index.insert(op.clone(), i);
         i
     }
 
@@ -82,20 +77,13 @@ pub(crate) fn commutes(op: BinaryOp) -> bool {
 /// The op that a term applies, and its operands.
 pub(crate) fn op_of(egraph: &EGraph, term: &Term) -> Option<(Op, Vec<Id>)> {
     match term.head {
-        Head::Op(name) => {
-            let plain = UnaryOp::from_name(name)
-                .map(Op::Unary)
-                .or_else(|| BinaryOp::from_name(name).map(Op::Binary))
-                .or_else(|| CompareOp::from_name(name).map(Op::Compare))
-                .or_else(|| (name == "select").then_some(Op::Select));
-            match plain {
-                Some(op) => Some((op, term.children.clone())),
-                None => {
-                    let (attr, operands) = term.children.split_first()?;
-                    Some((egraph.attr(*attr)?.clone(), operands.to_vec()))
-                }
+        Head::Op(code) => match code.without_attributes() {
+            Some(op) => Some((op, term.children.clone())),
+            None => {
+                let (attr, operands) = term.children.split_first()?;
+                Some((egraph.attr(*attr)?.clone(), operands.to_vec()))
             }
-        }
+        },
         Head::Opaque(i) => Some((egraph.analysis.op(i).clone(), term.children.clone())),
         Head::Attr(_) | Head::Result(_) => None,
     }
@@ -207,7 +195,7 @@ impl Analysis<Term> for Knowledge {
         let op = Op::Const { value };
         let attr = egraph.analysis.intern(&op);
         let attr = egraph.add(Term { head: Head::Attr(attr), children: vec![] });
-        let literal = egraph.add(Term { head: Head::Op(op.name()), children: vec![attr] });
+        let literal = egraph.add(Term { head: Head::Op(op.code()), children: vec![attr] });
         egraph.union(id, literal);
     }
 }

@@ -1,13 +1,13 @@
-//! Terms: an op's mnemonic over children. Attributes are interned and ride along as the first child, so that patterns bind them.
+//! Terms: an op's code over children. Attributes are interned and ride along as the first child, so that patterns bind them.
 
 use egg::{FromOp, Id, Language};
-use kiln_graph::{BinaryOp, CompareOp, UnaryOp};
+use kiln_graph::OpCode;
 
 /// What a term applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Head {
-    /// A primitive by its mnemonic. Unary, binary, compare and select have no attribute child; all others have one.
-    Op(&'static str),
+    /// A primitive. Those that have attributes have them as their first child.
+    Op(OpCode),
     /// An interned op with its attributes.
     Attr(u32),
     /// One result of an op with several.
@@ -43,47 +43,19 @@ impl Language for Term {
     }
 }
 
-/// Mnemonics of ops with attributes that patterns may name.
-const WITH_ATTRIBUTES: &[&str] = &[
-    "cast",
-    "reduce_sum",
-    "reduce_prod",
-    "reduce_max",
-    "reduce_min",
-    "reduce_all",
-    "reduce_any",
-    "contract",
-    "conv",
-    "permute",
-    "reshape",
-    "broadcast",
-    "slice",
-    "pad",
-    "concat",
-    "gather",
-];
-
 impl FromOp for Term {
     type Error = String;
 
     fn from_op(op: &str, children: Vec<Id>) -> Result<Self, String> {
-        let name = WITH_ATTRIBUTES
-            .iter()
-            .copied()
-            .find(|n| *n == op)
-            .or_else(|| UnaryOp::from_name(op).map(UnaryOp::name))
-            .or_else(|| BinaryOp::from_name(op).map(BinaryOp::name))
-            .or_else(|| CompareOp::from_name(op).map(CompareOp::name))
-            .or_else(|| (op == "select").then_some("select"))
-            .ok_or_else(|| format!("no op is called `{op}`"))?;
-        Ok(Term { head: Head::Op(name), children })
+        let code = OpCode::from_name(op).ok_or_else(|| format!("no op is called `{op}`"))?;
+        Ok(Term { head: Head::Op(code), children })
     }
 }
 
 impl std::fmt::Display for Term {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.head {
-            Head::Op(name) => f.write_str(name),
+            Head::Op(code) => write!(f, "{code}"),
             Head::Attr(i) => write!(f, "@{i}"),
             Head::Result(i) => write!(f, "result{i}"),
             Head::Opaque(i) => write!(f, "opaque{i}"),

@@ -104,8 +104,10 @@ pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
                 "gather"
             }
         }
-        Anchor::Scan => "scan",
-        Anchor::Sort => "topk",
+        Anchor::Sink | Anchor::Alone => {
+            let anchor = ops.iter().find(|op| Anchor::of(op.kind()) == Some(anchor));
+            anchor.map_or("region", |op| op.name().split('_').next().unwrap_or_default())
+        }
     };
     let mut steps: Vec<String> = Vec::new();
     for op in &ops {

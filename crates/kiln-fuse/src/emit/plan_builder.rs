@@ -6,9 +6,8 @@ use super::region_builder::{part_of, region_graph};
 use crate::cuts::{Choice, Cover, Launch, is_literal};
 use crate::egraph::{ClassIx, Dag};
 use crate::plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
-use crate::region::OpKind;
 use crate::{Error, Options, Result};
-use kiln_graph::{Graph, Op, TensorType};
+use kiln_graph::{Graph, Op, OpKind, TensorType};
 use std::collections::{BTreeSet, HashMap};
 
 /// What emission works from.
@@ -33,7 +32,7 @@ pub(crate) fn emit(from: &Emission, launches: &[Launch], results: &[ClassIx]) ->
         },
         buffers: HashMap::new(),
         folder: Folder::new(&graph.weights),
-        by_shape: HashMap::new(),
+        by_graph: HashMap::new(),
         region_names: BTreeSet::new(),
         weight_names: graph.weights.keys().cloned().collect(),
     };
@@ -61,8 +60,8 @@ struct PlanBuilder<'a> {
     plan: Plan,
     buffers: HashMap<ClassIx, BufferId>,
     folder: Folder<'a>,
-    /// Regions by a key that equal ones share.
-    by_shape: HashMap<String, Vec<usize>>,
+    /// Regions by what they compute.
+    by_graph: HashMap<Graph, usize>,
     region_names: BTreeSet<String>,
     weight_names: BTreeSet<String>,
 }
@@ -159,7 +158,7 @@ impl PlanBuilder<'_> {
         let classes: Vec<ClassIx> = inner.iter().map(|i| i.0).collect();
         let anchored = |(class, node): &&(ClassIx, u16)| {
             let op = dag.class(*class).nodes[usize::from(*node)].op.as_ref();
-            op.is_some_and(|op| OpKind::of(op).anchor() == Some(anchor))
+            op.is_some_and(|op| Anchor::of(op.kind()) == Some(anchor))
         };
         // Reductions are named after what they end in, other anchors after themselves.
         let named = if anchor == Anchor::Reduce { None } else { inner.iter().find(anchored).map(|i| i.0) };
@@ -180,14 +179,12 @@ impl PlanBuilder<'_> {
 
     /// The index of a region with this graph.
     fn intern(&mut self, graph: Graph, anchor: Anchor, name: impl Fn(&str) -> String) -> usize {
-        let key = format!("{:?}", graph.nodes);
-        let same = self.by_shape.entry(key).or_default();
-        if let Some(i) = same.iter().find(|i| self.plan.regions[**i].graph == graph) {
+        if let Some(i) = self.by_graph.get(&graph) {
             return *i;
         }
         let (word, summary) = describe(anchor, &graph);
         let name = unique(&name(&word), &mut self.region_names);
-        same.push(self.plan.regions.len());
+        self.by_graph.insert(graph.clone(), self.plan.regions.len());
         self.plan.regions.push(Region { name, summary, anchor, graph });
         self.plan.regions.len() - 1
     }
@@ -205,10 +202,10 @@ impl PlanBuilder<'_> {
                 *slot = Some(c);
             }
         }
-        if matches!(op, Op::TopK { .. }) {
+        if op.kind() == OpKind::Alone {
             let inner = [(class, number)];
             let wanted: Vec<ClassIx> = parts.into_iter().flatten().collect();
-            return self.region(&inner, &wanted, Anchor::Sort).map(Some);
+            return self.region(&inner, &wanted, Anchor::Alone).map(Some);
         }
         let inputs: Vec<BufferId> = node.operands.iter().map(|c| self.read(*c)).collect::<Result<_>>()?;
         let mut outputs = Vec::with_capacity(parts.len());

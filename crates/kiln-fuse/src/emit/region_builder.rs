@@ -4,8 +4,7 @@ use super::fold::Folder;
 use crate::Result;
 use crate::cuts::is_literal;
 use crate::egraph::{ClassIx, Dag};
-use crate::region::OpKind;
-use kiln_graph::{Graph, Op, Symbols, ValueId};
+use kiln_graph::{Graph, Op, OpKind, Symbols, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
 /// A region's graph and which classes its inputs are.
@@ -82,8 +81,8 @@ pub(crate) fn region_graph(
 }
 
 fn reads_memory(op: Option<&Op>) -> bool {
-    use OpKind::{Contract, Conv, Scatter, Sort, Window};
-    op.is_some_and(|op| matches!(OpKind::of(op), Contract | Conv | Window | Scatter | Sort))
+    use OpKind::{Alone, Contract, Conv, Scatter, Window};
+    op.is_some_and(|op| matches!(op.kind(), Contract | Conv | Window | Scatter | Alone))
 }
 
 /// Which result of the op `tuple` a class is.

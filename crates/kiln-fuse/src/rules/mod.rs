@@ -17,6 +17,7 @@ use egg::{
 };
 use kiln_graph::{Dim, Op, TensorType};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// One rewrite rule.
@@ -129,13 +130,15 @@ pub(crate) fn rule<const N: usize>(
     })
 }
 
-/// Every rule.
-pub(crate) fn all() -> Result<Vec<Rule>> {
-    let mut rules = Vec::new();
-    for family in [simplify::rules, views::rules, broadcast::rules, reduce::rules, contraction::rules, scale::rules] {
-        rules.extend(family()?);
-    }
-    Ok(rules)
+/// Every rule. Patterns are parsed once a process.
+pub(crate) fn all() -> Result<&'static [Rule]> {
+    static ALL: LazyLock<Result<Vec<Rule>>> = LazyLock::new(|| {
+        let families =
+            [simplify::rules, views::rules, broadcast::rules, reduce::rules, contraction::rules, scale::rules];
+        let rules = families.into_iter().map(|family| family()).collect::<Result<Vec<_>>>()?;
+        Ok(rules.into_iter().flatten().collect())
+    });
+    ALL.as_deref().map_err(Error::clone)
 }
 
 /// Saturation stops when the e-graph is this many times as large as the model, plus something for small ones: rules that gain more

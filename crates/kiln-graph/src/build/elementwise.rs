@@ -1,39 +1,7 @@
-//! Arithmetic with numpy broadcasting.
+//! Arithmetic with numpy broadcasting. The functions of single ops come from their tables.
 
 use super::Builder;
 use crate::{BinaryOp, CompareOp, DType, Dim, Op, Result, UnaryOp, ValueId};
-
-macro_rules! unary {
-    ($($name:ident => $op:ident),* $(,)?) => {
-        /// Elementwise functions of one operand; see [`UnaryOp`].
-        #[allow(missing_docs, reason = "named after the op")]
-        impl Builder {
-            $(pub fn $name(&mut self, x: ValueId) -> Result<ValueId> {
-                self.unary(UnaryOp::$op, x)
-            })*
-        }
-    };
-}
-
-unary!(neg => Neg, abs => Abs, sign => Sign, ceil => Ceil, floor => Floor, round => Round, sqrt => Sqrt, rsqrt => Rsqrt,
-    recip => Recip, exp => Exp, exp2 => Exp2, log => Log, log2 => Log2, log1p => Log1p, expm1 => Expm1, sin => Sin, cos => Cos,
-    tan => Tan, asin => Asin, acos => Acos, atan => Atan, sinh => Sinh, cosh => Cosh, tanh => Tanh, asinh => Asinh,
-    acosh => Acosh, atanh => Atanh, erf => Erf, not => Not, is_nan => IsNan, is_inf => IsInf);
-
-macro_rules! binary {
-    ($($name:ident => $op:ident),* $(,)?) => {
-        /// Elementwise functions of two operands, broadcast; see [`BinaryOp`].
-        #[allow(missing_docs, reason = "named after the op")]
-        impl Builder {
-            $(pub fn $name(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
-                self.binary(BinaryOp::$op, a, b)
-            })*
-        }
-    };
-}
-
-binary!(plus => Add, sub => Sub, mul => Mul, div => Div, modulo => Mod, rem => Rem, pow => Pow, min => Min, max => Max,
-    atan2 => Atan2, and => And, or => Or, xor => Xor, shl => Shl, shr => Shr);
 
 impl Builder {
     /// Any [`UnaryOp`].

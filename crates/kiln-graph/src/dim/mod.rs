@@ -39,7 +39,7 @@ pub struct Dim {
 }
 
 /// Inclusive ranges of symbols. A symbol without an entry is at least 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Symbols {
     ranges: BTreeMap<String, (i64, i64)>,

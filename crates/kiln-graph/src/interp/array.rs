@@ -5,11 +5,11 @@ use crate::{DType, Element, Result, Tensor};
 use std::rc::Rc;
 
 /// What an evaluation gives; the text becomes an error that names the node.
-pub(super) type Eval<T> = std::result::Result<T, String>;
+pub(crate) type Eval<T> = std::result::Result<T, String>;
 
 /// Elements. Integers are i64; u64 keeps its bit pattern.
 #[derive(Clone, Debug)]
-pub(super) enum Data {
+pub(crate) enum Data {
     Float(Vec<f64>),
     Int(Vec<i64>),
 }
@@ -23,11 +23,11 @@ macro_rules! with_data {
         }
     };
 }
-pub(super) use with_data;
+pub(crate) use with_data;
 
 /// A dense row-major array. Cloning shares the elements.
 #[derive(Clone, Debug)]
-pub(super) struct Array {
+pub(crate) struct Array {
     pub dtype: DType,
     pub shape: Vec<usize>,
     pub data: Rc<Data>,
@@ -123,17 +123,17 @@ impl Array {
 }
 
 /// The integer that the stored bits of `dtype` mean.
-pub(super) fn wide(dtype: DType, v: i64) -> i128 {
+pub(crate) fn wide(dtype: DType, v: i64) -> i128 {
     if dtype == DType::U64 { i128::from(v as u64) } else { i128::from(v) }
 }
 
 /// The bits that an integer is stored as, wrapping.
-pub(super) fn store(dtype: DType, v: i128) -> i64 {
+pub(crate) fn store(dtype: DType, v: i128) -> i64 {
     wrap_int(dtype, v) as i64
 }
 
 /// Row-major strides.
-pub(super) fn strides(shape: &[usize]) -> Vec<isize> {
+pub(crate) fn strides(shape: &[usize]) -> Vec<isize> {
     let mut strides = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i] * shape[i] as isize;
@@ -142,7 +142,7 @@ pub(super) fn strides(shape: &[usize]) -> Vec<isize> {
 }
 
 /// Calls `f` with the offset of every index of `shape`, in row-major order.
-pub(super) fn odometer(shape: &[usize], strides: &[isize], offset: isize, mut f: impl FnMut(isize)) {
+pub(crate) fn odometer(shape: &[usize], strides: &[isize], offset: isize, mut f: impl FnMut(isize)) {
     if shape.contains(&0) {
         return;
     }
@@ -168,7 +168,7 @@ pub(super) fn odometer(shape: &[usize], strides: &[isize], offset: isize, mut f:
 }
 
 /// Reads a strided view in row-major order.
-pub(super) fn strided<T: Copy>(src: &[T], shape: &[usize], strides: &[isize], offset: isize) -> Vec<T> {
+pub(crate) fn strided<T: Copy>(src: &[T], shape: &[usize], strides: &[isize], offset: isize) -> Vec<T> {
     let mut out = Vec::with_capacity(shape.iter().product());
     if shape.contains(&0) {
         return out;
@@ -187,7 +187,7 @@ pub(super) fn strided<T: Copy>(src: &[T], shape: &[usize], strides: &[isize], of
 }
 
 /// Writes `src` in row-major order to a strided view of `dst`.
-pub(super) fn write_strided<T: Copy>(dst: &mut [T], src: &[T], shape: &[usize], strides: &[isize], offset: isize) {
+pub(crate) fn write_strided<T: Copy>(dst: &mut [T], src: &[T], shape: &[usize], strides: &[isize], offset: isize) {
     let mut values = src.iter();
     odometer(shape, strides, offset, |at| {
         if let Some(&v) = values.next() {

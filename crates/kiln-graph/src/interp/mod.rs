@@ -2,18 +2,10 @@
 //!
 //! Floats are computed in f64 and rounded to the declared dtype at each value; integers are exact and wrap as declared.
 
-mod array;
+pub(crate) mod array;
 mod bind;
-mod contract;
-mod control;
-mod elementwise;
-mod index;
-mod quant;
-mod reduce;
-mod view;
-mod window;
 
-use crate::{Bindings, DType, Dim, Error, Graph, Node, NodeId, Op, Result, Tensor, TensorType};
+use crate::{Bindings, Dim, Error, Graph, Node, NodeId, Op, Result, Tensor, TensorType};
 use array::{Array, Eval};
 use std::collections::BTreeMap;
 
@@ -69,17 +61,17 @@ fn start(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Array>> {
 }
 
 /// One execution of one graph.
-struct Run<'a> {
-    graph: &'a Graph,
-    bindings: Bindings,
+pub(crate) struct Run<'a> {
+    pub graph: &'a Graph,
+    pub bindings: Bindings,
     /// Weight tables, innermost graph last.
-    weights: Vec<&'a BTreeMap<String, Tensor>>,
+    pub weights: Vec<&'a BTreeMap<String, Tensor>>,
     /// Keep values that nobody needs any more.
-    keep: bool,
+    pub keep: bool,
 }
 
 impl Run<'_> {
-    fn outputs(&self, inputs: Vec<Array>) -> Result<Vec<Array>> {
+    pub fn outputs(&self, inputs: Vec<Array>) -> Result<Vec<Array>> {
         let values = self.values(inputs)?;
         self.graph
             .outputs
@@ -146,7 +138,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn extents(&self, dims: &[Dim]) -> Eval<Vec<usize>> {
+    pub fn extents(&self, dims: &[Dim]) -> Eval<Vec<usize>> {
         let shape: Vec<usize> =
             dims.iter().map(|d| d.eval_extent(&self.bindings).map_err(|e| e.to_string())).collect::<Eval<_>>()?;
         // An empty shape's other extents count too: reductions over them are sized by their product.
@@ -156,85 +148,11 @@ impl Run<'_> {
         }
     }
 
-    fn places(&self, dims: &[Dim]) -> Eval<Vec<i64>> {
-        dims.iter().map(|d| d.eval(&self.bindings).map_err(|e| e.to_string())).collect()
-    }
-
     fn evaluate(&self, node: &Node, args: &[Array]) -> Eval<Vec<Array>> {
         // Before anything is computed: a result that is too large is refused, not allocated.
         let shapes =
             node.outputs.iter().map(|&id| self.extents(&self.graph.ty(id).shape)).collect::<Eval<Vec<Vec<usize>>>>()?;
-        let shape = |i: usize| shapes.get(i).map(Vec::as_slice).ok_or_else(|| "has no result".to_owned());
-        let one = match &node.op {
-            Op::Input { name, .. } => return Err(format!("input `{name}` was not supplied")),
-            Op::Weight { name, .. } => self.weight(name)?,
-            Op::Const { value } => Array::from_tensor(value),
-            Op::Iota { ty, axis } => iota(ty.dtype, shape(0)?, *axis),
-            Op::DimValue { dim } => Array::scalar(dim.eval(&self.bindings).map_err(|e| e.to_string())?),
-            Op::Unary(op) => elementwise::unary(*op, &args[0])?,
-            Op::Binary(op) => {
-                same_shape(args)?;
-                elementwise::binary(*op, &args[0], &args[1])?
-            }
-            Op::Compare(op) => {
-                same_shape(args)?;
-                elementwise::compare(*op, &args[0], &args[1])?
-            }
-            Op::Select => {
-                same_shape(args)?;
-                elementwise::select(&args[0], &args[1], &args[2])?
-            }
-            Op::Cast { to, saturate } => elementwise::cast(&args[0], *to, *saturate),
-            Op::Reduce { op, axes } => reduce::reduce(*op, &args[0], axes)?,
-            Op::ArgReduce { op, axis, last } => reduce::arg(*op, &args[0], *axis, *last)?,
-            Op::Scan { op, axis, exclusive, reverse } => reduce::scan(*op, &args[0], *axis, *exclusive, *reverse)?,
-            Op::TopK { axis, largest, .. } => return reduce::topk(&args[0], *axis, shape(0)?[*axis], *largest),
-            Op::Contract { spec, acc, out } => {
-                for (i, l) in spec.lhs.iter().enumerate() {
-                    if let Some(j) = spec.rhs.iter().position(|r| r == l)
-                        && args[0].shape[i] != args[1].shape[j]
-                    {
-                        return Err(format!("label `{l}` is {} and {}", args[0].shape[i], args[1].shape[j]));
-                    }
-                }
-                contract::contract(spec, &args[0], &args[1], *acc, *out)?
-            }
-            Op::Conv { spec, acc, out } => {
-                let (found, expected) = (args[0].shape[1], args[1].shape[1].saturating_mul(spec.groups));
-                if found != expected {
-                    return Err(format!("expected {expected} channels, found {found}"));
-                }
-                contract::conv(spec, &args[0], &args[1], *acc, *out, shape(0)?)?
-            }
-            Op::WindowReduce { op, spec } => window::window(*op, spec, &args[0], shape(0)?)?,
-            Op::Permute { perm } => args[0].permuted(perm),
-            Op::Reshape { .. } => {
-                let to = shape(0)?;
-                if to.iter().product::<usize>() != args[0].len() {
-                    return Err(format!("{:?} does not reshape to {to:?}", args[0].shape));
-                }
-                args[0].with_shape(to.to_vec())
-            }
-            Op::Broadcast { .. } => view::broadcast(&args[0], shape(0)?)?,
-            Op::Slice { starts, steps, .. } => view::slice(&args[0], &self.places(starts)?, shape(0)?, steps)?,
-            Op::Pad { low, high, interior } => {
-                if let Some(h) = self.places(high)?.iter().find(|h| **h < 0) {
-                    return Err(format!("padding by {h}; amounts must be at least 0"));
-                }
-                view::pad(&args[0], &args[1], &self.places(low)?, interior, shape(0)?)?
-            }
-            Op::Concat { axis } => view::concat(args, *axis, shape(0)?)?,
-            Op::Gather { axis } => index::gather(&args[0], &args[1], *axis)?,
-            Op::GatherElements { axis } => index::gather_elements(&args[0], &args[1], *axis)?,
-            Op::GatherNd { batch_dims } => index::gather_nd(&args[0], &args[1], *batch_dims, shape(0)?)?,
-            Op::ScatterElements { axis, op } => index::scatter_elements(&args[0], &args[1], &args[2], *axis, *op)?,
-            Op::ScatterNd { op } => index::scatter_nd(&args[0], &args[1], &args[2], *op)?,
-            Op::Quantize { to, axes } => quant::quantize(&args[0], &args[1], &args[2], *to, axes)?,
-            Op::Dequantize { axes } => quant::dequantize(&args[0], &args[1], &args[2], axes)?,
-            Op::If { then_graph, else_graph } => return control::branch(self, then_graph, else_graph, args),
-            Op::Loop { body, carried, trip } => return control::repeat(self, body, *carried, trip.as_ref(), args),
-        };
-        Ok(vec![one])
+        node.op.values(&Call { run: self, args, shapes })
     }
 
     fn weight(&self, name: &str) -> Eval<Array> {
@@ -245,21 +163,31 @@ impl Run<'_> {
     }
 }
 
-fn same_shape(args: &[Array]) -> Eval<()> {
-    match args.iter().find(|a| a.shape != args[0].shape) {
-        Some(a) => Err(format!("operands must have equal shapes, found {:?} and {:?}", args[0].shape, a.shape)),
-        None => Ok(()),
-    }
+/// One application of an op: its operands' values, and what is declared of its results.
+pub(crate) struct Call<'a> {
+    pub run: &'a Run<'a>,
+    pub args: &'a [Array],
+    shapes: Vec<Vec<usize>>,
 }
 
-fn iota(dtype: DType, shape: &[usize], axis: usize) -> Array {
-    let mut step = vec![0; shape.len()];
-    step[axis] = 1;
-    let mut values = Vec::with_capacity(shape.iter().product());
-    array::odometer(shape, &step, 0, |at| values.push(at as i64));
-    if dtype.is_float() {
-        Array::rounded(dtype, shape.to_vec(), values.into_iter().map(|v| v as f64).collect())
-    } else {
-        Array::wrapped(dtype, shape.to_vec(), values)
+impl Call<'_> {
+    /// An operand; inference has counted them.
+    pub fn arg(&self, i: usize) -> &Array {
+        &self.args[i]
+    }
+
+    /// The declared shape of a result.
+    pub fn shape(&self, i: usize) -> Eval<&[usize]> {
+        self.shapes.get(i).map(Vec::as_slice).ok_or_else(|| "has no result".to_owned())
+    }
+
+    /// Dims that need not be extents.
+    pub fn places(&self, dims: &[Dim]) -> Eval<Vec<i64>> {
+        dims.iter().map(|d| d.eval(&self.run.bindings).map_err(|e| e.to_string())).collect()
+    }
+
+    /// The data of a weight.
+    pub fn weight(&self, name: &str) -> Eval<Array> {
+        self.run.weight(name)
     }
 }

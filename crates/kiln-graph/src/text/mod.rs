@@ -15,9 +15,10 @@
 //! `@`. Types may be left out where they follow from the operands. Symbols and constraints come before the nodes that rely on them. `//`
 //! starts a comment.
 
+mod attribute;
 mod cursor;
-mod op;
 mod parse;
 mod print;
 
-pub(crate) use print::{attributes, subgraphs};
+pub(crate) use attribute::{Attribute, Reader, Text};
+pub(crate) use print::attributes;

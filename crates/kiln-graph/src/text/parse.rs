@@ -1,8 +1,8 @@
 //! Parsing.
 
+use super::attribute::Reader;
 use super::cursor::Cursor;
-use super::op::{Literal, iota_axis, literal, loop_attributes, op};
-use crate::{Constraint, Error, Graph, Op, Relation, Requirement, Result, TensorType, ValueId};
+use crate::{Constraint, Error, Graph, Op, OpCode, Relation, Requirement, Result, TensorType, ValueId};
 use std::collections::HashMap;
 use std::str::FromStr;
 
@@ -22,7 +22,7 @@ impl FromStr for Graph {
     }
 }
 
-fn graph(c: &mut Cursor, depth: usize) -> Result<Graph> {
+pub(super) fn graph(c: &mut Cursor, depth: usize) -> Result<Graph> {
     if depth > MAX_DEPTH {
         return c.fail(format!("subgraphs nest deeper than {MAX_DEPTH}"));
     }
@@ -82,15 +82,6 @@ fn value(c: &mut Cursor, names: &HashMap<&str, ValueId>) -> Result<ValueId> {
     }
 }
 
-/// What of an op is known before its types are read.
-enum Pending {
-    Ready(Op),
-    Input(String),
-    Weight(String),
-    Const(Literal),
-    Iota(usize),
-}
-
 fn node<'a>(c: &mut Cursor<'a>, g: &mut Graph, names: &mut HashMap<&'a str, ValueId>, depth: usize) -> Result<()> {
     let mut results: Vec<(&str, String)> = Vec::new();
     if c.peek() == Some('%') {
@@ -114,10 +105,17 @@ fn node<'a>(c: &mut Cursor<'a>, g: &mut Graph, names: &mut HashMap<&'a str, Valu
         }
         c.need(")")?;
     }
-    let pending = pending(c, mnemonic, label, depth)?;
-    let types = if c.eat(":") { Some(types(c)?) } else { None };
+    let Some(code) = OpCode::from_name(mnemonic) else {
+        return c.fail(format!("unknown op `{mnemonic}`"));
+    };
+    let mut attributes = Reader { c: &mut *c, mnemonic, label, literal: None, depth };
+    let mut op = Op::read(code, &mut attributes)?;
+    if attributes.label.is_some() {
+        return c.fail(format!("{mnemonic} takes no label"));
+    }
+    let types = if attributes.c.eat(":") { Some(types(attributes.c)?) } else { None };
+    op.declare(&mut attributes, types.as_deref())?;
     let name = if c.eat("@") { c.string()? } else { String::new() };
-    let op = complete(c, pending, types.as_deref())?;
     let ids = match g.add(op, &operands, &name) {
         Ok(ids) => ids,
         Err(e) => return c.fail(e.to_string()),
@@ -143,56 +141,10 @@ fn node<'a>(c: &mut Cursor<'a>, g: &mut Graph, names: &mut HashMap<&'a str, Valu
     Ok(())
 }
 
-fn pending(c: &mut Cursor, mnemonic: &str, label: Option<String>, depth: usize) -> Result<Pending> {
-    if !matches!(mnemonic, "input" | "weight" | "contract") && label.is_some() {
-        return c.fail(format!("{mnemonic} takes no label"));
-    }
-    let name = |c: &Cursor| match &label {
-        Some(name) => Ok(name.clone()),
-        None => c.fail(format!("{mnemonic} needs a name")),
-    };
-    Ok(match mnemonic {
-        "input" => Pending::Input(name(c)?),
-        "weight" => Pending::Weight(name(c)?),
-        "const" => Pending::Const(literal(c)?),
-        "iota" => Pending::Iota(iota_axis(c)?),
-        "if" => {
-            let then_graph = Box::new(subgraph(c, "then", depth)?);
-            Pending::Ready(Op::If { then_graph, else_graph: Box::new(subgraph(c, "else", depth)?) })
-        }
-        "loop" => {
-            let (carried, trip) = loop_attributes(c)?;
-            Pending::Ready(Op::Loop { body: Box::new(subgraph(c, "body", depth)?), carried, trip })
-        }
-        _ => Pending::Ready(op(c, mnemonic, label.as_deref())?),
-    })
-}
-
-fn subgraph(c: &mut Cursor, word: &str, depth: usize) -> Result<Graph> {
-    if !c.eat_word(word) {
-        return c.expected(&format!("`{word}`"));
-    }
-    graph(c, depth + 1)
-}
-
 fn types(c: &mut Cursor) -> Result<Vec<TensorType>> {
     let mut types = vec![c.ty()?];
     while c.eat(",") {
         types.push(c.ty()?);
     }
     Ok(types)
-}
-
-fn complete(c: &Cursor, pending: Pending, types: Option<&[TensorType]>) -> Result<Op> {
-    let one = || match types {
-        Some([ty]) => Ok(ty.clone()),
-        _ => c.fail("this op needs exactly one type after `:`"),
-    };
-    Ok(match pending {
-        Pending::Ready(op) => op,
-        Pending::Input(name) => Op::Input { name, ty: one()? },
-        Pending::Weight(name) => Op::Weight { name, ty: one()? },
-        Pending::Const(literal) => Op::Const { value: literal.tensor(c, &one()?)? },
-        Pending::Iota(axis) => Op::Iota { ty: one()?, axis },
-    })
 }

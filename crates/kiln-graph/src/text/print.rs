@@ -1,6 +1,7 @@
 //! Printing.
 
-use crate::{DType, Graph, Op, QuantAxes, Tensor};
+use super::attribute::Text;
+use crate::{DType, Graph, Op, Tensor};
 use std::fmt::{self, Write};
 
 /// Literals of at most this many elements are printed as numbers, longer ones as hexadecimal bytes.
@@ -47,7 +48,7 @@ fn graph(out: &mut String, g: &Graph, depth: usize) -> fmt::Result {
         if !rest.is_empty() {
             write!(out, " {rest}")?;
         }
-        for (what, sub) in subgraphs(&node.op) {
+        for (what, sub) in node.op.subgraphs() {
             write!(out, " {what} ")?;
             graph(out, sub, depth + 1)?;
         }
@@ -75,94 +76,16 @@ fn graph(out: &mut String, g: &Graph, depth: usize) -> fmt::Result {
     Ok(())
 }
 
-/// The graphs inside an op, with the word that introduces each.
-pub(crate) fn subgraphs(op: &Op) -> Vec<(&'static str, &Graph)> {
-    match op {
-        Op::If { then_graph, else_graph } => vec![("then", then_graph), ("else", else_graph)],
-        Op::Loop { body, .. } => vec![("body", body)],
-        _ => Vec::new(),
-    }
-}
-
 /// The label that follows the mnemonic, and the attributes that follow the operands. Subgraphs and result types are not part of them.
 pub(crate) fn attributes(op: &Op) -> (String, String) {
-    let none = String::new;
-    match op {
-        Op::Input { name, .. } | Op::Weight { name, .. } => (quoted(name), none()),
-        Op::Const { value } => (none(), literal(value)),
-        Op::Iota { axis, .. } => (none(), format!("axis={axis}")),
-        Op::DimValue { dim } => (none(), format!("[{dim}]")),
-        Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::If { .. } => (none(), none()),
-        Op::Cast { to, saturate } => (none(), format!("to={to}{}", flag("saturate", *saturate))),
-        Op::Reduce { axes, .. } => (none(), format!("axes={}", list(axes))),
-        Op::ArgReduce { axis, last, .. } => (none(), format!("axis={axis}{}", flag("last", *last))),
-        Op::Contract { spec, acc, out } => {
-            let [l, r, o]: [String; 3] = [&spec.lhs, &spec.rhs, &spec.out].map(|s| s.iter().collect());
-            (quoted(&format!("{l},{r}->{o}")), format!("acc={acc} out={out}"))
-        }
-        Op::Conv { spec, acc, out } => (
-            none(),
-            format!(
-                "strides={} pads={} dilations={} groups={} acc={acc} out={out}",
-                list(&spec.strides),
-                pairs(&spec.pads),
-                list(&spec.dilations),
-                spec.groups
-            ),
-        ),
-        Op::WindowReduce { spec, .. } => (
-            none(),
-            format!(
-                "window={} strides={} pads={} dilations={}",
-                list(&spec.window),
-                list(&spec.strides),
-                pairs(&spec.pads),
-                list(&spec.dilations)
-            ),
-        ),
-        Op::Permute { perm } => (none(), format!("perm={}", list(perm))),
-        Op::Reshape { shape } | Op::Broadcast { shape } => (none(), format!("shape={}", list(shape))),
-        Op::Slice { starts, sizes, steps } => {
-            (none(), format!("starts={} sizes={} steps={}", list(starts), list(sizes), list(steps)))
-        }
-        Op::Pad { low, high, interior } => {
-            (none(), format!("low={} high={} interior={}", list(low), list(high), list(interior)))
-        }
-        Op::Concat { axis } | Op::Gather { axis } | Op::GatherElements { axis } => (none(), format!("axis={axis}")),
-        Op::GatherNd { batch_dims } => (none(), format!("batch_dims={batch_dims}")),
-        Op::ScatterElements { axis, op } => (none(), format!("axis={axis} op={op}")),
-        Op::ScatterNd { op } => (none(), format!("op={op}")),
-        Op::Scan { axis, exclusive, reverse, .. } => {
-            (none(), format!("axis={axis}{}{}", flag("exclusive", *exclusive), flag("reverse", *reverse)))
-        }
-        Op::TopK { axis, k, largest } => (none(), format!("axis={axis} k=[{k}]{}", flag("largest", *largest))),
-        Op::Quantize { to, axes } => (none(), format!("to={to} {}", quant_axes(axes))),
-        Op::Dequantize { axes } => (none(), quant_axes(axes)),
-        Op::Loop { carried, trip, .. } => {
-            let trip = trip.as_ref().map(|t| format!(" trip=[{t}]")).unwrap_or_default();
-            (none(), format!("carried={carried}{trip}"))
-        }
-    }
+    let mut text = Text::default();
+    op.print(&mut text);
+    let rest = text.rest();
+    (text.label, rest)
 }
 
-fn quant_axes(axes: &QuantAxes) -> String {
-    match axes {
-        QuantAxes::Tensor => "per_tensor".into(),
-        QuantAxes::Axis(axis) => format!("axis={axis}"),
-        QuantAxes::Block { axis, block } => format!("axis={axis} block={block}"),
-    }
-}
-
-fn flag(name: &str, on: bool) -> String {
-    if on { format!(" {name}") } else { String::new() }
-}
-
-fn list<T: fmt::Display>(items: &[T]) -> String {
+pub(super) fn list<T: fmt::Display>(items: &[T]) -> String {
     format!("[{}]", items.iter().map(T::to_string).collect::<Vec<_>>().join(", "))
-}
-
-fn pairs(items: &[(usize, usize)]) -> String {
-    format!("[{}]", items.iter().map(|(a, b)| format!("{a}:{b}")).collect::<Vec<_>>().join(", "))
 }
 
 /// A string literal, with JSON's escapes.
@@ -183,7 +106,7 @@ pub(super) fn quoted(s: &str) -> String {
 }
 
 /// Numbers where they give the exact bytes back, else hexadecimal bytes.
-fn literal(t: &Tensor) -> String {
+pub(super) fn literal(t: &Tensor) -> String {
     if t.len() <= MAX_NUMBERS {
         let numbers = numbers(t);
         if from_numbers(t.dtype(), t.shape(), &numbers).as_ref() == Some(t) {

@@ -1,7 +1,7 @@
 //! Which half-precision values belong to a sum: what feeds it, and what brings its result back into range.
 
 use super::is_half;
-use crate::{BinaryOp, DType, Graph, NodeId, Op, ReduceOp, ScanOp, UnaryOp, ValueId};
+use crate::{BinaryOp, DType, Graph, NodeId, Op, UnaryOp, ValueId};
 
 /// How a value follows from a sum.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
@@ -19,7 +19,7 @@ pub(super) fn around_sums(graph: &Graph) -> Vec<bool> {
     let mut follows: Vec<Option<Follows>> = vec![None; graph.values.len()];
     for node in &graph.nodes {
         let Some(&y) = node.outputs.first() else { continue };
-        let f = if is_sum(&node.op) {
+        let f = if node.op.accumulates() {
             Some(Follows::Sums)
         } else if is_link(&node.op) {
             let data = || node.inputs.iter().filter(|v| !constant[v.index()] && graph.ty(**v).dtype.is_float());
@@ -46,9 +46,9 @@ pub(super) fn around_sums(graph: &Graph) -> Vec<bool> {
         let leads = |user: &NodeId| {
             let user = graph.node(*user);
             let wide_cast = matches!(user.op, Op::Cast { to: DType::F32, .. });
-            is_sum(&user.op)
+            user.op.accumulates()
                 || user.outputs.iter().any(|o| kept[o.index()])
-                || wide_cast && users[user.outputs[0].index()].iter().all(|u| is_sum(&graph.node(*u).op))
+                || wide_cast && users[user.outputs[0].index()].iter().all(|u| graph.node(*u).op.accumulates())
         };
         let output = graph.outputs.iter().any(|(_, id)| *id == y);
         let all = !users[y.index()].is_empty() && users[y.index()].iter().all(leads);
@@ -82,7 +82,7 @@ pub fn risks(graph: &Graph) -> Vec<Risk> {
                 found.extend([then_graph, else_graph].into_iter().flat_map(|g| risks(g)))
             }
             Op::Loop { body, .. } => found.extend(risks(body)),
-            op if is_sum(op) => {
+            op if op.accumulates() => {
                 let mut stack = vec![(node.inputs[0], 0)];
                 while let Some((v, far)) = stack.pop() {
                     let term = graph.producer(v);
@@ -114,15 +114,6 @@ fn grows(op: &Op, operands: &[ValueId], constant: &[bool]) -> bool {
         Op::Unary(UnaryOp::Exp | UnaryOp::Exp2 | UnaryOp::Expm1 | UnaryOp::Sinh | UnaryOp::Cosh) => true,
         _ => false,
     }
-}
-
-fn is_sum(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Reduce { op: ReduceOp::Sum | ReduceOp::Prod, .. }
-            | Op::WindowReduce { op: ReduceOp::Sum | ReduceOp::Prod, .. }
-            | Op::Scan { op: ScanOp::Sum | ScanOp::Prod, .. }
-    )
 }
 
 /// Ops that make each element from one of each operand.

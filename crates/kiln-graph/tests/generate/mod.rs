@@ -135,20 +135,15 @@ impl Generator {
         match op {
             0 => {
                 let op = *self.pick(UnaryOp::ALL);
-                let x = match op {
-                    UnaryOp::Not => self.of(|d| !d.is_float()),
-                    UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign => self.of(number),
-                    _ => self.of(DType::is_float),
-                };
+                let x = self.of(|d| op.domain().holds(d));
                 one(self.b.unary(op, x))
             }
             1 => {
                 let op = *self.pick(BinaryOp::ALL);
                 let x = match op {
-                    BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => self.of(|d| !d.is_float()),
-                    BinaryOp::Shl | BinaryOp::Shr => self.of(DType::is_int),
-                    BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Min | BinaryOp::Max => self.of(number),
-                    _ => self.of(DType::is_float),
+                    // Integers divide by zero, and powers of them grow long.
+                    BinaryOp::Div | BinaryOp::Mod | BinaryOp::Rem | BinaryOp::Pow => self.of(DType::is_float),
+                    _ => self.of(|d| op.domain().holds(d)),
                 };
                 let y = self.like(x);
                 one(self.b.binary(op, x, y))

@@ -5,8 +5,8 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use kiln_fuse::{OpKind, Region};
-use kiln_graph::{Dim, Op, QuantAxes, Symbols};
+use kiln_fuse::Region;
+use kiln_graph::{Dim, Op, OpKind, QuantAxes, Symbols};
 use kiln_tile::Worker;
 
 pub fn program(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<TileProgram> {
@@ -36,7 +36,7 @@ fn flattened(region: &Region) -> Option<Region> {
     let elementwise = |op: &Op| match op {
         Op::Quantize { axes, .. } | Op::Dequantize { axes } => *axes == QuantAxes::Tensor,
         Op::Input { .. } | Op::Const { .. } | Op::DimValue { .. } | Op::Broadcast { .. } => true,
-        op => OpKind::of(op) == OpKind::Elementwise,
+        op => op.kind() == OpKind::Elementwise,
     };
     let fits = |dims: &Vec<Dim>| dims.is_empty() || *dims == shape;
     if !region.graph.nodes.iter().all(|n| elementwise(&n.op)) || !region.graph.values.iter().all(|v| fits(&v.ty.shape))

@@ -20,8 +20,8 @@ mod window;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::{Error, Result};
-use kiln_fuse::{Anchor, OpKind, Region, Stage};
-use kiln_graph::{Dim, NodeId, Op, Symbols, ValueId};
+use kiln_fuse::{Anchor, Region, Stage};
+use kiln_graph::{Dim, NodeId, Op, OpKind, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Builder, Expr};
 
@@ -41,11 +41,12 @@ pub fn programs(
     ranges: &[Option<(i64, i64)>],
     most: usize,
 ) -> Result<Vec<Candidate>> {
-    region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
+    let malformed = |what| Error::Malformed { region: region.name.clone(), what };
+    region.verify().map_err(malformed)?;
     let one = |family, program| vec![Candidate { family, config: serde_json::json!({}), programs: vec![program] }];
     Ok(match region.anchor {
         Anchor::Map => one("map", map::program(region, symbols, ranges)?),
-        Anchor::Index if region.graph.nodes.iter().any(|n| OpKind::of(&n.op) == OpKind::Scatter) => {
+        Anchor::Index if region.graph.nodes.iter().any(|n| n.op.kind() == OpKind::Scatter) => {
             one("scatter", scatter::program(region, symbols, ranges)?)
         }
         Anchor::Index => one("gather", map::program(region, symbols, ranges)?),
@@ -61,8 +62,14 @@ pub fn programs(
         },
         Anchor::Attention => configured("attention", attention::programs(region, symbols, arch, most)?),
         Anchor::Window => one("window", window::program(region, symbols)?),
-        Anchor::Scan => one("scan", scan::program(region, symbols)?),
-        Anchor::Sort => one("rank", sort::program(region, symbols)?),
+        Anchor::Sink | Anchor::Alone => match region.anchors()[..] {
+            [anchor] => match &region.graph.node(anchor).op {
+                Op::Scan { .. } => one("scan", scan::program(region, symbols)?),
+                Op::TopK { .. } => one("rank", sort::program(region, symbols)?),
+                op => return Err(malformed(format!("no family makes `{op}`"))),
+            },
+            ref found => return Err(malformed(format!("it has {} anchors", found.len()))),
+        },
     })
 }
 
@@ -106,7 +113,7 @@ fn epilogue_views(values: &Values, anchor: NodeId) -> Result<Vec<ValueId>> {
     let mut v = values.output(0);
     while graph.value(v).node != anchor {
         let node = graph.producer(v);
-        if OpKind::of(&node.op) == OpKind::View {
+        if node.op.kind() == OpKind::View {
             views.push(v);
         }
         match node.inputs.iter().copied().find(depends) {

@@ -22,7 +22,7 @@ impl Values<'_> {
             }
             UnaryOp::Recip => Expr::float(x.ty(), 1.0) / x,
             UnaryOp::Abs if !dtype.is_signed() => x,
-            op => match function(op) {
+            op => match TileUnary::from_name(op.name()) {
                 Some(function) => x.unary(function),
                 None => return self.unsupported(format!("`{op}` on {dtype}"), "run the model on the CPU device"),
             },
@@ -152,40 +152,4 @@ impl Values<'_> {
         let (a, b) = (self.value(k, a, index)?, self.value(k, b, index)?);
         Ok(cond.select(&a, b))
     }
-}
-
-/// The tile function of the same name.
-fn function(op: UnaryOp) -> Option<TileUnary> {
-    Some(match op {
-        UnaryOp::Neg => TileUnary::Neg,
-        UnaryOp::Abs => TileUnary::Abs,
-        UnaryOp::Ceil => TileUnary::Ceil,
-        UnaryOp::Floor => TileUnary::Floor,
-        UnaryOp::Round => TileUnary::Round,
-        UnaryOp::Sqrt => TileUnary::Sqrt,
-        UnaryOp::Rsqrt => TileUnary::Rsqrt,
-        UnaryOp::Exp => TileUnary::Exp,
-        UnaryOp::Exp2 => TileUnary::Exp2,
-        UnaryOp::Log => TileUnary::Log,
-        UnaryOp::Log2 => TileUnary::Log2,
-        UnaryOp::Log1p => TileUnary::Log1p,
-        UnaryOp::Expm1 => TileUnary::Expm1,
-        UnaryOp::Sin => TileUnary::Sin,
-        UnaryOp::Cos => TileUnary::Cos,
-        UnaryOp::Tan => TileUnary::Tan,
-        UnaryOp::Asin => TileUnary::Asin,
-        UnaryOp::Acos => TileUnary::Acos,
-        UnaryOp::Atan => TileUnary::Atan,
-        UnaryOp::Sinh => TileUnary::Sinh,
-        UnaryOp::Cosh => TileUnary::Cosh,
-        UnaryOp::Tanh => TileUnary::Tanh,
-        UnaryOp::Asinh => TileUnary::Asinh,
-        UnaryOp::Acosh => TileUnary::Acosh,
-        UnaryOp::Atanh => TileUnary::Atanh,
-        UnaryOp::Erf => TileUnary::Erf,
-        UnaryOp::Not => TileUnary::Not,
-        UnaryOp::IsNan => TileUnary::IsNan,
-        UnaryOp::IsInf => TileUnary::IsInf,
-        UnaryOp::Sign | UnaryOp::Recip => return None,
-    })
 }

@@ -22,7 +22,6 @@ use kiln_graph::{Dim, Graph, Op, Symbols, ValueId};
 use kiln_tile::expr::{Expr, ExprKind};
 use kiln_tile::{Buffer, Builder};
 use std::collections::HashMap;
-use std::fmt::Write;
 
 /// Nodes of an expression past which it is named, so that generated code has no endless lines.
 const LONG: usize = 14;
@@ -30,6 +29,17 @@ const LONG: usize = 14;
 const LIGHT: u64 = 24;
 /// The same for values that cannot stand anywhere else.
 const HEAVY: u64 = 2048;
+
+/// What an expression is known as.
+#[derive(PartialEq, Eq, Hash)]
+enum Key {
+    /// A value of the graph at an index.
+    Value(ValueId, Vec<Expr>),
+    /// An expression that has a name.
+    Named(Expr),
+    /// A violation that is checked.
+    Checked(Expr),
+}
 
 /// Writes values of one region into one kernel.
 pub struct Values<'a> {
@@ -44,7 +54,7 @@ pub struct Values<'a> {
     /// Size of each value's expression as a tree.
     weights: Vec<u64>,
     /// Expressions known in the open scopes, innermost last.
-    scopes: Vec<HashMap<String, Expr>>,
+    scopes: Vec<HashMap<Key, Expr>>,
     /// Conditions of the expressions around what is being written: nothing may be named inside.
     guards: Vec<Expr>,
     /// Within what the values of inputs lie, where that is known.
@@ -196,8 +206,7 @@ impl<'a> Values<'a> {
         if let Some(bound) = self.bound.get(&v) {
             return Ok(bound.clone());
         }
-        let mut key = format!("%{}", v.0);
-        index.iter().for_each(|i| spell(&mut key, i));
+        let key = Key::Value(v, index.to_vec());
         if let Some(known) = self.known(&key) {
             return Ok(known);
         }
@@ -259,8 +268,7 @@ impl<'a> Values<'a> {
             return value;
         }
         // The same expression may have a name already.
-        let mut key = String::from("=");
-        spell(&mut key, &value);
+        let key = Key::Named(value.clone());
         if let Some(known) = self.known(&key) {
             return known;
         }
@@ -285,8 +293,7 @@ impl<'a> Values<'a> {
     /// Notes a fault where `violated` holds and what is being written is evaluated; `what` says of what.
     fn check(&mut self, k: &mut Builder, violated: Expr, what: impl FnOnce() -> String) {
         let violated = self.guards.iter().rfold(violated, |violated, guard| guard.and(violated));
-        let mut key = String::from("!");
-        spell(&mut key, &violated);
+        let key = Key::Checked(violated.clone());
         if violated.as_const() == Some(0) || self.known(&key).is_some() {
             return;
         }
@@ -307,11 +314,11 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn known(&self, key: &str) -> Option<Expr> {
+    fn known(&self, key: &Key) -> Option<Expr> {
         self.scopes.iter().rev().find_map(|scope| scope.get(key)).cloned()
     }
 
-    fn remember(&mut self, key: String, value: &Expr) {
+    fn remember(&mut self, key: Key, value: &Expr) {
         if !self.is_guarded()
             && let Some(scope) = self.scopes.last_mut()
         {
@@ -347,24 +354,4 @@ fn size(e: &Expr) -> usize {
     let mut nodes = 0;
     e.walk(&mut |_| nodes += 1);
     nodes
-}
-
-/// Appends text that equal expressions share and different ones do not.
-fn spell(out: &mut String, e: &Expr) {
-    let _ = match e.kind() {
-        ExprKind::Const(value) => write!(out, " {value:?}{}", e.ty()),
-        ExprKind::Var(var) => write!(out, " v{}", var.id),
-        ExprKind::Unary(op, _) => write!(out, " ({op:?}"),
-        ExprKind::Binary(op, ..) => write!(out, " ({op:?}"),
-        ExprKind::Compare(op, ..) => write!(out, " ({op:?}"),
-        ExprKind::Select(..) => write!(out, " (?"),
-        ExprKind::Fma(..) => write!(out, " (fma"),
-        ExprKind::Cast(_) => write!(out, " (as {}", e.ty()),
-        ExprKind::Load(buffer, _) => write!(out, " (b{}", buffer.id),
-    };
-    let operands = e.operands();
-    operands.iter().for_each(|operand| spell(out, operand));
-    if !operands.is_empty() || matches!(e.kind(), ExprKind::Load(..)) {
-        out.push(')');
-    }
 }

@@ -22,40 +22,10 @@ pub(super) fn lookup(op: &str) -> Option<Handler> {
         "Reciprocal" => reciprocal,
         _ if binary_op(op).is_some() => binary,
         _ if compare_op(op).is_some() => compare,
-        _ if unary_op(op).is_some() => unary,
+        _ if UnaryOp::from_onnx(op).is_some() => unary,
         _ => return None,
     };
     Some(handler)
-}
-
-fn unary_op(op: &str) -> Option<UnaryOp> {
-    Some(match op {
-        "Neg" => UnaryOp::Neg,
-        "Abs" => UnaryOp::Abs,
-        "Sign" => UnaryOp::Sign,
-        "Ceil" => UnaryOp::Ceil,
-        "Floor" => UnaryOp::Floor,
-        "Round" => UnaryOp::Round,
-        "Sqrt" => UnaryOp::Sqrt,
-        "Exp" => UnaryOp::Exp,
-        "Log" => UnaryOp::Log,
-        "Sin" => UnaryOp::Sin,
-        "Cos" => UnaryOp::Cos,
-        "Tan" => UnaryOp::Tan,
-        "Asin" => UnaryOp::Asin,
-        "Acos" => UnaryOp::Acos,
-        "Atan" => UnaryOp::Atan,
-        "Sinh" => UnaryOp::Sinh,
-        "Cosh" => UnaryOp::Cosh,
-        "Tanh" => UnaryOp::Tanh,
-        "Asinh" => UnaryOp::Asinh,
-        "Acosh" => UnaryOp::Acosh,
-        "Atanh" => UnaryOp::Atanh,
-        "Erf" => UnaryOp::Erf,
-        "Not" | "BitwiseNot" => UnaryOp::Not,
-        "IsNaN" => UnaryOp::IsNan,
-        _ => return None,
-    })
 }
 
 fn binary_op(op: &str) -> Option<BinaryOp> {
@@ -98,7 +68,7 @@ fn operands(l: &mut Lower<'_>, n: &Node<'_>) -> OpResult<(ValueId, ValueId)> {
 }
 
 fn unary<'m>(l: &mut Lower<'m>, n: &Node<'m>) -> OpResult<Vec<Val>> {
-    let Some(op) = unary_op(n.op()) else { return unsupported("no lowering") };
+    let Some(op) = UnaryOp::from_onnx(n.op()) else { return unsupported("no lowering") };
     let x = l.arg(n, 0)?;
     let y = l.unary(op, x)?;
     l.done(y)

@@ -137,51 +137,27 @@ impl Lower<'_> {
     }
 
     fn unary(&mut self, op: UnaryOp, ty: Type, x: CExpr) -> CExpr {
-        let name = match op {
+        match op {
             UnaryOp::Neg => return CExpr::Unary("-", Box::new(x)),
             UnaryOp::Not if ty == DType::Bool => return CExpr::Unary("!", Box::new(x)),
             UnaryOp::Not => return CExpr::Unary("~", Box::new(x)),
-            UnaryOp::Abs => match ty.element() {
-                Some(DType::F32) => "fabsf",
-                Some(DType::F64) => "fabs",
-                Some(DType::I64) => "llabs",
-                Some(DType::U32 | DType::U64) => return x,
-                _ => "abs",
-            },
-            UnaryOp::Round => "rint",
-            UnaryOp::IsNan => return CExpr::call("isnan", [x]),
-            UnaryOp::IsInf => return CExpr::call("isinf", [x]),
-            UnaryOp::Exp => "exp",
-            UnaryOp::Exp2 => "exp2",
+            UnaryOp::Abs if ty.element().is_none_or(|dtype| !dtype.is_float()) => {
+                return match ty.element() {
+                    Some(DType::U32 | DType::U64) => x,
+                    Some(DType::I64) => CExpr::call("llabs", [x]),
+                    _ => CExpr::call("abs", [x]),
+                };
+            }
             UnaryOp::Exp2Approx => {
                 self.helpers.insert(Helper::Exp2Approx);
-                return CExpr::call("exp2_approx", [x]);
+                return CExpr::call(op.c_name(), [x]);
             }
-            UnaryOp::Expm1 => "expm1",
-            UnaryOp::Log => "log",
-            UnaryOp::Log2 => "log2",
-            UnaryOp::Log1p => "log1p",
-            UnaryOp::Sqrt => "sqrt",
-            UnaryOp::Rsqrt => "rsqrt",
-            UnaryOp::Sin => "sin",
-            UnaryOp::Cos => "cos",
-            UnaryOp::Tan => "tan",
-            UnaryOp::Asin => "asin",
-            UnaryOp::Acos => "acos",
-            UnaryOp::Atan => "atan",
-            UnaryOp::Sinh => "sinh",
-            UnaryOp::Cosh => "cosh",
-            UnaryOp::Tanh => "tanh",
-            UnaryOp::Asinh => "asinh",
-            UnaryOp::Acosh => "acosh",
-            UnaryOp::Atanh => "atanh",
-            UnaryOp::Erf => "erf",
-            UnaryOp::Floor => "floor",
-            UnaryOp::Ceil => "ceil",
-            UnaryOp::Trunc => "trunc",
-        };
-        let single = ty == DType::F32 && op != UnaryOp::Abs;
-        CExpr::call(if single { format!("{name}f") } else { name.to_owned() }, [x])
+            // CUDA has these for both types under one name.
+            UnaryOp::IsNan | UnaryOp::IsInf => return CExpr::call(op.c_name(), [x]),
+            _ => {}
+        }
+        let name = op.c_name();
+        CExpr::call(if ty == DType::F32 { format!("{name}f") } else { name.to_owned() }, [x])
     }
 
     /// Lowers a function of two values of type `ty`.

@@ -1,15 +1,73 @@
 //! Reductions, arg-reductions, scans and top-k along axes.
 
-use super::array::{Array, Data, Eval, store, strides, wide};
 use super::elementwise::{max, min};
-use crate::{ArgOp, DType, ReduceOp, ScanOp};
+use crate::infer::Cx;
+use crate::interp::array::{Array, Data, Eval, odometer, store, strides, wide, with_data};
+use crate::{ArgOp, DType, Dim, ReduceOp, Result, ScanOp, TensorType};
 use std::cmp::Ordering;
+
+/// Checks that `op` reduces values of the dtype of `x`.
+pub(super) fn reducible(cx: &Cx, op: ReduceOp, x: &TensorType) -> Result<()> {
+    let wants_bool = matches!(op, ReduceOp::All | ReduceOp::Any);
+    if wants_bool == (x.dtype == DType::Bool) {
+        return Ok(());
+    }
+    cx.fail(format!("needs {}, found {x}; insert a cast", if wants_bool { "bools" } else { "numbers" }))
+}
+
+pub(crate) fn reduce_type(cx: &Cx, op: ReduceOp, axes: &[usize]) -> Result<TensorType> {
+    let x = cx.inputs[0];
+    reducible(cx, op, x)?;
+    if !axes.is_sorted_by(|a, b| a < b) {
+        return cx.fail(format!("axes must be sorted and distinct, found {axes:?}"));
+    }
+    for &axis in axes {
+        cx.check_axis(axis, x.rank())?;
+    }
+    let shape = x.shape.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d.clone()).collect();
+    Ok(TensorType { dtype: x.dtype, shape })
+}
+
+pub(crate) fn arg_type(cx: &Cx, axis: usize) -> Result<TensorType> {
+    let x = cx.inputs[0];
+    numbers(cx, x)?;
+    cx.check_axis(axis, x.rank())?;
+    if x.shape[axis].is(0) {
+        return cx.fail(format!("axis {axis} of {x} is empty and has no extreme"));
+    }
+    let mut shape = x.shape.clone();
+    shape.remove(axis);
+    Ok(TensorType { dtype: DType::I64, shape })
+}
+
+pub(crate) fn scan_type(cx: &Cx, axis: usize) -> Result<TensorType> {
+    let x = cx.inputs[0];
+    numbers(cx, x)?;
+    cx.check_axis(axis, x.rank())?;
+    Ok(x.clone())
+}
+
+pub(crate) fn topk_type(cx: &mut Cx, axis: usize, k: &Dim) -> Result<Vec<TensorType>> {
+    let x = cx.inputs[0];
+    numbers(cx, x)?;
+    cx.check_axis(axis, x.rank())?;
+    cx.extents(std::slice::from_ref(k))?;
+    cx.at_most(k, &x.shape[axis], || format!("k on axis {axis} of {x}"))?;
+    let mut values = x.clone();
+    values.shape[axis] = k.clone();
+    let indices = TensorType { dtype: DType::I64, shape: values.shape.clone() };
+    Ok(vec![values, indices])
+}
+
+fn numbers(cx: &Cx, x: &TensorType) -> Result<()> {
+    if x.dtype == DType::Bool { cx.fail(format!("needs numbers, found {x}; insert a cast")) } else { Ok(()) }
+}
 
 /// The result of an empty reduction, and how it takes in an element.
 pub(super) type Fold<T> = (T, fn(T, T) -> T);
 
 /// `op` on floats.
-pub(super) fn float_fold(op: ReduceOp) -> Eval<Fold<f64>> {
+pub(crate) fn float_fold(op: ReduceOp) -> Eval<Fold<f64>> {
     Ok(match op {
         ReduceOp::Sum => (0.0, |a, b| a + b),
         ReduceOp::Prod => (1.0, |a, b| a * b),
@@ -20,7 +78,7 @@ pub(super) fn float_fold(op: ReduceOp) -> Eval<Fold<f64>> {
 }
 
 /// `op` on the integers of `dtype`; the low 64 bits of sums and products are exact.
-pub(super) fn int_fold(op: ReduceOp, dtype: DType) -> Fold<i128> {
+pub(crate) fn int_fold(op: ReduceOp, dtype: DType) -> Fold<i128> {
     let (low, high) = dtype.int_range().unwrap_or((0, 0));
     match op {
         ReduceOp::Sum => (0, i128::wrapping_add),
@@ -32,7 +90,7 @@ pub(super) fn int_fold(op: ReduceOp, dtype: DType) -> Fold<i128> {
     }
 }
 
-pub(super) fn reduce(op: ReduceOp, x: &Array, axes: &[usize]) -> Eval<Array> {
+pub(crate) fn reduce(op: ReduceOp, x: &Array, axes: &[usize]) -> Eval<Array> {
     let kept: Vec<usize> = (0..x.shape.len()).filter(|a| !axes.contains(a)).collect();
     let perm: Vec<usize> = kept.iter().chain(axes).copied().collect();
     let shape: Vec<usize> = kept.iter().map(|&a| x.shape[a]).collect();
@@ -64,7 +122,7 @@ fn lines(x: &Array, axis: usize) -> (Vec<isize>, isize, usize) {
     let mut outer = x.shape.clone();
     outer[axis] = 1;
     let mut starts = Vec::new();
-    super::array::odometer(&outer, &own, 0, |at| starts.push(at));
+    odometer(&outer, &own, 0, |at| starts.push(at));
     (starts, own[axis], x.shape[axis])
 }
 
@@ -79,7 +137,7 @@ fn order(x: &Array) -> Box<dyn Fn(usize, usize) -> Ordering + '_> {
     }
 }
 
-pub(super) fn arg(op: ArgOp, x: &Array, axis: usize, last: bool) -> Eval<Array> {
+pub(crate) fn arg(op: ArgOp, x: &Array, axis: usize, last: bool) -> Eval<Array> {
     let (starts, stride, n) = lines(x, axis);
     if n == 0 && !starts.is_empty() {
         return Err(format!("axis {axis} is empty and has no extreme"));
@@ -104,7 +162,7 @@ pub(super) fn arg(op: ArgOp, x: &Array, axis: usize, last: bool) -> Eval<Array> 
     Ok(Array::new(DType::I64, shape, data))
 }
 
-pub(super) fn topk(x: &Array, axis: usize, k: usize, largest: bool) -> Eval<Vec<Array>> {
+pub(crate) fn topk(x: &Array, axis: usize, k: usize, largest: bool) -> Eval<Vec<Array>> {
     let n = x.shape[axis];
     if k > n {
         return Err(format!("k is {k}, and axis {axis} has only {n} elements"));
@@ -120,7 +178,7 @@ pub(super) fn topk(x: &Array, axis: usize, k: usize, largest: bool) -> Eval<Vec<
     let mut outer = shape.clone();
     outer[axis] = 1;
     let mut targets = Vec::with_capacity(starts.len());
-    super::array::odometer(&outer, &own, 0, |at| targets.push(at));
+    odometer(&outer, &own, 0, |at| targets.push(at));
     for (&start, &target) in starts.iter().zip(&targets) {
         let at = |i: usize| (start + i as isize * stride) as usize;
         let mut ranked: Vec<usize> = (0..n).collect();
@@ -134,11 +192,11 @@ pub(super) fn topk(x: &Array, axis: usize, k: usize, largest: bool) -> Eval<Vec<
             indices[to] = i as i64;
         }
     }
-    let data = super::array::with_data!(x.data.as_ref(), v => places.iter().map(|&p| v[p]).collect());
+    let data = with_data!(x.data.as_ref(), v => places.iter().map(|&p| v[p]).collect());
     Ok(vec![Array::new(x.dtype, shape.clone(), data), Array::new(DType::I64, shape, Data::Int(indices))])
 }
 
-pub(super) fn scan(op: ScanOp, x: &Array, axis: usize, exclusive: bool, reverse: bool) -> Eval<Array> {
+pub(crate) fn scan(op: ScanOp, x: &Array, axis: usize, exclusive: bool, reverse: bool) -> Eval<Array> {
     let fold = match op {
         ScanOp::Sum => ReduceOp::Sum,
         ScanOp::Prod => ReduceOp::Prod,

@@ -1,8 +1,95 @@
-//! Gathers and scatters. An index outside its axis is an error here.
+//! Gathers and scatters.
 
-use super::array::{Array, Data, Eval, odometer, store, strides, wide, with_data};
 use super::elementwise::{max, min};
-use crate::{DType, ScatterOp};
+use crate::infer::Cx;
+use crate::interp::array::{Array, Data, Eval, odometer, store, strides, wide, with_data};
+use crate::{DType, Dim, Result, ScatterOp, TensorType};
+
+fn indices(cx: &Cx, idx: &TensorType) -> Result<()> {
+    if matches!(idx.dtype, DType::I32 | DType::I64) {
+        Ok(())
+    } else {
+        cx.fail(format!("indices must be i32 or i64, found {idx}; insert a cast"))
+    }
+}
+
+pub(crate) fn gather_type(cx: &Cx, axis: usize) -> Result<TensorType> {
+    let (x, idx) = (cx.inputs[0], cx.inputs[1]);
+    indices(cx, idx)?;
+    cx.check_axis(axis, x.rank())?;
+    let shape = x.shape[..axis].iter().chain(&idx.shape).chain(&x.shape[axis + 1..]).cloned().collect();
+    Ok(TensorType { dtype: x.dtype, shape })
+}
+
+pub(crate) fn gather_elements_type(cx: &mut Cx, axis: usize) -> Result<TensorType> {
+    let (x, idx) = (cx.inputs[0], cx.inputs[1]);
+    along_types(cx, x, idx, axis)?;
+    Ok(TensorType { dtype: x.dtype, shape: idx.shape.clone() })
+}
+
+pub(crate) fn gather_nd_type(cx: &mut Cx, batch_dims: usize) -> Result<TensorType> {
+    let (x, idx) = (cx.inputs[0], cx.inputs[1]);
+    indices(cx, idx)?;
+    let coordinates = coordinate_count(cx, x, idx, batch_dims)?;
+    for a in 0..batch_dims {
+        cx.same(&x.shape[a], &idx.shape[a], || format!("batch axis {a} of {x} and {idx} must be equal"))?;
+    }
+    let kept = &idx.shape[..idx.rank() - 1];
+    let shape = kept.iter().chain(&x.shape[batch_dims + coordinates..]).cloned().collect();
+    Ok(TensorType { dtype: x.dtype, shape })
+}
+
+pub(crate) fn scatter_elements_type(cx: &mut Cx, axis: usize, op: ScatterOp) -> Result<TensorType> {
+    let (x, idx, updates) = (cx.inputs[0], cx.inputs[1], cx.inputs[2]);
+    along_types(cx, x, idx, axis)?;
+    scattered(cx, op)?;
+    cx.same_shape(idx, updates, "indices and updates")?;
+    Ok(x.clone())
+}
+
+pub(crate) fn scatter_nd_type(cx: &mut Cx, op: ScatterOp) -> Result<TensorType> {
+    let (x, idx, updates) = (cx.inputs[0], cx.inputs[1], cx.inputs[2]);
+    indices(cx, idx)?;
+    scattered(cx, op)?;
+    let coordinates = coordinate_count(cx, x, idx, 0)?;
+    let shape: Vec<Dim> = idx.shape[..idx.rank() - 1].iter().chain(&x.shape[coordinates..]).cloned().collect();
+    cx.same_shape(&TensorType { dtype: x.dtype, shape }, updates, "addressed slices and updates")?;
+    Ok(x.clone())
+}
+
+/// Indices of the rank of `x`, no longer than it on the axes other than `axis`.
+fn along_types(cx: &mut Cx, x: &TensorType, idx: &TensorType, axis: usize) -> Result<()> {
+    indices(cx, idx)?;
+    cx.check_axis(axis, x.rank())?;
+    cx.rank(idx, x.rank(), "indices")?;
+    for a in (0..x.rank()).filter(|&a| a != axis) {
+        cx.at_most(&idx.shape[a], &x.shape[a], || format!("axis {a} of indices {idx} into {x}"))?;
+    }
+    Ok(())
+}
+
+/// The number of coordinates that the last axis of `idx` holds.
+fn coordinate_count(cx: &Cx, x: &TensorType, idx: &TensorType, batch_dims: usize) -> Result<usize> {
+    if idx.rank() <= batch_dims || x.rank() < batch_dims {
+        return cx.fail(format!("{batch_dims} batch axes do not fit {x} and indices {idx}"));
+    }
+    let last = idx.shape[idx.rank() - 1].as_const().and_then(|n| usize::try_from(n).ok());
+    match last {
+        Some(n) if batch_dims + n <= x.rank() => Ok(n),
+        Some(n) => cx.fail(format!("{n} coordinates after {batch_dims} batch axes do not fit {x}")),
+        None => cx.fail(format!("the last axis of indices {idx} must be constant: it holds coordinates")),
+    }
+}
+
+/// Updates have the dtype of `x`, and arithmetic needs numbers.
+fn scattered(cx: &Cx, op: ScatterOp) -> Result<()> {
+    let (x, updates) = (cx.inputs[0], cx.inputs[2]);
+    cx.dtype(updates, x.dtype, "updates")?;
+    if op != ScatterOp::Set && x.dtype == DType::Bool {
+        return cx.fail(format!("`{op}` needs numbers, found {x}"));
+    }
+    Ok(())
+}
 
 /// An index into an extent, counted from the end when negative.
 fn place(i: i64, n: usize, axis: usize) -> Eval<usize> {
@@ -11,7 +98,7 @@ fn place(i: i64, n: usize, axis: usize) -> Eval<usize> {
     if (0..n).contains(&at) { Ok(at as usize) } else { Err(format!("index {i} is outside axis {axis} of extent {n}")) }
 }
 
-pub(super) fn gather(x: &Array, idx: &Array, axis: usize) -> Eval<Array> {
+pub(crate) fn gather(x: &Array, idx: &Array, axis: usize) -> Eval<Array> {
     let outer: usize = x.shape[..axis].iter().product();
     let inner: usize = x.shape[axis + 1..].iter().product();
     let n = x.shape[axis];
@@ -65,25 +152,25 @@ fn coordinates(x: &Array, idx: &Array, batch_dims: usize) -> Eval<(Vec<usize>, u
     Ok((offsets, slice))
 }
 
-pub(super) fn gather_elements(x: &Array, idx: &Array, axis: usize) -> Eval<Array> {
+pub(crate) fn gather_elements(x: &Array, idx: &Array, axis: usize) -> Eval<Array> {
     let places = along(x, idx, axis)?;
     let data = with_data!(x.data.as_ref(), v => places.iter().map(|&p| v[p]).collect());
     Ok(Array::new(x.dtype, idx.shape.clone(), data))
 }
 
-pub(super) fn gather_nd(x: &Array, idx: &Array, batch_dims: usize, shape: &[usize]) -> Eval<Array> {
+pub(crate) fn gather_nd(x: &Array, idx: &Array, batch_dims: usize, shape: &[usize]) -> Eval<Array> {
     let (offsets, slice) = coordinates(x, idx, batch_dims)?;
     let data =
         with_data!(x.data.as_ref(), v => offsets.iter().flat_map(|&o| v[o..][..slice].iter().copied()).collect());
     Ok(Array::new(x.dtype, shape.to_vec(), data))
 }
 
-pub(super) fn scatter_elements(x: &Array, idx: &Array, updates: &Array, axis: usize, op: ScatterOp) -> Eval<Array> {
+pub(crate) fn scatter_elements(x: &Array, idx: &Array, updates: &Array, axis: usize, op: ScatterOp) -> Eval<Array> {
     let places = along(x, idx, axis)?;
     scatter(x, places.into_iter(), updates, op)
 }
 
-pub(super) fn scatter_nd(x: &Array, idx: &Array, updates: &Array, op: ScatterOp) -> Eval<Array> {
+pub(crate) fn scatter_nd(x: &Array, idx: &Array, updates: &Array, op: ScatterOp) -> Eval<Array> {
     let (offsets, slice) = coordinates(x, idx, 0)?;
     scatter(x, offsets.into_iter().flat_map(|o| o..o + slice), updates, op)
 }

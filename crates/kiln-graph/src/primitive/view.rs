@@ -1,10 +1,11 @@
 //! Views: the same elements at other places.
 
-use super::Cx;
+use super::elementwise::fill;
+use crate::infer::Cx;
+use crate::interp::array::{Array, Data, Eval, strides, write_strided};
 use crate::{DType, Dim, Requirement, Result, TensorType};
 
-pub(super) fn permute(cx: &Cx, perm: &[usize]) -> Result<TensorType> {
-    cx.arity(1)?;
+pub(crate) fn permute_type(cx: &Cx, perm: &[usize]) -> Result<TensorType> {
     let x = cx.inputs[0];
     let mut seen = vec![false; x.rank()];
     for &p in perm {
@@ -16,8 +17,7 @@ pub(super) fn permute(cx: &Cx, perm: &[usize]) -> Result<TensorType> {
     Ok(TensorType { dtype: x.dtype, shape: perm.iter().map(|&p| x.shape[p].clone()).collect() })
 }
 
-pub(super) fn reshape(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
-    cx.arity(1)?;
+pub(crate) fn reshape_type(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
     let x = cx.inputs[0];
     cx.extents(shape)?;
     let ty = TensorType { dtype: x.dtype, shape: shape.to_vec() };
@@ -26,8 +26,7 @@ pub(super) fn reshape(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
     Ok(ty)
 }
 
-pub(super) fn broadcast(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
-    cx.arity(1)?;
+pub(crate) fn broadcast_type(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
     let x = cx.inputs[0];
     cx.extents(shape)?;
     let ty = TensorType { dtype: x.dtype, shape: shape.to_vec() };
@@ -40,8 +39,7 @@ pub(super) fn broadcast(cx: &mut Cx, shape: &[Dim]) -> Result<TensorType> {
     Ok(ty)
 }
 
-pub(super) fn slice(cx: &mut Cx, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Result<TensorType> {
-    cx.arity(1)?;
+pub(crate) fn slice_type(cx: &mut Cx, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Result<TensorType> {
     let x = cx.inputs[0];
     cx.entries("starts", starts.len(), x.rank())?;
     cx.entries("sizes", sizes.len(), x.rank())?;
@@ -74,8 +72,7 @@ pub(super) fn slice(cx: &mut Cx, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -
     Ok(TensorType { dtype: x.dtype, shape: sizes.to_vec() })
 }
 
-pub(super) fn pad(cx: &mut Cx, low: &[Dim], high: &[Dim], interior: &[i64]) -> Result<TensorType> {
-    cx.arity(2)?;
+pub(crate) fn pad_type(cx: &mut Cx, low: &[Dim], high: &[Dim], interior: &[i64]) -> Result<TensorType> {
     let (x, value) = (cx.inputs[0], cx.inputs[1]);
     cx.rank(value, 0, "the padding value")?;
     cx.dtype(value, x.dtype, "the padding value")?;
@@ -100,7 +97,7 @@ pub(super) fn pad(cx: &mut Cx, low: &[Dim], high: &[Dim], interior: &[i64]) -> R
     Ok(TensorType { dtype: x.dtype, shape })
 }
 
-pub(super) fn concat(cx: &mut Cx, axis: usize) -> Result<TensorType> {
+pub(crate) fn concat_type(cx: &mut Cx, axis: usize) -> Result<TensorType> {
     let Some((first, rest)) = cx.inputs.split_first() else {
         return cx.fail("needs at least one operand".into());
     };
@@ -124,4 +121,103 @@ pub(super) fn concat(cx: &mut Cx, axis: usize) -> Result<TensorType> {
 pub(super) fn scalar(cx: &Cx, ty: &TensorType, dtype: DType, what: &str) -> Result<()> {
     cx.rank(ty, 0, what)?;
     cx.dtype(ty, dtype, what)
+}
+
+pub(crate) fn reshape(x: &Array, to: &[usize]) -> Eval<Array> {
+    if to.iter().product::<usize>() != x.len() {
+        return Err(format!("{:?} does not reshape to {to:?}", x.shape));
+    }
+    Ok(x.with_shape(to.to_vec()))
+}
+
+pub(crate) fn broadcast(x: &Array, shape: &[usize]) -> Eval<Array> {
+    let own = strides(&x.shape);
+    let lead = shape.len() - x.shape.len();
+    let mut wide = vec![0; shape.len()];
+    for (i, &d) in x.shape.iter().enumerate() {
+        if d != 1 {
+            if d != shape[lead + i] {
+                return Err(format!("{:?} does not broadcast to {shape:?}", x.shape));
+            }
+            wide[lead + i] = own[i];
+        }
+    }
+    Ok(x.view(shape.to_vec(), &wide, 0))
+}
+
+pub(crate) fn slice(x: &Array, starts: &[i64], sizes: &[usize], steps: &[i64]) -> Eval<Array> {
+    let own = strides(&x.shape);
+    let mut offset = 0;
+    let mut walked = vec![0; own.len()];
+    if sizes.contains(&0) {
+        // Nothing is read, so it does not matter where the slice starts.
+        return Ok(x.view(sizes.to_vec(), &walked, 0));
+    }
+    for a in 0..own.len() {
+        let n = x.shape[a] as i64;
+        let last = (sizes[a] as i64 - 1).checked_mul(steps[a]).and_then(|d| d.checked_add(starts[a]));
+        let inside = |i: i64| (0..n).contains(&i);
+        if !inside(starts[a]) || !last.is_some_and(inside) {
+            return Err(format!(
+                "slice of axis {a} takes {} elements from {} in steps of {}, outside its extent {n}",
+                sizes[a], starts[a], steps[a]
+            ));
+        }
+        offset += own[a] * starts[a] as isize;
+        // The step of a single element is never taken, and may be anything.
+        walked[a] = if sizes[a] > 1 { own[a] * steps[a] as isize } else { 0 };
+    }
+    Ok(x.view(sizes.to_vec(), &walked, offset))
+}
+
+pub(crate) fn pad(
+    x: &Array,
+    value: &Array,
+    low: &[i64],
+    high: &[i64],
+    interior: &[i64],
+    shape: &[usize],
+) -> Eval<Array> {
+    if let Some(h) = high.iter().find(|h| **h < 0) {
+        return Err(format!("padding by {h}; amounts must be at least 0"));
+    }
+    if let Some(l) = low.iter().find(|l| **l < 0) {
+        return Err(format!("padding by {l}; amounts must be at least 0"));
+    }
+    let own = strides(shape);
+    let mut data = fill(value, shape.iter().product())?;
+    if x.len() == 0 {
+        return Ok(Array::new(x.dtype, shape.to_vec(), data));
+    }
+    let offset: isize = own.iter().zip(low).map(|(s, &l)| s * l as isize).sum();
+    // The gap after a single element is never taken, and may be anything.
+    let gap = |a: usize| if x.shape[a] > 1 { interior[a] as isize + 1 } else { 0 };
+    let spread: Vec<isize> = own.iter().enumerate().map(|(a, s)| s * gap(a)).collect();
+    write(&mut data, x, &spread, offset)?;
+    Ok(Array::new(x.dtype, shape.to_vec(), data))
+}
+
+pub(crate) fn concat(parts: &[Array], axis: usize, shape: &[usize]) -> Eval<Array> {
+    let own = strides(shape);
+    let count = shape.iter().product();
+    let mut data = match parts[0].data.as_ref() {
+        Data::Float(_) => Data::Float(vec![0.0; count]),
+        Data::Int(_) => Data::Int(vec![0; count]),
+    };
+    let mut start = 0;
+    for part in parts {
+        write(&mut data, part, &own, own[axis] * start)?;
+        start += part.shape[axis] as isize;
+    }
+    Ok(Array::new(parts[0].dtype, shape.to_vec(), data))
+}
+
+/// Writes `part` to strided places.
+fn write(data: &mut Data, part: &Array, strides: &[isize], offset: isize) -> Eval<()> {
+    match (data, part.data.as_ref()) {
+        (Data::Float(d), Data::Float(s)) => write_strided(d, s, &part.shape, strides, offset),
+        (Data::Int(d), Data::Int(s)) => write_strided(d, s, &part.shape, strides, offset),
+        _ => return Err("operands differ in kind".into()),
+    }
+    Ok(())
 }

@@ -1,11 +1,35 @@
 //! Reductions over sliding windows.
 
-use super::array::{Array, Data, Eval, store, strides, wide};
-use super::contract::indices;
-use super::reduce::{float_fold, int_fold};
-use crate::{ReduceOp, WindowSpec};
+use super::contract::{MAX_GEOMETRY, indices, windows};
+use super::reduce::{float_fold, int_fold, reducible};
+use crate::infer::Cx;
+use crate::interp::array::{Array, Data, Eval, store, strides, wide};
+use crate::{Dim, ReduceOp, Result, TensorType, WindowSpec};
 
-pub(super) fn window(op: ReduceOp, spec: &WindowSpec, x: &Array, shape: &[usize]) -> Eval<Array> {
+pub(crate) fn window_type(cx: &mut Cx, op: ReduceOp, spec: &WindowSpec) -> Result<TensorType> {
+    let x = cx.inputs[0];
+    reducible(cx, op, x)?;
+    let n = spec.window.len();
+    cx.entries("strides", spec.strides.len(), n)?;
+    cx.entries("pads", spec.pads.len(), n)?;
+    cx.entries("dilations", spec.dilations.len(), n)?;
+    let taps = spec.window.iter().try_fold(1usize, |n, &w| n.checked_mul(w));
+    if taps.is_none_or(|n| n > MAX_GEOMETRY) {
+        return cx.fail(format!("a window of {:?} has more than {MAX_GEOMETRY} taps", spec.window));
+    }
+    if n > x.rank() {
+        return cx.fail(format!("a window of {n} axes does not fit {x}"));
+    }
+    let first = x.rank() - n;
+    let mut shape = x.shape.clone();
+    for a in 0..n {
+        let taps = Dim::from(spec.window[a]);
+        shape[first + a] = windows(cx, &x.shape[first + a], &taps, spec.strides[a], spec.pads[a], spec.dilations[a])?;
+    }
+    Ok(TensorType { dtype: x.dtype, shape })
+}
+
+pub(crate) fn window(op: ReduceOp, spec: &WindowSpec, x: &Array, shape: &[usize]) -> Eval<Array> {
     let first = x.shape.len() - spec.window.len();
     let pixels: usize = x.shape[first..].iter().product();
     let planes: usize = x.shape[..first].iter().product();

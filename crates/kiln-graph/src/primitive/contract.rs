@@ -1,8 +1,123 @@
-//! Contractions and convolutions, as blocked matrix products.
+//! Contractions and convolutions; the references are blocked matrix products.
 
-use super::array::{Array, Data, Eval, strides};
+use super::elementwise::cast;
+use crate::infer::Cx;
+use crate::interp::array::{Array, Data, Eval, strides};
 use crate::number::round_to;
-use crate::{ConvSpec, DType, EinsumSpec};
+use crate::{ConvSpec, DType, Dim, EinsumSpec, Result, TensorType};
+
+pub(crate) fn contract_type(cx: &mut Cx, spec: &EinsumSpec, acc: DType, out: DType) -> Result<TensorType> {
+    let (lhs, rhs) = (cx.inputs[0], cx.inputs[1]);
+    products(cx, lhs, rhs, acc, out)?;
+    for (side, labels, ty) in [("left", &spec.lhs, lhs), ("right", &spec.rhs, rhs)] {
+        if labels.len() != ty.rank() {
+            return cx.fail(format!("{side} labels {:?} do not fit {ty}", text(labels)));
+        }
+    }
+    for (side, labels) in [("left", &spec.lhs), ("right", &spec.rhs), ("result", &spec.out)] {
+        if let Some(l) = labels.iter().enumerate().find(|(i, l)| labels[..*i].contains(l)) {
+            return cx.fail(format!("label `{}` occurs twice in the {side} labels", l.1));
+        }
+    }
+    for (i, l) in spec.lhs.iter().enumerate() {
+        match spec.rhs.iter().position(|r| r == l) {
+            Some(j) => cx.same(&lhs.shape[i], &rhs.shape[j], || {
+                format!("axis {i} of {lhs} and axis {j} of {rhs} must be equal (label `{l}`)")
+            })?,
+            None if !spec.out.contains(l) => {
+                return cx.fail(format!("label `{l}` is in the left operand only; reduce that axis first"));
+            }
+            None => {}
+        }
+    }
+    if let Some(l) = spec.rhs.iter().find(|l| !spec.lhs.contains(l) && !spec.out.contains(l)) {
+        return cx.fail(format!("label `{l}` is in the right operand only; reduce that axis first"));
+    }
+    let mut shape = Vec::with_capacity(spec.out.len());
+    for l in &spec.out {
+        let from = |labels: &[char], ty: &TensorType| labels.iter().position(|x| x == l).map(|i| ty.shape[i].clone());
+        match from(&spec.lhs, lhs).or_else(|| from(&spec.rhs, rhs)) {
+            Some(d) => shape.push(d),
+            None => return cx.fail(format!("result label `{l}` is in no operand")),
+        }
+    }
+    Ok(TensorType { dtype: out, shape })
+}
+
+pub(crate) fn conv_type(cx: &mut Cx, spec: &ConvSpec, acc: DType, out: DType) -> Result<TensorType> {
+    let (x, w) = (cx.inputs[0], cx.inputs[1]);
+    products(cx, x, w, acc, out)?;
+    if x.rank() < 2 || x.rank() != w.rank() {
+        return cx
+            .fail(format!("needs x[N, C, spatial..] and w[O, C/groups, kernel..] of one rank, found {x} and {w}"));
+    }
+    let spatial = x.rank() - 2;
+    cx.entries("strides", spec.strides.len(), spatial)?;
+    cx.entries("pads", spec.pads.len(), spatial)?;
+    cx.entries("dilations", spec.dilations.len(), spatial)?;
+    if spec.groups == 0 {
+        return cx.fail("groups must be at least 1".into());
+    }
+    let groups = Dim::from(spec.groups);
+    let channels = w.shape[1].clone() * groups.clone();
+    cx.same(&channels, &x.shape[1], || {
+        format!("channels of {x} must be {} groups of the {} that {w} takes", spec.groups, w.shape[1])
+    })?;
+    if let Some(o) = w.shape[0].as_const()
+        && o.checked_rem(spec.groups as i64) != Some(0)
+    {
+        return cx.fail(format!("{o} output channels of {w} do not divide into {} groups", spec.groups));
+    }
+    let mut shape = vec![x.shape[0].clone(), w.shape[0].clone()];
+    for a in 0..spatial {
+        let taps = &w.shape[2 + a];
+        shape.push(windows(cx, &x.shape[2 + a], taps, spec.strides[a], spec.pads[a], spec.dilations[a])?);
+    }
+    Ok(TensorType { dtype: out, shape })
+}
+
+/// Largest stride, dilation or padding, and most taps of a window: products of indices and these stay within 64 bits.
+pub(super) const MAX_GEOMETRY: usize = 1 << 24;
+
+/// Number of positions of a window on an axis: `floor((n + pads - dilation * (taps - 1) - 1) / stride) + 1`.
+pub(super) fn windows(
+    cx: &mut Cx,
+    n: &Dim,
+    taps: &Dim,
+    stride: usize,
+    pads: (usize, usize),
+    dilation: usize,
+) -> Result<Dim> {
+    if stride == 0 || dilation == 0 || taps.bounds(cx.symbols).1 < 1 {
+        return cx.fail(format!("window {taps}, stride {stride} and dilation {dilation} must be at least 1"));
+    }
+    if [stride, dilation, pads.0, pads.1].iter().any(|&n| n > MAX_GEOMETRY) {
+        return cx.fail(format!("stride {stride}, dilation {dilation} or padding {pads:?} is beyond {MAX_GEOMETRY}"));
+    }
+    let padded = n.clone() + Dim::from(pads.0) + Dim::from(pads.1);
+    let span = (taps.clone() - Dim::from(1)) * Dim::from(dilation) + Dim::from(1);
+    cx.at_most(&span, &padded, || "the window does not fit the padded axis".into())?;
+    Ok((padded - span).floor_div(&Dim::from(stride)) + Dim::from(1))
+}
+
+/// Operands, accumulator and result are all floats or all integers; float operands share a dtype unless both are 8 bits wide.
+fn products(cx: &Cx, a: &TensorType, b: &TensorType, acc: DType, out: DType) -> Result<()> {
+    let all = [a.dtype, b.dtype, acc, out];
+    let one_kind = all.iter().all(|d| d.is_float()) || all.iter().all(|d| d.is_int());
+    if !one_kind {
+        return cx.fail(format!(
+            "operands, accumulator and result must be all floats or all integers, found {a}, {b}, accumulator {acc}, result {out}"
+        ));
+    }
+    if a.dtype.is_float() && a.dtype != b.dtype && (a.dtype.bits() != 8 || b.dtype.bits() != 8) {
+        return cx.fail(format!("operands must have one dtype, found {a} and {b}; insert a cast"));
+    }
+    Ok(())
+}
+
+fn text(labels: &[char]) -> String {
+    labels.iter().collect()
+}
 
 /// What products and sums are taken in: f64, or i64 modulo 2^64.
 pub(super) trait Ring: Copy + Default {
@@ -48,12 +163,19 @@ fn finish(sums: Data, shape: Vec<usize>, acc: DType, out: DType) -> Array {
         Data::Float(v) => Array::rounded(out, shape, v.into_iter().map(|v| round_to(acc, v, false)).collect()),
         Data::Int(v) => {
             let sums = Array::wrapped(acc, shape, v);
-            super::elementwise::cast(&sums, out, false)
+            cast(&sums, out, false)
         }
     }
 }
 
-pub(super) fn contract(spec: &EinsumSpec, lhs: &Array, rhs: &Array, acc: DType, out: DType) -> Eval<Array> {
+pub(crate) fn contract(spec: &EinsumSpec, lhs: &Array, rhs: &Array, acc: DType, out: DType) -> Eval<Array> {
+    for (i, l) in spec.lhs.iter().enumerate() {
+        if let Some(j) = spec.rhs.iter().position(|r| r == l)
+            && lhs.shape[i] != rhs.shape[j]
+        {
+            return Err(format!("label `{l}` is {} and {}", lhs.shape[i], rhs.shape[j]));
+        }
+    }
     let both = |l: &char| spec.lhs.contains(l) && spec.rhs.contains(l);
     let batch: Vec<char> = spec.out.iter().copied().filter(|l| both(l)).collect();
     let summed: Vec<char> = spec.lhs.iter().copied().filter(|l| both(l) && !spec.out.contains(l)).collect();
@@ -93,7 +215,11 @@ fn batched<T: Ring>(count: usize, m: usize, n: usize, k: usize, a: &[T], b: &[T]
 /// Positions of the output that are gathered into one matrix at a time.
 const POSITIONS: usize = 2048;
 
-pub(super) fn conv(spec: &ConvSpec, x: &Array, w: &Array, acc: DType, out: DType, shape: &[usize]) -> Eval<Array> {
+pub(crate) fn conv(spec: &ConvSpec, x: &Array, w: &Array, acc: DType, out: DType, shape: &[usize]) -> Eval<Array> {
+    let (found, expected) = (x.shape[1], w.shape[1].saturating_mul(spec.groups));
+    if found != expected {
+        return Err(format!("expected {expected} channels, found {found}"));
+    }
     if !w.shape[0].is_multiple_of(spec.groups) {
         return Err(format!("{} output channels do not divide into {} groups", w.shape[0], spec.groups));
     }
@@ -183,7 +309,7 @@ impl<'a> Conv<'a> {
 }
 
 /// The multi-indices of `count` elements of `shape` from linear index `first`.
-pub(super) fn indices(shape: &[usize], first: usize, count: usize) -> Vec<Vec<usize>> {
+pub(crate) fn indices(shape: &[usize], first: usize, count: usize) -> Vec<Vec<usize>> {
     (first..first + count)
         .map(|mut linear| {
             let mut index = vec![0; shape.len()];

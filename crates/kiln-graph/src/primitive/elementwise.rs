@@ -1,18 +1,80 @@
-//! Elementwise ops and casts.
+//! Elementwise ops, on operands of equal shape, and casts.
 
-use super::array::{Array, Data, Eval, store, wide, with_data};
+use crate::infer::Cx;
+use crate::interp::array::{Array, Data, Eval, store, wide, with_data};
 use crate::number::{float_to_int, int_to_float, round_to};
-use crate::{BinaryOp, CompareOp, DType, UnaryOp};
+use crate::{BinaryOp, CompareOp, DType, Domain, Result, TensorType, UnaryOp};
 
-pub(super) fn unary(op: UnaryOp, x: &Array) -> Eval<Array> {
+pub(crate) fn unary_type(cx: &Cx, op: UnaryOp) -> Result<TensorType> {
+    let x = cx.inputs[0];
+    if !op.domain().holds(x.dtype) {
+        let wanted = match op.domain() {
+            Domain::Number => "a number",
+            Domain::Float => "a float",
+            Domain::Int => "an integer",
+            Domain::Bits => "bool or an integer",
+        };
+        return cx.fail(format!("needs {wanted}, found {x}"));
+    }
+    let dtype = if op.is_test() { DType::Bool } else { x.dtype };
+    Ok(TensorType { dtype, shape: x.shape.clone() })
+}
+
+pub(crate) fn binary_type(cx: &mut Cx, op: BinaryOp) -> Result<TensorType> {
+    pair(cx)?;
+    let a = cx.inputs[0];
+    if !op.domain().holds(a.dtype) {
+        let wanted = match op.domain() {
+            Domain::Number => "numbers",
+            Domain::Float => "floats",
+            Domain::Int => "integers",
+            Domain::Bits => "bools or integers",
+        };
+        return cx.fail(format!("needs {wanted}, found {a}"));
+    }
+    Ok(a.clone())
+}
+
+pub(crate) fn compare_type(cx: &mut Cx, op: CompareOp) -> Result<TensorType> {
+    pair(cx)?;
+    let a = cx.inputs[0];
+    if a.dtype == DType::Bool && !matches!(op, CompareOp::Eq | CompareOp::Ne) {
+        return cx.fail(format!("bools have no order, found {a}"));
+    }
+    Ok(TensorType { dtype: DType::Bool, shape: a.shape.clone() })
+}
+
+pub(crate) fn cast_type(cx: &Cx, to: DType) -> Result<TensorType> {
+    Ok(TensorType { dtype: to, shape: cx.inputs[0].shape.clone() })
+}
+
+pub(crate) fn select_type(cx: &mut Cx) -> Result<TensorType> {
+    let [cond, a, b] = [cx.inputs[0], cx.inputs[1], cx.inputs[2]];
+    cx.dtype(cond, DType::Bool, "the condition")?;
+    cx.dtype(b, a.dtype, "the second branch")?;
+    cx.same_shape(a, b, "branches")?;
+    cx.same_shape(a, cond, "branches and condition")?;
+    Ok(a.clone())
+}
+
+/// Two operands of one dtype and shape.
+fn pair(cx: &mut Cx) -> Result<()> {
+    let (a, b) = (cx.inputs[0], cx.inputs[1]);
+    if a.dtype != b.dtype {
+        return cx.fail(format!("operands must have one dtype, found {a} and {b}; insert a cast"));
+    }
+    cx.same_shape(a, b, "operands")
+}
+
+pub(crate) fn unary(op: UnaryOp, x: &Array) -> Eval<Array> {
     let shape = x.shape.clone();
     match x.data.as_ref() {
         Data::Float(v) => {
-            if let UnaryOp::IsNan | UnaryOp::IsInf = op {
+            if op.is_test() {
                 let test = |v: &f64| i64::from(if op == UnaryOp::IsNan { v.is_nan() } else { v.is_infinite() });
                 return Ok(Array::new(DType::Bool, shape, Data::Int(v.iter().map(test).collect())));
             }
-            let f = float_function(op).ok_or_else(|| format!("`{op}` is not defined on {}", x.dtype))?;
+            let f = op.reference().ok_or_else(|| format!("`{op}` is not defined on {}", x.dtype))?;
             Ok(Array::rounded(x.dtype, shape, v.iter().map(|&v| f(v)).collect()))
         }
         Data::Int(v) => {
@@ -30,41 +92,8 @@ pub(super) fn unary(op: UnaryOp, x: &Array) -> Eval<Array> {
     }
 }
 
-fn float_function(op: UnaryOp) -> Option<fn(f64) -> f64> {
-    Some(match op {
-        UnaryOp::Neg => |v| -v,
-        UnaryOp::Abs => f64::abs,
-        UnaryOp::Sign => |v| if v.is_nan() || v == 0.0 { v } else { v.signum() },
-        UnaryOp::Ceil => f64::ceil,
-        UnaryOp::Floor => f64::floor,
-        UnaryOp::Round => f64::round_ties_even,
-        UnaryOp::Sqrt => f64::sqrt,
-        UnaryOp::Rsqrt => |v| 1.0 / v.sqrt(),
-        UnaryOp::Recip => |v| 1.0 / v,
-        UnaryOp::Exp => f64::exp,
-        UnaryOp::Exp2 => f64::exp2,
-        UnaryOp::Log => f64::ln,
-        UnaryOp::Log2 => f64::log2,
-        UnaryOp::Log1p => f64::ln_1p,
-        UnaryOp::Expm1 => f64::exp_m1,
-        UnaryOp::Sin => f64::sin,
-        UnaryOp::Cos => f64::cos,
-        UnaryOp::Tan => f64::tan,
-        UnaryOp::Asin => f64::asin,
-        UnaryOp::Acos => f64::acos,
-        UnaryOp::Atan => f64::atan,
-        UnaryOp::Sinh => f64::sinh,
-        UnaryOp::Cosh => f64::cosh,
-        UnaryOp::Tanh => f64::tanh,
-        UnaryOp::Asinh => libm::asinh,
-        UnaryOp::Acosh => libm::acosh,
-        UnaryOp::Atanh => libm::atanh,
-        UnaryOp::Erf => libm::erf,
-        UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf => return None,
-    })
-}
-
-pub(super) fn binary(op: BinaryOp, a: &Array, b: &Array) -> Eval<Array> {
+pub(crate) fn binary(op: BinaryOp, a: &Array, b: &Array) -> Eval<Array> {
+    same_shape(a, b)?;
     let (dtype, shape) = (a.dtype, a.shape.clone());
     match (a.data.as_ref(), b.data.as_ref()) {
         (Data::Float(x), Data::Float(y)) => {
@@ -140,16 +169,17 @@ fn power(a: i128, b: i128) -> i128 {
 }
 
 /// The smaller; NaN if either is.
-pub(super) fn min(a: f64, b: f64) -> f64 {
+pub(crate) fn min(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
 }
 
 /// The larger; NaN if either is.
-pub(super) fn max(a: f64, b: f64) -> f64 {
+pub(crate) fn max(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
-pub(super) fn compare(op: CompareOp, a: &Array, b: &Array) -> Eval<Array> {
+pub(crate) fn compare(op: CompareOp, a: &Array, b: &Array) -> Eval<Array> {
+    same_shape(a, b)?;
     fn all<T: PartialOrd>(op: CompareOp, a: impl Iterator<Item = T>, b: impl Iterator<Item = T>) -> Vec<i64> {
         a.zip(b)
             .map(|(a, b)| {
@@ -174,7 +204,9 @@ pub(super) fn compare(op: CompareOp, a: &Array, b: &Array) -> Eval<Array> {
     Ok(Array::new(DType::Bool, a.shape.clone(), Data::Int(values)))
 }
 
-pub(super) fn select(cond: &Array, a: &Array, b: &Array) -> Eval<Array> {
+pub(crate) fn select(cond: &Array, a: &Array, b: &Array) -> Eval<Array> {
+    same_shape(cond, a)?;
+    same_shape(cond, b)?;
     fn pick<T: Copy>(cond: &[i64], a: &[T], b: &[T]) -> Vec<T> {
         cond.iter().zip(a.iter().zip(b)).map(|(&c, (&a, &b))| if c != 0 { a } else { b }).collect()
     }
@@ -187,7 +219,7 @@ pub(super) fn select(cond: &Array, a: &Array, b: &Array) -> Eval<Array> {
     Ok(Array::new(a.dtype, a.shape.clone(), data))
 }
 
-pub(super) fn cast(x: &Array, to: DType, saturate: bool) -> Array {
+pub(crate) fn cast(x: &Array, to: DType, saturate: bool) -> Array {
     let data = match x.data.as_ref() {
         Data::Float(v) if to.is_float() => Data::Float(v.iter().map(|&v| round_to(to, v, saturate)).collect()),
         Data::Float(v) => Data::Int(v.iter().map(|&v| float_to_int(to, v) as i64).collect()),
@@ -199,8 +231,15 @@ pub(super) fn cast(x: &Array, to: DType, saturate: bool) -> Array {
     Array::new(to, x.shape.clone(), data)
 }
 
+fn same_shape(a: &Array, b: &Array) -> Eval<()> {
+    if a.shape == b.shape {
+        return Ok(());
+    }
+    Err(format!("operands must have equal shapes, found {:?} and {:?}", a.shape, b.shape))
+}
+
 /// One element repeated.
-pub(super) fn fill(value: &Array, count: usize) -> Eval<Data> {
+pub(crate) fn fill(value: &Array, count: usize) -> Eval<Data> {
     if value.len() != 1 {
         return Err(format!("expected a scalar, found {:?}", value.shape));
     }

@@ -503,7 +503,7 @@ mod tests {
     fn the_nearest_method_is_suggested() {
         assert_eq!((edits("kitten", "sitting"), edits("", "abc"), edits("abc", "abc")), (3, 3, 0));
         assert_eq!(
-            (nearest("sofmax"), nearest("powff"), nearest("atahn")),
+            (nearest("sofmax"), nearest("powff"), nearest("atannh")),
             (Some("softmax"), Some("powf"), Some("atanh"))
         );
         assert_eq!(nearest("frobnicate"), None);

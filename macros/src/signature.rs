@@ -42,7 +42,7 @@ impl Signature {
     pub(crate) fn new(sig: &syn::Signature) -> Result<Signature> {
         for (found, what) in [
             (sig.asyncness.is_some(), "async"),
-            (sig.unsafety.is_some(), "unsafe"),
+            (matches!(sig.safety, syn::Safety::Unsafe(_)), "unsafe"),
             (sig.abi.is_some(), "extern"),
             (sig.variadic.is_some(), "variadic"),
         ] {

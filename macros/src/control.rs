@@ -90,8 +90,8 @@ impl Lower<'_> {
             }
             let Lowered { val, tokens: body } = self.expr(&arm.body)?;
             self.scopes.leave();
-            let (pat, guard) = (&arm.pat, arm.guard.as_ref().map(|(token, guard)| quote!(#token #guard)));
-            tokens.extend(quote!(#pat #guard => { #body }));
+            let pat = &arm.pat;
+            tokens.extend(quote!(#pat => { #body }));
             let val = match joined.take() {
                 Some((first, scopes)) => {
                     self.merge(&scopes)?;

@@ -91,7 +91,7 @@ impl Signature {
     pub(crate) fn new(sig: &syn::Signature) -> Result<Signature> {
         for (found, what) in [
             (sig.asyncness.is_some(), "async"),
-            (sig.unsafety.is_some(), "unsafe"),
+            (matches!(sig.safety, syn::Safety::Unsafe(_)), "unsafe"),
             (sig.abi.is_some(), "extern"),
             (sig.variadic.is_some(), "variadic"),
         ] {
@@ -100,7 +100,9 @@ impl Signature {
             }
         }
         let receiver = sig.receiver().cloned();
-        if let Some(receiver) = receiver.as_ref().filter(|r| r.reference.is_none() || r.mutability.is_some()) {
+        if let Some(receiver) =
+            receiver.as_ref().filter(|r| !matches!(r.kind, syn::ReceiverKind::Reference(_, _, None)))
+        {
             return Err(Error::new_spanned(receiver, "a model that is a method takes `&self`"));
         }
         let params = sig.inputs.iter().filter_map(|arg| param(arg).transpose()).collect::<Result<Vec<_>>>()?;

@@ -5,6 +5,7 @@ mod bench;
 mod cases;
 mod compare;
 mod demo;
+mod deny;
 mod fuzz;
 mod gpu_pack;
 mod onnx_suite;
@@ -22,6 +23,7 @@ const HELP: &str = "cargo xtask COMMAND
   test                 everything that CI runs
   bench                Kiln against onnxruntime on this CPU, build times, memory
   cases [--check] [..] get the public models and record onnxruntime's outputs; compare the reference interpreter with them
+  deny                licences, sources and bans of dependencies
   fuzz [--minutes N] [--seed S]
                        random ONNX models on the CPU and the simulator against onnxruntime, or that of one seed
   gpu-pack             collect in gpu-pack/ all that a machine with a GPU needs to check and time Kiln: gpu-pack/run.sh
@@ -38,6 +40,7 @@ fn main() -> std::process::ExitCode {
         ["bench"] => bench::run(),
         ["cases", "--check", rest @ ..] => cases::run(true, rest),
         ["cases", rest @ ..] => cases::run(false, rest),
+        ["deny"] => deny::run(),
         ["fuzz"] => fuzz::run(1, None),
         ["fuzz", "--minutes", n] => n.parse().map_err(Into::into).and_then(|n| fuzz::run(n, None)),
         ["fuzz", "--seed", n] => n.parse().map_err(Into::into).and_then(|n| fuzz::run(0, Some(n))),

@@ -36,13 +36,27 @@ impl Steps {
 
 /// Runs a command in the workspace; failure is an error that quotes it.
 pub fn command(program: &str, args: &[&str]) -> Outcome<()> {
-    let status = Command::new(program).args(args).current_dir(crate::workspace()).stdin(Stdio::null()).status()?;
-    if status.success() { Ok(()) } else { Err(format!("`{program} {}` failed: {status}", args.join(" ")).into()) }
+    finish(Command::new(program).args(args))
+}
+
+fn finish(command: &mut Command) -> Outcome<()> {
+    let status = command.current_dir(crate::workspace()).stdin(Stdio::null()).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy()).collect();
+    Err(format!("`{}` failed: {status}", words.join(" ")).into())
 }
 
 /// Runs cargo.
 pub fn cargo(args: &[&str]) -> Outcome<()> {
     command(env!("CARGO"), args)
+}
+
+/// Runs cargo with an environment variable.
+pub fn cargo_with(args: &[&str], variable: &str, value: &str) -> Outcome<()> {
+    finish(Command::new(env!("CARGO")).args(args).env(variable, value))
 }
 
 /// Builds the `kiln` binary in a profile and returns its path.

@@ -1,8 +1,8 @@
 //! `xtask test`: everything that must hold before a change lands.
 
 use crate::cases::{self, CASES};
-use crate::step::{Steps, cargo, command, kiln};
-use crate::{Outcome, demo, onnx_suite, proto};
+use crate::step::{Steps, cargo, cargo_with, command, kiln};
+use crate::{Outcome, demo, deny, onnx_suite, proto};
 use kiln_cuda::{Home, RELEASES, setup};
 use std::process::Command;
 
@@ -17,6 +17,11 @@ pub fn run() -> Outcome<()> {
     }
     steps.run("ONNX message types are current", || proto::run(true))?;
     steps.run("lints", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    steps.run("documentation", || {
+        cargo_with(&["doc", "--quiet", "--workspace", "--no-deps"], "RUSTDOCFLAGS", "-D warnings")
+    })?;
+    steps.run("oldest Rust", oldest_rust)?;
+    steps.run("licences and sources of dependencies", deny::run)?;
     steps.run("public models and what onnxruntime makes of them", || cases::run(false, &[]))?;
     steps.run("unit, property and file tests", || cargo(&["test", "--workspace"]))?;
     let kiln = steps.run("the kiln binary", || kiln("dev"))?;
@@ -26,6 +31,24 @@ pub fn run() -> Outcome<()> {
     steps.run("ONNX backend suite", || onnx_suite::run(true, &[]))?;
     steps.summary();
     Ok(())
+}
+
+/// Checks the workspace with the oldest Rust that it promises to build with, unless that is the one in use, which then checks it in every
+/// step. Where it is not installed, the lints alone have looked (clippy's `incompatible_msrv`: what std had by then), and that is said.
+fn oldest_rust() -> Outcome<()> {
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    let used = String::from_utf8(Command::new("rustc").arg("--version").output()?.stdout)?;
+    if used.split_whitespace().nth(1).is_some_and(|version| version.starts_with(&format!("{oldest}."))) {
+        println!("the oldest Rust promised, {oldest}, is the one in use");
+        return Ok(());
+    }
+    let toolchain = format!("{oldest}.0");
+    let installed = Command::new("rustup").args(["run", &toolchain, "rustc", "--version"]).output();
+    if !installed.is_ok_and(|output| output.status.success()) {
+        println!("Rust {toolchain} is not installed: only the lints looked for what is newer than {oldest}");
+        return Ok(());
+    }
+    command("rustup", &["run", &toolchain, "cargo", "check", "--quiet", "--workspace", "--all-targets"])
 }
 
 /// Builds a model for every target without a spill, and compares its recorded runs with onnxruntime.

@@ -85,12 +85,15 @@ impl Display for Launches<'_> {
 fn way(op: Option<&Op>, part: usize, operands: impl Iterator<Item = impl Display>) -> String {
     let head = match op {
         None => format!("result {part}"),
-        // What has no attributes, and what is too long to show.
+        Some(op @ (Op::Input { name, .. } | Op::Weight { name, .. })) => format!("{op} {name:?}"),
+        // What has no attributes but those that the class's type shows, and what is too long to show.
         Some(
             op @ (Op::Unary(_)
             | Op::Binary(_)
             | Op::Compare(_)
             | Op::Select
+            | Op::Reshape { .. }
+            | Op::Broadcast { .. }
             | Op::Const { .. }
             | Op::If { .. }
             | Op::Loop { .. }),

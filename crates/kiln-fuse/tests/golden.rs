@@ -1,21 +1,19 @@
-//! Graph in, plan out. `KILN_BLESS=1 cargo test -p kiln-fuse --test golden` accepts the present output.
+//! Graph in, plan out. `UPDATE_EXPECT=1 cargo test -p kiln-fuse --test golden` accepts the present output.
 
-use kiln_fuse::{Numerics, Options, fuse};
+use expect_test::expect_file;
+use kiln_fuse::{Numerics, Options, Pass, fuse_watched};
 use kiln_graph::Graph;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn check(name: &str, target: &str) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-    let graph: Graph = read(&folder.join(format!("{name}.graph"))).parse().unwrap_or_else(|e| panic!("{name}: {e}"));
+    let graph = std::fs::read_to_string(folder.join(format!("{name}.graph"))).unwrap();
+    let graph: Graph = graph.parse().unwrap_or_else(|e| panic!("{name}: {e}"));
     let options = Options { numerics: Numerics::Reassoc, ..Options::new(target.parse().unwrap()) };
-    let plan = fuse(&graph, &options).unwrap().plan.to_string();
-    let path = folder.join(format!("{name}.{target}.plan"));
-    if std::env::var_os("KILN_BLESS").is_some() {
-        std::fs::write(&path, &plan).unwrap();
-        return;
-    }
-    assert!(read(&path) == plan, "{} differs from:\n{plan}\nrun with KILN_BLESS=1 to accept", path.display());
+    let mut passes = Vec::new();
+    let plan = fuse_watched(&graph, &options, &mut |pass, _| passes.push(pass)).unwrap().plan;
+    expect_file![folder.join(format!("{name}.{target}.plan"))].assert_eq(&plan.to_string());
+    assert_eq!(passes, Pass::ALL);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use kiln_fuse::Region;
 use kiln_graph::{Dim, Symbols};
 use kiln_target::arch::Arch;
 use kiln_tile::pass::Pass;
+use kiln_tile::pass::lower::entry;
 use std::fmt::Display;
 
 /// Is shown the kernel's name, a pass of the tile compiler and what it leaves behind; the text is only made if it is written somewhere.
@@ -58,7 +59,10 @@ fn first(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, 
 }
 
 fn implementation(candidate: Candidate, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
-    let mut compile = |p: &TileProgram| p.compile_watched(arch, &mut |pass, text| watch(&p.program.name, pass, text));
+    let mut compile = |p: &TileProgram| {
+        let name = entry(&p.program);
+        p.compile_watched(arch, &mut |pass, text| watch(&name, pass, text))
+    };
     Ok(Implementation {
         family: candidate.family.to_owned(),
         config: candidate.config,

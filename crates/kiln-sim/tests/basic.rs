@@ -10,7 +10,7 @@ const FILE: &str = "basic.sm_80";
 #[test]
 fn saxpy_at_odd_sizes() {
     let k = kernel(FILE, "saxpy");
-    let mut rng = Rng(1);
+    let mut rng = Rng::new(1);
     for n in [1usize, 31, 257, 1000] {
         let d = Device::default();
         let x: Vec<f32> = (0..n).map(|_| rng.unit()).collect();
@@ -26,7 +26,7 @@ fn saxpy_at_odd_sizes() {
 #[test]
 fn row_norm_reduces_across_warps() {
     let k = kernel(FILE, "row_norm");
-    let mut rng = Rng(2);
+    let mut rng = Rng::new(2);
     for (rows, cols, threads) in [(3usize, 1usize, 64u32), (5, 77, 128), (2, 1000, 256)] {
         for seed in [None, Some(7)] {
             let d = Device::default();
@@ -51,7 +51,7 @@ fn row_norm_reduces_across_warps() {
 fn mixture_of_divergent_paths() {
     let k = kernel(FILE, "mixture");
     let n = 777usize;
-    let mut rng = Rng(3);
+    let mut rng = Rng::new(3);
     let a: Vec<i32> = (0..n).map(|_| (rng.next() >> 40) as i32).collect();
     let d = Device::default();
     let (pa, po, pc) = (put(&d, &a), d.alloc(4 * n as u64).unwrap(), put(&d, &[0i32, 0]));
@@ -109,7 +109,7 @@ fn erf(x: f64) -> f64 {
 fn maths_is_close_to_f64() {
     let k = kernel(FILE, "maths");
     let n = 500usize;
-    let mut rng = Rng(4);
+    let mut rng = Rng::new(4);
     let x: Vec<f32> = (0..n).map(|i| rng.unit() * [0.01, 1.0, 5.0, 30.0][i % 4]).collect();
     let d = Device::default();
     let (px, po) = (put(&d, &x), d.alloc(44 * n as u64).unwrap());
@@ -148,7 +148,7 @@ fn maths_is_close_to_f64() {
 #[test]
 fn collectives_follow_their_definitions() {
     let k = kernel(FILE, "collectives");
-    let mut rng = Rng(5);
+    let mut rng = Rng::new(5);
     let x: Vec<u32> = (0..32).map(|_| rng.below(1000) as u32).collect();
     let d = Device::default();
     let (px, po) = (put(&d, &x), d.alloc(4 * 224).unwrap());
@@ -172,7 +172,7 @@ fn collectives_follow_their_definitions() {
 fn integers_follow_their_definitions() {
     let k = kernel(FILE, "integers");
     let n = 100usize;
-    let mut rng = Rng(6);
+    let mut rng = Rng::new(6);
     let x: Vec<u32> = (0..n).map(|_| rng.next() as u32).collect();
     let y: Vec<u32> = (0..n).map(|_| rng.next() as u32 >> rng.below(32)).collect();
     let d = Device::default();
@@ -215,7 +215,7 @@ fn integers_follow_their_definitions() {
 /// of all lanes or some, neighbours or apart, on the path without checks and on the one with them.
 #[test]
 fn copies_bring_every_element_and_no_other() {
-    let mut rng = Rng(21);
+    let mut rng = Rng::new(21);
     for (vector, ty, reg) in [
         ("", "u8", "b16"),
         ("", "u16", "b16"),
@@ -281,7 +281,7 @@ fn copies_bring_every_element_and_no_other() {
 /// Neighbours and elements apart, from a whole word and from the middle of one, into registers of 32 and 64 bits.
 #[test]
 fn narrow_loads_extend_their_sign_or_zeros() {
-    let mut rng = Rng(9);
+    let mut rng = Rng::new(9);
     let x: Vec<u8> = (0..400).map(|_| rng.next() as u8).collect();
     for (ty, bytes) in [("8", 1), ("16", 2), ("32", 4)] {
         let ptx = format!(

@@ -78,7 +78,7 @@ fn draw(rng: &mut Rng, input: Input, index: usize) -> u32 {
 
 fn inputs(f: &Fixture) -> Vec<u32> {
     let seed = f.name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let mut rng = Rng(seed);
+    let mut rng = Rng::new(seed);
     (0..f.threads * f.inputs).map(|i| draw(&mut rng, f.input, i % f.inputs)).collect()
 }
 

@@ -119,7 +119,7 @@ fn shrink(text: &str, rng: &mut Rng) -> String {
 #[test]
 fn mutated_modules_never_panic() {
     let rounds: usize = std::env::var("KILN_SIM_FUZZ").ok().and_then(|v| v.parse().ok()).unwrap_or(600);
-    let mut rng = Rng(std::env::var("KILN_SIM_FUZZ_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(1));
+    let mut rng = Rng::new(std::env::var("KILN_SIM_FUZZ_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(1));
     let (mut decoded, mut ran) = (0, 0);
     let names = ["basic.sm_80", "gemm.sm_80", "hopper.sm_90a", "broken.sm_90a"];
     let texts =

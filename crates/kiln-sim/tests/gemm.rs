@@ -90,7 +90,7 @@ fn e5m2(rng: &mut Rng, n: usize) -> (Vec<u8>, Vec<f64>) {
 
 fn check(file: &str, name: &str, a: Make, b: Make, k_unit: usize, integer: bool) {
     let kernel = kernel(file, name);
-    let mut rng = Rng(name.len() as u64);
+    let mut rng = Rng::new(name.len() as u64);
     for ([m, n, k], options) in [
         ([64, 64, 8 * k_unit], Options::default()),
         ([64, 64, 8 * k_unit], Options { seed: Some(3), ..Options::default() }),
@@ -160,7 +160,7 @@ fn a_wrong_fragment_layout_gives_a_wrong_product() {
         _ => format!("{line}\n"),
     });
     let kernel = Module::parse(&swapped.collect::<String>()).and_then(|m| m.kernel("gemm_bf16")).unwrap();
-    let mut rng = Rng(5);
+    let mut rng = Rng::new(5);
     let ((da, va), (db, vb)) = (bf16(&mut rng, 64 * 64), bf16(&mut rng, 64 * 64));
     let d = Device::default();
     let (pa, pb, pc) = (put(&d, &da), put(&d, &db), d.alloc(4 * 64 * 64).unwrap());

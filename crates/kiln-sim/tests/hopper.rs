@@ -9,7 +9,7 @@ const FILE: &str = "hopper.sm_90a";
 
 /// Runs `gemm_tma`, which expects operands swizzled by 128 bytes; what it computed, and what it should.
 fn gemm_tma([m, n, k]: [usize; 3], swizzle: Swizzle, use_tma: i32, options: &Options) -> (Vec<f32>, Vec<f64>) {
-    let mut rng = Rng(11);
+    let mut rng = Rng::new(11);
     let d = Device::default();
     let qa: Vec<i32> = (0..m * k).map(|_| rng.below(2047) as i32 - 1023).collect();
     let qb: Vec<i32> = (0..n * k).map(|_| rng.below(2047) as i32 - 1023).collect();
@@ -72,7 +72,7 @@ fn a_wrong_swizzle_gives_a_wrong_product() {
 fn cluster_reads_its_peers() {
     let k = kernel(FILE, "cluster_sum");
     let (rows, n) = (3usize, 1001usize);
-    let mut rng = Rng(12);
+    let mut rng = Rng::new(12);
     for seed in [None, Some(1), Some(2)] {
         let d = Device::default();
         let x: Vec<f32> = (0..rows * n).map(|_| rng.unit()).collect();
@@ -88,7 +88,7 @@ fn cluster_reads_its_peers() {
 #[test]
 fn multicast_reaches_every_cta() {
     let k = kernel(FILE, "multicast");
-    let mut rng = Rng(13);
+    let mut rng = Rng::new(13);
     for seed in [None, Some(1), Some(9)] {
         let d = Device::default();
         let x: Vec<f32> = (0..512).map(|_| rng.unit()).collect();

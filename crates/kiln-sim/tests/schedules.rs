@@ -9,7 +9,7 @@ use support::{Rng, get, kernel, put, run};
 fn twenty_schedules_agree_bit_for_bit() {
     let gemm = kernel("gemm.sm_80", "gemm_bf16");
     let norm = kernel("basic.sm_80", "row_norm");
-    let mut rng = Rng(21);
+    let mut rng = Rng::new(21);
     let (m, n, k) = (50usize, 70usize, 72usize);
     let a: Vec<u16> = (0..m * k).map(|_| (rng.unit().to_bits() >> 16) as u16).collect();
     let b: Vec<u16> = (0..n * k).map(|_| (rng.unit().to_bits() >> 16) as u16).collect();

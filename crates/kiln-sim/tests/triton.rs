@@ -16,7 +16,7 @@ fn with_scratch(mut args: Vec<Arg>, k: &kiln_sim::Kernel) -> Vec<Arg> {
 
 #[test]
 fn softmax_of_rows() {
-    let mut rng = Rng(31);
+    let mut rng = Rng::new(31);
     let (rows, cols) = (5usize, 777usize);
     let x: Vec<f32> = (0..rows * cols).map(|_| rng.unit() * 6.0).collect();
     for file in ["triton_softmax.sm_80", "triton_softmax.sm_90"] {
@@ -43,7 +43,7 @@ fn softmax_of_rows() {
 
 #[test]
 fn matmul_of_f16() {
-    let mut rng = Rng(32);
+    let mut rng = Rng::new(32);
     let (m, n, k) = (80usize, 112usize, 96usize);
     let a: Vec<i32> = (0..m * k).map(|_| rng.below(2047) as i32 - 1023).collect();
     let b: Vec<i32> = (0..k * n).map(|_| rng.below(2047) as i32 - 1023).collect();
@@ -72,7 +72,7 @@ fn matmul_of_f16() {
 
 #[test]
 fn layer_norm_of_odd_rows() {
-    let mut rng = Rng(33);
+    let mut rng = Rng::new(33);
     let (rows, cols, eps) = (5usize, 777usize, 1e-5f32);
     let mut floats = |n: usize, scale: f32| -> Vec<f32> { (0..n).map(|_| rng.unit() * scale + 0.5).collect() };
     let (x, w, b) = (floats(rows * cols, 3.0), floats(cols, 1.0), floats(cols, 1.0));
@@ -112,7 +112,7 @@ fn attention(q: &[f64], k: &[f64], v: &[f64], causal: bool) -> Vec<f64> {
 
 #[test]
 fn attention_of_f16() {
-    let mut rng = Rng(34);
+    let mut rng = Rng::new(34);
     // Several trips around the ring of three buffers, and a last block that is not full.
     let (heads, n) = (2usize, 337usize);
     let mut draw = || -> Vec<i32> { (0..heads * n * 64).map(|_| rng.below(2047) as i32 - 1023).collect() };

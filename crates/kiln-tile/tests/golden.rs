@@ -1,21 +1,36 @@
-//! Tile program in, CUDA C out. `KILN_BLESS=1 cargo test -p kiln-tile --test golden` accepts the present output.
+//! Tile program in, CUDA C out; and what the passes between leave behind. `UPDATE_EXPECT=1 cargo test -p kiln-tile --test golden` accepts the present output.
 
 mod programs;
 
+use expect_test::expect_file;
 use kiln_target::arch::Arch;
-use kiln_tile::{DType, Program, compile};
+use kiln_tile::pass::Pass;
+use kiln_tile::{DType, Program, compile, compile_watched};
 use programs::gemm::{Shape, gemm};
-use std::path::PathBuf;
 
 fn check(name: &str, program: &Program, arch: Arch) {
-    let source = compile(program, arch).unwrap().source;
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.{arch}.cu"));
-    if std::env::var_os("KILN_BLESS").is_some() {
-        std::fs::write(&path, &source).unwrap();
-        return;
+    expect_file![format!("golden/{name}.{arch}.cu")].assert_eq(&compile(program, arch).unwrap().source);
+}
+
+/// What each pass leaves behind: of a pipelined product, and of a transpose that needs a barrier.
+#[test]
+fn passes() {
+    let shape = Shape { multiple: 8, ..Shape::new(DType::F16, (32, 32, 32), 64) };
+    let programs = [
+        ("gemm", gemm(shape), [Pass::Verify, Pass::Layout, Pass::Sync].as_slice()),
+        ("transpose", programs::transpose_tiled(DType::F32), &[Pass::Sync]),
+    ];
+    for (name, program, shown) in programs {
+        let mut seen = Vec::new();
+        compile_watched(&program, Arch::Sm80, &mut |pass, text| {
+            seen.push(pass);
+            if shown.contains(&pass) {
+                expect_file![format!("golden/{name}.{}.txt", pass.name())].assert_eq(&text.to_string());
+            }
+        })
+        .unwrap();
+        assert_eq!(seen, Pass::ALL);
     }
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(golden == source, "{} differs from:\n{source}\nrun with KILN_BLESS=1 to accept", path.display());
 }
 
 #[test]

@@ -5,32 +5,24 @@ mod programs;
 use kiln_tile::interp::{Arg, run};
 use kiln_tile::{Array, DType, Program, Scalar};
 
-/// xorshift64*: small, and good enough to fill arrays.
-struct Random(u64);
+struct Random(fastrand::Rng);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
     fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 33) % n
+        self.0.u64(..n)
     }
 
     fn array(&mut self, dtype: DType, len: usize) -> Array {
-        let values: Vec<f64> = (0..len).map(|_| (self.next() >> 11) as f64 / (1u64 << 52) as f64 * 4.0 - 4.0).collect();
+        let values: Vec<f64> = (0..len).map(|_| self.0.f64() * 8.0 - 4.0).collect();
         Array::from_f64(dtype, values)
     }
 }
 
 /// Seeds differ from run to run; a failure prints the one to set here.
 fn random() -> Random {
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
+    let seed = fastrand::u64(..);
     println!("seed {seed}");
-    Random(seed)
+    Random(fastrand::Rng::with_seed(seed))
 }
 
 fn execute(program: &Program, mut args: Vec<Arg>) -> Vec<f64> {

@@ -67,12 +67,12 @@ fn anchor(anchor: Anchor) -> (&'static str, &'static str) {
         Anchor::Conv => ("conv", "#be123c"),
         Anchor::Window => ("window", "#0369a1"),
         Anchor::Index => ("index", "#0f766e"),
-        Anchor::Scan => ("scan", "#4d7c0f"),
-        Anchor::Sort => ("sort", "#a21caf"),
+        Anchor::Sink => ("sink", "#4d7c0f"),
+        Anchor::Alone => ("alone", "#a21caf"),
     }
 }
 
-/// Colour of control flow and of what the host runs.
+/// Colour of control flow.
 const CONTROL: &str = "#334155";
 
 /// The colour of a step.

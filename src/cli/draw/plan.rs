@@ -117,11 +117,10 @@ fn head(svg: &mut Svg, engine: &Engine, image: &TargetImage, profile: Option<&Pr
         Anchor::Conv,
         Anchor::Window,
         Anchor::Index,
-        Anchor::Scan,
-        Anchor::Sort,
+        Anchor::Sink,
+        Anchor::Alone,
     ];
-    let key =
-        all.map(anchor).into_iter().chain([("control, host", CONTROL), ("input", "#22c55e"), ("output", "#3b82f6")]);
+    let key = all.map(anchor).into_iter().chain([("control", CONTROL), ("input", "#22c55e"), ("output", "#3b82f6")]);
     for (word, colour) in key {
         svg.element(
             "rect",

@@ -332,7 +332,7 @@ impl Cluster<'_> {
         let mut landed = false;
         let mut i = 0;
         while i < self.inflight.len() {
-            if all || self.rng.below(4) == 0 {
+            if all || self.rng.u8(..4) == 0 {
                 let job = self.inflight.swap_remove(i);
                 let mut w = std::mem::take(&mut self.warps[job.warp]);
                 let pc = std::mem::replace(&mut w.pc, job.pc);

@@ -10,7 +10,7 @@ use super::barrier::Barrier;
 use super::buffer::Buffer;
 use super::regs::{LANES, Row};
 use super::warp::{Wait, Warp};
-use crate::check::{Clocks, FindingKind, Findings, Rng, SharedShadow, UndefinedBytes};
+use crate::check::{Clocks, FindingKind, Findings, SharedShadow, UndefinedBytes};
 use crate::counters::Counters;
 use crate::decode::{Inst, MaskKind, Program, Source, Special};
 use crate::launch::Options;
@@ -75,7 +75,7 @@ pub(crate) struct Cluster<'a> {
     pub undefined: UndefinedBytes,
     pub counters: Option<Box<Counters>>,
     pub clocks: Option<Clocks>,
-    pub rng: Rng,
+    pub rng: fastrand::Rng,
     /// Linear index of the first CTA, for cross-CTA checks.
     pub index: u64,
 }
@@ -153,7 +153,7 @@ impl<'a> Cluster<'a> {
             undefined: UndefinedBytes::default(),
             counters: options.counters.then(|| Box::new(Counters::new(run.program.insts.len()))),
             clocks,
-            rng: Rng::new(options.seed.unwrap_or(0) ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            rng: fastrand::Rng::with_seed(options.seed.unwrap_or(0) ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             index,
         }
     }
@@ -170,14 +170,14 @@ impl<'a> Cluster<'a> {
                 return Slice::Done;
             }
             let mut progressed = false;
-            let first = if fuzz { self.rng.below(count as u64) as usize } else { 0 };
+            let first = if fuzz { self.rng.usize(..count) } else { 0 };
             for k in 0..count {
                 let i = (first + k) % count;
                 if self.warps[i].done() || !self.warps[i].runnable() {
                     continue;
                 }
                 progressed = true;
-                let quantum = if fuzz { 1 + self.rng.below(256) } else { QUANTUM };
+                let quantum = if fuzz { self.rng.u64(1..=256) } else { QUANTUM };
                 let mut warp = std::mem::take(&mut self.warps[i]);
                 let ran = self.run_warp(&mut warp, quantum);
                 warp.executed += ran;

@@ -79,7 +79,7 @@ impl Cluster<'_> {
             self.shared_access(w, lane, cta, off, size, Access::AsyncIssue);
             // The source bounds are checked now; the data is read now or at the end.
             let data = self.copy_source(w, &copy);
-            let early = self.rng.below(2) == 0;
+            let early = self.rng.bool();
             for k in 0..size / 4 {
                 self.ctas[cta].shared[(off / 4 + k) as usize] = u32::MAX;
             }

@@ -39,8 +39,10 @@ pub(crate) fn f32_to_bf16(x: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{add_odd, add_odd_f32};
     use super::*;
     use kiln_num::{BF16, F16, Round};
+    use proptest::prelude::*;
 
     #[test]
     fn agree_with_the_general_format() {
@@ -48,31 +50,29 @@ mod tests {
             let want = F16.decode(h);
             assert!(f64::from(f16_to_f32(h)) == want || want.is_nan() && f16_to_f32(h).is_nan(), "{h:#x}");
         }
-        let mut bits = 0x1234_5678u32;
-        for _ in 0..400_000 {
-            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let x = f32::from_bits(bits);
-            assert_eq!(f32_to_f16(x), F16.encode(f64::from(x), Round::Nearest, false), "{x:e}");
-            assert_eq!(f32_to_bf16(x), BF16.encode(f64::from(x), Round::Nearest, false), "{x:e}");
-            let near = (f64::from(x).abs() % 70000.0) as f32;
-            assert_eq!(f32_to_f16(near), F16.encode(f64::from(near), Round::Nearest, false), "{near:e}");
-        }
     }
 
-    /// Over all exponents, so that sums cancel, round, overflow and fall below the normal numbers.
-    #[test]
-    fn a_sum_rounded_to_odd_makes_the_f16_fma_exact() {
-        use super::super::{add_odd, add_odd_f32};
-        let mut bits = 7u64;
-        let mut half = || {
-            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (bits >> 48) as u32
-        };
-        for _ in 0..2_000_000 {
-            let [x, y, z] = [half(), half(), half()];
-            let got = f32_to_f16(add_odd_f32(f16_to_f32(x) * f16_to_f32(y), f16_to_f32(z)));
-            let want = add_odd(F16.decode(x) * F16.decode(y), F16.decode(z));
-            assert_eq!(got, F16.encode(want, Round::Nearest, false), "{x:#x} * {y:#x} + {z:#x}");
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn floats_round_as_the_general_format_rounds(bits in prop::collection::vec(any::<u32>(), 500)) {
+            for x in bits.into_iter().map(f32::from_bits) {
+                prop_assert_eq!(f32_to_f16(x), F16.encode(f64::from(x), Round::Nearest, false), "{:e}", x);
+                prop_assert_eq!(f32_to_bf16(x), BF16.encode(f64::from(x), Round::Nearest, false), "{:e}", x);
+                let near = (f64::from(x).abs() % 70000.0) as f32;
+                prop_assert_eq!(f32_to_f16(near), F16.encode(f64::from(near), Round::Nearest, false), "{:e}", near);
+            }
+        }
+
+        /// Over all exponents, so that sums cancel, round, overflow and fall below the normal numbers.
+        #[test]
+        fn a_sum_rounded_to_odd_makes_the_f16_fma_exact(halves in prop::collection::vec(any::<[u16; 3]>(), 2000)) {
+            for [x, y, z] in halves.into_iter().map(|triple| triple.map(u32::from)) {
+                let got = f32_to_f16(add_odd_f32(f16_to_f32(x) * f16_to_f32(y), f16_to_f32(z)));
+                let want = add_odd(F16.decode(x) * F16.decode(y), F16.decode(z));
+                prop_assert_eq!(got, F16.encode(want, Round::Nearest, false), "{:#x} * {:#x} + {:#x}", x, y, z);
+            }
         }
     }
 }

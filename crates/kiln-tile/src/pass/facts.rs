@@ -234,42 +234,61 @@ pub fn gcd(a: i128, b: i128) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn var(id: u32) -> Var {
         Var { id, name: format!("v{id}").into(), ty: Type::Index }
     }
 
-    /// Compares the analysis with brute force on `(i / c) * d + i % c`-like expressions.
-    #[test]
-    fn lane_steps_hold_for_every_value() {
-        let i = var(0);
-        let e = Expr::var(&i);
-        let exprs =
-            [&e / 64 * 128 + &e % 64, &e / 12, &e % 12 * 4, &e % 8 / 4, (&e + 4) % 16, &e * 3 + 1, (&e + 1) / 8];
-        for width in [2u32, 4, 8] {
-            for (number, expr) in exprs.iter().enumerate() {
-                let mut facts = Facts::default();
-                facts.set_lane_axis(&i, &Expr::index(1024), width);
-                let eval = |value: i64| expr.substitute(&|_| Some(Expr::index(value))).as_const().unwrap();
-                let step = facts.lane_step(expr, width);
-                let range = facts.range(expr);
-                for base in (0..1024).step_by(width as usize) {
-                    let first = eval(base);
-                    assert_eq!(first % facts.multiple(expr).max(1), 0);
-                    for lane in 0..i64::from(width) {
-                        let value = eval(base + lane);
-                        assert!(range.lo <= value && value <= range.hi);
-                        if let Some(step) = step {
-                            assert_eq!(value, first + step * i128::from(lane), "expr {number}, width {width}");
-                        }
-                    }
+    /// Compares the analysis of an expression of `i` in `0..1024` with brute force, `width` lanes a thread.
+    fn check(i: &Var, expr: &Expr, width: u32) {
+        let mut facts = Facts::default();
+        facts.set_lane_axis(i, &Expr::index(1024), width);
+        let eval = |value: i64| expr.substitute(&|_| Some(Expr::index(value))).as_const().unwrap();
+        let step = facts.lane_step(expr, width);
+        let range = facts.range(expr);
+        for base in (0..1024).step_by(width as usize) {
+            let first = eval(base);
+            assert_eq!(first % facts.multiple(expr).max(1), 0);
+            for lane in 0..i64::from(width) {
+                let value = eval(base + lane);
+                assert!(range.lo <= value && value <= range.hi, "{value} at {base} + {lane}");
+                if let Some(step) = step {
+                    assert_eq!(value, first + step * i128::from(lane), "at {base} + {lane}");
                 }
             }
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Chains such as `(i / c) * d`, and the sum of two.
+        #[test]
+        fn facts_hold_for_every_value(
+            chains in prop::collection::vec(prop::collection::vec((0..4u8, prop_oneof![1..9i64, Just(16), Just(64)]), 0..4), 1..3),
+            log_width in 1..4u32,
+        ) {
+            let i = var(0);
+            let chain = |steps: &Vec<(u8, i64)>| steps.iter().fold(Expr::var(&i), |e, &(op, c)| match op {
+                0 => e / c,
+                1 => e % c,
+                2 => e * c,
+                _ => e + c,
+            });
+            let expr = chains.iter().map(chain).reduce(|a, b| a + b).unwrap_or_else(|| Expr::index(0));
+            check(&i, &expr, 1 << log_width);
+        }
+    }
+
+    #[test]
+    fn lane_steps_are_found() {
+        let i = var(0);
+        let e = Expr::var(&i);
         let mut facts = Facts::default();
         facts.set_lane_axis(&i, &Expr::index(1024), 4);
-        assert_eq!(facts.lane_step(&exprs[0], 4), Some(1));
-        assert_eq!(facts.lane_step(&exprs[1], 4), Some(0));
+        assert_eq!(facts.lane_step(&(&e / 64 * 128 + &e % 64), 4), Some(1));
+        assert_eq!(facts.lane_step(&(&e / 12), 4), Some(0));
         assert_eq!(facts.lane_step(&e.lt(Expr::index(8)), 4), Some(0));
         assert_eq!(facts.lane_step(&e.lt(Expr::index(6)), 4), None);
     }

@@ -90,9 +90,21 @@ fn axes(axes: &[Axis]) -> String {
 
 /// A nested body in braces.
 fn block(f: &mut Formatter<'_>, head: String, body: &[Stmt], depth: usize) -> fmt::Result {
+    ending(f, head, body, [], depth)
+}
+
+/// [`block`] whose last lines are what it computes.
+fn ending(
+    f: &mut Formatter<'_>,
+    head: String,
+    body: &[Stmt],
+    last: impl IntoIterator<Item = String>,
+    depth: usize,
+) -> fmt::Result {
     let pad = "  ".repeat(depth);
     writeln!(f, "{pad}{head} {{")?;
     stmts(f, body, depth + 1)?;
+    last.into_iter().try_for_each(|line| writeln!(f, "{pad}  {line}"))?;
     writeln!(f, "{pad}}}")
 }
 
@@ -121,17 +133,17 @@ fn stmt(f: &mut Formatter<'_>, s: &Stmt, depth: usize) -> fmt::Result {
         }
         Stmt::Parallel { axes: over, body } => block(f, format!("parallel {}", axes(over)), body, depth),
         Stmt::Reduce { axes: over, body, results } => {
-            block(f, format!("reduce {}", axes(over)), body, depth)?;
-            results.iter().try_for_each(|r| writeln!(f, "{pad}  {} = {:?} of {}", name(&r.var), r.op, r.value))
+            let last = results.iter().map(|r| format!("{} = {:?} of {}", name(&r.var), r.op, r.value));
+            ending(f, format!("reduce {}", axes(over)), body, last, depth)
         }
         Stmt::ReduceRows { axes: over, body, op, value, into } => {
-            block(f, format!("reduce rows {}", axes(over)), body, depth)?;
-            writeln!(f, "{pad}  {}[{}] = {op:?} of {value}", into.name, name(&over[0].var))
+            let last = format!("{}[{}] = {op:?} of {value}", into.name, name(&over[0].var));
+            ending(f, format!("reduce rows {}", axes(over)), body, [last], depth)
         }
         Stmt::Fill { buffer, value } => writeln!(f, "{pad}fill {} with {value}", buffer.name),
         Stmt::Copy { dst, axes: over, mask, body, value, fill } => {
-            block(f, format!("copy to {}, {}", dst.name, axes(over)), body, depth)?;
-            writeln!(f, "{pad}  {value} where {mask}, else {fill}")
+            let last = format!("{value} where {mask}, else {fill}");
+            ending(f, format!("copy to {}, {}", dst.name, axes(over)), body, [last], depth)
         }
         Stmt::Gemm { acc, a, b, transpose_a, transpose_b } => {
             let side = |x: &Buffer, turned: &bool| format!("{}{}", x.name, if *turned { "^T" } else { "" });

@@ -36,6 +36,11 @@ pub struct Lowered {
     pub dynamic_shared: u32,
 }
 
+/// The name that `program` has in CUDA C: the first that is taken.
+pub fn entry(program: &Program) -> String {
+    Names::default().fresh(&program.name)
+}
+
 /// Lowers `program`, whose body is `body` after the earlier passes, for `arch`.
 pub fn lower(program: &Program, body: &[Stmt], layouts: Layouts, arch: Arch) -> Result<Lowered> {
     let mut lower = Lower {

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 pub struct EngineBuilder<'a> {
     model: &'a Model,
     targets: Vec<Target>,
+    portable: bool,
     numerics: Numerics,
     sizes: kiln_graph::Bindings,
     home: Option<PathBuf>,
@@ -29,7 +30,15 @@ impl<'a> EngineBuilder<'a> {
     /// A builder with all defaults.
     pub fn new(model: &'a Model) -> EngineBuilder<'a> {
         let (targets, sizes) = (Vec::new(), kiln_graph::Bindings::new());
-        EngineBuilder { model, targets, numerics: Numerics::Reassoc, sizes, home: None, progress: None }
+        EngineBuilder {
+            model,
+            targets,
+            portable: false,
+            numerics: Numerics::Reassoc,
+            sizes,
+            home: None,
+            progress: None,
+        }
     }
 
     /// Adds a target: `cpu`, an architecture such as `sm_90a`, or a GPU such as `h100`. The first one takes the place of the default.
@@ -39,6 +48,12 @@ impl<'a> EngineBuilder<'a> {
     pub fn target(mut self, target: &str) -> Result<EngineBuilder<'a>> {
         self.targets.push(target.parse()?);
         Ok(self)
+    }
+
+    /// Builds for `sm_80` too: the driver assembles its PTX on any newer GPU for which the engine has no code of its own.
+    pub fn portable(mut self) -> EngineBuilder<'a> {
+        self.portable = true;
+        self
     }
 
     /// How far results may depart from the model's own arithmetic. Default: sums may be regrouped.
@@ -109,6 +124,9 @@ impl<'a> EngineBuilder<'a> {
             BuildOptions { numerics: self.numerics, sizes: self.sizes.clone(), ..BuildOptions::new(home) };
         if !self.targets.is_empty() {
             options.targets.clone_from(&self.targets);
+        }
+        if self.portable {
+            Target::add_portable(&mut options.targets);
         }
         Ok(options)
     }

@@ -22,6 +22,9 @@ pub struct Args {
     /// Targets: `cpu`, architectures such as `sm_90a`, or GPUs such as `h100`.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
+    /// Build for `sm_80` too: the driver assembles its PTX on any newer GPU for which the engine has no code of its own.
+    #[arg(long)]
+    portable: bool,
     #[command(flatten)]
     options: ModelArgs,
     /// Show what passes leave behind: `after=PASS[,PASS..]`, `after=all`, or `help` for their names.
@@ -57,8 +60,12 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let imported = start.elapsed();
     let warnings = warnings(&graph);
     let home = Home::from_env().into_diagnostic()?;
+    let mut targets = args.target.clone();
+    if args.portable {
+        Target::add_portable(&mut targets);
+    }
     let dumper = Dumper::new(passes, args.dump_to.clone());
-    let built = model::build(&graph, &args.target, &args.options, home, args.json, &|news| dumper.hear(news));
+    let built = model::build(&graph, &targets, &args.options, home, args.json, &|news| dumper.hear(news));
     dumper.finish()?;
     let (engine, report) = built?;
     let writing = Instant::now();

@@ -1,5 +1,6 @@
 //! The table of ops: its names are unambiguous, ops are equal by structure, and the page about it says what it says.
 
+use expect_test::expect_file;
 use kiln_graph::*;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -69,21 +70,14 @@ fn ops_are_equal_by_structure() {
     assert!(different().iter().all(|op| set.contains(op)));
 }
 
-/// `docs/ops.md`. `KILN_BLESS=1` writes it.
 #[test]
 fn the_page_of_ops_is_the_table() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ops.md");
-    let found = page();
-    if std::env::var_os("KILN_BLESS").is_some() {
-        std::fs::write(path, &found).unwrap();
-    }
-    let expected = std::fs::read_to_string(path).unwrap();
-    assert!(expected == found, "docs/ops.md is not what the table of ops says; KILN_BLESS=1 writes it");
+    expect_file![concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ops.md")].assert_eq(&page());
 }
 
 fn page() -> String {
     let mut out = String::from(
-        "# Ops\n\nGenerated from the table of ops (`crates/kiln-graph/src/op`): `KILN_BLESS=1 cargo test -p kiln-graph --test ops`.\n\n\
+        "# Ops\n\nGenerated from the table of ops (`crates/kiln-graph/src/op`): `UPDATE_EXPECT=1 cargo test -p kiln-graph --test ops`.\n\n\
          ## Primitives\n\n| mnemonic | operands | attributes | kind | |\n| --- | --- | --- | --- | --- |\n",
     );
     for row in ops() {

@@ -52,6 +52,13 @@ pub struct Work {
 }
 
 impl Target {
+    /// Adds `sm_80` unless it is there: the driver assembles its PTX on any newer GPU.
+    pub fn add_portable(targets: &mut Vec<Target>) {
+        if !targets.iter().any(|target| target.arch() == Some(Arch::Sm80)) {
+            targets.extend(Gpu::typical(Arch::Sm80).map(Target::Gpu));
+        }
+    }
+
     /// The CPU device, on a nominal machine.
     pub fn cpu() -> Target {
         Target::Cpu(Cpu::default())

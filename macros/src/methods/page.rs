@@ -1,12 +1,13 @@
-//! `docs/methods.md`, made of the table. `KILN_BLESS=1 cargo test -p kiln-macros` writes it.
+//! `docs/methods.md`, made of the table. `UPDATE_EXPECT=1 cargo test -p kiln-macros` writes it.
 
 use super::bind::signature;
 use super::{FUNCTIONS, table};
+use expect_test::expect_file;
 use std::fmt::Write;
 
 const HEAD: &str = "# Methods of tensors
 
-What `#[kiln::model]` knows, made from the table that it uses (`macros/src/methods/table.rs`); `KILN_BLESS=1 cargo test -p kiln-macros` writes it anew.
+What `#[kiln::model]` knows, made from the table that it uses (`macros/src/methods/table.rs`); `UPDATE_EXPECT=1 cargo test -p kiln-macros` writes it anew.
 
 Arguments are given by place, or by name after those by place: `x.conv(w, pads = 1, groups = 4)`. What has a default may be left out. An axis counts from the end if
 it is negative; `axes` is one axis or a list. A shape is a list of dims: integers, config values, symbols, and arithmetic of them. Numbers and flags are config values. An optional
@@ -33,16 +34,7 @@ fn page() -> String {
 
 #[test]
 fn the_page_of_methods_is_current() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/methods.md");
-    if std::env::var_os("KILN_BLESS").is_some() {
-        std::fs::write(path, page()).unwrap();
-    }
-    let committed = std::fs::read_to_string(path).unwrap_or_default();
-    let differs = page().lines().zip(committed.lines()).find(|(a, b)| a != b).map(|(a, _)| a.to_owned());
-    assert!(
-        committed == page(),
-        "docs/methods.md is not what the table says, first at {differs:?}; KILN_BLESS=1 writes it"
-    );
+    expect_file![concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/methods.md")].assert_eq(&page());
 }
 
 #[test]

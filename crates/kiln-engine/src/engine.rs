@@ -131,15 +131,17 @@ impl Engine {
     /// what is not.
     pub fn check(&self, graph_hash: &str, settings: &Settings, target: &str) -> Result<()> {
         self.target(target)?;
-        let field = |field, expected: String, found: String| match expected == found {
-            true => Ok(()),
-            false => {
-                let fix = "build the model again".to_owned();
-                Err(Error::Mismatch { path: self.path.clone(), field, expected, found, fix })
-            }
+        let mismatch = |field, expected, found| {
+            let fix = "build the model again".to_owned();
+            Err(Error::Mismatch { path: self.path.clone(), field, expected, found, fix })
         };
-        field("graph hash", graph_hash.to_owned(), self.graph_hash.clone())?;
-        field("settings", format!("{settings:?}"), format!("{:?}", self.settings))
+        if graph_hash != self.graph_hash {
+            return mismatch("graph hash", graph_hash.to_owned(), self.graph_hash.clone());
+        }
+        if *settings != self.settings {
+            return mismatch("settings", format!("{settings:?}"), format!("{:?}", self.settings));
+        }
+        Ok(())
     }
 
     /// Loads the engine on a device by its name: see [`open_device`](crate::open_device).

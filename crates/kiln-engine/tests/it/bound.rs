@@ -8,7 +8,10 @@ const DEVICES: [(&str, &str); 3] = [("cpu", "cpu:2"), ("sm_80", "sim:sm_80"), ("
 
 fn sessions(graph: &Graph) -> impl Iterator<Item = (&'static str, Session)> {
     let engine = engine_at(graph, &DEVICES.map(|d| d.0), home());
-    DEVICES.into_iter().map(move |(_, d)| (d, Session::new(&engine, open_device(d).unwrap()).unwrap()))
+    // And on a GPU where there is one.
+    let gpu = open_device("cuda:0").is_ok().then_some("cuda:0");
+    let devices = DEVICES.into_iter().map(|(_, device)| device).chain(gpu);
+    devices.map(move |d| (d, engine.session(d).unwrap()))
 }
 
 fn on_cpu(graph: &Graph) -> Session {

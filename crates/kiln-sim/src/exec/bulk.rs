@@ -14,12 +14,17 @@ use crate::decode::{AtomOp, Bulk, BulkDir, Ty};
 use crate::launch::Swizzle;
 use crate::ptx::Space;
 
+/// Times that a copy is passed over in the fixed schedule.
+const LATE: u8 = 8;
+
 /// One copy with its operands read.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub lane: usize,
     pub pc: u32,
     pub warp: usize,
+    /// How often it was passed over when it could have landed.
+    passed: u8,
     dir: BulkDir,
     /// Shared place: (CTA, offset), of the destination for loads, of the source for stores.
     shared: (usize, u32),
@@ -132,6 +137,7 @@ impl Cluster<'_> {
             lane,
             pc: w.pc,
             warp: w.index,
+            passed: 0,
             dir: b.dir,
             shared,
             from,
@@ -327,12 +333,17 @@ impl Cluster<'_> {
         }
     }
 
-    /// Lets some copies in flight land: all of them when nothing else can run.
+    /// Lets some copies in flight land: all of them when nothing else can run. Otherwise a seed decides, or in the fixed schedule they are late, as
+    /// is worst for who does not wait for them.
     pub(crate) fn land_copies(&mut self, all: bool) -> bool {
+        let fuzz = self.run.options.seed.is_some();
         let mut landed = false;
         let mut i = 0;
         while i < self.inflight.len() {
-            if all || self.rng.u8(..4) == 0 {
+            let passed = &mut self.inflight[i].passed;
+            let lands = all || if fuzz { self.rng.u8(..4) == 0 } else { *passed == LATE };
+            *passed += u8::from(!lands);
+            if lands {
                 let job = self.inflight.swap_remove(i);
                 let mut w = std::mem::take(&mut self.warps[job.warp]);
                 let pc = std::mem::replace(&mut w.pc, job.pc);

@@ -56,7 +56,8 @@ fn a_target_is_the_same_whatever_stands_beside_it() {
         let parts = header.targets.iter().map(|t| {
             let sections: Vec<Vec<u8>> =
                 [Some(&t.plan), t.kernels.as_ref(), t.code.as_ref()].into_iter().flatten().map(section).collect();
-            (t.target.clone(), (t.clone(), sections))
+            // Equal sections are one, under the name of the first target that has it.
+            (t.target.clone(), (t.toolchain.clone(), t.config_hash.clone(), sections))
         });
         parts.collect::<std::collections::BTreeMap<_, _>>()
     };

@@ -1,7 +1,7 @@
 //! What an Attention region is: the predicate behind its rule in [`crate::region`], and its parts.
 
 use crate::plan::{Anchor, Region};
-use crate::region::{Sub, SubNode, after, computed, epilogue, scales_depend};
+use crate::region::{Subgraph, SubgraphNode, after, computed, epilogue, scales_depend};
 use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, OpKind, ReduceOp, TensorType, UnaryOp, ValueId};
 use kiln_target::arch::has_mma;
 
@@ -27,7 +27,7 @@ impl Region {
         if self.anchor != Anchor::Attention {
             return None;
         }
-        let parts = parts(&Sub::of_graph(&self.graph).ok()?).ok()?;
+        let parts = parts(&Subgraph::of_graph(&self.graph).ok()?).ok()?;
         let nodes: Vec<usize> = computed(&self.graph).collect();
         let node = |i: usize| nodes.get(i).map(|&n| NodeId(n as u32));
         let value = |i: usize| self.graph.node(node(i)?).outputs.first().copied();
@@ -40,7 +40,7 @@ impl Region {
     }
 }
 
-/// [`Attention`] by places in a [`Sub`].
+/// [`Attention`] by places in a [`Subgraph`].
 pub(crate) struct Parts {
     scores: usize,
     x: usize,
@@ -49,7 +49,7 @@ pub(crate) struct Parts {
 }
 
 /// The parts of a subgraph if it may be an Attention region, else why not.
-pub(crate) fn parts(sub: &Sub) -> Result<Parts, &'static str> {
+pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     let mut contractions = (0..sub.nodes.len()).filter(|&i| sub.nodes[i].op.kind() == OpKind::Contract);
     let (Some(scores), Some(product), None) = (contractions.next(), contractions.next(), contractions.next()) else {
         return Err("an attention is two contractions");
@@ -89,7 +89,7 @@ pub(crate) fn parts(sub: &Sub) -> Result<Parts, &'static str> {
 }
 
 /// Which axes of the scores the keys have; `None` unless a contraction is one of queries with keys, which own the last axis.
-fn keyed(node: &SubNode) -> Option<Vec<bool>> {
+fn keyed(node: &SubgraphNode) -> Option<Vec<bool>> {
     let Op::Contract { spec, acc: DType::F32, out } = node.op else { return None };
     let [lhs, rhs] = node.operands[..] else { return None };
     let key = spec.out.last()?;
@@ -111,7 +111,7 @@ fn keyed(node: &SubNode) -> Option<Vec<bool>> {
 }
 
 /// The weights, and which of their axes the values have; `None` unless a contraction sums values by weights along the last axis of those.
-fn valued(node: &SubNode) -> Option<(usize, Vec<bool>)> {
+fn valued(node: &SubgraphNode) -> Option<(usize, Vec<bool>)> {
     let Op::Contract { spec, acc: DType::F32, out } = node.op else { return None };
     let [lhs, rhs] = node.operands[..] else { return None };
     let (weights, w, values, v) = match (lhs.inner, rhs.inner) {
@@ -148,7 +148,7 @@ struct Softmax {
 }
 
 /// The softmax that ends in a cast: `e / sum(e)` or `e * (1 / sum(e))` with `e = exp(x - max(x))`.
-fn softmax(sub: &Sub, cast: usize) -> Option<Softmax> {
+fn softmax(sub: &Subgraph, cast: usize) -> Option<Softmax> {
     let op = |i: usize| sub.nodes[i].op;
     let operand = |i: usize, n: usize| sub.nodes[i].operands.get(n)?.inner;
     let Op::Cast { .. } = op(cast) else { return None };
@@ -171,7 +171,7 @@ fn softmax(sub: &Sub, cast: usize) -> Option<Softmax> {
 }
 
 /// The nodes up to a broadcast of the reduction of `of` along its last axis back over that axis, with a reciprocal on the way if `inverse`.
-fn rows(sub: &Sub, wide: usize, inverse: bool, reduction: ReduceOp, of: usize) -> Option<Vec<usize>> {
+fn rows(sub: &Subgraph, wide: usize, inverse: bool, reduction: ReduceOp, of: usize) -> Option<Vec<usize>> {
     let operand = |i: usize| sub.nodes[i].operands.first();
     let Op::Broadcast { shape } = sub.nodes[wide].op else { return None };
     let (kept, lead) = (&operand(wide)?.ty.shape, shape.len().checked_sub(1)?);

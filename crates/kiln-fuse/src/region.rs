@@ -54,7 +54,7 @@ impl Anchor {
 
 /// Where a node of a region stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
+pub enum Role {
     /// A region operand.
     Operand,
     /// Feeds an anchor. In a Map, everything; in an Attention, also what lies between the contractions.
@@ -109,10 +109,10 @@ impl Region {
     }
 
     /// The stage of each node.
-    pub fn stages(&self) -> Vec<Stage> {
+    pub fn roles(&self) -> Vec<Role> {
         let g = &self.graph;
         let anchors = self.anchors();
-        let mut stages: Vec<Stage> = vec![Stage::Side; g.nodes.len()];
+        let mut roles: Vec<Role> = vec![Role::Side; g.nodes.len()];
         let mut feeds = vec![false; g.nodes.len()];
         for i in (0..g.nodes.len()).rev() {
             if feeds[i] || anchors.contains(&NodeId(i as u32)) || anchors.is_empty() {
@@ -122,21 +122,21 @@ impl Region {
             }
         }
         for (i, node) in g.nodes.iter().enumerate() {
-            let below = |s: Stage| node.inputs.iter().any(|v| stages[g.value(*v).node.index()] == s);
+            let below = |s: Role| node.inputs.iter().any(|v| roles[g.value(*v).node.index()] == s);
             let between = self.anchor == Anchor::Attention && feeds[i];
-            stages[i] = if matches!(node.op, Op::Input { .. }) {
-                Stage::Operand
+            roles[i] = if matches!(node.op, Op::Input { .. }) {
+                Role::Operand
             } else if anchors.contains(&NodeId(i as u32)) {
-                Stage::Anchor
-            } else if !between && (below(Stage::Anchor) || below(Stage::Epilogue)) {
-                Stage::Epilogue
+                Role::Anchor
+            } else if !between && (below(Role::Anchor) || below(Role::Epilogue)) {
+                Role::Epilogue
             } else if feeds[i] || anchors.is_empty() {
-                Stage::Prologue
+                Role::Prologue
             } else {
-                Stage::Side
+                Role::Side
             };
         }
-        stages
+        roles
     }
 
     /// The iteration space of a Reduce region.
@@ -147,7 +147,7 @@ impl Region {
 
     /// Checks that the graph is legal as one region (see the module) and that the anchor is what it names.
     pub fn verify(&self) -> Result<(), String> {
-        let sub = Sub::of_graph(&self.graph)?;
+        let sub = Subgraph::of_graph(&self.graph)?;
         match legal(&sub) {
             Ok(anchor) if anchor == self.anchor => Ok(()),
             Ok(anchor) => Err(format!("region `{}` says {:?} but is {anchor:?}", self.name, self.anchor)),
@@ -156,32 +156,32 @@ impl Region {
     }
 }
 
-/// An operand of a node in a [`Sub`].
+/// An operand of a node in a [`Subgraph`].
 #[derive(Clone, Copy)]
-pub(crate) struct SubOperand<'a> {
+pub(crate) struct SubgraphOperand<'a> {
     pub ty: &'a TensorType,
     /// The inner node that computes it; a leaf otherwise.
     pub inner: Option<usize>,
 }
 
-/// A node of a [`Sub`].
-pub(crate) struct SubNode<'a> {
+/// A node of a [`Subgraph`].
+pub(crate) struct SubgraphNode<'a> {
     pub op: &'a Op,
-    pub operands: Vec<SubOperand<'a>>,
+    pub operands: Vec<SubgraphOperand<'a>>,
     /// Type of its (first) result.
     pub ty: &'a TensorType,
 }
 
 /// A subgraph whose legality is asked: inner nodes in topological order.
-pub(crate) struct Sub<'a> {
-    pub nodes: Vec<SubNode<'a>>,
+pub(crate) struct Subgraph<'a> {
+    pub nodes: Vec<SubgraphNode<'a>>,
     /// Inner nodes whose values are results.
     pub outputs: Vec<usize>,
     pub operands: usize,
 }
 
-impl<'a> Sub<'a> {
-    pub fn of_graph(graph: &'a Graph) -> Result<Sub<'a>, String> {
+impl<'a> Subgraph<'a> {
+    pub fn of_graph(graph: &'a Graph) -> Result<Subgraph<'a>, String> {
         let mut place = vec![None; graph.nodes.len()];
         let mut nodes = Vec::new();
         for i in computed(graph) {
@@ -189,26 +189,26 @@ impl<'a> Sub<'a> {
             place[i] = Some(nodes.len());
             let operands = node.inputs.iter();
             let operands =
-                operands.map(|v| SubOperand { ty: graph.ty(*v), inner: place[graph.value(*v).node.index()] }).collect();
+                operands.map(|v| SubgraphOperand { ty: graph.ty(*v), inner: place[graph.value(*v).node.index()] }).collect();
             let ty = graph.ty(*node.outputs.first().ok_or("a node without results")?);
-            nodes.push(SubNode { op: &node.op, operands, ty });
+            nodes.push(SubgraphNode { op: &node.op, operands, ty });
         }
         // A result that is an operand is a copy: it has no inner node.
         let mut outputs: Vec<usize> =
             graph.outputs.iter().filter_map(|(_, v)| place[graph.value(*v).node.index()]).collect();
         outputs.dedup();
-        Ok(Sub { nodes, outputs, operands: graph.inputs.len() })
+        Ok(Subgraph { nodes, outputs, operands: graph.inputs.len() })
     }
 }
 
-/// The nodes of a graph that are inner nodes of its [`Sub`], in order: all but operands and literals, which are leaves too.
+/// The nodes of a graph that are inner nodes of its [`Subgraph`], in order: all but operands and literals, which are leaves too.
 pub(crate) fn computed(graph: &Graph) -> impl Iterator<Item = usize> {
     let leaf = |op: &Op| matches!(op, Op::Input { .. }) || matches!(op, Op::Const { value } if value.len() == 1);
     graph.nodes.iter().enumerate().filter(move |(_, node)| !leaf(&node.op)).map(|(i, _)| i)
 }
 
 /// The anchor of a subgraph if it may be one region, else why not.
-pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
+pub(crate) fn legal(sub: &Subgraph) -> Result<Anchor, &'static str> {
     if sub.nodes.len() > MAX_NODES {
         return Err("too many nodes");
     }
@@ -261,7 +261,7 @@ pub(crate) fn legal(sub: &Sub) -> Result<Anchor, &'static str> {
 }
 
 /// Whether each node depends on one of `anchors`, themselves included.
-fn dependents(sub: &Sub, anchor: impl Fn(&SubNode) -> bool) -> Vec<bool> {
+fn dependents(sub: &Subgraph, anchor: impl Fn(&SubgraphNode) -> bool) -> Vec<bool> {
     let mut post = vec![false; sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
         post[i] = anchor(node) || node.operands.iter().any(|o| o.inner.is_some_and(|j| post[j]));
@@ -270,17 +270,17 @@ fn dependents(sub: &Sub, anchor: impl Fn(&SubNode) -> bool) -> Vec<bool> {
 }
 
 /// Whether each node depends on `anchor`, itself included.
-pub(crate) fn after(sub: &Sub, anchor: usize) -> Vec<bool> {
+pub(crate) fn after(sub: &Subgraph, anchor: usize) -> Vec<bool> {
     dependents(sub, |n| std::ptr::eq(n, &sub.nodes[anchor]))
 }
 
 /// A quantization whose scale or zero point depends on the anchor cannot be an elementwise epilogue.
-pub(crate) fn scales_depend(node: &SubNode, post: &[bool]) -> bool {
+pub(crate) fn scales_depend(node: &SubgraphNode, post: &[bool]) -> bool {
     matches!(node.op, Op::Quantize { .. } | Op::Dequantize { .. })
         && node.operands[1..].iter().any(|o| o.inner.is_some_and(|j| post[j]))
 }
 
-fn anchored(sub: &Sub, anchor: usize, prologue: bool) -> Result<(), &'static str> {
+fn anchored(sub: &Subgraph, anchor: usize, prologue: bool) -> Result<(), &'static str> {
     let post = after(sub, anchor);
     // Backwards from the anchor: the prologue.
     let mut stack: Vec<usize> = sub.nodes[anchor].operands.iter().filter_map(|o| o.inner).collect();
@@ -296,7 +296,7 @@ fn anchored(sub: &Sub, anchor: usize, prologue: bool) -> Result<(), &'static str
 }
 
 /// Checks what is behind an anchor and beside it; `post` says which nodes depend on it.
-pub(crate) fn epilogue(sub: &Sub, anchor: usize, post: &[bool]) -> Result<(), &'static str> {
+pub(crate) fn epilogue(sub: &Subgraph, anchor: usize, post: &[bool]) -> Result<(), &'static str> {
     let mut views: Vec<Vec<&Op>> = vec![Vec::new(); sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
         if i == anchor {
@@ -333,12 +333,12 @@ pub(crate) fn epilogue(sub: &Sub, anchor: usize, post: &[bool]) -> Result<(), &'
     Ok(())
 }
 
-fn sink(sub: &Sub, anchor: usize) -> Result<(), &'static str> {
+fn sink(sub: &Subgraph, anchor: usize) -> Result<(), &'static str> {
     if sub.outputs != [anchor] {
         return Err("an epilogue after a sink");
     }
     let shape = &sub.nodes[anchor].ty.shape;
-    let fits = |n: &SubNode| match n.op.kind() {
+    let fits = |n: &SubgraphNode| match n.op.kind() {
         OpKind::Elementwise => n.ty.shape == *shape,
         OpKind::Nullary => true,
         _ => matches!(n.op, Op::Broadcast { .. }),
@@ -347,7 +347,7 @@ fn sink(sub: &Sub, anchor: usize) -> Result<(), &'static str> {
     all.then_some(()).ok_or("a sink's prologue is elementwise")
 }
 
-fn rows(sub: &Sub) -> Result<(), &'static str> {
+fn rows(sub: &Subgraph) -> Result<(), &'static str> {
     let post = dependents(sub, |n| n.op.kind() == OpKind::Reduce);
     let mut space: Option<Rows> = None;
     for node in sub.nodes.iter().filter(|n| n.op.kind() == OpKind::Reduce) {

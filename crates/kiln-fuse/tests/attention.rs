@@ -3,7 +3,7 @@
 mod common;
 
 use common::{check, dims, kernels, options};
-use kiln_fuse::{Anchor, Fused, Numerics, Region, Stage};
+use kiln_fuse::{Anchor, Fused, Numerics, Region, Role};
 use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Op, Result, Tensor, ValueId};
 
 const HALVES: [DType; 2] = [DType::F16, DType::BF16];
@@ -249,18 +249,18 @@ fn capped_scores_and_a_reciprocal() {
     });
     let data = [&qkv(DType::F16, &[2, 6, 8])[..], &[random(DType::F32, &[8], 5)]].concat();
     let region = streams(&graph, &data);
-    let (parts, stages) = (region.attention().unwrap(), region.stages());
-    let stage = |name: &str| {
-        let found = region.graph.nodes.iter().zip(&stages).filter(|(n, _)| n.op.name() == name);
+    let (parts, roles) = (region.attention().unwrap(), region.roles());
+    let role = |name: &str| {
+        let found = region.graph.nodes.iter().zip(&roles).filter(|(n, _)| n.op.name() == name);
         found.map(|(_, s)| *s).collect::<Vec<_>>()
     };
     assert_eq!(region.anchors(), [parts.scores, parts.product]);
-    assert_eq!(stage("contract"), [Stage::Anchor; 2]);
-    assert_eq!(stage("add"), [Stage::Epilogue]);
+    assert_eq!(role("contract"), [Role::Anchor; 2]);
+    assert_eq!(role("add"), [Role::Epilogue]);
     for between in ["tanh", "reduce_max", "sub", "exp", "reduce_sum", "recip", "cast"] {
-        assert_eq!(stage(between), [Stage::Prologue], "{between}");
+        assert_eq!(role(between), [Role::Prologue], "{between}");
     }
-    let bias = region.graph.nodes.iter().zip(&stages).filter(|(n, s)| n.op.name() == "broadcast" && **s == Stage::Side);
+    let bias = region.graph.nodes.iter().zip(&roles).filter(|(n, s)| n.op.name() == "broadcast" && **s == Role::Side);
     assert_eq!(bias.count(), 1);
 }
 

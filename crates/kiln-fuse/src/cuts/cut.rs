@@ -2,7 +2,7 @@
 
 use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
-use crate::region::{Sub, SubNode, SubOperand};
+use crate::region::{Subgraph, SubgraphNode, SubgraphOperand};
 use kiln_graph::{Op, OpKind};
 use std::collections::BTreeSet;
 
@@ -139,20 +139,20 @@ impl Cone {
     }
 
     /// The subgraph, for the legality predicate.
-    pub fn sub<'d>(&self, dag: &'d Dag, outputs: &[ClassIx]) -> Sub<'d> {
+    pub fn sub<'d>(&self, dag: &'d Dag, outputs: &[ClassIx]) -> Subgraph<'d> {
         subgraph(dag, &self.inner, &self.leaves, outputs)
     }
 }
 
 /// The subgraph of inner classes, for the legality predicate.
-pub(crate) fn subgraph<'d>(dag: &'d Dag, inner: &[Inner], leaves: &[ClassIx], outputs: &[ClassIx]) -> Sub<'d> {
+pub(crate) fn subgraph<'d>(dag: &'d Dag, inner: &[Inner], leaves: &[ClassIx], outputs: &[ClassIx]) -> Subgraph<'d> {
     let place = |c: &ClassIx| inner.binary_search_by_key(c, |i| i.0).ok();
     let nodes = inner.iter().filter_map(|(class, node)| {
         let node = &dag.class(*class).nodes[usize::from(*node)];
-        let operands = node.operands.iter().map(|c| SubOperand { ty: dag.class(*c).ty(), inner: place(c) }).collect();
-        Some(SubNode { op: node.op.as_ref()?, operands, ty: dag.class(*class).ty() })
+        let operands = node.operands.iter().map(|c| SubgraphOperand { ty: dag.class(*c).ty(), inner: place(c) }).collect();
+        Some(SubgraphNode { op: node.op.as_ref()?, operands, ty: dag.class(*class).ty() })
     });
-    Sub {
+    Subgraph {
         nodes: nodes.collect(),
         outputs: outputs.iter().filter_map(place).collect(),
         operands: leaves.iter().filter(|c| !is_literal(dag, **c)).count(),

@@ -20,7 +20,7 @@ mod window;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::{Error, Result};
-use kiln_fuse::{Anchor, Region, Stage};
+use kiln_fuse::{Anchor, Region, Role};
 use kiln_graph::{Dim, NodeId, Op, OpKind, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Builder, Expr};
@@ -107,8 +107,8 @@ fn names(count: usize, letters: &str) -> Vec<String> {
 /// The permutes and reshapes between the result of the anchor and output 0, from the output on.
 fn epilogue_views(values: &Values, anchor: NodeId) -> Result<Vec<ValueId>> {
     let graph = values.graph;
-    let stages = values.region.stages();
-    let depends = |v: &ValueId| matches!(stages[graph.value(*v).node.index()], Stage::Anchor | Stage::Epilogue);
+    let roles = values.region.roles();
+    let depends = |v: &ValueId| matches!(roles[graph.value(*v).node.index()], Role::Anchor | Role::Epilogue);
     let mut views = vec![];
     let mut v = values.output(0);
     while graph.value(v).node != anchor {

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
-use kiln_fuse::{Region, Rows, Stage};
+use kiln_fuse::{Region, Role, Rows};
 use kiln_graph::{ArgOp, Dim, NodeId, Op, Symbols, ValueId};
 use kiln_tile::expr::{CompareOp, Expr, UnaryOp};
 use kiln_tile::{Builder, DType, ReduceOp, Worker};
@@ -106,15 +106,15 @@ impl Row<'_> {
     /// Computes what follows from the reductions so far and is one value for the whole row, such as a mean.
     fn once_a_row(&self, values: &mut Values, k: &mut Builder) -> Result<()> {
         let graph = values.graph;
-        let stages = values.region.stages();
+        let roles = values.region.roles();
         let depends = |v: &&ValueId| {
-            let stage = stages[graph.value(**v).node.index()];
-            matches!(stage, Stage::Anchor | Stage::Epilogue)
+            let stage = roles[graph.value(**v).node.index()];
+            matches!(stage, Role::Anchor | Role::Epilogue)
         };
-        for (node, stage) in graph.nodes.iter().zip(&stages) {
+        for (node, stage) in graph.nodes.iter().zip(&roles) {
             let Some(&v) = node.outputs.first() else { continue };
             let ready = node.inputs.iter().filter(depends).all(|x| values.is_bound(*x));
-            if *stage != Stage::Epilogue || !ready || values.is_bound(v) || graph.ty(v).shape == self.rows.shape {
+            if *stage != Role::Epilogue || !ready || values.is_bound(v) || graph.ty(v).shape == self.rows.shape {
                 continue;
             }
             let index = self.row_index(graph.ty(v).shape.len());

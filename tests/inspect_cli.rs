@@ -36,7 +36,7 @@ fn plans_show_every_launch_and_a_closed_pipe_is_no_panic() {
     let out = inspect().output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
     let image =
-        kiln::engine::Engine::load(&dir.path().join("counted.kiln")).unwrap().target("sm_80").unwrap().plan.to_string();
+        kiln::engine::Engine::load(dir.path().join("counted.kiln")).unwrap().target("sm_80").unwrap().plan.to_string();
     assert!(text == image && text.matches("_gemm (").count() == 2, "{text}");
 
     let mut child = inspect().spawn().unwrap();

@@ -101,6 +101,8 @@ pub fn engine_at(graph: &Graph, targets: &[&str], home: kiln_cuda::Home) -> Engi
 /// A home with NVRTC.
 pub fn home() -> kiln_cuda::Home {
     let home = kiln_cuda::Home::from_env().unwrap();
-    kiln_cuda::setup::setup(&home, |_| {}).unwrap();
+    if kiln_cuda::Nvrtc::discover(&home).is_err() {
+        kiln_cuda::setup::setup(&home, |_| {}).unwrap();
+    }
     home
 }

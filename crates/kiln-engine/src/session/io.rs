@@ -104,6 +104,7 @@ impl Session {
     pub fn run_bound(&mut self) -> Result<()> {
         self.prepare()?;
         self.enqueue()?;
+        self.ran = true;
         self.hand_over();
         Ok(())
     }

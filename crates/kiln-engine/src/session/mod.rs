@@ -245,6 +245,7 @@ impl Session {
         }
         let enqueue = launched.elapsed();
         self.device.synchronize()?;
+        self.ran = true;
         let compute = launched.elapsed();
         let done = Instant::now();
         let names = self.plan.outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
@@ -322,7 +323,6 @@ impl Session {
             ran.place = schedule.places[id.index()];
             ran.shape.clone_from(&schedule.shapes[id.index()]);
         }
-        self.ran = true;
         Ok(())
     }
 

@@ -131,6 +131,23 @@ fn what_does_not_fit_is_refused_and_loses_nothing() {
 }
 
 #[test]
+fn a_run_that_failed_has_no_outputs() {
+    let mut b = Builder::new("lookup");
+    let x = b.input("x", DType::F32, &[4.into(), 3.into()]).unwrap();
+    let at = b.input("at", DType::I64, &[2.into()]).unwrap();
+    let y = b.gather(x, at, 0).unwrap();
+    b.output("y", y);
+    let mut s = on_cpu(&b.finish());
+    s.bind_tensor("x", &Tensor::random(DType::F32, &[4, 3], 9).unwrap()).unwrap();
+    let mut y = [7f32; 6];
+    for (at, good) in [([3i64, 0], true), ([4, 0], false), ([1, -1], true)] {
+        s.bind("at", &[2], &at).unwrap();
+        assert_eq!(s.run_bound().is_ok(), good);
+        assert_eq!(s.read("y", &mut y).is_ok(), good);
+    }
+}
+
+#[test]
 fn the_shapes_that_are_kept_are_limited() {
     let graph = block();
     let mut s = on_cpu(&graph);

@@ -27,5 +27,5 @@ pub use interpret::interpret_plan;
 pub use options::{Numerics, Options};
 pub use pass::{Pass, Watch};
 pub use plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
-pub use region::{MAX_NODES, MAX_OPERANDS, Rows, Role};
+pub use region::{MAX_NODES, MAX_OPERANDS, Role, Rows};
 pub use report::{LaunchReport, Report};

@@ -188,8 +188,9 @@ impl<'a> Subgraph<'a> {
             let node = &graph.nodes[i];
             place[i] = Some(nodes.len());
             let operands = node.inputs.iter();
-            let operands =
-                operands.map(|v| SubgraphOperand { ty: graph.ty(*v), inner: place[graph.value(*v).node.index()] }).collect();
+            let operands = operands
+                .map(|v| SubgraphOperand { ty: graph.ty(*v), inner: place[graph.value(*v).node.index()] })
+                .collect();
             let ty = graph.ty(*node.outputs.first().ok_or("a node without results")?);
             nodes.push(SubgraphNode { op: &node.op, operands, ty });
         }

@@ -5,10 +5,10 @@
 //!
 //! Must not know: files, kernels, GPUs, or how a graph is executed.
 //!
-//! The pipeline is one file a step: [`signature`](mod@signature) reads the function's types, [`lower`](mod@lower) walks statements and
-//! expressions and yields both their abstract value and the Rust that builds them, [`chain`](mod@chain) keeps long chains from nesting, [`host`](mod@host) does the same for config values
-//! and dims, [`methods`](mod@methods) is the table of tensor methods and what is suggested for names that are not in it, [`call`](mod@call) inlines one
-//! model into another, and [`expand`](mod@expand) writes the result.
+//! The pipeline is one file a step: `signature` reads the function's types, `lower` walks statements and
+//! expressions and yields both their abstract value and the Rust that builds them, `chain` keeps long chains from nesting, `host` does the same for config values
+//! and dims, `methods` is the table of tensor methods and what is suggested for names that are not in it, `call` inlines one
+//! model into another, and `expand` writes the result.
 #![forbid(unsafe_code)]
 
 mod args;

@@ -201,7 +201,7 @@ pub struct Activation {
     pub last: usize,
 }
 
-/// What [`activation_bytes`] adds up: where each buffer lies and when, the size of the arena, and the most that is alive at one step.
+/// What `activation_bytes` adds up: where each buffer lies and when, the size of the arena, and the most that is alive at one step.
 pub fn activations(plan: &Plan, bindings: &Bindings) -> Result<(Vec<Activation>, usize, usize)> {
     let Lifetimes { slot, lifetimes, .. } = lifetimes(plan, bindings, Outside { kept: 0, buffers: &[] })?;
     let layout = memory::plan(&lifetimes);

@@ -75,7 +75,7 @@
 //! # From program to CUDA C
 //!
 //! [`verify`](verify::verify), then the passes of [`pass`] (layout, sync, lower) give the thread-level IR of [`thread`], which
-//! [`print`] writes down. [`interp`] runs the program itself: the oracle between the graph interpreter and the GPU.
+//! [`mod@print`] writes down. [`interp`] runs the program itself: the oracle between the graph interpreter and the GPU.
 
 mod builder;
 mod compile;

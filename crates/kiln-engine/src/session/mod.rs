@@ -20,7 +20,7 @@ use steps::run_schedule;
 ///
 /// [`Session::run`] takes tensors and gives tensors. Where that costs too much, inputs are bound once ([`Session::bind`]), the model is run any
 /// number of times ([`Session::run_bound`]), outputs are read into slices ([`Session::read`]), and those that are the next run's inputs never
-/// leave the device ([`Session::donate`]). Such a run allocates nothing once its shapes have been seen.
+/// leave the device ([`Session::donate`]). On the CPU such a run allocates nothing once its shapes have been seen.
 pub struct Session {
     device: Box<dyn Device>,
     code: Code,

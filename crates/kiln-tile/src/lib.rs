@@ -84,6 +84,7 @@ pub mod error;
 pub mod expr;
 mod function;
 pub mod interp;
+pub mod ir;
 pub mod math;
 pub mod pass;
 pub mod print;

@@ -18,11 +18,11 @@ pub enum Scope {
 }
 
 /// A typed N-d array; cheap to clone.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Buffer(Arc<BufferDecl>);
 
 /// What a [`Buffer`] is.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct BufferDecl {
     /// Unique within the program.
     pub id: u32,
@@ -90,7 +90,7 @@ pub enum Access {
 }
 
 /// A kernel parameter, in the order of the launch arguments.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Param {
     /// A pointer to GPU memory.
     Buffer {
@@ -122,7 +122,7 @@ pub enum Worker {
 }
 
 /// A dimension of an iteration space: `var` runs over `0..extent`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Axis {
     /// The loop variable, an index.
     pub var: Var,

@@ -129,13 +129,8 @@ pub enum Scalar {
 pub enum Operand {
     /// A tile in registers.
     Tile(ValueId),
-    /// A slot of a shared buffer; its axes are permuted by `axes` (`[1, 0]` reads the buffer transposed).
-    Shared {
-        /// The slot.
-        slot: Slot,
-        /// For each axis of the operand the axis of the buffer.
-        axes: [usize; 2],
-    },
+    /// A slot of a shared buffer.
+    Shared(Slot),
 }
 
 /// One copy of a shared buffer.
@@ -499,8 +494,6 @@ pub struct Schedule {
     pub persistent: bool,
     /// Tiles along the first axis that are taken before the second axis moves on; 0: all.
     pub raster: u32,
-    /// CTAs of a cluster along the first axis; 1: no clusters.
-    pub cluster: u32,
     /// Whether results go through shared memory to whole boxes, where the target can.
     pub staged_epilogue: bool,
     /// Whether the last dot of a loop with two is delayed by an iteration, so that what stands between them runs under products.
@@ -517,7 +510,6 @@ impl Default for Schedule {
             registers: None,
             persistent: false,
             raster: 0,
-            cluster: 1,
             staged_epilogue: false,
             overlap: false,
             ping_pong: false,
@@ -526,14 +518,18 @@ impl Default for Schedule {
 }
 
 /// How many CTAs are launched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Grid {
     /// One for each point of the domain.
     Points,
-    /// At most this many for each SM, each of which takes points in turn.
+    /// At most so many for each SM, each of which takes points in turn: the domain is then the CTAs.
     Persistent {
         /// CTAs an SM.
         per_sm: u32,
+        /// How many CTAs there are.
+        count: Var,
+        /// How many points they share.
+        points: Expr,
     },
 }
 

@@ -123,7 +123,7 @@ impl Op {
             Op::Store { to, .. } | Op::Atomic { to, .. } => place(to, visit),
             Op::Dot { a, b, .. } => {
                 for operand in [a, b] {
-                    if let Operand::Shared { slot: of, .. } = operand {
+                    if let Operand::Shared(of) = operand {
                         slot(of, visit);
                     }
                 }

@@ -185,6 +185,8 @@ pub enum Op {
         var: Var,
         /// The value.
         value: Expr,
+        /// What it is known to be below, besides not negative: a coordinate of the domain, computed.
+        below: Option<Expr>,
     },
     /// A tile whose elements are all this scalar.
     Full {

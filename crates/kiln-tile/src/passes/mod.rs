@@ -1,0 +1,12 @@
+//! The passes of the tile compiler, in order.
+
+mod bounds;
+mod canonicalise;
+mod feeds;
+mod machine;
+mod overlap;
+mod pipeline;
+mod raster;
+mod specialise;
+
+pub use machine::Machine;

@@ -134,9 +134,10 @@ impl Op {
             }
             Op::For { start, end, step, .. } => [start, end, step].into_iter().for_each(visit),
             Op::If { cond, .. } => visit(cond),
-            Op::Copy { from, to, .. } => {
+            Op::Copy { from, to, barrier, .. } => {
                 view(from, visit);
                 slot(to, visit);
+                barrier.iter_mut().for_each(|(_, index)| visit(index));
             }
             Op::CopyOut { from, to } => {
                 slot(from, visit);

@@ -1,5 +1,6 @@
 //! The passes of the tile compiler, in order.
 
+mod asynchronous;
 mod bounds;
 mod canonicalise;
 mod feeds;

@@ -146,7 +146,7 @@ impl Pass<'_> {
         let copy = |load: &ValueId| {
             let mut from = self.feeds[load].view.clone();
             from.origin.iter_mut().for_each(|e| *e = renaming.expr(e));
-            Stmt::effect(Op::Copy { from, to: self.slots[load].clone(), kind: self.kind(*load) })
+            Stmt::effect(Op::Copy { from, to: self.slots[load].clone(), kind: self.kind(*load), barrier: None })
         };
         loads.iter().map(copy).collect()
     }

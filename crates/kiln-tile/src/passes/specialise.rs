@@ -130,7 +130,7 @@ impl Pass<'_> {
                     out.push(Stmt::effect(Op::Acquire(channel)));
                     out.extend(all.iter().map(|load| {
                         let from = self.feeds[load].view.clone();
-                        Stmt::effect(Op::Copy { from, to: self.slot(*load), kind: CopyKind::Tma })
+                        Stmt::effect(Op::Copy { from, to: self.slot(*load), kind: CopyKind::Tma, barrier: None })
                     }));
                     out.push(Stmt::effect(Op::Publish(channel)));
                 }

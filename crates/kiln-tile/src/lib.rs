@@ -87,6 +87,7 @@ pub mod interp;
 pub mod ir;
 pub mod math;
 pub mod pass;
+pub mod passes;
 pub mod print;
 pub mod program;
 pub mod thread;

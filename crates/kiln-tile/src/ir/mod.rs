@@ -186,6 +186,8 @@ pub enum Op {
         var: Var,
         /// The value.
         value: Expr,
+        /// What it is known to be below, besides not negative: a coordinate of the domain, computed.
+        below: Option<Expr>,
     },
     /// A tile whose elements are all this scalar.
     Full {
@@ -297,6 +299,8 @@ pub enum Op {
         to: Slot,
         /// How.
         kind: CopyKind,
+        /// The mbarrier that it completes on; from T4.
+        barrier: Option<(BarrierId, Expr)>,
     },
     /// Producer: the slot's copies are all started; moves its cursor on.
     Publish(ChannelId),
@@ -357,7 +361,7 @@ pub enum Op {
         /// Bytes that copies will bring.
         bytes: u32,
     },
-    /// Arrives, once for each participant that the barrier counts.
+    /// Arrives, as the barrier's [`Arriver`] says.
     Arrive {
         /// The ring.
         barrier: BarrierId,
@@ -480,6 +484,19 @@ pub struct Barrier {
     pub stages: u32,
     /// Arrivals that end a phase.
     pub count: u32,
+    /// Which threads of a role arrive.
+    pub by: Arriver,
+}
+
+/// Which threads of a role arrive on a barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arriver {
+    /// The one that runs.
+    Thread,
+    /// One of each warp.
+    Warp,
+    /// One of each warpgroup.
+    Warpgroup,
 }
 
 /// What a Config decides about a program; passes carry it out.
@@ -495,6 +512,8 @@ pub struct Schedule {
     pub persistent: bool,
     /// Tiles along the first axis that are taken before the second axis moves on; 0: all.
     pub raster: u32,
+    /// Most threads that share a row of a tile that no dot lays out; 0: all.
+    pub row_threads: u32,
     /// Whether results go through shared memory to whole boxes, where the target can.
     pub staged_epilogue: bool,
     /// Whether the last dot of a loop with two is delayed by an iteration, so that what stands between them runs under products.
@@ -511,6 +530,7 @@ impl Default for Schedule {
             registers: None,
             persistent: false,
             raster: 0,
+            row_threads: 0,
             staged_epilogue: false,
             overlap: false,
             ping_pong: false,

@@ -111,7 +111,11 @@ impl Op {
             }
         };
         match self {
-            Op::Bind { value, .. } | Op::Full { value } | Op::Assign { value, .. } => visit(value),
+            Op::Bind { value, below, .. } => {
+                visit(value);
+                below.iter_mut().for_each(visit);
+            }
+            Op::Full { value } | Op::Assign { value, .. } => visit(value),
             Op::Load { from, fill } => {
                 place(from, visit);
                 visit(fill);
@@ -130,9 +134,10 @@ impl Op {
             }
             Op::For { start, end, step, .. } => [start, end, step].into_iter().for_each(visit),
             Op::If { cond, .. } => visit(cond),
-            Op::Copy { from, to, .. } => {
+            Op::Copy { from, to, barrier, .. } => {
                 view(from, visit);
                 slot(to, visit);
+                barrier.iter_mut().for_each(|(_, index)| visit(index));
             }
             Op::CopyOut { from, to } => {
                 slot(from, visit);

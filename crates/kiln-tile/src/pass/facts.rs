@@ -61,8 +61,13 @@ const ANY: Range = Range { lo: i64::MIN as i128, hi: u64::MAX as i128 };
 impl Facts {
     /// The facts that the parameters of `program` declare.
     pub fn of_params(program: &Program) -> Facts {
+        Facts::of(&program.params)
+    }
+
+    /// The facts that parameters declare.
+    pub fn of(params: &[Param]) -> Facts {
         let mut facts = Facts::default();
-        for param in &program.params {
+        for param in params {
             if let Param::Scalar { var, range, multiple_of } = param {
                 let range = Range::new(range.0.into(), range.1.into());
                 let multiple = (*multiple_of).into();
@@ -87,6 +92,14 @@ impl Facts {
     pub fn set_axis(&mut self, var: &Var, extent: &Expr) {
         let hi = (self.range(extent).hi - 1).max(0);
         self.set(var, VarFacts { range: Range::new(0, hi), multiple: 1, lane_step: Some(0) });
+    }
+
+    /// Records a loop variable from `start` to `end`, excluded, by `step`; the same in all lanes.
+    pub fn set_loop(&mut self, var: &Var, start: &Expr, end: &Expr, step: &Expr) {
+        let lo = self.range(start).lo;
+        let hi = (self.range(end).hi - 1).max(lo);
+        let multiple = gcd(self.multiple(start), self.multiple(step));
+        self.set(var, VarFacts { range: Range::new(lo, hi), multiple, lane_step: Some(0) });
     }
 
     /// Records a loop variable over `0..extent` that takes `width` neighbouring values in as many lanes.

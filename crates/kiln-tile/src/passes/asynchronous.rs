@@ -1,0 +1,432 @@
+//! From channels to what the hardware has: rings of mbarriers with phases between roles, groups of `cp.async` in one; and waits for products that
+//! run on their own: a value is waited for where it is first used, its operands' slots are released when it is.
+
+use crate::dtype::Type;
+use crate::expr::{Expr, Var};
+use crate::ir::{
+    Arriver, Barrier, BarrierId, Block, ChannelId, CopyKind, Fence, Group, Op, Operand, Program, Role, SharedId, Slot,
+    Stage, Stmt, ValueId,
+};
+use std::collections::{HashMap, HashSet};
+
+/// Runs the pass.
+pub fn asynchronous(program: &mut Program) {
+    let rings = rings(program);
+    let out = outgoing(&program.body);
+    let mut body = std::mem::take(&mut program.body);
+    let mut before = vec![];
+    for stmt in &mut body {
+        let Op::Roles(roles) = &mut stmt.op else { continue };
+        for (i, role) in roles.iter_mut().enumerate() {
+            let mut pass = Pass::new(program, &rings, &out, Some((i as u32 + 1, role.warps * 32)));
+            role.body = pass.role(role);
+        }
+    }
+    if !body.iter().any(|stmt| matches!(stmt.op, Op::Roles(_))) {
+        let mut pass = Pass::new(program, &rings, &out, None);
+        body = pass.body(body);
+        before = pass.declared;
+    }
+    before.append(&mut body);
+    program.body = before;
+}
+
+/// The barriers of a channel.
+#[derive(Clone, Copy)]
+struct Ring {
+    full: BarrierId,
+    empty: BarrierId,
+}
+
+/// Rings for the channels that the tensor memory accelerator fills.
+fn rings(program: &mut Program) -> HashMap<ChannelId, Ring> {
+    let mut rings = HashMap::new();
+    let products = asynchronous_dots(&program.body);
+    let mut consumers = program.schedule.warps;
+    let mut by = Arriver::Warp;
+    if products {
+        (consumers, by) = (consumers / 4, Arriver::Warpgroup);
+    }
+    for (i, channel) in program.channels.clone().iter().enumerate() {
+        if channel.kind != CopyKind::Tma {
+            continue;
+        }
+        let mut add = |what: &str, count, by| {
+            let name = format!("{}_{what}", channel.name).into();
+            program.barriers.push(Barrier { name, stages: channel.stages, count, by });
+            BarrierId(program.barriers.len() as u32 - 1)
+        };
+        let ring = Ring { full: add("full", 1, Arriver::Thread), empty: add("empty", consumers, by) };
+        rings.insert(ChannelId(i as u32), ring);
+    }
+    rings
+}
+
+/// Whether any dot runs on its own.
+fn asynchronous_dots(body: &Block) -> bool {
+    let mut found = false;
+    body.iter().for_each(|stmt| stmt.walk(&mut |stmt| found |= is_asynchronous(&stmt.op)));
+    found
+}
+
+fn is_asynchronous(op: &Op) -> bool {
+    matches!(op, Op::Dot { atom: Some(atom), .. } if atom.starts_with("wgmma"))
+}
+
+/// Buffers that the accelerator stores from.
+fn outgoing(body: &Block) -> HashSet<SharedId> {
+    let mut found = HashSet::new();
+    for stmt in body {
+        stmt.walk(&mut |stmt| {
+            if let Op::CopyOut { from, .. } = &stmt.op {
+                found.insert(from.buffer);
+            }
+        });
+    }
+    found
+}
+
+/// Where a role is in a ring.
+#[derive(Clone)]
+struct Cursor {
+    stage: Var,
+    phase: Var,
+    /// The stage before.
+    last: Var,
+}
+
+/// A product that may still run.
+struct Flight {
+    value: ValueId,
+    channels: Vec<ChannelId>,
+    /// Arrivals that are due when it has ended.
+    releases: Vec<Stmt>,
+}
+
+struct Pass<'a> {
+    program: &'a mut Program,
+    rings: &'a HashMap<ChannelId, Ring>,
+    outgoing: &'a HashSet<SharedId>,
+    cursors: HashMap<ChannelId, Cursor>,
+    /// First assignments of cursors.
+    declared: Block,
+    /// The role's named barrier and its threads, in a program of roles.
+    team: Option<(u32, u32)>,
+    producer: bool,
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        program: &'a mut Program,
+        rings: &'a HashMap<ChannelId, Ring>,
+        outgoing: &'a HashSet<SharedId>,
+        team: Option<(u32, u32)>,
+    ) -> Self {
+        Pass { program, rings, outgoing, cursors: HashMap::new(), declared: vec![], team, producer: false }
+    }
+
+    fn role(&mut self, role: &mut Role) -> Block {
+        let body = std::mem::take(&mut role.body);
+        self.producer = body.iter().any(|stmt| {
+            let mut copies = false;
+            stmt.walk(&mut |stmt| copies |= matches!(stmt.op, Op::Acquire(_)));
+            copies
+        });
+        let body = self.body(body);
+        let mut out = vec![];
+        if let Some(count) = role.registers {
+            out.push(Stmt::effect(Op::SetRegisters { count, increase: !self.producer }));
+        }
+        let mut inner = std::mem::take(&mut self.declared);
+        inner.extend(body);
+        if self.producer {
+            out.push(Stmt::effect(Op::Elected(inner)));
+        } else {
+            out.extend(inner);
+        }
+        out
+    }
+
+    fn body(&mut self, body: Block) -> Block {
+        let mut out = self.block(body);
+        if !self.outgoing.is_empty() && !self.producer {
+            let wait = Stmt::effect(Op::WaitGroup { group: Group::Bulk, pending: 0 });
+            out.push(Stmt::effect(Op::Elected(vec![wait])));
+        }
+        out
+    }
+
+    fn cursor(&mut self, channel: ChannelId) -> Cursor {
+        if let Some(cursor) = self.cursors.get(&channel) {
+            return cursor.clone();
+        }
+        let name = self.program.channel(channel).name.clone();
+        let mut var = |what: &str, first: i64| {
+            let var = self.program.add_var(&format!("{name}_{what}"), Type::Index);
+            self.declared.push(Stmt::effect(Op::Assign { var: var.clone(), value: Expr::index(first) }));
+            var
+        };
+        // A producer finds the first round of slots free: the phase before the first counts as ended.
+        let phase = i64::from(self.producer && self.rings.contains_key(&channel));
+        let cursor = Cursor { stage: var("stage", 0), phase: var("phase", phase), last: var("last", 0) };
+        self.cursors.insert(channel, cursor.clone());
+        cursor
+    }
+
+    fn advance(&mut self, channel: ChannelId) -> Block {
+        let cursor = self.cursor(channel);
+        let stages = i64::from(self.program.channel(channel).stages);
+        let (stage, phase) = (Expr::var(&cursor.stage), Expr::var(&cursor.phase));
+        let wraps = stage.eq(stages - 1);
+        let set = |var: &Var, value: Expr| Stmt::effect(Op::Assign { var: var.clone(), value });
+        if stages == 1 {
+            return vec![set(&cursor.phase, Expr::index(1) - phase)];
+        }
+        vec![
+            set(&cursor.last, stage.clone()),
+            set(&cursor.phase, wraps.select(&(Expr::index(1) - &phase), phase.clone())),
+            set(&cursor.stage, wraps.select(&Expr::index(0), stage + 1)),
+        ]
+    }
+
+    fn block(&mut self, block: Block) -> Block {
+        let mut out = vec![];
+        let mut flights: Vec<Flight> = vec![];
+        for stmt in block {
+            let used = used(&stmt);
+            let chained = |flight: &Flight| is_asynchronous(&stmt.op) && accumulator(&stmt.op) == Some(flight.value);
+            if let Some(last) = flights.iter().rposition(|flight| used.contains(&flight.value) && !chained(flight)) {
+                land(&mut flights, last + 1, &mut out);
+            }
+            self.stmt(stmt, &mut flights, &mut out);
+        }
+        let all = flights.len();
+        land(&mut flights, all, &mut out);
+        out
+    }
+
+    fn stmt(&mut self, mut stmt: Stmt, flights: &mut Vec<Flight>, out: &mut Block) {
+        if accumulates(&stmt) {
+            return self.accumulating(stmt, out);
+        }
+        match &mut stmt.op {
+            Op::Acquire(channel) => self.acquire(*channel, out),
+            Op::Copy { to, barrier, .. } => {
+                if let Stage::Cursor(channel) = to.stage {
+                    let stage = Expr::var(&self.cursor(channel).stage);
+                    *barrier = self.rings.get(&channel).map(|ring| (ring.full, stage.clone()));
+                    to.stage = Stage::Index(stage);
+                }
+                out.push(stmt);
+            }
+            Op::Publish(channel) => {
+                if !self.rings.contains_key(channel) {
+                    out.push(Stmt::effect(Op::Commit(Group::CpAsync)));
+                }
+                out.extend(self.advance(*channel));
+            }
+            Op::Receive(channel) => self.receive(*channel, out),
+            Op::Release { channel, .. } => {
+                let channel = *channel;
+                let stage = Expr::var(&self.cursor(channel).stage);
+                if let Some(ring) = self.rings.get(&channel) {
+                    let empty = ring.empty;
+                    match flights.iter_mut().rfind(|flight| flight.channels.contains(&channel)) {
+                        Some(flight) => {
+                            let held = self.program.add_var("held", Type::Index);
+                            let below = Some(Expr::index(self.program.channel(channel).stages.into()));
+                            out.push(Stmt::effect(Op::Bind { var: held.clone(), value: stage, below }));
+                            flight.releases.push(Stmt::effect(Op::Arrive { barrier: empty, index: Expr::var(&held) }));
+                        }
+                        None => out.push(Stmt::effect(Op::Arrive { barrier: empty, index: stage })),
+                    }
+                }
+                out.extend(self.advance(channel));
+            }
+            Op::Sync => out.push(self.sync()),
+            Op::SharedLoad { from } => {
+                self.resolve(from);
+                out.push(stmt);
+            }
+            Op::SharedStore { to, .. } => {
+                let stored = self.outgoing.contains(&to.buffer);
+                self.resolve(to);
+                if stored {
+                    let wait = Stmt::effect(Op::WaitGroup { group: Group::BulkRead, pending: 0 });
+                    out.extend([Stmt::effect(Op::Elected(vec![wait])), self.sync()]);
+                }
+                out.push(stmt);
+            }
+            Op::CopyOut { from, .. } => {
+                self.resolve(from);
+                out.extend([Stmt::effect(Op::Fence(Fence::ProxyAsync)), self.sync()]);
+                out.push(Stmt::effect(Op::Elected(vec![stmt, Stmt::effect(Op::Commit(Group::Bulk))])));
+            }
+            Op::Dot { a, b, .. } => {
+                let mut channels = vec![];
+                for operand in [a, b] {
+                    if let Operand::Shared(slot) = operand {
+                        if let Stage::Cursor(channel) = slot.stage {
+                            channels.push(channel);
+                        }
+                        self.resolve(slot);
+                    }
+                }
+                if !is_asynchronous(&stmt.op) {
+                    out.push(stmt);
+                    return;
+                }
+                let value = stmt.results[0];
+                let chained = accumulator(&stmt.op);
+                out.extend([Stmt::effect(Op::Fence(Fence::Wgmma)), stmt, Stmt::effect(Op::Commit(Group::Wgmma))]);
+                flights.retain_mut(|flight| {
+                    let same = Some(flight.value) == chained;
+                    if same {
+                        channels.append(&mut flight.channels);
+                    }
+                    !same || !flight.releases.is_empty()
+                });
+                flights.push(Flight { value, channels, releases: vec![] });
+            }
+            _ => {
+                for block in stmt.op.blocks_mut() {
+                    *block = self.block(std::mem::take(block));
+                }
+                out.push(stmt);
+            }
+        }
+    }
+
+    fn resolve(&mut self, slot: &mut Slot) {
+        if let Stage::Cursor(channel) = slot.stage {
+            slot.stage = Stage::Index(Expr::var(&self.cursor(channel).stage));
+        }
+    }
+
+    /// The threads of the role wait for each other.
+    fn sync(&self) -> Stmt {
+        match self.team {
+            Some((id, threads)) => Stmt::effect(Op::NamedBarrier { id: Expr::index(id.into()), threads, wait: true }),
+            None => Stmt::effect(Op::Sync),
+        }
+    }
+
+    fn acquire(&mut self, channel: ChannelId, out: &mut Block) {
+        let Some(ring) = self.rings.get(&channel).copied() else {
+            // Of several slots the one to fill was read before the barrier of the last wait.
+            if self.program.channel(channel).stages == 1 {
+                out.push(self.sync());
+            }
+            return;
+        };
+        let cursor = self.cursor(channel);
+        let (index, parity) = (Expr::var(&cursor.stage), Expr::var(&cursor.phase));
+        let bytes = self.program.channel(channel).buffers.iter().map(|buffer| {
+            let shared = self.program.shared(*buffer);
+            shared.shape.iter().product::<u32>() * shared.dtype.bits() / 8
+        });
+        let bytes = bytes.sum();
+        out.push(Stmt::effect(Op::Wait { barrier: ring.empty, index: index.clone(), parity }));
+        out.push(Stmt::effect(Op::Expect { barrier: ring.full, index, bytes }));
+    }
+
+    fn receive(&mut self, channel: ChannelId, out: &mut Block) {
+        let Some(ring) = self.rings.get(&channel).copied() else {
+            let pending = self.program.channel(channel).stages.saturating_sub(2);
+            out.extend([Stmt::effect(Op::WaitGroup { group: Group::CpAsync, pending }), self.sync()]);
+            return;
+        };
+        let cursor = self.cursor(channel);
+        let (index, parity) = (Expr::var(&cursor.stage), Expr::var(&cursor.phase));
+        out.push(Stmt::effect(Op::Wait { barrier: ring.full, index, parity }));
+    }
+
+    /// A loop that only adds products: each iteration's may run into the next, whose slots are released an iteration later.
+    fn accumulating(&mut self, mut stmt: Stmt, out: &mut Block) {
+        let Op::For { var, start, end, body, .. } = &mut stmt.op else { return };
+        let (mut inner, mut releases, mut late) = (vec![], vec![], vec![]);
+        let dots = body.iter().filter(|stmt| is_asynchronous(&stmt.op)).count();
+        let mut seen = 0;
+        for stmt in std::mem::take(body) {
+            match stmt.op {
+                Op::Release { channel, .. } => {
+                    if let Some(ring) = self.rings.get(&channel) {
+                        let empty = ring.empty;
+                        let cursor = self.cursor(channel);
+                        let stages = self.program.channel(channel).stages;
+                        let index = if stages == 1 { Expr::index(0) } else { Expr::var(&cursor.last) };
+                        late.push(Stmt::effect(Op::Arrive { barrier: empty, index }));
+                    }
+                    releases.extend(self.advance(channel));
+                }
+                Op::Dot { .. } => {
+                    let mut flights = vec![];
+                    if seen == 0 {
+                        inner.push(Stmt::effect(Op::Fence(Fence::Wgmma)));
+                    }
+                    seen += 1;
+                    let mut own = vec![];
+                    self.stmt(stmt, &mut flights, &mut own);
+                    own.retain(|stmt| matches!(stmt.op, Op::Dot { .. }));
+                    inner.extend(own);
+                    if seen == dots {
+                        inner.push(Stmt::effect(Op::Commit(Group::Wgmma)));
+                    }
+                }
+                _ => self.stmt(stmt, &mut vec![], &mut inner),
+            }
+        }
+        inner.push(Stmt::effect(Op::WaitGroup { group: Group::Wgmma, pending: 1 }));
+        let none = || (vec![], vec![]);
+        let later = Expr::var(var).gt(&*start);
+        inner.push(Stmt::effect(Op::If { cond: later, then: (late.clone(), vec![]), otherwise: none() }));
+        inner.extend(releases);
+        let any = end.gt(&*start);
+        *body = inner;
+        out.push(stmt);
+        out.push(Stmt::effect(Op::WaitGroup { group: Group::Wgmma, pending: 0 }));
+        out.push(Stmt::effect(Op::If { cond: any, then: (late, vec![]), otherwise: none() }));
+    }
+}
+
+/// Waits for the first `count` products, and does what was due when they have ended.
+fn land(flights: &mut Vec<Flight>, count: usize, out: &mut Block) {
+    if count > 0 {
+        let pending = (flights.len() - count) as u32;
+        out.push(Stmt::effect(Op::WaitGroup { group: Group::Wgmma, pending }));
+        out.extend(flights.drain(..count).flat_map(|flight| flight.releases));
+    }
+}
+
+fn accumulator(op: &Op) -> Option<ValueId> {
+    if let Op::Dot { acc, .. } = op { Some(*acc) } else { None }
+}
+
+/// Every tile that a statement uses, in blocks inside too.
+fn used(stmt: &Stmt) -> HashSet<ValueId> {
+    let mut used = HashSet::new();
+    stmt.walk(&mut |stmt| {
+        used.extend(stmt.op.uses());
+        used.extend(stmt.op.yields());
+    });
+    used
+}
+
+/// Whether a loop does nothing but add products to what it carries.
+fn accumulates(stmt: &Stmt) -> bool {
+    let Op::For { carried, body, yields, .. } = &stmt.op else { return false };
+    let mut sums: HashMap<ValueId, ValueId> = carried.iter().map(|(inside, _)| (*inside, *inside)).collect();
+    let mut dots = 0;
+    for stmt in body {
+        match &stmt.op {
+            Op::Dot { acc, .. } if is_asynchronous(&stmt.op) => {
+                let Some(inside) = sums.remove(acc) else { return false };
+                sums.insert(stmt.results[0], inside);
+                dots += 1;
+            }
+            Op::Receive(_) | Op::Release { .. } | Op::Bind { .. } => {}
+            _ => return false,
+        }
+    }
+    dots > 0 && carried.iter().zip(yields).all(|((inside, _), next)| sums.get(next) == Some(inside))
+}

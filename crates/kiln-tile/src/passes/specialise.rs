@@ -1,0 +1,214 @@
+//! Splits a program into a role that copies and one that computes, with a channel between them for each group of operands.
+//!
+//! Both keep the loops; the producer of a channel and its consumer are the same statement of the source, so their trip counts are the same
+//! expressions.
+
+use super::Machine;
+use super::feeds::{Feed, feeds, operands};
+use crate::ir::{
+    Block, Channel, ChannelId, CopyKind, Op, Operand, Program, Renaming, Role, Shared, SharedId, Slot, Stage, Stmt,
+    ValueId,
+};
+use std::collections::HashMap;
+
+/// Warps of the role that copies: one thread works, but registers change hands by warpgroups.
+const PRODUCER_WARPS: u32 = 4;
+
+/// Runs the pass if the schedule asks for it and every operand can be brought by the tensor memory accelerator; whether it did.
+pub fn specialise(program: &mut Program, machine: &Machine) -> bool {
+    if !program.schedule.specialise || !machine.has_tma() {
+        return false;
+    }
+    let mut found = feeds(program, machine);
+    found.retain(|_, feed| feed.kind == CopyKind::Tma);
+    if found.is_empty() {
+        return false;
+    }
+    let mut pass = Pass { program, feeds: found, slots: HashMap::new(), groups: vec![] };
+    let body = std::mem::take(&mut pass.program.body);
+    pass.assign(&body, 1);
+    let producer = pass.producer(&body);
+    let consumer = pass.consumer(&body);
+    let producer = pass.program.copy_block(&producer, &mut Renaming::default());
+    let (give, take) = pass.program.schedule.registers.unzip();
+    let roles = vec![
+        Role { name: "producer".into(), warps: PRODUCER_WARPS, registers: give, body: producer },
+        Role { name: "consumer".into(), warps: pass.program.schedule.warps, registers: take, body: consumer },
+    ];
+    pass.program.body = vec![Stmt::effect(Op::Roles(roles))];
+    true
+}
+
+/// Loads that travel together.
+struct Group {
+    /// The loads of one statement of the source, and of copies of it that other passes made.
+    loads: Vec<Vec<ValueId>>,
+    channel: ChannelId,
+}
+
+struct Pass<'a> {
+    program: &'a mut Program,
+    feeds: HashMap<ValueId, Feed>,
+    slots: HashMap<ValueId, (ChannelId, SharedId)>,
+    groups: Vec<Group>,
+}
+
+impl Pass<'_> {
+    /// Makes a channel for each group of loads of `block`: those that one dot of the same block multiplies, or one alone.
+    fn assign(&mut self, block: &Block, stages: u32) {
+        let mut here: Vec<ValueId> =
+            block.iter().flat_map(|stmt| &stmt.results).copied().filter(|v| self.feeds.contains_key(v)).collect();
+        for stmt in block {
+            let group: Vec<ValueId> = operands(&stmt.op).into_iter().filter(|v| here.contains(v)).collect();
+            if !group.is_empty() {
+                here.retain(|value| !group.contains(value));
+                self.group(group, stages);
+            }
+        }
+        for load in here {
+            self.group(vec![load], 1);
+        }
+        for stmt in block {
+            let stages = if let Op::For { stages: Some(stages), .. } = &stmt.op { *stages } else { stages };
+            stmt.op.blocks().into_iter().for_each(|block| self.assign(block, stages));
+        }
+    }
+
+    /// The channel of a group: one that has loads of the same boxes, or a new one.
+    fn group(&mut self, loads: Vec<ValueId>, stages: u32) {
+        let key = |load: &ValueId| self.feeds.get(load).map(|f| (f.view.tensor.id, &f.view.axes, &f.view.shape));
+        let same = |group: &&mut Group| group.loads[0].iter().map(key).eq(loads.iter().map(key));
+        if let Some(group) = self.groups.iter_mut().find(same) {
+            let channel = group.channel;
+            for (load, known) in loads.iter().zip(&group.loads[0]) {
+                self.slots.insert(*load, self.slots[known]);
+            }
+            group.loads.push(loads);
+            let channel = &mut self.program.channels[channel.0 as usize];
+            channel.stages = channel.stages.max(stages);
+            for buffer in channel.buffers.clone() {
+                self.program.shared[buffer.0 as usize].stages = channel.stages;
+            }
+            return;
+        }
+        let channel = ChannelId(self.program.channels.len() as u32);
+        let mut buffers = vec![];
+        for load in &loads {
+            let Feed { view, .. } = &self.feeds[load];
+            let buffer = SharedId(self.program.shared.len() as u32);
+            let name = self.program.value(*load).name.clone();
+            let (dtype, shape) = (view.tensor.dtype, view.shape.clone());
+            self.program.shared.push(Shared { name, dtype, shape, stages, layout: None, offset: None });
+            self.slots.insert(*load, (channel, buffer));
+            buffers.push(buffer);
+        }
+        let name = self.program.shared(buffers[0]).name.clone();
+        self.program.channels.push(Channel { name, buffers, stages, kind: CopyKind::Tma });
+        self.groups.push(Group { loads: vec![loads], channel });
+    }
+
+    fn slot(&self, load: ValueId) -> Slot {
+        let (channel, buffer) = self.slots[&load];
+        Slot { buffer, stage: Stage::Cursor(channel) }
+    }
+
+    /// The control flow around copies, and the copies.
+    fn producer(&self, block: &Block) -> Block {
+        let mut out = vec![];
+        for stmt in block {
+            match &stmt.op {
+                Op::Bind { .. } => out.push(stmt.clone()),
+                Op::Load { .. } if self.feeds.contains_key(&stmt.results[0]) => {
+                    let load = stmt.results[0];
+                    let all = self.groups.iter().flat_map(|group| &group.loads).find(|loads| loads.contains(&load));
+                    let later = block.iter().skip_while(|s| !s.results.contains(&load)).skip(1);
+                    let Some(all) = all else { continue };
+                    if later.flat_map(|stmt| &stmt.results).any(|value| all.contains(value)) {
+                        continue;
+                    }
+                    let channel = self.slots[&load].0;
+                    out.push(Stmt::effect(Op::Acquire(channel)));
+                    out.extend(all.iter().map(|load| {
+                        let from = self.feeds[load].view.clone();
+                        Stmt::effect(Op::Copy { from, to: self.slot(*load), kind: CopyKind::Tma, barrier: None })
+                    }));
+                    out.push(Stmt::effect(Op::Publish(channel)));
+                }
+                Op::For { var, start, end, step, body, .. } if self.copies(stmt) => {
+                    let (var, start, end, step) = (var.clone(), start.clone(), end.clone(), step.clone());
+                    let body = self.producer(body);
+                    out.push(Stmt::effect(Op::For {
+                        var,
+                        start,
+                        end,
+                        step,
+                        carried: vec![],
+                        body,
+                        yields: vec![],
+                        stages: None,
+                    }));
+                }
+                Op::If { cond, then, otherwise } if self.copies(stmt) => {
+                    let [then, otherwise] = [then, otherwise].map(|(block, _)| (self.producer(block), vec![]));
+                    out.push(Stmt::effect(Op::If { cond: cond.clone(), then, otherwise }));
+                }
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// Whether there are copies inside.
+    fn copies(&self, stmt: &Stmt) -> bool {
+        let mut found = false;
+        stmt.walk(&mut |stmt| found |= stmt.results.iter().any(|value| self.feeds.contains_key(value)));
+        found
+    }
+
+    /// The program with slots instead of the loads.
+    fn consumer(&self, block: &Block) -> Block {
+        let mut out = vec![];
+        let mut held = vec![];
+        // What a dot of this block multiplies is received there; what dots inside of loops do, where it was loaded.
+        let dots: Vec<Vec<ValueId>> = block.iter().map(|stmt| operands(&stmt.op)).collect();
+        for (i, stmt) in block.iter().enumerate() {
+            if let Op::Load { .. } = &stmt.op
+                && self.feeds.contains_key(&stmt.results[0])
+            {
+                let load = stmt.results[0];
+                if !dots.iter().any(|dot| dot.contains(&load)) {
+                    let channel = self.slots[&load].0;
+                    out.push(Stmt::effect(Op::Receive(channel)));
+                    held.push(channel);
+                }
+                continue;
+            }
+            let local =
+                |value: &ValueId| block.iter().any(|s| s.results.contains(value)) && self.feeds.contains_key(value);
+            let mut channels: Vec<ChannelId> = dots[i].iter().filter(|v| local(v)).map(|v| self.slots[v].0).collect();
+            channels.dedup();
+            let among = |dots: &[Vec<ValueId>], channel: &ChannelId| {
+                dots.iter().flatten().any(|v| local(v) && self.slots[v].0 == *channel)
+            };
+            let first = channels.iter().filter(|channel| !among(&dots[..i], channel));
+            out.extend(first.map(|channel| Stmt::effect(Op::Receive(*channel))));
+            let mut stmt = stmt.clone();
+            if let Op::Dot { a, b, .. } = &mut stmt.op {
+                for operand in [a, b] {
+                    if let Operand::Tile(value) = operand
+                        && self.feeds.contains_key(value)
+                    {
+                        *operand = Operand::Shared(self.slot(*value));
+                    }
+                }
+            }
+            let inside: Vec<Block> = stmt.op.blocks().into_iter().map(|block| self.consumer(block)).collect();
+            stmt.op.blocks_mut().into_iter().zip(inside).for_each(|(place, block)| *place = block);
+            out.push(stmt);
+            let last = channels.iter().filter(|channel| !among(&dots[i + 1..], channel));
+            out.extend(last.map(|channel| Stmt::effect(Op::Release { channel: *channel, behind: 0 })));
+        }
+        out.extend(held.into_iter().map(|channel| Stmt::effect(Op::Release { channel, behind: 0 })));
+        out
+    }
+}

@@ -53,8 +53,8 @@ impl Op {
         }
     }
 
-    /// Calls `visit` on every tile name of the statement itself, also those that blocks inside start with and hand over.
-    pub fn tiles_mut(&mut self, visit: &mut dyn FnMut(&mut ValueId)) {
+    /// Calls `visit` on every tile that the statement itself uses.
+    pub fn uses_mut(&mut self, visit: &mut dyn FnMut(&mut ValueId)) {
         match self {
             Op::Map { args, .. } => args.iter_mut().for_each(|(_, value)| visit(value)),
             Op::Reduce { value, .. }
@@ -71,11 +71,17 @@ impl Op {
                 }
                 visit(acc);
             }
+            Op::For { carried, .. } => carried.iter_mut().for_each(|(_, first)| visit(first)),
+            _ => {}
+        }
+    }
+
+    /// Calls `visit` on every tile name of the statement itself, also those that blocks inside start with and hand over.
+    pub fn tiles_mut(&mut self, visit: &mut dyn FnMut(&mut ValueId)) {
+        self.uses_mut(visit);
+        match self {
             Op::For { carried, yields, .. } => {
-                carried.iter_mut().for_each(|(inside, first)| {
-                    visit(inside);
-                    visit(first);
-                });
+                carried.iter_mut().for_each(|(inside, _)| visit(inside));
                 yields.iter_mut().for_each(visit);
             }
             Op::If { then, otherwise, .. } => then.1.iter_mut().chain(&mut otherwise.1).for_each(visit),

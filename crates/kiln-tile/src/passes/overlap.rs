@@ -96,7 +96,7 @@ fn delay(program: &mut Program, stmt: &Stmt) -> Option<Delayed> {
         (stay(&body[..=first]), stay(&body[first + 1..]))
     };
     let brings: Block = body[..last].iter().filter(|s| late(s)).cloned().collect();
-    let mut delayed = |program: &mut Program, at: Expr, left: ValueId, acc: ValueId| {
+    let delayed = |program: &mut Program, at: Expr, left: ValueId, acc: ValueId| {
         let mut renaming = Renaming { vars: HashMap::from([(var.id, at)]), ..Renaming::default() };
         let mut out = program.copy_block(&brings, &mut renaming);
         let b = match b {

@@ -200,7 +200,7 @@ impl Pass<'_> {
             let buffer = self.buffer(*load, 2);
             let to = Slot { buffer, stage: Stage::Index(Expr::var(&turn)) };
             self.slots.insert(*load, to.clone());
-            let mut fetch = |program: &mut Program, at: Expr, masked: bool| {
+            let fetch = |program: &mut Program, at: Expr, masked: bool| {
                 let mut view = self.feeds[load].view.clone();
                 let renaming = Renaming { vars: HashMap::from([(var.id, at)]), ..Renaming::default() };
                 for (axis, origin) in view.origin.iter_mut().enumerate() {

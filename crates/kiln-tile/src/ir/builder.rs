@@ -135,7 +135,7 @@ impl Builder {
             return value;
         }
         let var = self.var(name, value.ty());
-        self.push(vec![], Op::Bind { var: var.clone(), value });
+        self.push(vec![], Op::Bind { var: var.clone(), value, below: None });
         Expr::var(&var)
     }
 

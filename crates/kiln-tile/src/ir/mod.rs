@@ -12,6 +12,7 @@
 //! all threads of the role. Elements of tiles appear as scalars only inside of [`Op::Map`] and [`Place::Elements`].
 
 mod builder;
+mod text;
 mod visit;
 
 pub use builder::{Builder, MapBuilder, Tile};
@@ -185,6 +186,8 @@ pub enum Op {
         var: Var,
         /// The value.
         value: Expr,
+        /// What it is known to be below, besides not negative: a coordinate of the domain, computed.
+        below: Option<Expr>,
     },
     /// A tile whose elements are all this scalar.
     Full {

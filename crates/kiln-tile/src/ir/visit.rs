@@ -111,7 +111,11 @@ impl Op {
             }
         };
         match self {
-            Op::Bind { value, .. } | Op::Full { value } | Op::Assign { value, .. } => visit(value),
+            Op::Bind { value, below, .. } => {
+                visit(value);
+                below.iter_mut().for_each(visit);
+            }
+            Op::Full { value } | Op::Assign { value, .. } => visit(value),
             Op::Load { from, fill } => {
                 place(from, visit);
                 visit(fill);

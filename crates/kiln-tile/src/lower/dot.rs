@@ -3,30 +3,22 @@
 use super::Lower;
 use crate::error::Result;
 use crate::expr::{BinaryOp, Expr};
-use crate::ir::{Operand, Slot, ValueId};
-use crate::passes::Machine;
-use crate::threads::{self as t, Binary, Function, Instruction, Place, Scalar, Stmt, Ty};
-use kiln_layout::{MatrixAccess, Mode, RegisterLayout, SharedLayout};
-
-/// Rows of a warpgroup's instruction.
-const GROUP_ROWS: u32 = 64;
+use crate::ir::{Operand, Slot, Stage, ValueId};
+use crate::passes::machine::DotLayouts;
+use crate::threads::{self as t, Atom, Binary, Function, Instruction, Place, Scalar, Stmt, Ty};
+use kiln_layout::{Major, MatrixAccess, Mode, RegisterLayout, SharedLayout};
+use kiln_target::atoms::{CopyAtom, CopyKind, MmaAtom, MmaKind, Source, Space};
 
 impl Lower<'_> {
     /// Writes `result = acc + a * b`; the result has the registers of `acc`.
-    pub(super) fn dot(
-        &mut self,
-        _result: ValueId,
-        a: &Operand,
-        b: &Operand,
-        acc: ValueId,
-        atom: Option<&str>,
-    ) -> Result<()> {
+    pub(super) fn dot(&mut self, a: &Operand, b: &Operand, acc: ValueId, atom: Option<&str>) -> Result<()> {
         let Operand::Shared(right) = b else { return Err(self.internal("a right operand in registers")) };
+        let atom = atom.and_then(|name| MmaAtom::ALL.iter().find(|row| row.name() == name));
         match atom {
-            Some("wgmma") => self.wgmma(a, right, acc),
-            Some("mma") => self.mma(a, right, acc),
-            Some("fma") => self.fma(a, right, acc),
-            _ => Err(self.internal("a product without an instruction")),
+            Some(atom) if atom.kind == MmaKind::Wgmma => self.wgmma(atom, a, right, acc),
+            Some(atom) if atom.kind == MmaKind::Sync => self.mma(atom, a, right, acc),
+            Some(_) => self.fma(a, right, acc),
+            None => Err(self.internal("a product without an instruction")),
         }
     }
 
@@ -45,66 +37,57 @@ impl Lower<'_> {
         Ok(named)
     }
 
-    fn wgmma(&mut self, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
-        let [m, n] = [0, 1].map(|axis| self.program.value(acc).shape[axis]);
-        let groups = self.threads()?.count / 128;
-        let repeats = m / GROUP_ROWS / groups.max(1);
-        let dtype = self.program.shared(b.buffer).dtype;
-        let unfit = |what: &str| format!("wgmma cannot read `{what}` as it lies in shared memory");
-        let right = self.shared_layout(b)?.wgmma_descriptor(1, 0, n);
-        let right = right.ok_or_else(|| self.internal(unfit(&self.program.shared(b.buffer).name)))?;
+    fn wgmma(&mut self, atom: &MmaAtom, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
+        let n = self.program.value(acc).shape[1];
+        let accumulator = self.layout(acc)?;
+        let parts = DotLayouts::of(atom, n, accumulator);
+        let Some([repeats, _]) = parts.map(|parts| parts.repeats(atom, n)) else {
+            return Err(self.internal("an accumulator that its instruction does not tile"));
+        };
+        let right = self.shared_layout(b)?.wgmma_descriptor(1, 0, n).ok_or_else(|| self.unfit(b))?;
         let bytes = self.slot_bytes(b)?;
         let b_first = self.descriptor("b_tile", right.bits(), &bytes)?;
         let step = |first: &t::Var, bytes: u32| t::Expr::from(first).plus(t::Expr::Int((bytes >> 4).into(), Scalar::U64));
         let sums = self.array(acc)?;
-        let sum = |repeat: u32| -> Vec<Place> {
-            (0..n / 2).map(|i| sums.place(t::Expr::int(repeat * n / 2 + i))).collect()
+        let each = n * atom.m / 128;
+        let source = |major: Major| Source::Shared { mn_major: major == Major::Mn };
+        let product = |repeat: u32, from: Source, operands: Vec<t::Expr>| {
+            Stmt::Instruction(Instruction {
+                atom: Atom::Mma { row: *atom, width: n, a: from, b: source(right.major) },
+                accumulators: (0..each).map(|i| sums.place(t::Expr::int(repeat * each + i))).collect(),
+                results: vec![],
+                operands,
+            })
         };
-        let transposed = |major: kiln_layout::Major| t::Expr::int(i128::from(major == kiln_layout::Major::Mn));
         match a {
             Operand::Shared(slot) => {
-                let left = self.shared_layout(slot)?.wgmma_descriptor(0, 1, GROUP_ROWS);
-                let left = left.ok_or_else(|| self.internal(unfit(&self.program.shared(slot.buffer).name)))?;
+                let left = self.shared_layout(slot)?.wgmma_descriptor(0, 1, atom.m).ok_or_else(|| self.unfit(slot))?;
                 let mut bytes = self.slot_bytes(slot)?;
-                if groups > 1 {
+                if self.threads()?.count > 128 {
                     let own = left.mn_offsets.get(repeats as usize).copied().unwrap_or(0);
                     let group = self.thread()? / 128 * i64::from(own);
                     bytes = bytes + self.of_thread("group_rows", group)?;
                 }
                 let a_first = self.descriptor("a_tile", left.bits(), &bytes)?;
-                for (k, (deep_a, deep_b)) in left.k_offsets.iter().zip(&right.k_offsets).enumerate() {
-                    let _ = k;
+                for (deep_a, deep_b) in left.k_offsets.iter().zip(&right.k_offsets) {
                     for repeat in 0..repeats {
                         let rows = left.mn_offsets.get(repeat as usize).copied().unwrap_or(0);
-                        self.push(Stmt::Instruction(Instruction {
-                            atom: wgmma_name(n, dtype, true).into(),
-                            accumulators: sum(repeat),
-                            results: vec![],
-                            operands: vec![
-                                step(&a_first, deep_a + rows),
-                                step(&b_first, *deep_b),
-                                transposed(left.major),
-                                transposed(right.major),
-                            ],
-                        }));
+                        let operands = vec![step(&a_first, deep_a + rows), step(&b_first, *deep_b)];
+                        self.push(product(repeat, source(left.major), operands));
                     }
                 }
             }
             Operand::Tile(value) => {
                 let left = self.array(*value)?;
-                let per_row = self.program.value(*value).shape[1] / 2;
+                let (word, words) = (atom.a.per_word(), atom.a_layout().registers() / atom.a.per_word());
+                let steps = right.k_offsets.len() as u32;
                 for (k, deep_b) in right.k_offsets.iter().enumerate() {
                     for repeat in 0..repeats {
-                        let first = repeat * per_row + 8 * k as u32;
-                        let word = |i: u32| packed(&left, first + 2 * i, 2);
-                        let mut operands: Vec<t::Expr> = (0..4).map(word).collect();
-                        operands.extend([step(&b_first, *deep_b), transposed(right.major)]);
-                        self.push(Stmt::Instruction(Instruction {
-                            atom: wgmma_name(n, dtype, false).into(),
-                            accumulators: sum(repeat),
-                            results: vec![],
-                            operands,
-                        }));
+                        let first = (repeat * steps + k as u32) * words * word;
+                        let mut operands: Vec<t::Expr> =
+                            (0..words).map(|i| packed(&left, first + word * i, word)).collect();
+                        operands.push(step(&b_first, *deep_b));
+                        self.push(product(repeat, Source::Registers, operands));
                     }
                 }
             }
@@ -112,59 +95,72 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn mma(&mut self, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
-        let shape = [0, 1].map(|axis| self.program.value(acc).shape[axis]);
-        let dtype = self.program.shared(b.buffer).dtype;
+    fn unfit(&self, slot: &Slot) -> crate::error::TileError {
+        let name = &self.program.shared(slot.buffer).name;
+        self.internal(format!("the instruction cannot read `{name}` as it lies in shared memory"))
+    }
+
+    fn mma(&mut self, atom: &MmaAtom, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
+        let [m, n] = [0, 1].map(|axis| self.program.value(acc).shape[axis]);
         let depth = self.program.shared(b.buffer).shape[0];
-        let layout = self.layout(acc)?.clone();
-        let parts = Machine { arch: self.arch }
-            .mma_operands(&layout, [shape[0], shape[1], depth])
-            .map_err(|e| self.internal(format!("the operands of a product: {e}")))?;
-        let sums = self.array(acc)?;
-        let (rows, columns) = (parts.rows, parts.columns);
-        let right = self.matrices("b", b, &parts.right)?;
-        let left = match a {
-            Operand::Shared(slot) => Some(self.matrices("a", slot, &parts.left)?),
+        let width = atom.widths[0];
+        let accumulator = self.layout(acc)?;
+        let parts = DotLayouts::of(atom, width, accumulator);
+        let (Some(parts), Some(b_part)) = (parts, atom.b_layout()) else {
+            return Err(self.internal("an accumulator that its instruction does not tile"));
+        };
+        let [rows, columns] = parts.repeats(atom, width);
+        let left = parts.left([m, depth]).map_err(|e| self.internal(e.to_string()))?;
+        let right = parts.right([depth, n]).map_err(|e| self.internal(e.to_string()))?.unwrap_or(left.clone());
+        let words = [atom.a_layout().registers() / atom.a.per_word(), b_part.registers() / atom.b.per_word()];
+        let steps = depth / atom.k;
+        let b_from = self.fragments("b", b, &right, (columns * words[1], atom.b.per_word()))?;
+        let a_from = match a {
+            // A run of instructions reads the steps of one row.
+            Operand::Shared(slot) => Some(self.fragments("a", slot, &left, (steps * words[0], atom.a.per_word()))?),
             Operand::Tile(_) => None,
         };
-        let a_words = self.var("a_words", Ty::Array(Scalar::U32, rows * 4));
-        let b_words = self.var("b_words", Ty::Array(Scalar::U32, columns * 2));
+        let together = a_from.as_ref().map_or(1, |from| (from.count() / words[0]).max(1));
+        let word_type = |bytes: u32| if bytes == 8 { Scalar::F64 } else { Scalar::U32 };
+        let a_words = self.var("a_words", Ty::Array(word_type(atom.a.bytes()), rows * together * words[0]));
+        let b_words = self.var("b_words", Ty::Array(word_type(atom.b.bytes()), columns * words[1]));
         self.push(Stmt::declare(&a_words));
         self.push(Stmt::declare(&b_words));
+        let sums = self.array(acc)?;
+        let each = parts_registers(atom, width);
         let int = |x: u32| t::Expr::int(x);
-        for k in 0..depth / 16 {
-            match (a, &left) {
-                (Operand::Shared(_), Some(left)) => {
-                    for row in 0..rows {
-                        let to = (0..4).map(|i| a_words.place(int(row * 4 + i))).collect();
-                        self.load_matrices(left, row * (depth / 16) + k, to)?;
-                    }
-                }
-                (Operand::Tile(value), _) => {
-                    let from = self.array(*value)?;
-                    for row in 0..rows {
-                        for i in 0..4 {
-                            let word = packed(&from, row * (depth / 2) + 8 * k + 2 * i, 2);
-                            self.push(Stmt::Assign(a_words.place(int(row * 4 + i)), word));
+        for k in 0..steps {
+            if k % together == 0 {
+                for row in 0..rows {
+                    let first = (row * steps + k) * words[0];
+                    let to = |i: u32| a_words.place(int(row * together * words[0] + i));
+                    match (a, &a_from) {
+                        (Operand::Tile(value), _) => {
+                            let from = self.array(*value)?;
+                            let per = atom.a.per_word();
+                            for i in 0..words[0] {
+                                self.push(Stmt::Assign(to(i), packed(&from, (first + i) * per, per)));
+                            }
                         }
+                        (_, Some(from)) => {
+                            let places = (0..together * words[0]).map(to).collect();
+                            self.load_fragments(from, first, places)?;
+                        }
+                        _ => return Err(self.internal("a left operand that is nowhere")),
                     }
                 }
-                _ => return Err(self.internal("a left operand that is nowhere")),
             }
-            // Two n8 blocks an instruction, if there are two.
-            let count = right.access.count / 2;
-            for pair in 0..columns / count {
-                let to = (0..2 * count).map(|i| b_words.place(int(pair * 2 * count + i))).collect();
-                self.load_matrices(&right, k * (columns / count) + pair, to)?;
-            }
+            let places = (0..columns * words[1]).map(|i| b_words.place(int(i))).collect();
+            self.load_fragments(&b_from, k * columns * words[1], places)?;
             for row in 0..rows {
                 for column in 0..columns {
-                    let first = (row * columns + column) * 4;
-                    let mut operands: Vec<t::Expr> = (0..4).map(|i| a_words.at(int(row * 4 + i))).collect();
-                    operands.extend((0..2).map(|i| b_words.at(int(column * 2 + i))));
+                    let first = (row * columns + column) * each;
+                    let at = (row * together + k % together) * words[0];
+                    let mut operands: Vec<t::Expr> = (0..words[0]).map(|i| a_words.at(int(at + i))).collect();
+                    operands.extend((0..words[1]).map(|i| b_words.at(int(column * words[1] + i))));
                     self.push(Stmt::Instruction(Instruction {
-                        atom: mma_name(dtype).into(),
-                        accumulators: (0..4).map(|i| sums.place(int(first + i))).collect(),
+                        atom: Atom::Mma { row: *atom, width, a: Source::Registers, b: Source::Registers },
+                        accumulators: (0..each).map(|i| sums.place(int(first + i))).collect(),
                         results: vec![],
                         operands,
                     }));
@@ -174,47 +170,91 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// Gets ready to load an operand's fragments by `ldmatrix`.
-    fn matrices(&mut self, name: &str, slot: &Slot, registers: &RegisterLayout) -> Result<Matrices> {
+    /// Gets ready to load an operand's fragments, in runs of so many words of so many elements: by `ldmatrix` where it reads the buffer as it
+    /// lies, else an element at a time.
+    fn fragments(
+        &mut self,
+        name: &str,
+        slot: &Slot,
+        registers: &RegisterLayout,
+        (run, word): (u32, u32),
+    ) -> Result<Fragments> {
         let layout = self.shared_layout(slot)?.clone();
-        let access = [4, 2].into_iter().find_map(|count| layout.matrix_access(registers, count));
-        let Some(access) = access else {
-            let buffer = self.program.shared(slot.buffer).name.clone();
-            return Err(self.internal(format!("ldmatrix cannot read `{buffer}` as it lies in shared memory")));
-        };
-        let own = self.thread_bytes(&layout, &access)?;
         let base = self.slot_bytes(slot)?;
-        Ok(Matrices { name: name.to_owned(), layout, access, own, base })
+        let counts = [4, 2, 1].into_iter().filter(|count| run % count == 0);
+        let access = counts.filter_map(|count| layout.matrix_access(registers, count)).next();
+        let own = match &access {
+            Some(access) => self.thread_bytes(&layout, &access.rows, Some(access))?,
+            None => self.thread_bytes(&layout, registers, None)?,
+        };
+        let of = Scalar::of(self.program.shared(slot.buffer).dtype, false);
+        Ok(Fragments { name: name.to_owned(), layout, registers: registers.clone(), access, own, base, of, word })
     }
 
-    /// The bytes, before the swizzle, of the row that a thread points to, as far as that depends on the thread.
-    fn thread_bytes(&mut self, layout: &SharedLayout, access: &MatrixAccess) -> Result<Expr> {
+    /// Loads the words from `first` on, in the order of the layout's registers.
+    fn load_fragments(&mut self, from: &Fragments, first: u32, results: Vec<Place>) -> Result<()> {
+        let Some(access) = &from.access else {
+            for (i, place) in results.into_iter().enumerate() {
+                let word = first + i as u32;
+                let mut elements = vec![];
+                for register in word * from.word..(word + 1) * from.word {
+                    let constant = from.layout.linear(&from.registers.coordinate(register, 0));
+                    let bytes = &from.base + self.swizzled(&from.name, &from.layout, &from.own, constant)?;
+                    let bytes = Box::new(self.expr(&bytes)?);
+                    elements.push(t::Expr::load(t::Expr::SharedPointer { to: from.of, bytes }, t::Expr::int(0)));
+                }
+                let value = match (from.of, elements.len()) {
+                    (_, 1) if from.of == Scalar::F64 => elements.remove(0),
+                    (_, 1) => t::Expr::call(Function::Bits, elements),
+                    _ => t::Expr::call(Function::Pack, elements),
+                };
+                self.push(Stmt::Assign(place, value));
+            }
+            return Ok(());
+        };
+        let count = access.count;
+        let row = CopyAtom::ALL.iter().find(|row| {
+            row.kind == CopyKind::Matrix { count, trans: access.trans } && row.to == Space::Registers
+        });
+        let Some(row) = row else { return Err(self.internal("no such ldmatrix")) };
+        let mut results = results.into_iter();
+        for instruction in first / count.. {
+            let places: Vec<Place> = results.by_ref().take(count as usize).collect();
+            if places.is_empty() {
+                break;
+            }
+            let constant = from.layout.linear(&access.row(instruction, 0));
+            let bytes = &from.base + self.swizzled(&from.name, &from.layout, &from.own, constant)?;
+            let address = t::Expr::SharedAddress(Box::new(self.expr(&bytes)?));
+            let atom = Atom::Copy { row: *row, rank: 1 };
+            let operands = vec![address];
+            self.push(Stmt::Instruction(Instruction { atom, accumulators: vec![], results: places, operands }));
+        }
+        Ok(())
+    }
+
+    /// The bytes, before the swizzle, of what a thread holds, or of the row that it points to, as far as they depend on the thread.
+    pub(super) fn thread_bytes(
+        &mut self,
+        layout: &SharedLayout,
+        registers: &RegisterLayout,
+        rows: Option<&MatrixAccess>,
+    ) -> Result<Expr> {
         let thread = self.thread()?;
         let mut sum = Expr::index(0);
         let mut weight = 1;
-        for mode in access.rows.thread_modes() {
+        for mode in registers.thread_modes() {
             if !mode.is_copies() {
-                let unit = if mode.axis == access.axis { access.elements } else { 1 };
+                let unit = rows.filter(|rows| rows.axis == mode.axis).map_or(1, |rows| rows.elements);
                 let scaled = Mode { stride: mode.stride * unit, ..*mode };
                 for (divide, extent, bytes) in steps(layout, scaled) {
-                    let digit = &thread / i64::from(weight * divide) % i64::from(extent);
+                    let digit = self.thread_digit(&thread, i64::from(weight * divide), extent)?;
                     sum = sum + digit * i64::from(bytes);
                 }
             }
             weight *= mode.extent;
         }
         Ok(sum)
-    }
-
-    fn load_matrices(&mut self, from: &Matrices, instruction: u32, results: Vec<Place>) -> Result<()> {
-        let constant = from.layout.linear(&from.access.row(instruction, 0));
-        let address = self.swizzled(&from.name, &from.layout, &from.own, constant)?;
-        let bytes = &from.base + address;
-        let address = t::Expr::SharedAddress(Box::new(self.expr(&bytes)?));
-        let trans = if from.access.trans { ".trans" } else { "" };
-        let atom = format!("ldmatrix.x{}{trans}", from.access.count).into();
-        self.push(Stmt::Instruction(Instruction { atom, accumulators: vec![], results, operands: vec![address] }));
-        Ok(())
     }
 
     /// The byte at `own + constant`, after the swizzle, of which what repeats beyond the swizzle's period is added last: the rest depends on the
@@ -238,7 +278,7 @@ impl Lower<'_> {
         let (Some(layout), Some(offset)) = (&buffer.layout, buffer.offset) else {
             return Err(self.internal(format!("`{}` has no place", buffer.name)));
         };
-        let crate::ir::Stage::Index(stage) = &slot.stage else {
+        let Stage::Index(stage) = &slot.stage else {
             return Err(self.internal(format!("a slot of `{}` is still a cursor", buffer.name)));
         };
         Ok(stage * i64::from(layout.stage_bytes()) + i64::from(offset))
@@ -319,14 +359,31 @@ impl Lower<'_> {
 }
 
 /// Fragments in shared memory, ready to be loaded.
-struct Matrices {
+struct Fragments {
     name: String,
     layout: SharedLayout,
-    access: MatrixAccess,
+    registers: RegisterLayout,
+    /// How `ldmatrix` reads them, if it does.
+    access: Option<MatrixAccess>,
     /// Bytes that depend on the thread.
     own: Expr,
     /// First byte of the slot.
     base: Expr,
+    of: Scalar,
+    /// Elements of a word.
+    word: u32,
+}
+
+impl Fragments {
+    /// Words that one instruction loads.
+    fn count(&self) -> u32 {
+        self.access.as_ref().map_or(1, |access| access.count)
+    }
+}
+
+/// Registers of one instruction's sums.
+fn parts_registers(atom: &MmaAtom, width: u32) -> u32 {
+    atom.acc_layout(width).map_or(0, |layout| layout.registers())
 }
 
 /// `count` neighbouring registers of an array in one word.
@@ -368,10 +425,3 @@ fn layout_bytes(layout: &SharedLayout, at: &[Expr; 2]) -> Expr {
     sum
 }
 
-fn wgmma_name(n: u32, dtype: crate::dtype::DType, shared: bool) -> String {
-    format!("wgmma.m64n{n}k16.f32.{dtype}.{}", if shared { "ss" } else { "rs" })
-}
-
-fn mma_name(dtype: crate::dtype::DType) -> String {
-    format!("mma.m16n8k16.f32.{dtype}")
-}

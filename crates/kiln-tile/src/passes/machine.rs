@@ -111,8 +111,20 @@ impl DotLayouts {
         self.right.as_ref().map(|right| right.tile(&shape, &deals)).transpose()
     }
 
-    /// Instructions of a warp along rows and columns.
-    pub fn repeats(&self, shape: [u32; 2], atom: &MmaAtom, width: u32) -> [u32; 2] {
+    /// Those of a dot whose accumulator is laid out for `width` columns an instruction; `None` if it is not laid out for the instruction.
+    pub fn of(atom: &MmaAtom, width: u32, accumulator: &RegisterLayout) -> Option<DotLayouts> {
+        let grid = accumulator.divide(&atom.acc_layout(width)?)?;
+        let along = |axis: usize| {
+            let modes = grid.thread_modes().iter().filter(|mode| mode.axis == axis && !mode.is_copies());
+            modes.map(|mode| mode.extent).product()
+        };
+        let (left, right) = (atom.a_layout(), atom.b_layout());
+        Some(DotLayouts { accumulator: accumulator.clone(), left, right, cut: [along(1), along(0)] })
+    }
+
+    /// Instructions of a warp, or warpgroup, along rows and columns.
+    pub fn repeats(&self, atom: &MmaAtom, width: u32) -> [u32; 2] {
+        let shape = self.accumulator.shape();
         [shape[0] / self.cut[1] / atom.m, shape[1] / self.cut[0] / width]
     }
 }

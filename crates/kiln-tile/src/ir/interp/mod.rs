@@ -229,7 +229,7 @@ impl<'p> Machine<'p> {
     fn stmt(&mut self, fibers: &mut [Fiber<'p>], who: usize, stmt: &'p Stmt) -> Result<()> {
         let fiber = &mut fibers[who];
         match &stmt.op {
-            Op::Bind { var, value } => self.state.bind(var, value),
+            Op::Bind { var, value, .. } => self.state.bind(var, value),
             Op::Full { value } => {
                 let element = self.state.eval(value)?;
                 self.define(fiber, stmt, |_, dtype, shape| Ok(vec![element.cast(dtype); tile::count(shape)]))

@@ -11,4 +11,4 @@ mod target;
 
 pub use gpu::{Gpu, Rates};
 pub use occupancy::{BlockResources, Limit, Occupancy, occupancy};
-pub use target::{Cpu, Target, UnknownTarget, Work};
+pub use target::{Cpu, Estimate, Target, UnknownTarget, Work};

@@ -70,6 +70,22 @@ pub enum TileError {
         /// The buffer's extents in this run.
         shape: Vec<i128>,
     },
+    /// Something read that holds nothing, seen by the interpreter.
+    #[error("kernel `{kernel}`: {what}; write it before it is read")]
+    Undefined {
+        /// The kernel's name.
+        kernel: String,
+        /// What was read, and where it is known why it holds nothing.
+        what: String,
+    },
+    /// Roles that wait for each other for ever, seen by the interpreter.
+    #[error("kernel `{kernel}` has a deadlock: {}; publish and release each slot as often as it is acquired and received", waits.join(", "))]
+    Deadlock {
+        /// The kernel's name.
+        kernel: String,
+        /// For each role what it waits for.
+        waits: Vec<String>,
+    },
     /// Arithmetic without a result, seen by the interpreter.
     #[error("kernel `{kernel}`: {what}")]
     Arithmetic {

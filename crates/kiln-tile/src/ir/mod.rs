@@ -12,6 +12,7 @@
 //! all threads of the role. Elements of tiles appear as scalars only inside of [`Op::Map`] and [`Place::Elements`].
 
 mod builder;
+pub mod interp;
 mod visit;
 
 pub use builder::{Builder, MapBuilder, Tile};

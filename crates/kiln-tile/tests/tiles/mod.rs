@@ -1,6 +1,7 @@
 //! Kernels at the level of tiles, of the kinds that families write.
 #![allow(dead_code)] // no test uses all
 
+pub mod generate;
 pub mod random;
 
 use kiln_tile::ir::{Block, Builder, MapBuilder, Place, Program, Tile, View};

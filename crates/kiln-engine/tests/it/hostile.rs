@@ -187,9 +187,9 @@ fn kernels_name_the_region_they_serve() {
     let code =
         || Image { cubin: Bytes::from_static(b"c"), ptx: Bytes::from_static(b"p"), resources: Resources::default() };
     for region in &image.plan.regions {
-        let implementation = kiln_kernels::lower(region, arch, &image.plan.symbols).unwrap();
+        let (_, implementation) = kiln_kernels::lower(region, arch, &image.plan.symbols).unwrap().remove(0);
         let images = implementation.kernels.iter().map(|_| code()).collect();
-        image.kernels.push(Compiled { implementation, images });
+        image.kernels.push(Compiled::single(implementation, images));
     }
     image.target = "sm_80".into();
     image.toolchain = Some(Toolchain::default());

@@ -62,6 +62,8 @@ struct Generator<'a> {
     /// Where the tile starts along M and N.
     origin: [Expr; 2],
     tensors: usize,
+    /// Tensors that are read.
+    inputs: Vec<(Buffer, Vec<Axis>)>,
     /// Tiles of `[M, N]` in f32.
     pool: Vec<Tile>,
 }
@@ -80,6 +82,7 @@ pub fn generate(tape: &[u16]) -> Case {
         tile: [0; 3],
         origin: [0; 2].map(Expr::index),
         tensors: 0,
+        inputs: vec![],
         pool: vec![],
     };
     let arch = generator.tape.pick(&Arch::ALL);
@@ -128,7 +131,7 @@ impl Generator<'_> {
         for axis in 0..3 {
             let name = ["m", "n", "k"][axis];
             let align = self.tape.pick(&[1, 8, 64]);
-            let whole = 1 + self.tape.below(if align == 64 { 2 } else { 70 / align });
+            let whole = 1 + self.tape.below(if align == 64 { 2 } else { 50 / align });
             let empty = axis == 2 && align == 1 && self.tape.below(8) == 1;
             let size = if empty { 0 } else { align * whole };
             self.sizes[axis] = size;
@@ -159,12 +162,22 @@ impl Generator<'_> {
         format!("t{}", self.tensors)
     }
 
+    /// A new tensor, or one that is there.
     fn input(&mut self, dtype: DType, axes: &[Axis]) -> Buffer {
+        let alike = self.inputs.iter().rfind(|(tensor, known)| tensor.dtype == dtype && known == axes);
+        if let Some((tensor, _)) = alike
+            && self.tape.below(3) == 1
+        {
+            self.steps.push(format!("{} again", tensor.name));
+            return tensor.clone();
+        }
         let shape: Vec<Expr> = axes.iter().map(|axis| self.extents[*axis as usize].clone()).collect();
         let len = axes.iter().map(|axis| self.sizes[*axis as usize]).product();
         self.args.push(Arg::Array(self.values.array(dtype, len)));
         let name = self.name();
-        self.k.input(&name, dtype, &shape)
+        let tensor = self.k.input(&name, dtype, &shape);
+        self.inputs.push((tensor.clone(), axes.to_vec()));
+        tensor
     }
 
     fn element(&mut self) -> DType {
@@ -293,7 +306,7 @@ impl Generator<'_> {
         let ([bm, bn, bk], [m0, n0], stages) = (self.tile, self.origin.clone(), self.stages());
         let range = (Expr::index(0), self.extents[2].clone(), i64::from(bk));
         let first = if self.tape.flip() { Some(self.any()) } else { None };
-        let some = self.tape.below(4) == 3;
+        let (some, order) = (self.tape.below(4) == 3, self.tape.below(3));
         self.steps.push(format!(
             "product with {stages:?} stages, {} sum{}",
             ["a", "no"][usize::from(first.is_none())],
@@ -302,6 +315,11 @@ impl Generator<'_> {
         let build = |k: &mut Builder| {
             let acc = first.unwrap_or_else(|| k.full("acc", DType::F32, &[bm, bn], f32(0.0)));
             k.for_range("p", range, stages, &[acc], |k, p, carried| {
+                let p = &match order {
+                    0 => p.clone(),
+                    1 => k.bind("odd", p + 1),
+                    _ => k.bind("block", p / i64::from(bk)) * i64::from(bk),
+                };
                 let a = a.load(k, [m0.clone(), p.clone()], [bm, bk]);
                 let b = b.load(k, [p.clone(), n0.clone()], [bk, bn]);
                 vec![k.dot(&a, &b, &carried[0])]

@@ -1,8 +1,24 @@
 //! What the caller decides about fusion.
 
-use kiln_graph::Bindings;
+use kiln_graph::{Bindings, Dim, Symbols};
 use kiln_target::Target;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The value a symbol counts as when the caller gave none.
+pub(crate) const TYPICAL: i64 = 64;
+
+/// A typical value for each symbol of `dims`: that of `sizes`, else 64, within its range.
+pub fn typical_sizes<'d>(dims: impl IntoIterator<Item = &'d Dim>, symbols: &Symbols, sizes: &Bindings) -> Bindings {
+    let mut used = BTreeSet::new();
+    dims.into_iter().for_each(|dim| dim.symbols(&mut used));
+    let typical = |name: String| {
+        let (low, high) = symbols.range(&name);
+        let size = sizes.get(&name).copied().unwrap_or(TYPICAL).clamp(low, high.max(low));
+        (name, size)
+    };
+    used.into_iter().map(typical).collect()
+}
 
 /// How far rewriting may change results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod families;
 mod family;
 mod guard;
 mod kernel;

@@ -6,7 +6,7 @@ use kiln_target::arch::Arch;
 use kiln_tile::pass::Watch;
 use kiln_tile::{DType, KernelParam, Program, compile_watched};
 
-/// What a parameter of a [`TileProgram`] is bound to.
+/// What a parameter of a tile program is bound to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Argument {
     /// The region's input of that index.
@@ -19,6 +19,29 @@ pub enum Argument {
     Fault,
     /// The code of the first check.
     FaultCode,
+    /// The scratch that the region's kernels share.
+    Scratch,
+    /// The memory that is zero at first.
+    Zeroed,
+    /// The packed input of that index.
+    Packed(usize),
+}
+
+impl Argument {
+    /// The launch parameter that it is; dims are passed in 32 bits where the kernel's parameter is `narrow`.
+    pub(crate) fn param(&self, narrow: bool) -> Param {
+        match self {
+            Argument::Input(i) => Param::Input(*i),
+            Argument::Output(i) => Param::Output(*i),
+            Argument::Dim(dim) if narrow => Param::I32(dim.clone()),
+            Argument::Dim(dim) => Param::I64(dim.clone()),
+            Argument::Fault => Param::Fault,
+            Argument::FaultCode => Param::FaultCode,
+            Argument::Scratch => Param::Scratch,
+            Argument::Zeroed => Param::Zeroed,
+            Argument::Packed(i) => Param::Packed(*i),
+        }
+    }
 }
 
 /// One kernel of a region before it is compiled: the level between the reference interpreter and CUDA C.
@@ -45,16 +68,8 @@ impl TileProgram {
         let _span = tracing::debug_span!("kernel", name = self.program.name).entered();
         let kernel = compile_watched(&self.program, arch, watch)
             .map_err(|source| Error::Tile { region: self.program.name.clone(), source: source.into() })?;
-        let params = self.arguments.iter().zip(&kernel.params).map(|(argument, param)| match argument {
-            Argument::Input(i) => Param::Input(*i),
-            Argument::Output(i) => Param::Output(*i),
-            Argument::Fault => Param::Fault,
-            Argument::FaultCode => Param::FaultCode,
-            Argument::Dim(dim) if matches!(param, KernelParam::Scalar { dtype: DType::I32, .. }) => {
-                Param::I32(dim.clone())
-            }
-            Argument::Dim(dim) => Param::I64(dim.clone()),
-        });
+        let narrow = |param: &KernelParam| matches!(param, KernelParam::Scalar { dtype: DType::I32, .. });
+        let params = self.arguments.iter().zip(&kernel.params).map(|(argument, param)| argument.param(narrow(param)));
         let blocks = self.points.ceil_div(&Dim::from(i64::from(kernel.points_per_block)));
         let launch = Launch {
             grid: Grid::Fixed([blocks, Dim::from(1), Dim::from(1)]),

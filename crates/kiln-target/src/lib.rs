@@ -1,13 +1,14 @@
-//! What a GPU or CPU is: architectures, capacities, rates, occupancy and the roofline cost model.
+//! What a GPU or CPU is: architectures, their matrix and copy instructions, capacities, rates, occupancy and the roofline cost model.
 //!
 //! Must not know: graphs, kernels or how anything is scheduled.
 #![forbid(unsafe_code)]
 
 pub mod arch;
+pub mod atoms;
 mod gpu;
 mod occupancy;
 mod target;
 
 pub use gpu::{Gpu, Rates};
 pub use occupancy::{BlockResources, Limit, Occupancy, occupancy};
-pub use target::{Cpu, Target, UnknownTarget, Work};
+pub use target::{Cpu, Estimate, Target, UnknownTarget, Work};

@@ -51,6 +51,19 @@ pub struct Work {
     pub operands: DType,
 }
 
+/// Modelled cost of one way to compute something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Time, launches included.
+    pub seconds: f64,
+    /// Bytes read from and written to device memory.
+    pub bytes: f64,
+    /// Arithmetic operations (a multiply-add counts as two).
+    pub flops: f64,
+    /// Kernels.
+    pub launches: u32,
+}
+
 impl Target {
     /// Adds `sm_80` unless it is there: the driver assembles its PTX on any newer GPU.
     pub fn add_portable(targets: &mut Vec<Target>) {

@@ -2,12 +2,11 @@
 
 use super::cut::{Inner, is_literal};
 use crate::egraph::{ClassIx, Dag};
-use crate::{Anchor, Numerics, Options};
+use crate::options::TYPICAL;
+use crate::{Anchor, Numerics, Options, typical_sizes};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, OpKind, Symbols, UnaryOp};
 use kiln_target::{Target, Work};
 
-/// The value a symbol counts as when the caller gave none.
-const TYPICAL: i64 = 64;
 /// Breaks ties in favour of fewer nodes.
 const PER_NODE: f64 = 1e-12;
 /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
@@ -40,16 +39,8 @@ pub(crate) struct Estimate {
 
 impl<'a> Costs<'a> {
     pub fn new(dag: &Dag, symbols: &Symbols, options: &'a Options) -> Costs<'a> {
-        let mut used = std::collections::BTreeSet::new();
-        for class in &dag.classes {
-            class.types.iter().flat_map(|t| &t.shape).for_each(|d| d.symbols(&mut used));
-        }
-        let mut sizes = Bindings::new();
-        for name in used {
-            let (low, high) = symbols.range(&name);
-            let size = options.sizes.get(&name).copied().unwrap_or(TYPICAL).clamp(low, high.max(low));
-            sizes.insert(name, size);
-        }
+        let dims = dag.classes.iter().flat_map(|class| class.types.iter().flat_map(|t| &t.shape));
+        let sizes = typical_sizes(dims, symbols, &options.sizes);
         let count = |shape: &[Dim]| shape.iter().map(|d| extent(d, &sizes)).product::<f64>();
         let numel: Vec<f64> = dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape)).sum()).collect();
         let bytes =

@@ -1,14 +1,14 @@
 //! Casts between element types.
 
-use super::Values;
 use super::dtype::{float_to_int, register, round};
+use super::{Values, Writer};
 use crate::Result;
 use kiln_graph::DType;
-use kiln_tile::{Builder, Expr};
+use kiln_tile::Expr;
 
 impl Values<'_> {
     /// `x`, a value of type `from`, as a value of type `to`.
-    pub fn convert(&mut self, k: &mut Builder, x: Expr, from: DType, to: DType, saturate: bool) -> Result<Expr> {
+    pub fn convert(&mut self, k: &mut dyn Writer, x: Expr, from: DType, to: DType, saturate: bool) -> Result<Expr> {
         if from == to {
             return Ok(x);
         }
@@ -26,12 +26,12 @@ impl Values<'_> {
     }
 
     /// The result of arithmetic, `x` in the compute type, as a value of `dtype`.
-    pub fn rounded(&mut self, k: &mut Builder, x: &Expr, dtype: DType) -> Result<Expr> {
+    pub fn rounded(&mut self, k: &mut dyn Writer, x: &Expr, dtype: DType) -> Result<Expr> {
         if dtype.is_f8() { self.f8(k, x, dtype) } else { Ok(round(x, dtype)) }
     }
 
     /// Rounding to an 8-bit float that overflows as IEEE formats do. The hardware's conversion saturates instead.
-    fn f8(&mut self, k: &mut Builder, x: &Expr, to: DType) -> Result<Expr> {
+    fn f8(&mut self, k: &mut dyn Writer, x: &Expr, to: DType) -> Result<Expr> {
         if to == DType::F8E5M2 {
             let what = "a rounding to f8e5m2 that may overflow to infinity";
             return self.unsupported(what, "cast with `saturate`, or compute in f16 and store that");

@@ -1,13 +1,13 @@
 //! Dimensions as index expressions: constants are literals, the rest become runtime parameters.
 
-use super::Values;
+use super::{Values, Writer};
 use crate::program::Argument;
 use kiln_graph::Dim;
-use kiln_tile::{Builder, Expr};
+use kiln_tile::Expr;
 
 impl Values<'_> {
     /// The value of `dim`: a literal, or a parameter that all uses share.
-    pub fn dim(&mut self, k: &mut Builder, dim: &Dim) -> Expr {
+    pub fn dim(&mut self, k: &mut dyn Writer, dim: &Dim) -> Expr {
         if let Some(value) = dim.as_const() {
             return Expr::index(value);
         }
@@ -21,14 +21,14 @@ impl Values<'_> {
             high = i32::MAX.into();
         }
         let multiple = dim.terms().fold(0, |g, (_, coefficient)| gcd(g, coefficient.saturating_abs()));
-        let param = k.dim_multiple_of(&name(dim), low..=high.max(low), multiple.max(1));
+        let param = k.dim(&name(dim), low..=high.max(low), multiple.max(1));
         self.dims.push((dim.clone(), param.clone()));
         self.arguments.push(Argument::Dim(dim.clone()));
         param
     }
 
     /// The values of several dims.
-    pub fn dims(&mut self, k: &mut Builder, dims: &[Dim]) -> Vec<Expr> {
+    pub fn dims(&mut self, k: &mut dyn Writer, dims: &[Dim]) -> Vec<Expr> {
         dims.iter().map(|d| self.dim(k, d)).collect()
     }
 }

@@ -1,13 +1,13 @@
 //! Elementwise ops.
 
-use super::Values;
+use super::{Values, Writer};
 use crate::Result;
 use kiln_graph::{BinaryOp, CompareOp, DType, UnaryOp, ValueId};
+use kiln_tile::Expr;
 use kiln_tile::expr::{BinaryOp as TileBinary, CompareOp as TileCompare, UnaryOp as TileUnary};
-use kiln_tile::{Builder, Expr};
 
 impl Values<'_> {
-    pub(super) fn unary(&mut self, k: &mut Builder, op: UnaryOp, x: ValueId, index: &[Expr]) -> Result<Expr> {
+    pub(super) fn unary(&mut self, k: &mut dyn Writer, op: UnaryOp, x: ValueId, index: &[Expr]) -> Result<Expr> {
         let dtype = self.graph.ty(x).dtype;
         let x = self.number(k, x, index)?;
         let result = match op {
@@ -32,7 +32,7 @@ impl Values<'_> {
 
     pub(super) fn binary(
         &mut self,
-        k: &mut Builder,
+        k: &mut dyn Writer,
         op: BinaryOp,
         [a, b]: [ValueId; 2],
         index: &[Expr],
@@ -44,7 +44,7 @@ impl Values<'_> {
     }
 
     /// `a op b` in the compute type of `dtype`.
-    fn combine(&mut self, k: &mut Builder, op: BinaryOp, dtype: DType, a: Expr, b: Expr) -> Result<Expr> {
+    fn combine(&mut self, k: &mut dyn Writer, op: BinaryOp, dtype: DType, a: Expr, b: Expr) -> Result<Expr> {
         let whole = dtype.is_int();
         Ok(match op {
             BinaryOp::Add => a + b,
@@ -85,7 +85,7 @@ impl Values<'_> {
     }
 
     /// Integer quotient or remainder; 0 where the divisor is.
-    fn divide(&mut self, k: &mut Builder, op: TileBinary, a: Expr, b: Expr) -> Expr {
+    fn divide(&mut self, k: &mut dyn Writer, op: TileBinary, a: Expr, b: Expr) -> Expr {
         if b.as_const().is_some_and(|b| b != 0 && b != -1) {
             return a.binary(op, b);
         }
@@ -94,7 +94,7 @@ impl Values<'_> {
     }
 
     /// Integer power by squaring. Powers wrap; a negative exponent truncates toward zero.
-    fn power(&mut self, k: &mut Builder, dtype: DType, a: Expr, b: Expr) -> Result<Expr> {
+    fn power(&mut self, k: &mut dyn Writer, dtype: DType, a: Expr, b: Expr) -> Result<Expr> {
         let one = Expr::int(a.ty(), 1);
         if let Some(exponent) = b.as_const().filter(|&e| (0..64).contains(&e)) {
             let a = self.name(k, "base", a);
@@ -130,7 +130,7 @@ impl Values<'_> {
 
     pub(super) fn compare(
         &mut self,
-        k: &mut Builder,
+        k: &mut dyn Writer,
         op: CompareOp,
         [a, b]: [ValueId; 2],
         index: &[Expr],
@@ -147,7 +147,7 @@ impl Values<'_> {
         Ok(a.compare(op, b))
     }
 
-    pub(super) fn select(&mut self, k: &mut Builder, [cond, a, b]: [ValueId; 3], index: &[Expr]) -> Result<Expr> {
+    pub(super) fn select(&mut self, k: &mut dyn Writer, [cond, a, b]: [ValueId; 3], index: &[Expr]) -> Result<Expr> {
         let cond = self.value(k, cond, index)?;
         let (a, b) = (self.value(k, a, index)?, self.value(k, b, index)?);
         Ok(cond.select(&a, b))

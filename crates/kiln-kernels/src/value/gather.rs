@@ -1,14 +1,14 @@
 //! Gathers: views whose places are data.
 
-use super::Values;
+use super::{Values, Writer};
 use crate::Result;
 use kiln_graph::{Dim, Node, Op, ValueId};
 use kiln_tile::expr::CompareOp;
-use kiln_tile::{Builder, Expr, Type};
+use kiln_tile::{Expr, Type};
 
 impl Values<'_> {
     /// The value of `v`, the result of a gather, at `index`.
-    pub(super) fn gathered(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+    pub(super) fn gathered(&mut self, k: &mut dyn Writer, v: ValueId, index: &[Expr]) -> Result<Expr> {
         let graph = self.graph;
         let node = graph.producer(v);
         let (x, places) = (node.inputs[0], node.inputs[1]);
@@ -47,7 +47,7 @@ impl Values<'_> {
 
     /// Which element along `axis` of its first operand `node` addresses at `index` of its second: negative places count from the end.
     /// Those outside are noted as a fault and clamped, unless they provably cannot be.
-    pub fn place(&mut self, k: &mut Builder, node: &Node, index: &[Expr], axis: usize) -> Result<Expr> {
+    pub fn place(&mut self, k: &mut dyn Writer, node: &Node, index: &[Expr], axis: usize) -> Result<Expr> {
         let (extent, places) = (&self.shape(node.inputs[0])[axis], node.inputs[1]);
         let raw = self.value(k, places, index)?.cast(Type::Index);
         let raw = self.name(k, "place", raw);
@@ -73,7 +73,7 @@ impl Values<'_> {
     }
 
     /// The coordinates that the last axis of the second operand of `node` holds at `index`, into the axes of the first from `first` on.
-    pub fn coordinates(&mut self, k: &mut Builder, node: &Node, index: &[Expr], first: usize) -> Result<Vec<Expr>> {
+    pub fn coordinates(&mut self, k: &mut dyn Writer, node: &Node, index: &[Expr], first: usize) -> Result<Vec<Expr>> {
         let count = self.shape(node.inputs[1]).last().and_then(Dim::as_const).unwrap_or(0);
         let axes = first..self.shape(node.inputs[0]).len();
         let mut at = vec![];

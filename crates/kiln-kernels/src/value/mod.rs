@@ -14,13 +14,17 @@ mod quant;
 mod range;
 mod reshape;
 mod view;
+mod writer;
 
+pub use writer::Writer;
+
+use crate::families::TileLaunch;
 use crate::program::{Argument, TileProgram};
 use crate::{Error, Result};
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Graph, Op, Symbols, ValueId};
 use kiln_tile::expr::{Expr, ExprKind};
-use kiln_tile::{Buffer, Builder};
+use kiln_tile::{Access, Buffer, Builder, ir};
 use std::collections::HashMap;
 
 /// Nodes of an expression past which it is named, so that generated code has no endless lines.
@@ -57,6 +61,8 @@ pub struct Values<'a> {
     scopes: Vec<HashMap<Key, Expr>>,
     /// Conditions of the expressions around what is being written: nothing may be named inside.
     guards: Vec<Expr>,
+    /// Where the point exists that is being written; elsewhere nothing is loaded.
+    exists: Option<Expr>,
     /// Within what the values of inputs lie, where that is known.
     ranges: Vec<Option<(i64, i64)>>,
     /// Where faults are noted, and the code of the first check.
@@ -71,6 +77,13 @@ impl<'a> Values<'a> {
     /// Starts a kernel for `region`, called `name`, and declares the region's inputs and outputs in it.
     pub fn start(region: &'a Region, symbols: &'a Symbols, name: &str) -> Result<(Values<'a>, Builder)> {
         let mut k = Builder::new(name, &region.summary);
+        let mut values = Values::new(region, symbols)?;
+        values.declare(&mut k, |shape| shape.to_vec());
+        Ok((values, k))
+    }
+
+    /// The values of `region`, none of which is written yet.
+    pub fn new(region: &'a Region, symbols: &'a Symbols) -> Result<Values<'a>> {
         let graph = &region.graph;
         let mut values = Values {
             region,
@@ -84,30 +97,38 @@ impl<'a> Values<'a> {
             weights: vec![1; graph.values.len()],
             scopes: vec![HashMap::new()],
             guards: vec![],
+            exists: None,
             ranges: vec![],
             fault: None,
             checks: vec![],
             bound: HashMap::new(),
         };
         values.count()?;
+        for (name, v) in &graph.outputs {
+            let dtype = graph.ty(*v).dtype;
+            if dtype.bits() < 8 {
+                let what = format!("result `{name}` is {dtype}: two elements share a byte");
+                return values.unsupported(what, "keep 4-bit values in constants, or store them as i8");
+            }
+        }
+        Ok(values)
+    }
+
+    /// Declares the region's inputs, and its outputs in the shapes that `view` makes of theirs.
+    pub fn declare(&mut self, k: &mut dyn Writer, view: impl Fn(&[Dim]) -> Vec<Dim>) {
+        let graph = self.graph;
         for (i, &v) in graph.inputs.iter().enumerate() {
             let ty = graph.ty(v);
-            let shape = values.dims(&mut k, &ty.shape);
-            let buffer = k.input(&graph.input_name(v), ty.dtype, &shape);
-            values.inputs.push(buffer);
-            values.arguments.push(Argument::Input(i));
+            let shape = self.dims(k, &ty.shape);
+            self.inputs.push(k.tensor(&graph.input_name(v), ty.dtype, &shape, Access::Read));
+            self.arguments.push(Argument::Input(i));
         }
         for (i, (name, v)) in graph.outputs.iter().enumerate() {
             let ty = graph.ty(*v);
-            if ty.dtype.bits() < 8 {
-                let what = format!("result `{name}` is {}: two elements share a byte", ty.dtype);
-                return values.unsupported(what, "keep 4-bit values in constants, or store them as i8");
-            }
-            let shape = values.dims(&mut k, &ty.shape);
-            values.outputs.push(k.output(name, ty.dtype, &shape));
-            values.arguments.push(Argument::Output(i));
+            let shape = self.dims(k, &view(&ty.shape));
+            self.outputs.push(k.tensor(name, ty.dtype, &shape, Access::Write));
+            self.arguments.push(Argument::Output(i));
         }
-        Ok((values, k))
     }
 
     /// Uses and sizes of all values.
@@ -139,6 +160,11 @@ impl<'a> Values<'a> {
         let region = &self.region.name;
         let program = k.finish().map_err(|source| Error::Tile { region: region.clone(), source: source.into() })?;
         Ok(TileProgram { program, arguments: self.arguments, points, checks: self.checks })
+    }
+
+    /// The finished program of the tile IR.
+    pub fn launch(self, program: ir::Program) -> TileLaunch {
+        TileLaunch { program, arguments: self.arguments, checks: self.checks }
     }
 
     /// Tells within what the values of inputs lie, as [`crate::lower_within`] does.
@@ -181,6 +207,29 @@ impl<'a> Values<'a> {
         self.bound.contains_key(&v)
     }
 
+    /// The buffer of output `i`.
+    pub fn output_buffer(&self, i: usize) -> &Buffer {
+        &self.outputs[i]
+    }
+
+    /// Writes points of which only those exist where `exists` holds: inputs count as 0 elsewhere, and no check fails.
+    pub fn where_exists<T>(&mut self, exists: Option<Expr>, write: impl FnOnce(&mut Self) -> T) -> T {
+        let outside = std::mem::replace(&mut self.exists, exists);
+        let result = write(self);
+        self.exists = outside;
+        result
+    }
+
+    /// In this scope `v` at `index` is `value`.
+    pub fn given(&mut self, v: ValueId, index: &[Expr], value: &Expr) {
+        self.remember(Key::Value(v, index.to_vec()), value);
+    }
+
+    /// From here on nothing that the family has computed is known.
+    pub fn unbind(&mut self) {
+        self.bound.clear();
+    }
+
     /// Runs `write` in a block: what it names is known only inside.
     pub fn scoped<T>(&mut self, write: impl FnOnce(&mut Self) -> T) -> T {
         self.scopes.push(HashMap::new());
@@ -202,7 +251,7 @@ impl<'a> Values<'a> {
     }
 
     /// The value of `v` at `index`, in the register type of its dtype.
-    pub fn value(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+    pub fn value(&mut self, k: &mut dyn Writer, v: ValueId, index: &[Expr]) -> Result<Expr> {
         if let Some(bound) = self.bound.get(&v) {
             return Ok(bound.clone());
         }
@@ -213,6 +262,10 @@ impl<'a> Values<'a> {
         let value = match self.graph.inputs.iter().position(|&input| input == v) {
             Some(i) => {
                 let element = self.inputs[i].at(index);
+                let element = match &self.exists {
+                    Some(exists) => exists.select(&element, Expr::int(element.ty(), 0)),
+                    None => element,
+                };
                 element.cast(dtype::register(self.graph.ty(v).dtype))
             }
             None => self.compute(k, v, index)?,
@@ -224,12 +277,12 @@ impl<'a> Values<'a> {
     }
 
     /// [`Values::value`] in the compute type of its dtype.
-    pub fn number(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+    pub fn number(&mut self, k: &mut dyn Writer, v: ValueId, index: &[Expr]) -> Result<Expr> {
         let value = self.value(k, v, index)?;
         Ok(value.cast(self.graph.ty(v).dtype.compute()))
     }
 
-    fn compute(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+    fn compute(&mut self, k: &mut dyn Writer, v: ValueId, index: &[Expr]) -> Result<Expr> {
         let graph = self.graph;
         let node = graph.producer(v);
         let ty = graph.ty(v);
@@ -263,7 +316,7 @@ impl<'a> Values<'a> {
     }
 
     /// Names `value` unless that is pointless or impossible here.
-    pub fn name(&mut self, k: &mut Builder, name: &str, value: Expr) -> Expr {
+    pub fn name(&mut self, k: &mut dyn Writer, name: &str, value: Expr) -> Expr {
         if self.is_guarded() || is_short(&value) {
             return value;
         }
@@ -291,8 +344,9 @@ impl<'a> Values<'a> {
     }
 
     /// Notes a fault where `violated` holds and what is being written is evaluated; `what` says of what.
-    fn check(&mut self, k: &mut Builder, violated: Expr, what: impl FnOnce() -> String) {
-        let violated = self.guards.iter().rfold(violated, |violated, guard| guard.and(violated));
+    fn check(&mut self, k: &mut dyn Writer, violated: Expr, what: impl FnOnce() -> String) {
+        let guards = self.exists.iter().chain(&self.guards);
+        let violated = guards.rfold(violated, |violated, guard| guard.and(violated));
         let key = Key::Checked(violated.clone());
         if violated.as_const() == Some(0) || self.known(&key).is_some() {
             return;
@@ -301,7 +355,8 @@ impl<'a> Values<'a> {
         let (fault, first) = self.fault.get_or_insert_with(|| {
             arguments.extend([Argument::Fault, Argument::FaultCode]);
             let one = [Expr::index(1)];
-            (k.in_out("fault", kiln_tile::DType::I32, &one), k.scalar("fault_code", kiln_tile::DType::I32))
+            let fault = k.tensor("fault", kiln_tile::DType::I32, &one, Access::ReadWrite);
+            (fault, k.scalar("fault_code", kiln_tile::DType::I32))
         });
         let code = match self.checks.len() {
             0 => first.clone(),

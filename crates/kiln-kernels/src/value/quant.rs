@@ -1,17 +1,17 @@
 //! Quantization and its inverse.
 
-use super::Values;
 use super::dtype::{float_to_int, register, round};
+use super::{Values, Writer};
 use crate::Result;
 use kiln_graph::{DType, Node, QuantAxes};
+use kiln_tile::Expr;
 use kiln_tile::expr::UnaryOp;
-use kiln_tile::{Builder, Expr};
 
 impl Values<'_> {
     /// `saturate(round_even(x / scale) + zero)`.
     pub(super) fn quantize(
         &mut self,
-        k: &mut Builder,
+        k: &mut dyn Writer,
         node: &Node,
         to: DType,
         axes: &QuantAxes,
@@ -40,7 +40,7 @@ impl Values<'_> {
     /// `(x - zero) * scale`.
     pub(super) fn dequantize(
         &mut self,
-        k: &mut Builder,
+        k: &mut dyn Writer,
         node: &Node,
         axes: &QuantAxes,
         index: &[Expr],

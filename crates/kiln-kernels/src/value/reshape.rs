@@ -1,14 +1,14 @@
 //! Where an element of a reshaped value is: axes that merge or split, with as few divisions as that takes.
 
-use super::Values;
 use super::dims::numel;
+use super::{Values, Writer};
 use kiln_graph::Dim;
-use kiln_tile::{Builder, Expr};
+use kiln_tile::Expr;
 use std::ops::Range;
 
 impl Values<'_> {
     /// The index in shape `from` of the element that stands at `index` of shape `to`, in row-major order.
-    pub fn reshaped(&mut self, k: &mut Builder, to: &[Dim], from: &[Dim], index: &[Expr]) -> Vec<Expr> {
+    pub fn reshaped(&mut self, k: &mut dyn Writer, to: &[Dim], from: &[Dim], index: &[Expr]) -> Vec<Expr> {
         let mut result = vec![Expr::index(0); from.len()];
         for (new, old) in groups(to, from) {
             let linear = self.linear(k, &to[new.clone()], &index[new]);
@@ -18,7 +18,7 @@ impl Values<'_> {
     }
 
     /// Row-major position of `index` in `shape`.
-    pub fn linear(&mut self, k: &mut Builder, shape: &[Dim], index: &[Expr]) -> Expr {
+    pub fn linear(&mut self, k: &mut dyn Writer, shape: &[Dim], index: &[Expr]) -> Expr {
         let mut sum = Expr::index(0);
         for (i, at) in index.iter().enumerate() {
             let stride = self.dim(k, &numel(&shape[i + 1..]));
@@ -28,7 +28,7 @@ impl Values<'_> {
     }
 
     /// The index of position `linear` in `shape`.
-    pub fn split(&mut self, k: &mut Builder, shape: &[Dim], linear: Expr, result: &mut [Expr]) {
+    pub fn split(&mut self, k: &mut dyn Writer, shape: &[Dim], linear: Expr, result: &mut [Expr]) {
         let wide = |d: &Dim| !d.is(1);
         if shape.iter().filter(|d| wide(d)).count() > 1 {
             let linear = self.name(k, "linear", linear);

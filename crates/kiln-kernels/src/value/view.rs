@@ -1,15 +1,15 @@
 //! Views: the same elements at other places.
 
 use super::dtype::register;
-use super::{HEAVY, LIGHT, Values};
+use super::{HEAVY, LIGHT, Values, Writer};
 use crate::Result;
 use kiln_graph::{Dim, Node, Op, Symbols, ValueId};
 use kiln_tile::expr::UnaryOp;
-use kiln_tile::{Builder, Expr, Type};
+use kiln_tile::{Expr, Type};
 
 impl Values<'_> {
     /// The value of `v`, the result of a view, at `index`.
-    pub(super) fn view(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Expr> {
+    pub(super) fn view(&mut self, k: &mut dyn Writer, v: ValueId, index: &[Expr]) -> Result<Expr> {
         let graph = self.graph;
         let node = graph.producer(v);
         match &node.op {
@@ -23,7 +23,7 @@ impl Values<'_> {
     }
 
     /// Where in its operand a permute, reshape, broadcast or slice finds the element at `index` of its result `v`.
-    pub fn source_index(&mut self, k: &mut Builder, v: ValueId, index: &[Expr]) -> Result<Vec<Expr>> {
+    pub fn source_index(&mut self, k: &mut dyn Writer, v: ValueId, index: &[Expr]) -> Result<Vec<Expr>> {
         let graph = self.graph;
         let node = graph.producer(v);
         let from = &graph.ty(node.inputs[0]).shape;
@@ -58,7 +58,7 @@ impl Values<'_> {
         })
     }
 
-    fn padded(&mut self, k: &mut Builder, node: &Node, index: &[Expr]) -> Result<Expr> {
+    fn padded(&mut self, k: &mut dyn Writer, node: &Node, index: &[Expr]) -> Result<Expr> {
         let Op::Pad { low, high, interior } = &node.op else { return self.malformed("a pad that is none") };
         let (x, fill) = (node.inputs[0], node.inputs[1]);
         let fill = self.value(k, fill, &[])?;
@@ -91,7 +91,7 @@ impl Values<'_> {
     /// The value of `v` at an index where `inside` holds, else a filling of the type it is given.
     pub fn within(
         &mut self,
-        k: &mut Builder,
+        k: &mut dyn Writer,
         v: ValueId,
         at: &[Expr],
         inside: Expr,
@@ -108,7 +108,7 @@ impl Values<'_> {
         Ok(inside.select(&x, fill))
     }
 
-    fn concatenated(&mut self, k: &mut Builder, parts: &[ValueId], axis: usize, index: &[Expr]) -> Result<Expr> {
+    fn concatenated(&mut self, k: &mut dyn Writer, parts: &[ValueId], axis: usize, index: &[Expr]) -> Result<Expr> {
         let (mut start, mut behind) = (Dim::from(0), Expr::bool(true));
         let mut pieces: Vec<(Expr, Expr)> = Vec::with_capacity(parts.len());
         for (i, &part) in parts.iter().enumerate() {
@@ -139,7 +139,7 @@ impl Values<'_> {
 
     /// The value of `v` at an index that is outside of its shape unless `reached` holds, where the result does not count. A light value is
     /// left to a conditional expression to skip; a heavy one is computed at the nearest element, so that it can be named.
-    fn inside(&mut self, k: &mut Builder, v: ValueId, at: &[Expr], reached: &Expr) -> Result<Expr> {
+    fn inside(&mut self, k: &mut dyn Writer, v: ValueId, at: &[Expr], reached: &Expr) -> Result<Expr> {
         let shape = self.shape(v);
         let weight = self.weights[v.index()];
         let occupied = shape.iter().all(|d| d.bounds(self.symbols).0 > 0);

@@ -101,6 +101,7 @@ impl Case {
                     Argument::Fault => Arg::Array(Array::from_values(kiln_tile::DType::I32, [Scalar::Int(fault)])),
                     Argument::FaultCode => Arg::Scalar(Scalar::Int(1)),
                     Argument::Dim(dim) => Arg::dim(dim.eval(&bindings).unwrap()),
+                    other => panic!("{other:?} was not asked for"),
                 })
                 .collect();
             interp::run(&program.program, &mut args).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));

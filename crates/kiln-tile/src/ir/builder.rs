@@ -63,17 +63,12 @@ impl Builder {
 
     /// A runtime index parameter within `range`, known to be a multiple of `multiple_of`.
     pub fn dim(&mut self, name: &str, range: RangeInclusive<i64>, multiple_of: i64) -> Expr {
-        let var = self.program.add_var(name, Type::Index);
-        let range = (*range.start(), *range.end());
-        self.program.params.push(Param::Scalar { var: var.clone(), range, multiple_of });
-        Expr::var(&var)
+        self.program.add_dim(name, range, multiple_of)
     }
 
     /// A runtime scalar parameter of a compute type.
     pub fn scalar(&mut self, name: &str, dtype: DType) -> Expr {
-        let var = self.program.add_var(name, dtype);
-        self.program.params.push(Param::Scalar { var: var.clone(), range: (i64::MIN, i64::MAX), multiple_of: 1 });
-        Expr::var(&var)
+        self.program.add_scalar(name, dtype)
     }
 
     /// A tensor with given strides in elements.
@@ -85,20 +80,12 @@ impl Builder {
         strides: &[Expr],
         access: Access,
     ) -> Buffer {
-        self.program.next_id += 1;
-        let id = self.program.next_id - 1;
-        let buffer = Buffer::strided(id, name, dtype, Scope::Global, shape.to_vec(), strides.to_vec());
-        self.program.params.push(Param::Buffer { buffer: buffer.clone(), access });
-        buffer
+        self.program.add_tensor(name, dtype, shape, strides, access)
     }
 
     /// A row-major tensor.
     pub fn tensor(&mut self, name: &str, dtype: DType, shape: &[Expr], access: Access) -> Buffer {
-        let mut strides = vec![Expr::index(1); shape.len()];
-        for i in (1..shape.len()).rev() {
-            strides[i - 1] = &strides[i] * &shape[i];
-        }
-        self.tensor_strided(name, dtype, shape, &strides, access)
+        self.tensor_strided(name, dtype, shape, &row_major(shape), access)
     }
 
     /// A row-major tensor that is only read.
@@ -172,6 +159,21 @@ impl Builder {
             shape: shape.to_vec(),
             masked: vec![true; origin.len()],
         }
+    }
+
+    /// The elements that `build` tells for coordinates of a tile of this shape: their index, and whether they exist.
+    pub fn elements(
+        &mut self,
+        tensor: &Buffer,
+        shape: &[u32],
+        build: impl FnOnce(&mut MapBuilder<'_>, &[Expr]) -> (Vec<Expr>, Expr),
+    ) -> Place {
+        let axes: Vec<Var> = (0..shape.len()).map(|axis| self.var(&format!("i{axis}"), Type::Index)).collect();
+        let at: Vec<Expr> = axes.iter().map(Expr::var).collect();
+        let mut map = MapBuilder { program: &mut self.program, body: vec![] };
+        let (index, mask) = build(&mut map, &at);
+        let body = map.body;
+        Place::Elements { tensor: tensor.clone(), axes, body, index, mask }
     }
 
     /// The elements of a box, zero where there are none.
@@ -347,7 +349,39 @@ impl Builder {
     }
 }
 
-/// Names scalars inside of a map.
+impl Program {
+    fn add_dim(&mut self, name: &str, range: RangeInclusive<i64>, multiple_of: i64) -> Expr {
+        let var = self.add_var(name, Type::Index);
+        let range = (*range.start(), *range.end());
+        self.params.push(Param::Scalar { var: var.clone(), range, multiple_of });
+        Expr::var(&var)
+    }
+
+    fn add_scalar(&mut self, name: &str, dtype: DType) -> Expr {
+        let var = self.add_var(name, dtype);
+        self.params.push(Param::Scalar { var: var.clone(), range: (i64::MIN, i64::MAX), multiple_of: 1 });
+        Expr::var(&var)
+    }
+
+    fn add_tensor(&mut self, name: &str, dtype: DType, shape: &[Expr], strides: &[Expr], access: Access) -> Buffer {
+        self.next_id += 1;
+        let id = self.next_id - 1;
+        let buffer = Buffer::strided(id, name, dtype, Scope::Global, shape.to_vec(), strides.to_vec());
+        self.params.push(Param::Buffer { buffer: buffer.clone(), access });
+        buffer
+    }
+}
+
+/// Strides of a row-major tensor.
+fn row_major(shape: &[Expr]) -> Vec<Expr> {
+    let mut strides = vec![Expr::index(1); shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = &strides[i] * &shape[i];
+    }
+    strides
+}
+
+/// Names scalars inside of a map or of a place; may declare parameters that turn out to be needed.
 pub struct MapBuilder<'p> {
     program: &'p mut Program,
     body: Vec<Scalar>,
@@ -364,5 +398,20 @@ impl MapBuilder<'_> {
     /// Notes a fault where `violated` holds.
     pub fn check(&mut self, violated: Expr, fault: &Buffer, code: Expr) {
         self.body.push(Scalar::Check { violated, fault: fault.clone(), code });
+    }
+
+    /// [`Builder::dim`].
+    pub fn dim(&mut self, name: &str, range: RangeInclusive<i64>, multiple_of: i64) -> Expr {
+        self.program.add_dim(name, range, multiple_of)
+    }
+
+    /// [`Builder::scalar`].
+    pub fn scalar(&mut self, name: &str, dtype: DType) -> Expr {
+        self.program.add_scalar(name, dtype)
+    }
+
+    /// [`Builder::tensor`].
+    pub fn tensor(&mut self, name: &str, dtype: DType, shape: &[Expr], access: Access) -> Buffer {
+        self.program.add_tensor(name, dtype, shape, &row_major(shape), access)
     }
 }

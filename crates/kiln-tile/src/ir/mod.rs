@@ -486,6 +486,8 @@ pub struct Barrier {
     pub count: u32,
     /// Which threads of a role arrive.
     pub by: Arriver,
+    /// Byte offset of the first in the CTA's shared memory; from the last pass on.
+    pub offset: Option<u32>,
 }
 
 /// Which threads of a role arrive on a barrier.

@@ -6,7 +6,7 @@ mod canonicalise;
 mod epilogue;
 mod feeds;
 mod layouts;
-mod machine;
+pub mod machine;
 mod overlap;
 mod pipeline;
 mod raster;
@@ -74,10 +74,7 @@ pub const PASSES: [Pass; 11] = [
         pipeline::pipeline(p, m);
         Ok(())
     }),
-    pass!("select", Selected, "every dot gets an instruction", |p, m| {
-        select::select(p, m);
-        Ok(())
-    }),
+    pass!("select", Selected, "every dot gets an instruction", select::select),
     pass!("epilogue", Selected, "results leave through shared memory in whole boxes", |p, m| {
         epilogue::epilogue(p, m);
         Ok(())
@@ -100,7 +97,10 @@ pub const PASSES: [Pass; 11] = [
     pass!("plan", Async, "shared buffers get their places", plan),
 ];
 
-/// Gives every shared buffer its place.
+/// Bytes of an mbarrier.
+const BARRIER_BYTES: u32 = 8;
+
+/// Gives every shared buffer and mbarrier its place.
 fn plan(program: &mut Program, machine: &Machine) -> Result<()> {
     let mut end = 0u32;
     for shared in &mut program.shared {
@@ -109,13 +109,18 @@ fn plan(program: &mut Program, machine: &Machine) -> Result<()> {
         shared.offset = Some(start);
         end = start.saturating_add(layout.total_bytes());
     }
-    let limit = machine.arch.max_shared_per_block();
+    for barrier in &mut program.barriers {
+        let start = end.next_multiple_of(BARRIER_BYTES);
+        barrier.offset = Some(start);
+        end = start.saturating_add(BARRIER_BYTES * barrier.stages);
+    }
+    let limit = machine.arch().max_shared_per_block();
     if end <= limit {
         return Ok(());
     }
     Err(TileError::Unsupported {
         kernel: program.name.clone(),
-        arch: machine.arch,
+        arch: machine.arch(),
         what: format!("it needs {end} bytes of shared memory a block, {limit} exist"),
         help: "use fewer stages or smaller tiles".to_owned(),
     })

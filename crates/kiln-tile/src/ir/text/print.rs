@@ -157,12 +157,9 @@ impl<'a> Printer<'a> {
         for barrier in &program.barriers {
             let name = self.names.scalar(&barrier.name);
             self.names.barriers.push(name.clone());
-            self.line(&format!(
-                "barrier {name} stages {} count {} by {}",
-                barrier.stages,
-                barrier.count,
-                super::word(&super::ARRIVERS, &barrier.by)
-            ));
+            let offset = barrier.offset.map(|offset| format!(" offset {offset}")).unwrap_or_default();
+            let by = super::word(&super::ARRIVERS, &barrier.by);
+            self.line(&format!("barrier {name} stages {} count {} by {by}{offset}", barrier.stages, barrier.count));
         }
         self.block("", &program.body, &[]);
     }

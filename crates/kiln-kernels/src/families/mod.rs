@@ -1,0 +1,156 @@
+//! Kernel families on the tile IR, and the one contract that they keep: [`KernelFamily`].
+//!
+//! A family is asked whether it takes a region ([`KernelFamily::accept`]), in which ways it could make it ([`KernelFamily::space`]), what
+//! each would cost ([`KernelFamily::estimate`]), and for its tile programs ([`KernelFamily::build`]). Fusion, lowering and the tuner ask the same
+//! questions through [`offers`]; nobody names a family. A family is a file and a line of `FAMILIES`; `docs/howto/add-a-kernel-family.md` walks
+//! through one.
+
+mod built;
+mod subject;
+
+pub use built::{Built, TileLaunch};
+pub use subject::Subject;
+
+use crate::{Error, Result};
+use kiln_target::{Estimate, Gpu};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::{Debug, Display};
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// What a family decides about one kernel: plain numbers. As JSON it is a key of the timing cache, its order breaks ties, and its text is what
+/// people read (`warps 4, elements 8`).
+pub trait Config: Serialize + DeserializeOwned + Clone + Hash + Ord + Debug + Display + Send + Sync + 'static {}
+
+impl<C: Serialize + DeserializeOwned + Clone + Hash + Ord + Debug + Display + Send + Sync + 'static> Config for C {}
+
+/// A way to make kernels of regions of one kind.
+pub trait KernelFamily: Send + Sync + 'static {
+    /// What it decides.
+    type Config: Config;
+    /// A region that it takes, and what it found out about it.
+    type Problem: Send + Sync + 'static;
+
+    /// One word: part of the timing cache's key.
+    fn name(&self) -> &'static str;
+
+    /// Whether it takes the region: `None` where that is of another kind. Whatever is accepted can be built with every Config of its space: what
+    /// fusion asks here, the family is held to.
+    ///
+    /// # Errors
+    /// The region is of its kind, but no kernel can express it: why, and what to do.
+    fn accept(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Self::Problem>>;
+
+    /// The Configs that are legal, at least one.
+    fn space(&self, problem: &Self::Problem, gpu: &Gpu) -> Vec<Self::Config>;
+
+    /// Modelled cost at the typical sizes of the [`Subject`]. All coefficients are the GPU's.
+    fn estimate(&self, problem: &Self::Problem, config: &Self::Config, gpu: &Gpu) -> Estimate;
+
+    /// The tile programs.
+    ///
+    /// # Errors
+    /// None for what was accepted, but for defects.
+    fn build(&self, problem: &Self::Problem, config: &Self::Config) -> Result<Built>;
+}
+
+/// One way to make a region: a family's Config, what it would cost, and the programs on demand.
+pub struct Offer {
+    /// The family's name.
+    pub family: &'static str,
+    /// The Config, as JSON.
+    pub config: serde_json::Value,
+    /// The Config, for people.
+    pub text: String,
+    /// Modelled cost.
+    pub estimate: Estimate,
+    build: Box<dyn Fn() -> Result<Built> + Send + Sync>,
+}
+
+impl Offer {
+    /// The tile programs.
+    pub fn build(&self) -> Result<Built> {
+        (self.build)()
+    }
+}
+
+/// [`KernelFamily`] without its types.
+pub trait Family: Send + Sync {
+    /// [`KernelFamily::name`].
+    fn name(&self) -> &'static str;
+    /// Every way in which the family makes the region, the cheapest first; `None`: it does not take it.
+    fn offers(&'static self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Vec<Offer>>>;
+    /// The cost of the cheapest.
+    fn estimate(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Estimate>>;
+}
+
+impl<F: KernelFamily> Family for F {
+    fn name(&self) -> &'static str {
+        KernelFamily::name(self)
+    }
+
+    fn offers(&'static self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Vec<Offer>>> {
+        let Some(problem) = self.accept(subject, gpu)? else { return Ok(None) };
+        let mut ranked: Vec<(Estimate, F::Config)> = self
+            .space(&problem, gpu)
+            .into_iter()
+            .map(|c| (KernelFamily::estimate(self, &problem, &c, gpu), c))
+            .collect();
+        ranked.sort_by(|(a, x), (b, y)| a.seconds.total_cmp(&b.seconds).then_with(|| x.cmp(y)));
+        let problem = Arc::new(problem);
+        let offer = |(estimate, config): (Estimate, F::Config)| {
+            let problem = problem.clone();
+            Offer {
+                family: KernelFamily::name(self),
+                config: serde_json::json!(config),
+                text: config.to_string(),
+                estimate,
+                build: Box::new(move || KernelFamily::build(self, &problem, &config)),
+            }
+        };
+        Ok(Some(ranked.into_iter().map(offer).collect()))
+    }
+
+    fn estimate(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Estimate>> {
+        let Some(problem) = self.accept(subject, gpu)? else { return Ok(None) };
+        let all = self.space(&problem, gpu).into_iter().map(|c| KernelFamily::estimate(self, &problem, &c, gpu));
+        Ok(all.min_by(|a, b| a.seconds.total_cmp(&b.seconds)))
+    }
+}
+
+/// All families.
+const FAMILIES: [&dyn Family; 0] = [];
+
+/// Every way to make the region on a GPU, the cheapest first; empty where no family takes it.
+///
+/// # Errors
+/// A malformed region; one that a family would take, but cannot express.
+pub fn offers(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Offer>> {
+    let region = &subject.region;
+    region.verify().map_err(|what| Error::Malformed { region: region.name.clone(), what })?;
+    let mut all = vec![];
+    for family in FAMILIES {
+        all.extend(family.offers(subject, gpu)?.unwrap_or_default());
+    }
+    // Stable: within a family Configs of one time stay in their order.
+    all.sort_by(|a, b| a.estimate.seconds.total_cmp(&b.estimate.seconds));
+    Ok(all)
+}
+
+/// The kernels of this crate, as fusion asks for them.
+pub struct Families;
+
+impl kiln_fuse::Kernels for Families {
+    fn estimate(
+        &self,
+        region: &kiln_fuse::Region,
+        gpu: &Gpu,
+        symbols: &kiln_graph::Symbols,
+        sizes: &kiln_graph::Bindings,
+    ) -> Option<Estimate> {
+        let subject = Arc::new(Subject::new(region, symbols, &[], sizes));
+        let of = |family: &&dyn Family| family.estimate(&subject, gpu).ok().flatten();
+        FAMILIES.iter().filter_map(of).min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+    }
+}

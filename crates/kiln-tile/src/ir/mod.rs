@@ -13,7 +13,6 @@
 
 mod builder;
 pub mod interp;
-mod text;
 mod visit;
 
 pub use builder::{Builder, MapBuilder, Tile};

@@ -90,6 +90,7 @@ pub mod pass;
 pub mod print;
 pub mod program;
 pub mod thread;
+pub mod threads;
 pub mod verify;
 
 pub use builder::{Builder, identifier};

@@ -85,6 +85,7 @@ pub mod expr;
 mod function;
 pub mod interp;
 pub mod ir;
+pub mod lower;
 pub mod math;
 pub mod pass;
 pub mod print;

@@ -106,11 +106,7 @@ impl Expr {
             (Binary::Mul, Some(a), Some(b)) => return Expr::Int(a * b, self.scalar()),
             _ => {}
         }
-        match (op, rhs) {
-            // Sums are written from left to right.
-            (Binary::Add, Expr::Binary(Binary::Add, a, b)) if index => self.op(op, *a).op(op, *b),
-            (_, rhs) => Expr::Binary(op, Box::new(self), Box::new(rhs)),
-        }
+        Expr::Binary(op, Box::new(self), Box::new(rhs))
     }
 
     /// `self + rhs`

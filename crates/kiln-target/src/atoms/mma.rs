@@ -67,7 +67,7 @@ impl MatrixType {
     }
 
     /// Elements of a register, whatever it holds one of being at least a word.
-    fn per_word(self) -> u32 {
+    pub fn per_word(self) -> u32 {
         (4 / self.bytes()).max(1)
     }
 

@@ -6,7 +6,6 @@ use super::nest::Nest;
 use crate::error::Result;
 use crate::expr::Expr;
 use crate::ir::{Place, Scalar as Named, ValueId};
-use crate::program::Buffer;
 use crate::threads::{self as t, Stmt};
 
 /// Bytes of the widest access.
@@ -111,4 +110,3 @@ impl Lower<'_> {
         })
     }
 }
-

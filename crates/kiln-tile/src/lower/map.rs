@@ -117,7 +117,7 @@ impl Lower<'_> {
     fn rounded(&mut self, nest: &Nest, pairs: &[Option<Expr>]) -> Result<Vec<Option<t::Var>>> {
         let width = nest.width();
         let declare = |pair: &Option<Expr>| {
-            pair.as_ref().filter(|_| width % 2 == 0).map(|_| {
+            pair.as_ref().filter(|_| width.is_multiple_of(2)).map(|_| {
                 let wide = self.var("wide", Ty::Array(Scalar::F32, width));
                 self.push(Stmt::declare(&wide));
                 wide
@@ -166,7 +166,9 @@ impl Lower<'_> {
             .map(|load| width * load.buffer.dtype.bits() / 8)
             .collect();
         match (wide.iter().min(), wide.iter().max()) {
-            (Some(least), Some(most)) if *least <= 16 && *most <= 32 => wide.iter().map(|bytes| u64::from(*bytes)).sum(),
+            (Some(least), Some(most)) if *least <= 16 && *most <= 32 => {
+                wide.iter().map(|bytes| u64::from(*bytes)).sum()
+            }
             _ => 0,
         }
     }
@@ -191,12 +193,13 @@ impl Lower<'_> {
         let mut vectors = vec![];
         for load in guarded_loads(body, values) {
             let key = (load.buffer.id, load.index.clone());
-            if self.prepared.contains_key(&key) || load.index.iter().any(|i| i.any(&mut |e| matches!(e.kind(), ExprKind::Load(..)))) && width == 1 {
+            if self.prepared.contains_key(&key)
+                || load.index.iter().any(|i| i.any(&mut |e| matches!(e.kind(), ExprKind::Load(..)))) && width == 1
+            {
                 continue;
             }
-            let wide = width > 1
-                && self.is_wide(&load.buffer, &load.index, width)
-                && self.is_uniform(&load.cond, width);
+            let wide =
+                width > 1 && self.is_wide(&load.buffer, &load.index, width) && self.is_uniform(&load.cond, width);
             let mut prepared = match wide {
                 true => {
                     let index: Vec<Expr> = load.index.iter().map(|e| see_through(e, &bound)).collect();
@@ -236,16 +239,15 @@ impl Lower<'_> {
 
 /// A body and its results with coordinates in place of the axes.
 fn at_coordinates(axes: &[Var], at: &[Expr], body: &[Named], values: &[Expr]) -> (Vec<Named>, Vec<Expr>) {
-    let named = |e: &Expr| {
-        e.substitute(&|var| axes.iter().position(|axis| axis == var).and_then(|axis| at.get(axis).cloned()))
-    };
+    let named =
+        |e: &Expr| e.substitute(&|var| axes.iter().position(|axis| axis == var).and_then(|axis| at.get(axis).cloned()));
     (body.iter().map(|scalar| substituted(scalar, &named)).collect(), values.iter().map(named).collect())
 }
 
 /// The lanes in which pairs are rounded: the first digit that has an even number of values.
 fn pair_lanes(digits: &[Digit]) -> Option<(usize, u32)> {
-    let place = digits.iter().position(|digit| digit.extent % 2 == 0)?;
-    let width = [ROUNDED, 4, 2].into_iter().find(|width| digits[place].extent % width == 0)?;
+    let place = digits.iter().position(|digit| digit.extent.is_multiple_of(2))?;
+    let width = [ROUNDED, 4, 2].into_iter().find(|width| digits[place].extent.is_multiple_of(*width))?;
     Some((place, width))
 }
 

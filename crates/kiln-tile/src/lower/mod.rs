@@ -57,7 +57,11 @@ pub fn lower(program: &Program, arch: Arch) -> Result<(t::Kernel, Vec<TensorMap>
         return Err(TileError::Unsupported {
             kernel: program.name.clone(),
             arch,
-            what: format!("it needs {} bytes of shared memory a CTA, {} exist", plan.total, arch.max_shared_per_block()),
+            what: format!(
+                "it needs {} bytes of shared memory a CTA, {} exist",
+                plan.total,
+                arch.max_shared_per_block()
+            ),
             help: "use fewer stages or smaller tiles".to_owned(),
         });
     }
@@ -343,7 +347,9 @@ impl<'a> Lower<'a> {
     /// The registers of a tile.
     fn array(&self, id: ValueId) -> Result<t::Var> {
         let known = self.arrays.get(&self.storage.class(id)).cloned();
-        known.ok_or_else(|| self.internal(format!("the tile `{}` is used before it is made", self.program.value(id).name)))
+        known.ok_or_else(|| {
+            self.internal(format!("the tile `{}` is used before it is made", self.program.value(id).name))
+        })
     }
 
     /// A new array of registers for a layout.

@@ -97,7 +97,8 @@ impl Lower<'_> {
         if same {
             return Ok(());
         }
-        Err(self.internal(format!("an operand in the layout {operand} is used for a result in {layout}: convert it first")))
+        Err(self
+            .internal(format!("an operand in the layout {operand} is used for a result in {layout}: convert it first")))
     }
 
     /// Part of the coordinates that the thread adds, by name.
@@ -111,7 +112,8 @@ impl Lower<'_> {
         let mut weight = 1i64;
         for mode in layout.thread_modes() {
             if !mode.is_copies() {
-                at[mode.axis] = &at[mode.axis] + self.thread_digit(&thread, weight, mode.extent)? * i64::from(mode.stride);
+                at[mode.axis] =
+                    &at[mode.axis] + self.thread_digit(&thread, weight, mode.extent)? * i64::from(mode.stride);
             }
             weight *= i64::from(mode.extent);
         }
@@ -143,12 +145,16 @@ impl Lower<'_> {
     }
 
     /// A loop nest over these digits, least significant last; `lanes` of the first values of a digit are handled together.
-    pub(super) fn nest(&mut self, layout: &RegisterLayout, digits: &[Digit], lanes: Option<(usize, u32)>) -> Result<Nest> {
+    pub(super) fn nest(
+        &mut self,
+        layout: &RegisterLayout,
+        digits: &[Digit],
+        lanes: Option<(usize, u32)>,
+    ) -> Result<Nest> {
         let at = self.thread_at(layout)?;
         let operands = digits.first().map_or(0, |digit| digit.others.len());
         let zero = Expr::index(0);
-        let mut nest =
-            Nest { loops: vec![], lane: None, at, register: zero.clone(), others: vec![zero; operands] };
+        let mut nest = Nest { loops: vec![], lane: None, at, register: zero.clone(), others: vec![zero; operands] };
         for (place, digit) in digits.iter().enumerate().rev() {
             let width = lanes.filter(|(at, _)| *at == place).map_or(1, |(_, width)| width);
             let mut count = Expr::index(0);
@@ -183,7 +189,7 @@ impl Lower<'_> {
     ) -> Result<Nest> {
         let mut best = (0, self.nest(layout, digits, None)?);
         for (place, digit) in digits.iter().enumerate().filter(|(_, digit)| digit.stride == 1) {
-            for width in [16, 8, 4, 2].into_iter().filter(|width| digit.extent % width == 0) {
+            for width in [16, 8, 4, 2].into_iter().filter(|width| digit.extent.is_multiple_of(*width)) {
                 let nest = self.nest(layout, digits, Some((place, width)))?;
                 let found = worth(self, &nest)?;
                 if found > best.0 {
@@ -228,7 +234,11 @@ fn continues(last: &Digit, next: &Digit) -> bool {
     let same = last.stride == 0 && next.stride == 0
         || last.stride > 0 && last.axis == next.axis && last.stride * last.extent == next.stride;
     same && last.weight * last.extent == next.weight
-        && last.others.iter().zip(&next.others).all(|(last_weight, next_weight)| last_weight * last.extent == *next_weight)
+        && last
+            .others
+            .iter()
+            .zip(&next.others)
+            .all(|(last_weight, next_weight)| last_weight * last.extent == *next_weight)
 }
 
 /// Prime factors, ascending.
@@ -236,7 +246,7 @@ fn factors(mut n: u32) -> Vec<u32> {
     let mut found = vec![];
     let mut factor = 2;
     while n > 1 {
-        if n % factor == 0 {
+        if n.is_multiple_of(factor) {
             found.push(factor);
             n /= factor;
         } else {

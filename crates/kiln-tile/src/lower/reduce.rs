@@ -28,7 +28,7 @@ fn across(layout: &RegisterLayout, axis: usize) -> (Vec<Across>, Vec<Across>) {
     let mut weight = 1;
     for mode in layout.thread_modes() {
         if mode.axis == axis && !mode.is_copies() {
-            let inside = if weight < WARP && WARP % weight == 0 { gcd(mode.extent, WARP / weight) } else { 1 };
+            let inside = if weight < WARP && WARP.is_multiple_of(weight) { gcd(mode.extent, WARP / weight) } else { 1 };
             // A digit that wraps around elsewhere than where the warp does is left to shared memory.
             let inside = if mode.extent > inside && weight * inside < WARP { 1 } else { inside };
             if inside > 1 {
@@ -97,7 +97,11 @@ impl Lower<'_> {
         let outside = nest.loops.len() - inside;
         let place = nest.others.first().cloned().ok_or_else(|| self.internal("a reduction to nothing"))?;
         if inside == 0 {
-            return self.copy_nest(&Nest { others: vec![nest.register.clone()], register: place, ..nest }, source, partial);
+            return self.copy_nest(
+                &Nest { others: vec![nest.register.clone()], register: place, ..nest },
+                source,
+                partial,
+            );
         }
         let identity = self.expr(&op.identity(dtype))?;
         self.in_loops(&nest.loops[..outside], &mut |lower| {
@@ -113,7 +117,14 @@ impl Lower<'_> {
     }
 
     /// What the lanes of a warp have.
-    fn reduce_lanes(&mut self, op: ReduceOp, dtype: DType, lanes: &[Across], partial: &t::Var, count: u32) -> Result<()> {
+    fn reduce_lanes(
+        &mut self,
+        op: ReduceOp,
+        dtype: DType,
+        lanes: &[Across],
+        partial: &t::Var,
+        count: u32,
+    ) -> Result<()> {
         if lanes.is_empty() {
             return Ok(());
         }

@@ -207,8 +207,9 @@ impl<'a> Lower<'a> {
         self.widest(layout, digits, |lower, nest| {
             let width = nest.width();
             let Some(at) = nest.at.get(axis) else { return Ok(0) };
-            let along = lower.facts.lane_step(at, width) == Some(1) && lower.facts.multiple(at) % i128::from(width) == 0;
-            let fits = width * bytes <= super::load::WIDEST && run % width == 0 && along;
+            let along =
+                lower.facts.lane_step(at, width) == Some(1) && lower.facts.multiple(at) % i128::from(width) == 0;
+            let fits = width * bytes <= super::load::WIDEST && run.is_multiple_of(width) && along;
             Ok(if fits { width.into() } else { 0 })
         })
     }
@@ -259,7 +260,9 @@ impl<'a> Lower<'a> {
 pub(super) fn scratch_layout(layout: &RegisterLayout, dtype: DType) -> Option<SharedLayout> {
     let bytes = Scalar::of(dtype, false).bytes();
     // Neighbours in registers had better be neighbours in memory; 16 bytes more a row spread columns over banks.
-    let fast = layout.register_modes().iter().find(|mode| mode.stride == 1).map_or(layout.rank().checked_sub(1)?, |m| m.axis);
-    let order: Vec<usize> = std::iter::once(fast).chain((0..layout.rank()).rev().filter(|axis| *axis != fast)).collect();
+    let fast =
+        layout.register_modes().iter().find(|mode| mode.stride == 1).map_or(layout.rank().checked_sub(1)?, |m| m.axis);
+    let order: Vec<usize> =
+        std::iter::once(fast).chain((0..layout.rank()).rev().filter(|axis| *axis != fast)).collect();
     SharedLayout::padded(layout.shape(), &order, if layout.rank() > 1 { 16 / bytes.min(16) } else { 0 }, bytes).ok()
 }

@@ -244,27 +244,27 @@ impl Scan<'_> {
 
     fn finish(self) -> Storage {
         let mut storage = Storage { parent: self.parent, first: HashMap::new(), declared: HashMap::new() };
-        let mut starts: HashMap<usize, (Vec<(usize, usize)>, usize, Time)> = HashMap::new();
+        let mut starts: HashMap<usize, Life> = HashMap::new();
         for (value, life) in self.lives.iter().enumerate() {
             let Some(life) = life else { continue };
             let class = find(&storage.parent, value);
-            let Some((path, statement, from)) = starts.get_mut(&class) else {
-                starts.insert(class, (life.path.clone(), life.statement, life.from));
+            let Some(start) = starts.get_mut(&class) else {
+                starts.insert(class, life.clone());
                 storage.first.insert(class, ValueId(value as u32));
                 continue;
             };
             // The innermost block around both; if that is around the first one's, the array stands before the statement that holds it.
-            let common = path.iter().zip(&life.path).take_while(|(a, b)| a == b).count();
+            let common = start.path.iter().zip(&life.path).take_while(|(a, b)| a == b).count();
             let holds = |path: &[(usize, usize)], statement: usize| path.get(common).map_or(statement, |block| block.0);
-            *statement = holds(path, *statement).min(holds(&life.path, life.statement));
-            path.truncate(common);
-            if life.from < *from {
-                *from = life.from;
+            start.statement = holds(&start.path, start.statement).min(holds(&life.path, life.statement));
+            start.path.truncate(common);
+            if life.from < start.from {
+                start.from = life.from;
                 storage.first.insert(class, ValueId(value as u32));
             }
         }
-        for (class, (_, statement, _)) in starts {
-            storage.declared.entry(statement).or_default().push(class);
+        for (class, start) in starts {
+            storage.declared.entry(start.statement).or_default().push(class);
         }
         storage.declared.values_mut().for_each(|classes| classes.sort_unstable());
         storage

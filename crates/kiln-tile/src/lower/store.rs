@@ -1,7 +1,6 @@
 //! Tiles to global memory.
 
 use super::Lower;
-use super::load::WIDEST;
 use crate::dtype::DType;
 use crate::error::{Result, TileError};
 use crate::expr::Expr;

@@ -205,7 +205,7 @@ impl<'a> Pass<'a> {
         }
         let wraps = stage.eq(i64::from(stages) - 1);
         let mut out: Block = last.iter().map(|last| set(last, stage.clone(), stages)).collect();
-        out.extend(phase.iter().map(|phase| set(phase, wraps.select(&other(phase), Expr::var(phase)))));
+        out.extend(phase.iter().map(|phase| set(phase, wraps.select(&other(phase), Expr::var(phase)), 2)));
         out.push(set(&var, wraps.select(&Expr::index(0), stage + 1), stages));
         out
     }

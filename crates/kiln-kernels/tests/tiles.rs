@@ -139,7 +139,7 @@ fn tensor_map(map: &TensorMap, program: &Program, address: u64, scalar: &dyn Fn(
         },
         nan_fill: false,
     };
-    Arg::TensorMap(made.encode().unwrap())
+    Arg::Bytes(made.encode().unwrap().to_vec())
 }
 
 fn random(dtype: DType, len: usize) -> Array {

@@ -40,7 +40,7 @@ pub fn gemm(dtype: DType, [bm, bn, bk]: [u32; 3], stages: u32, schedule: Schedul
     });
     let view = k.view(&y, &[row, col], &[bm, bn]);
     k.store(Place::View(view), &sum[0]);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// `o[H, Q, D] = softmax(q[H, Q, D] k[H, K, D]^T / sqrt(D)) v[H, K, D]`, streamed over keys.
@@ -95,5 +95,5 @@ pub fn attention(dtype: DType, d: u32, [bm, bn, _]: [u32; 3], stages: u32, sched
     let result = k.map("result", &[bm, d], &[&last[2], &last[1]], |_, x, _| &x[0] / &x[1]);
     let view = k.view(&o, &[head, row, zero], &[bm, d]);
     k.store(Place::View(view), &result);
-    k.finish()
+    k.finish().unwrap()
 }

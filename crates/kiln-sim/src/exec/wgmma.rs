@@ -138,8 +138,8 @@ impl Cluster<'_> {
             return Flow::Moved;
         }
         if let Some(c) = &mut self.counters {
-            // One warp's share.
-            c.mma(w.pc, u64::from(2 * 16 * g.n * g.k));
+            // One warp's share of the warpgroup's instruction.
+            c.mma(w.pc, u64::from(2 * 16 * g.n * g.k), (w.id as usize).is_multiple_of(WARPS));
         }
         let lead = Warp::lead(m);
         let (n, k) = (g.n as usize, g.k as usize);
@@ -237,7 +237,7 @@ impl Cluster<'_> {
     }
 
     /// Indices of the warps of a warp's warpgroup that exist.
-    fn warpgroup(&self, w: &Warp) -> std::ops::Range<usize> {
+    pub(crate) fn warpgroup(&self, w: &Warp) -> std::ops::Range<usize> {
         let per_cta = self.warps.len() / self.ctas.len();
         let first = w.index - w.id as usize % WARPS;
         first..(first + WARPS).min((w.cta + 1) * per_cta)

@@ -368,7 +368,7 @@ fn clusters_that_the_kernel_leaves_to_the_launch() {
     assert!(code == Some(1) && out.contains("out of bounds"), "{out}");
     let (code, _, err) = launch("3", &["--cluster", "2,1,1"]);
     let err = words(err);
-    assert!(code == Some(1) && err.contains("3 CTAs along x are no multiple of the cluster's 2"), "{code:?} {err}");
+    assert!(code == Some(2) && err.contains("3 CTAs along x are no multiple of the cluster's 2"), "{code:?} {err}");
     let (code, _, err) = launch("4", &["--cluster", "1,17"]);
-    assert!(code == Some(1) && words(err).contains("17 CTAs; expected 1 to 16"), "{code:?}");
+    assert!(code == Some(2) && words(err).contains("17 CTAs; expected 1 to 16"), "{code:?}");
 }

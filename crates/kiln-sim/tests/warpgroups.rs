@@ -128,6 +128,9 @@ fn product(before: &str, after: &str) -> Kernel {
 fn wgmma_is_for_all_warps_of_a_warpgroup() {
     assert_clean(&product("", ""), 128);
     assert_finds(&product("", ""), 96, FindingKind::Wgmma, "all four warps");
+    // A descriptor of its own for one warp.
+    let apart = product("setp.eq.u32 p, warp, 2; @p add.u64 d, d, 8;\n", "");
+    assert_finds(&apart, 128, FindingKind::Wgmma, "other descriptors in warp");
     // One warp leaves; one warp waits elsewhere.
     let leaves = product("setp.eq.u32 p, warp, 2; @p bar.sync 0; @p ret;\n", "");
     assert_finds(&leaves, 128, FindingKind::Wgmma, "all four warps");

@@ -8,7 +8,9 @@
 //!
 //! * A wgmma is one operation of its warpgroup, and so is `wgmma.wait_group`: it ends when the groups of all four warps
 //!   are complete. After it, one thread may give shared memory back on behalf of all (`if ((t & 127) == 0) arrive(empty)`);
-//!   an arrival before it leaves a race. Accumulators are NaNs until the wait of the warp that holds them.
+//!   an arrival before it leaves a race. All four must issue the same instructions with the same descriptors.
+//!   Accumulators are NaNs until the wait of the warp that holds them. Whether `wgmma.fence` is where it must be is not
+//!   checked.
 //! * Bulk and tensor copies land late, at random under a seed, or when nothing else can run. Tiles of rank 1 to 5, im2col of
 //!   rank 3 to 5 ([`TensorMap`], [`Im2colMap`]), swizzles of 32, 64 and 128 bytes, no interleaving, multicast, reductions.
 //!   `tensormap.replace` changes a map, and copies must not use it before a release and an acquire of the tensormap proxy.

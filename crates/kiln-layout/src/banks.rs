@@ -59,7 +59,7 @@ impl SharedLayout {
     pub fn bank_conflicts(&self, registers: &RegisterLayout, vector: u32) -> Option<Conflicts> {
         let apart = vector > 1 && {
             let axis = self.fastest()?;
-            registers.contiguous(axis) % vector != 0 || self.contiguous(axis) % vector != 0
+            !registers.contiguous(axis).is_multiple_of(vector) || !self.contiguous(axis).is_multiple_of(vector)
         };
         if vector == 0 || apart || registers.shape() != self.shape() {
             return None;

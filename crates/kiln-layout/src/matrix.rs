@@ -57,7 +57,7 @@ impl SharedLayout {
             return None;
         }
         let elements = ROW / bytes;
-        if self.contiguous(axis) % elements != 0 {
+        if !self.contiguous(axis).is_multiple_of(elements) {
             return None;
         }
         let across = 1 - axis;
@@ -82,7 +82,7 @@ impl SharedLayout {
         let mut left = count;
         for mode in grid.register_modes().iter().map(in_rows) {
             let taken = if left == 1 { 1 } else { left.min(mode.extent) };
-            if left % taken != 0 || mode.extent % taken != 0 {
+            if !left.is_multiple_of(taken) || mode.extent % taken != 0 {
                 return None;
             }
             left /= taken;

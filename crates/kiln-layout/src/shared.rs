@@ -111,7 +111,7 @@ impl SharedLayout {
     pub fn slabs(shape: &[u32], order: &[usize], mode: SwizzleMode, element_bytes: u32) -> Result<Self, LayoutError> {
         permutation(order, shape.len())?;
         let inner = mode.span() / element_bytes.clamp(1, 16);
-        let Some((&fast, rest)) = order.split_first().filter(|(fast, _)| shape[**fast] % inner == 0) else {
+        let Some((&fast, rest)) = order.split_first().filter(|(fast, _)| shape[**fast].is_multiple_of(inner)) else {
             return Err(LayoutError::Divide { shape: shape.to_vec(), piece: vec![inner] });
         };
         let mut axes = vec![Vec::new(); shape.len()];

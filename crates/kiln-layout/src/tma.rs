@@ -76,7 +76,7 @@ impl SharedLayout {
         }
         order.extend((0..rank).filter(|axis| !order.contains(axis)).collect::<Vec<_>>());
         let inner = extents[fast] * self.element_bytes();
-        if inner % 16 != 0 || swizzle != SwizzleMode::None && inner != swizzle.span() {
+        if !inner.is_multiple_of(16) || swizzle != SwizzleMode::None && inner != swizzle.span() {
             return None;
         }
         let mut boxes = vec![Placement { origin: vec![0; rank], offset: 0 }];

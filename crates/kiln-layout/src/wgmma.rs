@@ -68,7 +68,7 @@ impl SharedLayout {
             || !matches!(bytes, 1 | 2 | 4)
             || extent == 0
             || rows % extent != 0
-            || extent % 8 != 0
+            || !extent.is_multiple_of(8)
             || depth % each != 0
         {
             return None;

@@ -2,6 +2,7 @@
 //!
 //! Figures are from the CUDA C++ Programming Guide, "Compute Capabilities", and the PTX ISA's target notes.
 
+use crate::atoms::{AtomTable, MatrixType, MmaAtom, MmaKind};
 use kiln_num::DType;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -18,17 +19,9 @@ pub struct MmaShape {
     pub k: u32,
 }
 
-/// The matrix instructions that kernels are generated with: type of the operands (sums are f32), first compute capability, shape of
-/// the largest (PTX ISA, "mma.sync"). Everything that asks which types the tensor cores take asks this table.
-const MMA: [(DType, u32, MmaShape); 3] = [
-    (DType::F16, 75, MmaShape { m: 16, n: 8, k: 8 }),
-    (DType::F16, 80, MmaShape { m: 16, n: 8, k: 16 }),
-    (DType::BF16, 80, MmaShape { m: 16, n: 8, k: 16 }),
-];
-
 /// Whether kernels feed operands of a type to the tensor cores of any architecture: [`Arch::mma`] says of which.
 pub fn has_mma(dtype: DType) -> bool {
-    MMA.iter().any(|row| row.0 == dtype)
+    Arch::ALL.into_iter().any(|arch| arch.mma(dtype).is_some())
 }
 
 /// What differs between architectures.
@@ -114,11 +107,6 @@ impl Arch {
         self.capability() >= 80
     }
 
-    /// Whether blocks are launched in clusters and tensor maps say what bulk copies (TMA) take (sm_90 and newer).
-    pub fn has_clusters(self) -> bool {
-        self.capability() >= 90
-    }
-
     /// Whether `cvt` to bf16 and what came with it exist: packed conversions, `min.NaN` and `max.NaN` (sm_80 and newer).
     pub fn has_bf16(self) -> bool {
         self.capability() >= 80
@@ -129,11 +117,21 @@ impl Arch {
         self.capability() >= 89
     }
 
-    /// The largest matrix instruction that kernels use on operands of a type, with f32 sums; `None` where the tensor cores lack the
-    /// type or kernels do not use it.
+    /// The copy and matrix instructions of this architecture.
+    pub fn atoms(self) -> AtomTable {
+        AtomTable::new(self)
+    }
+
+    /// The largest matrix instruction of a warp that kernels use on operands of a type, with f32 sums; `None` where the tensor cores
+    /// lack the type, or for other than 16-bit floats, which kernels do not use them for.
     pub fn mma(self, operands: DType) -> Option<MmaShape> {
-        let exists = |row: &&(DType, u32, MmaShape)| row.0 == operands && row.1 <= self.capability();
-        MMA.iter().rfind(exists).map(|row| row.2)
+        let ty = MatrixType::of(operands).filter(|_| matches!(operands, DType::F16 | DType::BF16))?;
+        let has = |row: &&MmaAtom| {
+            let types = (row.a, row.b, row.acc) == (ty, ty, MatrixType::F32);
+            types && row.kind == MmaKind::Sync && row.available.on(self)
+        };
+        let rows = MmaAtom::ALL.iter().filter(has);
+        rows.max_by_key(|row| row.k).map(|row| MmaShape { m: row.m, n: row.widths[0], k: row.k })
     }
 
     /// Shared memory that the system keeps of what one block takes, in bytes.

@@ -1,9 +1,10 @@
-//! What a GPU or CPU is: architectures, capacities, rates, occupancy and the roofline cost model.
+//! What a GPU or CPU is: architectures, their matrix and copy instructions, capacities, rates, occupancy and the roofline cost model.
 //!
 //! Must not know: graphs, kernels or how anything is scheduled.
 #![forbid(unsafe_code)]
 
 pub mod arch;
+pub mod atoms;
 mod gpu;
 mod occupancy;
 mod target;

@@ -32,6 +32,18 @@ pub enum TileError {
         /// What the context needs.
         expected: String,
     },
+    /// The text of a program cannot be read.
+    #[error("line {line}, column {column}: expected {expected}, found {found}")]
+    Text {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What could stand there.
+        expected: String,
+        /// What does.
+        found: String,
+    },
     /// The program is right, but this architecture or this compiler cannot express it.
     #[error("kernel `{kernel}` cannot be compiled for {arch}: {what}; {help}")]
     Unsupported {

@@ -27,6 +27,13 @@ macro_rules! unary {
             /// Every function.
             pub const ALL: &[UnaryOp] = &[$(UnaryOp::$variant),*];
 
+            /// Its mnemonic.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(UnaryOp::$variant => stringify!($name),)*
+                }
+            }
+
             /// The function of this mnemonic.
             pub fn from_name(name: &str) -> Option<UnaryOp> {
                 match name {

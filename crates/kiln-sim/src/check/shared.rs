@@ -25,7 +25,7 @@ struct Cell {
 /// Shadow of one CTA's shared memory.
 pub(crate) struct SharedShadow {
     cells: Vec<Cell>,
-    /// Time of the last read by each warp of the cluster, `warps` entries a word; grown on first use.
+    /// Time of the last read by each warp and each tensor core of the cluster, one clock a word; grown on first use.
     reads: Vec<u32>,
 }
 
@@ -50,10 +50,11 @@ impl SharedShadow {
         access: Access,
         warp: usize,
         pc: u32,
-        warps: usize,
+        tensor_core: Option<(usize, u32)>,
         clocks: Option<&Clocks>,
         checks: &crate::Checks,
     ) -> Option<Conflict> {
+        let entries = clocks.map_or(0, Clocks::entries);
         let cell = self.cells.get_mut(word)?;
         let mut found = None;
         let mut raise = |c: Conflict| {
@@ -62,7 +63,7 @@ impl SharedShadow {
         let landing = matches!(access, Access::AsyncLand | Access::BulkLand);
         if access == Access::AsyncDone {
             // Everything was checked when the operation was issued.
-            if let (Some(c), Some(time)) = (clocks, self.reads.get_mut(word * warps + warp)) {
+            if let (Some(c), Some(time)) = (clocks, self.reads.get_mut(word * entries + warp)) {
                 *time = c.time(warp);
             }
             return None;
@@ -106,10 +107,10 @@ impl SharedShadow {
                 ));
             }
             if self.reads.is_empty() {
-                self.reads = vec![0; self.cells.len() * warps];
+                self.reads = vec![0; self.cells.len() * entries];
             }
             let cell = &mut self.cells[word];
-            let reads = &mut self.reads[word * warps..(word + 1) * warps];
+            let reads = &mut self.reads[word * entries..(word + 1) * entries];
             if access.writes() {
                 if !landing {
                     for (r, time) in reads.iter_mut().enumerate() {
@@ -125,7 +126,11 @@ impl SharedShadow {
                 }
                 cell.writer_time = c.time(warp);
             } else {
-                reads[warp] = if access == Access::AsyncHold { HELD } else { c.time(warp) };
+                match tensor_core {
+                    Some((entry, group)) => reads[entry] = group.max(reads[entry]),
+                    None if access == Access::AsyncHold => reads[warp] = HELD,
+                    None => reads[warp] = c.time(warp),
+                }
                 cell.reader_pc = pc;
             }
         }
@@ -152,11 +157,35 @@ impl Cluster<'_> {
     #[inline]
     pub(crate) fn shared_access(&mut self, w: &Warp, lane: usize, cta: usize, off: u32, bytes: u32, access: Access) {
         if self.ctas[cta].shadow.is_some() {
-            self.shared_access_checked(w, lane, cta, off, bytes, access);
+            self.shared_access_checked(w, lane, cta, off, bytes, access, None);
         }
     }
 
-    fn shared_access_checked(&mut self, w: &Warp, lane: usize, cta: usize, off: u32, bytes: u32, access: Access) {
+    /// Notes a read by a wgmma that belongs to a group of its warpgroup: (entry of the tensor core, number of the group).
+    pub(crate) fn tensor_core_read(
+        &mut self,
+        w: &Warp,
+        lane: usize,
+        (cta, off): (usize, u32),
+        bytes: u32,
+        group: (usize, u32),
+    ) {
+        if self.ctas[cta].shadow.is_some() {
+            self.shared_access_checked(w, lane, cta, off, bytes, Access::AsyncRead, Some(group));
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn shared_access_checked(
+        &mut self,
+        w: &Warp,
+        lane: usize,
+        cta: usize,
+        off: u32,
+        bytes: u32,
+        access: Access,
+        tensor_core: Option<(usize, u32)>,
+    ) {
         let warps = self.warps.len();
         let mut conflict = None;
         let Some(shadow) = &mut self.ctas[cta].shadow else { return };
@@ -170,7 +199,7 @@ impl Cluster<'_> {
                 access,
                 w.index,
                 w.pc,
-                warps,
+                tensor_core,
                 self.clocks.as_ref(),
                 &self.run.options.checks,
             );
@@ -183,8 +212,12 @@ impl Cluster<'_> {
             let text = match other {
                 Some((warp, pc)) => {
                     let inst = &self.run.program.insts[pc as usize];
+                    let by = match usize::from(warp).checked_sub(warps) {
+                        None => format!("warp {warp}"),
+                        Some(core) => format!("a wgmma of warpgroup {core} that has not been waited for since"),
+                    };
                     format!(
-                        "{} of {bytes} bytes: {what} by warp {warp} at source line {} (PTX line {})",
+                        "{} of {bytes} bytes: {what} by {by} at source line {} (PTX line {})",
                         access.name(),
                         inst.loc.1,
                         inst.line

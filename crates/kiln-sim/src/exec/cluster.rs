@@ -137,7 +137,9 @@ impl<'a> Cluster<'a> {
                 warps.push(warp);
             }
         }
-        let clocks = options.checks.shared_races.then(|| Clocks::new(warps.len()));
+        // A tensor core for each warpgroup of kernels that use wgmma.
+        let tensor_cores = if run.program.row_access.is_empty() { 0 } else { threads.div_ceil(128) * per };
+        let clocks = options.checks.shared_races.then(|| Clocks::new(warps.len(), tensor_cores as usize));
         Cluster {
             run,
             ctas,
@@ -250,6 +252,14 @@ impl<'a> Cluster<'a> {
                     }
                     Wait::Cluster(_) => "the cluster barrier".to_string(),
                     Wait::Mbar { addr, parity, .. } => format!("the mbarrier at shared {addr:#x}, parity {parity}"),
+                    Wait::Wgmma(group) => {
+                        let missing: Vec<String> =
+                            self.wgmma_missing(w, group).map(|(warp, _)| warp.to_string()).collect();
+                        format!(
+                            "wgmma-group {group} of its warpgroup, to which warps {} belong too",
+                            missing.join(", ")
+                        )
+                    }
                 };
                 lines.push(format!(
                     "CTA {} warp {} at source line {} (PTX line {}) waits for {what}",

@@ -163,8 +163,8 @@ impl Cluster<'_> {
             Op::Mma(desc) => return self.mma(w, desc, m),
             Op::Wgmma(desc) => return self.wgmma(w, desc, m),
             Op::WgmmaFence => {}
-            Op::WgmmaCommit => w.wgmma.commit(),
-            Op::WgmmaWait(left) => self.wgmma_wait(w, *left),
+            Op::WgmmaCommit => return self.wgmma_commit(w, m),
+            Op::WgmmaWait(left) => return self.wgmma_wait(w, *left, m),
             Op::CpAsync { dst, src, size, src_size, ignore } => {
                 self.cp_async(w, dst, src, *size, *src_size, *ignore, m)
             }
@@ -197,6 +197,7 @@ impl Cluster<'_> {
         }
         if w.alive() == 0 {
             self.drain(w);
+            self.warpgroup_moved(w);
         }
         self.cluster_check();
         Flow::Moved

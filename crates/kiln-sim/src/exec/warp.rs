@@ -25,6 +25,8 @@ pub(crate) enum Wait {
         addr: u32,
         parity: u32,
     },
+    /// At a `wgmma.wait_group`, until the other warps of the warpgroup have committed as many groups.
+    Wgmma(u32),
 }
 
 /// Lanes at one PC.

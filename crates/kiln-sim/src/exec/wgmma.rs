@@ -1,15 +1,19 @@
 //! wgmma.mma_async ("Asynchronous Warpgroup-Level Matrix Instructions").
 //!
-//! Each warp of a warpgroup holds 16 of the 64 rows of A and D, so a warp computes its rows on its own.
+//! Each warp of a warpgroup holds 16 of the 64 rows of A and D, so a warp computes its rows on its own. The product
+//! is still one operation of the warpgroup ("`wgmma.commit_group` creates a new wgmma-group per warpgroup"), which is
+//! complete only when every warp has issued its part. So `wgmma.wait_group` sleeps until all four warps have committed
+//! what it waits for, and then no operand is read any more, by none of them: one thread may tell the producer on behalf
+//! of its warpgroup, as CUTLASS does. What each warp does with its own registers is ordered by its own wait only.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use super::cluster::Cluster;
 use super::mma::{element, integer_element};
 use super::regs::{LANES, Regs, Row, wide};
 use super::step::Flow;
-use super::warp::Warp;
-use crate::check::{Access, FindingKind};
+use super::warp::{Wait, Warp};
+use crate::check::FindingKind;
 use crate::decode::{Op, Reg, Ty, Wgmma, WgmmaA};
 use crate::launch::Swizzle;
 use crate::num::{f16_to_f32, f32_to_f16};
@@ -18,24 +22,21 @@ use crate::num::{f16_to_f32, f32_to_f16};
 const ROWS: usize = 16;
 /// Largest N.
 const COLS: usize = 256;
+/// Warps of a warpgroup.
+const WARPS: usize = 4;
 /// Largest K (8-bit types).
 const DEPTH: usize = 32;
-
-/// What an unfinished group still owns.
-#[derive(Default)]
-struct Pending {
-    /// Rows of accumulators.
-    rows: Vec<u32>,
-    /// Words of shared memory being read: (CTA, byte offset).
-    reads: HashSet<(usize, u32)>,
-}
 
 /// Groups of a warp that have not been waited for. Operands are read at issue, and are nobody's to overwrite until the
 /// wait; results land at the wait, and their registers hold NaNs until then.
 #[derive(Default)]
 pub(crate) struct State {
-    open: Pending,
-    groups: VecDeque<Pending>,
+    /// Rows of accumulators of the group that is being made.
+    open: Vec<u32>,
+    /// The same of each group that has been committed.
+    groups: VecDeque<Vec<u32>>,
+    /// Groups committed so far.
+    committed: u32,
     /// Accumulators in flight, by row.
     results: HashMap<u32, [u32; LANES]>,
 }
@@ -44,21 +45,16 @@ impl State {
     /// Whether registers are in flight.
     #[inline(always)]
     pub(crate) fn busy(&self) -> bool {
-        !self.open.rows.is_empty() || !self.groups.is_empty()
-    }
-
-    pub(crate) fn commit(&mut self) {
-        let group = std::mem::take(&mut self.open);
-        self.groups.push_back(group);
+        !self.open.is_empty() || !self.groups.is_empty()
     }
 
     fn owns(&self, row: u32) -> bool {
-        self.groups.iter().chain([&self.open]).any(|g| g.rows.contains(&row))
+        self.groups.iter().chain([&self.open]).any(|rows| rows.contains(&row))
     }
 
     fn disown(&mut self, row: u32) {
-        for g in self.groups.iter_mut().chain([&mut self.open]) {
-            g.rows.retain(|r| *r != row);
+        for rows in self.groups.iter_mut().chain([&mut self.open]) {
+            rows.retain(|r| *r != row);
         }
         self.results.remove(&row);
     }
@@ -77,7 +73,7 @@ impl State {
         for row in &rows {
             self.results.insert(*row, std::mem::replace(&mut regs.r[*row as usize].0, [u32::MAX; LANES]));
         }
-        self.open.rows.extend(rows);
+        self.open.extend(rows);
     }
 }
 
@@ -169,20 +165,14 @@ impl Cluster<'_> {
             }
             WgmmaA::Desc(row) => {
                 let desc = Desc::new(w.regs.d[*row as usize][lead]);
-                let first = 16 * (w.id % 4);
-                for (i, row) in a.iter_mut().enumerate() {
-                    for (j, v) in row.iter_mut().enumerate().take(k) {
-                        *v = self.wgmma_element(w, lead, &desc, first + i as u32, j as u32, size, g.trans_a);
-                    }
-                }
+                let first = 16 * (w.id % 4) as usize;
+                self.wgmma_operand(w, lead, &desc, first..first + ROWS, k, size, g.trans_a, |mn, k, v| {
+                    a[mn - first][k] = v;
+                });
             }
         }
         let desc = Desc::new(w.regs.d[g.b as usize][lead]);
-        for (j, row) in b.iter_mut().enumerate() {
-            for (i, v) in row.iter_mut().enumerate().take(n) {
-                *v = self.wgmma_element(w, lead, &desc, i as u32, j as u32, size, g.trans_b);
-            }
-        }
+        self.wgmma_operand(w, lead, &desc, 0..n, k, size, g.trans_b, |mn, k, v| b[k][mn] = v);
         let delayed = self.run.options.checks.async_copies;
         let rows: Vec<u32> = g.d.iter().filter_map(|r| if let Reg::R(row) = r { Some(*row) } else { None }).collect();
         if delayed {
@@ -204,43 +194,97 @@ impl Cluster<'_> {
         Flow::Next
     }
 
+    /// Reads the elements `mn` x `depth` of an operand in shared memory, 16 bytes at a time: no layout splits those.
     #[allow(clippy::too_many_arguments)]
-    fn wgmma_element(
+    fn wgmma_operand(
         &mut self,
-        w: &mut Warp,
+        w: &Warp,
         lane: usize,
         desc: &Desc,
-        mn: u32,
-        k: u32,
+        mn: std::ops::Range<usize>,
+        depth: usize,
         size: u32,
-        trans: bool,
-    ) -> u32 {
+        transposed: bool,
+        mut take: impl FnMut(usize, usize, u32),
+    ) {
         if desc.base_offset != 0 {
-            self.report(
-                w,
-                lane,
-                FindingKind::InvalidOperand,
-                None,
-                "a descriptor with a base offset is not supported".into(),
-            );
+            let text = "a descriptor with a base offset is not supported".to_string();
+            self.report(w, lane, FindingKind::InvalidOperand, None, text);
         }
-        let at = desc.address(mn, k, size, trans);
-        let Some((cta, off)) = self.shared_checked(w, lane, at.into(), size, "wgmma operand") else { return 0 };
-        if self.ctas[cta].shadow.is_some() {
-            let hold = self.run.options.checks.async_copies;
-            self.shared_access(w, lane, cta, off, size, if hold { Access::AsyncHold } else { Access::AsyncRead });
-            if hold {
-                w.wgmma.open.reads.insert((cta, off & !3));
+        let group = (self.tensor_core(w), w.wgmma.committed + 1);
+        let per = 16 / size as usize;
+        let (step_mn, step_k) = if transposed { (per, 1) } else { (1, per) };
+        for i in mn.step_by(step_mn) {
+            for j in (0..depth).step_by(step_k) {
+                let at = desc.address(i as u32, j as u32, size, transposed);
+                let Some((cta, off)) = self.shared_checked(w, lane, at.into(), 16, "wgmma operand") else { continue };
+                self.tensor_core_read(w, lane, (cta, off), 16, group);
+                let words = &self.ctas[cta].shared[off as usize / 4..][..4];
+                for e in 0..per {
+                    let bit = 8 * size * e as u32;
+                    let word = words[bit as usize / 32] >> (bit % 32);
+                    let value = if size == 4 { word } else { word & ((1 << (8 * size)) - 1) };
+                    if transposed { take(i + e, j, value) } else { take(i, j + e, value) }
+                }
             }
         }
-        let word = self.ctas[cta].shared[off as usize / 4];
-        if size == 4 { word } else { word >> (8 * (off % 4)) & ((1 << (8 * size)) - 1) }
     }
 
-    pub(crate) fn wgmma_wait(&mut self, w: &mut Warp, left: u32) {
+    /// The entry of a warp's tensor core in the clocks.
+    fn tensor_core(&self, w: &Warp) -> usize {
+        let per_cta = self.warps.len() / self.ctas.len();
+        self.warps.len() + w.cta * per_cta.div_ceil(WARPS) + w.id as usize / WARPS
+    }
+
+    /// Indices of the warps of a warp's warpgroup that exist.
+    fn warpgroup(&self, w: &Warp) -> std::ops::Range<usize> {
+        let per_cta = self.warps.len() / self.ctas.len();
+        let first = w.index - w.id as usize % WARPS;
+        first..(first + WARPS).min((w.cta + 1) * per_cta)
+    }
+
+    pub(crate) fn wgmma_commit(&mut self, w: &mut Warp, m: u32) -> Flow {
+        if !self.whole_warp(w, m) {
+            return Flow::Moved;
+        }
+        let rows = std::mem::take(&mut w.wgmma.open);
+        w.wgmma.groups.push_back(rows);
+        w.wgmma.committed += 1;
+        self.warpgroup_moved(w);
+        Flow::Next
+    }
+
+    /// Lets the warps of a warpgroup that wait for others of it look again.
+    pub(crate) fn warpgroup_moved(&mut self, w: &Warp) {
+        for i in self.warpgroup(w) {
+            for g in self.warps[i].groups.iter_mut().filter(|g| matches!(g.wait, Wait::Wgmma(_))) {
+                g.wait = Wait::Ready;
+            }
+        }
+    }
+
+    /// Warps of a warpgroup that have not committed group number `group`, and whether they still can.
+    pub(crate) fn wgmma_missing(&self, w: &Warp, group: u32) -> impl Iterator<Item = (u32, bool)> {
+        let missing = self.warpgroup(w).filter(move |i| *i != w.index && self.warps[*i].wgmma.committed < group);
+        missing.map(|i| (self.warps[i].id, !self.warps[i].done()))
+    }
+
+    pub(crate) fn wgmma_wait(&mut self, w: &mut Warp, left: u32, m: u32) -> Flow {
+        if !self.whole_warp(w, m) {
+            return Flow::Moved;
+        }
+        let group = w.wgmma.committed.saturating_sub(left);
+        let missing: Vec<(u32, bool)> = self.wgmma_missing(w, group).collect();
+        if self.warpgroup(w).len() < WARPS || missing.iter().any(|(_, alive)| !alive) {
+            let text = "wgmma is for all four warps of a warpgroup, and not all of them have executed it".to_string();
+            self.report(w, Warp::lead(m), FindingKind::Wgmma, None, text);
+        } else if !missing.is_empty() {
+            w.park(m, Wait::Wgmma(group));
+            return Flow::Moved;
+        }
         while w.wgmma.groups.len() > left as usize {
-            let Some(group) = w.wgmma.groups.pop_front() else { break };
-            for row in group.rows {
+            let Some(rows) = w.wgmma.groups.pop_front() else { break };
+            for row in rows {
                 // A later group that adds to the same accumulator lands it.
                 if !w.wgmma.owns(row)
                     && let Some(result) = w.wgmma.results.remove(&row)
@@ -248,12 +292,12 @@ impl Cluster<'_> {
                     w.regs.r[row as usize] = Row(result);
                 }
             }
-            for (cta, off) in group.reads {
-                if !w.wgmma.groups.iter().chain([&w.wgmma.open]).any(|g| g.reads.contains(&(cta, off))) {
-                    self.shared_access(w, 0, cta, off, 4, Access::AsyncDone);
-                }
-            }
         }
+        let entry = self.tensor_core(w);
+        if let Some(clocks) = &mut self.clocks {
+            clocks.waited(w.index, entry, group);
+        }
+        Flow::Next
     }
 
     /// Reports an instruction that reads an accumulator in flight.

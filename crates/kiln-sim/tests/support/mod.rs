@@ -34,6 +34,17 @@ pub fn half(q: i32) -> u16 {
     (((e + 5) as u16) << 10) | ((q.unsigned_abs() << (10 - e)) as u16 & 0x3ff) | if q < 0 { 0x8000 } else { 0 }
 }
 
+/// The nearest bf16, ties to even; `x` is finite.
+pub fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// A bf16 by its bits.
+pub fn from_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 /// Decodes kernel `name` of `tests/ptx/{file}.ptx`.
 pub fn kernel(file: &str, name: &str) -> Kernel {
     let path = format!("{}/tests/ptx/{file}.ptx", env!("CARGO_MANIFEST_DIR"));

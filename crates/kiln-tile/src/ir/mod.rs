@@ -343,12 +343,14 @@ pub enum Op {
     },
 
     // ---- T4: barriers ---------------------------------------------------------------------------------------------------
-    /// Sets a mutable scalar (cursor, phase); declared by its first assignment.
+    /// Sets a mutable index (cursor, phase); declared by its first assignment.
     Assign {
         /// The variable.
         var: Var,
         /// Its new value.
         value: Expr,
+        /// What it is always below; it is never negative.
+        below: u32,
     },
     /// One thread of the role runs this.
     Elected(Block),

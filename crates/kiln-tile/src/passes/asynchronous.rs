@@ -86,13 +86,14 @@ fn outgoing(body: &Block) -> HashSet<SharedId> {
     found
 }
 
-/// Where a role is in a ring.
+/// Where one end of a channel is.
 #[derive(Clone)]
 struct Cursor {
     stage: Var,
-    phase: Var,
-    /// The stage before.
-    last: Var,
+    /// Of barriers.
+    phase: Option<Var>,
+    /// The stage before, where it is released late.
+    last: Option<Var>,
 }
 
 /// A product that may still run.
@@ -107,7 +108,8 @@ struct Pass<'a> {
     program: &'a mut Program,
     rings: &'a HashMap<ChannelId, Ring>,
     outgoing: &'a HashSet<SharedId>,
-    cursors: HashMap<ChannelId, Cursor>,
+    /// By channel, and whether it is the producer's.
+    cursors: HashMap<(ChannelId, bool), Cursor>,
     /// First assignments of cursors.
     declared: Block,
     /// The role's named barrier and its threads, in a program of roles.
@@ -156,37 +158,56 @@ impl<'a> Pass<'a> {
         out
     }
 
-    fn cursor(&mut self, channel: ChannelId) -> Cursor {
-        if let Some(cursor) = self.cursors.get(&channel) {
+    fn cursor(&mut self, channel: ChannelId, filling: bool) -> Cursor {
+        if let Some(cursor) = self.cursors.get(&(channel, filling)) {
             return cursor.clone();
         }
         let name = self.program.channel(channel).name.clone();
-        let mut var = |what: &str, first: i64| {
-            let var = self.program.add_var(&format!("{name}_{what}"), Type::Index);
-            self.declared.push(Stmt::effect(Op::Assign { var: var.clone(), value: Expr::index(first) }));
-            var
-        };
+        let ring = self.rings.contains_key(&channel);
+        let stages = self.program.channel(channel).stages;
+        let stage = self.declare(&format!("{name}_{}", if filling { "fill" } else { "read" }), 0, stages);
         // A producer finds the first round of slots free: the phase before the first counts as ended.
-        let phase = i64::from(self.producer && self.rings.contains_key(&channel));
-        let cursor = Cursor { stage: var("stage", 0), phase: var("phase", phase), last: var("last", 0) };
-        self.cursors.insert(channel, cursor.clone());
+        let phase = ring.then(|| self.declare(&format!("{name}_phase"), i64::from(filling), 2));
+        let cursor = Cursor { stage, phase, last: None };
+        self.cursors.insert((channel, filling), cursor.clone());
         cursor
     }
 
-    fn advance(&mut self, channel: ChannelId) -> Block {
-        let cursor = self.cursor(channel);
-        let stages = i64::from(self.program.channel(channel).stages);
-        let (stage, phase) = (Expr::var(&cursor.stage), Expr::var(&cursor.phase));
-        let wraps = stage.eq(stages - 1);
-        let set = |var: &Var, value: Expr| Stmt::effect(Op::Assign { var: var.clone(), value });
-        if stages == 1 {
-            return vec![set(&cursor.phase, Expr::index(1) - phase)];
+    fn declare(&mut self, name: &str, first: i64, below: u32) -> Var {
+        let var = self.program.add_var(name, Type::Index);
+        self.declared.push(Stmt::effect(Op::Assign { var: var.clone(), value: Expr::index(first), below }));
+        var
+    }
+
+    /// The stage before a reader's cursor.
+    fn last(&mut self, channel: ChannelId) -> Expr {
+        let mut cursor = self.cursor(channel, false);
+        if self.program.channel(channel).stages == 1 {
+            return Expr::index(0);
         }
-        vec![
-            set(&cursor.last, stage.clone()),
-            set(&cursor.phase, wraps.select(&(Expr::index(1) - &phase), phase.clone())),
-            set(&cursor.stage, wraps.select(&Expr::index(0), stage + 1)),
-        ]
+        if cursor.last.is_none() {
+            let name = format!("{}_last", self.program.channel(channel).name);
+            let stages = self.program.channel(channel).stages;
+            cursor.last = Some(self.declare(&name, 0, stages));
+            self.cursors.insert((channel, false), cursor.clone());
+        }
+        cursor.last.as_ref().map_or(Expr::index(0), Expr::var)
+    }
+
+    fn advance(&mut self, channel: ChannelId, filling: bool) -> Block {
+        let Cursor { stage: var, phase, last } = self.cursor(channel, filling);
+        let stages = self.program.channel(channel).stages;
+        let stage = Expr::var(&var);
+        let set = |var: &Var, value: Expr, below: u32| Stmt::effect(Op::Assign { var: var.clone(), value, below });
+        let other = |phase: &Var| Expr::index(1) - Expr::var(phase);
+        if stages == 1 {
+            return phase.iter().map(|phase| set(phase, other(phase), 2)).collect();
+        }
+        let wraps = stage.eq(i64::from(stages) - 1);
+        let mut out: Block = last.iter().map(|last| set(last, stage.clone(), stages)).collect();
+        out.extend(phase.iter().map(|phase| set(phase, wraps.select(&other(phase), Expr::var(phase)), 2)));
+        out.push(set(&var, wraps.select(&Expr::index(0), stage + 1), stages));
+        out
     }
 
     fn block(&mut self, block: Block) -> Block {
@@ -213,7 +234,7 @@ impl<'a> Pass<'a> {
             Op::Acquire(channel) => self.acquire(*channel, out),
             Op::Copy { to, barrier, .. } => {
                 if let Stage::Cursor(channel) = to.stage {
-                    let stage = Expr::var(&self.cursor(channel).stage);
+                    let stage = Expr::var(&self.cursor(channel, true).stage);
                     *barrier = self.rings.get(&channel).map(|ring| (ring.full, stage.clone()));
                     to.stage = Stage::Index(stage);
                 }
@@ -223,12 +244,12 @@ impl<'a> Pass<'a> {
                 if !self.rings.contains_key(channel) {
                     out.push(Stmt::effect(Op::Commit(Group::CpAsync)));
                 }
-                out.extend(self.advance(*channel));
+                out.extend(self.advance(*channel, true));
             }
             Op::Receive(channel) => self.receive(*channel, out),
             Op::Release { channel, .. } => {
                 let channel = *channel;
-                let stage = Expr::var(&self.cursor(channel).stage);
+                let stage = Expr::var(&self.cursor(channel, false).stage);
                 if let Some(ring) = self.rings.get(&channel) {
                     let empty = ring.empty;
                     match flights.iter_mut().rfind(|flight| flight.channels.contains(&channel)) {
@@ -241,7 +262,7 @@ impl<'a> Pass<'a> {
                         None => out.push(Stmt::effect(Op::Arrive { barrier: empty, index: stage })),
                     }
                 }
-                out.extend(self.advance(channel));
+                out.extend(self.advance(channel, false));
             }
             Op::Sync => out.push(self.sync()),
             Op::SharedLoad { from } => {
@@ -299,7 +320,7 @@ impl<'a> Pass<'a> {
 
     fn resolve(&mut self, slot: &mut Slot) {
         if let Stage::Cursor(channel) = slot.stage {
-            slot.stage = Stage::Index(Expr::var(&self.cursor(channel).stage));
+            slot.stage = Stage::Index(Expr::var(&self.cursor(channel, false).stage));
         }
     }
 
@@ -319,8 +340,7 @@ impl<'a> Pass<'a> {
             }
             return;
         };
-        let cursor = self.cursor(channel);
-        let (index, parity) = (Expr::var(&cursor.stage), Expr::var(&cursor.phase));
+        let (index, parity) = self.phase(channel, true);
         let bytes = self.program.channel(channel).buffers.iter().map(|buffer| {
             let shared = self.program.shared(*buffer);
             shared.shape.iter().product::<u32>() * shared.dtype.bits() / 8
@@ -336,9 +356,14 @@ impl<'a> Pass<'a> {
             out.extend([Stmt::effect(Op::WaitGroup { group: Group::CpAsync, pending }), self.sync()]);
             return;
         };
-        let cursor = self.cursor(channel);
-        let (index, parity) = (Expr::var(&cursor.stage), Expr::var(&cursor.phase));
+        let (index, parity) = self.phase(channel, false);
         out.push(Stmt::effect(Op::Wait { barrier: ring.full, index, parity }));
+    }
+
+    /// Which barrier of a ring one end waits for, and for which phase.
+    fn phase(&mut self, channel: ChannelId, filling: bool) -> (Expr, Expr) {
+        let cursor = self.cursor(channel, filling);
+        (Expr::var(&cursor.stage), cursor.phase.as_ref().map_or(Expr::index(0), Expr::var))
     }
 
     /// A loop that only adds products: each iteration's may run into the next, whose slots are released an iteration later.
@@ -352,12 +377,10 @@ impl<'a> Pass<'a> {
                 Op::Release { channel, .. } => {
                     if let Some(ring) = self.rings.get(&channel) {
                         let empty = ring.empty;
-                        let cursor = self.cursor(channel);
-                        let stages = self.program.channel(channel).stages;
-                        let index = if stages == 1 { Expr::index(0) } else { Expr::var(&cursor.last) };
+                        let index = self.last(channel);
                         late.push(Stmt::effect(Op::Arrive { barrier: empty, index }));
                     }
-                    releases.extend(self.advance(channel));
+                    releases.extend(self.advance(channel, false));
                 }
                 Op::Dot { .. } => {
                     let mut flights = vec![];

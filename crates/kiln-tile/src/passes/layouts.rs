@@ -2,6 +2,7 @@
 //! between.
 
 use super::Machine;
+use super::select::dense_axes;
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, ExprKind, Var};
 use crate::ir::{Block, Op, Operand, Place, Program, Scalar, SharedId, Stmt, ValueId, View};
@@ -35,42 +36,27 @@ fn error(program: &Program, what: String) -> TileError {
 /// Lays out shared buffers: rows of up to 128 bytes along the axis that is contiguous in memory, swizzled, as boxes and instructions on matrices
 /// want them; padded where neither does.
 fn shared(program: &mut Program, body: &Block) -> Result<()> {
-    let mut fastest: HashMap<SharedId, usize> = HashMap::new();
+    let mut dense = dense_axes(body);
     let mut scalar = vec![];
-    let mut visit = |stmt: &Stmt| match &stmt.op {
-        Op::Copy { from: view, to: slot, .. } | Op::CopyOut { to: view, from: slot } => {
-            if let Some(Some(axis)) = view.axes.last() {
-                fastest.insert(slot.buffer, *axis);
-            }
-        }
-        Op::Dot { a, b, atom, .. } => {
-            for (operand, depth) in [(a, 1), (b, 0)] {
+    for stmt in body {
+        stmt.walk(&mut |stmt| {
+            let Op::Dot { a, b, atom, .. } = &stmt.op else { return };
+            for (operand, deep) in [(a, 1), (b, 0)] {
                 if let Operand::Shared(slot) = operand {
-                    fastest.entry(slot.buffer).or_insert(depth);
-                    if atom.as_deref() == Some("fma") {
+                    dense.entry(slot.buffer).or_insert(deep);
+                    if atom.as_deref().is_some_and(|atom| atom.starts_with("fma")) {
                         scalar.push(slot.buffer);
                     }
                 }
             }
-        }
-        _ => {}
-    };
-    body.iter().for_each(|stmt| stmt.walk(&mut |stmt| visit(stmt)));
-    // What goes through registers is stored along the axis that is contiguous in memory.
-    let mut loaded = HashMap::new();
-    body.iter().for_each(|stmt| {
-        stmt.walk(&mut |stmt| {
-            if let Op::Load { from: Place::View(view), .. } = &stmt.op {
-                loaded.insert(stmt.results[0], view.axes.last().copied().flatten());
-            }
         });
-    });
+    }
     for i in 0..program.shared.len() {
         let buffer = &program.shared[i];
         let bytes = buffer.dtype.bits() / 8;
         let id = SharedId(i as u32);
         let last = buffer.shape.len().saturating_sub(1);
-        let fast = fastest.get(&id).copied().unwrap_or(last);
+        let fast = dense.get(&id).copied().unwrap_or(last);
         let mut order = vec![fast];
         order.extend((0..buffer.shape.len()).rev().filter(|axis| *axis != fast));
         let line = buffer.shape.get(fast).copied().unwrap_or(1) * bytes;
@@ -104,7 +90,10 @@ impl Pass<'_> {
                 Op::Dot { a, acc, atom: Some(atom), .. } => {
                     let shape = &program.value(*acc).shape;
                     let whole = self.rows_stay(program);
-                    let found = self.machine.dot_layouts(atom, [shape[0], shape[1]], warps, whole);
+                    let Some(found) = self.machine.atom(atom) else {
+                        return Err(error(program, format!("`{atom}` is no instruction")));
+                    };
+                    let found = self.machine.dot_layouts(&found, [shape[0], shape[1]], warps, whole);
                     let layouts = found
                         .map_err(|e| error(program, format!("the accumulator `{}`: {e}", program.value(*acc).name)))?;
                     self.layouts.insert(*acc, layouts.accumulator.clone());
@@ -454,10 +443,12 @@ impl Accesses {
     fn block(&mut self, flat: &[&Stmt]) {
         for stmt in flat {
             match &stmt.op {
-                Op::Bind { var, value, below } => match below {
-                    Some(below) => self.facts.set_axis(var, below),
-                    None => self.facts.bind(var, value, 1),
-                },
+                Op::Bind { var, value, below } => {
+                    self.facts.bind(var, value, 1);
+                    if let Some(below) = below {
+                        self.facts.bound(var, below);
+                    }
+                }
                 Op::For { var, start, end, step, .. } => self.facts.set_loop(var, start, end, step),
                 Op::Load { from, .. } if self.tiles.contains(&stmt.results[0]) => {
                     let width = self.place(from);

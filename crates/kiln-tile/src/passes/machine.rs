@@ -4,30 +4,36 @@ use crate::dtype::DType;
 use crate::expr::Expr;
 use crate::ir::View;
 use crate::pass::facts::Facts;
-use kiln_layout::{Deal, LayoutError, Mode, RegisterLayout};
+use kiln_layout::{Deal, LayoutError, RegisterLayout};
 use kiln_target::arch::Arch;
+use kiln_target::atoms::{AtomTable, CopyKind, MatrixType, MmaAtom, MmaKind, Source};
 
-/// The instructions that a program may be made of.
-#[derive(Clone, Copy, Debug)]
+/// The instructions that a program may be made of, and what follows from them.
+#[derive(Clone, Debug)]
 pub struct Machine {
-    /// The architecture.
-    pub arch: Arch,
+    /// The instructions.
+    pub atoms: AtomTable,
 }
 
 impl Machine {
-    /// Whether the tensor memory accelerator and mbarriers exist.
+    /// All that an architecture has.
+    pub fn new(arch: Arch) -> Machine {
+        Machine { atoms: AtomTable::new(arch) }
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        self.atoms.arch()
+    }
+
+    /// Whether the tensor memory accelerator exists, and with it mbarriers that count bytes.
     pub fn has_tma(&self) -> bool {
-        self.arch.capability() >= 90
+        self.atoms.has_copy(CopyKind::Tensor)
     }
 
     /// Whether `cp.async` exists.
     pub fn has_cp_async(&self) -> bool {
-        self.arch.has_cp_async()
-    }
-
-    /// Whether a warpgroup multiplies what lies in shared memory.
-    pub fn has_wgmma(&self, operands: DType) -> bool {
-        self.arch == Arch::Sm90a && matches!(operands, DType::F16 | DType::BF16)
+        self.atoms.has_copy(CopyKind::Async)
     }
 
     /// Whether the accelerator can bring the box: its innermost elements are neighbours and start at multiples of 16 bytes, as does every row.
@@ -68,71 +74,130 @@ impl Machine {
     }
 }
 
+/// A dot: its tiles, and how its operands lie in shared memory.
+#[derive(Clone, Copy, Debug)]
+pub struct DotShape {
+    /// Rows, columns, depth.
+    pub extents: [u32; 3],
+    /// Types of the operands and of the sums.
+    pub types: [DType; 3],
+    /// Whether the left and the right operand have the axis that is summed over dense in memory; of one in registers it does not matter.
+    pub k_major: [bool; 2],
+    /// Warps that share it.
+    pub warps: u32,
+}
+
 /// Layouts of a dot's tiles.
 pub struct DotLayouts {
     /// Of the accumulator.
     pub accumulator: RegisterLayout,
+    /// Of one instruction's left operand.
     left: RegisterLayout,
-    deals: Vec<Deal>,
+    /// Of one instruction's right operand, if it comes from registers.
+    right: Option<RegisterLayout>,
+    /// How many parts warps cut the columns and the rows into.
+    cut: [u32; 2],
 }
 
 impl DotLayouts {
     /// Of a left operand in registers.
     pub fn left(&self, shape: [u32; 2]) -> Result<RegisterLayout, LayoutError> {
-        self.left.tile(&shape, &self.deals)
+        self.left.tile(&shape, &[Deal::Copies(self.cut[0]), Deal::Along(0, self.cut[1])])
+    }
+
+    /// Of a right operand in registers.
+    pub fn right(&self, shape: [u32; 2]) -> Result<Option<RegisterLayout>, LayoutError> {
+        let deals = [Deal::Along(1, self.cut[0]), Deal::Copies(self.cut[1])];
+        self.right.as_ref().map(|right| right.tile(&shape, &deals)).transpose()
+    }
+
+    /// Those of a dot whose accumulator is laid out for `width` columns an instruction; `None` if it is not laid out for the instruction.
+    pub fn of(atom: &MmaAtom, width: u32, accumulator: &RegisterLayout) -> Option<DotLayouts> {
+        let grid = accumulator.divide(&atom.acc_layout(width)?)?;
+        let along = |axis: usize| {
+            let modes = grid.thread_modes().iter().filter(|mode| mode.axis == axis && !mode.is_copies());
+            modes.map(|mode| mode.extent).product()
+        };
+        let (left, right) = (atom.a_layout(), atom.b_layout());
+        Some(DotLayouts { accumulator: accumulator.clone(), left, right, cut: [along(1), along(0)] })
+    }
+
+    /// Instructions of a warp, or warpgroup, along rows and columns.
+    pub fn repeats(&self, atom: &MmaAtom, width: u32) -> [u32; 2] {
+        let shape = self.accumulator.shape();
+        [shape[0] / self.cut[1] / atom.m, shape[1] / self.cut[0] / width]
     }
 }
 
 impl Machine {
-    /// The instruction for `[m, n] += [m, k] [k, n]` by so many warps.
-    pub fn dot_atom(&self, [m, n, k]: [u32; 3], operands: DType, sum: DType, warps: u32) -> &'static str {
-        let groups = warps / 4;
-        let whole = groups > 0 && warps % 4 == 0 && m % (64 * groups) == 0 && n % 8 == 0 && n <= 256 && k % 16 == 0;
-        if self.has_wgmma(operands) && sum == DType::F32 && whole {
-            return "wgmma";
-        }
-        match self.arch.mma(operands) {
-            Some(shape) if sum == DType::F32 && m % shape.m == 0 && n % shape.n == 0 && k % shape.k == 0 => "mma",
-            _ => "fma",
-        }
+    /// The best instruction for a dot.
+    pub fn dot_atom(&self, dot: &DotShape) -> Option<MmaAtom> {
+        let [a, b, sum] = dot.types.map(MatrixType::of);
+        let atoms = self.atoms.mma_atoms(a?, b?, sum?);
+        atoms.into_iter().find(|atom| fits(atom, dot)).copied()
     }
 
-    /// Where an instruction's accumulator and left operand are; `whole`: rows are not cut among warps.
-    pub fn dot_layouts(&self, atom: &str, shape: [u32; 2], warps: u32, whole: bool) -> Result<DotLayouts, LayoutError> {
-        let lanes = [Mode::along(1, 4, 2), Mode::along(0, 8, 1)];
-        let group = [Mode::along(1, 4, 2), Mode::along(0, 8, 1), Mode::along(0, 4, 16)];
-        let pairs = |columns: u32| [Mode::along(1, 2, 1), Mode::along(0, 2, 8), Mode::along(1, columns / 8, 8)];
-        let (accumulator, left, across, down) = match atom {
-            "wgmma" => {
-                let accumulator = RegisterLayout::new(&[64, shape[1]], &pairs(shape[1]), &group)?;
-                (accumulator, RegisterLayout::new(&[64, 16], &pairs(16), &group)?, 1, warps / 4)
+    /// The instruction of that name.
+    pub fn atom(&self, name: &str) -> Option<MmaAtom> {
+        MmaAtom::ALL.iter().find(|atom| atom.name() == name).copied()
+    }
+
+    /// Where the tiles of a dot are; `whole`: rows are not cut among warps.
+    pub fn dot_layouts(
+        &self,
+        atom: &MmaAtom,
+        [m, n]: [u32; 2],
+        warps: u32,
+        whole: bool,
+    ) -> Result<DotLayouts, LayoutError> {
+        let uneven = || LayoutError::Divide { shape: vec![m, n], piece: vec![atom.m, atom.widths[0]] };
+        let (accumulator, cut) = match atom.kind {
+            MmaKind::Wgmma => (atom.acc_layout(n).ok_or_else(uneven)?, [1, warps / 4]),
+            MmaKind::Sync => {
+                let (across, down) = share([m, n], [atom.m, atom.widths[0]], warps, whole);
+                (atom.acc_layout(atom.widths[0]).ok_or_else(uneven)?, [across, down])
             }
-            "mma" => {
-                let accumulator = RegisterLayout::new(&[16, 8], &pairs(8), &lanes)?;
-                let (across, down) = share(shape, warps, whole);
-                (accumulator, RegisterLayout::new(&[16, 16], &pairs(16), &lanes)?, across, down)
-            }
-            _ => {
+            MmaKind::Fma => {
                 let threads = 32 * warps;
-                let columns = (threads.ilog2() / 2).min((shape[1] / 4).max(1).ilog2());
-                let columns = 1 << columns;
-                let vector = if shape[1] % (4 * columns) == 0 { 4 } else { 1 };
-                let accumulator =
-                    RegisterLayout::blocked(&[threads / columns, columns * vector], threads, vector, &[1, 0])?;
-                (accumulator.clone(), accumulator, 1, 1)
+                let columns = 1 << (threads.ilog2() / 2).min((n / 4).max(1).ilog2());
+                let vector = if n % (4 * columns) == 0 { 4 } else { 1 };
+                let shape = [threads / columns, columns * vector];
+                (RegisterLayout::blocked(&shape, threads, vector, &[1, 0])?, [1, 1])
             }
         };
-        let deals = vec![Deal::Along(1, across), Deal::Along(0, down)];
-        let accumulator = accumulator.tile(&shape, &deals)?;
-        Ok(DotLayouts { accumulator, left, deals: vec![Deal::Copies(across), Deal::Along(0, down)] })
+        let deals = [Deal::Along(1, cut[0]), Deal::Along(0, cut[1])];
+        let accumulator = accumulator.tile(&[m, n], &deals)?;
+        Ok(DotLayouts { accumulator, left: atom.a_layout(), right: atom.b_layout(), cut })
     }
 }
 
-/// How warps share a tile of m16n8 blocks: across and down; each part as square as may be.
-fn share([m, n]: [u32; 2], warps: u32, whole: bool) -> (u32, u32) {
-    let fits = |across: &u32| warps % across == 0 && n % (8 * across) == 0 && m % (16 * (warps / across)) == 0;
-    let most = if whole { 1 } else { warps };
-    let best = (1..=most).filter(fits).min_by_key(|across| (m / (warps / across) + n / across, *across));
+/// Whether an instruction tiles a dot and reads its operands as they lie.
+fn fits(atom: &MmaAtom, dot: &DotShape) -> bool {
+    let [m, n, k] = dot.extents;
+    match atom.kind {
+        MmaKind::Wgmma => {
+            let groups = dot.warps / 4;
+            let lies = |k_major: bool| atom.takes_b(Source::Shared { mn_major: !k_major });
+            let whole = dot.warps % 4 == 0 && groups > 0 && m % (atom.m * groups) == 0;
+            whole && atom.widths.contains(&n) && k % atom.k == 0 && dot.k_major.iter().all(|major| lies(*major))
+        }
+        MmaKind::Sync => {
+            let parts = (1..=dot.warps).any(|across| shares([m, n], [atom.m, atom.widths[0]], dot.warps, across));
+            k % atom.k == 0 && parts
+        }
+        MmaKind::Fma => true,
+    }
+}
+
+fn shares([m, n]: [u32; 2], [rows, columns]: [u32; 2], warps: u32, across: u32) -> bool {
+    warps % across == 0 && n % (columns * across) == 0 && m % (rows * (warps / across)) == 0
+}
+
+/// How warps share a tile of an instruction's blocks: across and down; each part as square as may be.
+fn share([m, n]: [u32; 2], block: [u32; 2], warps: u32, whole: bool) -> (u32, u32) {
+    let most = if whole && shares([m, n], block, warps, 1) { 1 } else { warps };
+    let fits = (1..=most).filter(|across| shares([m, n], block, warps, *across));
+    let best = fits.min_by_key(|across| (m / (warps / across) + n / across, *across));
     best.map_or((1, warps), |across| (across, warps / across))
 }
 

@@ -7,7 +7,7 @@ mod epilogue;
 mod feeds;
 mod layouts;
 mod loads;
-mod machine;
+pub mod machine;
 mod overlap;
 mod pipeline;
 mod raster;
@@ -79,10 +79,7 @@ pub const PASSES: [Pass; 12] = [
         pipeline::pipeline(p, m);
         Ok(())
     }),
-    pass!("select", Selected, "every dot gets an instruction", |p, m| {
-        select::select(p, m);
-        Ok(())
-    }),
+    pass!("select", Selected, "every dot gets an instruction", select::select),
     pass!("epilogue", Selected, "results leave through shared memory in whole boxes", |p, m| {
         epilogue::epilogue(p, m);
         Ok(())
@@ -114,13 +111,13 @@ fn plan(program: &mut Program, machine: &Machine) -> Result<()> {
         shared.offset = Some(start);
         end = start.saturating_add(layout.total_bytes());
     }
-    let limit = machine.arch.max_shared_per_block();
+    let limit = machine.arch().max_shared_per_block();
     if end <= limit {
         return Ok(());
     }
     Err(TileError::Unsupported {
         kernel: program.name.clone(),
-        arch: machine.arch,
+        arch: machine.arch(),
         what: format!("it needs {end} bytes of shared memory a block, {limit} exist"),
         help: "use fewer stages or smaller tiles".to_owned(),
     })

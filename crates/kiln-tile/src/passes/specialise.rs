@@ -165,32 +165,18 @@ impl Pass<'_> {
         found
     }
 
-    /// The program with slots instead of the loads.
+    /// The program with slots instead of the loads: received before the first statement that multiplies them, there or in a block inside, and
+    /// released after the last.
     fn consumer(&self, block: &Block) -> Block {
         let mut out = vec![];
-        let mut held = vec![];
-        // What a dot of this block multiplies is received there; what dots inside of loops do, where it was loaded.
-        let dots: Vec<Vec<ValueId>> = block.iter().map(|stmt| operands(&stmt.op)).collect();
+        let loads: Vec<ValueId> = block.iter().flat_map(|stmt| &stmt.results).copied().collect();
+        let uses: Vec<Vec<ChannelId>> = block.iter().map(|stmt| self.received(stmt, &loads)).collect();
+        let among = |uses: &[Vec<ChannelId>], channel: &ChannelId| uses.iter().any(|used| used.contains(channel));
         for (i, stmt) in block.iter().enumerate() {
-            if let Op::Load { .. } = &stmt.op
-                && self.feeds.contains_key(&stmt.results[0])
-            {
-                let load = stmt.results[0];
-                if !dots.iter().any(|dot| dot.contains(&load)) {
-                    let channel = self.slots[&load].0;
-                    out.push(Stmt::effect(Op::Receive(channel)));
-                    held.push(channel);
-                }
+            if stmt.results.iter().any(|value| self.feeds.contains_key(value)) {
                 continue;
             }
-            let local =
-                |value: &ValueId| block.iter().any(|s| s.results.contains(value)) && self.feeds.contains_key(value);
-            let mut channels: Vec<ChannelId> = dots[i].iter().filter(|v| local(v)).map(|v| self.slots[v].0).collect();
-            channels.dedup();
-            let among = |dots: &[Vec<ValueId>], channel: &ChannelId| {
-                dots.iter().flatten().any(|v| local(v) && self.slots[v].0 == *channel)
-            };
-            let first = channels.iter().filter(|channel| !among(&dots[..i], channel));
+            let first = uses[i].iter().filter(|channel| !among(&uses[..i], channel));
             out.extend(first.map(|channel| Stmt::effect(Op::Receive(*channel))));
             let mut stmt = stmt.clone();
             if let Op::Dot { a, b, .. } = &mut stmt.op {
@@ -205,10 +191,24 @@ impl Pass<'_> {
             let inside: Vec<Block> = stmt.op.blocks().into_iter().map(|block| self.consumer(block)).collect();
             stmt.op.blocks_mut().into_iter().zip(inside).for_each(|(place, block)| *place = block);
             out.push(stmt);
-            let last = channels.iter().filter(|channel| !among(&dots[i + 1..], channel));
+            let last = uses[i].iter().filter(|channel| !among(&uses[i + 1..], channel));
             out.extend(last.map(|channel| Stmt::effect(Op::Release { channel: *channel, behind: 0 })));
         }
-        out.extend(held.into_iter().map(|channel| Stmt::effect(Op::Release { channel, behind: 0 })));
         out
+    }
+
+    /// The channels of those of `loads` that a statement multiplies, itself or inside.
+    fn received(&self, stmt: &Stmt, loads: &[ValueId]) -> Vec<ChannelId> {
+        let mut channels = vec![];
+        stmt.walk(&mut |stmt| {
+            for value in operands(&stmt.op) {
+                if let (Some((channel, _)), true) = (self.slots.get(&value), loads.contains(&value))
+                    && !channels.contains(channel)
+                {
+                    channels.push(*channel);
+                }
+            }
+        });
+        channels
     }
 }

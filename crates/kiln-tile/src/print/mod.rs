@@ -1,5 +1,6 @@
 //! Writes tile programs as text, and the thread-level IR as CUDA C.
 
+pub mod expr;
 pub mod prelude;
 mod program;
 

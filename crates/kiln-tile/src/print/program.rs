@@ -1,7 +1,6 @@
 //! The text form of tile programs, for people. A name is followed by its id where a variable is meant: `i.3`.
 
-use crate::dtype::Scalar;
-use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
+use crate::expr::{Expr, Var};
 use crate::pass::layout::Layouts;
 use crate::program::{Axis, Buffer, Param, Program, Scope, Stmt};
 use std::fmt::{self, Display, Formatter};
@@ -154,50 +153,4 @@ fn stmt(f: &mut Formatter<'_>, s: &Stmt, depth: usize) -> fmt::Result {
         }
         Stmt::Barrier => writeln!(f, "{pad}barrier"),
     }
-}
-
-impl Display for Expr {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.kind() {
-            ExprKind::Const(Scalar::Int(value)) => write!(f, "{value}"),
-            ExprKind::Const(Scalar::Float(value)) => write!(f, "{value:?}"),
-            ExprKind::Var(var) => write!(f, "{}", name(var)),
-            ExprKind::Unary(op, x) => write!(f, "{op:?}({x})"),
-            ExprKind::Binary(op, a, b) => match infix(*op) {
-                Some(sign) => write!(f, "({a} {sign} {b})"),
-                None => write!(f, "{op:?}({a}, {b})"),
-            },
-            ExprKind::Compare(op, a, b) => {
-                let sign = match op {
-                    CompareOp::Eq => "==",
-                    CompareOp::Ne => "!=",
-                    CompareOp::Lt => "<",
-                    CompareOp::Le => "<=",
-                    CompareOp::Gt => ">",
-                    CompareOp::Ge => ">=",
-                };
-                write!(f, "({a} {sign} {b})")
-            }
-            ExprKind::Select(c, a, b) => write!(f, "({c} ? {a} : {b})"),
-            ExprKind::Fma(a, b, c) => write!(f, "fma({a}, {b}, {c})"),
-            ExprKind::Cast(x) => write!(f, "{}({x})", self.ty()),
-            ExprKind::Load(buffer, index) => write!(f, "{}[{}]", buffer.name, list(index)),
-        }
-    }
-}
-
-fn infix(op: BinaryOp) -> Option<&'static str> {
-    Some(match op {
-        BinaryOp::Add => "+",
-        BinaryOp::Sub => "-",
-        BinaryOp::Mul => "*",
-        BinaryOp::Div => "/",
-        BinaryOp::Rem => "%",
-        BinaryOp::And => "&",
-        BinaryOp::Or => "|",
-        BinaryOp::Xor => "^",
-        BinaryOp::Shl => "<<",
-        BinaryOp::Shr => ">>",
-        BinaryOp::Min | BinaryOp::Max | BinaryOp::Pow | BinaryOp::Atan2 => return None,
-    })
 }

@@ -1,6 +1,9 @@
 //! Kernels at the level of tiles, of the kinds that families write.
 #![allow(dead_code)] // no test uses all
 
+pub mod generate;
+pub mod random;
+
 use kiln_tile::ir::{Block, Builder, MapBuilder, Place, Program, Tile, View};
 use kiln_tile::{Access, AtomicOp, Buffer, DType, Expr, ReduceOp};
 
@@ -36,7 +39,12 @@ pub fn gather_gelu(dtype: DType, [br, bc]: [u32; 2]) -> Program {
     let y = k.output("y", dtype, &[rows.clone(), cols.clone()]);
     let at = k.grid(&[("r", rows.ceil_div(i64::from(br))), ("c", cols.ceil_div(i64::from(bc)))]);
     let (r0, c0) = (k.bind("r0", &at[0] * i64::from(br)), k.bind("c0", &at[1] * i64::from(bc)));
-    let id = k.load_or("id", walk(&ids, std::slice::from_ref(&r0), &[Some(0)], &[br, 1]), &[br, 1], Expr::int(DType::I64, 0));
+    let id = k.load_or(
+        "id",
+        walk(&ids, std::slice::from_ref(&r0), &[Some(0)], &[br, 1]),
+        &[br, 1],
+        Expr::int(DType::I64, 0),
+    );
     let bias = row(&mut k, &bias, &c0, bc);
     let out = k.map("out", &[br, bc], &[&id, &bias], |map, x, i| {
         let id = x[0].cast(kiln_tile::Type::Index);
@@ -80,9 +88,7 @@ fn online(k: &mut Builder, x: &Tile, [peak, total]: [&Tile; 2]) -> [Tile; 3] {
     let next = k.map("peak", rows, &[peak, &found], |_, x, _| x[0].max(&x[1]));
     let e = k.map("e", &x.shape, &[x, &next], |_, x, _| (&x[0] - &x[1]).exp());
     let sum = k.reduce("sum", ReduceOp::Sum, &e, 1);
-    let total = k.map("total", rows, &[peak, &next, total, &sum], |_, x, _| {
-        &x[2] * (&x[0] - &x[1]).exp() + &x[3]
-    });
+    let total = k.map("total", rows, &[peak, &next, total, &sum], |_, x, _| &x[2] * (&x[0] - &x[1]).exp() + &x[3]);
     [next, total, e]
 }
 
@@ -230,13 +236,11 @@ pub fn attention(dtype: DType, [bm, bn]: [u32; 2], [depth, columns]: [u32; 2]) -
         let keys_tile = k.load("k", from);
         let zero = k.full("scores", DType::F32, &[bm, bn], f32(0.0));
         let scores = k.dot(&q, &keys_tile, &zero);
-        let scores = k.map("scores", &[bm, bn], &[&scores], |_, x, i| {
-            (j + &i[1]).lt(&keys).select(&x[0], f64::NEG_INFINITY)
-        });
+        let scores =
+            k.map("scores", &[bm, bn], &[&scores], |_, x, i| (j + &i[1]).lt(&keys).select(&x[0], f64::NEG_INFINITY));
         let [peak, total, e] = online(k, &scores, [&carried[0], &carried[1]]);
-        let acc = k.map("acc", &[bm, columns], &[&carried[2], &carried[0], &peak], |_, x, _| {
-            &x[0] * (&x[1] - &x[2]).exp()
-        });
+        let acc =
+            k.map("acc", &[bm, columns], &[&carried[2], &carried[0], &peak], |_, x, _| &x[0] * (&x[1] - &x[2]).exp());
         let e = k.cast(&e, dtype);
         let from = k.view(&v, &origin(j.clone()), &[bn, columns]);
         let values = k.load("v", from);
@@ -296,12 +300,10 @@ pub fn branches(tile: u32) -> Program {
     k.finish()
 }
 
-/// Calls `visit` on every block of a program, innermost last.
+/// Calls `visit` on every block of a program, the inner ones first.
 pub fn blocks_mut(block: &mut Block, visit: &mut dyn FnMut(&mut Block)) {
-    visit(block);
-    for stmt in block {
-        for inner in stmt.op.blocks_mut() {
-            blocks_mut(inner, visit);
-        }
+    for stmt in block.iter_mut() {
+        stmt.op.blocks_mut().into_iter().for_each(|inner| blocks_mut(inner, visit));
     }
+    visit(block);
 }

@@ -179,20 +179,25 @@ impl<'p> Machine<'p> {
 
     /// Buffer and stage of a slot.
     fn slot(&self, fiber: &Fiber<'p>, slot: &Slot) -> Result<(usize, usize)> {
-        let Stage::Cursor(channel) = &slot.stage else { return self.asynchronous("a stage by number") };
-        let declared = self.program.channel(*channel);
-        let Some(number) = fiber.cursor(*channel).slot() else {
-            let place = format!("role `{}`, shared buffer `{}`", fiber.name, self.program.shared(slot.buffer).name);
-            let what = format!("channel `{}` has no slot here", declared.name);
-            return self.invalid(what, &place, "use it between Acquire and Publish, or between Receive and Release");
+        let shared = self.program.shared(slot.buffer);
+        let place = || format!("role `{}`, shared buffer `{}`", fiber.name, shared.name);
+        let stage = match &slot.stage {
+            Stage::Index(stage) => self.state.index(stage)?,
+            Stage::Cursor(channel) => {
+                let declared = self.program.channel(*channel);
+                let Some(number) = fiber.cursor(*channel).slot() else {
+                    let what = format!("channel `{}` has no slot here", declared.name);
+                    let help = "use it between Acquire and Publish, or between Receive and Release";
+                    return self.invalid(what, &place(), help);
+                };
+                (number % u64::from(declared.stages)).into()
+            }
         };
-        let (buffer, stage) = (slot.buffer.0 as usize, (number % u64::from(declared.stages)) as usize);
-        let stages = self.slots[buffer].len();
-        if stage >= stages {
-            let what = format!("channel `{}` has {} stages, its buffer {stages}", declared.name, declared.stages);
-            return self.invalid(what, &self.program.shared(slot.buffer).name, "give both as many");
+        let stages = self.slots[slot.buffer.0 as usize].len();
+        match usize::try_from(stage) {
+            Ok(stage) if stage < stages => Ok((slot.buffer.0 as usize, stage)),
+            _ => self.invalid(format!("stage {stage} of {stages}"), &place(), "give the buffer as many as are used"),
         }
-        Ok((buffer, stage))
     }
 
     fn read_slot(&self, fiber: &Fiber<'p>, slot: &Slot) -> Result<Elements> {

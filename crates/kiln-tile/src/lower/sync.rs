@@ -1,0 +1,162 @@
+//! Roles, barriers, groups and fences.
+
+use super::{Lower, Threads};
+use crate::error::Result;
+use crate::expr::Expr;
+use crate::ir::{Arriver, BarrierId, Block, Fence, Group, Role};
+use crate::threads::{self as t, Effect, Stmt};
+
+/// Barriers of roles count down from this one; those that programs name count up.
+const LAST_BARRIER: u32 = 15;
+/// Bytes of an mbarrier.
+const BARRIER_BYTES: u32 = 8;
+
+impl Lower<'_> {
+    /// The threads of the role wait for each other.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        let threads = self.threads()?;
+        let effect = if threads.count == self.program.threads() {
+            Effect::SyncThreads
+        } else if threads.count == 32 {
+            Effect::SyncWarp
+        } else {
+            let id = t::Expr::int((LAST_BARRIER + 1).saturating_sub(threads.role));
+            Effect::NamedBarrier { id, threads: threads.count, wait: true }
+        };
+        self.push(Stmt::Effect(effect));
+        Ok(())
+    }
+
+    /// Sets up the mbarriers, which all threads then see.
+    pub(super) fn init_barriers(&mut self) -> Result<()> {
+        if self.program.barriers.is_empty() {
+            return Ok(());
+        }
+        let first = self.is_first()?;
+        let mut body = vec![];
+        for id in 0..self.program.barriers.len() as u32 {
+            let barrier = self.program.barrier(BarrierId(id));
+            let (stages, count) = (barrier.stages, barrier.count);
+            for stage in 0..stages {
+                let address = self.barrier_address(BarrierId(id), &Expr::index(stage.into()))?;
+                body.push(Stmt::Effect(Effect::BarrierInit { address, count }));
+            }
+        }
+        body.push(Stmt::Effect(Effect::Fence(Fence::BarrierInit)));
+        self.push(Stmt::If { cond: first, then: body, otherwise: vec![] });
+        self.push(Stmt::Effect(Effect::SyncThreads));
+        Ok(())
+    }
+
+    /// Whether the thread is the first of its role.
+    fn is_first(&mut self) -> Result<t::Expr> {
+        let first = self.thread()?.eq(0);
+        self.expr(&first)
+    }
+
+    /// Shared address of a barrier.
+    pub(super) fn barrier_address(&mut self, barrier: BarrierId, index: &Expr) -> Result<t::Expr> {
+        let offset = self.shared.barriers.get(barrier.0 as usize).copied();
+        let offset = offset.ok_or_else(|| self.internal("a barrier that is not declared"))?;
+        let bytes = index * i64::from(BARRIER_BYTES) + i64::from(offset);
+        Ok(t::Expr::SharedAddress(Box::new(self.expr(&bytes)?)))
+    }
+
+    /// Writes what each role does, for its own warps.
+    pub(super) fn roles(&mut self, roles: &[Role]) -> Result<()> {
+        let thread = self.thread()?;
+        let mut first = 0;
+        let mut arms = vec![];
+        for (i, role) in roles.iter().enumerate() {
+            let count = 32 * role.warps;
+            let threads = Threads { first, count, role: i as u32 + 1 };
+            let body = self.frame(threads, |lower| {
+                lower.push(Stmt::Comment(role.name.to_string()));
+                lower.block(&role.body)
+            })?;
+            first += count;
+            let within = thread.lt(i64::from(first));
+            arms.push((self.expr(&within)?, body));
+        }
+        let mut rest = vec![];
+        while let Some((cond, body)) = arms.pop() {
+            rest = if rest.is_empty() && !arms.is_empty() {
+                body
+            } else {
+                vec![Stmt::If { cond, then: body, otherwise: rest }]
+            };
+        }
+        rest.into_iter().for_each(|stmt| self.push(stmt));
+        Ok(())
+    }
+
+    /// Writes what one thread of the role does.
+    pub(super) fn elected(&mut self, body: &Block) -> Result<()> {
+        let first = self.is_first()?;
+        self.when(first, |lower| lower.block(body))
+    }
+
+    pub(super) fn expect(&mut self, barrier: BarrierId, index: &Expr, bytes: u32) -> Result<()> {
+        let address = self.barrier_address(barrier, index)?;
+        self.push(Stmt::Effect(Effect::BarrierExpect { address, bytes }));
+        Ok(())
+    }
+
+    pub(super) fn arrive(&mut self, barrier: BarrierId, index: &Expr) -> Result<()> {
+        let address = self.barrier_address(barrier, index)?;
+        let arrive = Stmt::Effect(Effect::BarrierArrive { address });
+        let team = match self.program.barrier(barrier).by {
+            Arriver::Thread => {
+                self.push(arrive);
+                return Ok(());
+            }
+            Arriver::Warp => {
+                self.push(Stmt::Effect(Effect::SyncWarp));
+                32
+            }
+            Arriver::Warpgroup => 128,
+        };
+        let one = (self.thread()? % team).eq(0);
+        let one = self.expr(&one)?;
+        self.push(Stmt::If { cond: one, then: vec![arrive], otherwise: vec![] });
+        Ok(())
+    }
+
+    pub(super) fn wait(&mut self, barrier: BarrierId, index: &Expr, parity: &Expr) -> Result<()> {
+        let address = self.barrier_address(barrier, index)?;
+        let parity = self.expr(parity)?;
+        self.push(Stmt::Effect(Effect::BarrierWait { address, parity }));
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self, group: Group) -> Result<()> {
+        self.push(Stmt::Effect(Effect::Commit(group)));
+        Ok(())
+    }
+
+    pub(super) fn wait_group(&mut self, group: Group, pending: u32) -> Result<()> {
+        self.push(Stmt::Effect(Effect::WaitGroup { group, pending }));
+        Ok(())
+    }
+
+    pub(super) fn fence(&mut self, fence: Fence) -> Result<()> {
+        self.push(Stmt::Effect(Effect::Fence(fence)));
+        Ok(())
+    }
+
+    pub(super) fn named_barrier(&mut self, id: &Expr, threads: u32, wait: bool) -> Result<()> {
+        let id = self.expr(id)?;
+        self.push(Stmt::Effect(Effect::NamedBarrier { id, threads, wait }));
+        Ok(())
+    }
+
+    pub(super) fn set_registers(&mut self, count: u32, increase: bool) -> Result<()> {
+        self.push(Stmt::Effect(Effect::SetRegisters { count, increase }));
+        Ok(())
+    }
+
+    pub(super) fn cluster_sync(&mut self) -> Result<()> {
+        self.push(Stmt::Effect(Effect::ClusterSync));
+        Ok(())
+    }
+}

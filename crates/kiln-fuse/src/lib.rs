@@ -22,6 +22,7 @@ mod report;
 mod rules;
 
 pub use attention::Attention;
+pub use cuts::operations;
 pub use error::{Error, Result};
 pub use fuse::{Fused, fuse, fuse_watched};
 pub use interpret::interpret_plan;

@@ -8,6 +8,7 @@ mod select;
 mod share;
 
 pub(crate) use cost::Costs;
+pub use cost::operations;
 pub(crate) use cut::is_literal;
 pub(crate) use select::{Choice, Cover, select};
 pub(crate) use share::{Launch, share};

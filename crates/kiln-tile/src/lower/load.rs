@@ -35,7 +35,7 @@ impl Lower<'_> {
         let mut digits = self.digits(layout, &[])?;
         digits.retain(|digit| copies || digit.stride > 0);
         let buffer = place.tensor().clone();
-        let nest = self.widest(layout, &digits, |lower, nest| {
+        let nest = self.widest(layout, &digits, 0, |lower, nest| {
             let width = nest.width();
             let at = lower.position(place, &nest.at)?;
             lower.note(&at.body, width);

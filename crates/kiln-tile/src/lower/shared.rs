@@ -201,10 +201,10 @@ impl<'a> Lower<'a> {
 
     /// A nest whose lanes lie together in shared memory.
     fn shared_nest(&mut self, layout: &RegisterLayout, digits: &[Digit], shared: &SharedLayout) -> Result<Nest> {
-        let Some(axis) = shared.fastest() else { return self.nest(layout, digits, None) };
+        let Some(axis) = shared.fastest() else { return self.nest(layout, digits, 0, None) };
         let run = shared.contiguous(axis);
         let bytes = shared.element_bytes();
-        self.widest(layout, digits, |lower, nest| {
+        self.widest(layout, digits, 0, |lower, nest| {
             let width = nest.width();
             let Some(at) = nest.at.get(axis) else { return Ok(0) };
             let along =

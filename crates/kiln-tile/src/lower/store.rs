@@ -68,7 +68,7 @@ impl Lower<'_> {
         let owner = self.owner(layout)?;
         let mut digits = self.digits(layout, &[])?;
         digits.retain(|digit| digit.stride > 0);
-        let nest = self.nest(layout, &digits, None)?;
+        let nest = self.nest(layout, &digits, 0, None)?;
         let at = self.position(to, &nest.at)?;
         let access = self.access(&nest, &buffer, at)?;
         let owner = owner.as_ref().map(|owner| self.expr(owner)).transpose()?;

@@ -13,6 +13,7 @@
 
 mod builder;
 pub mod interp;
+mod text;
 mod visit;
 
 pub use builder::{Builder, MapBuilder, Tile};

@@ -129,6 +129,9 @@ impl RegisterLayout {
     /// This layout, of an instruction's fragment, repeated over a larger tile: `warps` (factors of what issues the instruction, fastest
     /// first) each get neighbouring fragments, in registers along the last axis first.
     ///
+    /// With `w` by `v` warps of a product, sums take `[Along(1, v), Along(0, w)]`, the left operand `[Copies(v), Along(0, w)]`, the right
+    /// `[Along(1, v), Copies(w)]`.
+    ///
     /// # Errors
     /// [`LayoutError::Divide`] where the tile is not made of whole fragments for each warp.
     pub fn tile(&self, shape: &[u32], warps: &[Deal]) -> Result<Self, LayoutError> {

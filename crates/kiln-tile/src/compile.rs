@@ -53,9 +53,33 @@ pub enum KernelParam {
         /// Type of the argument.
         dtype: DType,
     },
+    /// A tensor map, by value.
+    TensorMap(crate::lower::TensorMap),
 }
 
 impl Kernel {
+    /// A kernel of `(threads, dynamic shared bytes)` a block for `(points of the domain, points that a block covers)`.
+    pub(crate) fn new(
+        name: String,
+        source: String,
+        arch: Arch,
+        (threads, dynamic_shared): (u32, u32),
+        params: &[Param],
+        (points, points_per_block): (Expr, u32),
+    ) -> Kernel {
+        Kernel {
+            name,
+            source,
+            arch,
+            threads,
+            dynamic_shared,
+            params: params.iter().map(kernel_param).collect(),
+            points_per_block,
+            points,
+            scalar_ids: params.iter().map(scalar_id).collect(),
+        }
+    }
+
     /// Blocks to launch for these scalar arguments (one entry per parameter, `None` for buffers). Zero means there is
     /// nothing to do: skip the launch.
     pub fn grid(&self, scalars: &[Option<i64>]) -> Result<u32> {
@@ -112,17 +136,8 @@ pub fn compile_watched(program: &Program, arch: Arch, watch: &mut Watch<'_>) -> 
         Worker::Warp => program.threads / 32,
         Worker::Thread => program.threads * width,
     };
-    Ok(Kernel {
-        name: function.name,
-        source,
-        arch,
-        threads: program.threads,
-        dynamic_shared,
-        params: program.params.iter().map(kernel_param).collect(),
-        points: program.points(),
-        points_per_block,
-        scalar_ids: program.params.iter().map(scalar_id).collect(),
-    })
+    let (shape, points) = ((program.threads, dynamic_shared), (program.points(), points_per_block));
+    Ok(Kernel::new(function.name, source, arch, shape, &program.params, points))
 }
 
 fn scalar_id(param: &Param) -> Option<u32> {
@@ -152,7 +167,7 @@ impl KernelParam {
     /// Bytes of a scalar argument, in the order a launch takes them; `None` for a buffer.
     pub fn encode(&self, value: Scalar) -> Option<Vec<u8>> {
         match self {
-            KernelParam::Buffer { .. } => None,
+            KernelParam::Buffer { .. } | KernelParam::TensorMap(_) => None,
             KernelParam::Scalar { dtype, .. } => {
                 Some(crate::dtype::Array::from_values(*dtype, [value]).bytes().to_vec())
             }

@@ -85,12 +85,14 @@ pub mod expr;
 mod function;
 pub mod interp;
 pub mod ir;
+pub mod lower;
 pub mod math;
 pub mod pass;
 pub mod passes;
 pub mod print;
 pub mod program;
 pub mod thread;
+pub mod threads;
 pub mod verify;
 
 pub use builder::{Builder, identifier};

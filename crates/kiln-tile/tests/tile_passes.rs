@@ -53,5 +53,9 @@ fn a_product_goes_through_all_passes() {
         if std::env::var("SHOW").is_ok() {
             println!("{arch}: {program}");
         }
+        let kernel = kiln_tile::lower::compile_threads(&program, arch).unwrap_or_else(|e| panic!("{arch}: {e}"));
+        if std::env::var("SHOW").is_ok() {
+            std::fs::write(format!("/tmp/gemm_{arch}.cu"), &kernel.source).unwrap();
+        }
     }
 }

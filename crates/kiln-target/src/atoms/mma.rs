@@ -256,12 +256,12 @@ impl MmaAtom {
     /// each other along k, eight along m.
     pub fn a_layout(&self) -> RegisterLayout {
         let word = self.a.per_word();
-        let (rows, deep) = (self.rows_of_a_warp(), self.k / (4 * word).max(1));
+        let rows = self.rows_of_a_warp();
         fragment(match self.kind {
             MmaKind::Fma => RegisterLayout::new(&[1, 1], &[], &[]),
             _ => RegisterLayout::new(
                 &[self.m, self.k],
-                &[Mode::along(1, word, 1), Mode::along(0, rows / 8, 8), Mode::along(1, deep, 4 * word)],
+                &[Mode::along(1, word, 1), Mode::along(0, rows / 8, 8), Mode::along(1, self.k / (4 * word), 4 * word)],
                 &[Mode::along(1, 4, word), Mode::along(0, 8, 1), Mode::along(0, self.m / rows, rows)],
             ),
         })

@@ -344,12 +344,14 @@ pub enum Op {
     },
 
     // ---- T4: barriers ---------------------------------------------------------------------------------------------------
-    /// Sets a mutable scalar (cursor, phase); declared by its first assignment.
+    /// Sets a mutable index (cursor, phase); declared by its first assignment.
     Assign {
         /// The variable.
         var: Var,
         /// Its new value.
         value: Expr,
+        /// What it is always below; it is never negative.
+        below: u32,
     },
     /// One thread of the role runs this.
     Elected(Block),
@@ -487,8 +489,6 @@ pub struct Barrier {
     pub count: u32,
     /// Which threads of a role arrive.
     pub by: Arriver,
-    /// Byte offset of the first in the CTA's shared memory; from the last pass on.
-    pub offset: Option<u32>,
 }
 
 /// Which threads of a role arrive on a barrier.

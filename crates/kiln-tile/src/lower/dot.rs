@@ -3,7 +3,7 @@
 use super::Lower;
 use crate::error::Result;
 use crate::expr::{BinaryOp, Expr};
-use crate::ir::{Operand, Slot, Stage, ValueId};
+use crate::ir::{Operand, Slot, ValueId};
 use crate::passes::machine::DotLayouts;
 use crate::threads::{self as t, Atom, Binary, Function, Instruction, Place, Scalar, Stmt, Ty};
 use kiln_layout::{Major, MatrixAccess, Mode, RegisterLayout, SharedLayout};
@@ -22,14 +22,9 @@ impl Lower<'_> {
         }
     }
 
-    fn shared_layout(&self, slot: &Slot) -> Result<&SharedLayout> {
-        let buffer = self.program.shared(slot.buffer);
-        buffer.layout.as_ref().ok_or_else(|| self.internal(format!("`{}` has no layout", buffer.name)))
-    }
-
     /// The bits of a descriptor of what lies at `bytes`.
-    fn descriptor(&mut self, name: &str, bits: u64, bytes: &Expr) -> Result<t::Var> {
-        let address = t::Expr::SharedAddress(Box::new(self.expr(bytes)?));
+    fn descriptor(&mut self, name: &str, bits: u64, bytes: t::Expr) -> Result<t::Var> {
+        let address = t::Expr::SharedAddress(Box::new(bytes));
         let units = address.op(Binary::And, t::Expr::Int(0x3ffff, Scalar::U32)).op(Binary::Shr, t::Expr::Int(4, Scalar::U32));
         let value = units.cast(Scalar::U64).op(Binary::Or, t::Expr::Int(bits.into(), Scalar::U64));
         let named = self.var(name, Ty::Scalar(Scalar::U64));
@@ -44,9 +39,9 @@ impl Lower<'_> {
         let Some([repeats, _]) = parts.map(|parts| parts.repeats(atom, n)) else {
             return Err(self.internal("an accumulator that its instruction does not tile"));
         };
-        let right = self.shared_layout(b)?.wgmma_descriptor(1, 0, n).ok_or_else(|| self.unfit(b))?;
-        let bytes = self.slot_bytes(b)?;
-        let b_first = self.descriptor("b_tile", right.bits(), &bytes)?;
+        let right = self.shared_layout(b.buffer)?.wgmma_descriptor(1, 0, n).ok_or_else(|| self.unfit(b))?;
+        let bytes = self.slot(b)?;
+        let b_first = self.descriptor("b_tile", right.bits(), bytes)?;
         let step = |first: &t::Var, bytes: u32| t::Expr::from(first).plus(t::Expr::Int((bytes >> 4).into(), Scalar::U64));
         let sums = self.array(acc)?;
         let each = n * atom.m / 128;
@@ -61,14 +56,15 @@ impl Lower<'_> {
         };
         match a {
             Operand::Shared(slot) => {
-                let left = self.shared_layout(slot)?.wgmma_descriptor(0, 1, atom.m).ok_or_else(|| self.unfit(slot))?;
-                let mut bytes = self.slot_bytes(slot)?;
+                let left = self.shared_layout(slot.buffer)?.wgmma_descriptor(0, 1, atom.m).ok_or_else(|| self.unfit(slot))?;
+                let mut bytes = self.slot(slot)?;
                 if self.threads()?.count > 128 {
                     let own = left.mn_offsets.get(repeats as usize).copied().unwrap_or(0);
                     let group = self.thread()? / 128 * i64::from(own);
-                    bytes = bytes + self.of_thread("group_rows", group)?;
+                    let group = self.of_thread("group_rows", group)?;
+                    bytes = bytes.plus(self.expr(&group)?);
                 }
-                let a_first = self.descriptor("a_tile", left.bits(), &bytes)?;
+                let a_first = self.descriptor("a_tile", left.bits(), bytes)?;
                 for (deep_a, deep_b) in left.k_offsets.iter().zip(&right.k_offsets) {
                     for repeat in 0..repeats {
                         let rows = left.mn_offsets.get(repeat as usize).copied().unwrap_or(0);
@@ -179,8 +175,8 @@ impl Lower<'_> {
         registers: &RegisterLayout,
         (run, word): (u32, u32),
     ) -> Result<Fragments> {
-        let layout = self.shared_layout(slot)?.clone();
-        let base = self.slot_bytes(slot)?;
+        let layout = self.shared_layout(slot.buffer)?.clone();
+        let base = self.slot(slot)?;
         let counts = [4, 2, 1].into_iter().filter(|count| run % count == 0);
         let access = counts.filter_map(|count| layout.matrix_access(registers, count)).next();
         let own = match &access {
@@ -199,8 +195,8 @@ impl Lower<'_> {
                 let mut elements = vec![];
                 for register in word * from.word..(word + 1) * from.word {
                     let constant = from.layout.linear(&from.registers.coordinate(register, 0));
-                    let bytes = &from.base + self.swizzled(&from.name, &from.layout, &from.own, constant)?;
-                    let bytes = Box::new(self.expr(&bytes)?);
+                    let own = self.swizzled(&from.name, &from.layout, &from.own, constant)?;
+                    let bytes = Box::new(from.base.clone().plus(self.expr(&own)?));
                     elements.push(t::Expr::load(t::Expr::SharedPointer { to: from.of, bytes }, t::Expr::int(0)));
                 }
                 let value = match (from.of, elements.len()) {
@@ -224,9 +220,9 @@ impl Lower<'_> {
                 break;
             }
             let constant = from.layout.linear(&access.row(instruction, 0));
-            let bytes = &from.base + self.swizzled(&from.name, &from.layout, &from.own, constant)?;
-            let address = t::Expr::SharedAddress(Box::new(self.expr(&bytes)?));
-            let atom = Atom::Copy { row: *row, rank: 1 };
+            let own = self.swizzled(&from.name, &from.layout, &from.own, constant)?;
+            let address = t::Expr::SharedAddress(Box::new(from.base.clone().plus(self.expr(&own)?)));
+            let atom = Atom::Copy(*row);
             let operands = vec![address];
             self.push(Stmt::Instruction(Instruction { atom, accumulators: vec![], results: places, operands }));
         }
@@ -272,18 +268,6 @@ impl Lower<'_> {
         Ok(place + i64::from(high))
     }
 
-    /// The first byte of a slot.
-    pub(super) fn slot_bytes(&self, slot: &Slot) -> Result<Expr> {
-        let buffer = self.program.shared(slot.buffer);
-        let (Some(layout), Some(offset)) = (&buffer.layout, buffer.offset) else {
-            return Err(self.internal(format!("`{}` has no place", buffer.name)));
-        };
-        let Stage::Index(stage) = &slot.stage else {
-            return Err(self.internal(format!("a slot of `{}` is still a cursor", buffer.name)));
-        };
-        Ok(stage * i64::from(layout.stage_bytes()) + i64::from(offset))
-    }
-
     /// Multiply-adds of threads.
     fn fma(&mut self, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
         let Operand::Shared(a) = a else { return Err(self.internal("a left operand in registers")) };
@@ -309,17 +293,16 @@ impl Lower<'_> {
         let counter = self.declare(&step);
         let body = self.nested(|lower| {
             let mut fetch = |slot: &Slot, name: &str, along: &[u32], own: &Expr, rows_first: bool| -> Result<t::Var> {
-                let layout = lower.shared_layout(slot)?.clone();
+                let layout = lower.shared_layout(slot.buffer)?.clone();
                 let dtype = lower.program.shared(slot.buffer).dtype;
                 let of = Scalar::of(dtype, false);
                 let array = lower.var(name, Ty::Array(total, along.len() as u32));
                 lower.push(Stmt::declare(&array));
-                let base = lower.slot_bytes(slot)?;
+                let base = lower.slot(slot)?;
                 for (i, place) in along.iter().enumerate() {
                     let place = own + i64::from(*place);
                     let at = if rows_first { [place, Expr::var(&step)] } else { [Expr::var(&step), place] };
-                    let bytes = &base + layout_bytes(&layout, &at);
-                    let bytes = Box::new(lower.expr(&bytes)?);
+                    let bytes = Box::new(base.clone().plus(lower.shared_bytes(&at, &layout)?));
                     let pointer = t::Expr::SharedPointer { to: of, bytes };
                     let element = t::Expr::load(pointer, t::Expr::int(0));
                     let element = if of.is_small_float() { t::Expr::call(Function::ToF32, [element]) } else { element };
@@ -368,7 +351,7 @@ struct Fragments {
     /// Bytes that depend on the thread.
     own: Expr,
     /// First byte of the slot.
-    base: Expr,
+    base: t::Expr,
     of: Scalar,
     /// Elements of a word.
     word: u32,
@@ -410,18 +393,3 @@ fn steps(layout: &SharedLayout, mode: Mode) -> Vec<(u32, u32, u32)> {
     }
     out
 }
-
-/// The byte of an element, as an expression of its coordinates; layouts without swizzle.
-fn layout_bytes(layout: &SharedLayout, at: &[Expr; 2]) -> Expr {
-    let mut sum = Expr::index(0);
-    for (steps, place) in layout.axes().iter().zip(at) {
-        let mut rest = place.clone();
-        for (i, step) in steps.iter().enumerate() {
-            let digit = if i + 1 == steps.len() { rest.clone() } else { &rest % i64::from(step.extent) };
-            sum = sum + digit * i64::from(step.stride * layout.element_bytes());
-            rest = rest / i64::from(step.extent);
-        }
-    }
-    sum
-}
-

@@ -54,11 +54,10 @@ impl Lower<'_> {
         self.expr(&first)
     }
 
-    fn barrier_address(&mut self, barrier: BarrierId, index: &Expr) -> Result<t::Expr> {
-        let declared = self.program.barrier(barrier);
-        let Some(offset) = declared.offset else {
-            return Err(self.internal(format!("the barriers `{}` have no place", declared.name)));
-        };
+    /// Shared address of a barrier.
+    pub(super) fn barrier_address(&mut self, barrier: BarrierId, index: &Expr) -> Result<t::Expr> {
+        let offset = self.shared.barriers.get(barrier.0 as usize).copied();
+        let offset = offset.ok_or_else(|| self.internal("a barrier that is not declared"))?;
         let bytes = index * i64::from(BARRIER_BYTES) + i64::from(offset);
         Ok(t::Expr::SharedAddress(Box::new(self.expr(&bytes)?)))
     }

@@ -122,6 +122,14 @@ impl Facts {
         }
     }
 
+    /// Narrows what is known of an index to `0..below`; what it is named for stays.
+    pub fn bound(&mut self, var: &Var, below: &Expr) {
+        let hi = (self.range(below).hi - 1).max(0);
+        if let Some(facts) = self.vars.get_mut(&var.id) {
+            facts.range = Range::new(facts.range.lo.max(0), facts.range.hi.min(hi));
+        }
+    }
+
     /// What a named index stands for.
     pub fn definition(&self, var: &Var) -> Option<&Expr> {
         self.definitions.get(&var.id)
@@ -147,6 +155,10 @@ impl Facts {
                     BinaryOp::Min => Range::new(x.lo.min(y.lo), x.hi.min(y.hi)),
                     BinaryOp::Max => Range::new(x.lo.max(y.lo), x.hi.max(y.hi)),
                     BinaryOp::And if x.lo >= 0 && y.lo >= 0 => Range::new(0, x.hi.min(y.hi)),
+                    // No bit above the highest of either.
+                    BinaryOp::Or | BinaryOp::Xor if x.lo >= 0 && y.lo >= 0 && x.hi.max(y.hi) < 1 << 62 => {
+                        Range::new(0, bits(x.hi.max(y.hi)))
+                    }
                     _ => of_type,
                 }
             }
@@ -237,6 +249,12 @@ impl Facts {
             _ => uniform(),
         }
     }
+}
+
+/// The least number of all ones that is not below a non-negative one.
+fn bits(x: i128) -> i128 {
+    let width = i128::BITS - x.leading_zeros();
+    (1i128 << width.min(126)) - 1
 }
 
 /// Greatest common divisor; `gcd(x, 0) = x`.

@@ -53,7 +53,7 @@ fn rings(program: &mut Program) -> HashMap<ChannelId, Ring> {
         }
         let mut add = |what: &str, count, by| {
             let name = format!("{}_{what}", channel.name).into();
-            program.barriers.push(Barrier { name, stages: channel.stages, count, by, offset: None });
+            program.barriers.push(Barrier { name, stages: channel.stages, count, by });
             BarrierId(program.barriers.len() as u32 - 1)
         };
         let ring = Ring { full: add("full", 1, Arriver::Thread), empty: add("empty", consumers, by) };
@@ -164,17 +164,18 @@ impl<'a> Pass<'a> {
         }
         let name = self.program.channel(channel).name.clone();
         let ring = self.rings.contains_key(&channel);
-        let stage = self.declare(&format!("{name}_{}", if filling { "fill" } else { "read" }), 0);
+        let stages = self.program.channel(channel).stages;
+        let stage = self.declare(&format!("{name}_{}", if filling { "fill" } else { "read" }), 0, stages);
         // A producer finds the first round of slots free: the phase before the first counts as ended.
-        let phase = ring.then(|| self.declare(&format!("{name}_phase"), i64::from(filling)));
+        let phase = ring.then(|| self.declare(&format!("{name}_phase"), i64::from(filling), 2));
         let cursor = Cursor { stage, phase, last: None };
         self.cursors.insert((channel, filling), cursor.clone());
         cursor
     }
 
-    fn declare(&mut self, name: &str, first: i64) -> Var {
+    fn declare(&mut self, name: &str, first: i64, below: u32) -> Var {
         let var = self.program.add_var(name, Type::Index);
-        self.declared.push(Stmt::effect(Op::Assign { var: var.clone(), value: Expr::index(first) }));
+        self.declared.push(Stmt::effect(Op::Assign { var: var.clone(), value: Expr::index(first), below }));
         var
     }
 
@@ -186,7 +187,8 @@ impl<'a> Pass<'a> {
         }
         if cursor.last.is_none() {
             let name = format!("{}_last", self.program.channel(channel).name);
-            cursor.last = Some(self.declare(&name, 0));
+            let stages = self.program.channel(channel).stages;
+            cursor.last = Some(self.declare(&name, 0, stages));
             self.cursors.insert((channel, false), cursor.clone());
         }
         cursor.last.as_ref().map_or(Expr::index(0), Expr::var)
@@ -194,17 +196,17 @@ impl<'a> Pass<'a> {
 
     fn advance(&mut self, channel: ChannelId, filling: bool) -> Block {
         let Cursor { stage: var, phase, last } = self.cursor(channel, filling);
-        let stages = i64::from(self.program.channel(channel).stages);
+        let stages = self.program.channel(channel).stages;
         let stage = Expr::var(&var);
-        let set = |var: &Var, value: Expr| Stmt::effect(Op::Assign { var: var.clone(), value });
+        let set = |var: &Var, value: Expr, below: u32| Stmt::effect(Op::Assign { var: var.clone(), value, below });
         let other = |phase: &Var| Expr::index(1) - Expr::var(phase);
         if stages == 1 {
-            return phase.iter().map(|phase| set(phase, other(phase))).collect();
+            return phase.iter().map(|phase| set(phase, other(phase), 2)).collect();
         }
-        let wraps = stage.eq(stages - 1);
-        let mut out: Block = last.iter().map(|last| set(last, stage.clone())).collect();
-        out.extend(phase.iter().map(|phase| set(phase, wraps.select(&other(phase), Expr::var(phase)))));
-        out.push(set(&var, wraps.select(&Expr::index(0), stage + 1)));
+        let wraps = stage.eq(i64::from(stages) - 1);
+        let mut out: Block = last.iter().map(|last| set(last, stage.clone(), stages)).collect();
+        out.extend(phase.iter().map(|phase| set(phase, wraps.select(&other(phase), Expr::var(phase)), 2)));
+        out.push(set(&var, wraps.select(&Expr::index(0), stage + 1), stages));
         out
     }
 

@@ -45,10 +45,12 @@ pub fn operands(op: &Op) -> Vec<ValueId> {
 fn collect(facts: &mut Facts, block: &Block, machine: &Machine, feeds: &mut HashMap<ValueId, Feed>) {
     for Stmt { results, op } in block {
         match op {
-            Op::Bind { var, value, below } => match below {
-                Some(below) => facts.set_axis(var, below),
-                None => facts.bind(var, value, 1),
-            },
+            Op::Bind { var, value, below } => {
+                    facts.bind(var, value, 1);
+                    if let Some(below) = below {
+                        facts.bound(var, below);
+                    }
+                }
             Op::For { var, start, end, step, .. } => facts.set_loop(var, start, end, step),
             Op::Load { from: Place::View(view), fill } if is_zero(fill) => {
                 let kind = if machine.tma_takes(facts, view) {

@@ -401,10 +401,12 @@ impl Accesses {
     fn block(&mut self, program: &Program, flat: &[&Stmt]) {
         for stmt in flat {
             match &stmt.op {
-                Op::Bind { var, value, below } => match below {
-                    Some(below) => self.facts.set_axis(var, below),
-                    None => self.facts.bind(var, value, 1),
-                },
+                Op::Bind { var, value, below } => {
+                    self.facts.bind(var, value, 1);
+                    if let Some(below) = below {
+                        self.facts.bound(var, below);
+                    }
+                }
                 Op::For { var, start, end, step, .. } => self.facts.set_loop(var, start, end, step),
                 Op::Load { from, .. } if program.value(stmt.results[0]).shape == self.shape => self.place(from, true),
                 Op::Store { to, value } if program.value(*value).shape == self.shape => self.place(to, true),

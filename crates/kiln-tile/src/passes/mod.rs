@@ -97,10 +97,7 @@ pub const PASSES: [Pass; 11] = [
     pass!("plan", Async, "shared buffers get their places", plan),
 ];
 
-/// Bytes of an mbarrier.
-const BARRIER_BYTES: u32 = 8;
-
-/// Gives every shared buffer and mbarrier its place.
+/// Gives every shared buffer its place.
 fn plan(program: &mut Program, machine: &Machine) -> Result<()> {
     let mut end = 0u32;
     for shared in &mut program.shared {
@@ -108,11 +105,6 @@ fn plan(program: &mut Program, machine: &Machine) -> Result<()> {
         let start = end.next_multiple_of(layout.alignment());
         shared.offset = Some(start);
         end = start.saturating_add(layout.total_bytes());
-    }
-    for barrier in &mut program.barriers {
-        let start = end.next_multiple_of(BARRIER_BYTES);
-        barrier.offset = Some(start);
-        end = start.saturating_add(BARRIER_BYTES * barrier.stages);
     }
     let limit = machine.arch().max_shared_per_block();
     if end <= limit {

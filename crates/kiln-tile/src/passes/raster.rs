@@ -52,7 +52,7 @@ fn place(program: &mut Program, domain: &[Axis], point: &Expr) -> Vec<Stmt> {
             }
             let band = bind(program, "band", n * group);
             let first = bind(program, "first", &rest / &band * group);
-            let high = bind(program, "high", (m - &first).min(group));
+            let high = bind(program, "high", (m - &first).min(group).max(1));
             let within = bind(program, "within", &rest % &band);
             named.push((rows, &first + &within % &high));
             named.push((cols, &within / &high));

@@ -350,9 +350,8 @@ impl<'s> Parser<'s> {
             let count = self.u32("a number of arrivals")?;
             self.expect_word("by")?;
             let by = self.one_of(&super::ARRIVERS)?;
-            let offset = if self.eat_word("offset") { Some(self.u32("a byte offset")?) } else { None };
             let id = BarrierId(self.program.barriers.len() as u32);
-            self.program.barriers.push(Barrier { name: base(name).into(), stages, count, by, offset });
+            self.program.barriers.push(Barrier { name: base(name).into(), stages, count, by });
             self.declare(at, name, Named::Barrier(id))?;
         }
         self.program.body = self.block()?;

@@ -77,7 +77,9 @@ impl<'s> Parser<'s> {
             "var" => {
                 let (at, name, ty) = self.typed()?;
                 let value = self.expr()?;
-                Op::Assign { var: self.new_variable(at, name, ty, true)?, value }
+                self.expect_word("below")?;
+                let below = self.u32("a bound")?;
+                Op::Assign { var: self.new_variable(at, name, ty, true)?, value, below }
             }
             "set" => {
                 let var = self.named("a variable that `var` declares", |named| match named {
@@ -85,7 +87,9 @@ impl<'s> Parser<'s> {
                     _ => None,
                 })?;
                 self.expect("=")?;
-                Op::Assign { var, value: self.expr()? }
+                let value = self.expr()?;
+                self.expect_word("below")?;
+                Op::Assign { var, value, below: self.u32("a bound")? }
             }
             "full" => Op::Full { value: self.expr()? },
             "load" => {

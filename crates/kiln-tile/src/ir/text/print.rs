@@ -157,9 +157,8 @@ impl<'a> Printer<'a> {
         for barrier in &program.barriers {
             let name = self.names.scalar(&barrier.name);
             self.names.barriers.push(name.clone());
-            let offset = barrier.offset.map(|offset| format!(" offset {offset}")).unwrap_or_default();
             let by = super::word(&super::ARRIVERS, &barrier.by);
-            self.line(&format!("barrier {name} stages {} count {} by {by}{offset}", barrier.stages, barrier.count));
+            self.line(&format!("barrier {name} stages {} count {} by {by}", barrier.stages, barrier.count));
         }
         self.block("", &program.body, &[]);
     }
@@ -345,8 +344,8 @@ impl<'a> Printer<'a> {
                 let below = below.as_ref().map_or(String::new(), |below| format!(" below {}", self.expr(below)));
                 format!("{word} {}: {} = {value}{below}", self.names.declare(var.id, &var.name), var.ty)
             }
-            Op::Assign { var, value } => {
-                let value = self.expr(value);
+            Op::Assign { var, value, below } => {
+                let value = format!("{} below {below}", self.expr(value));
                 match self.names.scalars.get(&var.id) {
                     Some(name) => format!("{word} {name} = {value}"),
                     None => format!("var {}: {} = {value}", self.names.declare(var.id, &var.name), var.ty),

@@ -6,7 +6,7 @@ mod gemm;
 mod grid;
 mod lanes;
 mod memory;
-mod names;
+pub(crate) mod names;
 mod pipeline;
 mod reduce;
 

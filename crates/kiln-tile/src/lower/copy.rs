@@ -1,0 +1,132 @@
+//! Copies between global and shared memory.
+
+use super::Lower;
+use crate::error::Result;
+use crate::expr::Expr;
+use crate::ir::{BarrierId, CopyKind, Place, Slot, View};
+use crate::threads::{self as t, Effect, Scalar, Stmt, Ty};
+use kiln_layout::{RegisterLayout, SwizzleMode};
+
+/// A tensor map that a kernel takes by value, after its other parameters.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TensorMap {
+    /// Which of the program's parameters the tensor is.
+    pub tensor: usize,
+    /// Extents of a box, the fastest axis first.
+    pub extents: Vec<u32>,
+    /// Bytes of the swizzle's span; 0: none.
+    pub swizzle: u32,
+}
+
+impl Lower<'_> {
+    /// Starts a copy of a box into a slot.
+    pub(super) fn copy(
+        &mut self,
+        from: &View,
+        to: &Slot,
+        kind: CopyKind,
+        barrier: Option<&(BarrierId, Expr)>,
+    ) -> Result<()> {
+        match (kind, barrier) {
+            (CopyKind::Tma, Some((barrier, index))) => {
+                let barrier = self.barrier_address(*barrier, index)?;
+                self.boxes(from, to, &mut |lower, (map, origin, address)| {
+                    let (to, barrier) = (address, barrier.clone());
+                    lower.push(Stmt::Effect(Effect::TmaLoad { to, map, origin, barrier, multicast: None }));
+                })
+            }
+            (CopyKind::CpAsync(bytes), _) => self.copy_async(from, to, bytes),
+            _ => Err(self.internal("a copy that has no instruction")),
+        }
+    }
+
+    /// Starts a copy of a slot to a box.
+    pub(super) fn copy_out(&mut self, from: &Slot, to: &View) -> Result<()> {
+        self.boxes(to, from, &mut |lower, (map, origin, from)| {
+            lower.push(Stmt::Effect(Effect::TmaStore { from, map, origin }));
+        })
+    }
+
+    /// Calls `write` with tensor map, origin and shared address of each of the boxes that make up a slot.
+    fn boxes(
+        &mut self,
+        view: &View,
+        slot: &Slot,
+        write: &mut dyn FnMut(&mut Self, (t::Var, Vec<t::Expr>, t::Expr)),
+    ) -> Result<()> {
+        let name = self.program.shared(slot.buffer).name.clone();
+        let boxes = self.shared_layout(slot.buffer)?.tma_box();
+        let boxes = boxes.ok_or_else(|| self.internal(format!("`{name}` is not made of boxes")))?;
+        let walked: Vec<usize> = view.axes.iter().rev().filter_map(|axis| *axis).collect();
+        if walked != boxes.order {
+            return Err(self.internal(format!("`{name}` lies otherwise than the tensor it is copied from or to")));
+        }
+        let extents = view.axes.iter().rev().map(|axis| axis.map_or(1, |axis| boxes.extents[axis])).collect();
+        let swizzle = if boxes.swizzle == SwizzleMode::None { 0 } else { boxes.swizzle.span() };
+        let map = self.tensor_map(view, extents, swizzle)?;
+        let start = self.slot(slot)?;
+        for place in &boxes.boxes {
+            let mut origin = vec![];
+            for (first, axis) in view.origin.iter().zip(&view.axes).rev() {
+                let at = first + i64::from(axis.map_or(0, |axis| place.origin[axis]));
+                origin.push(self.expr(&at)?.cast(Scalar::I32));
+            }
+            let bytes = start.clone().plus(t::Expr::int(place.offset));
+            write(self, (map.clone(), origin, t::Expr::SharedAddress(Box::new(bytes))));
+        }
+        Ok(())
+    }
+
+    /// The parameter for a tensor's boxes of these extents.
+    fn tensor_map(&mut self, view: &View, extents: Vec<u32>, swizzle: u32) -> Result<t::Var> {
+        let id = view.tensor.id;
+        let position = self.program.params.iter().position(|param| {
+            matches!(param, crate::program::Param::Buffer { buffer, .. } if buffer.id == id)
+        });
+        let tensor = position.ok_or_else(|| self.internal(format!("`{}` is no parameter", view.tensor.name)))?;
+        let map = TensorMap { tensor, extents, swizzle };
+        if let Some((_, var)) = self.maps.iter().find(|(known, _)| *known == map) {
+            return Ok(var.clone());
+        }
+        let var = self.var(&format!("{}_map", view.tensor.name), Ty::TensorMap);
+        self.maps.push((map, var.clone()));
+        Ok(var)
+    }
+
+    /// Each thread starts copies of so many bytes; what does not exist becomes zero.
+    fn copy_async(&mut self, from: &View, to: &Slot, bytes: u32) -> Result<()> {
+        let shared = self.shared_layout(to.buffer)?;
+        let width = bytes / shared.element_bytes();
+        let inner = from.axes.last().copied().flatten();
+        let fast = inner.ok_or_else(|| self.internal("a copy that walks along no dense axis"))?;
+        let order: Vec<usize> =
+            std::iter::once(fast).chain((0..from.shape.len()).rev().filter(|axis| *axis != fast)).collect();
+        let layout = RegisterLayout::blocked(&from.shape, self.threads()?.count, width, &order);
+        let layout = layout.map_err(|e| self.internal(e.to_string()))?;
+        let owner = self.owner(&layout)?;
+        let owner = owner.as_ref().map(|owner| self.expr(owner)).transpose()?;
+        let digits = self.digits(&layout, &[])?;
+        let vector = digits.iter().position(|digit| digit.axis == fast && digit.stride == 1);
+        let lanes = vector.filter(|_| width > 1).map(|place| (place, width));
+        let nest = self.nest(&layout, &digits, lanes)?;
+        let at: Vec<Expr> = nest.at.iter().map(|at| nest.first_lane(at)).collect();
+        let inner: Vec<u32> = nest.loops.iter().map(|(var, _)| var.id).collect();
+        let start = self.slot(to)?;
+        let block = self.nested(|lower| {
+            let position = lower.position(&Place::View(from.clone()), &at)?;
+            let source = lower.address(&from.tensor, &position.index, &inner)?;
+            let mask = lower.condition(&position.mask, &inner)?;
+            lower.in_loops(&nest.loops, &mut |lower| {
+                let index = lower.expr(&source.inner)?;
+                let exists = lower.expr(&mask)?;
+                let bytes_in = lower.shared_bytes(&at, shared)?;
+                let to = t::Expr::SharedAddress(Box::new(start.clone().plus(bytes_in)));
+                let from = t::Expr::GlobalAddress(Box::new(source.pointer.clone()), Box::new(index));
+                lower.push(Stmt::Effect(Effect::CopyAsync { to, from, bytes, exists }));
+                Ok(())
+            })
+        })?;
+        self.owned(owner, block);
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Device functions that instructions need, beside those of [`crate::print::prelude`]; each is emitted only where it is used.
+
+/// A piece of the prelude, in the order of emission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // each variant is the piece of its name
+pub enum Piece {
+    Bits,
+    RoundPairF16,
+    RoundPairBf16,
+    Pack16,
+    Pack8,
+    ShuffleXor,
+    Shuffle,
+    NamedBarrier,
+    ClusterSync,
+    BarrierInit,
+    BarrierExpect,
+    BarrierArrive,
+    BarrierArriveRemote,
+    BarrierWait,
+    CopyAsync,
+    TensorMap,
+    TmaLoad,
+    TmaLoadMulticast,
+    TmaStore,
+    Commit,
+    WaitGroup,
+    WaitGroupRead,
+    SetRegisters,
+}
+
+impl Piece {
+    /// Its source.
+    pub fn source(self) -> String {
+        match self {
+            Piece::Bits => BITS.to_owned(),
+            Piece::RoundPairF16 => round_pair("f16"),
+            Piece::RoundPairBf16 => round_pair("bf16"),
+            Piece::Pack16 => PACK16.to_owned(),
+            Piece::Pack8 => PACK8.to_owned(),
+            Piece::ShuffleXor => shuffle("shuffle_xor", "whose number differs in these bits", "__shfl_xor_sync"),
+            Piece::Shuffle => shuffle("shuffle", "of this number", "__shfl_sync"),
+            Piece::NamedBarrier => NAMED_BARRIER.to_owned(),
+            Piece::ClusterSync => {
+                effect("cluster_sync()", "barrier.cluster.arrive.aligned;\\nbarrier.cluster.wait.aligned;", "")
+            }
+            Piece::BarrierInit => effect(
+                "barrier_init(unsigned barrier, unsigned count)",
+                "mbarrier.init.shared::cta.b64 [%0], %1;",
+                r#""r"(barrier), "r"(count)"#,
+            ),
+            Piece::BarrierExpect => effect(
+                "barrier_expect(unsigned barrier, unsigned bytes)",
+                "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;",
+                r#""r"(barrier), "r"(bytes)"#,
+            ),
+            Piece::BarrierArrive => effect(
+                "barrier_arrive(unsigned barrier)",
+                "mbarrier.arrive.shared::cta.b64 _, [%0];",
+                r#""r"(barrier)"#,
+            ),
+            Piece::BarrierArriveRemote => effect(
+                "barrier_arrive_remote(unsigned barrier, unsigned rank)",
+                "{\\n.reg .b32 there;\\nmapa.shared::cluster.u32 there, %0, %1;\\nmbarrier.arrive.shared::cluster.b64 _, [there];\\n}",
+                r#""r"(barrier), "r"(rank)"#,
+            ),
+            Piece::BarrierWait => effect(
+                "barrier_wait(unsigned barrier, unsigned parity)",
+                "{\\n.reg .pred done;\\nAGAIN:\\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\\n@!done bra AGAIN;\\n}",
+                r#""r"(barrier), "r"(parity)"#,
+            ),
+            Piece::CopyAsync => COPY_ASYNC.to_owned(),
+            Piece::TensorMap => "struct alignas(64) TensorMap { unsigned long long words[16]; };\n".to_owned(),
+            Piece::TmaLoad => (1..=5).map(|rank| tma_load(rank, false)).collect(),
+            Piece::TmaLoadMulticast => (1..=5).map(|rank| tma_load(rank, true)).collect(),
+            Piece::TmaStore => (1..=5).map(tma_store).collect(),
+            Piece::Commit => [
+                effect("commit_copies()", "cp.async.commit_group;", ""),
+                effect("commit_bulk()", "cp.async.bulk.commit_group;", ""),
+            ]
+            .concat(),
+            Piece::WaitGroup => [
+                template("wait_copies()", "cp.async.wait_group %0;"),
+                template("wait_bulk()", "cp.async.bulk.wait_group %0;"),
+            ]
+            .concat(),
+            Piece::WaitGroupRead => template("wait_bulk_read()", "cp.async.bulk.wait_group.read %0;"),
+            Piece::SetRegisters => [
+                template("take_registers()", "setmaxnreg.inc.sync.aligned.u32 %0;"),
+                template("give_registers()", "setmaxnreg.dec.sync.aligned.u32 %0;"),
+            ]
+            .concat(),
+        }
+    }
+}
+
+/// A function of one instruction.
+fn effect(head: &str, instruction: &str, operands: &str) -> String {
+    let inputs = if operands.is_empty() { String::new() } else { format!(" {operands} ") };
+    format!(
+        "__device__ __forceinline__ void {head} {{\n    asm volatile(\"{instruction}\" ::{inputs}: \"memory\");\n}}\n"
+    )
+}
+
+/// A function of one instruction that takes a number as part of it.
+fn template(head: &str, instruction: &str) -> String {
+    format!(
+        "template <int n> __device__ __forceinline__ void {head} {{\n    asm volatile(\"{instruction}\" :: \"n\"(n) : \"memory\");\n}}\n"
+    )
+}
+
+const BITS: &str = "\
+// The bits of a vector of four bytes.
+template <class T> __device__ __forceinline__ unsigned bits_of(const T& x) {
+    static_assert(sizeof(T) == 4, \"four bytes\");
+    unsigned bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+";
+
+fn round_pair(ty: &str) -> String {
+    format!(
+        "\
+// Two neighbours rounded together.
+__device__ __forceinline__ Vec<{ty}, 2> round_pair_{ty}(float first, float second) {{
+    const unsigned pair = pack_{ty}(first, second);
+    return {{{{{{(unsigned short)pair}}, {{(unsigned short)(pair >> 16)}}}}}};
+}}
+"
+    )
+}
+
+const PACK16: &str = r#"// Two numbers of 16 bits in one register, the first in the low half.
+__device__ __forceinline__ unsigned pack(unsigned short first, unsigned short second) {
+    unsigned pair;
+    asm("mov.b32 %0, {%1, %2};" : "=r"(pair) : "h"(first), "h"(second));
+    return pair;
+}
+"#;
+
+const PACK8: &str = "\
+// Four bytes in one register, the first lowest.
+__device__ __forceinline__ unsigned pack(unsigned char a, unsigned char b, unsigned char c, unsigned char d) {
+    return a | (unsigned)b << 8 | (unsigned)c << 16 | (unsigned)d << 24;
+}
+";
+
+fn shuffle(name: &str, whose: &str, intrinsic: &str) -> String {
+    format!(
+        "\
+// The value that the thread of the warp {whose} has.
+template <class T> __device__ __forceinline__ T {name}(T value, int who) {{
+    unsigned words[(sizeof(T) + 3) / 4] = {{}};
+    memcpy(words, &value, sizeof(T));
+    #pragma unroll
+    for (int i = 0; i < (int)(sizeof(T) + 3) / 4; ++i) words[i] = {intrinsic}(0xffffffffu, words[i], who);
+    memcpy(&value, words, sizeof(T));
+    return value;
+}}
+"
+    )
+}
+
+const NAMED_BARRIER: &str = r#"__device__ __forceinline__ void barrier_sync(unsigned id, unsigned threads) {
+    asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void barrier_pass(unsigned id, unsigned threads) {
+    asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");
+}
+"#;
+
+const COPY_ASYNC: &str = r#"// Starts a copy to shared memory; writes zeros if the source does not exist.
+template <int bytes> __device__ __forceinline__ void copy_async(unsigned to, unsigned long long from, bool exists) {
+    if (bytes == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" :: "r"(to), "l"(from), "n"(bytes), "r"(exists ? bytes : 0) : "memory");
+    }
+}
+"#;
+
+/// `int x0, int x1...` and `"r"(x0), "r"(x1)...` of the coordinates of a box, and their places from `first` on.
+fn coordinates(rank: u32, first: u32) -> (String, String, String) {
+    let list = |of: &dyn Fn(u32) -> String| (0..rank).map(of).collect::<Vec<_>>().join(", ");
+    (
+        list(&|axis| format!("int x{axis}")),
+        list(&|axis| format!("\"r\"(x{axis})")),
+        list(&|axis| format!("%{}", first + axis)),
+    )
+}
+
+fn tma_load(rank: u32, multicast: bool) -> String {
+    let (params, operands, places) = coordinates(rank, if multicast { 4 } else { 3 });
+    let (name, suffix, mask, param, operand) = if multicast {
+        ("tma_load_multicast", ".multicast::cluster", ", %3", "unsigned short ctas, ", "\"h\"(ctas), ")
+    } else {
+        ("tma_load", "", "", "", "")
+    };
+    format!(
+        "__device__ __forceinline__ void {name}(unsigned to, const TensorMap& map, unsigned barrier, {param}{params}) {{\n    \
+         asm volatile(\"cp.async.bulk.tensor.{rank}d.shared::cluster.global.mbarrier::complete_tx::bytes{suffix} [%0], [%1, {{{places}}}], [%2]{mask};\"\n                 \
+         :: \"r\"(to), \"l\"(&map), \"r\"(barrier), {operand}{operands} : \"memory\");\n}}\n"
+    )
+}
+
+fn tma_store(rank: u32) -> String {
+    let (params, operands, places) = coordinates(rank, 2);
+    format!(
+        "__device__ __forceinline__ void tma_store(const TensorMap& map, unsigned from, {params}) {{\n    \
+         asm volatile(\"cp.async.bulk.tensor.{rank}d.global.shared::cta.bulk_group [%0, {{{places}}}], [%1];\"\n                 \
+         :: \"l\"(&map), \"r\"(from), {operands} : \"memory\");\n}}\n"
+    )
+}

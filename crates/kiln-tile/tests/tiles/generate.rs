@@ -85,7 +85,8 @@ pub fn generate(tape: &[u16]) -> Case {
         inputs: vec![],
         pool: vec![],
     };
-    let arch = generator.tape.pick(&Arch::ALL);
+    // Half of them where there is most to choose from.
+    let arch = if generator.tape.flip() { Arch::Sm90a } else { generator.tape.pick(&Arch::ALL) };
     let schedule = generator.schedule();
     generator.space();
     generator.load();

@@ -4,7 +4,7 @@ mod tiles;
 
 use kiln_target::arch::Arch;
 use kiln_tile::interp::Arg;
-use kiln_tile::ir::{Level, Program, Schedule, interp};
+use kiln_tile::ir::{Level, Program, Schedule, interp, verify};
 use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::{Array, AtomicOp, DType, Scalar, TileError};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -46,7 +46,8 @@ fn keeps_values(program: &Program, arch: Arch, args: &[Arg]) -> Result<Outcome, 
             continue;
         }
         outcome.changed.push(pass.name);
-        let found = results(&read_back(&program)?, 3, args).map_err(|e| format!("after {}: {e}", pass.name))?;
+        let found = read_back(&program).and_then(|program| results(&program, 3, args).map_err(|e| e.to_string()));
+        let found = found.map_err(|e| format!("after {}: {e}", pass.name))?;
         for (position, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let (Arg::Array(found), Arg::Array(expected)) = (found, expected) else { continue };
             if let Some(at) = (0..found.len()).find(|&i| differ(found.get(i), expected.get(i))) {
@@ -59,8 +60,9 @@ fn keeps_values(program: &Program, arch: Arch, args: &[Arg]) -> Result<Outcome, 
     Ok(outcome)
 }
 
-/// What the text of a program says, which must be all of it.
+/// What the text of a valid program says, which must be all of it.
 fn read_back(program: &Program) -> Result<Program, String> {
+    verify(program).map_err(|e| format!("{e} in\n{program}"))?;
     let text = program.to_string();
     let read: Program = text.parse().map_err(|e| format!("{e} in\n{text}"))?;
     if read.to_string() == text { Ok(read) } else { Err(format!("written\n{text}\nread as\n{read}")) }

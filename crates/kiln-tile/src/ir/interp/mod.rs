@@ -24,8 +24,8 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use tile::{Argument, Elements};
 
-/// Runs `program` on `args`, one for each parameter in order; a persistent grid is 3 CTAs. Types and shapes are taken to fit, as the builder and
-/// the passes make them.
+/// Runs `program` on `args`, one for each parameter in order; a persistent grid is 3 CTAs. It must have passed
+/// [`verify`](super::verify).
 ///
 /// # Errors
 /// Arguments that do not fit, and what the program does wrong: see the module.

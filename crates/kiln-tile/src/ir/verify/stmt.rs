@@ -131,7 +131,7 @@ impl<'a> Verifier<'a> {
                 self.view(to, &slot.shape, Access::Write)?;
                 self.types(slot.dtype == to.tensor.dtype, slot.dtype, "the buffer", to.tensor.dtype.name())
             }
-            Op::Assign { var, value } => {
+            Op::Assign { var, value, .. } => {
                 self.results(stmt, 0)?;
                 self.scalar(value, &format!("the value of `{}`", var.name), var.ty)?;
                 if !self.declared.contains(&var.id) {

@@ -107,7 +107,7 @@ pub fn generate(tape: &[u16]) -> Case {
     let Generator { mut k, args, mut steps, .. } = generator;
     steps.push(format!("{schedule:?} on {arch}"));
     k.schedule(schedule);
-    Case { program: k.finish(), args, arch, steps }
+    Case { program: k.finish().expect("a valid program"), args, arch, steps }
 }
 
 impl Generator<'_> {

@@ -110,7 +110,7 @@ mod tests {
         k.grid(&[("i", m.ceil_div(64)), ("j", n.min(Expr::index(9)) - 1)]);
         let (m, n) = (Dim::from("B") * Dim::from(3), Dim::from("N"));
         let arguments = vec![Argument::Dim(m), Argument::Dim(n)];
-        let launch = TileLaunch { program: k.finish(), arguments, checks: vec![] };
+        let launch = TileLaunch { program: k.finish().unwrap(), arguments, checks: vec![] };
         let Grid::Fixed([blocks, ..]) = launch.grid(&launch.program).unwrap() else { panic!("one block a point") };
         for (b, n) in [(0i64, 4i64), (1, 4), (22, 9), (64, 700)] {
             let bindings = [("B".to_owned(), b), ("N".to_owned(), n)].into();

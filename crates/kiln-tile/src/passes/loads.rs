@@ -162,8 +162,11 @@ impl<'m> Names<'m> {
     }
 }
 
+/// Is shown a load: the tensor, where, and the conditions around it.
+type Seen<'a> = dyn FnMut(&Buffer, &[Expr], &[Expr]) + 'a;
+
 /// Calls `load` on every load of an expression that stands in no place of another, with the conditions under which it is evaluated.
-fn visit(e: &Expr, conditions: &mut Vec<Expr>, load: &mut dyn FnMut(&Buffer, &[Expr], &[Expr])) {
+fn visit(e: &Expr, conditions: &mut Vec<Expr>, load: &mut Seen<'_>) {
     match e.kind() {
         ExprKind::Load(buffer, index) => load(buffer, index, conditions),
         ExprKind::Select(condition, yes, no) => {

@@ -550,7 +550,7 @@ impl Accesses {
         let whole = |e: &Expr, width: u32| self.facts.multiple(e) % i128::from(width) == 0;
         let fits = |width: &u32| {
             let access = (width * view.tensor.dtype.bits()).min(128) / view.tensor.dtype.bits().max(1);
-            self.shape[self.fast] % width == 0
+            self.shape[self.fast].is_multiple_of(*width)
                 && view.tensor.strides[..inner].iter().all(|stride| whole(stride, access))
                 && whole(&view.origin[inner], access)
                 && (!view.masked[inner] || whole(&view.tensor.shape[inner], *width))

@@ -390,7 +390,7 @@ fn levels() {
         "set_registers 40 decrease",
         "cluster_sync",
         "named_barrier 1 threads 128 wait",
-        "var v: index = 0",
+        "var v: index = 0 below 1",
         "roles { }",
         "%c: i32[1] = convert %ones",
     ];

@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             outln!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "))?;
             outln!("  configs {}", target.config_hash)?;
             outln!("  {}", runs_on(image))?;
-            for compiled in &image.kernels {
+            for compiled in image.regions().into_iter().filter_map(|(_, compiled)| compiled) {
                 for (kernel, i) in compiled.implementation.kernels.iter().zip(&compiled.images) {
                     outln!(
                         "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]",
@@ -172,7 +172,9 @@ fn count(args: &Args) -> Result<ExitCode> {
 
 fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitCode> {
     let image = gpu_image(engine, target)?;
-    let kernels = || image.kernels.iter().flat_map(|c| &c.implementation.kernels);
+    let compiled = image.regions().into_iter().filter_map(|(_, compiled)| compiled);
+    let compiled: Vec<_> = compiled.collect();
+    let kernels = || compiled.iter().flat_map(|c| &c.implementation.kernels);
     // A kernel's name ends in an underscore, like all generated ones.
     let mut hits: Vec<_> = kernels().filter(|k| k.entry == name || k.entry.strip_suffix('_') == Some(name)).collect();
     if hits.is_empty() {

@@ -251,9 +251,10 @@ fn lay_out(
         };
         pending.push(match step {
             Step::Run { region, inputs, outputs, .. } => {
-                addressable(&plan.regions[*region].graph, bindings)?;
-                fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, bindings)?;
-                let prepared = device.prepare(loaded.kernels[*region], bindings)?;
+                let bindings = step.bindings(bindings);
+                addressable(&plan.regions[*region].graph, &bindings)?;
+                fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, &bindings)?;
+                let prepared = device.prepare(loaded.kernels[*region], &bindings)?;
                 let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
                 Pending::Launch { prepared: prepared.id, scratch }
             }

@@ -3,8 +3,9 @@
 use super::svg::{fit, width, wrap};
 use super::{CONTROL, Profile, anchor, step_name};
 use kiln_engine::Compiled;
-use kiln_fuse::{BufferKind, Plan, Step};
+use kiln_fuse::{BufferKind, Plan, RegionId, Step};
 use kiln_graph::Op;
+use std::collections::BTreeMap;
 
 /// Width of a step's box.
 pub const WIDTH: f64 = 400.0;
@@ -36,8 +37,11 @@ impl Card {
     }
 }
 
-/// The box of step `i`. `kernels` are those of the plan's regions, none on the CPU; `profile` is of this plan.
-pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profile>) -> Card {
+/// The kernels of regions.
+pub type Kernels = BTreeMap<RegionId, Compiled>;
+
+/// The box of step `i`. `kernels` has those of the plan's regions, none on the CPU; `profile` is of this plan.
+pub fn card(plan: &Plan, i: usize, kernels: &Kernels, profile: Option<&Profile>) -> Card {
     let step = &plan.steps[i];
     let room = WIDTH - 2.0 * PAD;
     let mut lines = Vec::new();
@@ -47,9 +51,9 @@ pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profil
     let mut colour = CONTROL;
     match step {
         Step::Run { region, nodes, .. } => {
-            let compiled = kernels.get(*region);
-            let profiled = profile.and_then(|p| p.kernels[i].implementation.as_deref());
             let region = &plan.regions[*region];
+            let compiled = kernels.get(&region.identity());
+            let profiled = profile.and_then(|p| p.kernels[i].implementation.as_deref());
             let (word, paint) = anchor(region.anchor);
             colour = paint;
             hint = format!("{hint}: {}\nnodes: {}", region.summary, nodes.join(", "));

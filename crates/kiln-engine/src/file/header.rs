@@ -1,12 +1,13 @@
 //! The JSON header.
 
 use crate::engine::{Port, Resources, Settings, Toolchain};
+use kiln_fuse::RegionId;
 use kiln_graph::{DType, Symbols};
 use kiln_kernels::Implementation;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format. A reader takes exactly its own.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// What any tool can read about an engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,10 +89,8 @@ pub struct Section {
 /// One region's kernels in a `kernels.*` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KernelRecord {
-    /// Name of the region that they serve.
-    pub region: String,
-    /// BLAKE3 of the structure of that region's graph.
-    pub region_hash: String,
+    /// The region that they serve.
+    pub region: RegionId,
     pub implementation: Implementation,
     pub images: Vec<ImageRecord>,
 }

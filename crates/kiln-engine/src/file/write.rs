@@ -3,7 +3,6 @@
 use super::header::{Header, ImageRecord, KernelRecord, Section, Stamp, TargetHeader, WeightEntry};
 use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR};
 use crate::engine::{Engine, TargetImage};
-use crate::validate::{all_regions, region_hash};
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_host::Cache;
@@ -159,7 +158,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
         range
     };
     let mut records = Vec::new();
-    for (region, compiled) in all_regions(&image.plan).into_iter().zip(&image.kernels) {
+    for (region, compiled) in &image.kernels {
         config.update(compiled.implementation.config.to_string().as_bytes());
         for kernel in &compiled.implementation.kernels {
             config.update(kernel.source.as_bytes());
@@ -169,12 +168,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
             .iter()
             .map(|i| ImageRecord { cubin: put(&i.cubin), ptx: put(&i.ptx), resources: i.resources })
             .collect();
-        records.push(KernelRecord {
-            region: region.name.clone(),
-            region_hash: region_hash(region),
-            implementation: compiled.implementation.clone(),
-            images,
-        });
+        records.push(KernelRecord { region: *region, implementation: compiled.implementation.clone(), images });
     }
     let (kernels, code_name) = if image.toolchain.is_some() {
         let name = format!("kernels.{}", image.target);

@@ -5,14 +5,15 @@ mod shapes;
 mod steps;
 
 use crate::choose::{Code, for_device};
-use crate::device::{Device, KernelImage, MemId, Module, Place};
-use crate::engine::{Engine, TargetImage};
+use crate::device::{Device, KernelId, KernelImage, MemId, Module, Place};
+use crate::engine::{Compiled, Engine, TargetImage};
 use crate::schedule::{Action, LoadedPlan, WeightPlaces, schedule, signature};
 use crate::{Error, Result};
 use io::{Donation, Io, Ran};
-use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
 use shapes::Shapes;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use steps::run_schedule;
 
@@ -95,7 +96,7 @@ impl Session {
         let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
         let (image, code) = for_device(engine, device.as_ref())?;
         let plan = image.plan.clone();
-        let loaded = load(&plan, image, &code, &mut 0, device.as_mut())?;
+        let loaded = load(&plan, image, &code, &mut BTreeMap::new(), device.as_mut())?;
         let mut weights = WeightPlaces::new();
         let mut weight_bytes = 0;
         for name in crate::validate::weight_names(&plan) {
@@ -366,35 +367,46 @@ impl Session {
     }
 }
 
+/// Loads the kernels of every region of a plan and its nested plans, each distinct region once.
 fn load(
     plan: &Plan,
     image: &TargetImage,
     code: &Code,
-    next: &mut usize,
+    known: &mut BTreeMap<RegionId, KernelId>,
     device: &mut dyn Device,
 ) -> Result<LoadedPlan> {
     let own = matches!(code, Code::Own(_));
     let mut loaded = LoadedPlan::default();
     for region in &plan.regions {
-        let module = match image.kernels.get(*next) {
-            Some(compiled) => Module {
-                region,
-                kernels: compiled
-                    .implementation
-                    .kernels
-                    .iter()
-                    .zip(&compiled.images)
-                    .map(|(kernel, i)| KernelImage { kernel, cubin: own.then(|| i.cubin.clone()), ptx: i.ptx.clone() })
-                    .collect(),
-                scratch_bytes: compiled.implementation.scratch_bytes.clone(),
-            },
-            None => Module { region, kernels: Vec::new(), scratch_bytes: Dim::from(0) },
+        let id = region.identity();
+        let kernel = match known.get(&id) {
+            Some(kernel) => *kernel,
+            None => {
+                let module = match image.kernels.get(&id) {
+                    Some(Compiled { implementation, images }) => Module {
+                        region,
+                        kernels: implementation
+                            .kernels
+                            .iter()
+                            .zip(images)
+                            .map(|(kernel, i)| KernelImage {
+                                kernel,
+                                cubin: own.then(|| i.cubin.clone()),
+                                ptx: i.ptx.clone(),
+                            })
+                            .collect(),
+                        scratch_bytes: implementation.scratch_bytes.clone(),
+                    },
+                    None => Module { region, kernels: Vec::new(), scratch_bytes: Dim::from(0) },
+                };
+                device.load(&module)?
+            }
         };
-        *next += 1;
-        loaded.kernels.push(device.load(&module)?);
+        known.insert(id, kernel);
+        loaded.kernels.push(kernel);
     }
     for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
-        loaded.nested.push(load(inner, image, code, next, device)?);
+        loaded.nested.push(load(inner, image, code, known, device)?);
     }
     Ok(loaded)
 }

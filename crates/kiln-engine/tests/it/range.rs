@@ -70,7 +70,7 @@ fn constant_indices_in_range_are_not_checked() {
     let y = b.gather(x, ids, 0).unwrap();
     b.output("y", y);
     let engine = engine_at(&b.finish(), &["sm_80"], home());
-    let kernels = engine.targets[0].kernels.iter().flat_map(|c| &c.implementation.kernels);
+    let kernels = engine.targets[0].kernels.values().flat_map(|c| &c.implementation.kernels);
     for kernel in kernels {
         assert!(kernel.checks.is_empty() && !kernel.source.contains("fault"), "{}", kernel.source);
     }

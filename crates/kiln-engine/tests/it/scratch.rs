@@ -39,7 +39,8 @@ const SOURCE: [(&str, &str); 2] = [
 fn with_scratch(mut engine: Engine, bytes: Dim) -> Engine {
     let image = &mut engine.targets[0];
     let squares = image.plan.regions.iter().position(|r| !matches!(r.anchor, kiln_fuse::Anchor::Reduce)).unwrap();
-    let elements = Dim::from("N") * 40.into();
+    let squares = image.plan.regions[squares].identity();
+    let elements = Dim::from("s0") * 40.into();
     let kernel = |(entry, source): (&str, &str), first: Param| Kernel {
         entry: entry.to_owned(),
         source: source.to_owned(),
@@ -64,7 +65,7 @@ fn with_scratch(mut engine: Engine, bytes: Dim) -> Engine {
         let made = compiler.compile(&request).unwrap();
         Image { cubin: Bytes::from(made.cubin), ptx: Bytes::from(made.ptx), resources: Default::default() }
     });
-    let compiled = &mut image.kernels[squares];
+    let compiled = image.kernels.get_mut(&squares).unwrap();
     compiled.images = images.collect();
     compiled.implementation =
         Implementation { family: "test".into(), config: serde_json::Value::Null, kernels, scratch_bytes: bytes };
@@ -81,7 +82,7 @@ fn kernels_share_scratch_that_overlaps_nothing_alive() {
         session.run(&[("x", &Tensor::random(DType::F32, &[33, 40], 1).unwrap())]).unwrap();
         session.memory().arena
     };
-    let engine = with_scratch(engine, Dim::from("N") * 320.into());
+    let engine = with_scratch(engine, Dim::from("s0") * 320.into());
     // It is kept in the file.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scratch.kiln");

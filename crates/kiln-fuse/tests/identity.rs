@@ -64,7 +64,7 @@ fn random(seed: u64) -> Graph {
     }
     let mut graph = {
         for (i, v) in values.iter().rev().take(rng.range(1, 3) as usize).enumerate() {
-            b.output(&format!("out{i}"), *v);
+            b.output(format!("out{i}"), *v);
         }
         b.finish()
     };
@@ -235,7 +235,7 @@ fn elementwise(inputs: usize, write: impl Fn(&mut Builder, &[ValueId]) -> Vec<Va
     let mut b = Builder::new("g");
     let x: Vec<ValueId> = (0..inputs).map(|i| b.input(&format!("x{i}"), DType::F32, &[7.into()]).unwrap()).collect();
     for (i, v) in write(&mut b, &x).into_iter().enumerate() {
-        b.output(&format!("y{i}"), v);
+        b.output(format!("y{i}"), v);
     }
     b.finish()
 }

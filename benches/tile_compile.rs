@@ -21,7 +21,7 @@ fn main() -> Result<(), Fail> {
         for graph in [common::encoder(1)?, common::convnet(1)?] {
             let plan = fuse(&graph, &Options::new(target.parse()?))?.plan;
             let programs = || -> Result<Vec<TileProgram>, Fail> {
-                let each = plan.regions.iter().map(|region| tile_programs(region, arch, &plan.symbols));
+                let each = plan.regions.iter().map(|region| tile_programs(region, arch, &region.graph.symbols));
                 Ok(each.collect::<Result<Vec<_>, _>>()?.concat())
             };
             let made = programs()?;

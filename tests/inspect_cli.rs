@@ -119,7 +119,8 @@ fn the_picture_of_a_gpu_plan_names_families_and_kernels() {
     let image = engine.target("sm_80").unwrap();
     for step in &image.plan.steps {
         let kiln::fuse::Step::Run { region, .. } = step else { panic!("no such step is in the model") };
-        let implementation = &image.kernels[*region].variants[0].implementation;
+        let compiled = &image.kernels[&image.plan.regions[*region].identity()];
+        let implementation = &compiled.variants[0].implementation;
         let said = format!(" by {}: {}", implementation.family, implementation.kernels[0].entry);
         assert!(svg.contains(&said), "{said}: {svg}");
     }

@@ -157,9 +157,9 @@ pub fn first_departure(
                 let (tensor, shape) = resolve(&plan, &values, *id, &bindings)?;
                 tensor.reshaped(shape)
             });
-            let expected = operands
-                .collect::<kiln_graph::Result<Vec<_>>>()
-                .and_then(|operands| kiln_graph::interpret_within(&region.graph, &operands, &bindings));
+            let expected = operands.collect::<kiln_graph::Result<Vec<_>>>().and_then(|operands| {
+                kiln_graph::interpret_within(&region.graph, &operands, &seen.step.bindings(&bindings))
+            });
             match expected {
                 Err(e) => failure = Some(e),
                 Ok(expected) => {

@@ -4,12 +4,13 @@ use crate::device::Place;
 use crate::engine::{Compiled, Engine};
 use crate::schedule::WeightPlaces;
 use crate::{Error, Result};
-use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
 use kiln_graph::Tensor;
 use kiln_kernels::{Packing, Transform};
 use std::collections::BTreeMap;
 
 type Words<T> = std::result::Result<T, String>;
+type Kernels = BTreeMap<RegionId, Compiled>;
 
 /// What the packed form of a weight is called: by the weight and the steps, so that all who want one share it.
 fn name(weight: &str, packing: &Packing) -> String {
@@ -32,32 +33,25 @@ fn weight<'p>(plan: &'p Plan, inputs: &[BufferId], packing: &Packing) -> Words<&
 }
 
 /// All packed forms that a plan's kernels read: by name the weight and the steps.
-pub fn uses<'p>(plan: &'p Plan, kernels: &'p [Compiled]) -> Words<BTreeMap<String, (&'p str, &'p Packing)>> {
+pub fn uses<'p>(plan: &'p Plan, kernels: &'p Kernels) -> Words<BTreeMap<String, (&'p str, &'p Packing)>> {
     let mut all = BTreeMap::new();
-    collect(plan, kernels, &mut 0, &mut all)?;
+    collect(plan, kernels, &mut all)?;
     Ok(all)
 }
 
-fn collect<'p>(
-    plan: &'p Plan,
-    kernels: &'p [Compiled],
-    next: &mut usize,
-    all: &mut BTreeMap<String, (&'p str, &'p Packing)>,
-) -> Words<()> {
-    let own = kernels.get(*next..).unwrap_or_default();
-    *next += plan.regions.len();
+fn collect<'p>(plan: &'p Plan, kernels: &'p Kernels, all: &mut BTreeMap<String, (&'p str, &'p Packing)>) -> Words<()> {
     for step in &plan.steps {
         if let Step::Run { region, inputs, .. } = step
-            && let Some(compiled) = own.get(*region)
+            && let region = &plan.regions[*region]
+            && let Some(compiled) = kernels.get(&region.identity())
         {
             for packing in compiled.variants.iter().flat_map(|v| &v.implementation.packed) {
-                let weight = weight(plan, inputs, packing)
-                    .map_err(|e| format!("region `{}`: {e}", plan.regions[*region].name))?;
+                let weight = weight(plan, inputs, packing).map_err(|e| format!("region `{}`: {e}", region.name))?;
                 all.insert(name(weight, packing), (weight, packing));
             }
         }
     }
-    plan.steps.iter().flat_map(Step::nested).try_for_each(|(_, inner)| collect(inner, kernels, next, all))
+    plan.steps.iter().flat_map(Step::nested).try_for_each(|(_, inner)| collect(inner, kernels, all))
 }
 
 /// Where the packed constants of a step lie.
@@ -70,7 +64,7 @@ pub fn places(plan: &Plan, inputs: &[BufferId], packed: &[Packing], weights: &We
 }
 
 /// Checks that every packed form is there, with the shape that its weight and the steps give it.
-pub fn check(plan: &Plan, kernels: &[Compiled], weights: &BTreeMap<String, Tensor>) -> Words<()> {
+pub fn check(plan: &Plan, kernels: &Kernels, weights: &BTreeMap<String, Tensor>) -> Words<()> {
     for (name, (weight, packing)) in uses(plan, kernels)? {
         let (from, found) = (weights.get(weight), weights.get(&name));
         let (Some(from), Some(found)) = (from, found) else { return Err(format!("weight `{name}` is missing")) };

@@ -274,10 +274,11 @@ fn lay_out(
         };
         pending.push(match step {
             Step::Run { region, inputs, outputs, .. } => {
-                addressable(&plan.regions[*region].graph, bindings)?;
-                fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, bindings)?;
-                let variant = choose(&loaded.regions[*region], bindings)?;
-                let prepared = device.prepare(variant.kernel, bindings)?;
+                let bindings = step.bindings(bindings);
+                addressable(&plan.regions[*region].graph, &bindings)?;
+                fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, &bindings)?;
+                let variant = choose(&loaded.regions[*region], &bindings)?;
+                let prepared = device.prepare(variant.kernel, &bindings)?;
                 let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
                 let bytes = prepared.zeroed_bytes;
                 zeroed_bytes = zeroed_bytes.max(bytes);
@@ -394,7 +395,7 @@ fn lay_out(
     Ok(Schedule { actions, places, shapes, arena_bytes, lower_bound, zeroed_bytes })
 }
 
-/// The variant of a region that runs under these shapes.
+/// The variant of a region that runs where its symbols have these values.
 fn choose<'v>(variants: &'v [LoadedVariant], bindings: &Bindings) -> Result<&'v LoadedVariant> {
     for variant in variants {
         if variant.guard.holds(bindings)? {

@@ -52,7 +52,7 @@ pub struct Kernel {
     pub checks: Vec<String>,
 }
 
-/// Launch geometry and arguments, as expressions over the model's symbols.
+/// Launch geometry and arguments, as expressions over the region's symbols.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
     /// Thread blocks.

@@ -59,7 +59,8 @@ fn run(mut program: Program, arch: Arch, given: &[Given], seeds: &[Option<u64>])
     let entry = module.kernel(&kernel.name).unwrap_or_else(|e| panic!("{e}"));
     let scalar = |e: &Expr| {
         let value = e.substitute(&|var| {
-            let position = program.params.iter().position(|p| matches!(p, Param::Scalar { var: own, .. } if own == var))?;
+            let position =
+                program.params.iter().position(|p| matches!(p, Param::Scalar { var: own, .. } if own == var))?;
             let Given::Dim(value) = given[position] else { return None };
             Some(Expr::index(value))
         });
@@ -96,8 +97,12 @@ fn run(mut program: Program, arch: Arch, given: &[Given], seeds: &[Option<u64>])
                 KernelParam::TensorMap(map) => tensor_map(map, &program, address[map.tensor], &scalar),
             })
             .collect();
-        let config =
-            LaunchConfig { grid: [points, 1, 1], block: [kernel.threads, 1, 1], shared: kernel.dynamic_shared, cluster: None };
+        let config = LaunchConfig {
+            grid: [points, 1, 1],
+            block: [kernel.threads, 1, 1],
+            shared: kernel.dynamic_shared,
+            cluster: None,
+        };
         let report = device.launch(&entry, config, &args, &Options { seed: *seed, ..Options::default() });
         let report = report.unwrap_or_else(|e| panic!("{arch} seed {seed:?}: {e}"));
         assert!(report.clean(), "{arch} seed {seed:?}: {:?}", report.findings);
@@ -158,12 +163,19 @@ fn close(found: &Array, expected: &[f64], tolerance: f64) {
     assert!(error <= tolerance, "relative error {error:e}, first at {first:?}");
 }
 
-fn product_case(arch: Arch, dtype: DType, [m, n, k]: [i64; 3], tile: [u32; 3], stages: u32, schedule: kiln_tile::ir::Schedule, seeds: &[Option<u64>]) {
+fn product_case(
+    arch: Arch,
+    dtype: DType,
+    [m, n, k]: [i64; 3],
+    tile: [u32; 3],
+    stages: u32,
+    schedule: kiln_tile::ir::Schedule,
+    seeds: &[Option<u64>],
+) {
     let [x, w] = [random(dtype, (m * k) as usize), random(dtype, (n * k) as usize)];
     let (a, b) = (x.to_f64(), w.to_f64());
-    let expected: Vec<f64> = (0..m * n)
-        .map(|i| (0..k).map(|d| a[(i / n * k + d) as usize] * b[(i % n * k + d) as usize]).sum())
-        .collect();
+    let expected: Vec<f64> =
+        (0..m * n).map(|i| (0..k).map(|d| a[(i / n * k + d) as usize] * b[(i % n * k + d) as usize]).sum()).collect();
     let program = gemm(dtype, tile, stages, schedule);
     let y = poisoned(dtype, (m * n) as usize);
     let given = [Given::Dim(m), Given::Dim(n), Given::Dim(k), Given::Tensor(x), Given::Tensor(w), Given::Tensor(y)];
@@ -199,7 +211,9 @@ fn attention_by_every_instruction() {
         for h in 0..heads {
             for i in 0..queries {
                 let score = |j: i64| -> f64 {
-                    (0..d).map(|x| a[((h * queries + i) * d + x) as usize] * b[((h * keys + j) * d + x) as usize]).sum::<f64>()
+                    (0..d)
+                        .map(|x| a[((h * queries + i) * d + x) as usize] * b[((h * keys + j) * d + x) as usize])
+                        .sum::<f64>()
                         * (d as f64).powf(-0.5)
                 };
                 let scores: Vec<f64> = (0..keys).map(score).collect();
@@ -214,8 +228,15 @@ fn attention_by_every_instruction() {
         }
         let program = attention(dtype, d as u32, tile, 2, schedule);
         let o = poisoned(dtype, (heads * queries * d) as usize);
-        let given =
-            [Given::Dim(heads), Given::Dim(queries), Given::Dim(keys), Given::Tensor(q), Given::Tensor(k), Given::Tensor(v), Given::Tensor(o)];
+        let given = [
+            Given::Dim(heads),
+            Given::Dim(queries),
+            Given::Dim(keys),
+            Given::Tensor(q),
+            Given::Tensor(k),
+            Given::Tensor(v),
+            Given::Tensor(o),
+        ];
         let results = run(program, arch, &given, &[None, Some(1)]);
         close(&results[3], &expected, 8e-3);
     }

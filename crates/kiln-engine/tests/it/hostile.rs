@@ -187,9 +187,9 @@ fn kernels_name_the_region_they_serve() {
     let code =
         || Image { cubin: Bytes::from_static(b"c"), ptx: Bytes::from_static(b"p"), resources: Resources::default() };
     for region in &image.plan.regions {
-        let (_, implementation) = kiln_kernels::lower(region, arch, &image.plan.symbols).unwrap().remove(0);
+        let (_, implementation) = kiln_kernels::lower(region, arch, &region.graph.symbols).unwrap().remove(0);
         let images = implementation.kernels.iter().map(|_| code()).collect();
-        image.kernels.push(Compiled::single(implementation, images));
+        image.kernels.insert(region.identity(), Compiled::single(implementation, images));
     }
     image.target = "sm_80".into();
     image.toolchain = Some(Toolchain::default());
@@ -198,12 +198,54 @@ fn kernels_name_the_region_they_serve() {
         refusal(resectioned(&good, "kernels.sm_80", |records| edit(records.as_array_mut().unwrap())))
     };
     assert_eq!(swapped(&|_| {}), "accepted");
-    let text = swapped(&|records| records.swap(0, 1));
-    assert!(text.contains("the kernels of region"), "{text}");
-    assert!(swapped(&|records| drop(records.pop())).contains("code for"));
-    // Under its own name, but of another graph.
-    let renamed = swapped(&|records| records[0]["region_hash"] = records[1]["region_hash"].clone());
-    assert!(renamed.contains("the kernels of region"), "{renamed}");
+    // Kernels are found by the region's identity, wherever they stand.
+    assert_eq!(swapped(&|records| records.reverse()), "accepted");
+    let text = swapped(&|records| drop(records.pop()));
+    assert!(text.contains("lacks the kernels of region"), "{text}");
+    let text = swapped(&|records| records[0]["region"] = records[1]["region"].clone());
+    assert!(text.contains("occur twice"), "{text}");
+    let text = swapped(&|records| records[0]["region"] = "0".repeat(64).into());
+    assert!(text.contains("which the plan lacks"), "{text}");
+    let text = swapped(&|records| records[0]["region"] = "0f".into());
+    assert!(text.contains("no region's identity"), "{text}");
+    // A region that computes something else is another: these kernels are not its own.
+    let text = refusal(resectioned(&good, "plan.sm_80", |plan| {
+        let regions = plan["regions"].as_array_mut().unwrap().iter_mut();
+        let mut nodes = regions.flat_map(|r| r["graph"]["nodes"].as_array_mut().unwrap());
+        let add = nodes.find(|node| node["op"]["Binary"] == "Add").unwrap();
+        add["op"]["Binary"] = "Sub".into();
+    }));
+    assert!(text.contains("which the plan lacks"), "{text}");
+}
+
+#[test]
+fn regions_rely_on_nothing_that_the_plan_does_not_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    let with = |edit: &dyn Fn(&mut Value)| refusal(resectioned(&good, "plan.cpu", edit));
+    let run = |p: &Value| p["steps"].as_array().unwrap().iter().position(|s| s["run"]["symbols"].is_object()).unwrap();
+    let text = with(&|p| {
+        let step = run(p);
+        drop(p["steps"][step]["run"]["symbols"].take());
+    });
+    assert!(text.contains("invalid type: null"), "{text}");
+    let text = with(&|p| {
+        let step = run(p);
+        p["steps"][step]["run"]["symbols"] = serde_json::json!({});
+    });
+    assert!(text.contains("no symbol of the plan stands for `s0`"), "{text}");
+    let region = |p: &Value| p["steps"][run(p)]["run"]["region"].as_u64().unwrap() as usize;
+    let text = with(&|p| {
+        let at = region(p);
+        p["regions"][at]["graph"]["symbols"]["s0"] = serde_json::json!([3, 4]);
+    });
+    assert!(text.contains("which stands for it"), "{text}");
+    let text = with(&|p| {
+        let at = region(p);
+        let multiple = serde_json::json!({ "left": "s0", "relation": "Multiple", "right": "64", "why": "" });
+        p["regions"][at]["graph"]["constraints"] = vec![multiple].into();
+    });
+    assert!(text.contains("which the plan does not check"), "{text}");
 }
 
 #[test]

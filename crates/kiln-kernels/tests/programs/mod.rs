@@ -79,7 +79,9 @@ pub fn attention(dtype: DType, d: u32, [bm, bn, _]: [u32; 3], stages: u32, sched
         });
         let peak = k.reduce("peak", ReduceOp::Max, &scores, 1);
         let next = k.map("most", &[bm, 1], &[most, &peak], |_, x, _| x[0].max(&x[1]));
-        let fade = k.map("fade", &[bm, 1], &[most, &next], |_, x, _| ((&x[0] - &x[1]) * scale).unary(kiln_tile::expr::UnaryOp::Exp2Approx));
+        let fade = k.map("fade", &[bm, 1], &[most, &next], |_, x, _| {
+            ((&x[0] - &x[1]) * scale).unary(kiln_tile::expr::UnaryOp::Exp2Approx)
+        });
         let weights = k.map("weights", &[bm, bn], &[&scores, &next], |_, x, _| {
             x[0].fma(scale, &x[1] * -scale).unary(kiln_tile::expr::UnaryOp::Exp2Approx)
         });

@@ -119,9 +119,37 @@ fn the_picture_of_a_gpu_plan_names_families_and_kernels() {
     let image = engine.target("sm_80").unwrap();
     for step in &image.plan.steps {
         let kiln::fuse::Step::Run { region, .. } = step else { panic!("no such step is in the model") };
-        let implementation = &image.kernels[*region].implementation;
+        let implementation = &image.kernels[*region].variants[0].implementation;
         let said = format!(" by {}: {}", implementation.family, implementation.kernels[0].entry);
         assert!(svg.contains(&said), "{said}: {svg}");
     }
     assert!(svg.contains(">counted for sm_80<") && draw(&[]).contains(">counted for cpu<"));
+}
+
+#[test]
+fn variants_are_listed_with_their_guards() {
+    use kiln_kernels::{Condition, Guard};
+    let dir = tempfile::tempdir().unwrap();
+    engine(dir.path(), 16);
+    let path = dir.path().join("counted.kiln");
+    let inspect = |args: &[&str]| {
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        let out = kiln.args(["inspect", "counted.kiln"]).args(args).current_dir(dir.path()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert!(!inspect(&[]).contains("otherwise"));
+    let mut engine = kiln::Engine::load(&path).unwrap();
+    let variants = &mut engine.targets[1].kernels[0].variants;
+    let mut small = variants[0].clone();
+    small.guard = Guard(vec![Condition::AtMost(4.into(), 16), Condition::MultipleOf(16.into(), 8)]);
+    variants.insert(0, small);
+    let entry = variants[0].implementation.kernels[0].entry.clone();
+    engine.save(&path).unwrap();
+    let text = inspect(&[]);
+    assert!(text.contains(&format!("{entry} [gemm] if 4 <= 16 and 16 % 8 == 0")), "{text}");
+    assert!(text.contains(&format!("{entry} [gemm] otherwise")), "{text}");
+    inspect(&["--graph", "plan.svg", "--target", "sm_80"]);
+    let svg = std::fs::read_to_string(dir.path().join("plan.svg")).unwrap();
+    assert!(svg.contains(&format!("by gemm: {entry} if 4")), "{svg}");
 }

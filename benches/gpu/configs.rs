@@ -57,7 +57,7 @@ fn compiled(implementation: Implementation, compiler: &Compiler, target: &str) -
         Ok(Image { cubin: Bytes::from(made.cubin), ptx: Bytes::from(made.ptx), resources: Resources::default() })
     };
     let images = implementation.kernels.iter().map(image).collect::<Outcome<_>>()?;
-    Ok(Compiled { implementation, images })
+    Ok(Compiled::single(implementation, images))
 }
 
 /// Median microseconds of a run, and its result.

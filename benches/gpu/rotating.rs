@@ -23,21 +23,26 @@ struct Launch {
     inputs: Vec<Place>,
     outputs: Vec<Place>,
     scratch: Option<Place>,
+    /// Not moved: every run leaves it as it was.
+    zeroed: Option<Place>,
+    packed: Vec<Place>,
 }
 
 impl Launch {
     fn new(prepared: usize, arguments: &Arguments<'_>) -> Launch {
-        let Arguments { inputs, outputs, scratch } = arguments;
-        Launch { prepared, inputs: inputs.to_vec(), outputs: outputs.to_vec(), scratch: *scratch }
+        let Arguments { inputs, outputs, scratch, zeroed, packed } = *arguments;
+        let [inputs, outputs, packed] = [inputs, outputs, packed].map(<[Place]>::to_vec);
+        Launch { prepared, inputs, outputs, scratch, zeroed, packed }
     }
 
     fn action(&self) -> Action {
-        let Launch { prepared, inputs, outputs, scratch } = self;
-        Action::Launch { prepared: *prepared, inputs: inputs.clone(), outputs: outputs.clone(), scratch: *scratch }
+        let Launch { prepared, inputs, outputs, scratch, zeroed, packed } = self.clone();
+        Action::Launch { prepared, inputs, outputs, scratch, zeroed, packed }
     }
 
     fn arguments(&self) -> (usize, Arguments<'_>) {
-        (self.prepared, Arguments { inputs: &self.inputs, outputs: &self.outputs, scratch: self.scratch })
+        let Launch { prepared, inputs, outputs, scratch, zeroed, packed } = self;
+        (*prepared, Arguments { inputs, outputs, scratch: *scratch, zeroed: *zeroed, packed })
     }
 
     fn written(&self) -> impl Iterator<Item = &Place> {
@@ -45,7 +50,7 @@ impl Launch {
     }
 
     fn places(&self) -> impl Iterator<Item = &Place> {
-        self.inputs.iter().chain(self.written())
+        self.inputs.iter().chain(&self.packed).chain(self.written())
     }
 
     /// The same launch over another set.
@@ -56,6 +61,8 @@ impl Launch {
             inputs: self.inputs.iter().map(moved).collect(),
             outputs: self.outputs.iter().map(moved).collect(),
             scratch: self.scratch.as_ref().map(moved),
+            zeroed: self.zeroed,
+            packed: self.packed.iter().map(moved).collect(),
         }
     }
 }
@@ -185,7 +192,7 @@ impl State {
         let (mut origins, mut written) = (Vec::<Place>::new(), Vec::<Place>::new());
         for launch in launches {
             let fresh = |place: &&Place| !origins.contains(place) && !written.iter().any(|w| overlap(w, place));
-            let fresh: Vec<Place> = launch.inputs.iter().filter(fresh).copied().collect();
+            let fresh: Vec<Place> = launch.inputs.iter().chain(&launch.packed).filter(fresh).copied().collect();
             origins.extend(fresh);
             written.extend(launch.written());
         }

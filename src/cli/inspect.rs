@@ -88,15 +88,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             outln!("  configs {}", target.config_hash)?;
             outln!("  {}", runs_on(image))?;
             for compiled in &image.kernels {
-                for (kernel, i) in compiled.implementation.kernels.iter().zip(&compiled.images) {
+                for (variant, kernel, i) in compiled.kernels() {
                     outln!(
-                        "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]",
+                        "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]{}",
                         i.resources.registers,
                         i.resources.spill_bytes,
                         bytes(i.resources.shared_bytes as usize),
                         bytes(i.cubin.len()),
                         kernel.entry,
-                        compiled.implementation.family
+                        variant.implementation.family,
+                        draw::condition(compiled, variant)
                     )?;
                 }
             }
@@ -172,7 +173,7 @@ fn count(args: &Args) -> Result<ExitCode> {
 
 fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitCode> {
     let image = gpu_image(engine, target)?;
-    let kernels = || image.kernels.iter().flat_map(|c| &c.implementation.kernels);
+    let kernels = || image.kernels.iter().flat_map(|c| c.kernels().map(|(_, kernel, _)| kernel));
     // A kernel's name ends in an underscore, like all generated ones.
     let mut hits: Vec<_> = kernels().filter(|k| k.entry == name || k.entry.strip_suffix('_') == Some(name)).collect();
     if hits.is_empty() {

@@ -28,7 +28,7 @@ pub use cache::{CubinCache, describe_entry};
 pub use compile::{CacheOutcome, CompileProgress, CompileRequest, Compiled, Compiler};
 pub use device::{
     Arg, CudaDevice, CudaModule, DeviceBuffer, DeviceProperties, DevicePtr, Event, Graph, KernelFunction, LaunchConfig,
-    Stream, driver_cuda, driver_version,
+    Stream, TensorDescriptor, TensorElement, TensorWindow, driver_cuda, driver_version,
 };
 pub use diagnostic::{CompileFailure, Diagnostic, Place};
 pub use error::CudaError;

@@ -4,7 +4,7 @@ use crate::{Error, Result, Session};
 use bytes::Bytes;
 use kiln_fuse::Plan;
 use kiln_graph::{Bindings, Symbols, Tensor, TensorType};
-use kiln_kernels::Implementation;
+use kiln_kernels::{Guard, Implementation, Kernel};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,10 +36,34 @@ pub struct Image {
 /// A region's kernels for one target.
 #[derive(Clone, Debug)]
 pub struct Compiled {
+    /// In order: the first runs whose guard holds, and the last one's always does.
+    pub variants: Vec<Variant>,
+}
+
+/// One way to run a region, compiled.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// When it may run.
+    pub guard: Guard,
     /// Source and launch.
     pub implementation: Implementation,
     /// One an implementation's kernel.
     pub images: Vec<Image>,
+}
+
+impl Compiled {
+    /// One way for all shapes.
+    pub fn single(implementation: Implementation, images: Vec<Image>) -> Compiled {
+        Compiled { variants: vec![Variant { guard: Guard::always(), implementation, images }] }
+    }
+
+    /// All kernels, in the order of the variants.
+    pub fn kernels(&self) -> impl Iterator<Item = (&Variant, &Kernel, &Image)> {
+        let own = |v: &'_ Variant| v.implementation.kernels.len().min(v.images.len());
+        self.variants
+            .iter()
+            .flat_map(move |v| (0..own(v)).map(move |i| (v, &v.implementation.kernels[i], &v.images[i])))
+    }
 }
 
 /// Where the code of a target came from.

@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod kept;
 mod memory;
+mod packed;
 mod schedule;
 mod session;
 mod validate;
@@ -27,7 +28,7 @@ pub use device::{
     Arguments, CpuDevice, Device, GpuDevice, GpuInfo, KernelId, KernelImage, MemId, Module, Place, Prepared,
     RecordingId, SimDevice, open_device,
 };
-pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
+pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
 pub use error::{Error, Result};
 pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, parse, read_header};
 pub use kept::Kept;

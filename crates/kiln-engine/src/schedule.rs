@@ -2,18 +2,31 @@
 
 use crate::device::{Arguments, Device, KernelId, MemId, Place};
 use crate::memory::{self, Lifetime};
+use crate::packed;
 use crate::{Error, Result};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, DType, Graph};
+use kiln_kernels::{Guard, Packing};
 use std::collections::BTreeMap;
 
 /// The loaded kernels of a plan and, in step order, of its nested plans.
 #[derive(Clone, Debug, Default)]
 pub struct LoadedPlan {
     /// One a region.
-    pub kernels: Vec<KernelId>,
+    pub regions: Vec<Vec<LoadedVariant>>,
     /// One a nested plan, in the order [`Step::nested`] yields them.
     pub nested: Vec<LoadedPlan>,
+}
+
+/// A loaded way to run a region.
+#[derive(Clone, Debug)]
+pub struct LoadedVariant {
+    /// When it may run.
+    pub guard: Guard,
+    /// Its code.
+    pub kernel: KernelId,
+    /// The constants that it reads in another form.
+    pub packed: Vec<Packing>,
 }
 
 /// One executable step.
@@ -29,6 +42,10 @@ pub enum Action {
         outputs: Vec<Place>,
         /// Scratch.
         scratch: Option<Place>,
+        /// Memory that is zero.
+        zeroed: Option<Place>,
+        /// Constants in another form.
+        packed: Vec<Place>,
     },
     /// Branch.
     If {
@@ -68,8 +85,8 @@ impl Action {
     /// What is launched, if this is a launch.
     pub fn launch(&self) -> Option<(usize, Arguments<'_>)> {
         match self {
-            Action::Launch { prepared, inputs, outputs, scratch } => {
-                Some((*prepared, Arguments { inputs, outputs, scratch: *scratch }))
+            Action::Launch { prepared, inputs, outputs, scratch, zeroed, packed } => {
+                Some((*prepared, Arguments { inputs, outputs, scratch: *scratch, zeroed: *zeroed, packed }))
             }
             _ => None,
         }
@@ -89,13 +106,15 @@ pub struct Schedule {
     pub arena_bytes: usize,
     /// No layout of the same lifetimes can use less.
     pub lower_bound: usize,
+    /// Bytes that are zero between launches.
+    pub zeroed_bytes: usize,
 }
 
 impl Schedule {
     /// A nested plan whose shapes do not agree.
     fn unfit(why: kiln_graph::Error) -> Schedule {
         let (places, shapes) = (Vec::new(), Vec::new());
-        Schedule { actions: vec![Action::Unfit(why)], places, shapes, arena_bytes: 0, lower_bound: 0 }
+        Schedule { actions: vec![Action::Unfit(why)], places, shapes, arena_bytes: 0, lower_bound: 0, zeroed_bytes: 0 }
     }
 
     /// An error if this cannot run.
@@ -110,13 +129,16 @@ impl Schedule {
 /// The arena of a schedule before it is allocated; [`Schedule::placed`] replaces it.
 const ARENA: MemId = MemId(usize::MAX);
 
+/// The memory that is zero, likewise.
+const ZEROED: MemId = MemId(usize::MAX - 1);
+
 /// Capture `i` of a nested schedule until what is around it has places.
 fn capture(i: usize) -> MemId {
-    MemId(usize::MAX - 1 - i)
+    MemId(usize::MAX - 2 - i)
 }
 
-/// Where weights lie: name to place.
-pub type WeightPlaces = BTreeMap<String, Place>;
+/// Where weights lie: name to place. None for those that no kernel reads as they are.
+pub type WeightPlaces = BTreeMap<String, Option<Place>>;
 
 /// Concrete sizes of a plan's buffers, and how long each must live.
 struct Lifetimes {
@@ -239,11 +261,12 @@ fn lay_out(
     }
     let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, outside)?;
     enum Pending {
-        Launch { prepared: usize, scratch: Option<usize> },
+        Launch { prepared: usize, scratch: Option<usize>, zeroed: Option<Place>, packed: Vec<Place> },
         Nested(Vec<std::result::Result<(Schedule, usize), kiln_graph::Error>>),
     }
     let mut pending = Vec::with_capacity(plan.steps.len());
     let mut nested_plans = loaded.nested.iter();
+    let mut zeroed_bytes = 0;
     for (i, step) in plan.steps.iter().enumerate() {
         let mut reserve = |bytes: usize| {
             lifetimes.push(Lifetime { bytes, first: i, last: i });
@@ -253,9 +276,14 @@ fn lay_out(
             Step::Run { region, inputs, outputs, .. } => {
                 addressable(&plan.regions[*region].graph, bindings)?;
                 fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, bindings)?;
-                let prepared = device.prepare(loaded.kernels[*region], bindings)?;
+                let variant = choose(&loaded.regions[*region], bindings)?;
+                let prepared = device.prepare(variant.kernel, bindings)?;
                 let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
-                Pending::Launch { prepared: prepared.id, scratch }
+                let bytes = prepared.zeroed_bytes;
+                zeroed_bytes = zeroed_bytes.max(bytes);
+                let zeroed = (bytes > 0).then_some(Place { mem: ZEROED, offset: 0, bytes });
+                let packed = packed::places(plan, inputs, &variant.packed, weights).map_err(|e| internal(&e))?;
+                Pending::Launch { prepared: prepared.id, scratch, zeroed, packed }
             }
             Step::If { .. } | Step::Loop { .. } => {
                 let kept = if let Step::Loop { carried, .. } = step { 2 + carried.len() } else { 0 };
@@ -266,6 +294,7 @@ fn lay_out(
                     schedules.push(match lay_out(inner, loaded, bindings, weights, device, outside) {
                         Ok(s) => {
                             let at = reserve(s.arena_bytes);
+                            zeroed_bytes = zeroed_bytes.max(s.zeroed_bytes);
                             Ok((s, at))
                         }
                         Err(Error::Graph(unfit)) => Err(unfit),
@@ -277,6 +306,9 @@ fn lay_out(
         });
     }
     let layout = memory::plan(&lifetimes);
+    if isize::try_from(layout.arena_bytes).is_err() {
+        return Err(Error::OutOfMemory { device: device.name(), bytes: layout.arena_bytes });
+    }
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
     let places = (0..plan.buffers.len())
         .map(|i| {
@@ -287,10 +319,14 @@ fn lay_out(
             Ok(match &plan.buffers[at].kind {
                 BufferKind::Weight(name) => {
                     let place = weights.get(name).ok_or_else(|| internal(&format!("weight `{name}` is not loaded")))?;
-                    if place.bytes != bytes[i] {
-                        return Err(internal(&format!("weight `{name}` has {} bytes, not {}", place.bytes, bytes[i])));
+                    match place {
+                        Some(place) if place.bytes != bytes[i] => {
+                            let found = place.bytes;
+                            return Err(internal(&format!("weight `{name}` has {found} bytes, not {}", bytes[i])));
+                        }
+                        Some(place) => *place,
+                        None => Place { mem: ARENA, offset: 0, bytes: 0 },
                     }
-                    *place
                 }
                 _ if slot[at] == usize::MAX => Place { mem: ARENA, offset: 0, bytes: 0 },
                 _ => arena(slot[at], bytes[i]),
@@ -304,12 +340,11 @@ fn lay_out(
         .zip(pending)
         .map(|(step, pending)| {
             Ok(match (step, pending) {
-                (Step::Run { inputs, outputs, .. }, Pending::Launch { prepared, scratch }) => Action::Launch {
-                    prepared,
-                    inputs: at(inputs),
-                    outputs: at(outputs),
-                    scratch: scratch.map(|s| arena(s, lifetimes[s].bytes)),
-                },
+                (Step::Run { inputs, outputs, .. }, Pending::Launch { prepared, scratch, zeroed, packed }) => {
+                    let (inputs, outputs) = (at(inputs), at(outputs));
+                    let scratch = scratch.map(|s| arena(s, lifetimes[s].bytes));
+                    Action::Launch { prepared, inputs, outputs, scratch, zeroed, packed }
+                }
                 (Step::If { cond, captures, outputs, then_plan, else_plan }, Pending::Nested(schedules)) => {
                     let captures = at(captures);
                     let plans = [then_plan, else_plan];
@@ -362,7 +397,18 @@ fn lay_out(
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Schedule { actions, places, shapes, arena_bytes: layout.arena_bytes, lower_bound: layout.lower_bound })
+    let (arena_bytes, lower_bound) = (layout.arena_bytes, layout.lower_bound);
+    Ok(Schedule { actions, places, shapes, arena_bytes, lower_bound, zeroed_bytes })
+}
+
+/// The variant of a region that runs under these shapes.
+fn choose<'v>(variants: &'v [LoadedVariant], bindings: &Bindings) -> Result<&'v LoadedVariant> {
+    for variant in variants {
+        if variant.guard.holds(bindings)? {
+            return Ok(variant);
+        }
+    }
+    Err(internal("a region has no variant that always runs"))
 }
 
 /// Checks the extents of values that a region computes without storing them: kernels count their elements too.
@@ -407,8 +453,8 @@ impl Schedule {
         self.places.iter_mut().for_each(&mut *f);
         for action in &mut self.actions {
             match action {
-                Action::Launch { inputs, outputs, scratch, .. } => {
-                    inputs.iter_mut().chain(outputs).chain(scratch).for_each(&mut *f);
+                Action::Launch { inputs, outputs, scratch, zeroed, packed, .. } => {
+                    inputs.iter_mut().chain(outputs).chain(scratch).chain(zeroed).chain(packed).for_each(&mut *f);
                 }
                 Action::Unfit(_) => {}
                 Action::If { cond, branches, results, outputs } => {
@@ -446,13 +492,13 @@ impl Schedule {
         plan.outputs.iter().map(|(_, id)| self.places[id.index()]).collect()
     }
 
-    /// This schedule with its arena at the start of a block, and what is outside where it is.
-    pub fn placed(&self, arena: MemId, outside: &[Place]) -> Result<Schedule> {
+    /// This schedule with its arena and the memory that is zero each at the start of a block, and what is outside where it is.
+    pub fn placed(&self, arena: MemId, zeroed: Option<MemId>, outside: &[Place]) -> Result<Schedule> {
         let mut placed = self.clone().within(0, outside)?;
-        placed.each_place(&mut |p| {
-            if p.mem == ARENA {
-                p.mem = arena;
-            }
+        placed.each_place(&mut |p| match (p.mem, zeroed) {
+            (ARENA, _) => p.mem = arena,
+            (ZEROED, Some(zeroed)) => p.mem = zeroed,
+            _ => {}
         });
         Ok(placed)
     }

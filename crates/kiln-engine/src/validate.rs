@@ -1,9 +1,10 @@
 //! Invariants of a plan that was read from a file: what the scheduler and the devices take for granted.
 
+mod kernels;
+
 use crate::engine::{Compiled, Port};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
-use kiln_graph::{Dim, Symbols, Tensor, TensorType};
-use kiln_kernels::Param;
+use kiln_graph::{Symbols, Tensor, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Check = Result<(), String>;
@@ -18,25 +19,7 @@ pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
     if regions.len() != kernels.len() {
         return Err(format!("target {target} has code for {} regions, the plan has {}", kernels.len(), regions.len()));
     }
-    for (region, compiled) in regions.iter().zip(kernels) {
-        if compiled.images.len() != compiled.implementation.kernels.len() {
-            return Err(format!("region `{}` for {target} lacks code for a kernel", region.name));
-        }
-        let params = compiled.implementation.kernels.iter().flat_map(|k| k.launch.params.iter().map(move |p| (k, p)));
-        for (kernel, param) in params {
-            let fits = match param {
-                Param::Input(i) => *i < region.graph.inputs.len(),
-                Param::Output(i) => *i < region.graph.outputs.len(),
-                Param::Fault | Param::FaultCode => !kernel.checks.is_empty(),
-                Param::Scratch => compiled.implementation.scratch_bytes != Dim::from(0),
-                Param::I32(_) | Param::I64(_) => true,
-            };
-            if !fits {
-                return Err(format!("a kernel of region `{}` takes {param:?}, which the region lacks", region.name));
-            }
-        }
-    }
-    Ok(())
+    regions.iter().zip(kernels).try_for_each(|(region, compiled)| kernels::region(region, compiled, target))
 }
 
 /// Checks that kernels are those of the plan's regions: for each its name and [`region_hash`], in the order of [`all_regions`].

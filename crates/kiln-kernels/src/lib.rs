@@ -9,13 +9,19 @@
 
 mod error;
 mod family;
+mod guard;
 mod kernel;
 mod lower;
+mod packing;
 mod program;
+mod tensor_map;
 mod value;
 
 pub use error::{Error, Result};
-pub use kernel::{Implementation, Kernel, Launch, Param};
+pub use guard::{Condition, Guard};
+pub use kernel::{Grid, Implementation, Kernel, Launch, MAX_CLUSTER, Param};
 pub use kiln_tile::pass::Pass;
-pub use lower::{Watch, candidates, lower, lower_watched, lower_within, tile_programs};
+pub use lower::{Variants, Watch, candidates, lower, lower_watched, lower_within, tile_programs};
+pub use packing::{Packing, Pointer, Transform};
 pub use program::{Argument, TileProgram};
+pub use tensor_map::{Element, Promotion, Swizzle, TENSOR_MAP_BYTES, TensorMap, TensorMapParam, Window};

@@ -2,9 +2,9 @@
 
 use crate::family::{self, Candidate};
 use crate::program::TileProgram;
-use crate::{Error, Implementation, Result};
+use crate::{Error, Guard, Implementation, Result};
 use kiln_fuse::Region;
-use kiln_graph::{Dim, Symbols};
+use kiln_graph::Symbols;
 use kiln_target::arch::Arch;
 use kiln_tile::pass::Pass;
 use kiln_tile::pass::lower::entry;
@@ -13,19 +13,17 @@ use std::fmt::Display;
 /// Is shown the kernel's name, a pass of the tile compiler and what it leaves behind; the text is only made if it is written somewhere.
 pub type Watch<'a> = dyn FnMut(&str, Pass, &dyn Display) + 'a;
 
+/// Implementations of a region, each for when its guard holds: the first whose guard does runs, and the last one's always does.
+pub type Variants = Vec<(Guard, Implementation)>;
+
 /// Kernels for `region` on `arch`. `symbols` gives the ranges of the symbolic dimensions.
-pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Implementation> {
+pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Variants> {
     lower_within(region, arch, symbols, &[])
 }
 
 /// [`lower`] where the values of some inputs are known to lie within ranges, as those of constants do: indices that cannot be out of range
 /// are not checked. One entry an input; those left out are unknown.
-pub fn lower_within(
-    region: &Region,
-    arch: Arch,
-    symbols: &Symbols,
-    ranges: &[Option<(i64, i64)>],
-) -> Result<Implementation> {
+pub fn lower_within(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Variants> {
     lower_watched(region, arch, symbols, ranges, &mut |_, _, _| {})
 }
 
@@ -36,9 +34,9 @@ pub fn lower_watched(
     symbols: &Symbols,
     ranges: &[Option<(i64, i64)>],
     watch: &mut Watch<'_>,
-) -> Result<Implementation> {
+) -> Result<Variants> {
     let _span = tracing::debug_span!("region", name = region.name).entered();
-    implementation(first(region, arch, symbols, ranges)?, arch, watch)
+    Ok(vec![(Guard::always(), implementation(first(region, arch, symbols, ranges)?, arch, watch)?)])
 }
 
 /// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
@@ -63,10 +61,6 @@ fn implementation(candidate: Candidate, arch: Arch, watch: &mut Watch<'_>) -> Re
         let name = entry(&p.program);
         p.compile_watched(arch, &mut |pass, text| watch(&name, pass, text))
     };
-    Ok(Implementation {
-        family: candidate.family.to_owned(),
-        config: candidate.config,
-        kernels: candidate.programs.iter().map(&mut compile).collect::<Result<_>>()?,
-        scratch_bytes: Dim::from(0),
-    })
+    let kernels = candidate.programs.iter().map(&mut compile).collect::<Result<_>>()?;
+    Ok(Implementation::new(candidate.family, candidate.config, kernels))
 }

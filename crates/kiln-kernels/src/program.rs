@@ -1,6 +1,6 @@
 //! Tile programs of a region, and what their parameters are bound to at launch.
 
-use crate::{Error, Kernel, Launch, Param, Result};
+use crate::{Error, Grid, Kernel, Launch, Param, Result};
 use kiln_graph::Dim;
 use kiln_target::arch::Arch;
 use kiln_tile::pass::Watch;
@@ -57,7 +57,8 @@ impl TileProgram {
         });
         let blocks = self.points.ceil_div(&Dim::from(i64::from(kernel.points_per_block)));
         let launch = Launch {
-            grid: [blocks, Dim::from(1), Dim::from(1)],
+            grid: Grid::Fixed([blocks, Dim::from(1), Dim::from(1)]),
+            cluster: [1; 3],
             block: [kernel.threads, 1, 1],
             dynamic_shared: kernel.dynamic_shared,
             params: params.collect(),

@@ -7,7 +7,7 @@ use common::{Case, attention, cases};
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Home, Nvrtc, setup};
 use kiln_graph::number::{float_from_bits, float_to_bits};
 use kiln_graph::{DType, Tensor};
-use kiln_kernels::{Implementation, Param, lower};
+use kiln_kernels::{Implementation, Param};
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
 use kiln_target::arch::Arch;
 use std::sync::OnceLock;
@@ -41,7 +41,7 @@ fn compile(made: &Implementation, arch: Arch) -> Vec<Compiled> {
 /// Runs the PTX for `arch` in the simulator with all checks on, once for each schedule, and compares the results.
 fn simulate(case: &Case, arch: Arch, seeds: impl IntoIterator<Item = Option<u64>>) {
     let name = &case.region.name;
-    let made = lower(&case.region, arch, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let made = case.lower(arch).unwrap_or_else(|e| panic!("{name}: {e}"));
     let compiled = compile(&made, arch);
     let entry = |(kernel, compiled): (&kiln_kernels::Kernel, &Compiled)| {
         let module = Module::parse(&compiled.ptx).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -76,19 +76,19 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
             .map(|param| match param {
                 Param::Input(i) => Arg::U64(inputs[*i]),
                 Param::Output(i) => Arg::U64(outputs[*i]),
-                Param::Scratch => panic!("{name}: no scratch was asked for"),
                 Param::Fault => Arg::U64(fault),
                 Param::FaultCode => Arg::I32(1),
                 Param::I32(dim) => Arg::I32(i32::try_from(dim.eval(&bindings).unwrap()).unwrap()),
                 Param::I64(dim) => Arg::I64(dim.eval(&bindings).unwrap()),
+                other => panic!("{name}: {other:?} was not asked for"),
             })
             .collect();
-        let grid = [0, 1, 2].map(|a| u32::try_from(kernel.launch.grid[a].eval(&bindings).unwrap()).unwrap());
+        let launch = &kernel.launch;
+        let grid = launch.grid.blocks(&bindings, 1, launch.cluster).unwrap().map(|blocks| blocks as u32);
         if grid.contains(&0) {
             continue;
         }
-        let config =
-            LaunchConfig { grid, block: kernel.launch.block, shared: kernel.launch.dynamic_shared, cluster: None };
+        let config = LaunchConfig { grid, block: launch.block, shared: launch.dynamic_shared, cluster: None };
         let report = device.launch(entry, config, &args, options).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(report.clean(), "{name}: {:?}\n{}", report.findings, kernel.source);
     }
@@ -157,7 +157,7 @@ fn every_family_compiles_for_every_target_without_spills() {
     for case in chosen.into_iter().flatten() {
         let all = [Arch::Sm75, Arch::Sm80, Arch::Sm86, Arch::Sm89, Arch::Sm90a, Arch::Sm100, Arch::Sm120];
         for arch in all.into_iter().filter(|arch| case.is_for(*arch)) {
-            let made = lower(&case.region, arch, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{e}"));
+            let made = case.lower(arch).unwrap_or_else(|e| panic!("{e}"));
             for (kernel, compiled) in made.kernels.iter().zip(compile(&made, arch)) {
                 let found = compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
                 assert!(!compiled.log.spills(), "{} on {arch}: {found:?}\n{}", kernel.entry, kernel.source);
@@ -274,7 +274,7 @@ fn eight_bit_floats_of_the_prelude_are_those_of_the_one_codec() {
         };
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm89] {
             let result = |case: &Case| {
-                let made = lower(&case.region, arch, &case.region.graph.symbols).unwrap();
+                let made = case.lower(arch).unwrap();
                 let module = Module::parse(&compile(&made, arch)[0].ptx).unwrap();
                 let entry = module.kernel(&made.kernels[0].entry).unwrap();
                 run(case, &made, &[entry], &Options::default()).remove(0)

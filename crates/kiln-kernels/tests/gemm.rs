@@ -5,13 +5,12 @@ mod common;
 use common::{Case, case, d, random, spec};
 use kiln_fuse::Anchor;
 use kiln_graph::{ConvSpec, DType, Dim, QuantAxes};
-use kiln_kernels::lower;
 use kiln_target::arch::Arch;
 
 fn check(case: &Case, family: &str) {
     for arch in [Arch::Sm75, Arch::Sm80] {
         let name = &case.region.name;
-        let made = lower(&case.region, arch, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let made = case.lower(arch).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(made.family, family, "{name}");
         case.compare(&case.interpret_tiles(arch), 1.0);
     }
@@ -87,7 +86,7 @@ fn a_large_product_goes_in_bands_of_tiles() {
                 (b.input("x", f, &[Dim::from(m), Dim::from(8)])?, b.input("w", f, &[Dim::from(8), Dim::from(n)])?);
             Ok(vec![b.contract(spec("mk,kn->mn"), x, w, f, f)?])
         });
-        let made = lower(&case.region, Arch::Sm80, &case.region.graph.symbols).unwrap();
+        let made = case.lower(Arch::Sm80).unwrap();
         assert!(made.kernels[0].source.contains("int band_ = "), "{}", made.kernels[0].source);
         check(&case, "gemm");
     }

@@ -5,7 +5,7 @@ mod common;
 use common::{Case, case, cases, d, ints, random};
 use kiln_fuse::Anchor;
 use kiln_graph::{Builder, DType, Dim, PadMode, Rng, Tensor, ValueId};
-use kiln_kernels::{lower, lower_within};
+use kiln_kernels::lower_within;
 use kiln_target::arch::Arch;
 
 const F: DType = DType::F32;
@@ -46,7 +46,7 @@ fn constant_indices_reach_only_parts_that_have_them() {
     for seed in 0..400 {
         let case = tower(seed);
         case.compare(&case.interpret_tiles(Arch::Sm80), 1.0);
-        lower(&case.region, Arch::Sm80, &case.region.graph.symbols).unwrap_or_else(|e| panic!("{e}"));
+        case.lower(Arch::Sm80).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 
@@ -69,7 +69,7 @@ fn indices_out_of_range_are_noted_and_access_nothing_outside() {
     for case in out_of_range() {
         // The interpreter refuses an access outside of a buffer.
         let (_, fault) = case.interpret_faulty(Arch::Sm80);
-        let made = lower(&case.region, Arch::Sm80, &case.region.graph.symbols).unwrap();
+        let made = case.lower(Arch::Sm80).unwrap();
         let checks = &made.kernels[0].checks;
         let what = usize::try_from(fault - 1).ok().and_then(|i| checks.get(i));
         let what = what.unwrap_or_else(|| panic!("{}: fault {fault}", case.region.name));
@@ -91,7 +91,8 @@ fn gathered(build: impl FnOnce(&mut Builder, ValueId, ValueId) -> kiln_graph::Re
 fn indices_that_cannot_be_out_of_range_are_not_checked() {
     let plain = gathered(|b, x, ids| b.gather(x, ids, 0));
     let checks = |case: &Case, range: Option<(i64, i64)>| {
-        let made = lower_within(&case.region, Arch::Sm80, &case.region.graph.symbols, &[None, range]).unwrap();
+        let made =
+            lower_within(&case.region, Arch::Sm80, &case.region.graph.symbols, &[None, range]).unwrap().remove(0).1;
         let kernel = &made.kernels[0];
         assert_eq!(kernel.source.contains("fault"), !kernel.checks.is_empty(), "{}", kernel.source);
         kernel.checks.len()
@@ -119,7 +120,7 @@ fn indices_that_cannot_be_out_of_range_are_not_checked() {
 #[test]
 fn a_check_keeps_accesses_wide() {
     let case = &cases::gathers()[0];
-    let made = lower(&case.region, Arch::Sm80, &case.region.graph.symbols).unwrap();
+    let made = case.lower(Arch::Sm80).unwrap();
     let source = &made.kernels[0].source;
     assert!(!made.kernels[0].checks.is_empty() && source.contains("load<8>") && source.contains("store("), "{source}");
 }

@@ -2,7 +2,7 @@
 
 use super::svg::{fit, width, wrap};
 use super::{CONTROL, Profile, anchor, step_name};
-use kiln_engine::Compiled;
+use kiln_engine::{Compiled, Variant};
 use kiln_fuse::{BufferKind, Plan, Step};
 use kiln_graph::Op;
 
@@ -36,6 +36,15 @@ impl Card {
     }
 }
 
+/// When a variant runs, where its region has several.
+pub fn condition(compiled: &Compiled, variant: &Variant) -> String {
+    match compiled.variants.len() {
+        0 | 1 => String::new(),
+        _ if variant.guard.is_always() => " otherwise".into(),
+        _ => format!(" if {}", variant.guard),
+    }
+}
+
 /// The box of step `i`. `kernels` are those of the plan's regions, none on the CPU; `profile` is of this plan.
 pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profile>) -> Card {
     let step = &plan.steps[i];
@@ -60,9 +69,12 @@ pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profil
             lines.extend(ops.into_iter().flatten().map(|line| ("ops", line)));
             let implementation = match (compiled, profiled) {
                 (Some(compiled), _) => {
-                    let entries: Vec<&str> =
-                        compiled.implementation.kernels.iter().map(|kernel| kernel.entry.as_str()).collect();
-                    format!("{word} by {}: {}", compiled.implementation.family, entries.join(", "))
+                    let ways = compiled.variants.iter().map(|variant| {
+                        let made = &variant.implementation;
+                        let entries: Vec<&str> = made.kernels.iter().map(|kernel| kernel.entry.as_str()).collect();
+                        format!("{}: {}{}", made.family, entries.join(", "), condition(compiled, variant))
+                    });
+                    format!("{word} by {}", ways.collect::<Vec<_>>().join("; "))
                 }
                 (None, Some(profiled)) => format!("{word} by {profiled}"),
                 (None, None) => word.to_owned(),

@@ -7,6 +7,7 @@ mod picture;
 mod plan;
 mod svg;
 
+pub use card::condition;
 pub use memory::memory;
 pub use plan::plan;
 

@@ -21,7 +21,7 @@ pub struct LaunchConfig {
     pub block: [u32; 3],
     /// Dynamic shared memory a block, in bytes.
     pub dynamic_smem: u32,
-    /// Blocks of a thread-block cluster along x, y, z (compute capability 9.0 and up).
+    /// Blocks of a thread-block cluster along x, y, z (compute capability 9.0 and up): 8 at most, which every such GPU can schedule.
     pub cluster: Option<[u32; 3]>,
 }
 
@@ -102,6 +102,9 @@ impl Packed {
     }
 }
 
+/// Blocks that a cluster may have on every GPU that has clusters; more is not portable.
+const MAX_CLUSTER: u64 = 8;
+
 /// Checks a launch's shape against the device and the function, so that a mistake is explained and not just
 /// "invalid argument".
 fn check_shape(
@@ -141,8 +144,10 @@ fn check_shape(
         return bad(format!("clusters need compute capability 9.0, {} has {major}.{minor}", device.name));
     }
     let blocks: u64 = cluster.iter().map(|&n| u64::from(n)).product();
-    if !(1..=16).contains(&blocks) {
-        return bad(format!("cluster {cluster:?} has {blocks} blocks, and 1 to 16 are possible"));
+    if !(1..=MAX_CLUSTER).contains(&blocks) {
+        return bad(format!(
+            "cluster {cluster:?} has {blocks} blocks, and 1 to {MAX_CLUSTER} run on every GPU that has clusters"
+        ));
     }
     if (0..3).any(|axis| grid[axis] % cluster[axis] != 0) {
         return bad(format!("grid {grid:?} is no multiple of cluster {cluster:?}"));
@@ -174,9 +179,6 @@ impl Stream {
         }
         let mut attributes = Vec::new();
         if let Some([x, y, z]) = config.cluster {
-            if x * y * z > 8 {
-                function.allow_large_clusters()?;
-            }
             attributes.push(sys::CUlaunchAttribute {
                 id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
                 pad: [0; 4],
@@ -284,14 +286,14 @@ mod tests {
             (LaunchConfig { block: [32, 32, 1], ..CONFIG }, "1024 threads, and its registers allow 512"),
             (LaunchConfig { dynamic_smem: 227 << 10, ..CONFIG }, "needs 233472 bytes of shared memory"),
             (LaunchConfig { cluster: Some([3, 1, 1]), ..CONFIG }, "no multiple of cluster"),
-            (LaunchConfig { cluster: Some([20, 1, 1]), ..CONFIG }, "1 to 16"),
-            (LaunchConfig { cluster: Some([0, 1, 1]), ..CONFIG }, "1 to 16"),
+            (LaunchConfig { cluster: Some([10, 1, 1]), ..CONFIG }, "1 to 8"),
+            (LaunchConfig { cluster: Some([0, 1, 1]), ..CONFIG }, "1 to 8"),
         ];
         for (config, expected) in cases {
             let error = check(config).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        assert!(check(LaunchConfig { cluster: Some([4, 3, 1]), ..CONFIG }).is_ok());
+        assert!(check(LaunchConfig { cluster: Some([2, 3, 1]), ..CONFIG }).is_ok());
         let ampere = DeviceProperties { compute_capability: (8, 0), ..hopper() };
         let clustered = LaunchConfig { cluster: Some([2, 1, 1]), ..CONFIG };
         let error = check_shape("k", &clustered, &ampere, 1024, 0).unwrap_err().to_string();

@@ -11,6 +11,13 @@ use crate::{CudaError, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DevicePtr(pub(super) u64);
 
+impl DevicePtr {
+    /// The address as a number, for checks of its alignment.
+    pub fn address(self) -> u64 {
+        self.0
+    }
+}
+
 /// A block of device memory, freed when dropped.
 ///
 /// Dropping it while a kernel that uses it runs is safe: freeing waits for the device. A [`super::Graph`] that was

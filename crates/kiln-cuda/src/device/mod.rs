@@ -15,6 +15,7 @@ mod memory;
 mod module;
 mod properties;
 mod stream;
+mod tensor_map;
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,7 @@ pub use memory::{DeviceBuffer, DevicePtr};
 pub use module::{CudaModule, KernelFunction};
 pub use properties::{DeviceProperties, driver_cuda, driver_version};
 pub use stream::{Event, Stream};
+pub use tensor_map::{TensorDescriptor, TensorElement, TensorWindow};
 
 use crate::{CudaError, CudaVersion, Result};
 

@@ -253,11 +253,6 @@ impl KernelFunction {
         Ok(u32::try_from(value).unwrap_or(0))
     }
 
-    /// Lets launches use clusters of more than 8 blocks.
-    pub(super) fn allow_large_clusters(&self) -> Result<()> {
-        self.set(Attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-    }
-
     fn set(&self, attribute: Attribute, value: u32) -> Result<()> {
         self.0.module.0.gpu.bind()?;
         let what = || format!("setting {attribute:?} of kernel `{}` to {value}", self.0.name);

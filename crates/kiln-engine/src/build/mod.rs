@@ -6,14 +6,14 @@ mod report;
 pub use pass::Pass;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 
-use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain};
+use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
 use crate::validate::all_regions;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
 use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, Step};
 use kiln_graph::{Bindings, Graph, Tensor};
-use kiln_kernels::Implementation;
+use kiln_kernels::Variants;
 use kiln_target::Target;
 use kiln_target::arch::Arch;
 use std::collections::BTreeMap;
@@ -122,7 +122,7 @@ pub fn build(
                 let watch = &mut |kernel: &str, pass, text: &dyn Display| {
                     progress(Progress::Pass { pass: Pass::Tile(pass), target: &name, kernel, text });
                 };
-                let implementations =
+                let regions =
                     tracing::info_span!("generate", target = name).in_scope(|| lower(&plan, arch, &weights, watch))?;
                 stages.push(StageTime::since("generate", start));
                 let start = Instant::now();
@@ -131,10 +131,10 @@ pub fn build(
                     compiler = Some(Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&options.home)));
                 }
                 let Some(compiler) = &compiler else { return Err(no_compiler()) };
-                let total: usize = implementations.iter().map(|i| i.kernels.len()).sum();
+                let total: usize = regions.iter().flatten().map(|(_, i)| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
                 let result = tracing::info_span!("compile", target = name, kernels = total)
-                    .in_scope(|| compile(compiler, implementations, &name, options, progress, &mut report.warnings))?;
+                    .in_scope(|| compile(compiler, regions, &name, options, progress, &mut report.warnings))?;
                 stages.push(StageTime::since("compile", start));
                 (result.0, Some(result.1))
             }
@@ -152,7 +152,7 @@ pub fn build(
             _ => port("", id),
         })
         .collect();
-    let engine = Engine {
+    let mut engine = Engine {
         model: graph.name.clone(),
         kiln: env!("CARGO_PKG_VERSION").to_owned(),
         graph_hash: graph_hash(graph),
@@ -165,6 +165,7 @@ pub fn build(
         weights,
         path: PathBuf::from("(in memory)"),
     };
+    engine.pack_weights()?;
     report.finish(&engine)?;
     Ok((engine, report))
 }
@@ -238,7 +239,7 @@ fn lower(
     arch: Arch,
     weights: &BTreeMap<String, Tensor>,
     watch: &mut kiln_kernels::Watch<'_>,
-) -> Result<Vec<Implementation>> {
+) -> Result<Vec<Variants>> {
     let mut all = plan
         .regions
         .iter()
@@ -300,15 +301,16 @@ pub(crate) type Timed = (Compiled, Vec<(f64, bool)>);
 
 fn compile(
     compiler: &Compiler,
-    implementations: Vec<Implementation>,
+    regions: Vec<Variants>,
     target: &str,
     build: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
     warnings: &mut Vec<String>,
 ) -> Result<(Vec<Timed>, Toolchain)> {
-    let requests: Vec<CompileRequest> = implementations
+    let requests: Vec<CompileRequest> = regions
         .iter()
-        .flat_map(|i| &i.kernels)
+        .flatten()
+        .flat_map(|(_, i)| &i.kernels)
         .map(|kernel| CompileRequest {
             name: kernel.entry.clone(),
             source: kernel.source.clone(),
@@ -332,26 +334,30 @@ fn compile(
     }
     warnings.extend(failures.into_iter().map(|((what, why), times)| format!("{what} ({times}x for {target}): {why}")));
     let mut results = results.into_iter();
-    let mut all = Vec::with_capacity(implementations.len());
-    for implementation in implementations {
-        let (mut images, mut times) = (Vec::new(), Vec::new());
-        for kernel in &implementation.kernels {
-            let compiled = results.next().ok_or_else(no_compiler)??;
-            let log = &compiled.log;
-            let show =
-                |pass, text: &dyn Display| progress(Progress::Pass { pass, target, kernel: &kernel.entry, text });
-            show(Pass::Ptx, &compiled.ptx);
-            show(Pass::Resources, &format_args!("{log:#?}"));
-            let resources = Resources {
-                registers: log.registers(),
-                spill_bytes: log.spill_stores() + log.spill_loads(),
-                shared_bytes: log.static_smem() + kernel.launch.dynamic_shared,
-                stack_bytes: log.stack(),
-            };
-            times.push((compiled.compile_time.as_secs_f64() * 1e3, compiled.cache == CacheOutcome::Hit));
-            images.push(Image { cubin: Bytes::from(compiled.cubin), ptx: Bytes::from(compiled.ptx), resources });
+    let mut all = Vec::with_capacity(regions.len());
+    for region in regions {
+        let (mut variants, mut times) = (Vec::new(), Vec::new());
+        for (guard, implementation) in region {
+            let mut images = Vec::new();
+            for kernel in &implementation.kernels {
+                let compiled = results.next().ok_or_else(no_compiler)??;
+                let log = &compiled.log;
+                let show =
+                    |pass, text: &dyn Display| progress(Progress::Pass { pass, target, kernel: &kernel.entry, text });
+                show(Pass::Ptx, &compiled.ptx);
+                show(Pass::Resources, &format_args!("{log:#?}"));
+                let resources = Resources {
+                    registers: log.registers(),
+                    spill_bytes: log.spill_stores() + log.spill_loads(),
+                    shared_bytes: log.static_smem() + kernel.launch.dynamic_shared,
+                    stack_bytes: log.stack(),
+                };
+                times.push((compiled.compile_time.as_secs_f64() * 1e3, compiled.cache == CacheOutcome::Hit));
+                images.push(Image { cubin: Bytes::from(compiled.cubin), ptx: Bytes::from(compiled.ptx), resources });
+            }
+            variants.push(Variant { guard, implementation, images });
         }
-        all.push((Compiled { implementation, images }, times));
+        all.push((Compiled { variants }, times));
     }
     let options = requests.first().map(|r| compiler.options(r)).unwrap_or_default();
     let toolchain = Toolchain { nvrtc: compiler.nvrtc().release().to_owned(), options };

@@ -73,6 +73,8 @@ pub struct KernelReport {
     pub name: String,
     /// Kernel family.
     pub family: String,
+    /// When it runs, where its region has several ways to.
+    pub guard: Option<String>,
     /// Registers a thread.
     pub registers: u32,
     /// Spilled bytes.
@@ -153,11 +155,12 @@ impl TargetReport {
         let mut regions: Vec<RegionReport> = Vec::new();
         for (i, region) in all_regions(plan).into_iter().enumerate() {
             let kernels = kernels.get(i).map(|(compiled, times)| {
-                let family = &compiled.implementation.family;
-                let each = compiled.implementation.kernels.iter().zip(&compiled.images).zip(times);
-                each.map(|((kernel, image), &(compile_ms, cached))| KernelReport {
+                let several = compiled.variants.len() > 1;
+                let each = compiled.kernels().zip(times);
+                each.map(|((variant, kernel, image), &(compile_ms, cached))| KernelReport {
                     name: kernel.entry.clone(),
-                    family: family.clone(),
+                    family: variant.implementation.family.clone(),
+                    guard: several.then(|| variant.guard.to_string()),
                     registers: image.resources.registers,
                     spill_bytes: image.resources.spill_bytes,
                     shared_bytes: image.resources.shared_bytes,

@@ -148,7 +148,7 @@ impl Device for CpuDevice {
         let kernel = self.kernels.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
         let bound = self.pool.install(|| kernel.bind(bindings))?;
         let scratch_bytes = bound.scratch_bytes();
-        Ok(Prepared { id: self.bound.insert(Arc::new(bound)), scratch_bytes })
+        Ok(Prepared { id: self.bound.insert(Arc::new(bound)), scratch_bytes, zeroed_bytes: 0 })
     }
 
     fn release(&mut self, prepared: usize) {
@@ -228,8 +228,10 @@ impl Recorder<'_> {
         let mut commands = Vec::with_capacity(actions.len());
         for action in actions {
             match action {
-                Action::Launch { prepared, inputs, outputs, scratch } => {
-                    commands.push(self.launch(*prepared, Arguments { inputs, outputs, scratch: *scratch })?);
+                Action::Launch { .. } => {
+                    if let Some((prepared, arguments)) = action.launch() {
+                        commands.push(self.launch(prepared, arguments)?);
+                    }
                 }
                 Action::If { cond, branches, results, outputs } => {
                     let mut taken = [Vec::new(), Vec::new()];

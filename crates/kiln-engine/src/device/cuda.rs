@@ -1,13 +1,16 @@
 //! A GPU through the CUDA driver as a [`Device`].
 
-use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, resolve};
+use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
 use super::{Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
-use kiln_cuda::{Arg, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig};
+use kiln_cuda::{
+    Arg, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig, TensorDescriptor, TensorElement,
+    TensorWindow,
+};
 use kiln_graph::{Bindings, Dim};
-use kiln_kernels::{Kernel, Param};
+use kiln_kernels::{Element, Kernel, Param, Promotion, TENSOR_MAP_BYTES, TensorMap, Window};
 use slab::Slab;
 
 /// Runs cubins on one GPU.
@@ -27,6 +30,7 @@ pub struct GpuDevice {
 struct Region {
     kernels: Vec<Loaded>,
     scratch: Dim,
+    zeroed: Dim,
 }
 
 struct Loaded {
@@ -68,37 +72,60 @@ impl GpuDevice {
         Ok(self.buffer(place)?.ptr_at(place.offset)?)
     }
 
+    /// The tensor maps of a launch, in the order of its parameters.
+    fn tensor_maps(
+        &self,
+        kernel: &Kernel,
+        launch: &Resolved,
+        args: &Arguments<'_>,
+    ) -> Result<Vec<[u8; TENSOR_MAP_BYTES]>> {
+        let mut all = Vec::new();
+        for (index, value) in launch.values.iter().enumerate() {
+            let Value::TensorMap(map) = value else { continue };
+            let place = place(kernel, args, map.base)?;
+            mapped(kernel, index, map, place, self.address(place)?.address())?;
+            // Within the place, as was just checked.
+            let at = self.buffer(place)?.ptr_at(place.offset + map.offset as usize)?;
+            all.push(self.device.encode(&descriptor(map, at))?);
+        }
+        Ok(all)
+    }
+
     fn issue(&self, prepared: usize, args: Arguments<'_>) -> Result<()> {
         let (region, launches) =
             self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
         let region = &self.regions[*region];
         for (Loaded { kernel, function, fault_code }, launch) in region.kernels.iter().zip(launches) {
             let Some(launch) = launch else { continue };
-            let place = |places: &[Place], i: usize| {
-                let place = places.get(i).ok_or_else(|| internal(format!("`{}` lacks argument {i}", kernel.entry)))?;
-                Ok::<_, Error>(Arg::Ptr(self.address(*place)?))
-            };
+            // Encoded for these addresses. A recording is of one place of every block: it is made anew where one moves.
+            let encoded = self.tensor_maps(kernel, launch, &args)?;
+            let mut encoded = encoded.iter();
             let values = launch
                 .values
                 .iter()
-                .map(|value| match *value {
-                    Value::Input(i) => place(args.inputs, i),
-                    Value::Output(i) => place(args.outputs, i),
-                    Value::Scratch => place(args.scratch.as_slice(), 0),
-                    Value::Fault => match &self.fault {
-                        Some(fault) => Ok(Arg::Ptr(fault.ptr_at(0)?)),
-                        None => Err(internal(format!("`{}` has nowhere to note faults", kernel.entry))),
-                    },
-                    Value::FaultCode => Ok(Arg::I32(*fault_code)),
-                    Value::I32(v) => Ok(Arg::I32(v)),
-                    Value::I64(v) => Ok(Arg::I64(v)),
+                .map(|value| {
+                    Ok(match value {
+                        Value::Pointer(pointer) => Arg::Ptr(self.address(place(kernel, &args, *pointer)?)?),
+                        Value::TensorMap(_) => match encoded.next() {
+                            Some(bytes) => Arg::Bytes(bytes),
+                            None => return Err(internal(format!("`{}` lacks a tensor map", kernel.entry))),
+                        },
+                        Value::Fault => match &self.fault {
+                            Some(fault) => Arg::Ptr(fault.ptr_at(0)?),
+                            None => return Err(internal(format!("`{}` has nowhere to note faults", kernel.entry))),
+                        },
+                        Value::FaultCode => Arg::I32(*fault_code),
+                        Value::I32(v) => Arg::I32(*v),
+                        Value::I64(v) => Arg::I64(*v),
+                        Value::F32(bits) => Arg::F32(f32::from_bits(*bits)),
+                    })
                 })
                 .collect::<Result<Vec<_>>>()?;
             let config = LaunchConfig {
                 grid: launch.grid,
                 block: kernel.launch.block,
                 dynamic_smem: kernel.launch.dynamic_shared,
-                cluster: None,
+                cluster: kernel.launch.clustered().then_some(kernel.launch.cluster),
             };
             self.device.stream().launch(function, &config, &values)?;
         }
@@ -106,15 +133,46 @@ impl GpuDevice {
     }
 }
 
-fn internal(message: String) -> Error {
-    Error::Internal { place: "the CUDA device".into(), message }
+fn descriptor(map: &TensorMap<u64>, address: DevicePtr) -> TensorDescriptor {
+    TensorDescriptor {
+        address,
+        element: match map.element {
+            Element::U8 => TensorElement::U8,
+            Element::U16 => TensorElement::U16,
+            Element::U32 => TensorElement::U32,
+            Element::I32 => TensorElement::I32,
+            Element::U64 => TensorElement::U64,
+            Element::I64 => TensorElement::I64,
+            Element::F16 => TensorElement::F16,
+            Element::F32 => TensorElement::F32,
+            Element::F64 => TensorElement::F64,
+            Element::Bf16 => TensorElement::Bf16,
+            Element::Tf32 => TensorElement::Tf32,
+        },
+        extents: map.extents.clone(),
+        strides: map.strides.clone(),
+        window: match &map.window {
+            Window::Tiled(extents) => TensorWindow::Tiled(extents.clone()),
+            Window::Im2col { lower, upper, channels, pixels } => TensorWindow::Im2col {
+                lower: lower.clone(),
+                upper: upper.clone(),
+                channels: *channels,
+                pixels: *pixels,
+            },
+        },
+        element_strides: map.steps(),
+        swizzle_bytes: map.swizzle.span().unwrap_or(0),
+        promotion_bytes: match map.promotion {
+            Promotion::None => 0,
+            Promotion::B64 => 64,
+            Promotion::B128 => 128,
+            Promotion::B256 => 256,
+        },
+    }
 }
 
-fn parameter_bytes(param: &Param) -> usize {
-    match param {
-        Param::I32(_) | Param::FaultCode => 4,
-        _ => 8,
-    }
+fn internal(message: String) -> Error {
+    Error::Internal { place: "the CUDA device".into(), message }
 }
 
 impl Device for GpuDevice {
@@ -194,7 +252,7 @@ impl Device for GpuDevice {
                     Some(cubin) => self.device.load_module(&image.kernel.entry, cubin)?,
                     None => self.device.load_ptx(&image.kernel.entry, &image.ptx)?,
                 };
-                let sizes: Vec<usize> = image.kernel.launch.params.iter().map(parameter_bytes).collect();
+                let sizes: Vec<usize> = image.kernel.launch.params.iter().map(Param::bytes).collect();
                 let function = loaded.function(&image.kernel.entry, &sizes)?;
                 if image.kernel.launch.dynamic_shared > 0 {
                     function.set_max_dynamic_smem(image.kernel.launch.dynamic_shared)?;
@@ -203,15 +261,18 @@ impl Device for GpuDevice {
                 Ok(Loaded { kernel: image.kernel.clone(), function, fault_code })
             })
             .collect::<Result<_>>()?;
-        self.regions.push(Region { kernels, scratch: module.scratch_bytes.clone() });
+        let (scratch, zeroed) = (module.scratch_bytes.clone(), module.zeroed_bytes.clone());
+        self.regions.push(Region { kernels, scratch, zeroed });
         Ok(KernelId(self.regions.len() - 1))
     }
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
         let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
-        let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings)).collect::<Result<_>>()?;
+        let sms = self.device.properties().sm_count;
+        let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings, sms)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
-        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes })
+        let zeroed_bytes = region.zeroed.eval_extent(bindings)?;
+        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes, zeroed_bytes })
     }
 
     fn release(&mut self, prepared: usize) {

@@ -14,8 +14,8 @@ use crate::Result;
 use crate::schedule::Action;
 use bytes::Bytes;
 use kiln_fuse::Region;
-use kiln_graph::Bindings;
-use kiln_kernels::Kernel;
+use kiln_graph::{Bindings, Dim};
+use kiln_kernels::{Kernel, Pointer};
 
 /// A block of device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +51,8 @@ pub struct Prepared {
     pub id: usize,
     /// Scratch memory that the launch needs.
     pub scratch_bytes: usize,
+    /// Memory that is zero, and that the launch leaves zero.
+    pub zeroed_bytes: usize,
 }
 
 /// A recorded sequence of launches.
@@ -65,7 +67,9 @@ pub struct Module<'a> {
     /// GPU kernels in launch order with their images; empty for the CPU.
     pub kernels: Vec<KernelImage<'a>>,
     /// Scratch bytes that the kernels share.
-    pub scratch_bytes: kiln_graph::Dim,
+    pub scratch_bytes: Dim,
+    /// Bytes that are zero and stay so.
+    pub zeroed_bytes: Dim,
 }
 
 /// One compiled kernel.
@@ -88,6 +92,23 @@ pub struct Arguments<'a> {
     pub outputs: &'a [Place],
     /// At least [`Prepared::scratch_bytes`].
     pub scratch: Option<Place>,
+    /// At least [`Prepared::zeroed_bytes`], all zero.
+    pub zeroed: Option<Place>,
+    /// One place a packed constant of the implementation.
+    pub packed: &'a [Place],
+}
+
+impl Arguments<'_> {
+    /// What a kernel's pointer points to.
+    pub fn place(&self, pointer: Pointer) -> Option<Place> {
+        match pointer {
+            Pointer::Input(i) => self.inputs.get(i).copied(),
+            Pointer::Output(i) => self.outputs.get(i).copied(),
+            Pointer::Scratch => self.scratch,
+            Pointer::Zeroed => self.zeroed,
+            Pointer::Packed(i) => self.packed.get(i).copied(),
+        }
+    }
 }
 
 /// A GPU and its driver, as far as they decide which code they take.

@@ -1,12 +1,14 @@
 //! The PTX simulator as a [`Device`]: the kernels that would run on a GPU, on any machine, checked as they run.
 
-use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, resolve};
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared};
+use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
+use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_graph::{Bindings, Dim};
-use kiln_kernels::Kernel;
-use kiln_sim::{Arg, CounterReport, LaunchConfig, Options};
+use kiln_kernels::{Element, Kernel, Swizzle, TensorMap, Window};
+use kiln_sim::{Arg, CounterReport, LaunchConfig, Options, TensorType};
+use kiln_target::Gpu;
 use slab::Slab;
 use std::sync::mpsc::Sender;
 
@@ -14,11 +16,13 @@ use std::sync::mpsc::Sender;
 pub struct SimDevice {
     device: kiln_sim::Device,
     target: String,
+    sms: u32,
     options: Options,
     counters: Option<Sender<(String, CounterReport)>>,
     memory: Slab<(u64, usize)>,
     regions: Vec<Region>,
     prepared: Slab<(usize, Vec<Option<Resolved>>)>,
+    recordings: Slab<Vec<Bound>>,
     /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
     fault: Option<u64>,
     checks: Checks,
@@ -27,6 +31,16 @@ pub struct SimDevice {
 struct Region {
     kernels: Vec<Loaded>,
     scratch: Dim,
+    zeroed: Dim,
+}
+
+/// A prepared region with its arguments, as a recording on a GPU has them: addresses, and tensor maps that are encoded.
+struct Bound {
+    region: usize,
+    /// One a kernel; none where there is nothing to do.
+    launches: Vec<Option<(LaunchConfig, Vec<Arg>)>>,
+    /// Address and bytes of what the kernels leave zero.
+    zeroed: Option<(u64, usize)>,
 }
 
 struct Loaded {
@@ -37,16 +51,19 @@ struct Loaded {
 }
 
 impl SimDevice {
-    /// A simulated GPU of architecture `target`. A kernel that a check finds fault with is an error.
+    /// A simulated GPU of architecture `target`, with as many SMs as the typical one. A kernel that a check finds fault with is an error.
     pub fn new(target: &str, options: Options) -> SimDevice {
+        let typical = target.parse().ok().and_then(Gpu::typical);
         SimDevice {
             device: kiln_sim::Device::default(),
             target: target.to_owned(),
+            sms: typical.map_or(1, |gpu| gpu.sms),
             options,
             counters: None,
             memory: Slab::new(),
             regions: Vec::new(),
             prepared: Slab::new(),
+            recordings: Slab::new(),
             fault: None,
             checks: Checks::default(),
         }
@@ -57,6 +74,119 @@ impl SimDevice {
         self.options.counters = true;
         self.counters = Some(to);
         self
+    }
+
+    /// Another number of SMs: what the grids of persistent kernels follow.
+    pub fn with_sms(mut self, sms: u32) -> SimDevice {
+        self.sms = sms;
+        self
+    }
+
+    /// The launches of a prepared region with its arguments.
+    fn bind(&self, prepared: usize, args: Arguments<'_>) -> Result<Bound> {
+        let (region, launches) =
+            self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
+        let launch = |(Loaded { kernel, fault_code, .. }, launch): (&Loaded, &Option<Resolved>)| {
+            let Some(launch) = launch else { return Ok(None) };
+            let values = launch.values.iter().enumerate().map(|(index, value)| {
+                Ok(match value {
+                    Value::Pointer(pointer) => Arg::U64(self.address(place(kernel, &args, *pointer)?)?),
+                    Value::TensorMap(map) => {
+                        let place = place(kernel, &args, map.base)?;
+                        let address = mapped(kernel, index, map, place, self.address(place)?)?;
+                        Arg::Bytes(self.encode(map, address)?.to_vec())
+                    }
+                    Value::Fault => match self.fault {
+                        Some(fault) => Arg::U64(fault),
+                        None => return Err(internal(format!("`{}` has nowhere to note faults", kernel.entry))),
+                    },
+                    Value::FaultCode => Arg::I32(*fault_code),
+                    Value::I32(v) => Arg::I32(*v),
+                    Value::I64(v) => Arg::I64(*v),
+                    Value::F32(bits) => Arg::F32(f32::from_bits(*bits)),
+                })
+            });
+            let config = LaunchConfig {
+                grid: launch.grid,
+                block: kernel.launch.block,
+                shared: kernel.launch.dynamic_shared,
+                cluster: kernel.launch.clustered().then_some(kernel.launch.cluster),
+            };
+            Ok(Some((config, values.collect::<Result<_>>()?)))
+        };
+        let launches = self.regions[*region].kernels.iter().zip(launches).map(launch).collect::<Result<_>>()?;
+        let zeroed = args.zeroed.map(|place| Ok::<_, Error>((self.address(place)?, place.bytes))).transpose()?;
+        Ok(Bound { region: *region, launches, zeroed })
+    }
+
+    /// The map as kernels of the simulator read it.
+    fn encode(&self, map: &TensorMap<u64>, address: u64) -> Result<[u8; kiln_kernels::TENSOR_MAP_BYTES]> {
+        let Window::Tiled(box_dims) = &map.window else {
+            return Err(Error::Unsupported { device: self.name(), what: "an im2col tensor map".into() });
+        };
+        let map = kiln_sim::TensorMap {
+            dtype: match map.element {
+                Element::U8 => TensorType::U8,
+                Element::U16 => TensorType::U16,
+                Element::U32 => TensorType::U32,
+                Element::I32 => TensorType::I32,
+                Element::U64 => TensorType::U64,
+                Element::I64 => TensorType::I64,
+                Element::F16 => TensorType::F16,
+                Element::F32 => TensorType::F32,
+                Element::F64 => TensorType::F64,
+                Element::Bf16 => TensorType::Bf16,
+                Element::Tf32 => TensorType::Tf32,
+            },
+            address,
+            dims: map.extents.clone(),
+            strides: map.strides.clone(),
+            box_dims: box_dims.clone(),
+            element_strides: map.steps(),
+            swizzle: match map.swizzle {
+                Swizzle::None => kiln_sim::Swizzle::None,
+                Swizzle::B32 => kiln_sim::Swizzle::B32,
+                Swizzle::B64 => kiln_sim::Swizzle::B64,
+                Swizzle::B128 => kiln_sim::Swizzle::B128,
+            },
+            nan_fill: false,
+        };
+        Ok(map.encode()?)
+    }
+
+    fn run(&self, bound: &Bound) -> Result<()> {
+        let kernels = &self.regions[bound.region].kernels;
+        for (Loaded { kernel, code, .. }, launch) in kernels.iter().zip(&bound.launches) {
+            let Some((config, values)) = launch else { continue };
+            let report = self.device.launch(code, *config, values, &self.options)?;
+            if !report.clean() {
+                let findings = report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
+                return Err(self.findings(kernel, findings));
+            }
+            if let (false, Some(fault)) = (kernel.checks.is_empty(), self.fault) {
+                let mut word = [0; FAULT_BYTES];
+                self.device.download(fault, &mut word)?;
+                self.device.upload(fault, &[0; FAULT_BYTES])?;
+                self.checks.fault(self.name(), word)?;
+            }
+            if let (Some(to), Some(counters)) = (&self.counters, report.counters) {
+                // Nobody listens any more: the counts are not wanted.
+                let _ = to.send((kernel.entry.clone(), counters));
+            }
+        }
+        if let (Some((at, bytes)), Some(last)) = (bound.zeroed, kernels.last()) {
+            let mut left = vec![0; bytes];
+            self.device.download(at, &mut left)?;
+            if let Some(i) = left.iter().position(|&byte| byte != 0) {
+                let what = format!("byte {i} of the memory that kernels leave zero: expected 0, found {}", left[i]);
+                return Err(self.findings(&last.kernel, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn findings(&self, kernel: &Kernel, findings: String) -> Error {
+        Error::Findings { device: self.name(), kernel: kernel.entry.clone(), findings }
     }
 
     fn address(&self, place: Place) -> Result<u64> {
@@ -92,6 +222,8 @@ impl Device for SimDevice {
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
+        // Recordings may still use the block.
+        self.recordings.clear();
         if let Some((base, _)) = self.memory.try_remove(mem.0) {
             self.device.free(base)?;
         }
@@ -137,15 +269,17 @@ impl Device for SimDevice {
                 Ok(Loaded { kernel: image.kernel.clone(), code, fault_code })
             })
             .collect::<Result<_>>()?;
-        self.regions.push(Region { kernels, scratch: module.scratch_bytes.clone() });
+        let (scratch, zeroed) = (module.scratch_bytes.clone(), module.zeroed_bytes.clone());
+        self.regions.push(Region { kernels, scratch, zeroed });
         Ok(KernelId(self.regions.len() - 1))
     }
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
         let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
-        let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings)).collect::<Result<_>>()?;
+        let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings, self.sms)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
-        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes })
+        let zeroed_bytes = region.zeroed.eval_extent(bindings)?;
+        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes, zeroed_bytes })
     }
 
     fn release(&mut self, prepared: usize) {
@@ -153,57 +287,28 @@ impl Device for SimDevice {
     }
 
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()> {
-        let (region, launches) =
-            self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
-        for (Loaded { kernel, code, fault_code }, launch) in self.regions[*region].kernels.iter().zip(launches) {
-            let Some(launch) = launch else { continue };
-            let place = |places: &[Place], i: usize| {
-                let place = places.get(i).ok_or_else(|| internal(format!("`{}` lacks argument {i}", kernel.entry)))?;
-                Ok::<_, Error>(Arg::U64(self.address(*place)?))
-            };
-            let values = launch
-                .values
-                .iter()
-                .map(|value| match *value {
-                    Value::Input(i) => place(args.inputs, i),
-                    Value::Output(i) => place(args.outputs, i),
-                    Value::Scratch => place(args.scratch.as_slice(), 0),
-                    Value::Fault => match self.fault {
-                        Some(fault) => Ok(Arg::U64(fault)),
-                        None => Err(internal(format!("`{}` has nowhere to note faults", kernel.entry))),
-                    },
-                    Value::FaultCode => Ok(Arg::I32(*fault_code)),
-                    Value::I32(v) => Ok(Arg::I32(v)),
-                    Value::I64(v) => Ok(Arg::I64(v)),
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let config = LaunchConfig {
-                grid: launch.grid,
-                block: kernel.launch.block,
-                shared: kernel.launch.dynamic_shared,
-                cluster: None,
-            };
-            let report = self.device.launch(code, config, &values, &self.options)?;
-            if !report.clean() {
-                let findings = report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
-                return Err(Error::Findings { device: self.name(), kernel: kernel.entry.clone(), findings });
-            }
-            if let (false, Some(fault)) = (kernel.checks.is_empty(), self.fault) {
-                let mut word = [0; FAULT_BYTES];
-                self.device.download(fault, &mut word)?;
-                self.device.upload(fault, &[0; FAULT_BYTES])?;
-                self.checks.fault(self.name(), word)?;
-            }
-            if let (Some(to), Some(counters)) = (&self.counters, report.counters) {
-                // Nobody listens any more: the counts are not wanted.
-                let _ = to.send((kernel.entry.clone(), counters));
-            }
-        }
-        Ok(())
+        self.run(&self.bind(prepared, args)?)
     }
 
     fn synchronize(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// Launches only, with the arguments that they have now: what goes stale on a GPU does so here.
+    fn record(&mut self, actions: &[Action]) -> Result<Option<RecordingId>> {
+        let launches: Option<Vec<(usize, Arguments<'_>)>> = actions.iter().map(Action::launch).collect();
+        let Some(launches) = launches else { return Ok(None) };
+        let bound = launches.into_iter().map(|(prepared, args)| self.bind(prepared, args)).collect::<Result<_>>()?;
+        Ok(Some(RecordingId(self.recordings.insert(bound))))
+    }
+
+    fn replay(&mut self, recording: RecordingId) -> Result<()> {
+        let bound = self.recordings.get(recording.0).ok_or_else(|| internal(format!("{recording:?} is gone")))?;
+        bound.iter().try_for_each(|bound| self.run(bound))
+    }
+
+    fn forget(&mut self, recording: RecordingId) {
+        self.recordings.try_remove(recording.0);
     }
 
     fn implementation(&self, prepared: usize) -> String {

@@ -2,11 +2,11 @@
 
 use crate::engine::{Port, Resources, Settings, Toolchain};
 use kiln_graph::{DType, Symbols};
-use kiln_kernels::Implementation;
+use kiln_kernels::{Guard, Implementation};
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format. A reader takes exactly its own.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// What any tool can read about an engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +92,14 @@ pub(crate) struct KernelRecord {
     pub region: String,
     /// BLAKE3 of the structure of that region's graph.
     pub region_hash: String,
+    /// In order: the first runs whose guard holds.
+    pub variants: Vec<VariantRecord>,
+}
+
+/// One way to run a region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VariantRecord {
+    pub guard: Guard,
     pub implementation: Implementation,
     pub images: Vec<ImageRecord>,
 }

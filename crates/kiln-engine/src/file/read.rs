@@ -1,9 +1,9 @@
 //! Reading an engine: every length and offset is checked against the file before it is used.
 
-use super::header::{Header, KernelRecord, Section};
+use super::header::{Header, KernelRecord, Section, VariantRecord};
 use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR, map};
-use crate::engine::{Compiled, Engine, Image, TargetImage};
-use crate::{Error, Result, validate};
+use crate::engine::{Compiled, Engine, Image, TargetImage, Variant};
+use crate::{Error, Result, packed, validate};
 use bytes::Bytes;
 use kiln_graph::Tensor;
 use std::collections::BTreeMap;
@@ -123,6 +123,7 @@ pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
     }
     for target in &targets {
         validate::weights(&target.plan, &weights).map_err(|message| corrupt(path, message))?;
+        packed::check(&target.plan, &target.kernels, &weights).map_err(|message| corrupt(path, message))?;
     }
     let graph_text =
         String::from_utf8(get("graph")?.to_vec()).map_err(|e| corrupt(path, format!("section `graph`: {e}")))?;
@@ -169,10 +170,12 @@ fn compiled(record: KernelRecord, code: &Bytes, path: &Path) -> Result<Compiled>
             corrupt(path, format!("a kernel's code at {at}, {length} bytes, leaves its section of {}", code.len()))
         })
     };
-    let images = record
-        .images
-        .iter()
-        .map(|i| Ok(Image { cubin: cut(i.cubin)?, ptx: cut(i.ptx)?, resources: i.resources }))
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Compiled { implementation: record.implementation, images })
+    let variant = |VariantRecord { guard, implementation, images }: VariantRecord| {
+        let images = images
+            .iter()
+            .map(|i| Ok(Image { cubin: cut(i.cubin)?, ptx: cut(i.ptx)?, resources: i.resources }))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Variant { guard, implementation, images })
+    };
+    Ok(Compiled { variants: record.variants.into_iter().map(variant).collect::<Result<_>>()? })
 }

@@ -1,8 +1,8 @@
 //! Writing an engine.
 
-use super::header::{Header, ImageRecord, KernelRecord, Section, Stamp, TargetHeader, WeightEntry};
+use super::header::{Header, ImageRecord, KernelRecord, Section, Stamp, TargetHeader, VariantRecord, WeightEntry};
 use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR};
-use crate::engine::{Engine, TargetImage};
+use crate::engine::{Engine, Image, TargetImage};
 use crate::validate::{all_regions, region_hash};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -160,21 +160,19 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
     };
     let mut records = Vec::new();
     for (region, compiled) in all_regions(&image.plan).into_iter().zip(&image.kernels) {
-        config.update(compiled.implementation.config.to_string().as_bytes());
-        for kernel in &compiled.implementation.kernels {
-            config.update(kernel.source.as_bytes());
+        let mut variants = Vec::new();
+        for variant in &compiled.variants {
+            let implementation = variant.implementation.clone();
+            config.update(implementation.config.to_string().as_bytes());
+            for kernel in &implementation.kernels {
+                config.update(kernel.source.as_bytes());
+            }
+            let image = |i: &Image| ImageRecord { cubin: put(&i.cubin), ptx: put(&i.ptx), resources: i.resources };
+            let images = variant.images.iter().map(image).collect();
+            variants.push(VariantRecord { guard: variant.guard.clone(), implementation, images });
         }
-        let images = compiled
-            .images
-            .iter()
-            .map(|i| ImageRecord { cubin: put(&i.cubin), ptx: put(&i.ptx), resources: i.resources })
-            .collect();
-        records.push(KernelRecord {
-            region: region.name.clone(),
-            region_hash: region_hash(region),
-            implementation: compiled.implementation.clone(),
-            images,
-        });
+        let (region, region_hash) = (region.name.clone(), region_hash(region));
+        records.push(KernelRecord { region, region_hash, variants });
     }
     let (kernels, code_name) = if image.toolchain.is_some() {
         let name = format!("kernels.{}", image.target);

@@ -103,7 +103,7 @@ impl Session {
     /// Inputs that are not bound or whose shapes do not agree, and what the device reports.
     pub fn run_bound(&mut self) -> Result<()> {
         self.prepare()?;
-        self.enqueue()?;
+        self.enqueue(None)?;
         self.ran = true;
         self.hand_over();
         Ok(())

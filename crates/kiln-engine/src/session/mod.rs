@@ -6,12 +6,13 @@ mod steps;
 
 use crate::choose::{Code, for_device};
 use crate::device::{Device, KernelImage, MemId, Module, Place};
-use crate::engine::{Engine, TargetImage};
-use crate::schedule::{Action, LoadedPlan, WeightPlaces, schedule, signature};
-use crate::{Error, Result};
+use crate::engine::{Engine, TargetImage, Variant};
+use crate::schedule::{Action, LoadedPlan, LoadedVariant, WeightPlaces, schedule, signature};
+use crate::{Error, Result, packed};
 use io::{Donation, Io, Ran};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
+use kiln_kernels::Guard;
 use shapes::Shapes;
 use std::time::{Duration, Instant};
 use steps::run_schedule;
@@ -30,6 +31,8 @@ pub struct Session {
     weights: WeightPlaces,
     weight_bytes: usize,
     arena: Option<(MemId, usize)>,
+    /// Memory that is zero between launches.
+    zeroed: Option<(MemId, usize)>,
     /// The inputs, then the outputs that are donated.
     io: Vec<Io>,
     donations: Vec<Donation>,
@@ -72,6 +75,8 @@ pub struct Memory {
     pub arena: usize,
     /// The most that is alive in the arena at one step: no arena can be smaller.
     pub lower_bound: usize,
+    /// What kernels find zero and leave zero.
+    pub zeroed: usize,
 }
 
 /// What an observer of a run sees after each step.
@@ -98,12 +103,19 @@ impl Session {
         let loaded = load(&plan, image, &code, &mut 0, device.as_mut())?;
         let mut weights = WeightPlaces::new();
         let mut weight_bytes = 0;
-        for name in crate::validate::weight_names(&plan) {
+        let packed = packed::uses(&plan, &image.kernels).map_err(|e| internal(&e))?;
+        let plain = packed::plain(&plan, &image.kernels);
+        for name in crate::validate::weight_names(&plan).into_iter().chain(packed.keys().map(String::as_str)) {
             // A missing one is reported by the schedule, with its name.
             let Some(tensor) = engine.weights.get(name) else { continue };
+            if !plain.contains(name) && !packed.contains_key(name) {
+                weights.insert(name.to_owned(), None);
+                continue;
+            }
+            let bytes = tensor.data().len();
             let mem = device.map(tensor.data().clone())?;
-            weight_bytes += tensor.data().len();
-            weights.insert(name.to_owned(), Place { mem, offset: 0, bytes: tensor.data().len() });
+            weight_bytes += bytes;
+            weights.insert(name.to_owned(), Some(Place { mem, offset: 0, bytes }));
         }
         let signature = signature(&plan);
         let io = plan.inputs.iter().map(|_| Io::default()).collect();
@@ -116,6 +128,7 @@ impl Session {
             weights,
             weight_bytes,
             arena: None,
+            zeroed: None,
             io,
             donations: Vec::new(),
             outside: Vec::new(),
@@ -175,6 +188,7 @@ impl Session {
             bound: self.io.iter().filter_map(|io| io.block).map(|(_, bytes)| bytes).sum(),
             arena: self.arena.map_or(0, |a| a.1),
             lower_bound: used.map_or(0, |s| s.lower_bound),
+            zeroed: self.zeroed.map_or(0, |z| z.1),
         }
     }
 
@@ -234,15 +248,7 @@ impl Session {
         self.device.synchronize()?;
         let upload = start.elapsed();
         let launched = Instant::now();
-        match observer {
-            None => self.enqueue()?,
-            Some(_) => {
-                let Session { device, plan, shapes, instance, .. } = self;
-                let instance = shapes.current().and_then(|shape| shape.instance(*instance));
-                let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
-                run_schedule(device.as_mut(), plan, &instance.schedule, observer)?;
-            }
-        }
+        self.enqueue(observer)?;
         let enqueue = launched.elapsed();
         self.device.synchronize()?;
         self.ran = true;
@@ -256,10 +262,22 @@ impl Session {
     }
 
     /// Runs what was prepared, or queues it.
-    fn enqueue(&mut self) -> Result<()> {
+    fn enqueue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
+        let done = self.issue(observer);
+        if let (Err(_), Some((mem, bytes))) = (&done, self.zeroed) {
+            // A kernel that stopped half-way has left something in it. The run's own error says more than one of this.
+            let _ = self.device.fill(Place { mem, offset: 0, bytes }, 0);
+        }
+        done
+    }
+
+    fn issue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
         let Session { device, plan, shapes, instance, .. } = self;
         let instance = shapes.current().and_then(|shape| shape.instance(*instance));
         let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
+        if observer.is_some() {
+            return run_schedule(device.as_mut(), plan, &instance.schedule, observer);
+        }
         let recording = match instance.recording {
             Some(recording) => recording,
             None => *instance.recording.insert(device.record(&instance.schedule.actions)?),
@@ -301,20 +319,20 @@ impl Session {
             self.choose()?;
             self.fresh = true;
         }
-        let Some(arena_bytes) = self.shapes.current().map(|shape| shape.schedule.arena_bytes) else {
-            return Err(internal("a schedule is missing"));
-        };
+        let bytes = self.shapes.current().map(|shape| (shape.schedule.arena_bytes, shape.schedule.zeroed_bytes));
+        let Some((arena_bytes, zeroed_bytes)) = bytes else { return Err(internal("a schedule is missing")) };
         for i in 0..self.donations.len() {
             let io = self.plan.inputs.len() + i;
             let bytes = self.bytes(self.outside[i]);
             self.reserve(io, bytes)?;
         }
         let arena = self.grow(arena_bytes)?;
+        let zeroed = self.grow_zeroed(zeroed_bytes)?;
         let Session { plan, io, outside, shapes, blocks, outputs, .. } = self;
         blocks.clear();
         blocks.extend(io.iter().filter_map(|io| io.block).map(|(mem, _)| mem));
         let Some(shape) = shapes.current() else { return Err(internal("a schedule is missing")) };
-        self.instance = shape.place(arena, blocks, plan.inputs.iter().chain(outside.iter()))?;
+        self.instance = shape.place(arena, zeroed, blocks, plan.inputs.iter().chain(outside.iter()))?;
         let Some(instance) = shape.instance(self.instance) else { return Err(internal("a schedule is missing")) };
         let schedule = &instance.schedule;
         let empty = Ran { place: Place { mem: arena, offset: 0, bytes: 0 }, shape: Vec::new() };
@@ -348,16 +366,36 @@ impl Session {
         match self.arena {
             Some((mem, found)) if found >= bytes => Ok(mem),
             old => {
-                self.shapes.unplace(self.device.as_mut());
                 self.arena = None;
-                if let Some((mem, _)) = old {
-                    self.device.free(mem)?;
-                }
-                let mem = self.device.alloc(bytes)?;
+                let mem = self.replace(old, bytes)?;
                 self.arena = Some((mem, bytes));
                 Ok(mem)
             }
         }
+    }
+
+    /// Makes sure that the memory that is zero has the bytes; none where no kernel wants any.
+    fn grow_zeroed(&mut self, bytes: usize) -> Result<Option<MemId>> {
+        match self.zeroed {
+            Some((mem, found)) if found >= bytes => Ok(Some(mem)),
+            None if bytes == 0 => Ok(None),
+            old => {
+                self.zeroed = None;
+                let mem = self.replace(old, bytes)?;
+                self.device.fill(Place { mem, offset: 0, bytes }, 0)?;
+                self.zeroed = Some((mem, bytes));
+                Ok(Some(mem))
+            }
+        }
+    }
+
+    /// A block in the place of a smaller one.
+    fn replace(&mut self, old: Option<(MemId, usize)>, bytes: usize) -> Result<MemId> {
+        self.shapes.unplace(self.device.as_mut());
+        if let Some((mem, _)) = old {
+            self.device.free(mem)?;
+        }
+        self.device.alloc(bytes)
     }
 
     /// Bytes of a buffer under the current shapes.
@@ -376,22 +414,29 @@ fn load(
     let own = matches!(code, Code::Own(_));
     let mut loaded = LoadedPlan::default();
     for region in &plan.regions {
-        let module = match image.kernels.get(*next) {
-            Some(compiled) => Module {
-                region,
-                kernels: compiled
-                    .implementation
-                    .kernels
-                    .iter()
-                    .zip(&compiled.images)
-                    .map(|(kernel, i)| KernelImage { kernel, cubin: own.then(|| i.cubin.clone()), ptx: i.ptx.clone() })
-                    .collect(),
-                scratch_bytes: compiled.implementation.scratch_bytes.clone(),
-            },
-            None => Module { region, kernels: Vec::new(), scratch_bytes: Dim::from(0) },
-        };
+        loaded.regions.push(match image.kernels.get(*next) {
+            Some(compiled) => {
+                let load = |Variant { guard, implementation: made, images }: &Variant| {
+                    let images = made.kernels.iter().zip(images);
+                    let kernels = images.map(|(kernel, i)| KernelImage {
+                        kernel,
+                        cubin: own.then(|| i.cubin.clone()),
+                        ptx: i.ptx.clone(),
+                    });
+                    let (scratch_bytes, zeroed_bytes) = (made.scratch_bytes.clone(), made.zeroed_bytes.clone());
+                    let module = Module { region, kernels: kernels.collect(), scratch_bytes, zeroed_bytes };
+                    let (guard, packed) = (guard.clone(), made.packed.clone());
+                    Ok(LoadedVariant { guard, kernel: device.load(&module)?, packed })
+                };
+                compiled.variants.iter().map(load).collect::<Result<_>>()?
+            }
+            None => {
+                let nothing = || Dim::from(0);
+                let module = Module { region, kernels: Vec::new(), scratch_bytes: nothing(), zeroed_bytes: nothing() };
+                vec![LoadedVariant { guard: Guard::always(), kernel: device.load(&module)?, packed: Vec::new() }]
+            }
+        });
         *next += 1;
-        loaded.kernels.push(device.load(&module)?);
     }
     for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
         loaded.nested.push(load(inner, image, code, next, device)?);

@@ -69,10 +69,12 @@ impl Shapes {
 }
 
 impl Shape {
-    /// The number of the instance in which the arena and the blocks of what is outside of it, `buffers`, lie so.
+    /// The number of the instance in which the arena and the blocks of what is outside of it, `buffers`, lie so. The memory that is zero does not
+    /// move without [`Shapes::unplace`].
     pub fn place<'a>(
         &mut self,
         arena: MemId,
+        zeroed: Option<MemId>,
         blocks: &[MemId],
         buffers: impl Iterator<Item = &'a BufferId>,
     ) -> Result<usize> {
@@ -82,7 +84,7 @@ impl Shape {
         let bytes = buffers.map(|id| self.schedule.places[id.index()].bytes);
         let places: Vec<Place> =
             blocks.iter().zip(bytes).map(|(&mem, bytes)| Place { mem, offset: 0, bytes }).collect();
-        let schedule = self.schedule.placed(arena, &places)?;
+        let schedule = self.schedule.placed(arena, zeroed, &places)?;
         self.instances.push(Instance { arena, blocks: blocks.to_vec(), schedule, recording: None });
         Ok(self.instances.len() - 1)
     }

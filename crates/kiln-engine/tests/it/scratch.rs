@@ -1,11 +1,10 @@
 //! Scratch of GPU kernels: bytes that an implementation asks for by the model's symbols, shared by its kernels for one launch.
 
 use crate::models::{engine_at, home};
-use bytes::Bytes;
-use kiln_cuda::{CompileRequest, Compiler, Nvrtc};
-use kiln_engine::{Engine, Image, Session, open_device};
+use crate::own::{blocks, kernel, made, reloaded, replaced};
+use kiln_engine::{Engine, Session, open_device};
 use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Tensor, interpret};
-use kiln_kernels::{Implementation, Kernel, Launch, Param};
+use kiln_kernels::{Guard, Implementation, Param};
 
 /// Two outputs of one input: row sums, and squares, which the kernels below compute by way of scratch.
 fn graph() -> Graph {
@@ -36,39 +35,16 @@ const SOURCE: [(&str, &str); 2] = [
 ];
 
 /// Puts the two kernels in the place of the squares' own.
-fn with_scratch(mut engine: Engine, bytes: Dim) -> Engine {
-    let image = &mut engine.targets[0];
-    let squares = image.plan.regions.iter().position(|r| !matches!(r.anchor, kiln_fuse::Anchor::Reduce)).unwrap();
+fn with_scratch(engine: Engine, bytes: Dim) -> Engine {
+    let regions = &engine.targets[0].plan.regions;
+    let squares = regions.iter().position(|r| !matches!(r.anchor, kiln_fuse::Anchor::Reduce)).unwrap();
     let elements = Dim::from("N") * 40.into();
-    let kernel = |(entry, source): (&str, &str), first: Param| Kernel {
-        entry: entry.to_owned(),
-        source: source.to_owned(),
-        launch: Launch {
-            grid: [1.into(), 1.into(), 1.into()],
-            block: [64, 1, 1],
-            dynamic_shared: 0,
-            params: vec![first, Param::Scratch, Param::I32(elements.clone())],
-        },
-        checks: Vec::new(),
+    let kernel = |(entry, source): (&str, &str), first: Param| {
+        kernel(entry, source, blocks(1), vec![first, Param::Scratch, Param::I32(elements.clone())])
     };
     let kernels = vec![kernel(SOURCE[0], Param::Input(0)), kernel(SOURCE[1], Param::Output(0))];
-    let compiler = Compiler::new(&Nvrtc::discover(&home()).unwrap());
-    let images = kernels.iter().map(|kernel| {
-        let request = CompileRequest {
-            name: kernel.entry.clone(),
-            source: kernel.source.clone(),
-            arch: "sm_80".to_owned(),
-            options: Vec::new(),
-            line_info: true,
-        };
-        let made = compiler.compile(&request).unwrap();
-        Image { cubin: Bytes::from(made.cubin), ptx: Bytes::from(made.ptx), resources: Default::default() }
-    });
-    let compiled = &mut image.kernels[squares];
-    compiled.images = images.collect();
-    compiled.implementation =
-        Implementation { family: "test".into(), config: serde_json::Value::Null, kernels, scratch_bytes: bytes };
-    engine
+    let made = Implementation { scratch_bytes: bytes, ..made(kernels) };
+    replaced(engine, squares, vec![(Guard::always(), made)])
 }
 
 #[test]
@@ -83,10 +59,7 @@ fn kernels_share_scratch_that_overlaps_nothing_alive() {
     };
     let engine = with_scratch(engine, Dim::from("N") * 320.into());
     // It is kept in the file.
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("scratch.kiln");
-    engine.save(&path).unwrap();
-    let engine = kiln_engine::Engine::load(&path).unwrap();
+    let engine = reloaded(&engine).unwrap();
     let mut session = Session::new(&engine, open_device("sim:sm_80").unwrap()).unwrap();
     for rows in [3, 33, 1] {
         let x = Tensor::random(DType::F32, &[rows, 40], rows as u64).unwrap();
@@ -104,10 +77,7 @@ fn kernels_share_scratch_that_overlaps_nothing_alive() {
 #[test]
 fn kernels_that_use_scratch_without_asking_are_refused() {
     let engine = with_scratch(engine_at(&graph(), &["sm_80"], home()), 0.into());
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("scratch.kiln");
-    engine.save(&path).unwrap();
-    let error = kiln_engine::Engine::load(&path).unwrap_err().to_string();
+    let error = reloaded(&engine).unwrap_err().to_string();
     assert!(error.contains("takes Scratch, which the region lacks"), "{error}");
     // Nor does one that was never in a file touch what is not its own.
     let mut session = Session::new(&engine, open_device("sim:sm_80").unwrap()).unwrap();

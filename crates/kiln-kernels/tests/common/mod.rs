@@ -6,7 +6,7 @@ pub mod cases;
 
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, Rng, Tensor, ValueId, bind_symbols, interpret};
-use kiln_kernels::{Argument, tile_programs};
+use kiln_kernels::{Argument, Implementation, lower, tile_programs};
 use kiln_target::arch::{Arch, has_mma};
 use kiln_tile::interp::{self, Arg};
 use kiln_tile::program::Param;
@@ -48,6 +48,13 @@ impl Case {
     pub fn bindings(&self) -> Bindings {
         let shapes: Vec<Vec<usize>> = self.inputs.iter().map(|t| t.shape().to_vec()).collect();
         bind_symbols(&self.region.graph, &shapes).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
+    }
+
+    /// The implementation that runs under these shapes.
+    pub fn lower(&self, arch: Arch) -> kiln_kernels::Result<Implementation> {
+        let (variants, bindings) = (lower(&self.region, arch, &self.region.graph.symbols)?, self.bindings());
+        let chosen = variants.into_iter().find(|(guard, _)| guard.holds(&bindings).unwrap());
+        Ok(chosen.expect("the last guard always holds").1)
     }
 
     pub fn expected(&self) -> Vec<Tensor> {

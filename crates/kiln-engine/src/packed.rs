@@ -1,0 +1,138 @@
+//! Packed forms of weights: what kernels read in the place of constants, made when an engine is built.
+
+use crate::device::Place;
+use crate::engine::{Compiled, Engine};
+use crate::schedule::WeightPlaces;
+use crate::{Error, Result};
+use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_graph::Tensor;
+use kiln_kernels::{Packing, Pointer, Transform};
+use std::collections::{BTreeMap, BTreeSet};
+
+type Words<T> = std::result::Result<T, String>;
+
+/// What the packed form of a weight is called: by the weight and the steps, so that all who want one share it.
+fn name(weight: &str, packing: &Packing) -> String {
+    let step = |step: &Transform| match step {
+        Transform::Transpose(axes) => format!("transpose{axes:?}"),
+        Transform::PadLast(multiple) => format!("pad[{multiple}]"),
+    };
+    let steps: Vec<String> = packing.steps.iter().map(step).collect();
+    format!("{weight}@{}", steps.join("."))
+}
+
+/// The weight that is packed.
+fn weight<'p>(plan: &'p Plan, inputs: &[BufferId], packing: &Packing) -> Words<&'p str> {
+    let id =
+        inputs.get(packing.input).ok_or_else(|| format!("input {} is packed, of {}", packing.input, inputs.len()))?;
+    match &plan.buffers[plan.root(*id).index()].kind {
+        BufferKind::Weight(name) => Ok(name),
+        kind => Err(format!("input {} is packed; expected a weight, found {kind:?}", packing.input)),
+    }
+}
+
+/// All packed forms that a plan's kernels read: by name the weight and the steps.
+pub fn uses<'p>(plan: &'p Plan, kernels: &'p [Compiled]) -> Words<BTreeMap<String, (&'p str, &'p Packing)>> {
+    let mut all = BTreeMap::new();
+    for (plan, step, compiled) in steps(plan, kernels, &mut 0) {
+        let (Step::Run { region, inputs, .. }, Some(compiled)) = (step, compiled) else { continue };
+        for packing in compiled.variants.iter().flat_map(|v| &v.implementation.packed) {
+            let weight =
+                weight(plan, inputs, packing).map_err(|e| format!("region `{}`: {e}", plan.regions[*region].name))?;
+            all.insert(name(weight, packing), (weight, packing));
+        }
+    }
+    Ok(all)
+}
+
+/// Weights that a plan reads as they are. The others need not be on the device.
+pub fn plain<'p>(plan: &'p Plan, kernels: &'p [Compiled]) -> BTreeSet<&'p str> {
+    let reads = |compiled: &Compiled, i| {
+        let mut params = compiled.kernels().flat_map(|(_, kernel, _)| &kernel.launch.params);
+        params.any(|param| param.pointer() == Some(Pointer::Input(i)))
+    };
+    let mut all = BTreeSet::new();
+    let mut read = |plan: &'p Plan, id: BufferId| {
+        if let BufferKind::Weight(name) = &plan.buffers[plan.root(id).index()].kind {
+            all.insert(name.as_str());
+        }
+    };
+    for (plan, step, compiled) in steps(plan, kernels, &mut 0) {
+        for (i, id) in step.operands().into_iter().enumerate() {
+            if compiled.is_none_or(|compiled| reads(compiled, i)) {
+                read(plan, id);
+            }
+        }
+        for (_, inner) in step.nested() {
+            inner.outputs.iter().for_each(|(_, id)| read(inner, *id));
+        }
+    }
+    plan.outputs.iter().for_each(|(_, id)| read(plan, *id));
+    all
+}
+
+/// The steps of a plan and its nested plans, with the kernels of those that launch a region: none on the CPU.
+fn steps<'p>(
+    plan: &'p Plan,
+    kernels: &'p [Compiled],
+    next: &mut usize,
+) -> Vec<(&'p Plan, &'p Step, Option<&'p Compiled>)> {
+    let own = kernels.get(*next..).unwrap_or_default();
+    *next += plan.regions.len();
+    let compiled = |step: &Step| match step {
+        Step::Run { region, .. } => own.get(*region),
+        _ => None,
+    };
+    let mut all: Vec<_> = plan.steps.iter().map(|step| (plan, step, compiled(step))).collect();
+    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
+        all.extend(steps(inner, kernels, next));
+    }
+    all
+}
+
+/// Where the packed constants of a step lie.
+pub fn places(plan: &Plan, inputs: &[BufferId], packed: &[Packing], weights: &WeightPlaces) -> Words<Vec<Place>> {
+    let place = |packing: &Packing| {
+        let name = name(weight(plan, inputs, packing)?, packing);
+        weights.get(&name).copied().flatten().ok_or_else(|| format!("weight `{name}` is not loaded"))
+    };
+    packed.iter().map(place).collect()
+}
+
+/// Checks that every packed form is there, with the shape that its weight and the steps give it.
+pub fn check(plan: &Plan, kernels: &[Compiled], weights: &BTreeMap<String, Tensor>) -> Words<()> {
+    for (name, (weight, packing)) in uses(plan, kernels)? {
+        let (from, found) = (weights.get(weight), weights.get(&name));
+        let (Some(from), Some(found)) = (from, found) else { return Err(format!("weight `{name}` is missing")) };
+        let shape = packing.steps.iter().try_fold(from.shape().to_vec(), |shape, step| step.shape(&shape));
+        let shape = shape.map_err(|e| format!("weight `{name}`: it {e}"))?;
+        if (from.dtype(), shape.as_slice()) != (found.dtype(), found.shape()) {
+            let (expected, dtype) = (from.dtype(), found.dtype());
+            return Err(format!("weight `{name}`: expected {expected}{shape:?}, found {dtype}{:?}", found.shape()));
+        }
+    }
+    Ok(())
+}
+
+impl Engine {
+    /// Makes the packed forms of weights that kernels read, from the weights as they are: part of a build, and due again when weights were
+    /// replaced.
+    ///
+    /// # Errors
+    /// A kernel that wants what cannot be packed: no weight, or one of another rank than its steps are for.
+    pub fn pack_weights(&mut self) -> Result<()> {
+        for target in &self.targets {
+            let uses = uses(&target.plan, &target.kernels);
+            for (name, (weight, packing)) in uses.map_err(failed)? {
+                let from = self.weights.get(weight).ok_or_else(|| failed(format!("weight `{weight}` is missing")))?;
+                let packed = packing.apply(from).map_err(|e| failed(format!("weight `{name}`: it {e}")))?;
+                self.weights.insert(name, packed);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(message: String) -> Error {
+    Error::Internal { place: "packing weights".into(), message }
+}

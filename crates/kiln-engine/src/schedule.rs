@@ -137,8 +137,8 @@ fn capture(i: usize) -> MemId {
     MemId(usize::MAX - 2 - i)
 }
 
-/// Where weights lie: name to place.
-pub type WeightPlaces = BTreeMap<String, Place>;
+/// Where weights lie: name to place. None for those that no kernel reads as they are.
+pub type WeightPlaces = BTreeMap<String, Option<Place>>;
 
 /// Concrete sizes of a plan's buffers, and how long each must live.
 struct Lifetimes {
@@ -307,6 +307,9 @@ fn lay_out(
         });
     }
     let layout = memory::plan(&lifetimes);
+    if isize::try_from(layout.arena_bytes).is_err() {
+        return Err(Error::OutOfMemory { device: device.name(), bytes: layout.arena_bytes });
+    }
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
     let places = (0..plan.buffers.len())
         .map(|i| {
@@ -317,10 +320,14 @@ fn lay_out(
             Ok(match &plan.buffers[at].kind {
                 BufferKind::Weight(name) => {
                     let place = weights.get(name).ok_or_else(|| internal(&format!("weight `{name}` is not loaded")))?;
-                    if place.bytes != bytes[i] {
-                        return Err(internal(&format!("weight `{name}` has {} bytes, not {}", place.bytes, bytes[i])));
+                    match place {
+                        Some(place) if place.bytes != bytes[i] => {
+                            let found = place.bytes;
+                            return Err(internal(&format!("weight `{name}` has {found} bytes, not {}", bytes[i])));
+                        }
+                        Some(place) => *place,
+                        None => Place { mem: ARENA, offset: 0, bytes: 0 },
                     }
-                    *place
                 }
                 _ if slot[at] == usize::MAX => Place { mem: ARENA, offset: 0, bytes: 0 },
                 _ => arena(slot[at], bytes[i]),

@@ -105,12 +105,18 @@ impl Session {
         let mut weights = WeightPlaces::new();
         let mut weight_bytes = 0;
         let packed = packed::uses(&plan, &image.kernels).map_err(|e| internal(&e))?;
+        let plain = packed::plain(&plan, &image.kernels);
         for name in crate::validate::weight_names(&plan).into_iter().chain(packed.keys().map(String::as_str)) {
             // A missing one is reported by the schedule, with its name.
             let Some(tensor) = engine.weights.get(name) else { continue };
+            if !plain.contains(name) && !packed.contains_key(name) {
+                weights.insert(name.to_owned(), None);
+                continue;
+            }
+            let bytes = tensor.data().len();
             let mem = device.map(tensor.data().clone())?;
-            weight_bytes += tensor.data().len();
-            weights.insert(name.to_owned(), Place { mem, offset: 0, bytes: tensor.data().len() });
+            weight_bytes += bytes;
+            weights.insert(name.to_owned(), Some(Place { mem, offset: 0, bytes }));
         }
         let signature = signature(&plan);
         let io = plan.inputs.iter().map(|_| Io::default()).collect();

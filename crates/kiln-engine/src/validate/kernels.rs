@@ -24,12 +24,12 @@ pub fn region(region: &Region, compiled: &Compiled, target: &str) -> Check {
             return Err(format!("{} has the guard `{}`; expected {expected}", at(i), variant.guard));
         }
         for condition in &variant.guard.0 {
-            known(condition.dim(), symbols).map_err(|e| format!("the guard `{}` of {} {e}", variant.guard, at(i)))?;
+            known(condition.dim(), &symbols).map_err(|e| format!("the guard `{}` of {} {e}", variant.guard, at(i)))?;
             if matches!(condition, Condition::MultipleOf(_, factor) if *factor <= 0) {
                 return Err(format!("the guard `{}` of {} divides by less than 1", variant.guard, at(i)));
             }
         }
-        self::variant(region, variant, target.parse().ok(), symbols).map_err(|e| format!("{}: {e}", at(i)))?;
+        self::variant(region, variant, target.parse().ok(), &symbols).map_err(|e| format!("{}: {e}", at(i)))?;
     }
     Ok(())
 }

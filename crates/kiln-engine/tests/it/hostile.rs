@@ -1,6 +1,6 @@
 use crate::models::{block, engine};
 use bytes::Bytes;
-use kiln_engine::{Compiled, Engine, Image, Resources, Session, Toolchain, open_device, parse};
+use kiln_engine::{Compiled, Engine, Image, Resources, Session, SimDevice, Toolchain, open_device, parse};
 use kiln_graph::{DType, Rng, Tensor};
 use serde_json::Value;
 
@@ -259,6 +259,60 @@ fn dimensions_that_multiply_are_refused_before_they_are_made() {
     assert!(text.contains("multiplied out"), "{text}");
 }
 
+/// The leaf of a JSON value that a walk of random turns ends in.
+fn leaf<'v>(at: &'v mut Value, pick: &mut dyn FnMut(usize) -> usize) -> &'v mut Value {
+    let children = match at {
+        Value::Array(a) => a.len(),
+        Value::Object(o) => o.len(),
+        _ => 0,
+    };
+    if children == 0 {
+        return at;
+    }
+    let i = pick(children);
+    match at {
+        Value::Array(a) => leaf(&mut a[i], pick),
+        Value::Object(o) => leaf(o.values_mut().nth(i).unwrap(), pick),
+        _ => unreachable!("leaves have no children"),
+    }
+}
+
+#[test]
+fn mutated_launches_never_panic() {
+    let good = crate::launch::mapped();
+    let (good, values) = (saved(&good), ["0", "16", "s0", "s0*s1", "-s0", "floor(s0, s1 - s1)", "9223372036854775807"]);
+    let x = Tensor::random(DType::F32, &[3, 8], 4).unwrap();
+    let mut rng = Rng::new(32);
+    let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
+    let (mut refused, mut failed, mut accepted) = (0, 0, 0);
+    for _ in 0..500 {
+        let bytes = resectioned(&good, "kernels.sm_90a", |json| {
+            let variant = &mut json[0]["variants"][pick(2)];
+            let at = match pick(4) {
+                0 => leaf(&mut variant["guard"], &mut pick),
+                1 => leaf(variant, &mut pick),
+                _ => leaf(&mut variant["implementation"]["kernels"][0]["launch"], &mut pick),
+            };
+            *at = match at {
+                Value::String(_) => values[pick(values.len())].into(),
+                Value::Number(_) => [0u64, 1, 2, 4, 9, 300, u32::MAX.into(), u64::MAX][pick(8)].into(),
+                _ => Value::Null,
+            };
+        });
+        let Ok(engine) = parse(&bytes.into(), "e.kiln".as_ref()) else {
+            refused += 1;
+            continue;
+        };
+        let options = kiln_sim::Options { budget: 1 << 16, ..Default::default() };
+        let Ok(mut session) = Session::new(&engine, Box::new(SimDevice::new("sm_90a", options))) else { continue };
+        match session.run(&[("x", &x)]) {
+            Ok(_) => accepted += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(refused > 100 && failed > 10 && accepted > 20, "{refused} refused, {failed} failed, {accepted} accepted");
+}
+
 #[test]
 fn mutated_headers_and_plans_never_panic() {
     let dir = tempfile::tempdir().unwrap();
@@ -266,23 +320,6 @@ fn mutated_headers_and_plans_never_panic() {
     let mut rng = Rng::new(31);
     let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
     let dims = ["B*(S+1)", "floor(B, 0)", "-9223372036854775808", "min(B, S)*S", "", "Q", "(B+S)*(B+S)*(B+S)"];
-    /// The leaf of a JSON value that a walk of random turns ends in.
-    fn leaf<'v>(at: &'v mut Value, pick: &mut dyn FnMut(usize) -> usize) -> &'v mut Value {
-        let children = match at {
-            Value::Array(a) => a.len(),
-            Value::Object(o) => o.len(),
-            _ => 0,
-        };
-        if children == 0 {
-            return at;
-        }
-        let i = pick(children);
-        match at {
-            Value::Array(a) => leaf(&mut a[i], pick),
-            Value::Object(o) => leaf(o.values_mut().nth(i).unwrap(), pick),
-            _ => unreachable!("leaves have no children"),
-        }
-    }
     let (mut refused, mut accepted) = (0, 0);
     for round in 0..3000 {
         let mut edit = |json: &mut Value| {

@@ -130,6 +130,12 @@ fn plain() -> Implementation {
     made(vec![kernel("plain_", PLAIN, blocks((m() * k()).ceil_div(&64.into())), elements())])
 }
 
+/// An engine with a tensor map where rows are aligned, and plain pointers elsewhere.
+pub fn mapped() -> Engine {
+    let aligned = Guard(vec![Condition::MultipleOf(k(), 4)]);
+    replaced(single(&polynomial(), "sm_90a"), 0, vec![(aligned, tma()), (Guard::always(), plain())])
+}
+
 #[test]
 fn bulk_copies_through_a_tensor_map() {
     let graph = polynomial();
@@ -282,6 +288,23 @@ fn steps_of_one_region_take_variants_of_their_own() {
     }
 }
 
+#[test]
+fn a_wrong_variant_is_found_by_its_kernels() {
+    let graph = polynomial();
+    let wrong = PLAIN.replace("plain_", "wrong_").replace("- x[i];", "- x[i] + 0.5f;");
+    let grid = blocks((m() * k()).ceil_div(&64.into()));
+    let wrong = made(vec![kernel("wrong_", &wrong, grid, elements())]);
+    let small = Guard(vec![Condition::AtMost(m(), 16)]);
+    let engine = replaced(single(&graph, "sm_80"), 0, vec![(small, wrong), (Guard::always(), plain())]);
+    let mut session = engine.session("sim:sm_80").unwrap();
+    let mut departure = |rows| {
+        let x = Tensor::random(DType::F32, &[rows, 40], 1).unwrap();
+        kiln_engine::first_departure(&engine, &mut session, &[("x", &x)], CLOSE).unwrap()
+    };
+    assert_eq!(departure(16).unwrap().implementation, "wrong_");
+    assert!(departure(17).is_none());
+}
+
 /// A row for each cluster of two blocks: each sums half of it, and the first adds what it reads from the second's shared memory.
 const CLUSTER: &str = r#"
 __device__ unsigned shared(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
@@ -362,9 +385,13 @@ fn a_persistent_grid_has_as_many_blocks_as_run_at_once() {
         for (seed, shape) in [[1, 1], [5, 64], [6, 64], [40, 100]].into_iter().enumerate() {
             check(&graph, &mut session, shape, seed as u64);
         }
-        // An A100 has 108 SMs, an H100 or H200 132; the grid follows them.
-        let sms = if target == "sm_80" { 108 } else { 132 };
         for device in devices(target) {
+            // The typical GPUs are an A100 and an H100.
+            let sms = match device.name().starts_with("cuda") {
+                true => kiln_cuda::CudaDevice::new(0).unwrap().properties().sm_count.into(),
+                false if target == "sm_80" => 108,
+                false => 132,
+            };
             let mut session = Session::new(&engine(sms), device).unwrap();
             check(&graph, &mut session, [256, 256], 9);
             check(&graph, &mut session, [3, 100], 10);
@@ -483,7 +510,10 @@ fn packed_weights_are_kept_and_made_again() {
     let packed = engine.weights.iter().find(|(name, _)| name.contains('@')).unwrap();
     assert_eq!((packed.0.as_str(), packed.1.shape()), ("w@transpose[1, 0].pad[4]", &[5, 12][..]));
     for device in devices("sm_80") {
-        check(&graph, &mut Session::new(&engine, device).unwrap(), [7, 10], 3);
+        let mut session = Session::new(&engine, device).unwrap();
+        check(&graph, &mut session, [7, 10], 3);
+        // The weight itself is not there: nothing reads it.
+        assert_eq!(session.memory().weights, 5 * 12 * 4);
     }
     // Other weights in the same engine.
     let graph = product(&weight(2));

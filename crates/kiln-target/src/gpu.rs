@@ -46,6 +46,40 @@ pub struct Gpu {
     pub rates: Rates,
     /// Time that one launch adds to a stream, in seconds (within a replayed CUDA graph; a lone launch costs about twice that).
     pub launch_seconds: f64,
+    /// What kernels make of the rates.
+    #[serde(default)]
+    pub costs: Costs,
+}
+
+/// Coefficients of the cost model of kernels that stream through memory: round figures for all GPUs, which no measurement has fitted yet. They
+/// rank Configs of one region; times are within a factor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Costs {
+    /// Time from a load of device memory to its value, in seconds: with it, what must be on its way to keep memory busy.
+    pub latency_seconds: f64,
+    /// Bandwidth of the level-2 cache over that of device memory.
+    pub l2_factor: f64,
+    /// Integer operations that go with one access to memory.
+    pub access_ops: f64,
+    /// Operations of one thread in one step of a reduction across threads: a shuffle and what combines.
+    pub shuffle_ops: f64,
+    /// Time for the threads of a CTA to wait for each other and exchange a value, in seconds.
+    pub barrier_seconds: f64,
+    /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
+    pub overlap_loss: f64,
+}
+
+impl Default for Costs {
+    fn default() -> Costs {
+        Costs {
+            latency_seconds: 4e-7,
+            l2_factor: 2.5,
+            access_ops: 8.0,
+            shuffle_ops: 4.0,
+            barrier_seconds: 1e-7,
+            overlap_loss: 0.1,
+        }
+    }
 }
 
 struct Row {
@@ -91,6 +125,7 @@ impl From<&Row> for Gpu {
             l2_bytes: row.l2_mib << 20,
             rates: Rates { f64, f32, tf32, f16, f8, i8 },
             launch_seconds: 2.5e-6,
+            costs: Costs::default(),
         }
     }
 }

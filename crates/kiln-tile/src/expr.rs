@@ -306,18 +306,24 @@ impl Expr {
 
     /// Replaces variables for which `replace` returns an expression.
     pub fn substitute(&self, replace: &impl Fn(&Var) -> Option<Expr>) -> Expr {
-        let sub = |e: &Expr| e.substitute(replace);
         match self.kind() {
-            ExprKind::Const(_) => self.clone(),
             ExprKind::Var(var) => replace(var).unwrap_or_else(|| self.clone()),
-            ExprKind::Unary(op, a) => sub(a).unary(*op),
-            ExprKind::Binary(op, a, b) => sub(a).binary(*op, sub(b)),
-            ExprKind::Compare(op, a, b) => sub(a).compare(*op, sub(b)),
-            ExprKind::Select(c, a, b) => sub(c).select(&sub(a), sub(b)),
-            ExprKind::Fma(a, b, c) => sub(a).fma(sub(b), sub(c)),
-            ExprKind::Cast(a) => sub(a).cast(self.ty()),
+            _ => self.map_operands(&mut |e| e.substitute(replace)),
+        }
+    }
+
+    /// The same operation on other operands of the same types.
+    pub fn map_operands(&self, map: &mut dyn FnMut(&Expr) -> Expr) -> Expr {
+        match self.kind() {
+            ExprKind::Const(_) | ExprKind::Var(_) => self.clone(),
+            ExprKind::Unary(op, a) => map(a).unary(*op),
+            ExprKind::Binary(op, a, b) => map(a).binary(*op, map(b)),
+            ExprKind::Compare(op, a, b) => map(a).compare(*op, map(b)),
+            ExprKind::Select(c, a, b) => map(c).select(&map(a), map(b)),
+            ExprKind::Fma(a, b, c) => map(a).fma(map(b), map(c)),
+            ExprKind::Cast(a) => map(a).cast(self.ty()),
             ExprKind::Load(buffer, index) => {
-                let index = index.iter().map(sub).collect();
+                let index = index.iter().map(map).collect();
                 Expr::new(self.ty(), ExprKind::Load(buffer.clone(), index))
             }
         }

@@ -178,6 +178,11 @@ fn extent(d: &Dim, sizes: &Bindings) -> f64 {
     d.eval(sizes).map_or(TYPICAL as f64, |v| v.max(0) as f64)
 }
 
+/// Arithmetic operations of one element of an op's result, as the cost model counts them.
+pub fn operations(op: &Op) -> f64 {
+    weight(op, 1.0)
+}
+
 /// Arithmetic operations of one element: transcendental functions take a dozen.
 pub(super) fn weight(op: &Op, window: f64) -> f64 {
     match op {

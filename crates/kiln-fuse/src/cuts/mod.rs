@@ -10,6 +10,7 @@ mod settled;
 mod share;
 
 pub(crate) use cost::Costs;
+pub use cost::operations;
 pub(crate) use cut::is_literal;
 pub(crate) use select::{Choice, Cover, select};
 pub(crate) use share::{Launch, share};

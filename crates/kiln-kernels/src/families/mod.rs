@@ -6,6 +6,9 @@
 //! through one.
 
 mod built;
+mod cost;
+mod maps;
+mod rows;
 mod subject;
 
 pub use built::{Built, TileLaunch};
@@ -120,7 +123,7 @@ impl<F: KernelFamily> Family for F {
 }
 
 /// All families.
-const FAMILIES: [&dyn Family; 0] = [];
+const FAMILIES: [&dyn Family; 2] = [&maps::Maps, &rows::Rows];
 
 /// Every way to make the region on a GPU, the cheapest first; empty where no family takes it.
 ///

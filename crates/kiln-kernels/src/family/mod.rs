@@ -5,7 +5,7 @@ mod attention_config;
 mod causal;
 mod contract;
 mod conv;
-mod fold;
+pub mod fold;
 mod gemm;
 mod gemm_config;
 mod map;

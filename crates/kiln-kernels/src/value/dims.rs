@@ -20,8 +20,7 @@ impl Values<'_> {
             // An extent of unknown range is passed in 32 bits; the launch refuses a greater one.
             high = i32::MAX.into();
         }
-        let multiple = dim.terms().fold(0, |g, (_, coefficient)| gcd(g, coefficient.saturating_abs()));
-        let param = k.dim(&name(dim), low..=high.max(low), multiple.max(1));
+        let param = k.dim(&name(dim), low..=high.max(low), multiple(dim));
         self.dims.push((dim.clone(), param.clone()));
         self.arguments.push(Argument::Dim(dim.clone()));
         param
@@ -31,6 +30,11 @@ impl Values<'_> {
     pub fn dims(&mut self, k: &mut dyn Writer, dims: &[Dim]) -> Vec<Expr> {
         dims.iter().map(|d| self.dim(k, d)).collect()
     }
+}
+
+/// What the value of `dim` is known to be a multiple of.
+pub fn multiple(dim: &Dim) -> i64 {
+    dim.terms().fold(0, |g, (_, coefficient)| gcd(g, coefficient.saturating_abs())).max(1)
 }
 
 /// Product of extents.

@@ -149,7 +149,9 @@ impl Values<'_> {
 
     pub(super) fn select(&mut self, k: &mut dyn Writer, [cond, a, b]: [ValueId; 3], index: &[Expr]) -> Result<Expr> {
         let cond = self.value(k, cond, index)?;
+        // Named, they are loaded whatever the condition: at once, and as wide as their places allow.
         let (a, b) = (self.value(k, a, index)?, self.value(k, b, index)?);
+        let (a, b) = (self.name(k, "chosen", a), self.name(k, "otherwise", b));
         Ok(cond.select(&a, b))
     }
 }

@@ -212,10 +212,10 @@ impl<'a> Values<'a> {
         &self.outputs[i]
     }
 
-    /// Writes points of which only those exist where `exists` holds: inputs count as 0 elsewhere, and no check fails.
-    pub fn where_exists<T>(&mut self, exists: Option<Expr>, write: impl FnOnce(&mut Self) -> T) -> T {
+    /// Writes the body of a map. Where `exists` does not hold there is no point: inputs count as 0, and no check fails.
+    pub fn at_points<T>(&mut self, exists: Option<Expr>, write: impl FnOnce(&mut Self) -> T) -> T {
         let outside = std::mem::replace(&mut self.exists, exists);
-        let result = write(self);
+        let result = self.scoped(write);
         self.exists = outside;
         result
     }

@@ -6,11 +6,16 @@ pub mod cases;
 
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, Rng, Tensor, ValueId, bind_symbols, interpret};
+use kiln_kernels::families::{self, Built, Offer, Subject};
 use kiln_kernels::{Argument, Implementation, lower, tile_programs};
+use kiln_target::Gpu;
 use kiln_target::arch::{Arch, has_mma};
 use kiln_tile::interp::{self, Arg};
+use kiln_tile::ir::{self, Level};
+use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::program::Param;
-use kiln_tile::{Array, Scalar};
+use kiln_tile::{Array, Scalar, TileError};
+use std::sync::Arc;
 
 /// A region and inputs to run it on.
 pub struct Case {
@@ -83,40 +88,70 @@ impl Case {
     pub fn interpret_faulty(&self, arch: Arch) -> (Vec<Tensor>, i128) {
         let programs = tile_programs(&self.region, arch, &self.region.graph.symbols)
             .unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
-        let bindings = self.bindings();
-        let mut outputs = self.poisoned();
-        let mut fault = 0;
+        let (mut outputs, mut fault) = (self.poisoned(), 0);
         for program in programs {
-            let array = |param: &Param, t: &Tensor| {
-                let Param::Buffer { buffer, .. } = param else { panic!("a tensor for a scalar parameter") };
-                Arg::Array(Array::from_bytes(buffer.dtype, t.len(), t.data().to_vec()).unwrap())
-            };
-            let mut args: Vec<Arg> = program
-                .arguments
-                .iter()
-                .zip(&program.program.params)
-                .map(|(argument, param)| match argument {
-                    Argument::Input(i) => array(param, &self.inputs[*i]),
-                    Argument::Output(i) => array(param, &outputs[*i]),
-                    Argument::Fault => Arg::Array(Array::from_values(kiln_tile::DType::I32, [Scalar::Int(fault)])),
-                    Argument::FaultCode => Arg::Scalar(Scalar::Int(1)),
-                    Argument::Dim(dim) => Arg::dim(dim.eval(&bindings).unwrap()),
-                    other => panic!("{other:?} was not asked for"),
-                })
-                .collect();
-            interp::run(&program.program, &mut args).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
-            for (argument, arg) in program.arguments.iter().zip(&args) {
-                if let (Argument::Fault, Some(word)) = (argument, arg.array()) {
-                    fault = word.get(0).as_i128();
-                }
-                if let (Argument::Output(i), Some(array)) = (argument, arg.array()) {
-                    let old = &outputs[*i];
-                    let data = array.bytes().to_vec().into();
-                    outputs[*i] = Tensor::new(old.dtype(), old.shape().to_vec(), data).unwrap();
-                }
-            }
+            let run = |args: &mut [Arg]| interp::run(&program.program, args);
+            self.bound(&program.program.params, &program.arguments, &mut outputs, &mut fault, run);
         }
         (outputs, fault)
+    }
+
+    /// Runs what a family built, in the interpreter of the tile IR, after the passes that leave a level up to `level`.
+    pub fn interpret_built(&self, built: &Built, arch: Arch, level: Level) -> (Vec<Tensor>, i128) {
+        let (mut outputs, mut fault) = (self.poisoned(), 0);
+        for launch in &built.launches {
+            let mut program = launch.program.clone();
+            for pass in PASSES.iter().take_while(|pass| pass.level <= level) {
+                pass.run(&mut program, &Machine { arch }).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
+            }
+            let run = |args: &mut [Arg]| ir::interp::run(&program, args);
+            self.bound(&program.params, &launch.arguments, &mut outputs, &mut fault, run);
+        }
+        (outputs, fault)
+    }
+
+    /// What families offer for the region on the typical GPU of an architecture.
+    pub fn offers(&self, arch: Arch) -> Vec<Offer> {
+        let subject = Subject::new(&self.region, &self.region.graph.symbols, &[], &self.bindings());
+        let gpu = Gpu::typical(arch).unwrap();
+        families::offers(&Arc::new(subject), &gpu).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
+    }
+
+    /// Runs one kernel on what its parameters are bound to.
+    fn bound(
+        &self,
+        params: &[Param],
+        arguments: &[Argument],
+        outputs: &mut [Tensor],
+        fault: &mut i128,
+        run: impl FnOnce(&mut [Arg]) -> Result<(), TileError>,
+    ) {
+        let bindings = self.bindings();
+        let array = |param: &Param, t: &Tensor| {
+            let Param::Buffer { buffer, .. } = param else { panic!("a tensor for a scalar parameter") };
+            Arg::Array(Array::from_bytes(buffer.dtype, t.len(), t.data().to_vec()).unwrap())
+        };
+        assert_eq!(params.len(), arguments.len(), "{}", self.region.name);
+        let bind = |(argument, param): (&Argument, &Param)| match argument {
+            Argument::Input(i) => array(param, &self.inputs[*i]),
+            Argument::Output(i) => array(param, &outputs[*i]),
+            Argument::Fault => Arg::Array(Array::from_values(kiln_tile::DType::I32, [Scalar::Int(*fault)])),
+            Argument::FaultCode => Arg::Scalar(Scalar::Int(1)),
+            Argument::Dim(dim) => Arg::dim(dim.eval(&bindings).unwrap()),
+            other => panic!("{other:?} was not asked for"),
+        };
+        let mut args: Vec<Arg> = arguments.iter().zip(params).map(bind).collect();
+        run(&mut args).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
+        for (argument, arg) in arguments.iter().zip(&args) {
+            if let (Argument::Fault, Some(word)) = (argument, arg.array()) {
+                *fault = word.get(0).as_i128();
+            }
+            if let (Argument::Output(i), Some(array)) = (argument, arg.array()) {
+                let old = &outputs[*i];
+                let data = array.bytes().to_vec().into();
+                outputs[*i] = Tensor::new(old.dtype(), old.shape().to_vec(), data).unwrap();
+            }
+        }
     }
 
     /// Compares results with the reference interpreter's.

@@ -6,6 +6,7 @@ use crate::dtype::{DType, Type};
 use crate::error::Result;
 use crate::expr::{Expr, Var};
 use crate::program::{Access, AtomicOp, Axis, Buffer, Param, ReduceOp, Scope};
+use std::convert::Infallible;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -228,18 +229,18 @@ impl Builder {
         args: &[&Tile],
         build: impl FnOnce(&mut MapBuilder<'_>, &[Expr], &[Expr]) -> [Expr; N],
     ) -> [Tile; N] {
-        let tiles = self.map_vec(&names, shape, args, |map, x, at| build(map, x, at).to_vec());
+        let Ok(tiles) = self.try_map(&names, shape, args, |map, x, at| Ok::<_, Infallible>(build(map, x, at).to_vec()));
         std::array::from_fn(|i| tiles[i].clone())
     }
 
-    /// [`Builder::map`] with any number of results.
-    pub fn map_vec(
+    /// [`Builder::map`] with any number of results, which may fail.
+    pub fn try_map<E>(
         &mut self,
         names: &[&str],
         shape: &[u32],
         args: &[&Tile],
-        build: impl FnOnce(&mut MapBuilder<'_>, &[Expr], &[Expr]) -> Vec<Expr>,
-    ) -> Vec<Tile> {
+        build: impl FnOnce(&mut MapBuilder<'_>, &[Expr], &[Expr]) -> Result<Vec<Expr>, E>,
+    ) -> Result<Vec<Tile>, E> {
         let axes: Vec<Var> = (0..shape.len()).map(|axis| self.var(&format!("i{axis}"), Type::Index)).collect();
         let args: Vec<(Var, ValueId)> = args
             .iter()
@@ -251,14 +252,14 @@ impl Builder {
         let elements: Vec<Expr> = args.iter().map(|(var, _)| Expr::var(var)).collect();
         let at: Vec<Expr> = axes.iter().map(Expr::var).collect();
         let mut map = MapBuilder { program: &mut self.program, body: vec![] };
-        let results = build(&mut map, &elements, &at);
+        let results = build(&mut map, &elements, &at)?;
         let body = map.body;
         let dtype = |e: &Expr| e.ty().element().unwrap_or(DType::I64);
         let results: Vec<Expr> = results.into_iter().map(|e| e.cast(dtype(&e))).collect();
         let tiles: Vec<Tile> = results.iter().zip(names).map(|(e, name)| self.tile(name, dtype(e), shape)).collect();
         let ids = tiles.iter().map(|tile| tile.id).collect();
         self.push(ids, Op::Map { axes, args, body, results });
-        tiles
+        Ok(tiles)
     }
 
     /// The same values in another type.
@@ -311,6 +312,20 @@ impl Builder {
         carried: &[Tile],
         build: impl FnOnce(&mut Builder, &Expr, &[Tile]) -> Vec<Tile>,
     ) -> Vec<Tile> {
+        let build = |k: &mut Builder, i: &Expr, inside: &[Tile]| Ok::<_, Infallible>(build(k, i, inside));
+        let Ok(results) = self.try_for_range(name, (start, end, step), stages, carried, build);
+        results
+    }
+
+    /// [`Builder::for_range`], which may fail.
+    pub fn try_for_range<E>(
+        &mut self,
+        name: &str,
+        (start, end, step): (Expr, Expr, i64),
+        stages: Option<u32>,
+        carried: &[Tile],
+        build: impl FnOnce(&mut Builder, &Expr, &[Tile]) -> Result<Vec<Tile>, E>,
+    ) -> Result<Vec<Tile>, E> {
         let var = self.var(name, Type::Index);
         let renew = |k: &mut Builder, tile: &Tile| {
             let name = k.program.value(tile.id).name.clone();
@@ -318,6 +333,7 @@ impl Builder {
         };
         let inside: Vec<Tile> = carried.iter().map(|tile| renew(self, tile)).collect();
         let (body, yields) = self.nested(|k| build(k, &Expr::var(&var), &inside));
+        let yields = yields?;
         let results: Vec<Tile> = carried.iter().map(|tile| renew(self, tile)).collect();
         let op = Op::For {
             var,
@@ -330,7 +346,7 @@ impl Builder {
             stages,
         };
         self.push(results.iter().map(|tile| tile.id).collect(), op);
-        results
+        Ok(results)
     }
 
     /// Runs one of two blocks, which give tiles of the same types.
@@ -340,17 +356,32 @@ impl Builder {
         then: impl FnOnce(&mut Builder) -> Vec<Tile>,
         otherwise: impl FnOnce(&mut Builder) -> Vec<Tile>,
     ) -> Vec<Tile> {
-        let (then, yes) = self.nested(then);
-        let (otherwise, no) = self.nested(otherwise);
+        let (then, otherwise) = (self.nested(then), self.nested(otherwise));
+        self.branch(cond, then, otherwise)
+    }
+
+    /// [`Builder::if_else`] with one closure for both, which is told whether the condition holds, and may fail.
+    pub fn try_if_else<E>(
+        &mut self,
+        cond: Expr,
+        mut build: impl FnMut(&mut Builder, bool) -> Result<Vec<Tile>, E>,
+    ) -> Result<Vec<Tile>, E> {
+        let (then, yes) = self.nested(|k| build(k, true));
+        let (otherwise, no) = self.nested(|k| build(k, false));
+        Ok(self.branch(cond, (then, yes?), (otherwise, no?)))
+    }
+
+    fn branch(&mut self, cond: Expr, then: (Block, Vec<Tile>), otherwise: (Block, Vec<Tile>)) -> Vec<Tile> {
         let ids = |tiles: &[Tile]| tiles.iter().map(|tile| tile.id).collect::<Vec<ValueId>>();
-        let results: Vec<Tile> = yes
+        let results: Vec<Tile> = then
+            .1
             .iter()
             .map(|tile| {
                 let Value { name, .. } = self.program.value(tile.id).clone();
                 self.tile(&name, tile.dtype, &tile.shape)
             })
             .collect();
-        let op = Op::If { cond, then: (then, ids(&yes)), otherwise: (otherwise, ids(&no)) };
+        let op = Op::If { cond, then: (then.0, ids(&then.1)), otherwise: (otherwise.0, ids(&otherwise.1)) };
         self.push(ids(&results), op);
         results
     }

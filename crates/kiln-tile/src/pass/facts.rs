@@ -88,6 +88,14 @@ impl Facts {
         self.set(var, VarFacts { range, multiple: 1, lane_step: Some(0) });
     }
 
+    /// Records a variable that may take any value of its type, another in each lane.
+    pub fn set_varied(&mut self, var: &Var) {
+        self.set_unknown(var);
+        if let Some(facts) = self.vars.get_mut(&var.id) {
+            facts.lane_step = None;
+        }
+    }
+
     /// Records a loop variable over `0..extent`, the same in all lanes.
     pub fn set_axis(&mut self, var: &Var, extent: &Expr) {
         let hi = (self.range(extent).hi - 1).max(0);
@@ -185,7 +193,7 @@ impl Facts {
                         Some(c) if c > 0 && x % c == 0 => x / c,
                         _ => 1,
                     },
-                    BinaryOp::Rem => b.as_const().map_or(1, |c| gcd(x, c.abs())),
+                    BinaryOp::Rem => gcd(x, y).max(1),
                     _ => 1,
                 }
             }
@@ -209,18 +217,16 @@ impl Facts {
                     Some(c) => Some(step(a)? * c),
                     None => uniform(),
                 },
-                BinaryOp::Div | BinaryOp::Rem => match (step(a)?, b.as_const()) {
-                    (0, _) => uniform(),
-                    (s, Some(c)) if c > 0 && self.range(a).lo >= 0 => {
-                        // All lanes stay within one multiple of c if the first is a multiple of g | c and they span < g.
-                        let g = gcd(self.multiple(a), c);
+                BinaryOp::Div | BinaryOp::Rem => match step(a)? {
+                    0 => uniform(),
+                    s if step(b)? == 0 && self.range(a).lo >= 0 && self.range(b).lo >= 0 => {
+                        // All lanes stay within one multiple of b if the first is a multiple of g | b and they span < g.
+                        let g = gcd(self.multiple(a), self.multiple(b));
                         let quotient = op == &BinaryOp::Div;
-                        if s > 0 && s * i128::from(width - 1) < g {
-                            Some(if quotient { 0 } else { s })
-                        } else if s % c == 0 {
-                            Some(if quotient { s / c } else { 0 })
-                        } else {
-                            None
+                        match b.as_const() {
+                            _ if s > 0 && s * i128::from(width - 1) < g => Some(if quotient { 0 } else { s }),
+                            Some(c) if c > 0 && s % c == 0 => Some(if quotient { s / c } else { 0 }),
+                            _ => None,
                         }
                     }
                     _ => None,

@@ -4,11 +4,11 @@
 use super::Machine;
 use super::select::dense_axes;
 use crate::error::{Result, TileError};
-use crate::expr::{Expr, ExprKind};
+use crate::expr::{Expr, ExprKind, Var};
 use crate::ir::{Block, Op, Operand, Place, Program, Scalar, SharedId, Stmt, ValueId, View};
 use crate::pass::facts::Facts;
 use kiln_layout::{LayoutError, RegisterLayout, SharedLayout, SwizzleMode};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Runs the pass.
 pub fn layouts(program: &mut Program, machine: &Machine) -> Result<()> {
@@ -234,7 +234,7 @@ impl Pass<'_> {
         let fast = self.fastest(flat, value).unwrap_or(shape.len().saturating_sub(1));
         let mut order = vec![fast];
         order.extend((0..shape.len()).rev().filter(|axis| *axis != fast));
-        let vector = self.vector(program, flat, shape, fast);
+        let vector = self.vector(program, flat, value, fast);
         let threads = 32 * self.warps;
         let rows = program.schedule.row_threads;
         let layout = if rows > 0 && rows < threads && shape.len() == 2 {
@@ -256,11 +256,17 @@ impl Pass<'_> {
         })
     }
 
-    /// Elements that every access to tiles of this shape can move at once: at most 16 bytes of the narrowest type and 32 of the widest.
-    fn vector(&self, program: &Program, flat: &[&Stmt], shape: &[u32], fast: usize) -> u32 {
-        let mut found =
-            Accesses { facts: self.facts.clone(), shape: shape.to_vec(), fast, widths: vec![], bits: vec![] };
-        found.block(program, flat);
+    /// Elements that every access to tiles of one layout can move at once: at most 16 bytes of the narrowest type and 32 of the widest.
+    fn vector(&self, program: &Program, flat: &[&Stmt], value: ValueId, fast: usize) -> u32 {
+        let mut found = Accesses {
+            facts: self.facts.clone(),
+            tiles: alike(program, flat, value),
+            shape: program.value(value).shape.clone(),
+            fast,
+            widths: vec![],
+            bits: vec![],
+        };
+        found.block(flat);
         let (Some(least), Some(most)) = (found.bits.iter().min(), found.bits.iter().max()) else { return 1 };
         let widest = found.widths.iter().copied().min().unwrap_or(1);
         [16, 8, 4, 2].into_iter().find(|w| w * least <= 128 && w * most <= 256 && *w <= widest).unwrap_or(1)
@@ -335,6 +341,41 @@ impl Pass<'_> {
     }
 }
 
+/// The tiles that get the layout of one: elements at the same coordinates meet in maps, or pass through control flow.
+fn alike(program: &Program, flat: &[&Stmt], value: ValueId) -> HashSet<ValueId> {
+    let mut found = HashSet::from([value]);
+    let mut groups: Vec<Vec<ValueId>> = vec![];
+    for stmt in flat {
+        match &stmt.op {
+            Op::Map { args, .. } => {
+                let shape = &program.value(stmt.results[0]).shape;
+                let args = args.iter().map(|(_, v)| *v).filter(|v| program.value(*v).shape == *shape);
+                groups.push(stmt.results.iter().copied().chain(args).collect());
+            }
+            Op::For { carried, yields, .. } => {
+                let of = |(i, (inside, first)): (usize, &(ValueId, ValueId))| {
+                    vec![*inside, *first, yields[i], stmt.results[i]]
+                };
+                groups.extend(carried.iter().enumerate().map(of));
+            }
+            Op::If { then, otherwise, .. } => {
+                groups.extend(stmt.results.iter().enumerate().map(|(i, v)| vec![*v, then.1[i], otherwise.1[i]]));
+            }
+            _ => {}
+        }
+    }
+    loop {
+        let before = found.len();
+        for group in groups.iter().filter(|group| group.iter().any(|v| found.contains(v))).cloned().collect::<Vec<_>>()
+        {
+            found.extend(group);
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
 /// The statements of a block and of all blocks inside, in order.
 fn flatten(body: &Block) -> Vec<&Stmt> {
     let mut flat = vec![];
@@ -386,9 +427,10 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// How wide the accesses to memory can be that tiles of one shape make.
+/// How wide the accesses to memory can be that tiles of one layout make. A load that cannot be wide does not keep others from it.
 struct Accesses {
     facts: Facts,
+    tiles: HashSet<ValueId>,
     shape: Vec<u32>,
     fast: usize,
     /// The widest that each can be, in elements.
@@ -398,7 +440,7 @@ struct Accesses {
 }
 
 impl Accesses {
-    fn block(&mut self, program: &Program, flat: &[&Stmt]) {
+    fn block(&mut self, flat: &[&Stmt]) {
         for stmt in flat {
             match &stmt.op {
                 Op::Bind { var, value, below } => {
@@ -408,35 +450,44 @@ impl Accesses {
                     }
                 }
                 Op::For { var, start, end, step, .. } => self.facts.set_loop(var, start, end, step),
-                Op::Load { from, .. } if program.value(stmt.results[0]).shape == self.shape => self.place(from, true),
-                Op::Store { to, value } if program.value(*value).shape == self.shape => self.place(to, true),
-                Op::Map { axes, body, results, .. } if program.value(stmt.results[0]).shape == self.shape => {
-                    self.scalars(axes, body, results.iter());
+                Op::Load { from, .. } if self.tiles.contains(&stmt.results[0]) => {
+                    let width = self.place(from);
+                    self.note(width, from.tensor().dtype.bits());
+                }
+                Op::Store { to, value } if self.tiles.contains(value) => {
+                    let width = self.place(to);
+                    self.note(Some(width.unwrap_or(1)), to.tensor().dtype.bits());
+                }
+                Op::Map { axes, args, body, results } if self.tiles.contains(&stmt.results[0]) => {
+                    self.scalars(axes, args, body, results.iter());
                 }
                 _ => {}
             }
         }
     }
 
-    fn place(&mut self, place: &Place, counts: bool) {
+    /// The widest that an access to a place can be, if it can be wide.
+    fn place(&self, place: &Place) -> Option<u32> {
         match place {
-            Place::View(view) => {
-                let width = self.view(view);
-                self.note(width, view.tensor.dtype.bits(), counts);
-            }
+            Place::View(view) => self.view(view),
             Place::Elements { tensor, axes, body, index, mask } => {
                 let offset = tensor.offset(index);
-                let width = [16, 8, 4, 2].into_iter().find(|&width| {
-                    let facts = self.lanes(axes, body, width);
+                [16, 8, 4, 2].into_iter().find(|&width| {
+                    let facts = self.lanes(axes, &[], body, width);
                     wide(&facts, &offset, tensor.dtype.bits(), width) && facts.lane_step(mask, width) == Some(0)
-                });
-                self.note(width.unwrap_or(1), tensor.dtype.bits(), counts);
+                })
             }
         }
     }
 
-    /// Loads inside of a map: one that cannot be wide does not keep others from it.
-    fn scalars<'e>(&mut self, axes: &[crate::expr::Var], body: &[Scalar], results: impl Iterator<Item = &'e Expr>) {
+    /// Loads inside of a map.
+    fn scalars<'e>(
+        &mut self,
+        axes: &[Var],
+        args: &[(Var, ValueId)],
+        body: &[Scalar],
+        results: impl Iterator<Item = &'e Expr>,
+    ) {
         let mut loads = vec![];
         let mut collect = |e: &Expr| {
             e.walk(&mut |e| {
@@ -454,24 +505,25 @@ impl Accesses {
         for (buffer, index) in loads {
             let offset = buffer.offset(&index);
             let bits = buffer.dtype.bits();
-            let width =
-                [16, 8, 4, 2].into_iter().find(|&width| wide(&self.lanes(axes, body, width), &offset, bits, width));
-            if let Some(width) = width {
-                self.note(width, bits, true);
-            }
+            let fits = |width: &u32| wide(&self.lanes(axes, args, body, *width), &offset, bits, *width);
+            let width = [16, 8, 4, 2].into_iter().find(fits);
+            self.note(width, bits);
         }
     }
 
-    fn note(&mut self, width: u32, bits: u32, counts: bool) {
-        if counts && bits >= 8 {
+    fn note(&mut self, width: Option<u32>, bits: u32) {
+        if let Some(width) = width
+            && bits >= 8
+        {
             self.widths.push(width);
             self.bits.push(bits);
         }
     }
 
     /// The facts where the fast axis takes `width` neighbouring values.
-    fn lanes(&self, axes: &[crate::expr::Var], body: &[Scalar], width: u32) -> Facts {
+    fn lanes(&self, axes: &[Var], args: &[(Var, ValueId)], body: &[Scalar], width: u32) -> Facts {
         let mut facts = self.facts.clone();
+        args.iter().for_each(|(var, _)| facts.set_varied(var));
         for (axis, var) in axes.iter().enumerate() {
             let extent = Expr::index(self.shape[axis].into());
             if axis == self.fast {
@@ -488,12 +540,12 @@ impl Accesses {
         facts
     }
 
-    /// Elements that an aligned access to the box may have.
-    fn view(&self, view: &View) -> u32 {
+    /// Elements that an aligned access to the box may have, if it can have several.
+    fn view(&self, view: &View) -> Option<u32> {
         let inner = view.tensor.shape.len().saturating_sub(1);
         let unit = view.tensor.strides.last().and_then(Expr::as_const) == Some(1);
         if !unit || view.axes.last().copied().flatten() != Some(self.fast) {
-            return 1;
+            return None;
         }
         let whole = |e: &Expr, width: u32| self.facts.multiple(e) % i128::from(width) == 0;
         let fits = |width: &u32| {
@@ -503,7 +555,7 @@ impl Accesses {
                 && whole(&view.origin[inner], access)
                 && (!view.masked[inner] || whole(&view.tensor.shape[inner], *width))
         };
-        [16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+        [16, 8, 4, 2].into_iter().find(fits)
     }
 }
 

@@ -6,6 +6,7 @@ mod canonicalise;
 mod epilogue;
 mod feeds;
 mod layouts;
+mod loads;
 pub mod machine;
 mod overlap;
 mod pipeline;
@@ -49,9 +50,13 @@ macro_rules! pass {
 }
 
 /// All of them, in order.
-pub const PASSES: [Pass; 11] = [
+pub const PASSES: [Pass; 12] = [
     pass!("canonicalise", Tile, "transposes of loads become loads, what is unused goes", |p, _| {
         canonicalise::canonicalise(p);
+        Ok(())
+    }),
+    pass!("loads", Tile, "loads inside of maps whose place is known without data become loads of tiles", |p, _| {
+        loads::loads(p);
         Ok(())
     }),
     pass!("bounds", Tile, "boxes that stay inside of their tensors lose their masks", |p, _| {

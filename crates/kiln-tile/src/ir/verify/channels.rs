@@ -138,8 +138,9 @@ impl Verifier<'_> {
                 if let Stage::Cursor(channel) = to.stage {
                     self.held(seen.filling.contains(&channel), "filled", "acquire it first, publish it after")?;
                     let declared = self.program.channel(channel);
+                    // Copies of any width are waited for in one way.
                     self.rule(
-                        declared.kind == *kind,
+                        std::mem::discriminant(&declared.kind) == std::mem::discriminant(kind),
                         || format!("a copy by {kind:?} in a channel of copies by {:?}", declared.kind),
                         "let all copies of a channel travel alike",
                     )?;

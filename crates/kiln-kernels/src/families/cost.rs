@@ -1,0 +1,70 @@
+//! The cost model of kernels that stream through memory.
+//!
+//! Memory is busy while enough bytes are on their way (Little's law: bandwidth times latency), which the CTAs that run at once must have asked
+//! for; every access costs instructions beside the arithmetic on what it brings. Coefficients are [`kiln_target::Costs`].
+
+use super::Subject;
+use kiln_fuse::operations;
+use kiln_graph::{Node, OpKind};
+use kiln_target::{BlockResources, Estimate, Gpu, occupancy};
+use kiln_tile::DType;
+
+/// One kernel that streams.
+pub struct Stream {
+    /// CTAs.
+    pub ctas: f64,
+    /// Threads of each.
+    pub threads: u32,
+    /// 32-bit registers that a thread holds for elements.
+    pub registers: u32,
+    /// Bytes that a thread asks for before it waits.
+    pub ahead: f64,
+    /// Bytes that device memory moves.
+    pub bytes: f64,
+    /// Bytes that come again from the level-2 cache.
+    pub cached: f64,
+    /// Arithmetic operations.
+    pub flops: f64,
+    /// Accesses of threads to memory.
+    pub accesses: f64,
+    /// Steps of reductions across threads, over all threads.
+    pub shuffles: f64,
+    /// Times that the threads of one CTA wait for each other.
+    pub barriers: f64,
+}
+
+/// Registers of a thread for everything but elements.
+const OVERHEAD: u32 = 24;
+
+impl Stream {
+    /// What it would cost.
+    pub fn estimate(&self, gpu: &Gpu) -> Estimate {
+        let costs = &gpu.costs;
+        let block = BlockResources { threads: self.threads, registers: OVERHEAD + self.registers, shared_bytes: 0 };
+        let resident = occupancy(gpu.arch, block).map_or(1, |o| o.blocks.max(1));
+        let running = self.ctas.min(f64::from(resident * gpu.sms)).max(1.0);
+        let peak = gpu.bandwidth_gbs * 1e9;
+        let asked = running * f64::from(self.threads) * self.ahead.max(1.0);
+        let bandwidth = peak.min(asked / costs.latency_seconds);
+        let memory = self.bytes / bandwidth + self.cached / (bandwidth * costs.l2_factor);
+        let busy = (running / f64::from(gpu.sms)).min(1.0);
+        let operations = self.flops + costs.access_ops * self.accesses + costs.shuffle_ops * self.shuffles;
+        let arithmetic = operations / (gpu.peak_ops(DType::F32, false) * busy);
+        let turns = (self.ctas / running).max(1.0);
+        let waits = turns * (costs.latency_seconds + self.barriers * costs.barrier_seconds);
+        let overlapped = memory.max(arithmetic) + costs.overlap_loss * memory.min(arithmetic);
+        // Of the turns that CTAs take, the last one's latency is seen; the others' run under each other.
+        let seconds = gpu.launch_seconds + overlapped + waits / f64::from(resident.max(1));
+        Estimate { seconds, bytes: self.bytes, flops: self.flops, launches: 1 }
+    }
+}
+
+/// Arithmetic operations of all nodes of a region; a reduction works on what it reads.
+pub fn flops(subject: &Subject) -> f64 {
+    let graph = &subject.region.graph;
+    let of = |node: &Node| {
+        let shapes = node.inputs.iter().chain(&node.outputs).map(|v| &graph.ty(*v).shape);
+        operations(&node.op) * shapes.map(|shape| subject.count(shape)).fold(0.0, f64::max)
+    };
+    graph.nodes.iter().filter(|node| node.op.kind() != OpKind::Source).map(of).sum()
+}

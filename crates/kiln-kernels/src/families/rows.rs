@@ -1,0 +1,128 @@
+//! Reductions and what surrounds them: softmax, normalizations, plain and arg-reductions, several at once.
+//!
+//! A CTA takes a few rows. A row that is short enough is a tile in registers, padded with what changes nothing: it is read once, and every level
+//! of reductions, and what follows them, works on what is there (the persistent softmax of Apex and of Triton's tutorials). A longer one is
+//! walked in chunks, once for each level; partial results stay spread over threads until the end of the walk, and what a level reads again
+//! comes from the level-2 cache. Threads share a row by shuffles, and warps through shared memory (Harris, "Optimizing Parallel Reduction in CUDA").
+//!
+//! Where the reduced axes are not the last ones, lanes lie along the last kept axis: neighbouring threads read neighbouring rows.
+//!
+//! State: the row's elements in registers, one for each value that a later level needs. Floor: operands once, results once, the region's arithmetic.
+
+mod config;
+mod plan;
+mod program;
+
+use super::cost::{Stream, flops};
+use super::{Built, KernelFamily, Subject};
+use crate::value::Values;
+use crate::value::dims::{multiple, numel};
+use crate::{Condition, Guard, Result};
+pub use config::Config;
+use config::Shape;
+use kiln_fuse::Anchor;
+use kiln_graph::Dim;
+use kiln_target::{Estimate, Gpu};
+use plan::Plan;
+use std::sync::Arc;
+
+/// The family.
+pub struct Rows;
+
+/// Rows and what is done to them.
+pub struct Problem {
+    subject: Arc<Subject>,
+    plan: Plan,
+    /// How many rows, and elements of each.
+    count: Dim,
+    length: Dim,
+    /// What Configs depend on.
+    shape: Shape,
+}
+
+impl KernelFamily for Rows {
+    type Config = Config;
+    type Problem = Problem;
+
+    fn name(&self) -> &'static str {
+        "rows"
+    }
+
+    fn accept(&self, subject: &Arc<Subject>, _: &Gpu) -> Result<Option<Problem>> {
+        let region = &subject.region;
+        if region.anchor != Anchor::Reduce {
+            return Ok(None);
+        }
+        let plan = Plan::of(region, &Values::new(region, &subject.symbols)?)?;
+        let (count, length) = (numel(&plan.rows.reduced()), numel(&plan.columns));
+        let graph = &region.graph;
+        let values = graph.inputs.iter().copied().chain(graph.outputs.iter().map(|(_, v)| *v));
+        let full = values.filter(|v| numel(&graph.ty(*v).shape) == numel(&plan.rows.shape));
+        let bytes: Vec<u32> = full.map(|v| (graph.ty(v).dtype.bits() / 8).max(1)).collect();
+        let last = plan.rows.shape.iter().rposition(|d| !d.is(1));
+        let contiguous = last.is_none_or(|last| plan.rows.axes.contains(&last));
+        let (_, longest) = length.bounds(&subject.symbols);
+        let along = if contiguous { &length } else { plan.rows.shape.last().unwrap_or(&count) };
+        let shape = Shape {
+            contiguous,
+            longest: length.as_const().map(|length| length.max(1) as u64),
+            bounded: longest,
+            typical: subject.size(&length).max(1.0) as u64,
+            multiple: multiple(along) as u64,
+            narrow: bytes.iter().copied().min().unwrap_or(4),
+            words: plan.words(region),
+        };
+        let problem = Problem { subject: subject.clone(), plan, count, length, shape };
+        if let Some(config) = problem.shape.space().first() {
+            self.build(&problem, config)?;
+        }
+        Ok(Some(problem))
+    }
+
+    fn space(&self, problem: &Problem, _: &Gpu) -> Vec<Config> {
+        problem.shape.space()
+    }
+
+    fn estimate(&self, problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
+        let subject = &problem.subject;
+        let graph = &subject.region.graph;
+        let (rows, length) = (subject.size(&problem.count), subject.size(&problem.length).max(1.0));
+        let bytes = subject.bytes();
+        let full = |shape: &[Dim]| numel(shape) == numel(&problem.plan.rows.shape);
+        let width = |v| f64::from(graph.ty(v).dtype.bits()) / 8.0;
+        let read: f64 = graph.inputs.iter().filter(|v| full(&graph.ty(**v).shape)).map(|v| width(*v)).sum();
+        let walks = problem.plan.walks(graph) as f64;
+        let again = if config.whole { 0.0 } else { (walks - 1.0) * rows * length * read };
+        // What pads a row is computed too.
+        let steps = (length / f64::from(config.columns)).ceil().max(1.0);
+        let padding = steps * f64::from(config.columns) / length;
+        let shares = f64::from(config.sharing(&problem.shape));
+        let reductions = problem.plan.reductions() as f64;
+        let elements = f64::from(config.rows) * f64::from(config.columns) / f64::from(config.threads());
+        let vector = f64::from(problem.shape.vector());
+        Stream {
+            ctas: (rows / f64::from(config.rows)).ceil(),
+            threads: config.threads(),
+            registers: (elements * f64::from(problem.shape.words)).ceil() as u32,
+            ahead: (elements * read).min(length * f64::from(config.rows) * read / f64::from(config.threads())),
+            bytes,
+            cached: again,
+            flops: flops(subject) * padding,
+            accesses: (bytes + again) / (vector * f64::from(problem.shape.narrow)),
+            shuffles: rows * reductions * shares * shares.log2(),
+            barriers: if shares > 32.0 || !problem.shape.contiguous { reductions } else { 0.0 }
+                + if config.whole { 0.0 } else { walks * steps },
+        }
+        .estimate(gpu)
+    }
+
+    fn build(&self, problem: &Problem, config: &Config) -> Result<Built> {
+        let built = Built::one(program::launch(problem, config)?);
+        let fits = !config.whole || problem.shape.bounded <= i64::from(config.columns);
+        let guard = match fits {
+            true => Guard::always(),
+            false => Guard(vec![Condition::AtMost(problem.length.clone(), config.columns.into())]),
+        };
+        Ok(Built { guard, ..built })
+    }
+}

@@ -286,7 +286,7 @@ fn map_program(dtype: DType, tile: [u32; 2], warps: u32, multiple: i64) -> Progr
     });
     let view = k.view(&y, &origin, &tile);
     k.store(Place::View(view), &wide);
-    laid_out(k.finish(), &tile, 128 / dtype.bits())
+    laid_out(k.finish().unwrap(), &tile, 128 / dtype.bits())
 }
 
 fn map_args(dtype: DType, rows: usize, cols: usize) -> (Vec<Value>, Vec<f64>) {
@@ -380,7 +380,7 @@ fn softmax_program(dtype: DType, tile: [u32; 2], warps: u32, vector: u32, multip
     let result = k.map("result", &tile, &[&powers, &total], |_, x, _| &x[0] / &x[1]);
     let view = k.view(&y, &origin, &tile);
     k.store(Place::View(view), &result);
-    laid_out(k.finish(), &tile, vector)
+    laid_out(k.finish().unwrap(), &tile, vector)
 }
 
 fn softmax(x: &[f64], cols: usize) -> Vec<f64> {
@@ -448,7 +448,7 @@ fn reductions_of_every_kind() {
                 let result = k.reduce("y", op, &value, axis);
                 let view = k.view(&y, &zero, &shape);
                 k.store(Place::View(view), &result);
-                let program = laid_out(k.finish(), &tile, vector);
+                let program = laid_out(k.finish().unwrap(), &tile, vector);
                 let mut x = random(dtype, 512, 11 + axis as u64);
                 if dtype == DType::F32 {
                     [(5, f64::NAN), (70, f64::INFINITY), (300, f64::NEG_INFINITY)]
@@ -543,7 +543,7 @@ fn layer_norm_in_pieces() {
             k.store(Place::View(view), &result);
             vec![]
         });
-        let program = laid_out(k.finish(), &tile, 128 / dtype.bits());
+        let program = laid_out(k.finish().unwrap(), &tile, 128 / dtype.bits());
         let (x, scale) = (random(dtype, rows * cols, 5), random(dtype, cols, 6));
         let by = scale.to_f64();
         let expected: Vec<f64> = x
@@ -593,7 +593,7 @@ fn transposed_loads() {
         let result = k.map("result", &tile, &[&turned], |_, x, _| x[0].cast(compute) + Expr::int(compute, 1));
         let view = k.view(&y, &[&at[0] * bm, &at[1] * bn], &tile);
         k.store(Place::View(view), &result);
-        let program = laid_out(k.finish(), &tile, 128 / dtype.bits());
+        let program = laid_out(k.finish().unwrap(), &tile, 128 / dtype.bits());
         assert!(program.body.iter().any(|stmt| matches!(stmt.op, Op::Convert { .. })));
         let x = random(dtype, rows * cols, 13);
         let from = x.to_f64();
@@ -627,7 +627,7 @@ fn conversions_between_layouts() {
                 let loaded = k.load("x", view);
                 let view = k.view(&y, &zero, &shape);
                 k.store(Place::View(view), &loaded);
-                let mut program = k.finish();
+                let mut program = k.finish().unwrap();
                 program.value_mut(loaded.id).layout = Some(from.clone());
                 let other = program.add_like(loaded.id);
                 program.value_mut(other).layout = Some(to.clone());
@@ -670,7 +670,7 @@ fn gathered_rows_are_wide_under_their_guard() {
     });
     let view = k.view(&y, &[row.clone(), Expr::index(0)], &tile);
     k.store(Place::View(view), &result);
-    let program = laid_out(k.finish(), &tile, 8);
+    let program = laid_out(k.finish().unwrap(), &tile, 8);
     let ids = Array::from_values(DType::I32, (0..count).map(|i| Scalar::Int(i as i128 * 7 % 12 - 1)));
     let table = random(DType::F16, table_rows * cols, 17);
     let from = table.to_f64();
@@ -710,7 +710,7 @@ fn branches_hand_over_tiles() {
     let result = k.if_else(odd, |k| vec![k.map("up", &tile, &[&base], |_, x, _| &x[0] + 1.0)], |_| vec![base.clone()]);
     let view = k.view(&y, &origin, &tile);
     k.store(Place::View(view), &result[0]);
-    let program = laid_out(k.finish(), &tile, 4);
+    let program = laid_out(k.finish().unwrap(), &tile, 4);
     let x = random(DType::F32, 11 * 32, 19);
     let expected: Vec<f64> =
         x.to_f64().into_iter().enumerate().map(|(i, x)| x * 2.0 + ((i / 128) % 2) as f64).collect();
@@ -738,7 +738,7 @@ fn carried_tiles_may_change_places() {
         let view = k.view(&y, &[Expr::index(row as i64), Expr::index(0)], &shape);
         k.store(Place::View(view), tile);
     }
-    let program = laid_out(k.finish(), &shape, 1);
+    let program = laid_out(k.finish().unwrap(), &shape, 1);
     for n in [0, 1, 7] {
         let (mut pair, mut sums) = ((1i64, 2i64), vec![0i64; 32]);
         for i in 0..n {
@@ -785,7 +785,7 @@ fn several_results_checks_and_atomics() {
         mask: Expr::bool(true),
     };
     k.atomic(kiln_tile::AtomicOp::Add, place, &count);
-    let program = laid_out(k.finish(), &tile, 2);
+    let program = laid_out(k.finish().unwrap(), &tile, 2);
     let x = random(DType::F32, 150, 23);
     let from = x.to_f64();
     let (mut totals, mut highest) = ([0f64; 4], 0);
@@ -828,7 +828,7 @@ fn slots_of_shared_memory() {
             let loaded = k.load("x", view);
             let view = k.view(&y, &zero, &shape);
             k.store(Place::View(view), &loaded);
-            let mut program = k.finish();
+            let mut program = k.finish().unwrap();
             let order = [[1, 0], [0, 1]];
             let [rows, cols] = order.map(|order| RegisterLayout::blocked(&shape, 64, 4, &order).unwrap());
             program.value_mut(loaded.id).layout = Some(rows);

@@ -6,12 +6,14 @@
 //! through one.
 
 mod built;
+mod compile;
 mod cost;
 mod maps;
 mod rows;
 mod subject;
 
 pub use built::{Built, TileLaunch};
+pub use compile::implementation;
 pub use subject::Subject;
 
 use crate::{Error, Result};

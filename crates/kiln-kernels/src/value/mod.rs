@@ -163,8 +163,10 @@ impl<'a> Values<'a> {
     }
 
     /// The finished program of the tile IR.
-    pub fn launch(self, program: ir::Program) -> TileLaunch {
-        TileLaunch { program, arguments: self.arguments, checks: self.checks }
+    pub fn launch(self, k: ir::Builder) -> Result<TileLaunch> {
+        let region = &self.region.name;
+        let program = k.finish().map_err(|source| Error::Tile { region: region.clone(), source: source.into() })?;
+        Ok(TileLaunch { program, arguments: self.arguments, checks: self.checks })
     }
 
     /// Tells within what the values of inputs lie, as [`crate::lower_within`] does.

@@ -3,7 +3,7 @@
 
 use crate::dtype::Type;
 use crate::expr::{Expr, Var};
-use crate::ir::{
+use crate::ir::{Turn,
     Arriver, Barrier, BarrierId, Block, ChannelId, CopyKind, Fence, Group, Op, Operand, Program, Role, SharedId, Slot,
     Stage, Stmt, ValueId,
 };
@@ -115,6 +115,8 @@ struct Pass<'a> {
     /// The role's named barrier and its threads, in a program of roles.
     team: Option<(u32, u32)>,
     producer: bool,
+    /// Whether warpgroups take turns.
+    turns: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -124,7 +126,8 @@ impl<'a> Pass<'a> {
         outgoing: &'a HashSet<SharedId>,
         team: Option<(u32, u32)>,
     ) -> Self {
-        Pass { program, rings, outgoing, cursors: HashMap::new(), declared: vec![], team, producer: false }
+        let turns = program.schedule.ping_pong && matches!(team, Some((_, 256)));
+        Pass { program, rings, outgoing, cursors: HashMap::new(), declared: vec![], team, producer: false, turns }
     }
 
     fn role(&mut self, role: &mut Role) -> Block {
@@ -150,7 +153,10 @@ impl<'a> Pass<'a> {
     }
 
     fn body(&mut self, body: Block) -> Block {
-        let mut out = self.block(body);
+        self.turns &= !self.producer && asynchronous_dots(&body);
+        let mut out: Block = self.turns.then(|| Stmt::effect(Op::Turn(Turn::Start))).into_iter().collect();
+        out.extend(self.block(body));
+        out.extend(self.turns.then(|| Stmt::effect(Op::Turn(Turn::End))));
         if !self.outgoing.is_empty() && !self.producer {
             let wait = Stmt::effect(Op::WaitGroup { group: Group::Bulk, pending: 0 });
             out.push(Stmt::effect(Op::Elected(vec![wait])));
@@ -213,17 +219,45 @@ impl<'a> Pass<'a> {
     fn block(&mut self, block: Block) -> Block {
         let mut out = vec![];
         let mut flights: Vec<Flight> = vec![];
-        for stmt in block {
+        let turns = self.turns_of(&block);
+        for (stmt, turn) in block.into_iter().zip(turns) {
+            if turn.0 {
+                out.push(Stmt::effect(Op::Turn(Turn::Wait)));
+            }
             let used = stmt.used();
             let chained = |flight: &Flight| is_asynchronous(&stmt.op) && accumulator(&stmt.op) == Some(flight.value);
             if let Some(last) = flights.iter().rposition(|flight| used.contains(&flight.value) && !chained(flight)) {
                 land(&mut flights, last + 1, &mut out);
             }
             self.stmt(stmt, &mut flights, &mut out);
+            if turn.1 {
+                out.push(Stmt::effect(Op::Turn(Turn::Pass)));
+            }
         }
         let all = flights.len();
         land(&mut flights, all, &mut out);
         out
+    }
+
+    /// Before which statements of a block the role waits for its turn, and after which it passes it on: around products that follow each other
+    /// with no loop of products between.
+    fn turns_of(&self, block: &Block) -> Vec<(bool, bool)> {
+        let mut turns = vec![(false, false); block.len()];
+        let mut last: Option<usize> = None;
+        for (i, stmt) in block.iter().enumerate().filter(|_| self.turns) {
+            if is_asynchronous(&stmt.op) {
+                turns[i].0 = last.is_none();
+                last = Some(i);
+            } else if stmt.op.blocks().into_iter().any(asynchronous_dots)
+                && let Some(last) = last.take()
+            {
+                turns[last].1 = true;
+            }
+        }
+        if let Some(last) = last {
+            turns[last].1 = true;
+        }
+        turns
     }
 
     fn stmt(&mut self, mut stmt: Stmt, flights: &mut Vec<Flight>, out: &mut Block) {

@@ -2,7 +2,9 @@
 //! table are the only places that know the text of C and PTX.
 
 use super::prelude::Piece;
-use super::{Atom, Binary, Block, Effect, Expr, Function, Instruction, Kernel, Place, Scalar, Special, Stmt, Ty, Unary, Var};
+use super::{
+    Atom, Binary, Block, Effect, Expr, Function, Instruction, Kernel, Place, Scalar, Special, Stmt, Ty, Unary, Var,
+};
 use crate::error::{Result, TileError};
 use crate::expr::{CompareOp, UnaryOp};
 use crate::ir::{Fence, Group};

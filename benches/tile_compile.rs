@@ -1,4 +1,4 @@
-//! Regions to tile programs, tile programs to CUDA C, and CUDA C to machine code where NVRTC is installed.
+//! Regions to CUDA C, and CUDA C to machine code where NVRTC is installed.
 
 mod common;
 
@@ -7,7 +7,7 @@ use criterion::{SamplingMode, Throughput};
 use kiln::fuse::{Options, fuse};
 use kiln::target::arch::Arch;
 use kiln_cuda::{CompileRequest, Compiler, Home, Nvrtc};
-use kiln_kernels::{TileProgram, tile_programs};
+use kiln_kernels::{Kernel, lower};
 use std::hint::black_box;
 
 const ARCH: (&str, Arch) = ("sm_90a", Arch::Sm90a);
@@ -20,17 +20,15 @@ fn main() -> Result<(), Fail> {
         let (target, arch) = ARCH;
         for graph in [common::encoder(1)?, common::convnet(1)?] {
             let plan = fuse(&graph, &Options::new(target.parse()?))?.plan;
-            let programs = || -> Result<Vec<TileProgram>, Fail> {
-                let each = plan.regions.iter().map(|region| tile_programs(region, arch, &plan.symbols));
-                Ok(each.collect::<Result<Vec<_>, _>>()?.concat())
+            let compile = || -> Result<Vec<Kernel>, Fail> {
+                let each = plan.regions.iter().map(|region| lower(region, arch, &plan.symbols));
+                let variants = each.collect::<Result<Vec<_>, _>>()?.concat();
+                Ok(variants.into_iter().flat_map(|(_, made)| made.kernels).collect())
             };
-            let made = programs()?;
-            group.throughput(Throughput::Elements(made.len() as u64));
-            let name = |stage: &str| format!("{}, {stage}", graph.name);
-            group.bench_function(name("regions to tile programs"), |b| b.iter(|| black_box(programs())));
-            let compile = || made.iter().map(|program| program.compile(arch)).collect::<Result<Vec<_>, _>>();
             let kernels = compile()?;
-            group.bench_function(name("tile programs to CUDA C"), |b| b.iter(|| black_box(compile())));
+            group.throughput(Throughput::Elements(kernels.len() as u64));
+            let name = |stage: &str| format!("{}, {stage}", graph.name);
+            group.bench_function(name("regions to CUDA C"), |b| b.iter(|| black_box(compile())));
             let (Ok(compiler), Some(kernel)) = (&compiler, kernels.iter().max_by_key(|k| k.source.len())) else {
                 continue;
             };

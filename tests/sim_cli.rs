@@ -69,6 +69,32 @@ WAIT:
 }
 "#;
 
+/// Each CTA of a pair writes its rank into its peer; the launch says what a pair is.
+const PAIR: &str = r#"
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry pair(.param .u64 out) {
+  .reg .b32 %r<6>;
+  .reg .b64 %rd<4>;
+  .shared .align 4 .b32 box;
+  mov.u32 %r0, %cluster_ctarank;
+  xor.b32 %r1, %r0, 1;
+  mov.u32 %r2, box;
+  mapa.shared::cluster.u32 %r3, %r2, %r1;
+  st.shared::cluster.u32 [%r3], %r0;
+  barrier.cluster.arrive;
+  barrier.cluster.wait;
+  ld.shared.u32 %r4, [%r2];
+  mov.u32 %r5, %ctaid.x;
+  ld.param.u64 %rd1, [out];
+  mul.wide.u32 %rd2, %r5, 4;
+  add.u64 %rd3, %rd1, %rd2;
+  st.global.u32 [%rd3], %r4;
+  ret;
+}
+"#;
+
 struct Case {
     dir: tempfile::TempDir,
     x: Vec<f32>,
@@ -79,6 +105,7 @@ impl Case {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("scale.ptx"), PTX).unwrap();
         std::fs::write(dir.path().join("tile.ptx"), TILE).unwrap();
+        std::fs::write(dir.path().join("pair.ptx"), PAIR).unwrap();
         let x: Vec<f32> = (0..elements).map(|i| (i * i % 41) as f32 * 0.3 - 5.0).collect();
         let tensor = Tensor::from_slice(&[elements], &x).unwrap();
         npy::save(&dir.path().join("x.npy"), &tensor).unwrap();
@@ -323,4 +350,25 @@ fn what_would_not_end_or_not_fit_is_stopped() {
     module("", "mov.u32 r0, 0;\nA: add.u32 r0, r0, 1; setp.lt.u32 q, r0, 9; @q bra A;");
     let (code, text) = launch("3", "40", "u64:0", &["--timeout", "60", "--max-instructions", "1000"]);
     assert!(code == Some(0) && text.contains("nothing found"), "{text}");
+}
+
+#[test]
+fn clusters_that_the_kernel_leaves_to_the_launch() {
+    let case = Case::new(1);
+    let launch = |grid: &str, more: &[&str]| {
+        let args = ["pair.ptx", "--entry", "pair", "--grid", grid, "--block", "1", "--arg", "out:u32:4:out.npy"];
+        case.kiln(&[&args, more].concat())
+    };
+    let (code, out, err) = launch("4", &["--cluster", "2"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    let ranks = npy::load(&case.path().join("out.npy")).unwrap();
+    assert_eq!(ranks, Tensor::from_slice(&[4], &[1u32, 0, 1, 0]).unwrap());
+    // Without clusters there is no peer.
+    let (code, out, _) = launch("4", &[]);
+    assert!(code == Some(1) && out.contains("out of bounds"), "{out}");
+    let (code, _, err) = launch("3", &["--cluster", "2,1,1"]);
+    let err = words(err);
+    assert!(code == Some(2) && err.contains("3 CTAs along x are no multiple of the cluster's 2"), "{code:?} {err}");
+    let (code, _, err) = launch("4", &["--cluster", "1,17"]);
+    assert!(code == Some(2) && words(err).contains("17 CTAs; expected 1 to 16"), "{code:?}");
 }

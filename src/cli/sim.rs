@@ -14,7 +14,7 @@ pub struct Args {
     /// PTX text, of any compiler.
     file: PathBuf,
     /// Print the file's kernels, their parameters and shared memory instead.
-    #[arg(long, conflicts_with_all = ["entry", "grid", "block", "shared", "arg", "seed"])]
+    #[arg(long, conflicts_with_all = ["entry", "grid", "block", "cluster", "shared", "arg", "seed"])]
     list: bool,
     /// The kernel.
     #[arg(long, required_unless_present = "list")]
@@ -25,6 +25,9 @@ pub struct Args {
     /// Threads of a CTA along x, y, z; those left out are 1.
     #[arg(long, value_name = "X,Y,Z", value_parser = parse_extents, required_unless_present = "list")]
     block: Option<[u32; 3]>,
+    /// CTAs of a cluster along x, y, z, for kernels that leave it to the launch; those left out are 1. The grid must be a multiple.
+    #[arg(long, value_name = "X,Y,Z", value_parser = parse_extents)]
+    cluster: Option<[u32; 3]>,
     /// Bytes of dynamic shared memory.
     #[arg(long, default_value_t = 0)]
     shared: u32,
@@ -77,7 +80,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let kernel = module.kernel(entry).into_diagnostic().wrap_err_with(file)?;
     let device = Device::default();
     let (values, saved) = kernel_args::place(&device, &args.arg)?;
-    let config = LaunchConfig { grid, block, shared: args.shared, cluster: None };
+    let config = LaunchConfig { grid, block, shared: args.shared, cluster: args.cluster };
     let checks = match args.check {
         Check::All => Checks::all(),
         Check::None => Checks::none(),

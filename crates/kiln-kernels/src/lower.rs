@@ -1,14 +1,17 @@
 //! From a region to its kernels.
 
+use crate::families::{self, Offer, Subject};
 use crate::family::{self, Candidate};
 use crate::program::TileProgram;
 use crate::{Error, Guard, Implementation, Result};
 use kiln_fuse::Region;
-use kiln_graph::Symbols;
+use kiln_graph::{Bindings, Symbols};
+use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use kiln_tile::pass::Pass;
 use kiln_tile::pass::lower::entry;
 use std::fmt::Display;
+use std::sync::Arc;
 
 /// Is shown the kernel's name, a pass of the tile compiler and what it leaves behind; the text is only made if it is written somewhere.
 pub type Watch<'a> = dyn FnMut(&str, Pass, &dyn Display) + 'a;
@@ -36,17 +39,44 @@ pub fn lower_watched(
     watch: &mut Watch<'_>,
 ) -> Result<Variants> {
     let _span = tracing::debug_span!("region", name = region.name).entered();
-    Ok(vec![(Guard::always(), implementation(first(region, arch, symbols, ranges)?, arch, watch)?)])
+    let offers = offers(region, arch, symbols, ranges)?;
+    if offers.is_empty() {
+        return Ok(vec![(Guard::always(), implementation(first(region, arch, symbols, ranges)?, arch, watch)?)]);
+    }
+    // The cheapest, and where that is not for all sizes, the cheapest that is.
+    let mut variants = vec![];
+    for offer in offers {
+        let built = offer.build()?;
+        if variants.is_empty() || built.guard.is_always() {
+            variants.push((built.guard.clone(), families::implementation(&offer, &built, arch, watch)?));
+        }
+        if built.guard.is_always() {
+            return Ok(variants);
+        }
+    }
+    Err(Error::Malformed { region: region.name.clone(), what: "no kernel is for all sizes".into() })
 }
 
 /// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
 /// [`lower`] takes.
 pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<Implementation>> {
+    let offers = offers(region, arch, symbols, &[])?;
+    if !offers.is_empty() {
+        let compile = |offer: &Offer| families::implementation(offer, &offer.build()?, arch, &mut |_, _, _| {});
+        return offers.iter().map(compile).collect();
+    }
     let all = family::programs(region, arch, symbols, &[], usize::MAX)?;
     all.into_iter().map(|candidate| implementation(candidate, arch, &mut |_, _, _| {})).collect()
 }
 
-/// The tile programs that [`lower`] compiles, in launch order: what the tile interpreter can run in their place.
+/// What families on the tile IR offer on the typical GPU of an architecture; nothing for what they do not take.
+fn offers(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Vec<Offer>> {
+    let Some(gpu) = Gpu::typical(arch) else { return Ok(vec![]) };
+    families::offers(&Arc::new(Subject::new(region, symbols, ranges, &Bindings::new())), &gpu)
+}
+
+/// The tile programs that [`lower`] compiles for regions that [`families`] do not take, in launch order: what the tile interpreter can run in
+/// their place.
 pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
     first(region, arch, symbols, &[]).map(|candidate| candidate.programs)
 }

@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{Case, cases};
+use common::{Case, cases, shapes};
 use kiln_target::arch::Arch;
 use kiln_tile::ir::Level;
 
-/// Every Config of `family` as it is built; the first, the last and one between after the passes too.
+/// The cheapest Config, the dearest and one between, as `family` built them and after the passes.
 fn check(cases: Vec<Case>, family: &str) {
     assert!(!cases.is_empty());
     for (n, case) in cases.iter().enumerate() {
@@ -19,6 +19,9 @@ fn check(cases: Vec<Case>, family: &str) {
                 continue;
             }
             let built = offer.build().unwrap_or_else(|e| panic!("{}: {e}", case.region.name));
+            if !built.guard.holds(&case.bindings()).unwrap() {
+                continue;
+            }
             for level in [Level::Tile, Level::LaidOut] {
                 let (found, fault) = case.interpret_built(&built, arch, level);
                 assert_eq!(fault, 0, "{}: a check failed", case.region.name);
@@ -66,4 +69,33 @@ fn random_maps() {
 #[test]
 fn reductions() {
     check(cases::reductions(), "rows");
+}
+
+#[test]
+fn maps_of_random_shapes() {
+    let seed = shapes::fresh_seed();
+    println!("seeds from {seed}");
+    check((0..30).map(|i| shapes::map(seed.wrapping_add(i))).collect(), "map");
+}
+
+#[test]
+fn rows_of_random_shapes() {
+    let seed = shapes::fresh_seed();
+    println!("seeds from {seed}");
+    check((0..30).map(|i| shapes::rows(seed.wrapping_add(i))).collect(), "rows");
+}
+
+/// Every Config, not only the best: whatever the tuner takes must be right.
+#[test]
+fn every_config_is_right() {
+    let seed = shapes::fresh_seed();
+    println!("seeds from {seed}");
+    for case in (0..3).map(|i| shapes::rows(seed.wrapping_add(i))).chain([shapes::map(seed)]) {
+        for offer in case.offers(Arch::Sm80) {
+            let built = offer.build().unwrap();
+            if built.guard.holds(&case.bindings()).unwrap() {
+                case.compare(&case.interpret_built(&built, Arch::Sm80, Level::LaidOut).0, 1.0);
+            }
+        }
+    }
 }

@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{Case, attention, cases};
+use common::{Case, attention, cases, shapes};
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Home, Nvrtc, setup};
 use kiln_graph::number::{float_from_bits, float_to_bits};
 use kiln_graph::{DType, Tensor};
 use kiln_kernels::{Implementation, Param};
-use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
+use kiln_sim::{Arg, Device, LaunchConfig, Mix, Module, Options};
 use kiln_target::arch::Arch;
 use std::sync::OnceLock;
 
@@ -55,6 +55,17 @@ fn simulate(case: &Case, arch: Arch, seeds: impl IntoIterator<Item = Option<u64>
 }
 
 fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options: &Options) -> Vec<Tensor> {
+    run_counted(case, made, entries, options, &mut |_| {})
+}
+
+/// [`run`], showing `counted` the counters of each kernel.
+fn run_counted(
+    case: &Case,
+    made: &Implementation,
+    entries: &[kiln_sim::Kernel],
+    options: &Options,
+    counted: &mut dyn FnMut(Mix),
+) -> Vec<Tensor> {
     let name = &case.region.name;
     let bindings = case.bindings();
     let device = Device::new(1 << 24);
@@ -91,6 +102,7 @@ fn run(case: &Case, made: &Implementation, entries: &[kiln_sim::Kernel], options
         let config = LaunchConfig { grid, block: launch.block, shared: launch.dynamic_shared, cluster: None };
         let report = device.launch(entry, config, &args, options).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(report.clean(), "{name}: {:?}\n{}", report.findings, kernel.source);
+        report.counters.iter().for_each(|counters| counted(counters.total));
     }
     let mut code = [0; 4];
     device.download(fault, &mut code).unwrap();
@@ -215,6 +227,45 @@ fn simulated_views() {
     check(cases::views());
     check(cases::gathers());
     check((0..20).map(cases::random_maps).collect());
+}
+
+#[test]
+fn simulated_shapes() {
+    let seed = shapes::fresh_seed();
+    println!("seeds from {seed}");
+    for i in 0..60 {
+        let (arch, seed) = ([Arch::Sm75, Arch::Sm80, Arch::Sm90a][i as usize % 3], seed.wrapping_add(i));
+        let case = if i < 30 { shapes::map(seed) } else { shapes::rows(seed) };
+        simulate(&case, arch, [Some(seed)]);
+    }
+}
+
+/// Aligned shapes go through memory once, 16 bytes a lane at a time.
+#[test]
+fn aligned_maps_and_rows_move_their_bytes_once_and_wide() {
+    for case in shapes::aligned() {
+        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
+            let (name, made) = (&case.region.name, case.lower(arch).unwrap());
+            let compiled = compile(&made, arch);
+            let module = Module::parse(&compiled[0].ptx).unwrap();
+            let entry = module.kernel(&made.kernels[0].entry).unwrap();
+            let mut counted = Mix::default();
+            let options = Options { counters: true, ..Options::default() };
+            let found = run_counted(&case, &made, &[entry], &options, &mut |counters| counted = counters);
+            case.compare(&found, 4.0);
+            let floor: usize = case.inputs.iter().chain(&found).map(|t| t.data().len()).sum();
+            let (floor, moved) = (floor as f64, 32.0 * counted.global_sectors as f64);
+            assert!(
+                moved <= 1.05 * floor,
+                "{name} on {arch}: {moved} bytes, {floor} at least\n{}",
+                made.kernels[0].source
+            );
+            // A warp's request is 512 bytes.
+            let requests = counted.global_requests as f64;
+            let (config, source) = (&made.config, &made.kernels[0].source);
+            assert!(requests <= 1.05 * floor / 512.0, "{name} on {arch}: {requests} requests of {config}\n{source}");
+        }
+    }
 }
 
 #[test]

@@ -156,15 +156,11 @@ pub enum TensorType {
     F64,
     /// bfloat16.
     Bf16,
-    /// f32 rounded to TF32 by the consumer.
+    /// f32 that loads round to TF32, ties to even.
     Tf32,
 }
 
 impl TensorType {
-    pub(crate) fn code(self) -> u8 {
-        self as u8
-    }
-
     pub(crate) fn is_float(self) -> bool {
         matches!(self, TensorType::F16 | TensorType::F32 | TensorType::F64 | TensorType::Bf16 | TensorType::Tf32)
     }
@@ -206,5 +202,41 @@ impl TensorMap {
     /// Checks the description and encodes it.
     pub fn encode(&self) -> Result<[u8; 128]> {
         crate::exec::encode_tensor_map(self)
+    }
+}
+
+/// An im2col tensor map, as `cuTensorMapEncodeIm2col` takes it: what convolutions read. A copy takes `pixels_per_column`
+/// pixels of `channels_per_pixel` channels, walking through a bounding box of each image, which the corners give, with
+/// offsets into the filter that the instruction adds. Dimensions are (C, W, N), (C, W, H, N) or (C, W, H, D, N).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Im2colMap {
+    /// Element type.
+    pub dtype: TensorType,
+    /// Device address of element 0, a multiple of 16.
+    pub address: u64,
+    /// Elements along each dimension, innermost first; 3 to 5.
+    pub dims: Vec<u64>,
+    /// Byte strides of all dimensions but the innermost, multiples of 16.
+    pub strides: Vec<u64>,
+    /// Where the bounding box starts along W, H, D: minus the padding.
+    pub lower_corner: Vec<i32>,
+    /// Where it ends, from the last pixel: the padding less the extent of the filter, plus one.
+    pub upper_corner: Vec<i32>,
+    /// Channels of a pixel in shared memory, 1 to 256.
+    pub channels_per_pixel: u32,
+    /// Pixels that a copy takes, 1 to 1024.
+    pub pixels_per_column: u32,
+    /// Traversal strides in elements, the innermost ignored; empty means 1 everywhere.
+    pub element_strides: Vec<u32>,
+    /// Shared-memory swizzle.
+    pub swizzle: Swizzle,
+    /// Fill elements outside the tensor with NaN rather than zero.
+    pub nan_fill: bool,
+}
+
+impl Im2colMap {
+    /// Checks the description and encodes it; an error names the limit that it does not keep.
+    pub fn encode(&self) -> Result<[u8; 128]> {
+        crate::exec::encode_im2col_map(self)
     }
 }

@@ -4,6 +4,20 @@
 //! [`Module`], decode a [`Kernel`], put data into a [`Device`]'s memory and launch. The [`Report`] lists what the
 //! kernel did wrong ([`Finding`]) and, if asked for, counters.
 //!
+//! # What is modelled of sm_90a
+//!
+//! * A wgmma is one operation of its warpgroup, and so is `wgmma.wait_group`: it ends when the groups of all four warps
+//!   are complete. After it, one thread may give shared memory back on behalf of all (`if ((t & 127) == 0) arrive(empty)`);
+//!   an arrival before it leaves a race. All four must issue the same instructions with the same descriptors.
+//!   Accumulators are NaNs until the wait of the warp that holds them. Whether `wgmma.fence` is where it must be is not
+//!   checked.
+//! * Bulk and tensor copies land late, at random under a seed, or when nothing else can run. Tiles of rank 1 to 5, im2col of
+//!   rank 3 to 5 ([`TensorMap`], [`Im2colMap`]), swizzles of 32, 64 and 128 bytes, no interleaving, multicast, reductions.
+//!   `tensormap.replace` changes a map, and copies must not use it before a release and an acquire of the tensormap proxy.
+//! * `setmaxnreg` moves registers between the warps and the pool of a CTA; `.inc` sleeps until there are enough.
+//! * A launch ends before the next one begins, so that `griddepcontrol.wait` returns at once; `.launch_dependents` is
+//!   counted. What a dependent grid does before it waits is not checked against the grid before it.
+//!
 //! The crate knows the PTX ISA and nothing else: no tile programs, no graphs, no CUDA driver. Chapter names in its
 //! comments are those of the PTX ISA document.
 //!
@@ -55,9 +69,9 @@ mod ptx;
 mod report;
 
 pub use check::FindingKind;
-pub use counters::{CounterReport, LineCounters, Mix};
+pub use counters::{CounterReport, InstructionCounters, LineCounters, MatrixCounters, Mix};
 pub use device::Device;
 pub use error::{Error, Result};
-pub use launch::{Arg, Checks, LaunchConfig, Options, Swizzle, TensorMap, TensorType};
+pub use launch::{Arg, Checks, Im2colMap, LaunchConfig, Options, Swizzle, TensorMap, TensorType};
 pub use module::{Entry, Kernel, Module, Param};
 pub use report::{Finding, Report};

@@ -99,7 +99,11 @@ fn exercise(text: &str, rng: &mut Rng) -> (usize, usize) {
             seed: Some(rng.next()),
             ..Options::default()
         };
-        let block = if entry.name.contains("gemm") { 128 } else { 64 };
+        let block = match entry.max_threads {
+            Some([most, ..]) if most > 128 => most.min(512),
+            _ if entry.name.contains("gemm") => 128,
+            _ => 64,
+        };
         let config = LaunchConfig { shared: 4096, ..LaunchConfig::linear(4, block) };
         ran += usize::from(d.launch_block(&kernel, config, &params, &options).is_ok());
     }
@@ -121,7 +125,7 @@ fn mutated_modules_never_panic() {
     let rounds: usize = std::env::var("KILN_SIM_FUZZ").ok().and_then(|v| v.parse().ok()).unwrap_or(600);
     let mut rng = Rng::new(std::env::var("KILN_SIM_FUZZ_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(1));
     let (mut decoded, mut ran) = (0, 0);
-    let names = ["basic.sm_80", "gemm.sm_80", "hopper.sm_90a", "broken.sm_90a"];
+    let names = ["basic.sm_80", "gemm.sm_80", "hopper.sm_90a", "broken.sm_90a", "warp_specialized.sm_90a"];
     let texts =
         names.map(|n| std::fs::read_to_string(format!("{}/tests/ptx/{n}.ptx", env!("CARGO_MANIFEST_DIR"))).unwrap());
     for i in 0..rounds {

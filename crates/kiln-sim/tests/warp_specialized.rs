@@ -3,7 +3,7 @@
 
 mod support;
 
-use kiln_sim::{Arg, Device, FindingKind, LaunchConfig, Options, Report, Swizzle, TensorMap, TensorType};
+use kiln_sim::{Arg, Device, FindingKind, LaunchConfig, Mix, Options, Report, Swizzle, TensorMap, TensorType};
 use support::{Rng, assert_close, from_bf16, get, kernel, put, to_bf16};
 
 const FILE: &str = "warp_specialized.sm_90a";
@@ -116,7 +116,7 @@ fn a_stage_given_back_before_the_wait_is_a_race() {
     assert!(named > 0);
 }
 
-fn attention(causal: bool, length: usize, heads: usize, options: &Options) {
+fn attention(causal: bool, length: usize, heads: usize, options: &Options) -> Mix {
     let mut rng = Rng::new(32);
     let n = heads * length * 64;
     let ((q, vq), (k, vk), (v, vv)) = (random(&mut rng, n), random(&mut rng, n), random(&mut rng, n));
@@ -151,6 +151,7 @@ fn attention(causal: bool, length: usize, heads: usize, options: &Options) {
     let got: Vec<f32> = get::<u16>(&d, out, n).into_iter().map(from_bf16).collect();
     // Probabilities and results are rounded to bf16.
     assert_close(&got, &want, 1.0 / 128.0, name);
+    report.counters.unwrap_or_default().total
 }
 
 #[test]
@@ -161,4 +162,49 @@ fn attention_with_probabilities_in_registers() {
         attention(i % 2 == 0, length, 2, &options);
         attention(i % 2 == 1, length, 1, &options);
     }
+}
+
+#[test]
+fn counters_of_a_product_are_what_it_needs() {
+    let options = Options { counters: true, ..Options::default() };
+    let (alone, pair) = (
+        Gemm { name: "gemm_128", columns: 128, cluster: 1, stages: 3 },
+        Gemm { name: "gemm_256_cluster", columns: 256, cluster: 2, stages: 3 },
+    );
+    for (g, [m, n, k]) in [(&alone, [256, 256, 320]), (&alone, [200, 152, 264]), (&pair, [256, 512, 256])] {
+        let (report, ..) = gemm(g, [m, n, k], &options);
+        let c = report.counters.expect("counters were asked for");
+        let (across, down, deep) = (n.div_ceil(g.columns), m.div_ceil(128), k.div_ceil(64));
+        // Two warpgroups, four steps of 16 a stage.
+        let products = (across * down * deep * 2 * 4) as u64;
+        assert_eq!(c.total.mma_instructions, products, "{}", g.name);
+        assert_eq!(c.total.mma_flops, products * 2 * 64 * 16 * g.columns as u64);
+        let [only] = &c.matrix[..] else { panic!("{:?}", c.matrix) };
+        assert_eq!(only.opcode, format!("wgmma.mma_async.sync.aligned.m64n{}k16.f32.bf16.bf16", g.columns));
+        assert_eq!((only.instructions, only.flops), (products, c.total.mma_flops));
+        // A for each column of tiles; B for each row of tiles, or of pairs of them.
+        let (a, b) = (m * k * across, n * k * down / g.cluster);
+        assert_eq!(c.total.bulk_load_bytes, 2 * (a + b) as u64, "{}", g.name);
+        assert_eq!(c.total.bulk_store_bytes, 2 * (m * n) as u64);
+        assert_eq!(c.total.global_requests, 0);
+        // The epilogue's swizzle has no bank conflict: 32 lanes of 16 bytes take four passes.
+        let staged: Vec<_> = c.instructions.iter().filter(|i| i.opcode.starts_with("stmatrix")).collect();
+        assert_eq!(staged.len(), g.columns / 16);
+        for i in staged {
+            assert!(i.file.ends_with("warp_specialized.cu") && i.line > 0 && i.ptx_line > 0, "{i:?}");
+            assert_eq!(i.counts.shared_wavefronts, 4 * i.counts.shared_requests);
+        }
+        assert_eq!(c.total.shared_wavefronts, c.total.shared_ideal_wavefronts);
+    }
+}
+
+/// Results that leave four bytes a lane fill half of each sector they touch.
+#[test]
+fn counters_of_attention_show_its_stores() {
+    let (c, length) = (attention(false, 256, 1, &Options { counters: true, ..Options::default() }), 256);
+    let stores = (length * 64 * 2 / 128) as u64;
+    assert_eq!((c.global_requests, c.global_store_requests), (stores, stores));
+    assert_eq!((c.global_ideal_store_sectors, c.global_store_sectors), (4 * stores, 8 * stores));
+    assert_eq!((c.global_ideal_sectors, c.global_sectors), (4 * stores, 8 * stores));
+    assert_eq!(c.bulk_load_bytes, (2 * length * length / 128 + length) as u64 * 128);
 }

@@ -44,7 +44,7 @@ fn parts(stages: u32, at: impl FnOnce(&mut Builder, [&Expr; 2]) -> [Expr; 2]) ->
         k.view(&b, &[Expr::var(&p), n0.clone()], &[bk, bn]),
         k.view(&y, &[m0, n0], &[bm, bn]),
     ];
-    let mut program = k.finish();
+    let mut program = k.finish().unwrap();
     program.level = Level::Selected;
     for (view, stages) in views.iter().zip([stages, stages, 1]) {
         let (name, dtype, shape) = (view.tensor.name.as_str().into(), view.tensor.dtype, view.shape.clone());

@@ -53,15 +53,7 @@ impl TileLaunch {
     /// # Errors
     /// [`Error::Malformed`] where an extent is not made of parameters by index arithmetic.
     pub fn grid(&self, program: &ir::Program) -> Result<Grid> {
-        let known: HashMap<u32, &Dim> = program
-            .params
-            .iter()
-            .zip(&self.arguments)
-            .filter_map(|(param, argument)| match (param, argument) {
-                (Param::Scalar { var, .. }, Argument::Dim(dim)) => Some((var.id, dim)),
-                _ => None,
-            })
-            .collect();
+        let known = self.known(program);
         let dim = |e: &Expr| {
             let what = || format!("the grid of `{}` is not a function of its dims", program.name);
             dim_of(e, &known).ok_or_else(|| Error::Malformed { region: program.name.clone(), what: what() })
@@ -73,8 +65,20 @@ impl TileLaunch {
     }
 }
 
+impl TileLaunch {
+    /// The dims that parameters are bound to, by their variables.
+    pub(super) fn known(&self, program: &ir::Program) -> HashMap<u32, &Dim> {
+        let bound =
+            program.params.iter().zip(&self.arguments).filter_map(|(param, argument)| match (param, argument) {
+                (Param::Scalar { var, .. }, Argument::Dim(dim)) => Some((var.id, dim)),
+                _ => None,
+            });
+        bound.collect()
+    }
+}
+
 /// An index expression over parameters, as the dimension that it is; indices are not negative.
-fn dim_of(e: &Expr, known: &HashMap<u32, &Dim>) -> Option<Dim> {
+pub(super) fn dim_of(e: &Expr, known: &HashMap<u32, &Dim>) -> Option<Dim> {
     let of = |e: &Expr| dim_of(e, known);
     Some(match e.kind() {
         ExprKind::Const(_) => Dim::from(i64::try_from(e.as_const()?).ok()?),
@@ -106,7 +110,7 @@ mod tests {
         k.grid(&[("i", m.ceil_div(64)), ("j", n.min(Expr::index(9)) - 1)]);
         let (m, n) = (Dim::from("B") * Dim::from(3), Dim::from("N"));
         let arguments = vec![Argument::Dim(m), Argument::Dim(n)];
-        let launch = TileLaunch { program: k.finish(), arguments, checks: vec![] };
+        let launch = TileLaunch { program: k.finish().unwrap(), arguments, checks: vec![] };
         let Grid::Fixed([blocks, ..]) = launch.grid(&launch.program).unwrap() else { panic!("one block a point") };
         for (b, n) in [(0i64, 4i64), (1, 4), (22, 9), (64, 700)] {
             let bindings = [("B".to_owned(), b), ("N".to_owned(), n)].into();

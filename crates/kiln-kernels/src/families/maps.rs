@@ -87,7 +87,9 @@ impl KernelFamily for Maps {
     }
 
     fn space(&self, problem: &Problem, _: &Gpu) -> Vec<Config> {
-        let elements = [1, 2, 4, 8, 16, 32].into_iter().filter(|elements| elements * problem.wide <= MOST_BYTES);
+        let access = problem.access();
+        let elements = [1, 2, 4].map(|accesses| accesses * access).into_iter();
+        let elements = elements.filter(|elements| *elements == access || elements * problem.wide <= MOST_BYTES);
         elements.flat_map(|elements| [4, 8].map(|warps| Config { elements, warps })).collect()
     }
 
@@ -100,7 +102,7 @@ impl KernelFamily for Maps {
         let read = |v| subject.count(&graph.ty(v).shape).min(points) * line(v);
         let inputs: f64 = graph.inputs.iter().map(|v| read(*v)).sum();
         let outputs: f64 = graph.outputs.iter().map(|(_, v)| points * line(*v)).sum();
-        let per_access = problem.vector().min(config.elements);
+        let per_access = problem.access();
         let values = (graph.inputs.len() + graph.outputs.len()) as f64;
         let element: f64 = graph.inputs.iter().map(|v| line(*v)).sum();
         Stream {
@@ -145,6 +147,11 @@ impl Problem {
     /// Elements of an access of 16 bytes to the narrowest operand.
     fn vector(&self) -> u32 {
         16 / self.narrow
+    }
+
+    /// Elements that a thread takes at a time: those of an access, but no more than 32 bytes of the widest operand, as layouts have it.
+    fn access(&self) -> u32 {
+        self.vector().min(32 / self.wide)
     }
 }
 

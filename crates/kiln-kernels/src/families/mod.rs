@@ -6,6 +6,7 @@
 //! through one.
 
 mod built;
+mod compile;
 mod cost;
 mod gemm;
 mod maps;
@@ -13,6 +14,7 @@ mod rows;
 mod subject;
 
 pub use built::{Built, TileLaunch};
+pub use compile::implementation;
 pub use subject::Subject;
 
 use crate::{Error, Result};

@@ -8,10 +8,8 @@ mod conv;
 pub mod fold;
 mod gemm;
 mod gemm_config;
-mod map;
 mod online_softmax;
 mod product;
-mod reduce;
 mod scan;
 mod scatter;
 mod sort;
@@ -45,12 +43,10 @@ pub fn programs(
     region.verify().map_err(malformed)?;
     let one = |family, program| vec![Candidate { family, config: serde_json::json!({}), programs: vec![program] }];
     Ok(match region.anchor {
-        Anchor::Map => one("map", map::program(region, symbols, ranges)?),
         Anchor::Index if region.graph.nodes.iter().any(|n| n.op.kind() == OpKind::Scatter) => {
             one("scatter", scatter::program(region, symbols, ranges)?)
         }
-        Anchor::Index => one("gather", map::program(region, symbols, ranges)?),
-        Anchor::Reduce => one("reduce", reduce::program(region, symbols)?),
+        Anchor::Map | Anchor::Index | Anchor::Reduce => return Err(malformed("no family takes it".to_owned())),
         Anchor::Contract => match gemm::programs(region, symbols, arch, most)? {
             // What the matrix products do not take.
             products if products.is_empty() => one("contract_loops", contract::program(region, symbols)?),

@@ -36,6 +36,8 @@ pub enum FindingKind {
     Mbarrier,
     /// wgmma registers or groups used out of order.
     Wgmma,
+    /// Wrong use of setmaxnreg.
+    RegisterLimit,
     /// An operand that the instruction does not allow.
     InvalidOperand,
     /// The kernel executed `trap`, or an assertion failed.
@@ -69,6 +71,7 @@ impl std::fmt::Display for FindingKind {
             FindingKind::Deadlock => "deadlock",
             FindingKind::Mbarrier => "mbarrier misuse",
             FindingKind::Wgmma => "wgmma misuse",
+            FindingKind::RegisterLimit => "setmaxnreg misuse",
             FindingKind::InvalidOperand => "invalid operand",
             FindingKind::Trap => "trap",
             FindingKind::Budget => "instruction budget exceeded",

@@ -1,7 +1,8 @@
 //! `cp.async`, `cp.async.bulk` and `cp.async.bulk.tensor` ("Data Movement and Conversion Instructions:
 //! Asynchronous copy").
 
-use super::op::{AtomOp, Bulk, BulkDir};
+use super::memory::space;
+use super::op::{AtomOp, Bulk, BulkDir, MapField, Tensor, Tensormap};
 use super::operand::{Build, arg};
 use super::sync::small;
 use super::{Code, Decoded, Op};
@@ -43,9 +44,11 @@ pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded
 
 fn bulk_copy(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
     let has = |m: &str| code.has(m);
-    if has("im2col") || code.mods.iter().any(|m| m.starts_with("im2col") || m.starts_with("tile::")) {
+    // Gathers of rows, half boxes of im2col and pairs of CTAs came after sm_90.
+    if code.mods.iter().any(|m| ["im2col::", "tile::", "cta_group"].iter().any(|new| m.starts_with(new))) {
         return Ok(None);
     }
+    let im2col = has("im2col") || has("im2col_no_offs");
     let spaces: Vec<&str> =
         code.mods.iter().copied().filter(|m| matches!(*m, "global" | "shared::cluster" | "shared::cta")).collect();
     let (dir, tensor) = match (has("prefetch"), spaces.as_slice()) {
@@ -75,18 +78,27 @@ fn bulk_copy(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
     } else {
         None
     };
-    let coords = |b: &mut Build<'_>, a: &Arg| -> Result<_, String> {
+    let tensor_operand = |b: &mut Build<'_>, a: &Arg| -> Result<_, String> {
         let Arg::Tensor(map, rest) = a else { return Err("expected [tensorMap, {coordinates}]".into()) };
         let [Arg::Vec(list)] = rest.as_slice() else { return Err("expected one coordinate vector".into()) };
         let map = b.addr_of(map, 0)?;
-        let rows = list.iter().map(|c| b.r(c)).collect::<Result<Vec<_>, _>>()?;
-        Ok((map, rows))
+        let coords = list.iter().map(|c| b.r(c)).collect::<Result<Vec<_>, _>>()?;
+        let mut offsets = Vec::new();
+        if has("im2col") {
+            // One offset for each spatial dimension.
+            let list = super::operand::items(arg(stmt, 3)?);
+            if list.len() + 2 != coords.len() {
+                return Err(format!("{} im2col offsets for {} coordinates", list.len(), coords.len()));
+            }
+            offsets = list.iter().map(|o| b.r(o)).collect::<Result<_, _>>()?;
+        }
+        Ok(Tensor { map, coords, im2col: im2col.then_some(offsets) })
     };
     let zero = b.addr_of(&Arg::Int(0), 0)?;
     let none = b.r(&Arg::Int(0))?;
     let copy = match (dir, tensor) {
         (BulkDir::ToGlobal, true) => {
-            let t = coords(b, arg(stmt, 0)?)?;
+            let t = tensor_operand(b, arg(stmt, 0)?)?;
             Bulk {
                 dir,
                 dst: zero,
@@ -104,8 +116,11 @@ fn bulk_copy(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
             src: zero,
             bytes: none,
             mbar: Some(b.addr(arg(stmt, 2)?)?),
-            tensor: Some(coords(b, arg(stmt, 1)?)?),
-            multicast: if has("multicast::cluster") { Some(b.r(arg(stmt, 3)?)?) } else { None },
+            tensor: Some(tensor_operand(b, arg(stmt, 1)?)?),
+            multicast: match has("multicast::cluster") {
+                true => Some(b.r(arg(stmt, if has("im2col") { 4 } else { 3 })?)?),
+                false => None,
+            },
             reduce,
         },
         (BulkDir::ToGlobal, false) => Bulk {
@@ -130,4 +145,38 @@ fn bulk_copy(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
         },
     };
     Ok(Some(Op::Bulk(Box::new(copy))))
+}
+
+/// `tensormap.replace` and `tensormap.cp_fenceproxy`.
+pub(super) fn tensormap(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
+    let has = |m: &str| code.has(m);
+    if has("cp_fenceproxy") {
+        if small(arg(stmt, 2)?)? != 128 {
+            return Err("expected a size of 128".into());
+        }
+        let op = Tensormap::CopyRelease { dst: b.addr(arg(stmt, 0)?)?, src: b.addr(arg(stmt, 1)?)? };
+        return Ok(Some(Op::Tensormap(Box::new(op))));
+    }
+    let field = code.mods.iter().find_map(|m| {
+        Some(match *m {
+            "global_address" => MapField::GlobalAddress,
+            "rank" => MapField::Rank,
+            "box_dim" => MapField::BoxDim,
+            "global_dim" => MapField::GlobalDim,
+            "global_stride" => MapField::GlobalStride,
+            "element_stride" => MapField::ElementStride,
+            "elemtype" => MapField::ElementType,
+            "interleave_layout" => MapField::Interleave,
+            "swizzle_mode" => MapField::Swizzle,
+            "fill_mode" => MapField::Fill,
+            _ => return None,
+        })
+    });
+    let (Some(field), true) = (field, has("replace") && has("tile")) else { return Ok(None) };
+    let several =
+        matches!(field, MapField::BoxDim | MapField::GlobalDim | MapField::GlobalStride | MapField::ElementStride);
+    let ord = if several { Some(b.r(arg(stmt, 1)?)?) } else { None };
+    let value = b.reg(arg(stmt, if several { 2 } else { 1 })?, if has("b64") { 64 } else { 32 })?;
+    let op = Tensormap::Replace { addr: b.addr(arg(stmt, 0)?)?, space: space(code), field, ord, value };
+    Ok(Some(Op::Tensormap(Box::new(op))))
 }

@@ -30,6 +30,8 @@ pub(crate) struct Flat {
     pub max_threads: Option<[u32; 3]>,
     pub req_threads: Option<[u32; 3]>,
     pub req_cluster: Option<[u32; 3]>,
+    /// Registers of a thread at launch, if the directives say.
+    pub launch_registers: Option<u32>,
 }
 
 /// Stops exponential growth through nested calls.
@@ -58,6 +60,19 @@ fn syntax(line: u32, message: String) -> Error {
     Error::Syntax { line, message }
 }
 
+/// Registers that a thread has at launch: what `.maxnreg` says, or all that fit when `.minnctapersm` CTAs of `.maxntid` threads share an SM.
+/// Without either `ptxas` ignores setmaxnreg (C7508).
+fn launch_registers(kernel: &Func) -> Option<u32> {
+    const REGISTERS: u64 = 65536;
+    const MOST: u32 = 256;
+    if let Some(most) = kernel.max_registers {
+        return Some(most.min(MOST));
+    }
+    let threads = kernel.max_threads.or(kernel.req_threads)?;
+    let threads = threads.iter().fold(u64::from(kernel.min_ctas?), |n, t| n.saturating_mul((*t).into()));
+    Some((REGISTERS.checked_div(threads)? / 8 * 8).min(MOST.into()) as u32)
+}
+
 pub(crate) fn flatten(file: &PtxFile, name: &str) -> Result<Flat> {
     let kernel =
         file.funcs.iter().find(|f| f.entry && f.name == name && f.body.is_some()).ok_or_else(|| Error::NoEntry {
@@ -79,6 +94,7 @@ pub(crate) fn flatten(file: &PtxFile, name: &str) -> Result<Flat> {
         max_threads: kernel.max_threads,
         req_threads: kernel.req_threads,
         req_cluster: kernel.req_cluster,
+        launch_registers: launch_registers(kernel),
     };
     let mut inliner = Inliner { file, flat, shared_vars: HashMap::new(), stack: Vec::new() };
     let mut formals = Vec::new();

@@ -131,7 +131,10 @@ fn wgmma(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded {
     let Some((m, n, k)) = shape(code) else { return Ok(None) };
     let types = code.types();
     let [d_ty, a_ty, b_ty] = types[..] else { return Ok(None) };
-    let want_k = 256 / a_ty.bits().max(1);
+    if ![Ty::F16, Ty::Bf16, Ty::Tf32, Ty::E4m3, Ty::E5m2, Ty::S8, Ty::U8].contains(&a_ty) {
+        return Ok(None);
+    }
+    let want_k = 256 / a_ty.bits();
     if m != 64 || k != want_k || n % 8 != 0 || n == 0 || n > 256 || a_ty.bits() != b_ty.bits() {
         return Ok(None);
     }

@@ -79,6 +79,7 @@ fn instruction(b: &mut Build<'_>, stmt: &Stmt) -> Result<Op> {
         "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" => memory::decode(b, &code, stmt),
         "cp" => bulk::decode(b, &code, stmt),
+        "tensormap" => bulk::tensormap(b, &code, stmt),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(b, &code, stmt),
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => matrix::decode(b, &code, stmt),
         "cvt" => convert::decode(b, &code, stmt),

@@ -26,6 +26,10 @@ pub(crate) struct Program {
     pub max_threads: Option<[u32; 3]>,
     pub req_threads: Option<[u32; 3]>,
     pub req_cluster: Option<[u32; 3]>,
+    /// Registers of a thread at launch, if the directives say.
+    pub launch_registers: Option<u32>,
+    /// The instructions as they are written.
+    pub opcodes: Vec<String>,
 }
 
 /// One instruction.
@@ -348,10 +352,48 @@ pub(crate) struct Bulk {
     /// Completion mbarrier; `None` means a bulk group.
     pub mbar: Option<Addr>,
     /// Tensor map and coordinates.
-    pub tensor: Option<(Addr, Vec<u32>)>,
-    /// Offsets of an im2col copy.
+    pub tensor: Option<Tensor>,
+    /// Row of the mask of CTAs.
     pub multicast: Option<u32>,
     pub reduce: Option<(AtomOp, Ty)>,
+}
+
+/// The tensor operand of a bulk copy.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor {
+    pub map: Addr,
+    /// Rows of the coordinates.
+    pub coords: Vec<u32>,
+    /// Rows of the offsets of an im2col copy (none for a store).
+    pub im2col: Option<Vec<u32>>,
+}
+
+/// A field of a tensor map that `tensormap.replace` writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MapField {
+    GlobalAddress,
+    Rank,
+    BoxDim,
+    GlobalDim,
+    GlobalStride,
+    ElementStride,
+    ElementType,
+    Interleave,
+    Swizzle,
+    Fill,
+}
+
+/// Instructions about tensor maps in memory ("tensormap.replace", "tensormap.cp_fenceproxy", "fence.proxy.tensormap").
+#[derive(Clone, Debug)]
+pub(crate) enum Tensormap {
+    /// Dimension `ord` of a field; the value is in a 32- or 64-bit row.
+    Replace { addr: Addr, space: Space, field: MapField, ord: Option<u32>, value: Reg },
+    /// Copies a map from shared to global memory and releases it to whoever acquires it.
+    CopyRelease { dst: Addr, src: Addr },
+    /// Releases the maps that the executing thread has changed.
+    Release,
+    /// Acquires a map that was changed.
+    Acquire { addr: Addr },
 }
 
 /// The scope and proxy of a fence.
@@ -490,6 +532,14 @@ pub(crate) enum Op {
         addr: Addr,
     },
     Bulk(Box<Bulk>),
+    Tensormap(Box<Tensormap>),
+    /// `setmaxnreg`: registers of a thread from now on.
+    SetMaxNReg {
+        increase: bool,
+        count: u32,
+    },
+    /// `griddepcontrol.launch_dependents`.
+    LaunchDependents,
     BulkCommit,
     BulkWait {
         left: u32,

@@ -186,6 +186,8 @@ impl<'a> Build<'a> {
             max_threads: flat.max_threads,
             req_threads: flat.req_threads,
             req_cluster: flat.req_cluster,
+            launch_registers: flat.launch_registers,
+            opcodes: flat.stmts.iter().map(|s| s.op.clone()).collect(),
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn operands(stmt: &Stmt, defs: &mut Vec<u32>, uses: &mut Vec<u32>) {
     let writes = match code.base {
         "bar" | "barrier" => code.has("red"),
         "st" | "red" | "bra" | "brx" | "cp" | "nanosleep" | "prefetch" | "stmatrix" | "fence" | "membar"
-        | "discard" => false,
+        | "discard" | "tensormap" => false,
         _ => true,
     };
     let mut rest = stmt.args.as_slice();

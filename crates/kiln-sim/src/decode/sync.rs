@@ -1,7 +1,7 @@
 //! Control flow, barriers, fences and mbarriers.
 
 use super::memory::space;
-use super::op::{BarMode, FenceKind, Mbar, Reg};
+use super::op::{BarMode, FenceKind, Mbar, Reg, Tensormap};
 use super::operand::{Build, arg, immediate};
 use super::{Code, Decoded, Op};
 use crate::ptx::{Arg, Space, Stmt};
@@ -12,8 +12,17 @@ pub(super) fn decode(b: &mut Build<'_>, code: &Code<'_>, stmt: &Stmt) -> Decoded
         "brx" => Op::BraIdx { index: b.r(arg(stmt, 0)?)?, targets: b.targets(arg(stmt, 1)?)? },
         "ret" | "exit" => Op::Exit,
         "trap" | "brkpt" => Op::Trap,
-        "nanosleep" | "pmevent" | "griddepcontrol" | "setmaxnreg" => Op::Nop,
+        // The launch before has ended, so that nothing is waited for.
+        "griddepcontrol" if code.has("wait") => Op::Nop,
+        "griddepcontrol" => Op::LaunchDependents,
+        "setmaxnreg" => Op::SetMaxNReg { increase: code.has("inc"), count: small(arg(stmt, 0)?)? },
+        "nanosleep" | "pmevent" => Op::Nop,
         "membar" => Op::Fence(if code.has("cta") { FenceKind::Cta } else { FenceKind::Gpu }),
+        "fence" if code.has("tensormap::generic") => {
+            let acquire = code.has("acquire");
+            let op = if acquire { Tensormap::Acquire { addr: b.addr(arg(stmt, 0)?)? } } else { Tensormap::Release };
+            Op::Tensormap(Box::new(op))
+        }
         "fence" => Op::Fence(match () {
             _ if code.has("proxy") && code.mods.iter().any(|m| m.starts_with("async")) => FenceKind::ProxyAsync,
             _ if code.has("proxy") || code.has("mbarrier_init") => FenceKind::Other,

@@ -7,7 +7,7 @@
 use super::cluster::Cluster;
 use super::memory::resolve;
 use super::step::lanes;
-use super::tensor::{MAP_BYTES, Map};
+use super::tensor::{Map, Piece};
 use super::warp::Warp;
 use crate::check::{Access, FindingKind};
 use crate::decode::{AtomOp, Bulk, BulkDir, Ty};
@@ -35,8 +35,17 @@ pub(crate) struct Job {
     mbar: Option<(usize, u32)>,
     /// CTAs that receive a multicast.
     targets: Vec<usize>,
-    tensor: Option<(Box<Map>, Vec<i32>)>,
+    /// The map, and the rows of its box.
+    tensor: Option<(Box<Map>, Vec<Piece>)>,
     reduce: Option<(AtomOp, Ty)>,
+}
+
+impl Job {
+    /// Bytes of it that are in the tensor or array.
+    fn global_bytes(&self) -> u64 {
+        let inside = |p: &Piece| if p.global.is_some() { p.bytes as u64 } else { 0 };
+        self.tensor.as_ref().map_or(self.bytes.into(), |(_, pieces)| pieces.iter().map(inside).sum())
+    }
 }
 
 /// Bulk groups of a warp's lanes: stores that have not been waited for.
@@ -46,6 +55,24 @@ pub(crate) struct State {
     groups: Vec<(usize, Vec<Job>)>,
 }
 
+/// Whether tensors of this element type can be reduced so ("cp.reduce.async.bulk.tensor").
+fn reduces(op: AtomOp, ty: Ty) -> bool {
+    match op {
+        AtomOp::Add => matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::F16 | Ty::Bf16 | Ty::F32 | Ty::F64),
+        AtomOp::Min | AtomOp::Max => matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64 | Ty::F16 | Ty::Bf16),
+        AtomOp::Inc | AtomOp::Dec => ty == Ty::U32,
+        _ => matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64),
+    }
+}
+
+/// Rounds an f32 to TF32, ties to even ("Tensor Dimension, size and format").
+fn round_tf32(word: &mut [u8]) {
+    let bits = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+    if bits & 0x7f80_0000 != 0x7f80_0000 {
+        word.copy_from_slice(&((bits + 0xfff + (bits >> 13 & 1)) & !0x1fff).to_le_bytes());
+    }
+}
+
 impl Cluster<'_> {
     pub(crate) fn bulk(&mut self, w: &mut Warp, b: &Bulk, m: u32) {
         let (dst, src) = (w.addresses(&b.dst), w.addresses(&b.src));
@@ -53,7 +80,13 @@ impl Cluster<'_> {
         for lane in lanes(m) {
             let Some(job) = self.bulk_job(w, b, lane, dst[lane], src[lane], mbar.map(|a| a[lane])) else { continue };
             if let Some(c) = &mut self.counters {
-                c.bulk(w.pc, job.bytes.into());
+                let global = job.global_bytes();
+                let (loaded, stored) = match job.dir {
+                    BulkDir::ToGlobal => (0, global),
+                    BulkDir::ToShared => (global, 0),
+                    BulkDir::SharedToCluster | BulkDir::Prefetch => (0, 0),
+                };
+                c.bulk(w.pc, job.bytes.into(), loaded, stored);
             }
             if job.dir == BulkDir::ToGlobal {
                 let (cta, off) = job.shared;
@@ -71,21 +104,42 @@ impl Cluster<'_> {
     }
 
     fn bulk_job(&mut self, w: &mut Warp, b: &Bulk, lane: usize, dst: u64, src: u64, mbar: Option<u64>) -> Option<Job> {
-        let reg = |row: u32| w.regs.r[row as usize][lane];
-        let mut bytes = reg(b.bytes);
-        let mask = b.multicast.map(reg);
-        let coords: Vec<i32> = b.tensor.iter().flat_map(|(_, rows)| rows).map(|r| reg(*r) as i32).collect();
+        let reg = |w: &Warp, row: u32| w.regs.r[row as usize][lane];
+        let mut bytes = reg(w, b.bytes);
+        let mask = b.multicast.map(|row| reg(w, row));
         let mut tensor = None;
-        if let Some((map, _)) = &b.tensor {
-            let at = w.addresses(map)[lane];
+        if let Some(t) = &b.tensor {
+            let at = w.addresses(&t.map)[lane];
             let map = self.read_map(w, lane, at)?;
-            if map.rank != coords.len() {
-                let text = format!("{} coordinates for a tensor map of rank {}", coords.len(), map.rank);
+            let coords: Vec<i32> = t.coords.iter().map(|r| reg(w, *r) as i32).collect();
+            let offsets: Vec<u32> = t.im2col.iter().flatten().map(|r| reg(w, *r) & 0xffff).collect();
+            let wrong = match (map.is_im2col(), t.im2col.is_some()) {
+                (true, false) => Err("a tiled copy with a tensor map for im2col".to_string()),
+                (false, true) => Err("an im2col copy with a tensor map for tiles".to_string()),
+                _ => map.check_place(&coords, &offsets),
+            };
+            let reduced = b.reduce.filter(|(op, _)| !reduces(*op, map.ty()));
+            let wrong = wrong.and(reduced.map_or(Ok(()), |(op, _)| {
+                Err(format!("a reduction {op:?} of elements of type {:?}, which there is not", map.dtype))
+            }));
+            if let Err(text) = wrong {
                 self.report(w, lane, FindingKind::InvalidOperand, None, text);
                 return None;
             }
-            bytes = map.box_bytes() as u32;
-            tensor = Some((Box::new(map), coords));
+            let size = self.run.program.shared + self.run.dynamic;
+            bytes = match u32::try_from(map.box_bytes()) {
+                Ok(bytes) if bytes <= size => bytes,
+                _ => {
+                    let text = format!(
+                        "bulk copy of a box of {} bytes; the CTA has {size} bytes of shared memory",
+                        map.box_bytes()
+                    );
+                    self.report(w, lane, FindingKind::OutOfBounds, None, text);
+                    return None;
+                }
+            };
+            let pieces = map.pieces(&coords, &offsets);
+            tensor = Some((Box::new(map), pieces));
         }
         let align = if tensor.is_some() { 128 } else { 16 };
         if bytes % 16 != 0 {
@@ -150,34 +204,6 @@ impl Cluster<'_> {
         })
     }
 
-    fn read_map(&mut self, w: &mut Warp, lane: usize, addr: u64) -> Option<Map> {
-        let (space, at) = resolve(Space::Generic, addr);
-        let mut bytes = [0u8; MAP_BYTES];
-        match space {
-            Space::Param => {
-                for (i, byte) in bytes.iter_mut().enumerate() {
-                    let at = at as usize + i;
-                    *byte = (self.run.params.get(at / 4)? >> (8 * (at % 4))) as u8;
-                }
-            }
-            _ => {
-                let (i, off) = self.global_checked(w, lane, at, MAP_BYTES as u32, "tensor map")?;
-                self.run.buffers[i].read(off, &mut bytes);
-            }
-        }
-        let map = Map::decode(&bytes);
-        if map.is_none() {
-            self.report(
-                w,
-                lane,
-                FindingKind::InvalidOperand,
-                Some(("generic", addr)),
-                "no tensor map is stored there".into(),
-            );
-        }
-        map
-    }
-
     /// Performs a copy and completes its mbarriers.
     pub(crate) fn bulk_run(&mut self, w: &mut Warp, job: &Job) {
         match job.dir {
@@ -200,26 +226,22 @@ impl Cluster<'_> {
         self.shared_access(w, job.lane, cta, at, job.bytes, Access::BulkLand);
         let mut data = vec![0u8; job.bytes as usize];
         match (&job.tensor, job.from) {
-            (Some((map, coords)), _) => {
-                let fill: &[u8] = match (map.nan_fill, map.elem) {
-                    (true, 2) => &[0xff, 0x7f],
-                    (true, 4) => &[0xff, 0xff, 0xff, 0x7f],
-                    _ => &[0; 8],
-                };
-                let mut moves = Vec::new();
-                map.elements(coords, |off, global| moves.push((off as usize, global)));
-                let n = map.elem as usize;
-                for (off, global) in moves {
+            (Some((map, pieces)), _) => {
+                let fill = map.fill();
+                for Piece { offset, bytes, global } in pieces {
+                    let to = &mut data[*offset..*offset + *bytes];
                     match global {
                         Some(g) => {
-                            let Some((i, o)) = self.global_checked(w, job.lane, g, n as u32, "tensor copy") else {
-                                return;
-                            };
-                            self.global_access(w, job.lane, i, o, n as u32, Access::Read);
-                            self.run.buffers[i].read(o, &mut data[off..off + n]);
+                            let n = *bytes as u32;
+                            let Some((i, o)) = self.global_checked(w, job.lane, *g, n, "tensor copy") else { return };
+                            self.global_access(w, job.lane, i, o, n, Access::Read);
+                            self.run.buffers[i].read(o, to);
                         }
-                        None => data[off..off + n].copy_from_slice(&fill[..n.min(fill.len())]),
+                        None => to.chunks_mut(map.elem() as usize).for_each(|e| e.copy_from_slice(&fill[..e.len()])),
                     }
+                }
+                if map.ty() == Ty::Tf32 {
+                    data.chunks_exact_mut(4).for_each(round_tf32);
                 }
             }
             (None, Some((cta, off))) => {
@@ -255,19 +277,10 @@ impl Cluster<'_> {
         let data: Vec<u8> = (0..job.bytes / 4)
             .flat_map(|i| memory.get(swizzle.apply(at + 4 * i) as usize / 4).copied().unwrap_or(0).to_le_bytes())
             .collect();
-        let mut pieces = Vec::new();
-        match &job.tensor {
-            Some((map, coords)) => {
-                let n = map.elem as usize;
-                map.elements(coords, |off, global| {
-                    if let Some(g) = global {
-                        pieces.push((g, off as usize, n));
-                    }
-                });
-            }
-            None => pieces.push((job.global, 0, data.len())),
-        }
-        for (global, off, n) in pieces {
+        let whole = [Piece { offset: 0, bytes: data.len(), global: Some(job.global) }];
+        let pieces = job.tensor.as_ref().map_or(&whole[..], |(_, pieces)| pieces);
+        for Piece { offset, bytes, global } in pieces {
+            let (Some(global), off, n) = (*global, *offset, *bytes) else { continue };
             if n == 0 {
                 continue;
             }
@@ -280,7 +293,7 @@ impl Cluster<'_> {
                 }
                 Some((op, ty)) => {
                     self.global_access(w, job.lane, i, o, n as u32, Access::Atomic);
-                    let ty = job.tensor.as_ref().map_or(ty, |(m, _)| m.ty);
+                    let ty = job.tensor.as_ref().map_or(ty, |(m, _)| m.ty());
                     let size = ty.bits() as usize / 8;
                     for (k, piece) in part.chunks_exact(size).enumerate() {
                         let mut bytes = [0; 8];

@@ -36,6 +36,7 @@ pub(crate) struct Run<'a> {
     pub deadline: Option<Instant>,
     pub stop: AtomicBool,
     pub sync: crate::check::GridSync,
+    pub map_changes: Mutex<super::tensormap::MapChanges>,
     /// Undefined bytes of global memory.
     pub undefined: Mutex<UndefinedBytes>,
 }
@@ -51,6 +52,10 @@ pub(crate) struct Cta {
     pub threads: u32,
     /// Valid mbarriers by address.
     pub mbars: std::collections::BTreeSet<u32>,
+    /// Registers in the pool of setmaxnreg, a thread of one warp.
+    pub free_registers: u32,
+    /// It has let the grids that depend on this one start.
+    pub launched_dependents: bool,
 }
 
 /// A cluster in execution.
@@ -119,6 +124,8 @@ impl<'a> Cluster<'a> {
                 live: threads,
                 threads,
                 mbars: Default::default(),
+                free_registers: 0,
+                launched_dependents: false,
             });
             for w in 0..threads.div_ceil(LANES as u32) {
                 let lanes = (threads - w * 32).min(32);
@@ -252,6 +259,10 @@ impl<'a> Cluster<'a> {
                     }
                     Wait::Cluster(_) => "the cluster barrier".to_string(),
                     Wait::Mbar { addr, parity, .. } => format!("the mbarrier at shared {addr:#x}, parity {parity}"),
+                    Wait::Registers(count) => {
+                        let free = self.ctas[w.cta].free_registers;
+                        format!("{count} registers a thread, of which the pool of the CTA has {free} more to give")
+                    }
                     Wait::Wgmma(group) => {
                         let missing: Vec<String> =
                             self.wgmma_missing(w, group).map(|(warp, _)| warp.to_string()).collect();

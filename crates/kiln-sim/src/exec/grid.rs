@@ -55,9 +55,18 @@ fn validate(kernel: &Kernel, config: &LaunchConfig) -> Result<[u32; 3]> {
         (Some(a), Some(b)) if a != b => return err(format!("cluster {a:?}, but the kernel requires {b:?}")),
         (a, b) => a.or(b).unwrap_or([1, 1, 1]),
     };
-    let size: u64 = cluster.iter().map(|c| u64::from(*c)).product();
-    if size == 0 || size > 16 || (0..3).any(|i| !config.grid[i].is_multiple_of(cluster[i])) {
-        return err(format!("cluster {cluster:?} has more than 16 CTAs or does not divide the grid {:?}", config.grid));
+    let size = cluster.iter().fold(1u64, |n, c| n.saturating_mul((*c).into()));
+    if size == 0 || size > 16 {
+        return err(format!("cluster {cluster:?} has {size} CTAs; expected 1 to 16"));
+    }
+    if let Some(i) = (0..3).find(|i| !config.grid[*i].is_multiple_of(cluster[*i])) {
+        return err(format!(
+            "{} CTAs along {} are no multiple of the cluster's {}: grid {:?}, cluster {cluster:?}",
+            config.grid[i],
+            ["x", "y", "z"][i],
+            cluster[i],
+            config.grid
+        ));
     }
     // Made when a cluster starts, on every thread that runs one.
     let [narrow, wide, predicates] = p.rows.map(u64::from);
@@ -95,6 +104,7 @@ pub(crate) fn launch(
         deadline: options.timeout.and_then(|limit| Instant::now().checked_add(limit)),
         stop: AtomicBool::new(false),
         sync: Default::default(),
+        map_changes: Default::default(),
         undefined: Default::default(),
     };
     let next = AtomicU64::new(0);

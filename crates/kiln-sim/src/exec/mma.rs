@@ -54,7 +54,7 @@ impl Cluster<'_> {
             return Flow::Moved;
         }
         if let Some(c) = &mut self.counters {
-            c.mma(w.pc, u64::from(2 * d.m * d.n * d.k));
+            c.mma(w.pc, u64::from(2 * d.m * d.n * d.k), true);
         }
         match d.a_ty {
             Ty::F64 => f64_mma(&mut w.regs, d),

@@ -14,9 +14,11 @@ mod grid;
 mod mbarrier;
 mod memory;
 mod mma;
+mod registers;
 mod regs;
 mod step;
 mod tensor;
+mod tensormap;
 mod undefined;
 mod warp;
 mod wgmma;
@@ -25,7 +27,7 @@ pub(crate) use buffer::Buffer;
 pub(crate) use cluster::Cluster;
 pub(crate) use grid::launch;
 pub(crate) use regs::{AluFn, FULL, LANES, Lane, Regs, ballot, f1, f2, f3, wide};
-pub(crate) use tensor::encode as encode_tensor_map;
+pub(crate) use tensor::{encode as encode_tensor_map, encode_im2col as encode_im2col_map};
 pub(crate) use warp::Warp;
 
 /// Bytes of address space that one window of the generic space covers.

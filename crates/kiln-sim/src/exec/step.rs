@@ -177,6 +177,14 @@ impl Cluster<'_> {
             Op::CpMbarArrive { addr, noinc } => self.cp_mbar_arrive(w, addr, *noinc, m),
             Op::Mbar { op, addr } => return self.mbarrier(w, op, addr, m),
             Op::Bulk(b) => self.bulk(w, b, m),
+            Op::SetMaxNReg { increase, count } => return self.set_max_registers(w, *increase, *count, m),
+            Op::LaunchDependents => {
+                let first = !std::mem::replace(&mut self.ctas[w.cta].launched_dependents, true);
+                if let Some(c) = self.counters.as_mut().filter(|_| first) {
+                    c.launch_dependents(w.pc);
+                }
+            }
+            Op::Tensormap(t) => return self.tensormap(w, t, m),
             Op::BulkCommit => self.bulk_commit(w, m),
             Op::BulkWait { left, read } => self.bulk_wait(w, *left, *read, m),
         }
@@ -198,6 +206,7 @@ impl Cluster<'_> {
         if w.alive() == 0 {
             self.drain(w);
             self.warpgroup_moved(w);
+            self.register_changes_of_a_part(w);
         }
         self.cluster_check();
         Flow::Moved

@@ -3,6 +3,8 @@
 //! Groups form at divergent branches; the group with the lowest PC runs and groups at the same PC merge, so
 //! compiled code reconverges where its paths meet.
 
+use std::collections::HashMap;
+
 use super::regs::{LANES, Regs};
 
 /// Why a group does not run.
@@ -27,6 +29,8 @@ pub(crate) enum Wait {
     },
     /// At a `wgmma.wait_group`, until the other warps of the warpgroup have committed as many groups.
     Wgmma(u32),
+    /// At a `setmaxnreg.inc` to so many registers, until the CTA has them to give.
+    Registers(u32),
 }
 
 /// Lanes at one PC.
@@ -90,9 +94,15 @@ pub(crate) struct Warp {
     pub open_copies: Vec<Copy16>,
     pub copy_groups: Vec<CopyGroup>,
     pub wgmma: super::wgmma::State,
+    /// Registers of a thread, once `setmaxnreg` has changed them.
+    pub registers: Option<u32>,
+    /// PC and time of each `setmaxnreg`.
+    pub register_changes: Vec<(u32, u32)>,
     /// Bytes of each watched register that have been written, by lane.
     pub defined: Vec<[u16; LANES]>,
     pub bulk: super::bulk::State,
+    /// Changes of tensor maps that it has acquired, by address.
+    pub maps_acquired: HashMap<u64, u32>,
     /// Phase of the cluster barrier at this warp's last arrival.
     pub cluster_wait: u32,
     /// Lanes that have arrived at the cluster barrier and not yet waited.

@@ -7,6 +7,7 @@
 //! of its warpgroup, as CUTLASS does. What each warp does with its own registers is ordered by its own wait only.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::cluster::Cluster;
 use super::mma::{element, integer_element};
@@ -37,6 +38,10 @@ pub(crate) struct State {
     groups: VecDeque<Vec<u32>>,
     /// Groups committed so far.
     committed: u32,
+    /// Instructions and descriptors of the group that is being made, and of each that was committed, as hashes: they
+    /// must be those of the other warps.
+    operands: u64,
+    operands_of: Vec<u64>,
     /// Accumulators in flight, by row.
     results: HashMap<u32, [u32; LANES]>,
 }
@@ -46,6 +51,13 @@ impl State {
     #[inline(always)]
     pub(crate) fn busy(&self) -> bool {
         !self.open.is_empty() || !self.groups.is_empty()
+    }
+
+    /// Adds an instruction with its descriptors to the group that is being made.
+    fn issue(&mut self, pc: u32, a: u64, b: u64) {
+        let mut hasher = DefaultHasher::new();
+        (self.operands, pc, a, b).hash(&mut hasher);
+        self.operands = hasher.finish();
     }
 
     fn owns(&self, row: u32) -> bool {
@@ -138,8 +150,8 @@ impl Cluster<'_> {
             return Flow::Moved;
         }
         if let Some(c) = &mut self.counters {
-            // One warp's share.
-            c.mma(w.pc, u64::from(2 * 16 * g.n * g.k));
+            // One warp's share of the warpgroup's instruction.
+            c.mma(w.pc, u64::from(2 * 16 * g.n * g.k), (w.id as usize).is_multiple_of(WARPS));
         }
         let lead = Warp::lead(m);
         let (n, k) = (g.n as usize, g.k as usize);
@@ -171,7 +183,10 @@ impl Cluster<'_> {
                 });
             }
         }
-        let desc = Desc::new(w.regs.d[g.b as usize][lead]);
+        let desc_a = if let WgmmaA::Desc(row) = g.a { w.regs.d[row as usize][lead] } else { 0 };
+        let desc_b = w.regs.d[g.b as usize][lead];
+        w.wgmma.issue(w.pc, desc_a, desc_b);
+        let desc = Desc::new(desc_b);
         self.wgmma_operand(w, lead, &desc, 0..n, k, size, g.trans_b, |mn, k, v| b[k][mn] = v);
         let delayed = self.run.options.checks.async_copies;
         let rows: Vec<u32> = g.d.iter().filter_map(|r| if let Reg::R(row) = r { Some(*row) } else { None }).collect();
@@ -237,7 +252,7 @@ impl Cluster<'_> {
     }
 
     /// Indices of the warps of a warp's warpgroup that exist.
-    fn warpgroup(&self, w: &Warp) -> std::ops::Range<usize> {
+    pub(crate) fn warpgroup(&self, w: &Warp) -> std::ops::Range<usize> {
         let per_cta = self.warps.len() / self.ctas.len();
         let first = w.index - w.id as usize % WARPS;
         first..(first + WARPS).min((w.cta + 1) * per_cta)
@@ -250,6 +265,7 @@ impl Cluster<'_> {
         let rows = std::mem::take(&mut w.wgmma.open);
         w.wgmma.groups.push_back(rows);
         w.wgmma.committed += 1;
+        w.wgmma.operands_of.push(std::mem::take(&mut w.wgmma.operands));
         self.warpgroup_moved(w);
         Flow::Next
     }
@@ -269,6 +285,16 @@ impl Cluster<'_> {
         missing.map(|i| (self.warps[i].id, !self.warps[i].done()))
     }
 
+    /// A warp of the warpgroup, and the first of the last groups up to `end` that it has made otherwise.
+    fn wgmma_differs(&self, w: &Warp, end: usize) -> Option<(u32, usize)> {
+        // Those before have been compared at an earlier wait.
+        let new = end.saturating_sub(w.wgmma.groups.len())..end;
+        self.warpgroup(w).filter(|i| *i != w.index).find_map(|i| {
+            let (mine, theirs) = (&w.wgmma.operands_of, &self.warps[i].wgmma.operands_of);
+            new.clone().find(|g| mine.get(*g) != theirs.get(*g)).map(|g| (self.warps[i].id, g))
+        })
+    }
+
     pub(crate) fn wgmma_wait(&mut self, w: &mut Warp, left: u32, m: u32) -> Flow {
         if !self.whole_warp(w, m) {
             return Flow::Moved;
@@ -281,6 +307,12 @@ impl Cluster<'_> {
         } else if !missing.is_empty() {
             w.park(m, Wait::Wgmma(group));
             return Flow::Moved;
+        } else if let Some((other, group)) = self.wgmma_differs(w, group as usize) {
+            let text = format!(
+                "wgmma-group {} has other instructions or other descriptors in warp {other} of the warpgroup",
+                group + 1
+            );
+            self.report(w, Warp::lead(m), FindingKind::Wgmma, None, text);
         }
         while w.wgmma.groups.len() > left as usize {
             let Some(rows) = w.wgmma.groups.pop_front() else { break };

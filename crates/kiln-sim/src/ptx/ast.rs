@@ -107,6 +107,8 @@ pub(crate) struct Func {
     pub max_threads: Option<[u32; 3]>,
     pub req_threads: Option<[u32; 3]>,
     pub req_cluster: Option<[u32; 3]>,
+    pub max_registers: Option<u32>,
+    pub min_ctas: Option<u32>,
     pub line: u32,
 }
 

@@ -242,8 +242,18 @@ impl Parser {
         if *self.peek() == Tok::Punct(b'(') {
             self.formals(&mut formals)?;
         }
-        let mut f =
-            Func { name, entry, formals, body: None, max_threads: None, req_threads: None, req_cluster: None, line };
+        let mut f = Func {
+            name,
+            entry,
+            formals,
+            body: None,
+            max_threads: None,
+            req_threads: None,
+            req_cluster: None,
+            max_registers: None,
+            min_ctas: None,
+            line,
+        };
         loop {
             match self.next() {
                 Tok::Punct(b'{') => {
@@ -255,7 +265,9 @@ impl Parser {
                     ".maxntid" => f.max_threads = Some(self.dims()?),
                     ".reqntid" => f.req_threads = Some(self.dims()?),
                     ".reqnctapercluster" => f.req_cluster = Some(self.dims()?),
-                    ".minnctapersm" | ".maxnreg" | ".maxclusterrank" | ".maxnctapersm" => {
+                    ".maxnreg" => f.max_registers = Some(u32::try_from(self.int()?).unwrap_or(u32::MAX)),
+                    ".minnctapersm" => f.min_ctas = Some(u32::try_from(self.int()?).unwrap_or(u32::MAX)),
+                    ".maxclusterrank" | ".maxnctapersm" => {
                         self.int()?;
                     }
                     ".explicitcluster" | ".noreturn" | ".blocksareclusters" => {}

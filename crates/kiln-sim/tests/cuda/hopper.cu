@@ -37,7 +37,7 @@ __device__ __forceinline__ void wgmma64(float (&d)[32], u64 a, u64 b) {
 
 // C[M,N] = A[M,K] B[N,K]^T with 64x64 tiles, K steps of 64, two stages; warps 0-3 multiply, warp 4 loads.
 // The tile of C leaves through shared memory and a TMA store when `out` is used, else by plain stores.
-extern "C" __global__ void __launch_bounds__(160) gemm_tma(const __grid_constant__ Map a, const __grid_constant__ Map b,
+extern "C" __global__ void __launch_bounds__(160, 1) gemm_tma(const __grid_constant__ Map a, const __grid_constant__ Map b,
                                                             const __grid_constant__ Map out, float* c, int m, int n, int k, int use_tma) {
   extern __shared__ __align__(1024) char raw[];
   __shared__ __align__(8) u64 full[2], empty[2];

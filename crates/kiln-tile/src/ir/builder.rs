@@ -1,8 +1,9 @@
 //! Builds a T0 [`Program`] statement by statement.
 
-use super::{Block, Grid, Level, Op, Operand, Place, Program, Scalar, Schedule, Stmt, Value, ValueId, View};
+use super::{Block, Grid, Level, Op, Operand, Place, Program, Scalar, Schedule, Stmt, Value, ValueId, View, verify};
 use crate::builder::identifier;
 use crate::dtype::{DType, Type};
+use crate::error::Result;
 use crate::expr::{Expr, Var};
 use crate::program::{Access, AtomicOp, Axis, Buffer, Param, ReduceOp, Scope};
 use std::convert::Infallible;
@@ -20,7 +21,7 @@ pub struct Tile {
     pub shape: Vec<u32>,
 }
 
-/// Builds one kernel out of tiles. Mistakes in types and shapes are found by [`verify`](super::verify).
+/// Builds one kernel out of tiles. Mistakes in types and shapes are found by [`Builder::finish`].
 pub struct Builder {
     program: Program,
     open: Vec<Block>,
@@ -55,9 +56,13 @@ impl Builder {
     }
 
     /// The finished program.
-    pub fn finish(mut self) -> Program {
+    ///
+    /// # Errors
+    /// The first rule of [`verify`](super::verify()) that it breaks.
+    pub fn finish(mut self) -> Result<Program> {
         self.program.body = self.open.pop().unwrap_or_default();
-        self.program
+        verify(&self.program)?;
+        Ok(self.program)
     }
 
     // ---- parameters -------------------------------------------------------------------------------------------------
@@ -152,7 +157,7 @@ impl Builder {
 
     /// The box of `tensor` at `origin` whose last axes have the extents `shape`; the axes before have extent 1 and no axis in the tile.
     pub fn view(&mut self, tensor: &Buffer, origin: &[Expr], shape: &[u32]) -> View {
-        let lead = origin.len() - shape.len();
+        let lead = origin.len().saturating_sub(shape.len());
         View {
             tensor: tensor.clone(),
             origin: origin.to_vec(),
@@ -269,13 +274,15 @@ impl Builder {
     /// Combines the elements along an axis, which is left with extent 1.
     pub fn reduce(&mut self, name: &str, op: ReduceOp, value: &Tile, axis: usize) -> Tile {
         let mut shape = value.shape.clone();
-        shape[axis] = 1;
+        if let Some(extent) = shape.get_mut(axis) {
+            *extent = 1;
+        }
         self.define(name, value.dtype, &shape, Op::Reduce { op, value: value.id, axis })
     }
 
     /// The same elements with axes in another order.
     pub fn transpose(&mut self, value: &Tile, perm: &[usize]) -> Tile {
-        let shape: Vec<u32> = perm.iter().map(|&axis| value.shape[axis]).collect();
+        let shape: Vec<u32> = perm.iter().filter_map(|&axis| value.shape.get(axis).copied()).collect();
         let name = self.program.value(value.id).name.clone();
         self.define(&name, value.dtype, &shape, Op::Transpose { value: value.id, perm: perm.to_vec() })
     }

@@ -13,9 +13,12 @@
 
 mod builder;
 pub mod interp;
+mod text;
+mod verify;
 mod visit;
 
 pub use builder::{Builder, MapBuilder, Tile};
+pub use verify::verify;
 pub use visit::Renaming;
 
 use crate::dtype::{DType, Type};

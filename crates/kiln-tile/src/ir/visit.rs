@@ -197,6 +197,16 @@ impl Stmt {
         }
     }
 
+    /// Every tile that it uses, in blocks inside too, and what those hand over.
+    pub fn used(&self) -> HashSet<ValueId> {
+        let mut used = HashSet::new();
+        self.walk(&mut |stmt| {
+            used.extend(stmt.op.uses());
+            used.extend(stmt.op.yields());
+        });
+        used
+    }
+
     /// Calls `visit` on this statement and on all inside of it.
     pub fn walk_mut(&mut self, visit: &mut dyn FnMut(&mut Stmt)) {
         visit(self);
@@ -216,6 +226,18 @@ pub struct Renaming {
 }
 
 impl Renaming {
+    /// Names in another iteration of a loop over `var`: the variable, and what the loop's own block binds.
+    pub fn iteration(body: &[Stmt], var: &Var, at: Expr) -> Renaming {
+        let mut renaming = Renaming { vars: HashMap::from([(var.id, at)]), ..Renaming::default() };
+        for stmt in body {
+            if let Op::Bind { var, value, .. } = &stmt.op {
+                let value = renaming.expr(value);
+                renaming.vars.insert(var.id, value);
+            }
+        }
+        renaming
+    }
+
     /// An expression with the new names.
     pub fn expr(&self, e: &Expr) -> Expr {
         if self.vars.is_empty() { e.clone() } else { e.substitute(&|var| self.vars.get(&var.id).cloned()) }

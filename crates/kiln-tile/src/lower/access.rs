@@ -4,7 +4,7 @@ use super::nest::Nest;
 use super::{Lower, Prepared};
 use crate::dtype::Type;
 use crate::error::Result;
-use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind};
+use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
 use crate::ir::{Place, Scalar as Named};
 use crate::pass::simplify::simplify_div_mod;
 use crate::program::{AtomicOp, Buffer};
@@ -41,6 +41,18 @@ pub(super) fn depends(e: &Expr, inner: &[u32]) -> bool {
         ExprKind::Load(..) => true,
         _ => false,
     })
+}
+
+/// The conditions that a condition is made of; none that always hold.
+fn conjuncts(cond: &Expr, into: &mut Vec<Expr>) {
+    match cond.kind() {
+        ExprKind::Binary(BinaryOp::And, a, b) => {
+            conjuncts(a, into);
+            conjuncts(b, into);
+        }
+        _ if cond.as_const() == Some(1) => {}
+        _ => into.push(cond.clone()),
+    }
 }
 
 /// An index as a sum: what does not depend on `inner`, and the rest.
@@ -185,6 +197,55 @@ impl Lower<'_> {
             }
         }
         Ok(left)
+    }
+
+    /// Writes the loops of a nest around an access: `write` gets whether the element exists, and is asked about those that do not if
+    /// `all`. What of the mask does not depend on inner loops is tested outside of them.
+    pub(super) fn masked(
+        &mut self,
+        nest: &Nest,
+        access: &Access,
+        all: bool,
+        write: &mut dyn FnMut(&mut Self, bool) -> Result<()>,
+    ) -> Result<()> {
+        let mut terms = vec![];
+        conjuncts(&access.mask, &mut terms);
+        self.masked_loops(&nest.loops, &terms, (access, nest.width(), all), write)
+    }
+
+    fn masked_loops(
+        &mut self,
+        loops: &[(Var, u32)],
+        terms: &[Expr],
+        (access, width, all): (&Access, u32, bool),
+        write: &mut dyn FnMut(&mut Self, bool) -> Result<()>,
+    ) -> Result<()> {
+        let inner: Vec<u32> = loops.iter().map(|(var, _)| var.id).collect();
+        let names = !loops.is_empty() && !access.body.is_empty();
+        let (here, later): (Vec<Expr>, Vec<Expr>) =
+            terms.iter().cloned().partition(|term| loops.is_empty() || !names && !depends(term, &inner));
+        if loops.is_empty() {
+            self.scalars(&access.body, width)?;
+        }
+        if here.is_empty() {
+            return match loops {
+                [] => write(self, true),
+                [(var, extent), rest @ ..] => {
+                    self.unrolled(var, *extent, |lower| lower.masked_loops(rest, &later, (access, width, all), write))
+                }
+            };
+        }
+        let cond = self.expr(&here.iter().fold(Expr::bool(true), |all, term| all.and(term)))?;
+        let then = self.nested(|lower| match loops {
+            [] => write(lower, true),
+            loops => lower.masked_loops(loops, &later, (access, width, all), write),
+        })?;
+        let otherwise = match all {
+            true => self.nested(|lower| lower.in_loops(loops, &mut |lower| write(lower, false)))?,
+            false => vec![],
+        };
+        self.push(t::Stmt::If { cond, then, otherwise });
+        Ok(())
     }
 
     /// Writes scalar statements.

@@ -69,7 +69,7 @@ impl Lower<'_> {
         match route(from, to) {
             Some(Route::Registers) => {
                 let digits = self.digits(to, &[from])?;
-                let nest = self.nest(to, &digits, None)?;
+                let nest = self.nest(to, &digits, 1, None)?;
                 self.copy_nest(&nest, source, target)
             }
             Some(Route::Shuffle(shuffle)) => self.shuffle(&shuffle, source, target),

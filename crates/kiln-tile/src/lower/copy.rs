@@ -80,9 +80,11 @@ impl Lower<'_> {
     /// The parameter for a tensor's boxes of these extents.
     fn tensor_map(&mut self, view: &View, extents: Vec<u32>, swizzle: u32) -> Result<t::Var> {
         let id = view.tensor.id;
-        let position = self.program.params.iter().position(|param| {
-            matches!(param, crate::program::Param::Buffer { buffer, .. } if buffer.id == id)
-        });
+        let position = self
+            .program
+            .params
+            .iter()
+            .position(|param| matches!(param, crate::program::Param::Buffer { buffer, .. } if buffer.id == id));
         let tensor = position.ok_or_else(|| self.internal(format!("`{}` is no parameter", view.tensor.name)))?;
         let map = TensorMap { tensor, extents, swizzle };
         if let Some((_, var)) = self.maps.iter().find(|(known, _)| *known == map) {

@@ -25,7 +25,8 @@ impl Lower<'_> {
     /// The bits of a descriptor of what lies at `bytes`.
     fn descriptor(&mut self, name: &str, bits: u64, bytes: t::Expr) -> Result<t::Var> {
         let address = t::Expr::SharedAddress(Box::new(bytes));
-        let units = address.op(Binary::And, t::Expr::Int(0x3ffff, Scalar::U32)).op(Binary::Shr, t::Expr::Int(4, Scalar::U32));
+        let units =
+            address.op(Binary::And, t::Expr::Int(0x3ffff, Scalar::U32)).op(Binary::Shr, t::Expr::Int(4, Scalar::U32));
         let value = units.cast(Scalar::U64).op(Binary::Or, t::Expr::Int(bits.into(), Scalar::U64));
         let named = self.var(name, Ty::Scalar(Scalar::U64));
         self.push(Stmt::constant(&named, value));
@@ -42,7 +43,8 @@ impl Lower<'_> {
         let right = self.shared_layout(b.buffer)?.wgmma_descriptor(1, 0, n).ok_or_else(|| self.unfit(b))?;
         let bytes = self.slot(b)?;
         let b_first = self.descriptor("b_tile", right.bits(), bytes)?;
-        let step = |first: &t::Var, bytes: u32| t::Expr::from(first).plus(t::Expr::Int((bytes >> 4).into(), Scalar::U64));
+        let step =
+            |first: &t::Var, bytes: u32| t::Expr::from(first).plus(t::Expr::Int((bytes >> 4).into(), Scalar::U64));
         let sums = self.array(acc)?;
         let each = n * atom.m / 128;
         let source = |major: Major| Source::Shared { mn_major: major == Major::Mn };
@@ -56,7 +58,8 @@ impl Lower<'_> {
         };
         match a {
             Operand::Shared(slot) => {
-                let left = self.shared_layout(slot.buffer)?.wgmma_descriptor(0, 1, atom.m).ok_or_else(|| self.unfit(slot))?;
+                let left =
+                    self.shared_layout(slot.buffer)?.wgmma_descriptor(0, 1, atom.m).ok_or_else(|| self.unfit(slot))?;
                 let mut bytes = self.slot(slot)?;
                 if self.threads()?.count > 128 {
                     let own = left.mn_offsets.get(repeats as usize).copied().unwrap_or(0);
@@ -209,9 +212,9 @@ impl Lower<'_> {
             return Ok(());
         };
         let count = access.count;
-        let row = CopyAtom::ALL.iter().find(|row| {
-            row.kind == CopyKind::Matrix { count, trans: access.trans } && row.to == Space::Registers
-        });
+        let row = CopyAtom::ALL
+            .iter()
+            .find(|row| row.kind == CopyKind::Matrix { count, trans: access.trans } && row.to == Space::Registers);
         let Some(row) = row else { return Err(self.internal("no such ldmatrix")) };
         let mut results = results.into_iter();
         for instruction in first / count.. {
@@ -313,10 +316,12 @@ impl Lower<'_> {
             let left = fetch(a, "a_column", &rows, &own[0], true)?;
             let right = fetch(b, "b_row", &columns, &own[1], false)?;
             for (register, [row, column]) in places.iter().enumerate() {
-                let find = |all: &[u32], place: &u32| t::Expr::int(all.iter().position(|x| x == place).unwrap_or(0) as u32);
+                let find =
+                    |all: &[u32], place: &u32| t::Expr::int(all.iter().position(|x| x == place).unwrap_or(0) as u32);
                 let (x, y) = (left.at(find(&rows, row)), right.at(find(&columns, column)));
                 let sum = sums.at(t::Expr::int(register as u32));
-                let next = if total.is_float() { t::Expr::call(Function::Fma, [x, y, sum]) } else { sum.plus(x.times(y)) };
+                let next =
+                    if total.is_float() { t::Expr::call(Function::Fma, [x, y, sum]) } else { sum.plus(x.times(y)) };
                 lower.push(Stmt::Assign(sums.place(t::Expr::int(register as u32)), next));
             }
             Ok(())

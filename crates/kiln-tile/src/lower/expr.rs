@@ -109,11 +109,7 @@ impl Lower<'_> {
         }
         Ok(match to {
             Type::Element(DType::Bool) => {
-                let zero = if from.is_float() { dtype::Scalar::Float(0.0) } else { dtype::Scalar::Int(0) };
-                let zero = match x.scalar() {
-                    of if of.is_float() => t::Expr::Float(0.0, of),
-                    _ => literal(zero, from),
-                };
+                let zero = t::Expr::zero(x.scalar());
                 x.compare(crate::expr::CompareOp::Ne, zero)
             }
             Type::Element(DType::I4 | DType::U4) => {

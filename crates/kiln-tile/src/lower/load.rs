@@ -35,7 +35,7 @@ impl Lower<'_> {
         let mut digits = self.digits(layout, &[])?;
         digits.retain(|digit| copies || digit.stride > 0);
         let buffer = place.tensor().clone();
-        let nest = self.widest(layout, &digits, |lower, nest| {
+        let nest = self.widest(layout, &digits, 0, |lower, nest| {
             let width = nest.width();
             let at = lower.position(place, &nest.at)?;
             lower.note(&at.body, width);
@@ -67,38 +67,26 @@ impl Lower<'_> {
         let buffer = from.tensor().clone();
         let (nest, at) = self.memory_nest(layout, from, true)?;
         let fill = self.name("fill", &fill.cast(buffer.dtype))?;
-        let width = nest.width();
         let access = self.access(&nest, &buffer, at)?;
-        self.in_loops(&nest.loops, &mut |lower| {
-            lower.scalars(&access.body, width)?;
-            let (mask, place) = (lower.expr(&access.mask)?, lower.expr(&access.inner)?);
-            let fill = lower.expr(&fill)?;
-            if width == 1 {
-                let register = lower.expr(&nest.register)?;
-                let element = lower.load_one(&buffer, access.pointer.clone(), place);
-                let value = if mask.as_int() == Some(1) { element } else { mask.select(element, fill) };
-                lower.push(Stmt::Assign(array.place(register), value));
-            } else {
-                let then = lower.nested(|lower| {
-                    let loaded = t::Expr::load_lanes(access.pointer.clone(), place, width);
-                    let vector = lower.var(&format!("{}_v", buffer.name), loaded.ty());
-                    lower.push(Stmt::constant(&vector, loaded));
-                    lower.spread(&nest, &array, |lane| vector.at(lane))
-                })?;
-                match mask.as_int() {
-                    Some(_) => then.into_iter().for_each(|stmt| lower.push(stmt)),
-                    None => {
-                        let otherwise = lower.nested(|lower| lower.spread(&nest, &array, |_| fill.clone()))?;
-                        lower.push(Stmt::If { cond: mask, then, otherwise });
-                    }
-                }
+        self.masked(&nest, &access, true, &mut |lower, exists| {
+            if !exists {
+                let fill = lower.expr(&fill)?;
+                return lower.spread(&nest, &array, |_| fill.clone());
             }
-            Ok(())
+            let place = lower.expr(&access.inner)?;
+            if nest.width() == 1 {
+                let element = lower.load_one(&buffer, access.pointer.clone(), place);
+                return lower.spread(&nest, &array, |_| element.clone());
+            }
+            let loaded = t::Expr::load_lanes(access.pointer.clone(), place, nest.width());
+            let vector = lower.var(&format!("{}_v", buffer.name), loaded.ty());
+            lower.push(Stmt::constant(&vector, loaded));
+            lower.spread(&nest, &array, |lane| vector.at(lane))
         })
     }
 
     /// Gives each lane of the nest its register of an array.
-    fn spread(&mut self, nest: &Nest, array: &t::Var, value: impl Fn(t::Expr) -> t::Expr) -> Result<()> {
+    pub(super) fn spread(&mut self, nest: &Nest, array: &t::Var, value: impl Fn(t::Expr) -> t::Expr) -> Result<()> {
         self.in_lanes(nest, &mut |lower| {
             let lane = match &nest.lane {
                 Some((lane, _)) => lower.expr(&Expr::var(lane))?,

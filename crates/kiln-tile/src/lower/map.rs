@@ -46,12 +46,12 @@ impl Lower<'_> {
             self.facts.set(var, VarFacts { range: Range::new(lo, hi), multiple: 1, lane_step: None });
         }
         let pairs: Vec<Option<Expr>> = values.iter().map(|value| self.rounds(value)).collect();
-        let nest = self.widest(layout, &digits, |lower, nest| {
+        let nest = self.widest(layout, &digits, args.len(), |lower, nest| {
             let (body, values) = at_coordinates(axes, &nest.at, body, values);
             Ok(lower.worth(nest, &body, &values))
         })?;
         let nest = match &nest.lane {
-            None if pairs.iter().any(Option::is_some) => self.nest(layout, &digits, pair_lanes(&digits))?,
+            None if pairs.iter().any(Option::is_some) => self.nest(layout, &digits, args.len(), pair_lanes(&digits))?,
             _ => nest,
         };
         let (body, values) = at_coordinates(axes, &nest.at, body, values);
@@ -229,6 +229,12 @@ impl Lower<'_> {
             return Ok(());
         }
         self.push(Stmt::declare(vector));
+        let counter = self.counter("v", width, false);
+        self.unrolled(&counter, width, |lower| {
+            let (lane, of) = (lower.expr(&Expr::var(&counter))?, vector.ty().element());
+            lower.push(Stmt::Assign(vector.place(lane), t::Expr::zero(of)));
+            Ok(())
+        })?;
         let cond = self.expr(cond)?;
         self.when(cond, |lower| {
             lower.push(Stmt::Assign(t::Place::Var(vector.clone()), value));

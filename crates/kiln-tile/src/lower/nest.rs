@@ -149,10 +149,10 @@ impl Lower<'_> {
         &mut self,
         layout: &RegisterLayout,
         digits: &[Digit],
+        operands: usize,
         lanes: Option<(usize, u32)>,
     ) -> Result<Nest> {
         let at = self.thread_at(layout)?;
-        let operands = digits.first().map_or(0, |digit| digit.others.len());
         let zero = Expr::index(0);
         let mut nest = Nest { loops: vec![], lane: None, at, register: zero.clone(), others: vec![zero; operands] };
         for (place, digit) in digits.iter().enumerate().rev() {
@@ -185,12 +185,13 @@ impl Lower<'_> {
         &mut self,
         layout: &RegisterLayout,
         digits: &[Digit],
+        operands: usize,
         mut worth: impl FnMut(&mut Self, &Nest) -> Result<u64>,
     ) -> Result<Nest> {
-        let mut best = (0, self.nest(layout, digits, None)?);
+        let mut best = (0, self.nest(layout, digits, operands, None)?);
         for (place, digit) in digits.iter().enumerate().filter(|(_, digit)| digit.stride == 1) {
             for width in [16, 8, 4, 2].into_iter().filter(|width| digit.extent.is_multiple_of(*width)) {
-                let nest = self.nest(layout, digits, Some((place, width)))?;
+                let nest = self.nest(layout, digits, operands, Some((place, width)))?;
                 let found = worth(self, &nest)?;
                 if found > best.0 {
                     best = (found, nest);

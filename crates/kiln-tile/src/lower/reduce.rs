@@ -93,7 +93,7 @@ impl Lower<'_> {
         digits.retain(|digit| digit.stride > 0 || digit.others.iter().any(|weight| *weight > 0));
         digits.sort_by_key(|digit| !along(digit));
         let inside = digits.iter().filter(|digit| along(digit)).count();
-        let nest = self.nest(from, &digits, None)?;
+        let nest = self.nest(from, &digits, 1, None)?;
         let outside = nest.loops.len() - inside;
         let place = nest.others.first().cloned().ok_or_else(|| self.internal("a reduction to nothing"))?;
         if inside == 0 {
@@ -134,8 +134,11 @@ impl Lower<'_> {
             for digit in lanes {
                 let mut distance = digit.weight * digit.extent / 2;
                 while distance >= digit.weight {
-                    let other = t::Expr::call(Function::ShuffleXor(distance), [own.clone()]);
-                    let value = lower.combine(op, dtype, own.clone(), other);
+                    // Named, because all lanes take part whatever a lazy operator says of their own.
+                    let other = lower.var("other", t::Ty::Scalar(partial.ty().element()));
+                    let moved = t::Expr::call(Function::ShuffleXor(distance), [own.clone()]);
+                    lower.push(Stmt::constant(&other, moved));
+                    let value = lower.combine(op, dtype, own.clone(), t::Expr::from(&other));
                     let place = partial.place(lower.expr(&Expr::var(&counter))?);
                     lower.push(Stmt::Assign(place, value));
                     distance /= 2;
@@ -166,9 +169,9 @@ impl Lower<'_> {
         }
         let (part, first) = (self.of_thread("part", part)?, self.of_thread("first", first)?);
         let mut digits = self.digits(slice, &[])?;
-        let reading = self.nest(slice, &digits, None)?;
+        let reading = self.nest(slice, &digits, 0, None)?;
         digits.retain(|digit| digit.stride > 0);
-        let writing = self.nest(slice, &digits, None)?;
+        let writing = self.nest(slice, &digits, 0, None)?;
         let row = |at: &[Expr]| {
             slice.shape().iter().zip(at).fold(Expr::index(0), |sum, (extent, at)| sum * i64::from(*extent) + at)
         };

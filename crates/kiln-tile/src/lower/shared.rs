@@ -154,18 +154,14 @@ impl<'a> Lower<'a> {
         let of = array.ty().element();
         self.in_loops(&nest.loops, &mut |lower| {
             let pointer = lower.shared_pointer(&nest, from, of)?;
-            let Some((lane, width)) = &nest.lane else {
-                let register = lower.expr(&nest.register)?;
-                lower.push(Stmt::Assign(array.place(register), t::Expr::load(pointer, t::Expr::int(0))));
-                return Ok(());
-            };
-            let vector = lower.var(&format!("{}_v", array.name()), Ty::Vector(of, *width));
-            lower.push(Stmt::constant(&vector, t::Expr::load_lanes(pointer, t::Expr::int(0), *width)));
-            lower.in_lanes(&nest, &mut |lower| {
-                let (lane, register) = (lower.expr(&Expr::var(lane))?, lower.expr(&nest.register)?);
-                lower.push(Stmt::Assign(array.place(register), vector.at(lane)));
-                Ok(())
-            })
+            let width = nest.width();
+            let loaded = t::Expr::load_lanes(pointer, t::Expr::int(0), width);
+            if width == 1 {
+                return lower.spread(&nest, array, |_| loaded.clone());
+            }
+            let vector = lower.var(&format!("{}_v", array.name()), loaded.ty());
+            lower.push(Stmt::constant(&vector, loaded));
+            lower.spread(&nest, array, |lane| vector.at(lane))
         })
     }
 
@@ -180,17 +176,7 @@ impl<'a> Lower<'a> {
         let block = self.nested(|lower| {
             lower.in_loops(&nest.loops, &mut |lower| {
                 let pointer = lower.shared_pointer(&nest, to, of)?;
-                let mut value = array.at(lower.expr(&nest.first_lane(&nest.register))?);
-                if let Some((lane, width)) = &nest.lane {
-                    let vector = lower.var(&format!("{}_v", array.name()), Ty::Vector(of, *width));
-                    lower.push(Stmt::declare(&vector));
-                    lower.in_lanes(&nest, &mut |lower| {
-                        let (lane, register) = (lower.expr(&Expr::var(lane))?, lower.expr(&nest.register)?);
-                        lower.push(Stmt::Assign(vector.place(lane), array.at(register)));
-                        Ok(())
-                    })?;
-                    value = t::Expr::from(&vector);
-                }
+                let value = lower.gather(&nest, array, array.name())?;
                 lower.push(Stmt::Store { pointer, index: t::Expr::int(0), value });
                 Ok(())
             })
@@ -201,10 +187,10 @@ impl<'a> Lower<'a> {
 
     /// A nest whose lanes lie together in shared memory.
     fn shared_nest(&mut self, layout: &RegisterLayout, digits: &[Digit], shared: &SharedLayout) -> Result<Nest> {
-        let Some(axis) = shared.fastest() else { return self.nest(layout, digits, None) };
+        let Some(axis) = shared.fastest() else { return self.nest(layout, digits, 0, None) };
         let run = shared.contiguous(axis);
         let bytes = shared.element_bytes();
-        self.widest(layout, digits, |lower, nest| {
+        self.widest(layout, digits, 0, |lower, nest| {
             let width = nest.width();
             let Some(at) = nest.at.get(axis) else { return Ok(0) };
             let along =

@@ -1,12 +1,13 @@
 //! Tiles to global memory.
 
 use super::Lower;
+use super::nest::Nest;
 use crate::dtype::DType;
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
 use crate::ir::{Place, ValueId};
 use crate::program::AtomicOp;
-use crate::threads::{self as t, Effect, Scalar, Stmt, Ty};
+use crate::threads::{self as t, Effect, Stmt, Ty};
 
 impl Lower<'_> {
     /// Stores a tile; of threads that hold the same element, the first does.
@@ -23,34 +24,31 @@ impl Lower<'_> {
         }
         let owner = self.owner(layout)?;
         let (nest, at) = self.memory_nest(layout, to, false)?;
-        let width = nest.width();
         let access = self.access(&nest, &buffer, at)?;
         let owner = owner.as_ref().map(|owner| self.expr(owner)).transpose()?;
         let block = self.nested(|lower| {
-            lower.in_loops(&nest.loops, &mut |lower| {
-                lower.scalars(&access.body, width)?;
-                let (mask, place) = (lower.expr(&access.mask)?, lower.expr(&access.inner)?);
-                let mut value = array.at(lower.expr(&nest.first_lane(&nest.register))?);
-                if let Some((lane, _)) = &nest.lane {
-                    let of = Scalar::of(buffer.dtype, false);
-                    let vector = lower.var(&format!("{}_v", buffer.name), Ty::Vector(of, width));
-                    lower.push(Stmt::declare(&vector));
-                    lower.in_lanes(&nest, &mut |lower| {
-                        let (lane, register) = (lower.expr(&Expr::var(lane))?, lower.expr(&nest.register)?);
-                        lower.push(Stmt::Assign(vector.place(lane), array.at(register)));
-                        Ok(())
-                    })?;
-                    value = t::Expr::from(&vector);
-                }
-                let store = Stmt::Store { pointer: access.pointer.clone(), index: place, value };
-                lower.when(mask, |lower| {
-                    lower.push(store);
-                    Ok(())
-                })
+            lower.masked(&nest, &access, false, &mut |lower, _| {
+                let index = lower.expr(&access.inner)?;
+                let value = lower.gather(&nest, &array, &buffer.name)?;
+                lower.push(Stmt::Store { pointer: access.pointer.clone(), index, value });
+                Ok(())
             })
         })?;
         self.owned(owner, block);
         Ok(())
+    }
+
+    /// The element of an array that a nest is at, or a vector of those in its lanes.
+    pub(super) fn gather(&mut self, nest: &Nest, array: &t::Var, name: &str) -> Result<t::Expr> {
+        let Some((lane, width)) = &nest.lane else { return Ok(array.at(self.expr(&nest.register)?)) };
+        let vector = self.var(&format!("{name}_v"), Ty::Vector(array.ty().element(), *width));
+        self.push(Stmt::declare(&vector));
+        self.in_lanes(nest, &mut |lower| {
+            let (lane, register) = (lower.expr(&Expr::var(lane))?, lower.expr(&nest.register)?);
+            lower.push(Stmt::Assign(vector.place(lane), array.at(register)));
+            Ok(())
+        })?;
+        Ok(t::Expr::from(&vector))
     }
 
     /// Writes a block for the threads that own what it stores.
@@ -68,20 +66,16 @@ impl Lower<'_> {
         let owner = self.owner(layout)?;
         let mut digits = self.digits(layout, &[])?;
         digits.retain(|digit| digit.stride > 0);
-        let nest = self.nest(layout, &digits, None)?;
+        let nest = self.nest(layout, &digits, 0, None)?;
         let at = self.position(to, &nest.at)?;
         let access = self.access(&nest, &buffer, at)?;
         let owner = owner.as_ref().map(|owner| self.expr(owner)).transpose()?;
         let block = self.nested(|lower| {
-            lower.in_loops(&nest.loops, &mut |lower| {
-                lower.scalars(&access.body, 1)?;
-                let (mask, index) = (lower.expr(&access.mask)?, lower.expr(&access.inner)?);
+            lower.masked(&nest, &access, false, &mut |lower, _| {
+                let index = lower.expr(&access.inner)?;
                 let value = array.at(lower.expr(&nest.register)?);
-                let effect = Effect::Atomic { op, pointer: access.pointer.clone(), index, value };
-                lower.when(mask, |lower| {
-                    lower.push(Stmt::Effect(effect));
-                    Ok(())
-                })
+                lower.push(Stmt::Effect(Effect::Atomic { op, pointer: access.pointer.clone(), index, value }));
+                Ok(())
             })
         })?;
         self.owned(owner, block);

@@ -233,7 +233,7 @@ impl<'a> Pass<'a> {
         let mut out = vec![];
         let mut flights: Vec<Flight> = vec![];
         for stmt in block {
-            let used = used(&stmt);
+            let used = stmt.used();
             let chained = |flight: &Flight| is_asynchronous(&stmt.op) && accumulator(&stmt.op) == Some(flight.value);
             if let Some(last) = flights.iter().rposition(|flight| used.contains(&flight.value) && !chained(flight)) {
                 land(&mut flights, last + 1, &mut out);
@@ -450,16 +450,6 @@ fn land(flights: &mut Vec<Flight>, count: usize, out: &mut Block) {
 
 fn accumulator(op: &Op) -> Option<ValueId> {
     if let Op::Dot { acc, .. } = op { Some(*acc) } else { None }
-}
-
-/// Every tile that a statement uses, in blocks inside too.
-fn used(stmt: &Stmt) -> HashSet<ValueId> {
-    let mut used = HashSet::new();
-    stmt.walk(&mut |stmt| {
-        used.extend(stmt.op.uses());
-        used.extend(stmt.op.yields());
-    });
-    used
 }
 
 /// Whether a loop does nothing but add products to what it carries.

@@ -46,11 +46,11 @@ fn collect(facts: &mut Facts, block: &Block, machine: &Machine, feeds: &mut Hash
     for Stmt { results, op } in block {
         match op {
             Op::Bind { var, value, below } => {
-                    facts.bind(var, value, 1);
-                    if let Some(below) = below {
-                        facts.bound(var, below);
-                    }
+                facts.bind(var, value, 1);
+                if let Some(below) = below {
+                    facts.bound(var, below);
                 }
+            }
             Op::For { var, start, end, step, .. } => facts.set_loop(var, start, end, step),
             Op::Load { from: Place::View(view), fill } if is_zero(fill) => {
                 let kind = if machine.tma_takes(facts, view) {

@@ -83,13 +83,23 @@ fn delay(program: &mut Program, stmt: &Stmt) -> Option<Delayed> {
     let Op::Dot { a: Operand::Tile(left), b, acc, atom } = &body[last].op else { return None };
     let sum = body[last].results[0];
     let position = yields.iter().position(|value| *value == sum)?;
-    if first == last || body.iter().any(|stmt| stmt.op.uses().contains(&sum)) {
+    let total = carried[position].0;
+    let once = yields.iter().filter(|value| **value == sum).count() == 1;
+    if first == last || !once || body.iter().any(|stmt| stmt.used().contains(&sum)) {
         return None;
     }
-    // What only the last dot multiplies moves with it.
-    let only = |value: &ValueId| body.iter().enumerate().all(|(i, s)| i == last || !s.op.uses().contains(value));
-    let moved: Vec<ValueId> =
-        operands(&body[last].op).into_iter().filter(|value| value != left && only(value)).collect();
+    // The sum is not known before the first dot any more.
+    if body[..=first].iter().any(|stmt| stmt.used().contains(&total)) {
+        return None;
+    }
+    // What only the last dot multiplies moves with it: loads, which need nothing but where they are.
+    let only = |value: &ValueId| body.iter().enumerate().all(|(i, s)| i == last || !s.used().contains(value));
+    let others = operands(&body[last].op).into_iter().filter(|value| value != left);
+    let moved: Vec<ValueId> = others.filter(|v| body.iter().any(|s| s.results.contains(v))).collect();
+    let loads = |value: &ValueId| body.iter().any(|s| matches!(s.op, Op::Load { .. }) && s.results.contains(value));
+    if !moved.iter().all(|value| loads(value) && only(value) && !yields.contains(value)) {
+        return None;
+    }
     let late = |s: &Stmt| s.results.iter().any(|value| *value == sum || moved.contains(value));
     let (head, tail): (Block, Block) = {
         let stay = |range: &[Stmt]| range.iter().filter(|s| !late(s)).cloned().collect();
@@ -97,7 +107,7 @@ fn delay(program: &mut Program, stmt: &Stmt) -> Option<Delayed> {
     };
     let brings: Block = body[..last].iter().filter(|s| late(s)).cloned().collect();
     let delayed = |program: &mut Program, at: Expr, left: ValueId, acc: ValueId| {
-        let mut renaming = Renaming { vars: HashMap::from([(var.id, at)]), ..Renaming::default() };
+        let mut renaming = Renaming::iteration(body, var, at);
         let mut out = program.copy_block(&brings, &mut renaming);
         let b = match b {
             Operand::Tile(value) => Operand::Tile(renaming.tile(*value)),
@@ -124,13 +134,14 @@ fn delay(program: &mut Program, stmt: &Stmt) -> Option<Delayed> {
     let mut inner = head;
     inner.extend(dot);
     inner.extend(tail);
-    let total = carried[position].0;
-    Renaming { tiles: HashMap::from([(total, result)]), ..Renaming::default() }.apply(&mut inner);
+    let renaming = Renaming { tiles: HashMap::from([(total, result)]), ..Renaming::default() };
+    renaming.apply(&mut inner);
     let mut inside: Vec<ValueId> =
         carried.iter().enumerate().filter(|(i, _)| *i != position).map(|(_, (inside, _))| *inside).collect();
     inside.extend([held_left, held_acc]);
     let mut next: Vec<ValueId> = yields.iter().copied().filter(others).collect();
     next.extend([*left, *acc]);
+    next.iter_mut().for_each(|value| *value = renaming.tile(*value));
     let results: Vec<ValueId> = inside.iter().map(|value| program.add_like(*value)).collect();
     let op = Op::For {
         var: var.clone(),

@@ -4,7 +4,7 @@
 use super::Machine;
 use super::feeds::{Feed, feeds, operands};
 use crate::dtype::Type;
-use crate::expr::{Expr, Var};
+use crate::expr::Expr;
 use crate::ir::{
     Block, Channel, ChannelId, CopyKind, Op, Operand, Place, Program, Renaming, Shared, SharedId, Slot, Stage, Stmt,
     ValueId,
@@ -18,18 +18,6 @@ pub fn pipeline(program: &mut Program, machine: &Machine) {
     let mut pass = Pass { program, feeds, slots: HashMap::new() };
     let body = pass.block(body);
     program.body = body;
-}
-
-/// Names at another iteration of a loop: its variable, and what its own block binds.
-fn iteration(body: &Block, var: &Var, at: Expr) -> Renaming {
-    let mut renaming = Renaming { vars: HashMap::from([(var.id, at)]), ..Renaming::default() };
-    for stmt in body {
-        if let Op::Bind { var, value, .. } = &stmt.op {
-            let value = renaming.expr(value);
-            renaming.vars.insert(var.id, value);
-        }
-    }
-    renaming
 }
 
 struct Pass<'a> {
@@ -169,7 +157,7 @@ impl Pass<'_> {
         let Op::For { var, start, end, step, body, stages: pipelined, .. } = &mut stmt.op else { return vec![stmt] };
         *pipelined = None;
         let ahead = |pass: &Self, at: Expr| {
-            let renaming = iteration(body, var, at.clone());
+            let renaming = Renaming::iteration(body, var, at.clone());
             let cond = at.lt(&*end);
             let copies = pass.copy_all(loads, &renaming);
             vec![
@@ -214,7 +202,7 @@ impl Pass<'_> {
             self.slots.insert(*load, to.clone());
             let fetch = |program: &mut Program, at: Expr, masked: bool| {
                 let mut view = self.feeds[load].view.clone();
-                let renaming = iteration(body, var, at);
+                let renaming = Renaming::iteration(body, var, at);
                 for (axis, origin) in view.origin.iter_mut().enumerate() {
                     let moved = renaming.expr(origin);
                     view.masked[axis] |= masked && moved != *origin;

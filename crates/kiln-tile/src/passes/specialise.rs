@@ -10,6 +10,7 @@ use crate::ir::{
     ValueId,
 };
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 /// Warps of the role that copies: one thread works, but registers change hands by warpgroups.
 const PRODUCER_WARPS: u32 = 4;
@@ -26,7 +27,7 @@ pub fn specialise(program: &mut Program, machine: &Machine) -> bool {
     }
     let mut pass = Pass { program, feeds: found, slots: HashMap::new(), groups: vec![] };
     let body = std::mem::take(&mut pass.program.body);
-    pass.assign(&body, 1);
+    pass.assign(&body, 1, &[]);
     let producer = pass.producer(&body);
     let consumer = pass.consumer(&body);
     let producer = pass.program.copy_block(&producer, &mut Renaming::default());
@@ -54,42 +55,60 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Makes a channel for each group of loads of `block`: those that one dot of the same block multiplies, or one alone.
-    fn assign(&mut self, block: &Block, stages: u32) {
+    /// Makes a channel for each group of loads of `block`: those that one dot of the same block multiplies, or one alone. Not one of `busy`.
+    fn assign(&mut self, block: &Block, stages: u32, busy: &[ChannelId]) {
         let mut here: Vec<ValueId> =
             block.iter().flat_map(|stmt| &stmt.results).copied().filter(|v| self.feeds.contains_key(v)).collect();
+        let mut groups = vec![];
         for stmt in block {
-            let group: Vec<ValueId> = operands(&stmt.op).into_iter().filter(|v| here.contains(v)).collect();
+            let mut group: Vec<ValueId> = operands(&stmt.op).into_iter().filter(|v| here.contains(v)).collect();
+            group.dedup();
             if !group.is_empty() {
                 here.retain(|value| !group.contains(value));
-                self.group(group, stages);
+                groups.push((group, stages));
             }
         }
-        for load in here {
-            self.group(vec![load], 1);
+        groups.extend(here.into_iter().map(|load| (vec![load], 1)));
+        // From the load to the last use: two that overlap have slots of different channels, for a channel's are taken in turn.
+        let mut held: Vec<(ChannelId, RangeInclusive<usize>)> = vec![];
+        let channels = |held: &[(ChannelId, RangeInclusive<usize>)], range: &RangeInclusive<usize>| -> Vec<ChannelId> {
+            let overlap = |other: &RangeInclusive<usize>| other.start() <= range.end() && range.start() <= other.end();
+            let held = held.iter().filter(|(_, other)| overlap(other)).map(|(channel, _)| *channel);
+            busy.iter().copied().chain(held).collect()
+        };
+        for (group, stages) in groups {
+            let concerned = |stmt: &Stmt| {
+                stmt.results.iter().any(|v| group.contains(v)) || multiplied(stmt).iter().any(|v| group.contains(v))
+            };
+            let range = block.iter().position(concerned).unwrap_or(0)..=block.iter().rposition(concerned).unwrap_or(0);
+            let channel = self.group(group, stages, &channels(&held, &range));
+            held.push((channel, range));
         }
-        for stmt in block {
+        for (i, stmt) in block.iter().enumerate() {
             let stages = if let Op::For { stages: Some(stages), .. } = &stmt.op { *stages } else { stages };
-            stmt.op.blocks().into_iter().for_each(|block| self.assign(block, stages));
+            let busy = channels(&held, &(i..=i));
+            stmt.op.blocks().into_iter().for_each(|block| self.assign(block, stages, &busy));
         }
     }
 
-    /// The channel of a group: one that has loads of the same boxes, or a new one.
-    fn group(&mut self, loads: Vec<ValueId>, stages: u32) {
+    /// The channel of a group: one that has loads of the same boxes and is not `busy`, or a new one.
+    fn group(&mut self, loads: Vec<ValueId>, stages: u32, busy: &[ChannelId]) -> ChannelId {
         let key = |load: &ValueId| self.feeds.get(load).map(|f| (f.view.tensor.id, &f.view.axes, &f.view.shape));
-        let same = |group: &&mut Group| group.loads[0].iter().map(key).eq(loads.iter().map(key));
+        let same = |group: &&mut Group| {
+            !busy.contains(&group.channel) && group.loads[0].iter().map(key).eq(loads.iter().map(key))
+        };
         if let Some(group) = self.groups.iter_mut().find(same) {
             let channel = group.channel;
             for (load, known) in loads.iter().zip(&group.loads[0]) {
                 self.slots.insert(*load, self.slots[known]);
             }
             group.loads.push(loads);
-            let channel = &mut self.program.channels[channel.0 as usize];
-            channel.stages = channel.stages.max(stages);
-            for buffer in channel.buffers.clone() {
-                self.program.shared[buffer.0 as usize].stages = channel.stages;
+            let declared = &mut self.program.channels[channel.0 as usize];
+            declared.stages = declared.stages.max(stages);
+            for buffer in declared.buffers.clone() {
+                self.program.shared[buffer.0 as usize].stages = declared.stages;
             }
-            return;
+            return channel;
         }
         let channel = ChannelId(self.program.channels.len() as u32);
         let mut buffers = vec![];
@@ -105,6 +124,7 @@ impl Pass<'_> {
         let name = self.program.shared(buffers[0]).name.clone();
         self.program.channels.push(Channel { name, buffers, stages, kind: CopyKind::Tma });
         self.groups.push(Group { loads: vec![loads], channel });
+        channel
     }
 
     fn slot(&self, load: ValueId) -> Slot {
@@ -170,14 +190,14 @@ impl Pass<'_> {
     fn consumer(&self, block: &Block) -> Block {
         let mut out = vec![];
         let loads: Vec<ValueId> = block.iter().flat_map(|stmt| &stmt.results).copied().collect();
-        let uses: Vec<Vec<ChannelId>> = block.iter().map(|stmt| self.received(stmt, &loads)).collect();
-        let among = |uses: &[Vec<ChannelId>], channel: &ChannelId| uses.iter().any(|used| used.contains(channel));
+        let uses: Vec<Vec<&Vec<ValueId>>> = block.iter().map(|stmt| self.received(stmt, &loads)).collect();
+        let among = |uses: &[Vec<&Vec<ValueId>>], loads: &Vec<ValueId>| uses.iter().any(|used| used.contains(&loads));
         for (i, stmt) in block.iter().enumerate() {
             if stmt.results.iter().any(|value| self.feeds.contains_key(value)) {
                 continue;
             }
-            let first = uses[i].iter().filter(|channel| !among(&uses[..i], channel));
-            out.extend(first.map(|channel| Stmt::effect(Op::Receive(*channel))));
+            let first = uses[i].iter().filter(|loads| !among(&uses[..i], loads));
+            out.extend(first.map(|loads| Stmt::effect(Op::Receive(self.slots[&loads[0]].0))));
             let mut stmt = stmt.clone();
             if let Op::Dot { a, b, .. } = &mut stmt.op {
                 for operand in [a, b] {
@@ -191,24 +211,23 @@ impl Pass<'_> {
             let inside: Vec<Block> = stmt.op.blocks().into_iter().map(|block| self.consumer(block)).collect();
             stmt.op.blocks_mut().into_iter().zip(inside).for_each(|(place, block)| *place = block);
             out.push(stmt);
-            let last = uses[i].iter().filter(|channel| !among(&uses[i + 1..], channel));
-            out.extend(last.map(|channel| Stmt::effect(Op::Release { channel: *channel, behind: 0 })));
+            let last = uses[i].iter().filter(|loads| !among(&uses[i + 1..], loads));
+            out.extend(last.map(|loads| Stmt::effect(Op::Release { channel: self.slots[&loads[0]].0, behind: 0 })));
         }
         out
     }
 
-    /// The channels of those of `loads` that a statement multiplies, itself or inside.
-    fn received(&self, stmt: &Stmt, loads: &[ValueId]) -> Vec<ChannelId> {
-        let mut channels = vec![];
-        stmt.walk(&mut |stmt| {
-            for value in operands(&stmt.op) {
-                if let (Some((channel, _)), true) = (self.slots.get(&value), loads.contains(&value))
-                    && !channels.contains(channel)
-                {
-                    channels.push(*channel);
-                }
-            }
-        });
-        channels
+    /// Those groups of `loads` of which a statement multiplies one, itself or inside.
+    fn received(&self, stmt: &Stmt, loads: &[ValueId]) -> Vec<&Vec<ValueId>> {
+        let multiplied = multiplied(stmt);
+        let all = self.groups.iter().flat_map(|group| &group.loads);
+        all.filter(|group| group.iter().any(|v| loads.contains(v) && multiplied.contains(v))).collect()
     }
+}
+
+/// The tiles that a statement multiplies, itself or inside.
+fn multiplied(stmt: &Stmt) -> Vec<ValueId> {
+    let mut values = vec![];
+    stmt.walk(&mut |stmt| values.extend(operands(&stmt.op)));
+    values
 }

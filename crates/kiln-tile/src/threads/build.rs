@@ -9,6 +9,11 @@ impl Expr {
         Expr::Int(value.into(), Scalar::I32)
     }
 
+    /// Zero of a type.
+    pub fn zero(of: Scalar) -> Expr {
+        if of.is_float() { Expr::Float(0.0, of) } else { Expr::Int(0, of) }
+    }
+
     /// `true` or `false`.
     pub fn bool(value: bool) -> Expr {
         Expr::Int(value.into(), Scalar::Bool)

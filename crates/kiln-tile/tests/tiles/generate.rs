@@ -85,7 +85,8 @@ pub fn generate(tape: &[u16]) -> Case {
         inputs: vec![],
         pool: vec![],
     };
-    let arch = generator.tape.pick(&Arch::ALL);
+    // Half of them where there is most to choose from.
+    let arch = if generator.tape.flip() { Arch::Sm90a } else { generator.tape.pick(&Arch::ALL) };
     let schedule = generator.schedule();
     generator.space();
     generator.load();
@@ -106,7 +107,7 @@ pub fn generate(tape: &[u16]) -> Case {
     let Generator { mut k, args, mut steps, .. } = generator;
     steps.push(format!("{schedule:?} on {arch}"));
     k.schedule(schedule);
-    Case { program: k.finish(), args, arch, steps }
+    Case { program: k.finish().expect("a valid program"), args, arch, steps }
 }
 
 impl Generator<'_> {
@@ -306,9 +307,10 @@ impl Generator<'_> {
         let ([bm, bn, bk], [m0, n0], stages) = (self.tile, self.origin.clone(), self.stages());
         let range = (Expr::index(0), self.extents[2].clone(), i64::from(bk));
         let first = if self.tape.flip() { Some(self.any()) } else { None };
-        let (some, order) = (self.tape.below(4) == 3, self.tape.below(3));
+        let (some, order, times) = (self.tape.below(4) == 3, self.tape.below(3), 1 + self.tape.below(2));
+        let range = (range.0, range.1, range.2 * times as i64);
         self.steps.push(format!(
-            "product with {stages:?} stages, {} sum{}",
+            "product with {stages:?} stages, {times} a time, {} sum{}",
             ["a", "no"][usize::from(first.is_none())],
             ["", ", of some CTAs"][usize::from(some)]
         ));
@@ -320,9 +322,17 @@ impl Generator<'_> {
                     1 => k.bind("odd", p + 1),
                     _ => k.bind("block", p / i64::from(bk)) * i64::from(bk),
                 };
-                let a = a.load(k, [m0.clone(), p.clone()], [bm, bk]);
-                let b = b.load(k, [p.clone(), n0.clone()], [bk, bn]);
-                vec![k.dot(&a, &b, &carried[0])]
+                // What is brought together may be used in another order.
+                let at: Vec<Expr> = (0..times).map(|i| p + i as i64 * i64::from(bk)).collect();
+                let pairs: Vec<[Tile; 2]> = at
+                    .iter()
+                    .map(|p| {
+                        let x = a.load(k, [m0.clone(), p.clone()], [bm, bk]);
+                        [x, b.load(k, [p.clone(), n0.clone()], [bk, bn])]
+                    })
+                    .collect();
+                let sum = |acc: Tile, [a, b]: &[Tile; 2]| k.dot(a, b, &acc);
+                vec![pairs.iter().rev().fold(carried[0].clone(), sum)]
             })
         };
         let tiles = if some {

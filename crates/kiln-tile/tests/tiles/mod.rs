@@ -58,7 +58,7 @@ pub fn gather_gelu(dtype: DType, [br, bc]: [u32; 2]) -> Program {
     });
     let to = k.view(&y, &[r0, c0], &[br, bc]);
     k.store(Place::View(to), &out);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// A softmax of rows that are each one tile. Parameters: `rows, cols, x, y`; `cols <= bc`.
@@ -78,7 +78,7 @@ pub fn softmax(dtype: DType, [br, bc]: [u32; 2]) -> Program {
     let out = k.map("out", &[br, bc], &[&e, &total], |_, x, _| &x[0] / &x[1]);
     let to = view(&mut k, &y);
     k.store(Place::View(to), &out);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// The maximum and the sum of exponentials of a row, updated by the elements of a tile.
@@ -120,7 +120,7 @@ pub fn softmax_loop(dtype: DType, [br, bc]: [u32; 2]) -> Program {
         k.store(Place::View(to), &out);
         vec![]
     });
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// A layer norm of rows that are each one tile. Parameters: `rows, cols, eps, x, gamma, beta, y`; `cols <= bc`.
@@ -148,7 +148,7 @@ pub fn layer_norm(dtype: DType, [br, bc]: [u32; 2]) -> Program {
     });
     let to = k.view(&y, &[&at[0] * i64::from(br), 0.into()], &[br, bc]);
     k.store(Place::View(to), &out);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// What a product is of.
@@ -208,7 +208,7 @@ pub fn gemm(of: Product) -> Program {
     let out = k.map("out", &[bm, bn], &[&acc[0], &bias], |_, x, _| &x[0] + &x[1]);
     let to = k.view(&y, &[at[0].clone(), m0, n0], &[bm, bn]);
     k.store(Place::View(to), &out);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// `o = softmax(q k^T) v` for each of `batch`. Parameters: `batch, queries, keys, q, k, v, o`.
@@ -249,7 +249,7 @@ pub fn attention(dtype: DType, [bm, bn]: [u32; 2], [depth, columns]: [u32; 2]) -
     let out = k.map("out", &[bm, columns], &[&last[2], &last[1]], |_, x, _| &x[0] / &x[1]);
     let to = k.view(&o, &origin(m0), &[bm, columns]);
     k.store(Place::View(to), &out);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// `counts[x % bins] op= amount(x)`. Parameters: `n, bins, x, counts`.
@@ -275,7 +275,7 @@ pub fn scatter(op: AtomicOp, tile: u32) -> Program {
         mask: exists,
     };
     k.atomic(op, to, &amount);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// `y = flag == 0 ? x * 2 : max over x`, of one tile. Parameters: `flag, n, x, y`.
@@ -297,7 +297,7 @@ pub fn branches(tile: u32) -> Program {
     );
     let to = k.view(&y, &[0.into()], &[tile]);
     k.store(Place::View(to), &out[0]);
-    k.finish()
+    k.finish().unwrap()
 }
 
 /// Calls `visit` on every block of a program, the inner ones first.

@@ -24,12 +24,19 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use tile::{Argument, Elements};
 
-/// Runs `program` on `args`, one for each parameter in order; a persistent grid is 3 CTAs. The program must have passed the verifier.
+/// Runs `program` on `args`, one for each parameter in order; a persistent grid is 3 CTAs. It must have passed
+/// [`verify`](super::verify).
+///
+/// # Errors
+/// Arguments that do not fit, and what the program does wrong: see the module.
 pub fn run(program: &Program, args: &mut [Arg]) -> Result<()> {
     run_on(program, NonZeroU32::MIN.saturating_add(2), args)
 }
 
 /// [`run`] with at most so many CTAs in a persistent grid.
+///
+/// # Errors
+/// Those of [`run`].
 pub fn run_on(program: &Program, ctas: NonZeroU32, args: &mut [Arg]) -> Result<()> {
     let mut state = State::new(&program.name);
     state.bind_args(&program.params, args)?;

@@ -27,7 +27,7 @@
 //!   written: nothing is folded.
 //! * `;` starts a comment. Line ends and indentation mean nothing.
 //!
-//! What is read is well formed, not yet right: see [`verify`](super::verify).
+//! What is read is well formed, not yet right: see [`verify`](super::verify()).
 
 mod lex;
 mod parse;

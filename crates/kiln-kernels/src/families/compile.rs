@@ -1,0 +1,96 @@
+//! From what a family built to CUDA C and launches.
+
+use super::{Built, Offer, TileLaunch};
+use crate::lower::Watch;
+use crate::tensor_map::{Element, Swizzle, TensorMap, Window};
+use crate::{Error, Implementation, Kernel, Launch, Param, Result};
+use kiln_graph::Dim;
+use kiln_target::arch::Arch;
+use kiln_tile::pass::Pass;
+use kiln_tile::passes::{Machine, PASSES};
+use kiln_tile::program::Param as TileParam;
+use kiln_tile::{DType, KernelParam, TileError, ir, lower};
+
+/// Compiles what an offer built for `arch`, showing `watch` the CUDA C.
+pub fn implementation(offer: &Offer, built: &Built, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
+    let kernels = built.launches.iter().map(|launch| launch.compile(arch, watch)).collect::<Result<_>>()?;
+    let Built { scratch_bytes, zeroed_bytes, packed, .. } = built.clone();
+    let made = Implementation::new(offer.family, offer.config.clone(), kernels);
+    Ok(Implementation { scratch_bytes, zeroed_bytes, packed, ..made })
+}
+
+impl TileLaunch {
+    /// The program after all passes of the tile compiler.
+    ///
+    /// # Errors
+    /// What the architecture cannot do.
+    pub fn scheduled(&self, arch: Arch) -> Result<ir::Program> {
+        let mut program = self.program.clone();
+        PASSES.iter().try_for_each(|pass| pass.run(&mut program, &Machine::new(arch))).map_err(|e| self.refused(e))?;
+        Ok(program)
+    }
+
+    fn refused(&self, source: TileError) -> Error {
+        Error::Tile { region: self.program.name.clone(), source: source.into() }
+    }
+
+    fn compile(&self, arch: Arch, watch: &mut Watch<'_>) -> Result<Kernel> {
+        let _span = tracing::debug_span!("kernel", name = self.program.name).entered();
+        let program = self.scheduled(arch)?;
+        let kernel = lower::compile_threads(&program, arch).map_err(|e| self.refused(e))?;
+        watch(&kernel.name, Pass::Cuda, &kernel.source);
+        let mut params = vec![];
+        for (i, param) in kernel.params.iter().enumerate() {
+            params.push(match (param, self.arguments.get(i)) {
+                (KernelParam::TensorMap(map), _) => self.tensor_map(&program, map)?,
+                (param, Some(argument)) => {
+                    argument.param(matches!(param, KernelParam::Scalar { dtype: DType::I32, .. }))
+                }
+                (_, None) => return Err(self.malformed(format!("its parameter {i} is bound to nothing"))),
+            });
+        }
+        let launch = Launch {
+            grid: self.grid(&program)?,
+            cluster: [1; 3],
+            block: [kernel.threads, 1, 1],
+            dynamic_shared: kernel.dynamic_shared,
+            params,
+        };
+        Ok(Kernel { entry: kernel.name, source: kernel.source, launch, checks: self.checks.clone() })
+    }
+
+    fn malformed(&self, what: String) -> Error {
+        Error::Malformed { region: self.program.name.clone(), what }
+    }
+
+    /// The tensor map of a parameter, as the kernel's copies need it.
+    fn tensor_map(&self, program: &ir::Program, map: &lower::TensorMap) -> Result<Param> {
+        let name = || self.malformed(format!("parameter {} has no tensor map", map.tensor));
+        let Some(TileParam::Buffer { buffer, .. }) = program.params.get(map.tensor) else { return Err(name()) };
+        let base = self.arguments.get(map.tensor).and_then(|argument| argument.param(false).pointer());
+        let element = Element::of(buffer.dtype).ok_or_else(name)?;
+        let known = self.known(program);
+        let dims = |exprs: &[kiln_tile::Expr]| {
+            exprs.iter().rev().map(|e| super::built::dim_of(e, &known).ok_or_else(name)).collect::<Result<Vec<Dim>>>()
+        };
+        let outer = buffer.strides.len().saturating_sub(1);
+        let bytes = Dim::from(i64::from(element.bytes()));
+        let swizzle = match map.swizzle {
+            0 => Swizzle::None,
+            32 => Swizzle::B32,
+            64 => Swizzle::B64,
+            _ => Swizzle::B128,
+        };
+        Ok(Param::TensorMap(Box::new(TensorMap {
+            base: base.ok_or_else(name)?,
+            offset: Dim::from(0),
+            element,
+            extents: dims(&buffer.shape)?,
+            strides: dims(&buffer.strides[..outer])?.into_iter().map(|stride| stride * bytes.clone()).collect(),
+            window: Window::Tiled(map.extents.clone()),
+            element_strides: vec![],
+            swizzle,
+            promotion: Default::default(),
+        })))
+    }
+}

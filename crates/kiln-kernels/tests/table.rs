@@ -1,0 +1,144 @@
+//! `docs/kernels.md` says which family makes what, for which types, on which architectures. `UPDATE_EXPECT=1` writes it.
+
+mod common;
+
+use common::{d, spec};
+use kiln_fuse::{Anchor, Region};
+use kiln_graph::{Builder, ConvSpec, DType, Dim, ReduceOp, Result, ScanOp, ScatterOp, ValueId, WindowSpec};
+use kiln_kernels::lower;
+use kiln_target::arch::Arch;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const DTYPES: [DType; 14] = [
+    DType::F64,
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::F8E4M3,
+    DType::F8E5M2,
+    DType::I64,
+    DType::U64,
+    DType::I32,
+    DType::U32,
+    DType::I16,
+    DType::I8,
+    DType::U8,
+    DType::Bool,
+];
+
+type Build = fn(&mut Builder, DType) -> Result<ValueId>;
+
+/// One region of each kind.
+const PROBES: [(Anchor, Build); 9] = [
+    (Anchor::Map, |b, dtype| {
+        let x = b.input("x", dtype, &d(&["8", "64"]))?;
+        b.transpose(x, &[1, 0])
+    }),
+    (Anchor::Index, |b, dtype| {
+        let (x, at) = (b.input("x", dtype, &d(&["8", "64"]))?, b.input("at", DType::I64, &d(&["5"]))?);
+        b.gather(x, at, 0)
+    }),
+    (Anchor::Index, |b, dtype| {
+        let (x, at) = (b.input("x", dtype, &d(&["8", "64"]))?, b.input("at", DType::I64, &d(&["5", "1"]))?);
+        let updates = b.input("updates", dtype, &d(&["5", "64"]))?;
+        b.scatter_nd(x, at, updates, ScatterOp::Set)
+    }),
+    (Anchor::Reduce, |b, dtype| {
+        let x = b.input("x", dtype, &d(&["8", "64"]))?;
+        b.reduce(if dtype == DType::Bool { ReduceOp::Any } else { ReduceOp::Max }, x, &[1], false)
+    }),
+    (Anchor::Contract, |b, dtype| {
+        let (x, w) = (b.input("x", dtype, &d(&["64", "64"]))?, b.input("w", dtype, &d(&["64", "64"]))?);
+        let sum = dtype.accumulator();
+        b.contract(spec("mk,kn->mn"), x, w, sum, sum)
+    }),
+    (Anchor::Conv, |b, dtype| {
+        let (x, w) =
+            (b.input("x", dtype, &d(&["1", "64", "8", "8"]))?, b.input("w", dtype, &d(&["64", "64", "3", "3"]))?);
+        let spec = ConvSpec { strides: vec![1; 2], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups: 1 };
+        b.conv(x, w, None, spec)
+    }),
+    (Anchor::Window, |b, dtype| {
+        let x = b.input("x", dtype, &d(&["4", "8"]))?;
+        b.window(
+            ReduceOp::Max,
+            x,
+            WindowSpec { window: vec![3], strides: vec![1], pads: vec![(1, 1)], dilations: vec![1] },
+        )
+    }),
+    (Anchor::Sink, |b, dtype| {
+        let x = b.input("x", dtype, &d(&["8", "64"]))?;
+        b.scan(ScanOp::Sum, x, 1, false, false)
+    }),
+    (Anchor::Alone, |b, dtype| {
+        let x = b.input("x", dtype, &d(&["8", "64"]))?;
+        Ok(b.topk(x, 1, &Dim::from(4), true)?.0)
+    }),
+];
+
+/// By family and type the architectures that it is the first choice on.
+fn found() -> BTreeMap<String, BTreeMap<String, Vec<Arch>>> {
+    let mut found: BTreeMap<String, BTreeMap<String, Vec<Arch>>> = BTreeMap::new();
+    for (anchor, build) in PROBES {
+        for dtype in DTYPES {
+            let mut b = Builder::new("probe");
+            let Ok(result) = build(&mut b, dtype) else { continue };
+            b.output("y", result);
+            let region = Region { name: "probe".into(), summary: "a probe".into(), anchor, graph: b.finish() };
+            if region.verify().is_err() {
+                continue;
+            }
+            for arch in Arch::ALL {
+                if let Ok(made) = lower(&region, arch, &region.graph.symbols) {
+                    let family = found.entry(made[0].1.family.clone()).or_default();
+                    let archs = family.entry(dtype.to_string()).or_default();
+                    if !archs.contains(&arch) {
+                        archs.push(arch);
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn page() -> String {
+    let mut page = String::from(
+        "# Kernel families\n\nWhich family is the first choice for a plain region of its kind, by element type and architecture. \
+         `crates/kiln-kernels/tests/table.rs` writes this page.\n\n| family |",
+    );
+    DTYPES.iter().for_each(|dtype| _ = write!(page, " {dtype} |"));
+    page += "\n| --- |";
+    DTYPES.iter().for_each(|_| page += " --- |");
+    for (family, types) in found() {
+        let _ = write!(page, "\n| `{family}` |");
+        for dtype in DTYPES {
+            let cell = match types.get(&dtype.to_string()) {
+                None => "-".to_owned(),
+                Some(archs) if archs.len() == Arch::ALL.len() => "all".to_owned(),
+                // What an architecture has, later ones have too, or it is said one by one.
+                Some(archs) => {
+                    let later = Arch::ALL.iter().filter(|arch| arch.capability() >= archs[0].capability()).count();
+                    if later == archs.len() {
+                        format!("{} on", archs[0])
+                    } else {
+                        archs.iter().map(Arch::to_string).collect::<Vec<_>>().join(", ")
+                    }
+                }
+            };
+            let _ = write!(page, " {cell} |");
+        }
+    }
+    page + "\n"
+}
+
+#[test]
+fn the_page_says_what_families_take() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/kernels.md");
+    let page = page();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), page, "run this with UPDATE_EXPECT=1");
+}

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Case, case, cases, d, ints, random, spec};
+use common::products::einsum;
+use common::{Case, case, cases, d, products, random, spec};
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, Dim, QuantAxes, Rng};
 use kiln_target::arch::Arch;
@@ -40,27 +41,6 @@ fn contractions() {
             }
         }
     }
-}
-
-/// An einsum of inputs of one type, with extents by label.
-fn einsum(name: &str, text: &str, dtype: DType, extent: &dyn Fn(char) -> usize) -> Case {
-    let spec = spec(text);
-    let shapes = [&spec.lhs, &spec.rhs].map(|labels| labels.iter().map(|l| extent(*l)).collect::<Vec<usize>>());
-    let dims = shapes.clone().map(|s| s.into_iter().map(Dim::from).collect::<Vec<_>>());
-    let tensor = |shape: &[usize], seed| match dtype {
-        DType::I8 | DType::U8 => ints(dtype, shape, 0, 100, seed),
-        _ => random(dtype, shape, seed),
-    };
-    let inputs = vec![tensor(&shapes[0], 1), tensor(&shapes[1], 2)];
-    let (acc, out) = match dtype {
-        DType::I8 | DType::U8 => (DType::I32, DType::I32),
-        _ if dtype.is_f8() => (DType::F32, DType::F32),
-        _ => (dtype.accumulator(), dtype),
-    };
-    case(name, Anchor::Contract, 64.0, inputs, |b| {
-        let (x, y) = (b.input("x", dtype, &dims[0])?, b.input("y", dtype, &dims[1])?);
-        Ok(vec![b.contract(spec.clone(), x, y, acc, out)?])
-    })
 }
 
 #[test]
@@ -116,32 +96,7 @@ fn orientations_types_and_odd_sizes() {
 fn epilogues() {
     for (n, (m, k, columns)) in [(2, 7, 48), (5, 33, 24), (128, 64, 192), (17, 16, 36)].into_iter().enumerate() {
         for dtype in [DType::F32, DType::F16] {
-            let shape = [columns, k];
-            let inputs = vec![
-                random(dtype, &[2, m, k], 1),
-                random(dtype, &shape, 2),
-                random(dtype, &[columns], 3),
-                random(dtype, &[2, m, columns], 4),
-                random(dtype, &[2, m, 1], 5),
-            ];
-            let case = case(&format!("epilogue_{n}_{dtype}"), Anchor::Contract, 128.0, inputs, |b| {
-                let x = b.input("x", dtype, &["B".into(), Dim::sym("S"), Dim::from(k)])?;
-                let w = b.input("w", dtype, &shape.map(Dim::from))?;
-                let bias = b.input("bias", dtype, &[Dim::from(columns)])?;
-                let full = ["B".into(), Dim::sym("S"), Dim::from(columns)];
-                let residual = b.input("residual", dtype, &full)?;
-                let of_row = b.input("row", dtype, &["B".into(), Dim::sym("S"), Dim::from(1)])?;
-                let y = b.contract(spec("bsk,nk->bsn"), x, w, dtype.accumulator(), dtype)?;
-                let y = b.plus(y, bias)?;
-                let gate = b.sigmoid(y)?;
-                let gated = b.mul(y, gate)?;
-                let sum = b.plus(gated, residual)?;
-                let of_row = b.broadcast_to(of_row, &full)?;
-                let scaled = b.mul(sum, of_row)?;
-                let heads = b.reshape(scaled, &["B".into(), Dim::sym("S"), Dim::from(4), Dim::from(columns / 4)])?;
-                Ok(vec![b.transpose(heads, &[0, 2, 1, 3])?])
-            });
-            check(&case, ARCHES[(n + 1) % 4], 2, n);
+            check(&products::epilogue(dtype, [m, k, columns]), ARCHES[(n + 1) % 4], 2, n);
         }
     }
 }

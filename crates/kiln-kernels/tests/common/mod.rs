@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod cases;
+pub mod products;
 pub mod shapes;
 
 use kiln_fuse::{Anchor, Region};

@@ -139,7 +139,7 @@ impl KernelFamily for Maps {
             let full = (&points.first + step).compare(CompareOp::Le, total);
             k.try_if_else(full, |k, full| points.write(k, !full).map(|()| vec![]))?;
         }
-        Ok(Built::one(values.launch(k.finish())))
+        values.launch(k).map(Built::one)
     }
 }
 

@@ -164,7 +164,10 @@ impl<'a> Values<'a> {
     }
 
     /// The finished program of the tile IR, without the tensors that nothing accesses.
-    pub fn launch(self, mut program: ir::Program) -> TileLaunch {
+    pub fn launch(self, k: ir::Builder) -> Result<TileLaunch> {
+        let region = &self.region.name;
+        let finished = k.finish().map_err(|source| Error::Tile { region: region.clone(), source: source.into() });
+        let mut program = finished?;
         let accessed = program.accessed();
         let used = |param: &Param| match param {
             Param::Buffer { buffer, .. } => accessed.contains(&buffer.id),
@@ -173,7 +176,7 @@ impl<'a> Values<'a> {
         let params = std::mem::take(&mut program.params).into_iter().zip(self.arguments);
         let (params, arguments) = params.filter(|(param, _)| used(param)).unzip();
         program.params = params;
-        TileLaunch { program, arguments, checks: self.checks }
+        Ok(TileLaunch { program, arguments, checks: self.checks })
     }
 
     /// Tells within what the values of inputs lie, as [`crate::lower_within`] does.

@@ -73,10 +73,20 @@ pub fn attention(dtype: DType, d: u32, [bm, bn, _]: [u32; 3], stages: u32, sched
         let right = k.transpose(&right, &[1, 0]);
         let scores = k.full("scores", f32, &[bm, bn], Expr::float(f32, 0.0));
         let scores = k.dot(&query, &right, &scores);
-        let scores = k.map("scores", &[bm, bn], &[&scores], |_, x, at| {
-            let inside = (start + &at[1]).lt(&keys);
-            inside.select(&x[0], Expr::float(f32, f64::NEG_INFINITY))
-        });
+        // Only the last tile may reach past the end.
+        let whole = (start + i64::from(bn)).le(&keys);
+        let scores = k
+            .if_else(
+                whole,
+                |_| vec![scores.clone()],
+                |k| {
+                    vec![k.map("scores", &[bm, bn], &[&scores], |_, x, at| {
+                        let inside = (start + &at[1]).lt(&keys);
+                        inside.select(&x[0], Expr::float(f32, f64::NEG_INFINITY))
+                    })]
+                },
+            )
+            .remove(0);
         let peak = k.reduce("peak", ReduceOp::Max, &scores, 1);
         let next = k.map("most", &[bm, 1], &[most, &peak], |_, x, _| x[0].max(&x[1]));
         let fade = k.map("fade", &[bm, 1], &[most, &next], |_, x, _| {

@@ -239,8 +239,8 @@ impl Builder {
         names: &[&str],
         shape: &[u32],
         args: &[&Tile],
-        build: impl FnOnce(&mut MapBuilder<'_>, &[Expr], &[Expr]) -> Result<Vec<Expr>, E>,
-    ) -> Result<Vec<Tile>, E> {
+        build: impl FnOnce(&mut MapBuilder<'_>, &[Expr], &[Expr]) -> std::result::Result<Vec<Expr>, E>,
+    ) -> std::result::Result<Vec<Tile>, E> {
         let axes: Vec<Var> = (0..shape.len()).map(|axis| self.var(&format!("i{axis}"), Type::Index)).collect();
         let args: Vec<(Var, ValueId)> = args
             .iter()
@@ -324,8 +324,8 @@ impl Builder {
         (start, end, step): (Expr, Expr, i64),
         stages: Option<u32>,
         carried: &[Tile],
-        build: impl FnOnce(&mut Builder, &Expr, &[Tile]) -> Result<Vec<Tile>, E>,
-    ) -> Result<Vec<Tile>, E> {
+        build: impl FnOnce(&mut Builder, &Expr, &[Tile]) -> std::result::Result<Vec<Tile>, E>,
+    ) -> std::result::Result<Vec<Tile>, E> {
         let var = self.var(name, Type::Index);
         let renew = |k: &mut Builder, tile: &Tile| {
             let name = k.program.value(tile.id).name.clone();
@@ -364,8 +364,8 @@ impl Builder {
     pub fn try_if_else<E>(
         &mut self,
         cond: Expr,
-        mut build: impl FnMut(&mut Builder, bool) -> Result<Vec<Tile>, E>,
-    ) -> Result<Vec<Tile>, E> {
+        mut build: impl FnMut(&mut Builder, bool) -> std::result::Result<Vec<Tile>, E>,
+    ) -> std::result::Result<Vec<Tile>, E> {
         let (then, yes) = self.nested(|k| build(k, true));
         let (otherwise, no) = self.nested(|k| build(k, false));
         Ok(self.branch(cond, (then, yes?), (otherwise, no?)))

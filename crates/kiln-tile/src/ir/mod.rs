@@ -402,6 +402,8 @@ pub enum Op {
         /// Whether the role waits, or only arrives.
         wait: bool,
     },
+    /// The two warpgroups of the role take turns at issuing products.
+    Turn(Turn),
     /// Gives up or takes registers (`setmaxnreg`).
     SetRegisters {
         /// Registers a thread.
@@ -424,6 +426,19 @@ pub enum Group {
     BulkRead,
     /// Bulk stores; waits until they are written.
     Bulk,
+}
+
+/// How two warpgroups take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Turn {
+    /// The first has the first turn.
+    Start,
+    /// Waits for the own turn.
+    Wait,
+    /// Hands the turn to the other.
+    Pass,
+    /// Takes back the turn that nobody waits for.
+    End,
 }
 
 /// What a fence orders.

@@ -110,7 +110,7 @@ impl Lower<'_> {
         let digits = self.digits(&layout, &[])?;
         let vector = digits.iter().position(|digit| digit.axis == fast && digit.stride == 1);
         let lanes = vector.filter(|_| width > 1).map(|place| (place, width));
-        let nest = self.nest(&layout, &digits, lanes)?;
+        let nest = self.nest(&layout, &digits, 0, lanes)?;
         let at: Vec<Expr> = nest.at.iter().map(|at| nest.first_lane(at)).collect();
         let inner: Vec<u32> = nest.loops.iter().map(|(var, _)| var.id).collect();
         let start = self.slot(to)?;

@@ -48,10 +48,12 @@ impl Lower<'_> {
         let sums = self.array(acc)?;
         let each = n * atom.m / 128;
         let source = |major: Major| Source::Shared { mn_major: major == Major::Mn };
-        let product = |repeat: u32, from: Source, operands: Vec<t::Expr>| {
+        let adds = !self.overwritten.contains(&acc);
+        let product = |k: usize, repeat: u32, from: Source, operands: Vec<t::Expr>| {
             Stmt::Instruction(Instruction {
                 atom: Atom::Mma { row: *atom, width: n, a: from, b: source(right.major) },
                 accumulators: (0..each).map(|i| sums.place(t::Expr::int(repeat * each + i))).collect(),
+                accumulate: adds || k > 0,
                 results: vec![],
                 operands,
             })
@@ -68,11 +70,11 @@ impl Lower<'_> {
                     bytes = bytes.plus(self.expr(&group)?);
                 }
                 let a_first = self.descriptor("a_tile", left.bits(), bytes)?;
-                for (deep_a, deep_b) in left.k_offsets.iter().zip(&right.k_offsets) {
+                for (k, (deep_a, deep_b)) in left.k_offsets.iter().zip(&right.k_offsets).enumerate() {
                     for repeat in 0..repeats {
                         let rows = left.mn_offsets.get(repeat as usize).copied().unwrap_or(0);
                         let operands = vec![step(&a_first, deep_a + rows), step(&b_first, *deep_b)];
-                        self.push(product(repeat, source(left.major), operands));
+                        self.push(product(k, repeat, source(left.major), operands));
                     }
                 }
             }
@@ -86,7 +88,7 @@ impl Lower<'_> {
                         let mut operands: Vec<t::Expr> =
                             (0..words).map(|i| packed(&left, first + word * i, word)).collect();
                         operands.push(step(&b_first, *deep_b));
-                        self.push(product(repeat, Source::Registers, operands));
+                        self.push(product(k, repeat, Source::Registers, operands));
                     }
                 }
             }
@@ -160,6 +162,7 @@ impl Lower<'_> {
                     self.push(Stmt::Instruction(Instruction {
                         atom: Atom::Mma { row: *atom, width, a: Source::Registers, b: Source::Registers },
                         accumulators: (0..each).map(|i| sums.place(int(first + i))).collect(),
+                        accumulate: true,
                         results: vec![],
                         operands,
                     }));
@@ -227,7 +230,13 @@ impl Lower<'_> {
             let address = t::Expr::SharedAddress(Box::new(from.base.clone().plus(self.expr(&own)?)));
             let atom = Atom::Copy(*row);
             let operands = vec![address];
-            self.push(Stmt::Instruction(Instruction { atom, accumulators: vec![], results: places, operands }));
+            self.push(Stmt::Instruction(Instruction {
+                atom,
+                accumulators: vec![],
+                accumulate: false,
+                results: places,
+                operands,
+            }));
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ pub use copy::TensorMap;
 use kiln_layout::RegisterLayout;
 use kiln_target::arch::Arch;
 pub use shared::{SharedPlan, shared_plan};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use storage::Storage;
 
 /// Compiles a program whose tiles have layouts, and whose shared buffers have places, for `arch`.
@@ -81,6 +81,7 @@ pub fn lower(program: &Program, arch: Arch) -> Result<(t::Kernel, Vec<TensorMap>
         next_id: program.next_id,
         next_var: 0,
         maps: vec![],
+        overwritten: overwritten(program),
     };
     let mut params: Vec<t::Var> = program.params.iter().map(|param| lower.param(param)).collect();
     let body = lower.frame(Threads { first: 0, count: program.threads(), role: 0 }, |lower| lower.domain())?;
@@ -104,6 +105,32 @@ pub fn lower(program: &Program, arch: Arch) -> Result<(t::Kernel, Vec<TensorMap>
         body,
     };
     Ok((kernel, maps))
+}
+
+/// Tiles of zeros whose only use is as the accumulator of a product that can ignore it.
+fn overwritten(program: &Program) -> HashSet<ValueId> {
+    let mut zeros = HashSet::new();
+    let mut uses: HashMap<ValueId, u32> = HashMap::new();
+    let mut sums = HashSet::new();
+    for stmt in &program.body {
+        stmt.walk(&mut |stmt| {
+            stmt.op.uses().into_iter().chain(stmt.op.yields()).for_each(|value| *uses.entry(value).or_default() += 1);
+            match &stmt.op {
+                Op::Full { value } if is_zero(value) => zeros.extend(&stmt.results),
+                Op::Dot { acc, atom: Some(atom), .. } if atom.starts_with("wgmma") => {
+                    sums.insert(*acc);
+                }
+                _ => {}
+            }
+        });
+    }
+    zeros.retain(|value| sums.contains(value) && uses.get(value) == Some(&1));
+    zeros
+}
+
+/// Whether all bits are zero.
+fn is_zero(e: &Expr) -> bool {
+    matches!(e.kind(), ExprKind::Const(value) if value.as_f64().to_bits() == 0)
 }
 
 fn holds_dot(stmt: &ir::Stmt) -> bool {
@@ -166,6 +193,8 @@ pub(crate) struct Lower<'a> {
     next_var: u32,
     /// Tensor maps, and the parameters that they are.
     maps: Vec<(TensorMap, t::Var)>,
+    /// Accumulators of zeros, which the first product overwrites.
+    overwritten: HashSet<ValueId>,
 }
 
 impl<'a> Lower<'a> {
@@ -384,6 +413,7 @@ impl<'a> Lower<'a> {
                 }
                 Ok(())
             }
+            Op::Full { .. } if self.overwritten.contains(&result(0)?) => Ok(()),
             Op::Full { value } => self.full(result(0)?, value),
             Op::Load { from, fill } => self.load(result(0)?, from, fill),
             Op::Map { axes, args, body, results } => self.map(&stmt.results, axes, args, body, results),
@@ -413,6 +443,7 @@ impl<'a> Lower<'a> {
             Op::WaitGroup { group, pending } => self.wait_group(*group, *pending),
             Op::Fence(fence) => self.fence(*fence),
             Op::NamedBarrier { id, threads, wait } => self.named_barrier(id, *threads, *wait),
+            Op::Turn(turn) => self.turn(*turn),
             Op::SetRegisters { count, increase } => self.set_registers(*count, *increase),
             Op::ClusterSync => self.cluster_sync(),
         }

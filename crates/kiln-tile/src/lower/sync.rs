@@ -3,11 +3,13 @@
 use super::{Lower, Threads};
 use crate::error::Result;
 use crate::expr::Expr;
-use crate::ir::{Arriver, BarrierId, Block, Fence, Group, Role};
+use crate::ir::{Turn, Arriver, BarrierId, Block, Fence, Group, Role};
 use crate::threads::{self as t, Effect, Stmt};
 
 /// Barriers of roles count down from this one; those that programs name count up.
 const LAST_BARRIER: u32 = 15;
+/// The first of the two barriers at which warpgroups take turns: after those of at most four roles.
+const FIRST_TURN: i64 = 6;
 /// Bytes of an mbarrier.
 const BARRIER_BYTES: u32 = 8;
 
@@ -147,6 +149,27 @@ impl Lower<'_> {
     pub(super) fn named_barrier(&mut self, id: &Expr, threads: u32, wait: bool) -> Result<()> {
         let id = self.expr(id)?;
         self.push(Stmt::Effect(Effect::NamedBarrier { id, threads, wait }));
+        Ok(())
+    }
+
+    /// Writes how two warpgroups take turns, each at a barrier of its own.
+    pub(super) fn turn(&mut self, turn: Turn) -> Result<()> {
+        let group = self.thread()? / 128;
+        let own = self.expr(&(&group + FIRST_TURN))?;
+        let other = self.expr(&(Expr::index(FIRST_TURN + 1) - &group))?;
+        let meet = |id: t::Expr, wait: bool| Stmt::Effect(Effect::NamedBarrier { id, threads: 256, wait });
+        let (of, then) = match turn {
+            Turn::Start => (Some(1), meet(other, false)),
+            Turn::Wait => (None, meet(own, true)),
+            Turn::Pass => (None, meet(other, false)),
+            Turn::End => (Some(0), meet(own, true)),
+        };
+        let Some(of) = of else {
+            self.push(then);
+            return Ok(());
+        };
+        let cond = self.expr(&group.eq(of))?;
+        self.push(Stmt::If { cond, then: vec![then], otherwise: vec![] });
         Ok(())
     }
 

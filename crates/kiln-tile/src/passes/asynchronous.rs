@@ -3,7 +3,7 @@
 
 use crate::dtype::Type;
 use crate::expr::{Expr, Var};
-use crate::ir::{
+use crate::ir::{Turn,
     Arriver, Barrier, BarrierId, Block, ChannelId, CopyKind, Fence, Group, Op, Operand, Program, Role, SharedId, Slot,
     Stage, Stmt, ValueId,
 };
@@ -134,6 +134,8 @@ struct Pass<'a> {
     /// The role's named barrier and its threads, in a program of roles.
     team: Option<(u32, u32)>,
     producer: bool,
+    /// Whether warpgroups take turns.
+    turns: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -143,7 +145,9 @@ impl<'a> Pass<'a> {
         [outgoing, read]: [&'a HashSet<SharedId>; 2],
         team: Option<(u32, u32)>,
     ) -> Self {
-        Pass { program, rings, outgoing, read, cursors: HashMap::new(), declared: vec![], team, producer: false }
+        let turns = program.schedule.ping_pong && matches!(team, Some((_, 256)));
+        let (cursors, declared) = (HashMap::new(), vec![]);
+        Pass { program, rings, outgoing, read, cursors, declared, team, producer: false, turns }
     }
 
     fn role(&mut self, role: &mut Role) -> Block {
@@ -169,7 +173,10 @@ impl<'a> Pass<'a> {
     }
 
     fn body(&mut self, body: Block) -> Block {
-        let mut out = self.block(body);
+        self.turns &= !self.producer && asynchronous_dots(&body);
+        let mut out: Block = self.turns.then(|| Stmt::effect(Op::Turn(Turn::Start))).into_iter().collect();
+        out.extend(self.block(body));
+        out.extend(self.turns.then(|| Stmt::effect(Op::Turn(Turn::End))));
         if !self.outgoing.is_empty() && !self.producer {
             let wait = Stmt::effect(Op::WaitGroup { group: Group::Bulk, pending: 0 });
             out.push(Stmt::effect(Op::Elected(vec![wait])));
@@ -232,13 +239,23 @@ impl<'a> Pass<'a> {
     fn block(&mut self, block: Block) -> Block {
         let mut out = vec![];
         let mut flights: Vec<Flight> = vec![];
+        let mut dots = block.iter().filter(|stmt| is_asynchronous(&stmt.op)).count();
+        let mut waits = self.turns;
         for stmt in block {
+            let dot = is_asynchronous(&stmt.op);
+            if dot && std::mem::take(&mut waits) {
+                out.push(Stmt::effect(Op::Turn(Turn::Wait)));
+            }
             let used = stmt.used();
             let chained = |flight: &Flight| is_asynchronous(&stmt.op) && accumulator(&stmt.op) == Some(flight.value);
             if let Some(last) = flights.iter().rposition(|flight| used.contains(&flight.value) && !chained(flight)) {
                 land(&mut flights, last + 1, &mut out);
             }
             self.stmt(stmt, &mut flights, &mut out);
+            dots -= usize::from(dot);
+            if dot && dots == 0 && self.turns {
+                out.push(Stmt::effect(Op::Turn(Turn::Pass)));
+            }
         }
         let all = flights.len();
         land(&mut flights, all, &mut out);

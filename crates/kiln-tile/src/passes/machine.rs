@@ -44,7 +44,7 @@ impl Machine {
         let rows = view.tensor.strides[..inner].iter().all(|stride| facts.multiple(stride) * bytes % 16 == 0);
         let boxes = view.shape.iter().all(|extent| *extent <= 256 || extent % 256 == 0);
         let line = view.axes[inner].map_or(0, |axis| i128::from(view.shape[axis]) * bytes);
-        let whole = line > 0 && (line % 128 == 0 || line == 64 || line == 32);
+        let whole = line > 0 && line % 32 == 0;
         self.has_tma()
             && (1..=5).contains(&rank)
             && bytes > 0

@@ -7,7 +7,7 @@ use super::Machine;
 use super::feeds::{Feed, feeds, operands};
 use crate::ir::{
     Block, Channel, ChannelId, CopyKind, Op, Operand, Program, Renaming, Role, Shared, SharedId, Slot, Stage, Stmt,
-    ValueId,
+    ValueId, View,
 };
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -25,8 +25,10 @@ pub fn specialise(program: &mut Program, machine: &Machine) -> bool {
     if found.is_empty() {
         return false;
     }
-    let mut pass = Pass { program, feeds: found, slots: HashMap::new(), groups: vec![] };
-    let body = std::mem::take(&mut pass.program.body);
+    let body = std::mem::take(&mut program.body);
+    let mut alone = vec![];
+    travelling_alone(&body, &found, &mut alone);
+    let mut pass = Pass { program, feeds: found, slots: HashMap::new(), groups: vec![], alone };
     pass.assign(&body, 1, &[]);
     let producer = pass.producer(&body);
     let consumer = pass.consumer(&body);
@@ -52,6 +54,31 @@ struct Pass<'a> {
     feeds: HashMap<ValueId, Feed>,
     slots: HashMap<ValueId, (ChannelId, SharedId)>,
     groups: Vec<Group>,
+    /// Boxes that travel alone in a loop: so do those outside of it that are like them.
+    alone: Vec<Key>,
+}
+
+/// What tells boxes apart: their tensor and extents.
+type Key = (u32, Vec<Option<usize>>, Vec<u32>);
+
+fn key(view: &View) -> Key {
+    (view.tensor.id, view.axes.clone(), view.shape.clone())
+}
+
+/// The boxes that a dot in a pipelined loop multiplies with nothing else that the loop loads.
+fn travelling_alone(block: &Block, feeds: &HashMap<ValueId, Feed>, found: &mut Vec<Key>) {
+    for stmt in block {
+        if let Op::For { body, stages: Some(_), .. } = &stmt.op {
+            for dot in body {
+                let mut loads = operands(&dot.op);
+                loads.retain(|v| feeds.contains_key(v) && body.iter().any(|s| s.results.contains(v)));
+                if let [load] = loads[..] {
+                    found.push(key(&feeds[&load].view));
+                }
+            }
+        }
+        stmt.op.blocks().into_iter().for_each(|block| travelling_alone(block, feeds, found));
+    }
 }
 
 impl Pass<'_> {
@@ -63,8 +90,11 @@ impl Pass<'_> {
         for stmt in block {
             let mut group: Vec<ValueId> = operands(&stmt.op).into_iter().filter(|v| here.contains(v)).collect();
             group.dedup();
+            here.retain(|value| !group.contains(value));
+            let alone = |load: &ValueId| self.key(*load).is_some_and(|key| self.alone.contains(&key));
+            let (apart, group): (Vec<ValueId>, Vec<ValueId>) = group.into_iter().partition(alone);
+            groups.extend(apart.into_iter().map(|load| (vec![load], stages)));
             if !group.is_empty() {
-                here.retain(|value| !group.contains(value));
                 groups.push((group, stages));
             }
         }
@@ -91,13 +121,16 @@ impl Pass<'_> {
         }
     }
 
+    fn key(&self, load: ValueId) -> Option<Key> {
+        self.feeds.get(&load).map(|feed| key(&feed.view))
+    }
+
     /// The channel of a group: one that has loads of the same boxes and is not `busy`, or a new one.
     fn group(&mut self, loads: Vec<ValueId>, stages: u32, busy: &[ChannelId]) -> ChannelId {
-        let key = |load: &ValueId| self.feeds.get(load).map(|f| (f.view.tensor.id, &f.view.axes, &f.view.shape));
-        let same = |group: &&mut Group| {
-            !busy.contains(&group.channel) && group.loads[0].iter().map(key).eq(loads.iter().map(key))
-        };
-        if let Some(group) = self.groups.iter_mut().find(same) {
+        let keys = |loads: &[ValueId]| loads.iter().map(|load| self.key(*load)).collect::<Vec<_>>();
+        let same = |group: &Group| !busy.contains(&group.channel) && keys(&group.loads[0]) == keys(&loads);
+        if let Some(same) = self.groups.iter().position(same) {
+            let group = &mut self.groups[same];
             let channel = group.channel;
             for (load, known) in loads.iter().zip(&group.loads[0]) {
                 self.slots.insert(*load, self.slots[known]);

@@ -393,7 +393,7 @@ impl Printer<'_> {
                 Role::Accumulator => sums.get(i),
                 Role::A => operands.get(i),
                 Role::B => operands.get(left + i),
-                Role::Accumulate => return "1".to_owned(),
+                Role::Accumulate => return u8::from(instruction.accumulate).to_string(),
                 Role::Value if results.is_empty() => operands.get(1 + i),
                 Role::Value => results.get(i),
                 _ => operands.first(),

@@ -356,6 +356,8 @@ pub struct Instruction {
     pub atom: Atom,
     /// Registers that it reads and writes, in the order of the table.
     pub accumulators: Vec<Place>,
+    /// Whether a product adds to them, or overwrites them.
+    pub accumulate: bool,
     /// Registers that it writes.
     pub results: Vec<Place>,
     /// What it reads: registers, shared addresses, descriptors; of the left operand first.

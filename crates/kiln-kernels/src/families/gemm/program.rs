@@ -36,7 +36,7 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         }
         None => program.results(&mut k, &sums)?,
     }
-    Ok(program.values.launch(k.finish()))
+    program.values.launch(k)
 }
 
 /// The program that adds the parts.
@@ -56,7 +56,7 @@ pub fn combination(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         vec![k.map("sums", &more.shape.clone(), &[&sums[0], &more], |_, x, _| &x[0] + &x[1])]
     });
     program.results(&mut k, &sums[0])?;
-    Ok(program.values.launch(k.finish()))
+    program.values.launch(k)
 }
 
 /// Bytes of the parts.

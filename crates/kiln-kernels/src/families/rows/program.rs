@@ -43,7 +43,7 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         emit.once_a_row(&mut k)?;
     }
     emit.results(&mut k)?;
-    Ok(emit.values.launch(k.finish()))
+    emit.values.launch(k)
 }
 
 struct Emit<'e> {

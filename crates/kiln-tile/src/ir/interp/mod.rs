@@ -315,7 +315,7 @@ impl<'p> Machine<'p> {
             Op::Expect { .. } | Op::Arrive { .. } | Op::Wait { .. } => self.asynchronous("an mbarrier"),
             Op::Commit(_) | Op::WaitGroup { .. } => self.asynchronous("a group"),
             Op::Fence(_) => self.asynchronous("a fence"),
-            Op::NamedBarrier { .. } | Op::ClusterSync => self.asynchronous("a barrier"),
+            Op::NamedBarrier { .. } | Op::Turn(_) | Op::ClusterSync => self.asynchronous("a barrier"),
             Op::SetRegisters { .. } => self.asynchronous("a register count"),
         }
     }

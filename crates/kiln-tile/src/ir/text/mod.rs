@@ -35,7 +35,7 @@ mod parse_expr;
 mod parse_stmt;
 mod print;
 
-use super::{Arriver, Fence, Group, Level, Op};
+use super::{Arriver, Fence, Group, Level, Op, Turn};
 use crate::program::{Access, AtomicOp, ReduceOp};
 
 type Words<T, const N: usize> = [(T, &'static str); N];
@@ -60,6 +60,8 @@ const REDUCTIONS: Words<ReduceOp, 6> = [
 const ATOMICS: Words<AtomicOp, 3> = [(AtomicOp::Add, "add"), (AtomicOp::Min, "min"), (AtomicOp::Max, "max")];
 const GROUPS: Words<Group, 4> =
     [(Group::CpAsync, "cp_async"), (Group::Wgmma, "wgmma"), (Group::BulkRead, "bulk_read"), (Group::Bulk, "bulk")];
+const TURNS: Words<Turn, 4> =
+    [(Turn::Start, "start"), (Turn::Wait, "wait"), (Turn::Pass, "pass"), (Turn::End, "end")];
 const ARRIVERS: Words<Arriver, 3> =
     [(Arriver::Thread, "thread"), (Arriver::Warp, "warp"), (Arriver::Warpgroup, "warpgroup")];
 const FENCES: Words<Fence, 3> =
@@ -100,6 +102,7 @@ impl Op {
             Op::SharedLoad { .. } => "shared_load",
             Op::SharedStore { .. } => "shared_store",
             Op::CopyOut { .. } => "copy_out",
+            Op::Turn(_) => "turn",
             Op::Sync => "sync",
             Op::Convert { .. } => "convert",
             Op::Assign { .. } => "set",

@@ -218,6 +218,7 @@ impl<'s> Parser<'s> {
                 let count = self.u32("a number of registers")?;
                 Op::SetRegisters { count, increase: self.one_of(&[(true, "increase"), (false, "decrease")])? }
             }
+            "turn" => Op::Turn(self.one_of(&super::TURNS)?),
             "cluster_sync" => Op::ClusterSync,
             _ => return self.fail_at(self.at - 1, "a statement"),
         })

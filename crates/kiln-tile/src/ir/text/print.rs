@@ -400,6 +400,7 @@ impl<'a> Printer<'a> {
                 format!("{word} {} = {}", self.view(to, self.slot_shape(from)), self.slot(from))
             }
             Op::Convert { value } => format!("{word} {}", self.tile(*value)),
+            Op::Turn(turn) => format!("{word} {}", super::word(&super::TURNS, turn)),
             Op::Sync | Op::ClusterSync => word.to_owned(),
             Op::Expect { barrier, index, bytes } => {
                 format!("{word} {}[{}] bytes {bytes}", named(&self.names.barriers, barrier.0), self.expr(index))

@@ -276,6 +276,7 @@ fn least(op: &Op) -> Level {
         | Op::Fence(_)
         | Op::NamedBarrier { .. }
         | Op::SetRegisters { .. }
+        | Op::Turn(_)
         | Op::ClusterSync => Level::Async,
     }
 }
@@ -290,6 +291,6 @@ fn last(op: &Op) -> Option<Level> {
 fn is_collective(op: &Op) -> bool {
     matches!(
         op,
-        Op::Roles(_) | Op::Sync | Op::NamedBarrier { .. } | Op::SetRegisters { .. } | Op::ClusterSync | Op::Elected(_)
+        Op::Roles(_) | Op::Sync | Op::NamedBarrier { .. } | Op::Turn(_) | Op::SetRegisters { .. } | Op::ClusterSync | Op::Elected(_)
     )
 }

@@ -121,12 +121,17 @@ impl KernelFamily for Gemm {
 /// What dots multiply, and by which instructions at best: the operands as they are where an instruction does, else as the type of the sums.
 fn types(product: &Product, sums: DType, machine: &Machine) -> ([DType; 2], MmaKind) {
     let types = [0, 1].map(|side| register(product.operands[side].dtype));
-    let taken = |types: [DType; 2]| {
+    let kind = |types: [DType; 2]| {
         let [a, b, acc] = [types[0], types[1], sums].map(MatrixType::of);
         machine.atoms.mma_atoms(a?, b?, acc?).first().map(|atom| atom.kind)
     };
-    let types = if taken(types).is_some() { types } else { [sums; 2] };
-    (types, taken(types).unwrap_or(MmaKind::Fma))
+    let bytes = |is: fn(DType) -> bool| types.iter().all(|dtype| dtype.bits() == 8 && is(*dtype));
+    let alike = types[0] == types[1] || bytes(DType::is_int) || bytes(DType::is_f8);
+    let taken = if alike && types[0].compute() == sums { kind(types) } else { None };
+    match taken {
+        Some(kind) => (types, kind),
+        None => ([sums; 2], kind([sums; 2]).unwrap_or(MmaKind::Fma)),
+    }
 }
 
 impl Problem {

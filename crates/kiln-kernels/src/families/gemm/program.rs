@@ -19,7 +19,8 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     let schedule = Schedule {
         warps: config.warps,
         specialise: config.specialise,
-        registers: config.specialise.then_some(REGISTERS),
+        // Of fewer threads each has enough from the start.
+        registers: (config.specialise && config.warps >= 8).then_some(REGISTERS),
         persistent: config.persistent,
         raster: config.raster,
         staged_epilogue: config.specialise,

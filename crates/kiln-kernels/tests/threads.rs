@@ -45,8 +45,8 @@ impl Layouts<'_> {
     fn natural(&self, id: ValueId) -> RegisterLayout {
         let shape = &self.program.value(id).shape;
         let mut layout = self.base.clone();
-        for axis in 0..shape.len().min(layout.rank()) {
-            if shape[axis] == 1 && layout.shape()[axis] != 1 {
+        for (axis, extent) in shape.iter().enumerate().take(layout.rank()) {
+            if *extent == 1 && layout.shape()[axis] != 1 {
                 layout = layout.slice(axis).unwrap();
             }
         }
@@ -92,7 +92,7 @@ impl Layouts<'_> {
                     let layout = self.blocked(results[0], fast);
                     self.set(results[0], layout);
                 }
-                Op::Full { .. } | Op::Load { .. } => self.set(results[0], self.natural(results[0])),
+                Op::Full { .. } | Op::Load { .. } | Op::Reduce { .. } => self.set(results[0], self.natural(results[0])),
                 Op::Map { args, .. } => {
                     let layout = self.natural(results[0]);
                     for (_, value) in args {
@@ -104,11 +104,6 @@ impl Layouts<'_> {
                         *value = self.converted(*value, &wanted, &mut out);
                     }
                     results.iter().for_each(|id| self.set(*id, layout.clone()));
-                }
-                Op::Reduce { axis, .. } => {
-                    let layout = self.natural(results[0]);
-                    let _ = axis;
-                    self.set(results[0], layout);
                 }
                 Op::Transpose { value, perm } => {
                     let layout = self.layout(*value).transpose(perm).unwrap();
@@ -214,7 +209,7 @@ fn run_on(program: &Program, arch: Arch, args: &[Value], seed: Option<u64>) -> (
     (addresses.into_iter().map(download).collect(), report.counters.unwrap().total, kernel.source)
 }
 
-/// Runs on three architectures and compares the array number `which` with `expected`, to so many units of its type's precision.
+/// Runs on three architectures and compares the array number `which` with `expected`, to so many units of f32's precision.
 fn check(program: &Program, args: &[Value], which: usize, expected: &[f64], units: f64) {
     for (i, arch) in ARCHES.into_iter().enumerate() {
         let (arrays, _, source) = run_on(program, arch, args, (i > 0).then_some(i as u64));
@@ -225,14 +220,14 @@ fn check(program: &Program, args: &[Value], which: usize, expected: &[f64], unit
 fn compare(name: &str, found: &Array, expected: &[f64], units: f64, source: &str) {
     assert_eq!(found.len(), expected.len(), "{name}");
     for (i, (found, &expected)) in found.to_f64().into_iter().zip(expected).enumerate() {
-        let near = (found - expected).abs() <= units * epsilon(name, found, expected);
+        let near = (found - expected).abs() <= units * epsilon(found, expected);
         let same = found == expected || found.is_nan() && expected.is_nan() || near;
         assert!(same, "{name}: element {i} is {found}, expected {expected}\n{source}");
     }
 }
 
-/// Precision at a value; the name says nothing, it is there for messages.
-fn epsilon(_name: &str, found: f64, expected: f64) -> f64 {
+/// Precision of f32 at a value.
+fn epsilon(found: f64, expected: f64) -> f64 {
     f64::from(f32::EPSILON) * found.abs().max(expected.abs()).max(1e-3)
 }
 
@@ -286,7 +281,7 @@ fn map_program(dtype: DType, tile: [u32; 2], warps: u32, multiple: i64) -> Progr
     });
     let view = k.view(&y, &origin, &tile);
     k.store(Place::View(view), &wide);
-    laid_out(k.finish(), &tile, 128 / dtype.bits())
+    laid_out(k.finish().unwrap(), &tile, 128 / dtype.bits())
 }
 
 fn map_args(dtype: DType, rows: usize, cols: usize) -> (Vec<Value>, Vec<f64>) {
@@ -380,7 +375,7 @@ fn softmax_program(dtype: DType, tile: [u32; 2], warps: u32, vector: u32, multip
     let result = k.map("result", &tile, &[&powers, &total], |_, x, _| &x[0] / &x[1]);
     let view = k.view(&y, &origin, &tile);
     k.store(Place::View(view), &result);
-    laid_out(k.finish(), &tile, vector)
+    laid_out(k.finish().unwrap(), &tile, vector)
 }
 
 fn softmax(x: &[f64], cols: usize) -> Vec<f64> {
@@ -448,7 +443,7 @@ fn reductions_of_every_kind() {
                 let result = k.reduce("y", op, &value, axis);
                 let view = k.view(&y, &zero, &shape);
                 k.store(Place::View(view), &result);
-                let program = laid_out(k.finish(), &tile, vector);
+                let program = laid_out(k.finish().unwrap(), &tile, vector);
                 let mut x = random(dtype, 512, 11 + axis as u64);
                 if dtype == DType::F32 {
                     [(5, f64::NAN), (70, f64::INFINITY), (300, f64::NEG_INFINITY)]
@@ -504,7 +499,7 @@ fn layer_norm_in_pieces() {
         let m = k.dim("rows", 1..=1 << 16, 1);
         let n = k.dim("cols", 1..=1 << 16, 4);
         let x = k.input("x", dtype, &[m.clone(), n.clone()]);
-        let scale = k.input("scale", dtype, &[n.clone()]);
+        let scale = k.input("scale", dtype, std::slice::from_ref(&n));
         let y = k.output("y", dtype, &[m.clone(), n.clone()]);
         let at = k.grid(&[("m", m.ceil_div(i64::from(tile[0])))]);
         let row = k.bind("row", &at[0] * i64::from(tile[0]));
@@ -531,7 +526,7 @@ fn layer_norm_in_pieces() {
         });
         k.for_range("j", (Expr::index(0), n.clone(), step), None, &[], |k, j, _| {
             let wide = load(k, j);
-            let view = k.view(&scale, &[j.clone()], &[tile[1]]);
+            let view = k.view(&scale, std::slice::from_ref(j), &[tile[1]]);
             let mut view = view;
             view.axes = vec![Some(1)];
             view.shape = vec![1, tile[1]];
@@ -543,7 +538,7 @@ fn layer_norm_in_pieces() {
             k.store(Place::View(view), &result);
             vec![]
         });
-        let program = laid_out(k.finish(), &tile, 128 / dtype.bits());
+        let program = laid_out(k.finish().unwrap(), &tile, 128 / dtype.bits());
         let (x, scale) = (random(dtype, rows * cols, 5), random(dtype, cols, 6));
         let by = scale.to_f64();
         let expected: Vec<f64> = x
@@ -593,7 +588,7 @@ fn transposed_loads() {
         let result = k.map("result", &tile, &[&turned], |_, x, _| x[0].cast(compute) + Expr::int(compute, 1));
         let view = k.view(&y, &[&at[0] * bm, &at[1] * bn], &tile);
         k.store(Place::View(view), &result);
-        let program = laid_out(k.finish(), &tile, 128 / dtype.bits());
+        let program = laid_out(k.finish().unwrap(), &tile, 128 / dtype.bits());
         assert!(program.body.iter().any(|stmt| matches!(stmt.op, Op::Convert { .. })));
         let x = random(dtype, rows * cols, 13);
         let from = x.to_f64();
@@ -627,7 +622,7 @@ fn conversions_between_layouts() {
                 let loaded = k.load("x", view);
                 let view = k.view(&y, &zero, &shape);
                 k.store(Place::View(view), &loaded);
-                let mut program = k.finish();
+                let mut program = k.finish().unwrap();
                 program.value_mut(loaded.id).layout = Some(from.clone());
                 let other = program.add_like(loaded.id);
                 program.value_mut(other).layout = Some(to.clone());
@@ -656,7 +651,7 @@ fn gathered_rows_are_wide_under_their_guard() {
     let m = k.dim("rows", 1..=1 << 16, 1);
     let table_m = k.dim("table_rows", 1..=1 << 16, 1);
     let n = Expr::index(cols as i64);
-    let ids = k.input("ids", DType::I32, &[m.clone()]);
+    let ids = k.input("ids", DType::I32, std::slice::from_ref(&m));
     let table = k.input("table", DType::F16, &[table_m.clone(), n.clone()]);
     let y = k.output("y", DType::F16, &[m.clone(), n.clone()]);
     let at = k.grid(&[("m", m.ceil_div(i64::from(tile[0])))]);
@@ -670,7 +665,7 @@ fn gathered_rows_are_wide_under_their_guard() {
     });
     let view = k.view(&y, &[row.clone(), Expr::index(0)], &tile);
     k.store(Place::View(view), &result);
-    let program = laid_out(k.finish(), &tile, 8);
+    let program = laid_out(k.finish().unwrap(), &tile, 8);
     let ids = Array::from_values(DType::I32, (0..count).map(|i| Scalar::Int(i as i128 * 7 % 12 - 1)));
     let table = random(DType::F16, table_rows * cols, 17);
     let from = table.to_f64();
@@ -710,7 +705,7 @@ fn branches_hand_over_tiles() {
     let result = k.if_else(odd, |k| vec![k.map("up", &tile, &[&base], |_, x, _| &x[0] + 1.0)], |_| vec![base.clone()]);
     let view = k.view(&y, &origin, &tile);
     k.store(Place::View(view), &result[0]);
-    let program = laid_out(k.finish(), &tile, 4);
+    let program = laid_out(k.finish().unwrap(), &tile, 4);
     let x = random(DType::F32, 11 * 32, 19);
     let expected: Vec<f64> =
         x.to_f64().into_iter().enumerate().map(|(i, x)| x * 2.0 + ((i / 128) % 2) as f64).collect();
@@ -738,7 +733,7 @@ fn carried_tiles_may_change_places() {
         let view = k.view(&y, &[Expr::index(row as i64), Expr::index(0)], &shape);
         k.store(Place::View(view), tile);
     }
-    let program = laid_out(k.finish(), &shape, 1);
+    let program = laid_out(k.finish().unwrap(), &shape, 1);
     for n in [0, 1, 7] {
         let (mut pair, mut sums) = ((1i64, 2i64), vec![0i64; 32]);
         for i in 0..n {
@@ -757,9 +752,9 @@ fn several_results_checks_and_atomics() {
     let tile = [64u32];
     let mut k = builder("several", 1);
     let n = k.dim("n", 1..=1 << 16, 1);
-    let x = k.input("x", DType::F32, &[n.clone()]);
-    let small = k.output("small", DType::BF16, &[n.clone()]);
-    let large = k.output("large", DType::Bool, &[n.clone()]);
+    let x = k.input("x", DType::F32, std::slice::from_ref(&n));
+    let small = k.output("small", DType::BF16, std::slice::from_ref(&n));
+    let large = k.output("large", DType::Bool, std::slice::from_ref(&n));
     let total = k.tensor("total", DType::I32, &[Expr::index(4)], Access::ReadWrite);
     let fault = k.tensor("fault", DType::I32, &[Expr::index(1)], Access::ReadWrite);
     let at = k.grid(&[("m", n.ceil_div(64))]);
@@ -785,7 +780,7 @@ fn several_results_checks_and_atomics() {
         mask: Expr::bool(true),
     };
     k.atomic(kiln_tile::AtomicOp::Add, place, &count);
-    let program = laid_out(k.finish(), &tile, 2);
+    let program = laid_out(k.finish().unwrap(), &tile, 2);
     let x = random(DType::F32, 150, 23);
     let from = x.to_f64();
     let (mut totals, mut highest) = ([0f64; 4], 0);
@@ -828,7 +823,7 @@ fn slots_of_shared_memory() {
             let loaded = k.load("x", view);
             let view = k.view(&y, &zero, &shape);
             k.store(Place::View(view), &loaded);
-            let mut program = k.finish();
+            let mut program = k.finish().unwrap();
             let order = [[1, 0], [0, 1]];
             let [rows, cols] = order.map(|order| RegisterLayout::blocked(&shape, 64, 4, &order).unwrap());
             program.value_mut(loaded.id).layout = Some(rows);
@@ -858,4 +853,124 @@ fn slots_of_shared_memory() {
             check(&program, &args, 1, &expected, 0.0);
         }
     }
+}
+
+// ---- the prelude ------------------------------------------------------------------------------------------------------------
+
+/// Every effect and function of the thread-level IR is CUDA C that NVRTC and its assembler take.
+#[test]
+fn every_effect_compiles() {
+    use ir::{Fence, Group};
+    use kiln_tile::AtomicOp;
+    use kiln_tile::threads::{self as t, Effect, Function, Scalar as S, Space, Special, Ty};
+    let mut next = 0;
+    let mut var = |name: &str, ty: Ty| {
+        next += 1;
+        t::Var::new(next, name, ty)
+    };
+    let map = var("map", Ty::TensorMap);
+    let pointer = |to| Ty::Pointer { to, space: Space::Global, constant: false };
+    let [halves, wholes, words] = [S::F16, S::I64, S::U32].map(|of| var("memory", pointer(of)));
+    let [x, h] = [S::F32, S::F16].map(|of| var("x", Ty::Scalar(of)));
+    let pair = var("pair", Ty::Vector(S::Bf16, 2));
+    let bytes = var("bytes", Ty::Vector(S::I8, 4));
+    let address = |bytes: u32| t::Expr::SharedAddress(Box::new(t::Expr::int(bytes)));
+    let origin = |rank: u32| (0..rank).map(t::Expr::int).collect::<Vec<_>>();
+    let at = |pointer: &t::Var, index: u32| (t::Expr::from(pointer), t::Expr::int(index));
+    let call = |function, args: &[t::Expr]| t::Expr::call(function, args.to_vec());
+    let mut effects = vec![
+        Effect::SyncThreads,
+        Effect::SyncWarp,
+        Effect::NamedBarrier { id: t::Expr::int(1), threads: 128, wait: true },
+        Effect::NamedBarrier { id: t::Expr::int(2), threads: 128, wait: false },
+        Effect::ClusterSync,
+        Effect::BarrierInit { address: address(0), count: 1 },
+        Effect::BarrierExpect { address: address(0), bytes: 64 },
+        Effect::BarrierArrive { address: address(0) },
+        Effect::BarrierArriveRemote { address: address(0), rank: t::Expr::Special(Special::ClusterRank) },
+        Effect::BarrierWait { address: address(0), parity: t::Expr::int(0) },
+        Effect::BarrierWait { address: address(8), parity: t::Expr::int(1) },
+        Effect::SetRegisters { count: 40, increase: false },
+        Effect::SetRegisters { count: 232, increase: true },
+    ];
+    for bytes in [4, 8, 16] {
+        let from = t::Expr::GlobalAddress(Box::new(t::Expr::from(&halves)), Box::new(t::Expr::int(8)));
+        effects.push(Effect::CopyAsync { to: address(64), from, bytes, exists: t::Expr::bool(true) });
+    }
+    for rank in 1..=5 {
+        for multicast in [None, Some(t::Expr::Int(3, S::U16))] {
+            let (map, origin) = (map.clone(), origin(rank));
+            effects.push(Effect::TmaLoad { to: address(128), map, origin, barrier: address(0), multicast });
+        }
+        effects.push(Effect::TmaStore { from: address(128), map: map.clone(), origin: origin(rank) });
+    }
+    for group in [Group::CpAsync, Group::Wgmma, Group::BulkRead, Group::Bulk] {
+        effects.extend([Effect::Commit(group), Effect::WaitGroup { group, pending: 1 }]);
+    }
+    effects.extend([Fence::ProxyAsync, Fence::Wgmma, Fence::BarrierInit].map(Effect::Fence));
+    for (op, pointer, of) in
+        [(AtomicOp::Add, &wholes, S::I64), (AtomicOp::Max, &wholes, S::I64), (AtomicOp::Min, &words, S::U32)]
+    {
+        let (pointer, index) = at(pointer, 3);
+        effects.push(Effect::Atomic { op, pointer, index, value: t::Expr::Int(5, of) });
+    }
+    let half = |index| {
+        let (pointer, index) = at(&halves, index);
+        t::Expr::load(pointer, index)
+    };
+    let byte = |i| bytes.at(t::Expr::int(i as u32));
+    let x_bits = call(Function::Bits, &[t::Expr::from(&x)]);
+    let values = [
+        call(Function::Pack, &[half(1), half(2)]),
+        call(Function::Pack, &[byte(0), byte(1), byte(2), byte(3)]),
+        call(Function::Bits, &[t::Expr::from(&bytes)]),
+        call(Function::Bits, &[t::Expr::from(&pair)]),
+        call(Function::Bits, &[call(Function::FromBits(S::F32), std::slice::from_ref(&x_bits))]),
+        call(Function::ShuffleXor(4), std::slice::from_ref(&x_bits)),
+        call(Function::Shuffle, &[x_bits, t::Expr::Special(Special::Lane)]),
+        call(Function::Bits, &[call(Function::ShuffleXor(1), &[t::Expr::from(&pair)])]),
+        t::Expr::Special(Special::Blocks),
+    ];
+    let pair_of = call(Function::RoundPair(S::Bf16), &[t::Expr::from(&x), t::Expr::from(&x)]);
+    let zero = |v: &t::Var, lane| t::Stmt::Assign(v.place(t::Expr::int(lane as u32)), t::Expr::zero(S::I8));
+    let mut body = vec![
+        t::Stmt::constant(&h, half(0)),
+        t::Stmt::constant(&x, call(Function::ToF32, &[t::Expr::from(&h)])),
+        t::Stmt::constant(&pair, pair_of),
+        t::Stmt::declare(&bytes),
+    ];
+    body.extend((0..4).map(|lane| zero(&bytes, lane)));
+    body.extend(effects.into_iter().map(t::Stmt::Effect));
+    for (i, value) in values.into_iter().enumerate() {
+        let (pointer, index) = at(&words, i as u32);
+        body.push(t::Stmt::Store { pointer, index, value });
+    }
+    let mut kernel = t::Kernel {
+        name: "effects".into(),
+        comment: "Everything once".into(),
+        params: vec![map, halves, wholes, words],
+        threads: 256,
+        min_ctas: Some(1),
+        max_registers: None,
+        cluster: 2,
+        shared: 1024,
+        body,
+    };
+    let compiles = |kernel: &t::Kernel| {
+        let source = t::cuda::print(kernel, Arch::Sm90a).unwrap();
+        let request = CompileRequest {
+            name: source.entry,
+            source: source.text.clone(),
+            arch: "sm_90a".to_owned(),
+            options: vec![],
+            line_info: false,
+        };
+        let compiled = compiler().compile(&request).unwrap_or_else(|e| panic!("{e}\n{}", source.text));
+        assert!(compiled.ptx.contains(".reqnctapercluster") || kernel.cluster == 1);
+        compiled.ptx
+    };
+    assert!(compiles(&kernel).contains("setmaxnreg.inc"));
+    kernel.max_registers = Some(96);
+    kernel.cluster = 1;
+    assert!(compiles(&kernel).contains(".maxnreg 96"));
 }

@@ -198,7 +198,7 @@ fn products_by_every_instruction() {
 #[test]
 fn attention_by_every_instruction() {
     let plain = kiln_tile::ir::Schedule { warps: 4, ..Default::default() };
-    let overlapped = kiln_tile::ir::Schedule { overlap: true, persistent: false, raster: 0, ..hopper(8) };
+    let overlapped = kiln_tile::ir::Schedule { overlap: true, ping_pong: true, raster: 0, ..hopper(8) };
     for (arch, dtype, tile, schedule) in [
         (Arch::Sm90a, DType::BF16, [128, 128, 64], overlapped),
         (Arch::Sm80, DType::BF16, [64, 32, 64], plain.clone()),

@@ -18,6 +18,9 @@ pub struct TensorMap {
     pub swizzle: u32,
 }
 
+/// Tensor map, first element, and shared address of one box.
+type OneBox = (t::Var, Vec<t::Expr>, t::Expr);
+
 impl Lower<'_> {
     /// Starts a copy of a box into a slot.
     pub(super) fn copy(
@@ -52,7 +55,7 @@ impl Lower<'_> {
         &mut self,
         view: &View,
         slot: &Slot,
-        write: &mut dyn FnMut(&mut Self, (t::Var, Vec<t::Expr>, t::Expr)),
+        write: &mut dyn FnMut(&mut Self, OneBox),
     ) -> Result<()> {
         let name = self.program.shared(slot.buffer).name.clone();
         let boxes = self.shared_layout(slot.buffer)?.tma_box();

@@ -131,7 +131,7 @@ impl Lower<'_> {
         let each = parts_registers(atom, width);
         let int = |x: u32| t::Expr::int(x);
         for k in 0..steps {
-            if k % together == 0 {
+            if k.is_multiple_of(together) {
                 for row in 0..rows {
                     let first = (row * steps + k) * words[0];
                     let to = |i: u32| a_words.place(int(row * together * words[0] + i));
@@ -183,7 +183,7 @@ impl Lower<'_> {
     ) -> Result<Fragments> {
         let layout = self.shared_layout(slot.buffer)?.clone();
         let base = self.slot(slot)?;
-        let counts = [4, 2, 1].into_iter().filter(|count| run % count == 0);
+        let counts = [4, 2, 1].into_iter().filter(|count| run.is_multiple_of(*count));
         let access = counts.filter_map(|count| layout.matrix_access(registers, count)).next();
         let own = match &access {
             Some(access) => self.thread_bytes(&layout, &access.rows, Some(access))?,
@@ -400,7 +400,7 @@ fn steps(layout: &SharedLayout, mode: Mode) -> Vec<(u32, u32, u32)> {
     while divide < mode.extent {
         let left = mode.extent / divide;
         let unit = at(divide);
-        let even = |extent: &u32| left % extent == 0 && (0..*extent).all(|digit| at(digit * divide) == digit * unit);
+        let even = |extent: &u32| left.is_multiple_of(*extent) && (0..*extent).all(|digit| at(digit * divide) == digit * unit);
         let extent = (2..=left).rev().find(even).unwrap_or(left);
         out.push((divide, extent, unit));
         divide *= extent;

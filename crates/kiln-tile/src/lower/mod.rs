@@ -285,8 +285,12 @@ impl<'a> Lower<'a> {
         result.map(|()| block)
     }
 
-    /// Writes an unrolled loop.
+    /// Writes an unrolled loop; no loop around one iteration.
     fn unrolled(&mut self, var: &Var, extent: u32, write: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        if extent == 1 {
+            self.vars.insert(var.id, t::Expr::int(0));
+            return write(self);
+        }
         let counter = self.declare(var);
         let body = self.nested(write)?;
         self.push(Stmt::unrolled(&counter, extent, body));

@@ -270,3 +270,101 @@ impl Scan<'_> {
         storage
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::expr::Expr;
+    use crate::ir::{Builder, Place, Tile};
+    use crate::program::ReduceOp;
+    use kiln_layout::RegisterLayout;
+
+    const SHAPE: [u32; 2] = [16, 16];
+
+    /// The classes of a program whose tiles have the same blocked layout, slices where an axis has gone.
+    fn classes(k: Builder) -> Storage {
+        let mut program = k.finish();
+        for value in &mut program.values {
+            let layout = RegisterLayout::blocked(&SHAPE, 128, 2, &[1, 0]).unwrap();
+            value.layout = Some(if value.shape == SHAPE { layout } else { layout.slice(1).unwrap() });
+        }
+        Storage::of(&program).unwrap()
+    }
+
+    fn builder() -> (Builder, Tile) {
+        let mut k = Builder::new("k", "");
+        let zero = k.full("zero", DType::F32, &SHAPE, Expr::float(DType::F32, 0.0));
+        (k, zero)
+    }
+
+    fn plus_one(k: &mut Builder, x: &Tile) -> Tile {
+        k.map("plus_one", &SHAPE, &[x], |_, x, _| &x[0] + 1.0)
+    }
+
+    fn store(k: &mut Builder, x: &Tile) {
+        let y = k.output("y", DType::F32, &SHAPE.map(|n| Expr::index(n.into())));
+        let view = k.view(&y, &[Expr::index(0), Expr::index(0)], &SHAPE);
+        k.store(Place::View(view), x);
+    }
+
+    #[test]
+    fn a_chain_of_maps_has_one_array_and_a_value_that_lives_on_another() {
+        let (mut k, zero) = builder();
+        let one = plus_one(&mut k, &zero);
+        let two = plus_one(&mut k, &one);
+        let three = plus_one(&mut k, &two);
+        let sum = k.map("sum", &SHAPE, &[&two, &three], |_, x, _| &x[0] + &x[1]);
+        store(&mut k, &sum);
+        let storage = classes(k);
+        let class = |tile: &Tile| storage.class(tile.id);
+        assert!(class(&zero) == class(&one) && class(&one) == class(&two));
+        assert_ne!(class(&two), class(&three));
+        assert!(class(&sum) == class(&two) || class(&sum) == class(&three));
+    }
+
+    /// An accumulator is not copied: first value, product, what the loop hands over and what it results in.
+    #[test]
+    fn what_a_loop_sums_has_one_array() {
+        let (mut k, zero) = builder();
+        let mut inside = vec![];
+        let range = (Expr::index(0), Expr::index(9), 1);
+        let last = k.for_range("i", range, None, std::slice::from_ref(&zero), |k, _, carried| {
+            let scaled = k.map("scaled", &SHAPE, &[&carried[0]], |_, x, _| &x[0] * 2.0);
+            let a = k.full("a", DType::F32, &SHAPE, Expr::float(DType::F32, 1.0));
+            let product = k.dot(&a, &a, &scaled);
+            inside = vec![carried[0].clone(), scaled, product.clone()];
+            assert_ne!(a.id, product.id);
+            vec![product]
+        });
+        store(&mut k, &last[0]);
+        let storage = classes(k);
+        assert!(inside.iter().chain(&last).all(|tile| storage.class(tile.id) == storage.class(zero.id)));
+        assert_eq!(storage.declared_at(0), [storage.class(zero.id)]);
+    }
+
+    /// What is read after the next value is made keeps its array; so does what a later iteration reads.
+    #[test]
+    fn values_that_are_needed_later_are_not_overwritten() {
+        let (mut k, zero) = builder();
+        let outside = plus_one(&mut k, &zero);
+        let mut parts = vec![];
+        let range = (Expr::index(0), Expr::index(9), 1);
+        let last = k.for_range("i", range, None, std::slice::from_ref(&outside), |k, _, carried| {
+            let next = k.map("next", &SHAPE, &[&carried[0], &outside], |_, x, _| &x[0] + &x[1]);
+            let both = k.map("both", &SHAPE, &[&next, &carried[0]], |_, x, _| &x[0] * &x[1]);
+            let row = k.reduce("row", ReduceOp::Sum, &both, 1);
+            let done = k.map("done", &SHAPE, &[&next, &row], |_, x, _| &x[0] + &x[1]);
+            parts = vec![carried[0].clone(), next, row, done.clone()];
+            vec![done]
+        });
+        store(&mut k, &last[0]);
+        let storage = classes(k);
+        let class = |tile: &Tile| storage.class(tile.id);
+        let [carried, next, row, done] = &parts[..] else { panic!("four tiles") };
+        assert_ne!(class(&outside), class(carried), "every iteration reads it");
+        assert_ne!(class(carried), class(next), "it is read once more");
+        assert_ne!(class(row), class(done));
+        assert_eq!(class(carried), class(&last[0]));
+    }
+}

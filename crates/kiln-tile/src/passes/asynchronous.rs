@@ -239,11 +239,9 @@ impl<'a> Pass<'a> {
     fn block(&mut self, block: Block) -> Block {
         let mut out = vec![];
         let mut flights: Vec<Flight> = vec![];
-        let mut dots = block.iter().filter(|stmt| is_asynchronous(&stmt.op)).count();
-        let mut waits = self.turns;
-        for stmt in block {
-            let dot = is_asynchronous(&stmt.op);
-            if dot && std::mem::take(&mut waits) {
+        let turns = self.turns_of(&block);
+        for (stmt, turn) in block.into_iter().zip(turns) {
+            if turn.0 {
                 out.push(Stmt::effect(Op::Turn(Turn::Wait)));
             }
             let used = stmt.used();
@@ -252,14 +250,34 @@ impl<'a> Pass<'a> {
                 land(&mut flights, last + 1, &mut out);
             }
             self.stmt(stmt, &mut flights, &mut out);
-            dots -= usize::from(dot);
-            if dot && dots == 0 && self.turns {
+            if turn.1 {
                 out.push(Stmt::effect(Op::Turn(Turn::Pass)));
             }
         }
         let all = flights.len();
         land(&mut flights, all, &mut out);
         out
+    }
+
+    /// Before which statements of a block the role waits for its turn, and after which it passes it on: around products that follow each other
+    /// with no loop of products between.
+    fn turns_of(&self, block: &Block) -> Vec<(bool, bool)> {
+        let mut turns = vec![(false, false); block.len()];
+        let mut last: Option<usize> = None;
+        for (i, stmt) in block.iter().enumerate().filter(|_| self.turns) {
+            if is_asynchronous(&stmt.op) {
+                turns[i].0 = last.is_none();
+                last = Some(i);
+            } else if stmt.op.blocks().into_iter().any(asynchronous_dots)
+                && let Some(last) = last.take()
+            {
+                turns[last].1 = true;
+            }
+        }
+        if let Some(last) = last {
+            turns[last].1 = true;
+        }
+        turns
     }
 
     fn stmt(&mut self, mut stmt: Stmt, flights: &mut Vec<Flight>, out: &mut Block) {

@@ -61,7 +61,7 @@ fn shared(program: &mut Program, body: &Block) -> Result<()> {
         order.extend((0..buffer.shape.len()).rev().filter(|axis| *axis != fast));
         let line = buffer.shape.get(fast).copied().unwrap_or(1) * bytes;
         let modes = [(SwizzleMode::B128, 128), (SwizzleMode::B64, 64), (SwizzleMode::B32, 32)];
-        let mode = modes.into_iter().find(|(_, span)| line % span == 0);
+        let mode = modes.into_iter().find(|(_, span)| line.is_multiple_of(*span));
         let layout = match mode {
             Some((mode, _)) if !scalar.contains(&id) => SharedLayout::slabs(&buffer.shape, &order, mode, bytes),
             _ => SharedLayout::padded(&buffer.shape, &order, 16 / bytes.max(1), bytes),
@@ -386,8 +386,8 @@ fn flatten(body: &Block) -> Vec<&Stmt> {
 /// What a tile with extents of 1 where `layout`'s differ needs to be combined with it.
 fn sliced(layout: &RegisterLayout, shape: &[u32]) -> std::result::Result<RegisterLayout, LayoutError> {
     let mut layout = layout.clone();
-    for axis in 0..shape.len() {
-        if shape[axis] == 1 && layout.shape()[axis] != 1 {
+    for (axis, extent) in shape.iter().enumerate() {
+        if *extent == 1 && layout.shape()[axis] != 1 {
             layout = layout.slice(axis)?;
         }
     }
@@ -404,7 +404,7 @@ fn rows_layout(
 ) -> std::result::Result<RegisterLayout, LayoutError> {
     let mut piece = shape.to_vec();
     piece[fast] = (vector * rows).min(shape[fast]);
-    if shape[fast] % piece[fast] != 0 {
+    if !shape[fast].is_multiple_of(piece[fast]) {
         piece[fast] = shape[fast];
     }
     let order = [fast, 1 - fast];
@@ -550,7 +550,7 @@ impl Accesses {
         let whole = |e: &Expr, width: u32| self.facts.multiple(e) % i128::from(width) == 0;
         let fits = |width: &u32| {
             let access = (width * view.tensor.dtype.bits()).min(128) / view.tensor.dtype.bits().max(1);
-            self.shape[self.fast] % width == 0
+            self.shape[self.fast].is_multiple_of(*width)
                 && view.tensor.strides[..inner].iter().all(|stride| whole(stride, access))
                 && whole(&view.origin[inner], access)
                 && (!view.masked[inner] || whole(&view.tensor.shape[inner], *width))

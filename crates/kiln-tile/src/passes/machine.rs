@@ -42,7 +42,7 @@ impl Machine {
         let rank = view.tensor.shape.len();
         let Some(inner) = rank.checked_sub(1) else { return false };
         let rows = view.tensor.strides[..inner].iter().all(|stride| facts.multiple(stride) * bytes % 16 == 0);
-        let boxes = view.shape.iter().all(|extent| *extent <= 256 || extent % 256 == 0);
+        let boxes = view.shape.iter().all(|extent| *extent <= 256 || extent.is_multiple_of(256));
         let line = view.axes[inner].map_or(0, |axis| i128::from(view.shape[axis]) * bytes);
         let whole = line > 0 && line % 32 == 0;
         self.has_tma()
@@ -160,7 +160,7 @@ impl Machine {
             MmaKind::Fma => {
                 let threads = 32 * warps;
                 let columns = 1 << (threads.ilog2() / 2).min((n / 4).max(1).ilog2());
-                let vector = if n % (4 * columns) == 0 { 4 } else { 1 };
+                let vector = if n.is_multiple_of(4 * columns) { 4 } else { 1 };
                 let shape = [threads / columns, columns * vector];
                 (RegisterLayout::blocked(&shape, threads, vector, &[1, 0])?, [1, 1])
             }
@@ -178,19 +178,19 @@ fn fits(atom: &MmaAtom, dot: &DotShape) -> bool {
         MmaKind::Wgmma => {
             let groups = dot.warps / 4;
             let lies = |k_major: bool| atom.takes_b(Source::Shared { mn_major: !k_major });
-            let whole = dot.warps % 4 == 0 && groups > 0 && m % (atom.m * groups) == 0;
-            whole && atom.widths.contains(&n) && k % atom.k == 0 && dot.k_major.iter().all(|major| lies(*major))
+            let whole = dot.warps.is_multiple_of(4) && groups > 0 && m.is_multiple_of(atom.m * groups);
+            whole && atom.widths.contains(&n) && k.is_multiple_of(atom.k) && dot.k_major.iter().all(|major| lies(*major))
         }
         MmaKind::Sync => {
             let parts = (1..=dot.warps).any(|across| shares([m, n], [atom.m, atom.widths[0]], dot.warps, across));
-            k % atom.k == 0 && parts
+            k.is_multiple_of(atom.k) && parts
         }
         MmaKind::Fma => true,
     }
 }
 
 fn shares([m, n]: [u32; 2], [rows, columns]: [u32; 2], warps: u32, across: u32) -> bool {
-    warps % across == 0 && n % (columns * across) == 0 && m % (rows * (warps / across)) == 0
+    warps.is_multiple_of(across) && n.is_multiple_of(columns * across) && m.is_multiple_of(rows * (warps / across))
 }
 
 /// How warps share a tile of an instruction's blocks: across and down; each part as square as may be.

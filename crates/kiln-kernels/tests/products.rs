@@ -3,7 +3,7 @@
 mod common;
 
 use common::products::einsum;
-use common::{Case, case, cases, d, products, random, spec};
+use common::{Case, case, cases, d, ints, products, random, spec};
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, Dim, QuantAxes, Rng};
 use kiln_target::arch::Arch;
@@ -118,6 +118,23 @@ fn several_results_leave_one_product() {
     }
 }
 
+/// One operand with another sign than the other, seen through casts.
+#[test]
+fn bytes_of_either_sign_are_multiplied_as_they_are() {
+    let inputs = vec![ints(DType::U8, &[9, 32], 0, 255, 1), ints(DType::I8, &[32, 12], -128, 127, 2)];
+    let case = case("u8_by_i8", Anchor::Contract, 1.0, inputs, |b| {
+        let (x, w) = (b.input("x", DType::U8, &d(&["M", "32"]))?, b.input("w", DType::I8, &d(&["32", "12"]))?);
+        let (x, w) = (b.cast(x, DType::I32)?, b.cast(w, DType::I32)?);
+        Ok(vec![b.contract(spec("mk,kn->mn"), x, w, DType::I32, DType::I32)?])
+    });
+    for arch in ARCHES {
+        check(&case, arch, 2, 3);
+    }
+    let built = case.offers(Arch::Sm80)[0].build().unwrap();
+    let text = built.launches[0].scheduled(Arch::Sm80).unwrap().to_string();
+    assert!(text.contains("mma.m16n8k32.s32.u8.s8"), "{text}");
+}
+
 #[test]
 fn prologues_are_made_on_the_way() {
     let f = DType::F16;
@@ -156,6 +173,7 @@ fn long_depths_are_summed_in_parts_and_few_rows_swapped() {
         for &wanted in wanted {
             let offer = offers.iter().find(|offer| offer.text.contains(wanted)).unwrap_or_else(|| panic!("{wanted}"));
             let built = offer.build().unwrap();
+            assert!(built.guard.holds(&case.bindings()).unwrap());
             assert_eq!(built.launches.len(), if offer.text.contains("parts") { 2 } else { 1 });
             for level in [Level::Tile, Level::LaidOut] {
                 case.compare(&case.interpret_built(&built, arch, level).0, 1.0);

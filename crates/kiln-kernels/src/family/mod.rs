@@ -47,11 +47,8 @@ pub fn programs(
             one("scatter", scatter::program(region, symbols, ranges)?)
         }
         Anchor::Map | Anchor::Index | Anchor::Reduce => return Err(malformed("no family takes it".to_owned())),
-        Anchor::Contract => match gemm::programs(region, symbols, arch, most)? {
-            // What the matrix products do not take.
-            products if products.is_empty() => one("contract_loops", contract::program(region, symbols)?),
-            products => configured("gemm", products),
-        },
+        // What the products of `families` do not take.
+        Anchor::Contract => one("contract_loops", contract::program(region, symbols)?),
         Anchor::Conv => match gemm::programs(region, symbols, arch, most)? {
             products if products.is_empty() => one("conv_direct", conv::program(region, symbols)?),
             products => configured("conv_gemm", products),

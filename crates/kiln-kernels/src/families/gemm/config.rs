@@ -68,7 +68,7 @@ const MOST_STAGES: u32 = 6;
 /// Tiles along rows that are taken before the next column.
 const RASTER: u32 = 8;
 /// Rows up to which the right operand may give the rows.
-const FEW_ROWS: f64 = 64.0;
+pub const FEW_ROWS: f64 = 64.0;
 /// Fewest steps of a part.
 const LEAST_STEPS: f64 = 4.0;
 
@@ -250,7 +250,7 @@ impl Space<'_> {
         if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > MOST_SUMS {
             return;
         }
-        if !self.atom(&config).is_some_and(|atom| atom.kind == MmaKind::Wgmma) {
+        if self.atom(&config).is_none_or(|atom| atom.kind != MmaKind::Wgmma) {
             return;
         }
         let config = Config { specialise: true, persistent: true, ..config };
@@ -271,7 +271,7 @@ impl Space<'_> {
             _ => return false,
         };
         let line = extent * operand.dtype.bits() / 8;
-        let whole = line % 128 == 0 || line == 64 || line == 32;
+        let whole = line.is_multiple_of(128) || line == 64 || line == 32;
         self.problem.feeds[side] == Feed::Wide && axes.0.len() <= 5 && whole && outer <= 256
     }
 

@@ -16,7 +16,7 @@ use super::{Built, KernelFamily, Subject};
 use crate::value::Values;
 use crate::value::dims::numel;
 use crate::value::dtype::register;
-use crate::{Guard, Result};
+use crate::{Condition, Guard, Result};
 pub use config::Config;
 use config::Feed;
 use kiln_fuse::Anchor;
@@ -59,7 +59,8 @@ impl KernelFamily for Gemm {
         let region = &subject.region;
         let (Anchor::Contract, [anchor]) = (region.anchor, &region.anchors()[..]) else { return Ok(None) };
         let Op::Contract { spec, acc, out } = &region.graph.node(*anchor).op else { return Ok(None) };
-        let sums = acc.compute();
+        // Sums of the unsigned type have the same bits.
+        let sums = if acc.compute() == DType::U32 { DType::I32 } else { acc.compute() };
         // Sums of other types are the loop nest's.
         if !matches!(sums, DType::F32 | DType::F64 | DType::I32) {
             return Ok(None);
@@ -108,9 +109,15 @@ impl KernelFamily for Gemm {
         if config.splits > 1 {
             launches.push(program::combination(problem, config)?);
         }
+        // The right operand gives the rows where there are few of the left one's.
+        let rows = problem.product.extent(Along::Outer(0));
+        let guard = match rows.as_const() {
+            None if config.swap => Guard(vec![Condition::AtMost(rows, config::FEW_ROWS as i64)]),
+            _ => Guard::always(),
+        };
         Ok(Built {
             launches,
-            guard: Guard::always(),
+            guard,
             scratch_bytes: program::partial_bytes(problem, config),
             zeroed_bytes: Dim::from(0),
             packed: vec![],

@@ -3,12 +3,13 @@
 
 mod common;
 
-use common::{Case, attention, cases, shapes};
+use common::{Case, attention, cases, products, shapes};
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Home, Nvrtc, setup};
 use kiln_graph::number::{float_from_bits, float_to_bits};
 use kiln_graph::{DType, Tensor};
-use kiln_kernels::{Implementation, Param};
-use kiln_sim::{Arg, Device, LaunchConfig, Mix, Module, Options};
+use kiln_kernels::families::implementation;
+use kiln_kernels::{Implementation, Param, Pointer, TensorMap, Window};
+use kiln_sim::{Arg, Device, LaunchConfig, Mix, Module, Options, Swizzle, TensorType};
 use kiln_target::arch::Arch;
 use std::sync::OnceLock;
 
@@ -40,9 +41,14 @@ fn compile(made: &Implementation, arch: Arch) -> Vec<Compiled> {
 
 /// Runs the PTX for `arch` in the simulator with all checks on, once for each schedule, and compares the results.
 fn simulate(case: &Case, arch: Arch, seeds: impl IntoIterator<Item = Option<u64>>) {
+    let made = case.lower(arch).unwrap_or_else(|e| panic!("{}: {e}", case.region.name));
+    simulate_made(case, &made, arch, seeds);
+}
+
+/// [`simulate`] of one implementation.
+fn simulate_made(case: &Case, made: &Implementation, arch: Arch, seeds: impl IntoIterator<Item = Option<u64>>) {
     let name = &case.region.name;
-    let made = case.lower(arch).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let compiled = compile(&made, arch);
+    let compiled = compile(made, arch);
     let entry = |(kernel, compiled): (&kiln_kernels::Kernel, &Compiled)| {
         let module = Module::parse(&compiled.ptx).unwrap_or_else(|e| panic!("{name}: {e}"));
         module.kernel(&kernel.entry).unwrap_or_else(|e| panic!("{name}: {e}"))
@@ -50,7 +56,7 @@ fn simulate(case: &Case, arch: Arch, seeds: impl IntoIterator<Item = Option<u64>
     let entries: Vec<_> = made.kernels.iter().zip(&compiled).map(entry).collect();
     for seed in seeds {
         // CUDA's functions are a few units in the last place off; see the mathematical functions appendix of its guide.
-        case.compare(&run(case, &made, &entries, &Options { seed, ..Options::default() }), 4.0);
+        case.compare(&run(case, made, &entries, &Options { seed, ..Options::default() }), 4.0);
     }
 }
 
@@ -79,14 +85,24 @@ fn run_counted(
     let outputs: Vec<u64> = poisoned.iter().map(upload).collect();
     let fault = device.alloc(4).unwrap();
     device.upload(fault, &[0; 4]).unwrap();
+    let scratch = device.alloc((made.scratch_bytes.eval(&bindings).unwrap() as u64).max(1)).unwrap();
+    let address = |base: Pointer| match base {
+        Pointer::Input(i) => inputs[i],
+        Pointer::Output(i) => outputs[i],
+        Pointer::Scratch => scratch,
+        other => panic!("{name}: {other:?} was not asked for"),
+    };
     for (kernel, entry) in made.kernels.iter().zip(entries) {
         let args: Vec<Arg> = kernel
             .launch
             .params
             .iter()
             .map(|param| match param {
-                Param::Input(i) => Arg::U64(inputs[*i]),
-                Param::Output(i) => Arg::U64(outputs[*i]),
+                Param::Input(_) | Param::Output(_) | Param::Scratch => Arg::U64(address(param.pointer().unwrap())),
+                Param::TensorMap(map) => {
+                    let map = map.resolve(&bindings).unwrap().unwrap_or_else(|e| panic!("{name}: {e}"));
+                    Arg::Bytes(encoded(&map, address(map.base)))
+                }
                 Param::Fault => Arg::U64(fault),
                 Param::FaultCode => Arg::I32(1),
                 Param::I32(dim) => Arg::I32(i32::try_from(dim.eval(&bindings).unwrap()).unwrap()),
@@ -113,6 +129,34 @@ fn run_counted(
         Tensor::new(t.dtype(), t.shape().to_vec(), bytes.into()).unwrap()
     };
     poisoned.iter().zip(&outputs).map(download).collect()
+}
+
+/// A tensor map, as kernels of the simulator read it.
+fn encoded(map: &TensorMap<u64>, address: u64) -> Vec<u8> {
+    let Window::Tiled(box_dims) = &map.window else { panic!("an im2col tensor map") };
+    let bits = match map.element.bytes() {
+        1 => TensorType::U8,
+        2 => TensorType::U16,
+        4 => TensorType::U32,
+        _ => TensorType::U64,
+    };
+    let swizzle = match map.swizzle {
+        kiln_kernels::Swizzle::None => Swizzle::None,
+        kiln_kernels::Swizzle::B32 => Swizzle::B32,
+        kiln_kernels::Swizzle::B64 => Swizzle::B64,
+        kiln_kernels::Swizzle::B128 => Swizzle::B128,
+    };
+    let map = kiln_sim::TensorMap {
+        dtype: bits,
+        address,
+        dims: map.extents.clone(),
+        strides: map.strides.clone(),
+        box_dims: box_dims.clone(),
+        element_strides: map.steps(),
+        swizzle,
+        nan_fill: false,
+    };
+    map.encode().unwrap().to_vec()
 }
 
 /// Every `step`-th case.
@@ -341,4 +385,32 @@ fn eight_bit_floats_of_the_prelude_are_those_of_the_one_codec() {
             }
         }
     }
+}
+
+/// Products of every orientation and type: the cheapest Config, and of each kind of Config the cheapest.
+#[test]
+fn simulated_products() {
+    let said = ["specialised", "swapped", "parts"];
+    let mut failed = vec![];
+    for (n, case) in products::simulated().iter().enumerate() {
+        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
+            let offers = case.offers(arch);
+            let mut chosen = vec![0, (7 * n + 3) % offers.len()];
+            chosen.extend(said.iter().filter_map(|word| offers.iter().position(|offer| offer.text.contains(word))));
+            chosen.sort_unstable();
+            chosen.dedup();
+            for offer in chosen.into_iter().map(|i| &offers[i]) {
+                let name = format!("{}, {arch}: {}", case.region.name, offer.text);
+                let run = || {
+                    let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
+                    simulate_made(case, &made, arch, [Some(n as u64)]);
+                };
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+                    println!("FAILED {name}");
+                    failed.push(name);
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
 }

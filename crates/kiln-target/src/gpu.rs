@@ -51,9 +51,10 @@ pub struct Gpu {
     pub costs: Costs,
 }
 
-/// Coefficients of the cost model of kernels that stream through memory: round figures for all GPUs, which no measurement has fitted yet. They
+/// Coefficients of the cost models: round figures for all GPUs, which no measurement has fitted yet. They
 /// rank Configs of one region; times are within a factor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Costs {
     /// Time from a load of device memory to its value, in seconds: with it, what must be on its way to keep memory busy.
     pub latency_seconds: f64,
@@ -67,6 +68,14 @@ pub struct Costs {
     pub barrier_seconds: f64,
     /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
     pub overlap_loss: f64,
+    /// Bytes that the level-2 cache gives one SM in a cycle.
+    pub l2_sm_bytes: f64,
+    /// Share of the tensor cores' peak that `mma.sync` reaches where a GPU has better instructions.
+    pub sync_share: f64,
+    /// Share of a step's time that a product loses to waiting with one step on its way, less with more.
+    pub pipeline_loss: f64,
+    /// Time between the products of one tile and those of the next that nothing hides, in seconds.
+    pub tile_seconds: f64,
 }
 
 impl Default for Costs {
@@ -78,6 +87,10 @@ impl Default for Costs {
             shuffle_ops: 4.0,
             barrier_seconds: 1e-7,
             overlap_loss: 0.1,
+            l2_sm_bytes: 64.0,
+            sync_share: 0.6,
+            pipeline_loss: 0.05,
+            tile_seconds: 5e-7,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod built;
 mod compile;
 mod cost;
+mod gemm;
 mod maps;
 mod rows;
 mod subject;
@@ -125,7 +126,7 @@ impl<F: KernelFamily> Family for F {
 }
 
 /// All families.
-const FAMILIES: [&dyn Family; 2] = [&maps::Maps, &rows::Rows];
+const FAMILIES: [&dyn Family; 3] = [&maps::Maps, &rows::Rows, &gemm::Gemm];
 
 /// Every way to make the region on a GPU, the cheapest first; empty where no family takes it.
 ///

@@ -1,4 +1,4 @@
-//! Contractions and convolutions as tiled matrix products: blocks of `[M, N]`, tiles of both operands in shared memory, tensor cores where
+//! Convolutions as tiled matrix products: blocks of `[M, N]`, tiles of both operands in shared memory, tensor cores where
 //! the type has them.
 
 use super::contract::finished_value;
@@ -66,7 +66,7 @@ impl<'a> Product<'a> {
             let (row, column) = if rows_first { (&fast, &slow) } else { (&slow, &fast) };
             k.fill(&acc, 0);
             // Where the columns of an image are is found once; it takes divisions.
-            let found = if self.rhs.is_image() { self.positions(&mut values, k, column, tile_n) } else { vec![] };
+            let found = self.positions(&mut values, k, column, tile_n);
             k.pipelined("step", depth.ceil_div(bk), stages, |k, step| {
                 let rows = OperandTile { of: &self.lhs, outer: &self.m, tile: row, extent: bm, found: &[] };
                 let columns = OperandTile { of: &self.rhs, outer: &self.n, tile: column, extent: bn, found: &found };

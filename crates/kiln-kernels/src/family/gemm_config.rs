@@ -1,10 +1,10 @@
-//! The Config of a matrix product, the space of legal ones, and the order in which they are worth trying.
+//! The Config of a convolution's matrix product, the space of legal ones, and the order in which they are worth trying.
 
 use kiln_target::arch::Arch;
 use kiln_tile::DType;
 use serde::{Deserialize, Serialize};
 
-/// How a matrix product is tiled.
+/// How a convolution's product is tiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GemmConfig {
     /// Rows of a block's tile.
@@ -42,24 +42,12 @@ pub struct Problem {
     pub m: Range,
     pub n: Range,
     pub k: Range,
-    /// Whether the left and the right operand are read directly from memory in 16-byte vectors.
-    pub direct: [bool; 2],
+    /// Whether the filter is read directly from memory in 16-byte vectors.
+    pub direct: bool,
 }
 
-/// `(M, N, K, threads)` for tensor cores. M = 16 and 32 are for decoding and small batches: what counts is how many bytes are under way.
-const TENSOR: [(u32, u32, u32, u32); 9] = [
-    (128, 128, 32, 256),
-    (64, 128, 32, 128),
-    (128, 32, 64, 128),
-    (64, 64, 64, 128),
-    (64, 32, 128, 128),
-    (32, 64, 64, 64),
-    (16, 64, 64, 64),
-    (16, 32, 128, 64),
-    (16, 32, 256, 64),
-];
-/// The same where operands arrive one element at a time, or computed: a thread holds at most 64 of them while it multiplies.
-const TENSOR_NARROW: [(u32, u32, u32, u32); 7] = [
+/// `(M, N, K, threads)` for tensor cores. An image arrives one element at a time: a thread holds at most 64 of them while it multiplies.
+const TENSOR: [(u32, u32, u32, u32); 7] = [
     (128, 64, 32, 256),
     (128, 32, 32, 128),
     (64, 64, 32, 256),
@@ -86,18 +74,12 @@ impl Problem {
         self.arch.mma(self.tile).is_some()
     }
 
-    /// Whether tiles come directly from memory, without registers between.
-    fn wide(&self) -> bool {
-        self.direct == [true; 2]
-    }
-
     /// The Configs that are legal here, those that should be fastest first.
     pub fn configs(&self) -> impl Iterator<Item = GemmConfig> {
-        let tiles: &[(u32, u32, u32, u32)] = match (self.tensor(), self.wide()) {
-            (true, true) => &TENSOR,
-            (true, false) => &TENSOR_NARROW,
-            (false, _) if self.accumulator.bits() == 64 => &SIMT_DOUBLE,
-            (false, _) => &SIMT,
+        let tiles: &[(u32, u32, u32, u32)] = match self.tensor() {
+            true => &TENSOR,
+            false if self.accumulator.bits() == 64 => &SIMT_DOUBLE,
+            false => &SIMT,
         };
         let mut configs: Vec<(f64, GemmConfig)> =
             tiles.iter().filter_map(|&tile| Some((0.0, self.config(tile)?))).collect();
@@ -126,13 +108,12 @@ impl Problem {
 
     /// The Config of a tile, if its buffers fit.
     fn config(&self, (tile_m, tile_n, tile_k, threads): (u32, u32, u32, u32)) -> Option<GemmConfig> {
-        // Copies in flight need `cp.async`; through registers, two tiles alternate.
-        let most = if self.arch.has_cp_async() && self.wide() { 4 } else { 2 };
-        let bytes = |stages: u32| stages * (tile_m * (tile_k + 1) + tile_n * (tile_k + 1)) * self.tile.bits() / 8;
+        // Images come through registers: two tiles alternate.
+        let stages = 2;
+        let bytes = stages * (tile_m * (tile_k + 1) + tile_n * (tile_k + 1)) * self.tile.bits() / 8;
         // Two blocks on an SM hide each other's epilogues.
         let budget = self.arch.shared_per_sm() / 2 - 1024;
-        let stages = (2..=most).rev().find(|&stages| bytes(stages) <= budget)?;
-        Some(GemmConfig { tile_m, tile_n, tile_k, threads, stages })
+        (bytes <= budget).then_some(GemmConfig { tile_m, tile_n, tile_k, threads, stages })
     }
 
     /// The order of blocks in which those that run together cover a patch that is nearly square, and read each operand from
@@ -158,12 +139,8 @@ impl Problem {
         let (products, left, right) = (tile_m * tile_n * tile_k, tile_m * tile_k, tile_n * tile_k);
         // Fitted to all Configs of 18 products and convolutions on an H200, in picoseconds. Blocks of a processor share its
         // issue slots; a lone block waits for what it loads, one step ahead.
-        let narrow = |direct: bool, elements: i128| if direct { 0 } else { elements };
-        let gathered = (narrow(self.direct[0], left) + narrow(self.direct[1], right)) / threads;
-        let (busy, lone) = if self.tensor() && self.wide() {
-            // The more warps meet at a step's barriers, the longer they wait for each other.
-            (products * 34 / 100 + 15 * (left + right) + threads * threads * 5 / 2, 275_000)
-        } else if self.tensor() {
+        let gathered = (right + if self.direct { 0 } else { left }) / threads;
+        let (busy, lone) = if self.tensor() {
             (products * 4 / 5 + 100 * (left + right) + 100 * gathered * threads, 500_000 + 130_000 * gathered)
         } else {
             // The fewer elements of the result a thread has, the more it reads from shared memory for each.
@@ -178,21 +155,16 @@ impl Problem {
 mod tests {
     use super::*;
 
-    fn problem(arch: Arch, m: i64, n: i64, wide: bool) -> Problem {
+    fn problem(arch: Arch, m: i64, n: i64, direct: bool) -> Problem {
         let [batch, m, n, k] = [1, m, n, 512].map(|extent| (extent, extent));
-        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch, m, n, k, direct: [wide; 2] }
+        Problem { arch, tile: DType::F16, accumulator: DType::F32, batch, m, n, k, direct }
     }
 
     #[test]
     fn shape_decides_the_tile() {
         let first = |p: Problem| p.configs().next().unwrap();
-        assert_eq!(first(problem(Arch::Sm90a, 8192, 8192, true)).tile_n, 128);
-        assert!(first(problem(Arch::Sm80, 1, 4096, true)).tile_m == 16);
-        assert!(first(problem(Arch::Sm80, 128, 384, true)).tile_m <= 64);
-        assert_eq!(problem(Arch::Sm80, 64, 64, true).configs().count(), 9);
-        assert!(problem(Arch::Sm80, 4096, 4096, false).configs().all(|c| c.stages == 2));
         // A small image of many channels: more blocks, each with fewer elements to gather.
-        let image = Problem { direct: [true, false], k: (4608, 4608), ..problem(Arch::Sm90a, 512, 49, false) };
+        let image = Problem { k: (4608, 4608), ..problem(Arch::Sm90a, 512, 49, true) };
         assert_eq!(first(image).tile_n, 32);
         // Any number of rows: neither the tile for one of them nor that for thousands.
         let any = Problem { tile: DType::F32, m: (1, i64::MAX), n: (384, 384), ..problem(Arch::Sm90a, 1, 384, true) };
@@ -209,11 +181,10 @@ mod tests {
     #[test]
     fn buffers_fit_every_architecture() {
         for arch in Arch::ALL {
-            for wide in [false, true] {
-                for config in problem(arch, 4096, 4096, wide).configs() {
+            for direct in [false, true] {
+                for config in problem(arch, 4096, 4096, direct).configs() {
                     let bytes = config.stages * (config.tile_m + config.tile_n) * config.tile_k * 2;
                     assert!(bytes <= arch.max_shared_per_block(), "{arch} {config:?}");
-                    assert!(wide && arch.has_cp_async() || config.stages == 2);
                 }
             }
         }

@@ -47,11 +47,8 @@ pub fn programs(
             one("scatter", scatter::program(region, symbols, ranges)?)
         }
         Anchor::Map | Anchor::Index | Anchor::Reduce => return Err(malformed("no family takes it".to_owned())),
-        Anchor::Contract => match gemm::programs(region, symbols, arch, most)? {
-            // What the matrix products do not take.
-            products if products.is_empty() => one("contract_loops", contract::program(region, symbols)?),
-            products => configured("gemm", products),
-        },
+        // What the products of `families` do not take.
+        Anchor::Contract => one("contract_loops", contract::program(region, symbols)?),
         Anchor::Conv => match gemm::programs(region, symbols, arch, most)? {
             products if products.is_empty() => one("conv_direct", conv::program(region, symbols)?),
             products => configured("conv_gemm", products),
@@ -129,14 +126,7 @@ fn anchor_index(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[E
 /// Where output 0 shows the element at `index` of the anchor's result.
 fn output_index(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
     let views = epilogue_views(values, anchor)?;
-    views.into_iter().rev().try_fold(index.to_vec(), |at, view| {
-        let node = values.graph.producer(view);
-        match &node.op {
-            Op::Permute { perm } => Ok(perm.iter().map(|&axis| at[axis].clone()).collect()),
-            Op::Reshape { shape } => Ok(values.reshaped(k, values.shape(node.inputs[0]), shape, &at)),
-            op => values.malformed(format!("`{}` stands behind a product", op.name())),
-        }
-    })
+    values.viewed(k, &views, index)
 }
 
 /// The op of a node.

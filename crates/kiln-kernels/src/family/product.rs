@@ -1,8 +1,8 @@
-//! What a matrix product multiplies: the einsum of a contraction, or a convolution, in labels that fall into batch (in both operands and
-//! the result), M (left and result), N (right and result) and K (both operands, summed); each group is one flat dimension of the product.
+//! What a convolution multiplies as a matrix product, in labels that fall into batch (in both operands and the result), M (left and result), N
+//! (right and result) and K (both operands, summed); each group is one flat dimension of the product.
 //!
-//! A convolution multiplies its filter, `[channels, channels in and taps]`, by its image, `[channels in and taps, positions]`, whose elements
-//! are read where the window has them ("implicit GEMM").
+//! Its filter, `[channels, channels in and taps]`, is multiplied by its image, `[channels in and taps, positions]`, whose elements are read where
+//! the window has them ("implicit GEMM").
 
 use super::gemm_config::Problem;
 use super::window::Sliding;
@@ -11,7 +11,7 @@ use crate::Result;
 use crate::value::Values;
 use crate::value::dims::numel;
 use crate::value::dtype::register;
-use kiln_graph::{ConvSpec, Dim, EinsumSpec, NodeId, Op, Symbols, ValueId};
+use kiln_graph::{ConvSpec, Dim, NodeId, Op, Symbols, ValueId};
 use kiln_target::arch::Arch;
 use kiln_tile::{Buffer, Builder, DType, Expr};
 
@@ -59,11 +59,6 @@ impl Operand<'_> {
     pub fn plain(value: ValueId, labels: &[char]) -> Self {
         Operand { value, labels: labels.to_vec(), windows: None }
     }
-
-    /// Whether its elements are those of windows.
-    pub fn is_image(&self) -> bool {
-        self.windows.is_some()
-    }
 }
 
 pub struct Product<'a> {
@@ -100,37 +95,9 @@ impl<'a> Product<'a> {
     pub fn of(values: &Values<'a>) -> Result<Option<Product<'a>>> {
         let anchor = anchor(values)?;
         match op(values, anchor) {
-            Op::Contract { spec, acc, out } => Ok(Self::of_einsum(values, anchor, spec, [*acc, *out])),
             Op::Conv { spec, acc, out } => Ok(Self::of_windows(values, anchor, spec, [*acc, *out])),
-            _ => values.malformed("its anchor is neither a contraction nor a convolution"),
+            _ => values.malformed("its anchor is not a convolution"),
         }
-    }
-
-    /// What fits no group is left to the loop nest.
-    fn of_einsum(values: &Values<'a>, anchor: NodeId, spec: &'a EinsumSpec, types: [DType; 2]) -> Option<Self> {
-        let distinct = |labels: &[char]| (1..labels.len()).all(|i| !labels[..i].contains(&labels[i]));
-        if !distinct(&spec.lhs) || !distinct(&spec.rhs) {
-            return None;
-        }
-        let node = values.graph.node(anchor);
-        let (lhs, rhs) = (node.inputs[0], node.inputs[1]);
-        let group = |order: &[char], in_lhs: bool, in_rhs: bool, in_out: bool| {
-            let member = |l: &&char| {
-                spec.lhs.contains(l) == in_lhs && spec.rhs.contains(l) == in_rhs && spec.out.contains(l) == in_out
-            };
-            let labels: Vec<char> = order.iter().filter(member).copied().collect();
-            let (from, shape) = if in_lhs { (&spec.lhs, values.shape(lhs)) } else { (&spec.rhs, values.shape(rhs)) };
-            let extent = |l: &char| from.iter().position(|o| o == l).map(|i| shape[i].clone());
-            Group { extents: labels.iter().filter_map(extent).collect(), labels }
-        };
-        let groups = [
-            group(&spec.out, true, true, true),
-            group(&spec.out, true, false, true),
-            group(&spec.out, false, true, true),
-            group(&spec.lhs, true, true, false),
-        ];
-        let (lhs, rhs) = (Operand::plain(lhs, &spec.lhs), Operand::plain(rhs, &spec.rhs));
-        Self::new(values, anchor, [lhs, rhs], spec.out.clone(), groups, types)
     }
 
     fn of_windows(values: &Values<'a>, anchor: NodeId, spec: &'a ConvSpec, types: [DType; 2]) -> Option<Self> {
@@ -184,16 +151,11 @@ impl<'a> Product<'a> {
         let range = |group: &Group| group.total().bounds(symbols);
         // Rows that are whole 16-byte vectors of what the tile holds, read directly from memory.
         let vector = i64::from(128 / self.tile.bits());
-        let direct = |operand: &Operand| {
-            let v = operand.value;
-            // A filter's row is all that it sums over; windows overlap.
-            let last = || values.shape(v).last().cloned().unwrap_or(Dim::from(1));
-            let row = if self.rhs.is_image() { self.k.total() } else { last() };
-            !operand.is_image()
-                && values.graph.inputs.contains(&v)
-                && values.graph.ty(v).dtype == self.tile
-                && row.terms().all(|(_, coefficient)| coefficient % vector == 0)
-        };
+        let v = self.lhs.value;
+        // A filter's row is all that it sums over.
+        let direct = values.graph.inputs.contains(&v)
+            && values.graph.ty(v).dtype == self.tile
+            && self.k.total().terms().all(|(_, coefficient)| coefficient % vector == 0);
         Problem {
             arch,
             tile: self.tile,
@@ -202,7 +164,7 @@ impl<'a> Product<'a> {
             m: range(&self.m),
             n: range(&self.n),
             k: range(&self.k),
-            direct: [direct(&self.lhs), direct(&self.rhs)],
+            direct,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::{Error, Result};
 use kiln_fuse::Region;
 use kiln_graph::{Dim, Graph, Op, Symbols, ValueId};
 use kiln_tile::expr::{Expr, ExprKind};
+use kiln_tile::program::Param;
 use kiln_tile::{Access, Buffer, Builder, ir};
 use std::collections::HashMap;
 
@@ -162,11 +163,20 @@ impl<'a> Values<'a> {
         Ok(TileProgram { program, arguments: self.arguments, points, checks: self.checks })
     }
 
-    /// The finished program of the tile IR.
+    /// The finished program of the tile IR, without the tensors that nothing accesses.
     pub fn launch(self, k: ir::Builder) -> Result<TileLaunch> {
         let region = &self.region.name;
-        let program = k.finish().map_err(|source| Error::Tile { region: region.clone(), source: source.into() })?;
-        Ok(TileLaunch { program, arguments: self.arguments, checks: self.checks })
+        let finished = k.finish().map_err(|source| Error::Tile { region: region.clone(), source: source.into() });
+        let mut program = finished?;
+        let accessed = program.accessed();
+        let used = |param: &Param| match param {
+            Param::Buffer { buffer, .. } => accessed.contains(&buffer.id),
+            Param::Scalar { .. } => true,
+        };
+        let params = std::mem::take(&mut program.params).into_iter().zip(self.arguments);
+        let (params, arguments) = params.filter(|(param, _)| used(param)).unzip();
+        program.params = params;
+        Ok(TileLaunch { program, arguments, checks: self.checks })
     }
 
     /// Tells within what the values of inputs lie, as [`crate::lower_within`] does.
@@ -209,6 +219,42 @@ impl<'a> Values<'a> {
         &self.outputs[i]
     }
 
+    /// Input `i` as a row-major tensor of another shape with the same elements.
+    pub fn input_as(&mut self, k: &mut dyn Writer, i: usize, shape: &[Dim]) -> Buffer {
+        let v = self.graph.inputs[i];
+        if self.shape(v) == shape {
+            return self.inputs[i].clone();
+        }
+        let extents = self.dims(k, shape);
+        self.arguments.push(Argument::Input(i));
+        k.tensor(&self.graph.input_name(v), self.graph.ty(v).dtype, &extents, Access::Read)
+    }
+
+    /// Output `i` as a row-major tensor of another shape with the same elements.
+    pub fn output_as(&mut self, k: &mut dyn Writer, i: usize, shape: &[Dim]) -> Buffer {
+        let (name, v) = &self.graph.outputs[i];
+        if self.shape(*v) == shape {
+            return self.outputs[i].clone();
+        }
+        let extents = self.dims(k, shape);
+        self.arguments.push(Argument::Output(i));
+        k.tensor(name, self.graph.ty(*v).dtype, &extents, Access::Write)
+    }
+
+    /// The scratch of the region's kernels, as a row-major tensor.
+    pub fn scratch(
+        &mut self,
+        k: &mut dyn Writer,
+        name: &str,
+        dtype: kiln_tile::DType,
+        shape: &[Dim],
+        access: Access,
+    ) -> Buffer {
+        let extents = self.dims(k, shape);
+        self.arguments.push(Argument::Scratch);
+        k.tensor(name, dtype, &extents, access)
+    }
+
     /// Writes the body of a map. Where `exists` does not hold there is no point: inputs count as 0, and no check fails.
     pub fn at_points<T>(&mut self, exists: Option<Expr>, write: impl FnOnce(&mut Self) -> T) -> T {
         let outside = std::mem::replace(&mut self.exists, exists);
@@ -220,6 +266,21 @@ impl<'a> Values<'a> {
     /// In this scope `v` at `index` is `value`.
     pub fn given(&mut self, v: ValueId, index: &[Expr], value: &Expr) {
         self.remember(Key::Value(v, index.to_vec()), value);
+    }
+
+    /// In this scope input `v` at `index` is the element at `at` of `tensor`, which is another form of it.
+    pub fn given_element(&mut self, v: ValueId, index: &[Expr], tensor: &Buffer, at: &[Expr]) {
+        let value = self.loaded(v, tensor.at(at));
+        self.remember(Key::Value(v, index.to_vec()), &value);
+    }
+
+    /// An element of input `v`, 0 where there is no point, in the register type of its dtype.
+    fn loaded(&self, v: ValueId, element: Expr) -> Expr {
+        let element = match &self.exists {
+            Some(exists) => exists.select(&element, Expr::int(element.ty(), 0)),
+            None => element,
+        };
+        element.cast(dtype::register(self.graph.ty(v).dtype))
     }
 
     /// From here on nothing that the family has computed is known.
@@ -257,14 +318,7 @@ impl<'a> Values<'a> {
             return Ok(known);
         }
         let value = match self.graph.inputs.iter().position(|&input| input == v) {
-            Some(i) => {
-                let element = self.inputs[i].at(index);
-                let element = match &self.exists {
-                    Some(exists) => exists.select(&element, Expr::int(element.ty(), 0)),
-                    None => element,
-                };
-                element.cast(dtype::register(self.graph.ty(v).dtype))
-            }
+            Some(i) => self.loaded(v, self.inputs[i].at(index)),
             None => self.compute(k, v, index)?,
         };
         let value =

@@ -58,6 +58,19 @@ impl Values<'_> {
         })
     }
 
+    /// Where the last of some permutes and reshapes, given from that one on, shows the element at `index` of what the first is of.
+    pub fn viewed(&mut self, k: &mut dyn Writer, views: &[ValueId], index: &[Expr]) -> Result<Vec<Expr>> {
+        let graph = self.graph;
+        views.iter().rev().try_fold(index.to_vec(), |at, view| {
+            let node = graph.producer(*view);
+            match &node.op {
+                Op::Permute { perm } => Ok(perm.iter().map(|&axis| at[axis].clone()).collect()),
+                Op::Reshape { shape } => Ok(self.reshaped(k, self.shape(node.inputs[0]), shape, &at)),
+                op => self.malformed(format!("`{}` stands behind a product", op.name())),
+            }
+        })
+    }
+
     fn padded(&mut self, k: &mut dyn Writer, node: &Node, index: &[Expr]) -> Result<Expr> {
         let Op::Pad { low, high, interior } = &node.op else { return self.malformed("a pad that is none") };
         let (x, fill) = (node.inputs[0], node.inputs[1]);

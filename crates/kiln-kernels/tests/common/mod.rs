@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod cases;
+pub mod products;
 pub mod shapes;
 
 use kiln_fuse::{Anchor, Region};
@@ -95,7 +96,7 @@ impl Case {
         let (mut outputs, mut fault) = (self.poisoned(), 0);
         for program in programs {
             let run = |args: &mut [Arg]| interp::run(&program.program, args);
-            self.bound(&program.program.params, &program.arguments, &mut outputs, &mut fault, run);
+            self.bound(&program.program.params, &program.arguments, (&mut outputs, &mut vec![], &mut fault), run);
         }
         (outputs, fault)
     }
@@ -103,13 +104,15 @@ impl Case {
     /// Runs what a family built, in the interpreter of the tile IR, after the passes that leave a level up to `level`.
     pub fn interpret_built(&self, built: &Built, arch: Arch, level: Level) -> (Vec<Tensor>, i128) {
         let (mut outputs, mut fault) = (self.poisoned(), 0);
+        let bytes = built.scratch_bytes.eval(&self.bindings()).unwrap() as usize;
+        let mut scratch = vec![0xa5; bytes];
         for launch in &built.launches {
             let mut program = launch.program.clone();
             for pass in PASSES.iter().take_while(|pass| pass.level <= level) {
                 pass.run(&mut program, &Machine::new(arch)).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
             }
             let run = |args: &mut [Arg]| ir::interp::run(&program, args);
-            self.bound(&program.params, &launch.arguments, &mut outputs, &mut fault, run);
+            self.bound(&program.params, &launch.arguments, (&mut outputs, &mut scratch, &mut fault), run);
         }
         (outputs, fault)
     }
@@ -126,19 +129,24 @@ impl Case {
         &self,
         params: &[Param],
         arguments: &[Argument],
-        outputs: &mut [Tensor],
-        fault: &mut i128,
+        (outputs, scratch, fault): (&mut [Tensor], &mut Vec<u8>, &mut i128),
         run: impl FnOnce(&mut [Arg]) -> Result<(), TileError>,
     ) {
         let bindings = self.bindings();
-        let array = |param: &Param, t: &Tensor| {
+        let bytes = |param: &Param, len: usize, data: Vec<u8>| {
             let Param::Buffer { buffer, .. } = param else { panic!("a tensor for a scalar parameter") };
-            Arg::Array(Array::from_bytes(buffer.dtype, t.len(), t.data().to_vec()).unwrap())
+            Arg::Array(Array::from_bytes(buffer.dtype, len, data).unwrap())
+        };
+        let array = |param: &Param, t: &Tensor| bytes(param, t.len(), t.data().to_vec());
+        let width = |param: &Param| match param {
+            Param::Buffer { buffer, .. } => buffer.dtype.bits() as usize / 8,
+            Param::Scalar { .. } => 1,
         };
         assert_eq!(params.len(), arguments.len(), "{}", self.region.name);
         let bind = |(argument, param): (&Argument, &Param)| match argument {
             Argument::Input(i) => array(param, &self.inputs[*i]),
             Argument::Output(i) => array(param, &outputs[*i]),
+            Argument::Scratch => bytes(param, scratch.len() / width(param), scratch.clone()),
             Argument::Fault => Arg::Array(Array::from_values(kiln_tile::DType::I32, [Scalar::Int(*fault)])),
             Argument::FaultCode => Arg::Scalar(Scalar::Int(1)),
             Argument::Dim(dim) => Arg::dim(dim.eval(&bindings).unwrap()),
@@ -149,6 +157,9 @@ impl Case {
         for (argument, arg) in arguments.iter().zip(&args) {
             if let (Argument::Fault, Some(word)) = (argument, arg.array()) {
                 *fault = word.get(0).as_i128();
+            }
+            if let (Argument::Scratch, Some(array)) = (argument, arg.array()) {
+                *scratch = array.bytes().to_vec();
             }
             if let (Argument::Output(i), Some(array)) = (argument, arg.array()) {
                 let old = &outputs[*i];

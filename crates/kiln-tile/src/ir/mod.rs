@@ -235,7 +235,7 @@ pub enum Op {
     Dot {
         /// `[M, K]`
         a: Operand,
-        /// `[K, N]`, of the type of `a`.
+        /// `[K, N]`, of the type of `a`; bytes may differ in sign, 8-bit floats in format.
         b: Operand,
         /// `[M, N]`
         acc: ValueId,

@@ -1,7 +1,7 @@
 //! Walking over statements: what they use, what they hold, and copies of them with other names.
 
 use super::{Block, Op, Operand, Place, Program, Scalar, Slot, Stage, Stmt, ValueId, View};
-use crate::expr::{Expr, Var};
+use crate::expr::{Expr, ExprKind, Var};
 use std::collections::{HashMap, HashSet};
 
 impl Op {
@@ -261,6 +261,37 @@ impl Renaming {
 }
 
 impl Program {
+    /// The tensors, by their number, that statements access.
+    pub fn accessed(&self) -> HashSet<u32> {
+        let mut found = HashSet::new();
+        for stmt in &mut self.body.clone() {
+            stmt.walk_mut(&mut |stmt| {
+                stmt.op.exprs_mut(&mut |e| {
+                    e.walk(&mut |e| {
+                        if let ExprKind::Load(buffer, _) = e.kind() {
+                            found.insert(buffer.id);
+                        }
+                    });
+                });
+                let (place, body) = match &stmt.op {
+                    Op::Load { from: place, .. } | Op::Store { to: place, .. } | Op::Atomic { to: place, .. } => {
+                        let body = if let Place::Elements { body, .. } = place { &body[..] } else { &[] };
+                        (Some(place.tensor()), body)
+                    }
+                    Op::Copy { from: view, .. } | Op::CopyOut { to: view, .. } => (Some(&view.tensor), &[][..]),
+                    Op::Map { body, .. } => (None, &body[..]),
+                    _ => return,
+                };
+                found.extend(place.map(|tensor| tensor.id));
+                found.extend(body.iter().filter_map(|scalar| match scalar {
+                    Scalar::Check { fault, .. } => Some(fault.id),
+                    Scalar::Bind { .. } => None,
+                }));
+            });
+        }
+        found
+    }
+
     /// A copy of `block` in which everything that it declares has a new name; `renaming` gets the new names and may hold some for what it
     /// uses from outside.
     pub fn copy_block(&mut self, block: &Block, renaming: &mut Renaming) -> Block {

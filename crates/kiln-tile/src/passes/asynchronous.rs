@@ -13,17 +13,18 @@ use std::collections::{HashMap, HashSet};
 pub fn asynchronous(program: &mut Program) {
     let rings = rings(program);
     let out = outgoing(&program.body);
+    let read = read_asynchronously(&program.body);
     let mut body = std::mem::take(&mut program.body);
     let mut before = vec![];
     for stmt in &mut body {
         let Op::Roles(roles) = &mut stmt.op else { continue };
         for (i, role) in roles.iter_mut().enumerate() {
-            let mut pass = Pass::new(program, &rings, &out, Some((i as u32 + 1, role.warps * 32)));
+            let mut pass = Pass::new(program, &rings, [&out, &read], Some((i as u32 + 1, role.warps * 32)));
             role.body = pass.role(role);
         }
     }
     if !body.iter().any(|stmt| matches!(stmt.op, Op::Roles(_))) {
-        let mut pass = Pass::new(program, &rings, &out, None);
+        let mut pass = Pass::new(program, &rings, [&out, &read], None);
         body = pass.body(body);
         before = pass.declared;
     }
@@ -86,6 +87,22 @@ fn outgoing(body: &Block) -> HashSet<SharedId> {
     found
 }
 
+/// Buffers that products read which run on their own: what threads write there needs a fence.
+fn read_asynchronously(body: &Block) -> HashSet<SharedId> {
+    let mut found = HashSet::new();
+    for stmt in body {
+        stmt.walk(&mut |stmt| {
+            if let (true, Op::Dot { a, b, .. }) = (is_asynchronous(&stmt.op), &stmt.op) {
+                found.extend([a, b].into_iter().filter_map(|operand| match operand {
+                    Operand::Shared(slot) => Some(slot.buffer),
+                    Operand::Tile(_) => None,
+                }));
+            }
+        });
+    }
+    found
+}
+
 /// Where one end of a channel is.
 #[derive(Clone)]
 struct Cursor {
@@ -108,6 +125,8 @@ struct Pass<'a> {
     program: &'a mut Program,
     rings: &'a HashMap<ChannelId, Ring>,
     outgoing: &'a HashSet<SharedId>,
+    /// What [`read_asynchronously`] finds.
+    read: &'a HashSet<SharedId>,
     /// By channel, and whether it is the producer's.
     cursors: HashMap<(ChannelId, bool), Cursor>,
     /// First assignments of cursors.
@@ -123,11 +142,12 @@ impl<'a> Pass<'a> {
     fn new(
         program: &'a mut Program,
         rings: &'a HashMap<ChannelId, Ring>,
-        outgoing: &'a HashSet<SharedId>,
+        [outgoing, read]: [&'a HashSet<SharedId>; 2],
         team: Option<(u32, u32)>,
     ) -> Self {
         let turns = program.schedule.ping_pong && matches!(team, Some((_, 256)));
-        Pass { program, rings, outgoing, cursors: HashMap::new(), declared: vec![], team, producer: false, turns }
+        let (cursors, declared) = (HashMap::new(), vec![]);
+        Pass { program, rings, outgoing, read, cursors, declared, team, producer: false, turns }
     }
 
     fn role(&mut self, role: &mut Role) -> Block {
@@ -310,7 +330,11 @@ impl<'a> Pass<'a> {
                     let wait = Stmt::effect(Op::WaitGroup { group: Group::BulkRead, pending: 0 });
                     out.extend([Stmt::effect(Op::Elected(vec![wait])), self.sync()]);
                 }
+                let fence = self.read.contains(&to.buffer);
                 out.push(stmt);
+                if fence {
+                    out.push(Stmt::effect(Op::Fence(Fence::ProxyAsync)));
+                }
             }
             Op::CopyOut { from, .. } => {
                 self.resolve(from);
@@ -387,7 +411,11 @@ impl<'a> Pass<'a> {
     fn receive(&mut self, channel: ChannelId, out: &mut Block) {
         let Some(ring) = self.rings.get(&channel).copied() else {
             let pending = self.program.channel(channel).stages.saturating_sub(2);
-            out.extend([Stmt::effect(Op::WaitGroup { group: Group::CpAsync, pending }), self.sync()]);
+            out.push(Stmt::effect(Op::WaitGroup { group: Group::CpAsync, pending }));
+            if self.program.channel(channel).buffers.iter().any(|buffer| self.read.contains(buffer)) {
+                out.push(Stmt::effect(Op::Fence(Fence::ProxyAsync)));
+            }
+            out.push(self.sync());
             return;
         };
         let (index, parity) = self.phase(channel, false);

@@ -257,7 +257,10 @@ impl<'a> Verifier<'a> {
             || format!("dot of {:?} by {:?} into {:?}", a.shape, b.shape, sum.shape),
             "multiply [M, K] by [K, N] into [M, N]",
         )?;
-        self.types(b.dtype == a.dtype, b.dtype, "the right operand", a.dtype.name())?;
+        // Bytes are multiplied whatever their signs, 8-bit floats whatever their exponents.
+        let byte = |dtype: DType| (dtype.bits() == 8 && dtype.is_int(), dtype.is_f8());
+        let alike = a.dtype == b.dtype || byte(a.dtype) == byte(b.dtype) && byte(a.dtype) != (false, false);
+        self.types(alike, b.dtype, "the right operand", a.dtype.name())?;
         let fits = a.dtype != DType::Bool && sum.dtype == a.dtype.compute();
         self.types(fits, sum.dtype, "the accumulator", "the compute type of the operands")?;
         self.alike(result, sum, "the result")?;

@@ -1,0 +1,189 @@
+//! Contractions as tiled matrix products, whatever the types and the orientation of their operands, with prologues and epilogues.
+//!
+//! A CTA has a tile of sums in registers and walks over the depth; operands come a few steps ahead, through shared memory, to tensor cores where
+//! the types have them (Kerr et al., "CUTLASS: Fast Linear Algebra in CUDA C++"; Hopper's roles and boxes as in CUTLASS 3's warp-specialised
+//! kernels and in "FlashAttention-3"). With few rows the product is made transposed, so that what is long fills the rows of instructions; with few
+//! tiles the depth is cut into parts that a second kernel adds, in one order.
+//!
+//! State: the tile's sums in registers, operands of a few steps in shared memory. Floor: operands once, results once, the products.
+
+mod config;
+mod cost;
+mod product;
+mod program;
+
+use super::{Built, KernelFamily, Subject};
+use crate::value::Values;
+use crate::value::dims::numel;
+use crate::value::dtype::register;
+use crate::{Condition, Guard, Result};
+pub use config::Config;
+use config::Feed;
+use kiln_fuse::Anchor;
+use kiln_graph::{DType, Dim, Op};
+use kiln_target::atoms::{MatrixType, MmaAtom, MmaKind};
+use kiln_target::{Estimate, Gpu};
+use kiln_tile::passes::Machine;
+use kiln_tile::passes::machine::DotShape;
+use product::{Along, Product};
+use std::sync::Arc;
+
+/// The family.
+pub struct Gemm;
+
+/// A product, and how it can be made.
+pub struct Problem {
+    subject: Arc<Subject>,
+    product: Product,
+    /// Types of the operands of dots, and of their sums.
+    types: [DType; 2],
+    sums: DType,
+    /// The best instructions that take them.
+    best: MmaKind,
+    feeds: [Feed; 2],
+    /// Whether each operand has the depth dense in shared memory.
+    deep: [bool; 2],
+    /// Bytes of an element of all results that are boxes.
+    stored_bytes: u32,
+}
+
+impl KernelFamily for Gemm {
+    type Config = Config;
+    type Problem = Problem;
+
+    fn name(&self) -> &'static str {
+        "gemm"
+    }
+
+    fn accept(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Problem>> {
+        let region = &subject.region;
+        let (Anchor::Contract, [anchor]) = (region.anchor, &region.anchors()[..]) else { return Ok(None) };
+        let Op::Contract { spec, acc, out } = &region.graph.node(*anchor).op else { return Ok(None) };
+        // Sums of the unsigned type have the same bits.
+        let sums = if acc.compute() == DType::U32 { DType::I32 } else { acc.compute() };
+        // Sums of other types are the loop nest's.
+        if !matches!(sums, DType::F32 | DType::F64 | DType::I32) {
+            return Ok(None);
+        }
+        let values = Values::new(region, &subject.symbols)?;
+        let product = Product::of(&values, *anchor, spec, [*acc, *out])?;
+        let machine = Machine::new(gpu.arch);
+        let (types, best) = types(&product, sums, &machine);
+        let feed = |side: usize| {
+            let operand = &product.operands[side];
+            let Some((_, axes)) = operand.lies.as_ref().filter(|_| operand.dtype == types[side]) else {
+                return Feed::Computed;
+            };
+            let bits = axes.pitch().saturating_mul(i64::from(operand.dtype.bits()));
+            match bits {
+                _ if matches!(axes.dense(), Some(Along::Grid(_)) | None) => Feed::Computed,
+                bits if bits % 128 == 0 => Feed::Wide,
+                bits if bits % 32 == 0 => Feed::Narrow,
+                _ => Feed::Registers,
+            }
+        };
+        let feeds = [feed(0), feed(1)];
+        let deep = [0, 1].map(|side| {
+            let lies = product.operands[side].lies.as_ref();
+            feeds[side] == Feed::Computed || lies.is_none_or(|(_, axes)| axes.dense() == Some(Along::Depth))
+        });
+        let outputs = region.graph.outputs.iter().zip(&product.boxes).filter(|(_, axes)| axes.is_some());
+        let stored_bytes = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits() / 8).sum();
+        let problem = Problem { subject: subject.clone(), product, types, sums, best, feeds, deep, stored_bytes };
+        if let Some(config) = config::space(&problem, gpu).first() {
+            self.build(&problem, config)?;
+        }
+        Ok(Some(problem))
+    }
+
+    fn space(&self, problem: &Problem, gpu: &Gpu) -> Vec<Config> {
+        config::space(problem, gpu)
+    }
+
+    fn estimate(&self, problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
+        cost::estimate(problem, config, gpu)
+    }
+
+    fn build(&self, problem: &Problem, config: &Config) -> Result<Built> {
+        let mut launches = vec![program::product(problem, config)?];
+        if config.splits > 1 {
+            launches.push(program::combination(problem, config)?);
+        }
+        // The right operand gives the rows where there are few of the left one's.
+        let rows = problem.product.extent(Along::Outer(0));
+        let guard = match rows.as_const() {
+            None if config.swap => Guard(vec![Condition::AtMost(rows, config::FEW_ROWS as i64)]),
+            _ => Guard::always(),
+        };
+        Ok(Built {
+            launches,
+            guard,
+            scratch_bytes: program::partial_bytes(problem, config),
+            zeroed_bytes: Dim::from(0),
+            packed: vec![],
+        })
+    }
+}
+
+/// What dots multiply, and by which instructions at best: the operands as they are where an instruction does, else as the type of the sums.
+fn types(product: &Product, sums: DType, machine: &Machine) -> ([DType; 2], MmaKind) {
+    let types = [0, 1].map(|side| register(product.operands[side].dtype));
+    let kind = |types: [DType; 2]| {
+        let [a, b, acc] = [types[0], types[1], sums].map(MatrixType::of);
+        machine.atoms.mma_atoms(a?, b?, acc?).first().map(|atom| atom.kind)
+    };
+    let bytes = |is: fn(DType) -> bool| types.iter().all(|dtype| dtype.bits() == 8 && is(*dtype));
+    let alike = types[0] == types[1] || bytes(DType::is_int) || bytes(DType::is_f8);
+    let taken = if alike && types[0].compute() == sums { kind(types) } else { None };
+    match taken {
+        Some(kind) => (types, kind),
+        None => ([sums; 2], kind([sums; 2]).unwrap_or(MmaKind::Fma)),
+    }
+}
+
+impl Problem {
+    /// Whether tensor cores take the types.
+    fn tensor(&self) -> bool {
+        self.best != MmaKind::Fma
+    }
+
+    /// The instruction that a Config's dots become.
+    fn atom(&self, config: &Config, machine: &Machine) -> Option<MmaAtom> {
+        let sides = if config.swap { [1, 0] } else { [0, 1] };
+        let [a, b] = sides.map(|side| self.types[side]);
+        machine.dot_atom(&DotShape {
+            extents: [config.bm, config.bn, config.bk],
+            types: [a, b, self.sums],
+            k_major: sides.map(|side| self.deep[side]),
+            warps: config.warps,
+        })
+    }
+
+    /// Typical extents of the outer dimensions.
+    fn outer_sizes(&self) -> [f64; 2] {
+        [0, 1].map(|side| self.subject.size(&self.product.extent(Along::Outer(side))).max(1.0))
+    }
+
+    fn depth_size(&self) -> f64 {
+        self.subject.size(&self.product.extent(Along::Depth)).max(1.0)
+    }
+
+    /// Typical number of tiles.
+    fn tiles(&self, config: &Config) -> f64 {
+        let [m, n] = self.outer_sizes();
+        let [rows, columns] = if config.swap { [n, m] } else { [m, n] };
+        let grid = self.product.grid.iter().map(|(_, dim)| dim.clone()).collect::<Vec<_>>();
+        let grid = self.subject.size(&numel(&grid)).max(1.0);
+        grid * (rows / f64::from(config.bm)).ceil() * (columns / f64::from(config.bn)).ceil()
+    }
+
+    /// Typical number of sums.
+    fn results(&self) -> f64 {
+        self.subject.count(&self.subject.region.graph.ty(self.product.result).shape)
+    }
+
+    /// Typical operations of the product alone.
+    fn operations(&self) -> f64 {
+        2.0 * self.results() * self.depth_size()
+    }
+}

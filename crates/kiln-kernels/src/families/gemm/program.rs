@@ -1,0 +1,453 @@
+//! The tile programs of a product.
+
+use super::Problem;
+use super::config::Config;
+use super::product::{Along, Axes, Operand, views};
+use crate::Result;
+use crate::families::TileLaunch;
+use crate::value::dims::numel;
+use crate::value::dtype::round;
+use crate::value::{Values, Writer};
+use kiln_graph::{DType, Dim, ValueId};
+use kiln_tile::expr::Expr;
+use kiln_tile::ir::{Builder, Place, Schedule, Tile, View};
+use kiln_tile::{Access, Buffer};
+
+/// The program that makes the product; of one in parts the program that leaves their sums.
+pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
+    let (mut program, mut k) = Program::start(problem, config)?;
+    let schedule = Schedule {
+        warps: config.warps,
+        specialise: config.specialise,
+        // Of fewer threads each has enough from the start.
+        registers: (config.specialise && config.warps >= 8).then_some(REGISTERS),
+        persistent: config.persistent,
+        raster: config.raster,
+        staged_epilogue: config.specialise,
+        ..Schedule::default()
+    };
+    k.schedule(schedule);
+    let parts = program.partial(&mut k, Access::Write);
+    program.tiles(&mut k, config.splits > 1);
+    let sums = program.sums(&mut k)?;
+    match parts {
+        Some(parts) => {
+            let place = Place::View(program.part(&parts, program.at[0].clone()));
+            k.store(place, &sums);
+        }
+        None => program.results(&mut k, &sums)?,
+    }
+    program.values.launch(k)
+}
+
+/// The program that adds the parts.
+pub fn combination(problem: &Problem, config: &Config) -> Result<TileLaunch> {
+    let small = Config { bm: config.bm.min(COMBINED), bn: config.bn.min(COMBINED), warps: 4, ..*config };
+    let (mut program, mut k) = Program::start(problem, &small)?;
+    k.schedule(Schedule { warps: small.warps, ..Schedule::default() });
+    let Some(parts) = program.partial(&mut k, Access::Read) else {
+        return program.values.malformed("a product in one part is not combined");
+    };
+    program.tiles(&mut k, false);
+    let zero = program.zero(&mut k);
+    let range = (Expr::index(0), Expr::index(config.splits.into()), 1);
+    let sums = k.for_range("part", range, None, &[zero], |k, part, sums| {
+        let view = program.part(&parts, part.clone());
+        let more = k.load("part", view);
+        vec![k.map("sums", &more.shape.clone(), &[&sums[0], &more], |_, x, _| &x[0] + &x[1])]
+    });
+    program.results(&mut k, &sums[0])?;
+    program.values.launch(k)
+}
+
+/// Bytes of the parts.
+pub fn partial_bytes(problem: &Problem, config: &Config) -> Dim {
+    if config.splits == 1 {
+        return Dim::from(0);
+    }
+    numel(&Program::part_shape(problem, config)) * Dim::from(i64::from(problem.sums.bits() / 8))
+}
+
+/// Registers of a thread that copies and of one that multiplies.
+const REGISTERS: (u32, u32) = (40, 232);
+/// Greatest extent of a tile that parts are added in.
+const COMBINED: u32 = 64;
+
+struct Program<'a> {
+    values: Values<'a>,
+    problem: &'a Problem,
+    config: Config,
+    /// Coordinates of the CTA: its part if there are any, its place along every axis of the product's grid, its first row and column.
+    at: Vec<Expr>,
+    /// Whether the first of those is a part.
+    parted: bool,
+}
+
+impl<'a> Program<'a> {
+    fn start(problem: &'a Problem, config: &Config) -> Result<(Program<'a>, Builder)> {
+        let region = &problem.subject.region;
+        let mut values = Values::new(region, &problem.subject.symbols)?;
+        values.know(&problem.subject.ranges);
+        let mut k = Builder::new(&region.name, &region.summary);
+        values.declare(&mut k, |shape| shape.to_vec());
+        Ok((Program { values, problem, config: *config, at: vec![], parted: false }, k))
+    }
+
+    /// Which operand gives the rows of tiles, 0 or 1, and which the columns.
+    fn sides(&self) -> [usize; 2] {
+        if self.config.swap { [1, 0] } else { [0, 1] }
+    }
+
+    fn extent(&mut self, k: &mut dyn Writer, along: Along) -> Expr {
+        self.values.dim(k, &self.problem.product.extent(along))
+    }
+
+    /// Spreads CTAs over the tiles.
+    fn tiles(&mut self, k: &mut Builder, parted: bool) {
+        let [rows, columns] = self.sides().map(|side| self.extent(k, Along::Outer(side)));
+        let (bm, bn) = (i64::from(self.config.bm), i64::from(self.config.bn));
+        let grid: Vec<(String, Dim)> =
+            self.problem.product.grid.iter().map(|(label, dim)| (label.to_string(), dim.clone())).collect();
+        let mut axes: Vec<(&str, Expr)> = vec![];
+        if parted {
+            axes.push(("part", Expr::index(self.config.splits.into())));
+        }
+        axes.extend(grid.iter().map(|(name, dim)| (name.as_str(), self.values.dim(k, dim))));
+        axes.extend([("tile_m", rows.ceil_div(bm)), ("tile_n", columns.ceil_div(bn))]);
+        self.at = k.grid(&axes);
+        self.parted = parted;
+        let count = self.at.len();
+        self.at[count - 2] = &self.at[count - 2] * bm;
+        self.at[count - 1] = &self.at[count - 1] * bn;
+    }
+
+    fn grid_at(&self, axis: usize) -> Expr {
+        self.at[axis + usize::from(self.parted)].clone()
+    }
+
+    /// The first row, or column, of the CTA's tile.
+    fn first(&self, axis: usize) -> Expr {
+        self.at[self.at.len() - 2 + axis].clone()
+    }
+
+    /// A box of a tensor with the product's axes: `tile` tells which of the tile's axes, if any, walks along a dimension, and from where.
+    fn view(
+        &self,
+        tensor: &Buffer,
+        axes: &Axes,
+        shape: [u32; 2],
+        tile: impl Fn(Along) -> Option<(usize, Expr)>,
+    ) -> View {
+        let place = |(along, _): &(Along, Dim)| match (along, tile(*along)) {
+            (_, Some((axis, first))) => (first, Some(axis)),
+            (Along::Grid(axis), None) => (self.grid_at(*axis), None),
+            (_, None) => (Expr::index(0), None),
+        };
+        let (origin, walked) = axes.0.iter().map(place).unzip();
+        let masked = vec![true; axes.0.len()];
+        View { tensor: tensor.clone(), origin, axes: walked, shape: shape.to_vec(), masked }
+    }
+
+    fn zero(&self, k: &mut Builder) -> Tile {
+        let sums = self.problem.sums;
+        k.full("acc", sums, &[self.config.bm, self.config.bn], Expr::int(sums, 0))
+    }
+
+    /// The sums of the CTA's tile.
+    fn sums(&mut self, k: &mut Builder) -> Result<Tile> {
+        let Config { bk, stages, splits, .. } = self.config;
+        let depth = self.extent(k, Along::Depth);
+        let step = i64::from(bk);
+        let (mut start, mut end) = (Expr::index(0), depth.clone());
+        if splits > 1 {
+            let steps = depth.ceil_div(step).ceil_div(i64::from(splits));
+            let length = k.bind("length", steps * step);
+            start = k.bind("start", &self.at[0] * &length);
+            end = k.bind("end", depth.min(&start + length));
+        }
+        let operands = self.sides().map(|side| self.operand(k, side));
+        let zero = self.zero(k);
+        let sums = k.try_for_range("k0", (start, end, step), Some(stages), &[zero], |k, k0, acc| {
+            let a = self.tile(k, 0, &operands[0], k0)?;
+            let b = self.tile(k, 1, &operands[1], k0)?;
+            Ok(vec![k.dot(&a, &b, &acc[0])])
+        })?;
+        Ok(sums[0].clone())
+    }
+
+    /// The tensor that an operand is a box of, if it is one.
+    fn operand(&mut self, k: &mut Builder, side: usize) -> Option<(Buffer, Axes)> {
+        let (input, axes) = self.problem.product.operands[side].lies.clone()?;
+        Some((self.values.input_as(k, input, &axes.shape()), axes))
+    }
+
+    /// The tile of the operand of the rows, 0, or of the columns, 1, at depth `k0`: `[rows, depth]`, `[depth, columns]`.
+    fn tile(&mut self, k: &mut Builder, axis: usize, lies: &Option<(Buffer, Axes)>, k0: &Expr) -> Result<Tile> {
+        let side = self.sides()[axis];
+        let name = ["a", "b"][axis];
+        let outer = [self.config.bm, self.config.bn][axis];
+        let deep = 1 - axis;
+        let mut shape = [self.config.bk; 2];
+        shape[axis] = outer;
+        let tile = match lies {
+            Some((tensor, axes)) => {
+                let view = self.view(tensor, axes, shape, |along| match along {
+                    Along::Outer(_) => Some((axis, self.first(axis))),
+                    Along::Depth => Some((deep, k0.clone())),
+                    Along::Grid(_) => None,
+                });
+                k.load(name, view)
+            }
+            None => self.computed(k, name, (axis, side), shape, k0)?,
+        };
+        Ok(k.cast(&tile, self.problem.types[side]))
+    }
+
+    /// A tile of an operand of which every element is computed, in the order of memory.
+    fn computed(
+        &mut self,
+        k: &mut Builder,
+        name: &str,
+        (axis, side): (usize, usize),
+        shape: [u32; 2],
+        k0: &Expr,
+    ) -> Result<Tile> {
+        let problem = self.problem;
+        let operand = &problem.product.operands[side];
+        let deep = 1 - axis;
+        // The axis of the last label is the fast one.
+        let dense = |label: &char| problem.product.depth.labels.contains(label);
+        let last = operand.labels.iter().rfind(|l| dense(l) || operand.outer.labels.contains(l));
+        let fast = if last.is_none_or(dense) { deep } else { axis };
+        let order = [1 - fast, fast];
+        let [rows, depth] = [Along::Outer(side), Along::Depth].map(|along| self.extent(k, along));
+        let first = self.first(axis);
+        let at_grid = self.grid_coordinates();
+        let to = problem.types[side];
+        let values = &mut self.values;
+        let tiles = k.try_map(&[name], &order.map(|axis| shape[axis]), &[], |k, _, at| {
+            let at = |of: usize| &at[usize::from(order[1] == of)];
+            let row = k.bind("row", &first + at(axis));
+            let place = k.bind("depth", k0 + at(deep));
+            let exists = row.lt(&rows).and(place.lt(&depth));
+            let exists = k.bind("exists", exists);
+            values.at_points(Some(exists.clone()), |values| {
+                let mut coordinates = at_grid;
+                coordinates.extend(operand.outer.coordinates(values, k, &row));
+                coordinates.extend(problem.product.depth.coordinates(values, k, &place));
+                let element = element(values, k, operand, &coordinates, to)?;
+                Ok(vec![exists.select(&element, Expr::int(to, 0))])
+            })
+        })?;
+        Ok(if order == [0, 1] { tiles[0].clone() } else { k.transpose(&tiles[0], &[1, 0]) })
+    }
+
+    fn grid_coordinates(&self) -> Vec<(char, Expr)> {
+        let grid = self.problem.product.grid.iter().enumerate();
+        grid.map(|(axis, (label, _))| (*label, self.grid_at(axis))).collect()
+    }
+
+    /// Writes the results of the CTA's tile.
+    fn results(&mut self, k: &mut Builder, sums: &Tile) -> Result<()> {
+        let problem = self.problem;
+        let product = &problem.product;
+        let outputs: Vec<ValueId> = (0..product.boxes.len()).map(|i| self.values.output(i)).collect();
+        let paths: Vec<Vec<ValueId>> =
+            outputs.iter().map(|v| views(&self.values, product.anchor, *v)).collect::<Result<_>>()?;
+        let boxes: Vec<Option<View>> = (0..outputs.len()).map(|i| self.output_box(k, i)).collect();
+        let beside = self.beside(k);
+        let hints: Vec<String> = outputs.iter().map(|v| self.values.hint(*v)).collect();
+        let names: Vec<&str> = hints.iter().map(String::as_str).collect();
+        let shape = sums.shape.clone();
+        let point = self.points(k);
+        let values = &mut self.values;
+        let tiles = k.try_map(&names, &shape, &[sums], |k, x, at| {
+            let point = point.at(values, k, at);
+            values.at_points(point.exists.clone(), |values| {
+                for (v, view) in &beside {
+                    values.given_element(*v, &point.index, &view.tensor, &view.index(at));
+                }
+                let total = round(&round(&x[0], product.acc).cast(product.acc.compute()), product.out);
+                let total = values.name(k, "contracted", total);
+                values.bind(product.result, total);
+                let results = outputs.iter().zip(&paths).map(|(v, path)| {
+                    let index = values.viewed(k, path, &point.index)?;
+                    values.value(k, *v, &index)
+                });
+                let results: Result<Vec<Expr>> = results.collect();
+                values.unbind();
+                results
+            })
+        })?;
+        for (i, tile) in tiles.iter().enumerate() {
+            let place = match &boxes[i] {
+                Some(view) => Place::View(view.clone()),
+                None => self.elements(k, i, &paths[i], &shape)?,
+            };
+            k.store(place, tile);
+        }
+        Ok(())
+    }
+
+    /// Result `i` as a box.
+    fn output_box(&mut self, k: &mut Builder, i: usize) -> Option<View> {
+        let axes = self.problem.product.boxes[i].as_ref()?;
+        let tensor = self.values.output_as(k, i, &axes.shape());
+        Some(self.result_view(&tensor, axes))
+    }
+
+    fn result_view(&self, tensor: &Buffer, axes: &Axes) -> View {
+        let sides = self.sides();
+        self.view(tensor, axes, [self.config.bm, self.config.bn], |along| match along {
+            Along::Outer(side) => {
+                let axis = usize::from(side != sides[0]);
+                Some((axis, self.first(axis)))
+            }
+            _ => None,
+        })
+    }
+
+    /// Inputs that have an element for each of the product's: where, without taking positions apart.
+    fn beside(&mut self, k: &mut Builder) -> Vec<(ValueId, View)> {
+        let product = &self.problem.product;
+        let shape = self.values.shape(product.result);
+        let Some(axes) = &product.plain else { return vec![] };
+        let graph = self.values.graph;
+        let alike = |v: &ValueId| graph.ty(*v).shape == shape && graph.ty(*v).dtype.bits() >= 8;
+        let operand = |v: &ValueId| product.operands.iter().any(|operand| operand.value == *v);
+        let inputs = graph.inputs.iter().copied().enumerate().filter(|(_, v)| alike(v) && !operand(v));
+        let inputs: Vec<(usize, ValueId)> = inputs.collect();
+        let view = |(i, v): (usize, ValueId)| {
+            let tensor = self.values.input_as(k, i, &axes.shape());
+            (v, tensor)
+        };
+        let tensors: Vec<(ValueId, Buffer)> = inputs.into_iter().map(view).collect();
+        tensors.into_iter().map(|(v, tensor)| (v, self.result_view(&tensor, axes))).collect()
+    }
+
+    /// Where the elements of result `i` go that is no box.
+    fn elements(&mut self, k: &mut Builder, i: usize, path: &[ValueId], shape: &[u32]) -> Result<Place> {
+        let buffer = self.values.output_buffer(i).clone();
+        let point = self.points(k);
+        let values = &mut self.values;
+        let mut failed = Ok(());
+        let place = k.elements(&buffer, shape, |k, at| {
+            values.scoped(|values| {
+                let point = point.at(values, k, at);
+                let exists = point.exists.clone().unwrap_or(Expr::bool(true));
+                let index = values.viewed(k, path, &point.index).unwrap_or_else(|e| {
+                    failed = Err(e);
+                    vec![]
+                });
+                (index, exists)
+            })
+        });
+        failed.map(|()| place)
+    }
+
+    /// What finds the point of a tile's element.
+    fn points(&mut self, k: &mut Builder) -> Points<'a> {
+        let sides = self.sides();
+        let ends = [0, 1].map(|axis| {
+            let tile = i64::from([self.config.bm, self.config.bn][axis]);
+            let extent = self.problem.product.extent(Along::Outer(sides[axis]));
+            let whole = extent.as_const().is_some_and(|extent| extent % tile == 0);
+            (!whole).then(|| self.values.dim(k, &extent))
+        });
+        Points {
+            problem: self.problem,
+            sides,
+            first: [self.first(0), self.first(1)],
+            ends,
+            grid: self.grid_coordinates(),
+        }
+    }
+
+    /// The sums of all parts.
+    fn partial(&mut self, k: &mut Builder, access: Access) -> Option<Buffer> {
+        if self.config.splits == 1 {
+            return None;
+        }
+        let shape = Self::part_shape(self.problem, &self.config);
+        Some(self.values.scratch(k, "parts", self.problem.sums, &shape, access))
+    }
+
+    fn part_shape(problem: &Problem, config: &Config) -> Vec<Dim> {
+        let product = &problem.product;
+        let sides = if config.swap { [1, 0] } else { [0, 1] };
+        let mut shape = vec![Dim::from(i64::from(config.splits))];
+        shape.extend(product.grid.iter().map(|(_, dim)| dim.clone()));
+        shape.extend(sides.map(|side| product.extent(Along::Outer(side))));
+        shape
+    }
+
+    /// The CTA's tile of a part.
+    fn part(&self, parts: &Buffer, part: Expr) -> View {
+        let mut origin = vec![part];
+        origin.extend((0..self.problem.product.grid.len()).map(|axis| self.grid_at(axis)));
+        origin.extend([self.first(0), self.first(1)]);
+        let rank = origin.len();
+        let axes = (0..rank).map(|axis| axis.checked_sub(rank - 2)).collect();
+        let shape = vec![self.config.bm, self.config.bn];
+        View { tensor: parts.clone(), origin, axes, shape, masked: vec![true; rank] }
+    }
+}
+
+/// Finds the points of a tile of results.
+struct Points<'a> {
+    problem: &'a Problem,
+    sides: [usize; 2],
+    first: [Expr; 2],
+    /// Where rows and columns end, unless tiles do there.
+    ends: [Option<Expr>; 2],
+    grid: Vec<(char, Expr)>,
+}
+
+/// A point.
+struct Point {
+    /// Its place in the einsum's result.
+    index: Vec<Expr>,
+    /// Whether it exists, unless it surely does.
+    exists: Option<Expr>,
+}
+
+impl Points<'_> {
+    fn at(&self, values: &mut Values, k: &mut dyn Writer, at: &[Expr]) -> Point {
+        let product = &self.problem.product;
+        let mut coordinates = self.grid.clone();
+        let mut exists: Option<Expr> = None;
+        for axis in 0..2 {
+            let position = k.bind(["row", "col"][axis], &self.first[axis] + &at[axis]);
+            if let Some(end) = &self.ends[axis] {
+                let inside = position.lt(end);
+                exists = Some(exists.map_or(inside.clone(), |exists| exists.and(inside)));
+            }
+            coordinates.extend(product.operands[self.sides[axis]].outer.coordinates(values, k, &position));
+        }
+        Point { index: indices(&product.labels, &coordinates), exists }
+    }
+}
+
+/// The index whose axes have these labels; those of one element have no coordinate.
+fn indices(labels: &[char], coordinates: &[(char, Expr)]) -> Vec<Expr> {
+    let find = |label: &char| {
+        let found = coordinates.iter().find(|(l, _)| l == label);
+        found.map_or(Expr::index(0), |(_, at)| at.clone())
+    };
+    labels.iter().map(find).collect()
+}
+
+/// The element of an operand at its labels' coordinates.
+fn element(
+    values: &mut Values,
+    k: &mut dyn Writer,
+    operand: &Operand,
+    coordinates: &[(char, Expr)],
+    to: DType,
+) -> Result<Expr> {
+    let value = values.value(k, operand.value, &indices(&operand.labels, coordinates))?;
+    if value.ty() == to {
+        return Ok(value);
+    }
+    Ok(value.cast(operand.dtype.compute()).cast(to))
+}

@@ -1,0 +1,84 @@
+//! Matrix products.
+
+use super::{Case, case, ints, random, spec};
+use kiln_fuse::Anchor;
+use kiln_graph::{DType, Dim};
+
+/// An einsum of inputs of one type, with extents by label.
+pub fn einsum(name: &str, text: &str, dtype: DType, extent: &dyn Fn(char) -> usize) -> Case {
+    let spec = spec(text);
+    let shapes = [&spec.lhs, &spec.rhs].map(|labels| labels.iter().map(|l| extent(*l)).collect::<Vec<usize>>());
+    let dims = shapes.clone().map(|s| s.into_iter().map(Dim::from).collect::<Vec<_>>());
+    let tensor = |shape: &[usize], seed| match dtype {
+        DType::I8 | DType::U8 => ints(dtype, shape, 0, 100, seed),
+        _ => random(dtype, shape, seed),
+    };
+    let inputs = vec![tensor(&shapes[0], 1), tensor(&shapes[1], 2)];
+    let (acc, out) = match dtype {
+        DType::I8 | DType::U8 => (DType::I32, DType::I32),
+        _ if dtype.is_f8() => (DType::F32, DType::F32),
+        _ => (dtype.accumulator(), dtype),
+    };
+    case(name, Anchor::Contract, 64.0, inputs, |b| {
+        let (x, y) = (b.input("x", dtype, &dims[0])?, b.input("y", dtype, &dims[1])?);
+        Ok(vec![b.contract(spec.clone(), x, y, acc, out)?])
+    })
+}
+
+/// A linear layer with a bias, a gate, a residual and a factor a row, which ends in heads.
+pub fn epilogue(dtype: DType, [m, k, columns]: [usize; 3]) -> Case {
+    let shape = [columns, k];
+    let inputs = vec![
+        random(dtype, &[2, m, k], 1),
+        random(dtype, &shape, 2),
+        random(dtype, &[columns], 3),
+        random(dtype, &[2, m, columns], 4),
+        random(dtype, &[2, m, 1], 5),
+    ];
+    case(&format!("epilogue_{m}x{k}x{columns}_{dtype}"), Anchor::Contract, 128.0, inputs, |b| {
+        let x = b.input("x", dtype, &["B".into(), Dim::sym("S"), Dim::from(k)])?;
+        let w = b.input("w", dtype, &shape.map(Dim::from))?;
+        let bias = b.input("bias", dtype, &[Dim::from(columns)])?;
+        let full = ["B".into(), Dim::sym("S"), Dim::from(columns)];
+        let residual = b.input("residual", dtype, &full)?;
+        let of_row = b.input("row", dtype, &["B".into(), Dim::sym("S"), Dim::from(1)])?;
+        let y = b.contract(spec("bsk,nk->bsn"), x, w, dtype.accumulator(), dtype)?;
+        let y = b.plus(y, bias)?;
+        let gate = b.sigmoid(y)?;
+        let gated = b.mul(y, gate)?;
+        let sum = b.plus(gated, residual)?;
+        let of_row = b.broadcast_to(of_row, &full)?;
+        let scaled = b.mul(sum, of_row)?;
+        let heads = b.reshape(scaled, &["B".into(), Dim::sym("S"), Dim::from(4), Dim::from(columns / 4)])?;
+        Ok(vec![b.transpose(heads, &[0, 2, 1, 3])?])
+    })
+}
+
+/// Small shapes of every kind, for the simulator.
+pub fn simulated() -> Vec<Case> {
+    let shapes = [
+        ("mk,nk->mn", DType::F16, [128, 192, 128]),
+        ("mk,kn->mn", DType::BF16, [200, 136, 72]),
+        ("km,kn->mn", DType::F16, [136, 128, 128]),
+        ("km,nk->mn", DType::F16, [64, 72, 64]),
+        ("bmk,bnk->bmn", DType::BF16, [40, 64, 64]),
+        ("mk,nk->mn", DType::I8, [72, 96, 256]),
+        ("mk,kn->mn", DType::I8, [33, 48, 64]),
+        ("mk,nk->mn", DType::F8E4M3, [64, 64, 256]),
+        ("mk,kn->mn", DType::F32, [50, 70, 33]),
+        ("mk,nk->mn", DType::F64, [40, 24, 40]),
+        ("mk,nk->mn", DType::F16, [5, 136, 1040]),
+        ("mk,nk->mn", DType::BF16, [33, 35, 37]),
+        ("mk,k->m", DType::F16, [70, 1, 72]),
+    ];
+    let einsums = shapes.into_iter().map(|(text, dtype, [m, n, k])| {
+        let extent = |l: char| match l {
+            'b' => 2,
+            'm' => m,
+            'n' => n,
+            _ => k,
+        };
+        einsum(&format!("{text}_{dtype}_{m}x{n}x{k}"), text, dtype, &extent)
+    });
+    einsums.chain([epilogue(DType::F16, [70, 64, 72]), epilogue(DType::F32, [9, 20, 36])]).collect()
+}

@@ -1,0 +1,213 @@
+//! Matrix products on the tile IR, in its interpreter, against the reference interpreter: as built, and after the passes.
+
+mod common;
+
+use common::products::einsum;
+use common::{Case, case, cases, d, ints, products, random, spec};
+use kiln_fuse::Anchor;
+use kiln_graph::{DType, Dim, QuantAxes, Rng};
+use kiln_target::arch::Arch;
+use kiln_tile::ir::Level;
+
+const ARCHES: [Arch; 4] = [Arch::Sm75, Arch::Sm80, Arch::Sm89, Arch::Sm90a];
+
+/// The cheapest Config, and `more` others spread over the space.
+fn check(case: &Case, arch: Arch, more: usize, seed: usize) {
+    let name = &case.region.name;
+    let offers = case.offers(arch);
+    assert!(!offers.is_empty() && offers.iter().all(|offer| offer.family == "gemm"), "{name}");
+    let mut chosen: Vec<usize> =
+        (0..more).map(|i| (seed * 7 + i * offers.len() / more.max(1)) % offers.len()).collect();
+    chosen.push(0);
+    chosen.sort_unstable();
+    chosen.dedup();
+    for offer in chosen.into_iter().map(|i| &offers[i]) {
+        let built = offer.build().unwrap_or_else(|e| panic!("{name}, {}: {e}", offer.text));
+        for level in [Level::Tile, Level::LaidOut] {
+            let (found, fault) = case.interpret_built(&built, arch, level);
+            assert_eq!(fault, 0, "{name}: a check failed");
+            let compared = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case.compare(&found, 1.0)));
+            assert!(compared.is_ok(), "{name}, {arch}, {level:?}: {}", offer.text);
+        }
+    }
+}
+
+#[test]
+fn contractions() {
+    for (n, case) in cases::contractions().iter().enumerate() {
+        for (i, arch) in ARCHES.into_iter().enumerate() {
+            if (n + i) % 2 == 0 {
+                check(case, arch, 1, n);
+            }
+        }
+    }
+}
+
+#[test]
+fn orientations_types_and_odd_sizes() {
+    let specs = [
+        "mk,kn->mn",
+        "mk,nk->mn",
+        "km,kn->mn",
+        "km,nk->mn",
+        "km,nk->nm",
+        "bmk,bnk->bmn",
+        "bhmk,bhnk->bhmn",
+        "bkm,kn->bmn",
+        "bmk,kn->bmn",
+        "mkj,kjn->mn",
+        "mkj,jkn->mn",
+        "bmk,khd->bhmd",
+        "mk,k->m",
+        "k,kn->n",
+        "bmk,bk->bm",
+        "m,n->mn",
+    ];
+    let dtypes = [
+        DType::F16,
+        DType::BF16,
+        DType::F32,
+        DType::F64,
+        DType::I32,
+        DType::I8,
+        DType::U8,
+        DType::F8E4M3,
+        DType::F8E5M2,
+    ];
+    let mut rng = Rng::new(5);
+    let sizes = [1, 3, 8, 16, 24, 33, 40, 64, 70, 96, 130];
+    for (n, text) in specs.into_iter().cycle().take(48).enumerate() {
+        let dtype = dtypes[(n + n / 16) % dtypes.len()];
+        let mut pick = || sizes[rng.range(0, sizes.len() as i64 - 1) as usize];
+        let (m, n_, k) = (pick(), pick(), pick());
+        let extent = |l: char| match l {
+            'b' => 2,
+            'h' | 'j' => 3,
+            'm' => m,
+            'n' | 'd' => n_,
+            _ => k,
+        };
+        let case = einsum(&format!("einsum_{n}_{dtype}_{m}x{n_}x{k}"), text, dtype, &extent);
+        check(&case, ARCHES[(n + n / 4) % 4], 2, n);
+    }
+}
+
+#[test]
+fn epilogues() {
+    for (n, (m, k, columns)) in [(2, 7, 48), (5, 33, 24), (128, 64, 192), (17, 16, 36)].into_iter().enumerate() {
+        for dtype in [DType::F32, DType::F16] {
+            check(&products::epilogue(dtype, [m, k, columns]), ARCHES[(n + 1) % 4], 2, n);
+        }
+    }
+}
+
+#[test]
+fn several_results_leave_one_product() {
+    let f = DType::F16;
+    let inputs = vec![random(f, &[40, 64], 1), random(f, &[72, 64], 2), random(f, &[40, 72], 3)];
+    let case = case("several", Anchor::Contract, 128.0, inputs, |b| {
+        let (x, w) = (b.input("x", f, &d(&["M", "64"]))?, b.input("w", f, &d(&["72", "64"]))?);
+        let residual = b.input("residual", f, &d(&["M", "72"]))?;
+        let y = b.contract(spec("mk,nk->mn"), x, w, DType::F32, f)?;
+        let sum = b.plus(y, residual)?;
+        let wide = b.cast(sum, DType::F32)?;
+        Ok(vec![sum, wide, y])
+    });
+    for arch in ARCHES {
+        check(&case, arch, 3, 1);
+    }
+}
+
+/// One operand with another sign than the other, seen through casts.
+#[test]
+fn bytes_of_either_sign_are_multiplied_as_they_are() {
+    let inputs = vec![ints(DType::U8, &[9, 32], 0, 255, 1), ints(DType::I8, &[32, 12], -128, 127, 2)];
+    let case = case("u8_by_i8", Anchor::Contract, 1.0, inputs, |b| {
+        let (x, w) = (b.input("x", DType::U8, &d(&["M", "32"]))?, b.input("w", DType::I8, &d(&["32", "12"]))?);
+        let (x, w) = (b.cast(x, DType::I32)?, b.cast(w, DType::I32)?);
+        Ok(vec![b.contract(spec("mk,kn->mn"), x, w, DType::I32, DType::I32)?])
+    });
+    for arch in ARCHES {
+        check(&case, arch, 2, 3);
+    }
+    let built = case.offers(Arch::Sm80)[0].build().unwrap();
+    let text = built.launches[0].scheduled(Arch::Sm80).unwrap().to_string();
+    assert!(text.contains("mma.m16n8k32.s32.u8.s8"), "{text}");
+}
+
+#[test]
+fn prologues_are_made_on_the_way() {
+    let f = DType::F16;
+    let inputs = vec![
+        random(DType::U8, &[2, 19, 40], 1),
+        random(DType::I4, &[40, 24], 2),
+        random(f, &[2, 24], 3),
+        random(DType::I4, &[2, 24], 4),
+    ];
+    let case = case("prologue", Anchor::Contract, 128.0, inputs, |b| {
+        let x = b.input("x", DType::U8, &d(&["2", "S", "40"]))?;
+        let (w, scale) = (b.input("w", DType::I4, &d(&["40", "24"]))?, b.input("scale", f, &d(&["2", "24"]))?);
+        let x = b.cast(x, f)?;
+        let zero = b.input("zero", DType::I4, &d(&["2", "24"]))?;
+        let w = b.dequantize(w, scale, zero, QuantAxes::Block { axis: 0, block: 20 })?;
+        Ok(vec![b.contract(spec("bsk,kn->bsn"), x, w, DType::F32, f)?])
+    });
+    for arch in ARCHES {
+        check(&case, arch, 3, 2);
+    }
+}
+
+#[test]
+fn long_depths_are_summed_in_parts_and_few_rows_swapped() {
+    for (n, dtype) in [DType::F16, DType::F32, DType::I8].into_iter().enumerate() {
+        let extent = |l: char| match l {
+            'm' => 5,
+            'n' => 136,
+            _ => 2064,
+        };
+        let case = einsum(&format!("deep_{dtype}"), "mk,nk->mn", dtype, &extent);
+        let arch = [Arch::Sm80, Arch::Sm90a][n % 2];
+        let offers = case.offers(arch);
+        // Threads that multiply have no instruction to fill.
+        let wanted = if dtype == DType::F32 { &["parts"][..] } else { &["parts", "swapped"] };
+        for &wanted in wanted {
+            let offer = offers.iter().find(|offer| offer.text.contains(wanted)).unwrap_or_else(|| panic!("{wanted}"));
+            let built = offer.build().unwrap();
+            assert!(built.guard.holds(&case.bindings()).unwrap());
+            assert_eq!(built.launches.len(), if offer.text.contains("parts") { 2 } else { 1 });
+            for level in [Level::Tile, Level::LaidOut] {
+                case.compare(&case.interpret_built(&built, arch, level).0, 1.0);
+            }
+        }
+        check(&case, arch, 1, n);
+    }
+}
+
+/// The tile that divides the waves: on 132 SMs, what cuBLAS was met with.
+#[test]
+fn the_tile_divides_the_waves() {
+    let f = DType::BF16;
+    for (m, n, k, least, most) in
+        [(4096, 3072, 4096, 192, 192), (4096, 4608, 4096, 192, 192), (8192, 7680, 8192, 128, 256)]
+    {
+        let extent = |l: char| match l {
+            'm' => m,
+            'n' => n,
+            _ => k,
+        };
+        let spec = spec("mk,nk->mn");
+        let dims = |labels: &[char]| labels.iter().map(|l| Dim::from(extent(*l))).collect::<Vec<Dim>>();
+        let case = case("waves", Anchor::Contract, 1.0, vec![random(f, &[m, k], 1), random(f, &[n, k], 2)], |b| {
+            let (x, w) = (b.input("x", f, &dims(&spec.lhs))?, b.input("w", f, &dims(&spec.rhs))?);
+            Ok(vec![b.contract(spec.clone(), x, w, DType::F32, f)?])
+        });
+        let offers = case.offers(Arch::Sm90a);
+        let config = &offers[0].config;
+        let bn = config["bn"].as_u64().unwrap();
+        assert!(
+            (least..=most).contains(&bn) && config["bm"] == 128 && config["specialise"] == true,
+            "{}",
+            offers[0].text
+        );
+    }
+}

@@ -349,7 +349,7 @@ mod tests {
             (refused(&|_| {}, 5, 41), "offset (`2*K`): expected a multiple of 16 bytes below 2^40, found 82"),
             (refused(&|m| m.offset = 0.into(), 5, 41), "stride 1 (`2*K`): expected a multiple of 16"),
             (refused(&|m| m.offset = (-16).into(), 5, 40), "offset (`-16`)"),
-            (refused(&|m| m.strides[0] = Dim::from(1 << 40), 5, 40), "below 2^40, found 1099511627776"),
+            (refused(&|m| m.strides[0] = Dim::from(1i64 << 40), 5, 40), "below 2^40, found 1099511627776"),
             (refused(&|_| {}, 0, 40), "extent 1 (`M`): expected 1 to 4294967296, found 0"),
             (refused(&|_| {}, (1 << 32) + 1, 40), "found 4294967297"),
             (refused(&|m| m.extents = vec![Dim::from(8); 9], 5, 40), "rank: expected 1 to 5, found 9"),

@@ -414,3 +414,33 @@ fn simulated_products() {
     }
     assert!(failed.is_empty(), "{failed:#?}");
 }
+
+/// Every eighth Config of a large product, and all that have warpgroups of their own for copies.
+#[test]
+fn products_of_large_tiles_do_not_spill() {
+    let shape = |l: char| match l {
+        'm' => 512,
+        'n' => 768,
+        _ => 512,
+    };
+    let mut spilled = vec![];
+    for (dtype, every) in [(DType::F16, 16), (DType::F32, 8), (DType::I8, 32)] {
+        let case = products::einsum("large", "mk,nk->mn", dtype, &shape);
+        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
+            for (i, offer) in case.offers(arch).iter().enumerate() {
+                let roles = dtype == DType::F16 && offer.text.contains("8 warps") && offer.text.contains("specialised");
+                if i % every != 0 && (!roles || offer.text.contains("parts")) {
+                    continue;
+                }
+                let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
+                for (kernel, compiled) in made.kernels.iter().zip(compile(&made, arch)) {
+                    compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
+                    if compiled.log.spills() {
+                        spilled.push(format!("{dtype} {arch}: {}", offer.text));
+                    }
+                }
+            }
+        }
+    }
+    assert!(spilled.is_empty(), "{spilled:#?}");
+}

@@ -3,9 +3,9 @@
 mod common;
 
 use common::products::einsum;
-use common::{Case, case, cases, d, ints, products, random, spec};
+use common::{Case, case, cases, d, products, random, spec};
 use kiln_fuse::Anchor;
-use kiln_graph::{DType, Dim, QuantAxes, Rng};
+use kiln_graph::{DType, Dim, Rng};
 use kiln_target::arch::Arch;
 use kiln_tile::ir::Level;
 
@@ -121,12 +121,7 @@ fn several_results_leave_one_product() {
 /// One operand with another sign than the other, seen through casts.
 #[test]
 fn bytes_of_either_sign_are_multiplied_as_they_are() {
-    let inputs = vec![ints(DType::U8, &[9, 32], 0, 255, 1), ints(DType::I8, &[32, 12], -128, 127, 2)];
-    let case = case("u8_by_i8", Anchor::Contract, 1.0, inputs, |b| {
-        let (x, w) = (b.input("x", DType::U8, &d(&["M", "32"]))?, b.input("w", DType::I8, &d(&["32", "12"]))?);
-        let (x, w) = (b.cast(x, DType::I32)?, b.cast(w, DType::I32)?);
-        Ok(vec![b.contract(spec("mk,kn->mn"), x, w, DType::I32, DType::I32)?])
-    });
+    let case = products::signs();
     for arch in ARCHES {
         check(&case, arch, 2, 3);
     }
@@ -137,23 +132,8 @@ fn bytes_of_either_sign_are_multiplied_as_they_are() {
 
 #[test]
 fn prologues_are_made_on_the_way() {
-    let f = DType::F16;
-    let inputs = vec![
-        random(DType::U8, &[2, 19, 40], 1),
-        random(DType::I4, &[40, 24], 2),
-        random(f, &[2, 24], 3),
-        random(DType::I4, &[2, 24], 4),
-    ];
-    let case = case("prologue", Anchor::Contract, 128.0, inputs, |b| {
-        let x = b.input("x", DType::U8, &d(&["2", "S", "40"]))?;
-        let (w, scale) = (b.input("w", DType::I4, &d(&["40", "24"]))?, b.input("scale", f, &d(&["2", "24"]))?);
-        let x = b.cast(x, f)?;
-        let zero = b.input("zero", DType::I4, &d(&["2", "24"]))?;
-        let w = b.dequantize(w, scale, zero, QuantAxes::Block { axis: 0, block: 20 })?;
-        Ok(vec![b.contract(spec("bsk,kn->bsn"), x, w, DType::F32, f)?])
-    });
     for arch in ARCHES {
-        check(&case, arch, 3, 2);
+        check(&products::packed_weights(), arch, 3, 2);
     }
 }
 

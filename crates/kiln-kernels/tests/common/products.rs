@@ -1,8 +1,8 @@
 //! Matrix products.
 
-use super::{Case, case, ints, random, spec};
+use super::{Case, case, d, ints, random, spec};
 use kiln_fuse::Anchor;
-use kiln_graph::{DType, Dim};
+use kiln_graph::{DType, Dim, QuantAxes};
 
 /// An einsum of inputs of one type, with extents by label.
 pub fn einsum(name: &str, text: &str, dtype: DType, extent: &dyn Fn(char) -> usize) -> Case {
@@ -70,6 +70,7 @@ pub fn simulated() -> Vec<Case> {
         ("mk,nk->mn", DType::F16, [5, 136, 1040]),
         ("mk,nk->mn", DType::BF16, [33, 35, 37]),
         ("mk,k->m", DType::F16, [70, 1, 72]),
+        ("bkm,kn->bmn", DType::F16, [64, 64, 40]),
     ];
     let einsums = shapes.into_iter().map(|(text, dtype, [m, n, k])| {
         let extent = |l: char| match l {
@@ -80,5 +81,35 @@ pub fn simulated() -> Vec<Case> {
         };
         einsum(&format!("{text}_{dtype}_{m}x{n}x{k}"), text, dtype, &extent)
     });
-    einsums.chain([epilogue(DType::F16, [70, 64, 72]), epilogue(DType::F32, [9, 20, 36])]).collect()
+    let others = [epilogue(DType::F16, [70, 64, 72]), epilogue(DType::F32, [9, 20, 36]), packed_weights(), signs()];
+    einsums.chain(others).collect()
+}
+
+/// Weights of 4 bits with scales, by rows of bytes.
+pub fn packed_weights() -> Case {
+    let f = DType::F16;
+    let inputs = vec![
+        random(DType::U8, &[2, 19, 40], 1),
+        random(DType::I4, &[40, 24], 2),
+        random(f, &[2, 24], 3),
+        random(DType::I4, &[2, 24], 4),
+    ];
+    case("packed_weights", Anchor::Contract, 128.0, inputs, |b| {
+        let x = b.input("x", DType::U8, &d(&["2", "S", "40"]))?;
+        let (w, scale) = (b.input("w", DType::I4, &d(&["40", "24"]))?, b.input("scale", f, &d(&["2", "24"]))?);
+        let x = b.cast(x, f)?;
+        let zero = b.input("zero", DType::I4, &d(&["2", "24"]))?;
+        let w = b.dequantize(w, scale, zero, QuantAxes::Block { axis: 0, block: 20 })?;
+        Ok(vec![b.contract(spec("bsk,kn->bsn"), x, w, DType::F32, f)?])
+    })
+}
+
+/// Bytes without a sign by bytes with one, seen through casts.
+pub fn signs() -> Case {
+    let inputs = vec![ints(DType::U8, &[9, 32], 0, 255, 1), ints(DType::I8, &[32, 12], -128, 127, 2)];
+    case("u8_by_i8", Anchor::Contract, 1.0, inputs, |b| {
+        let (x, w) = (b.input("x", DType::U8, &d(&["M", "32"]))?, b.input("w", DType::I8, &d(&["32", "12"]))?);
+        let (x, w) = (b.cast(x, DType::I32)?, b.cast(w, DType::I32)?);
+        Ok(vec![b.contract(spec("mk,kn->mn"), x, w, DType::I32, DType::I32)?])
+    })
 }

@@ -13,7 +13,7 @@ const MAX_THREADS: u32 = 1024;
 
 /// Checks the kernels of a region. They may go by the symbols that the region declares: for those every step that runs it has values.
 pub fn region(region: &Region, compiled: &Compiled, target: &str) -> Check {
-    let symbols = &region.graph.symbols.iter().map(|(name, _)| name.to_owned()).collect();
+    let symbols = region.graph.symbols.iter().map(|(name, _)| name.to_owned()).collect();
     let at = |i: usize| format!("variant {i} of region `{}` for {target}", region.name);
     let last = compiled.variants.len().checked_sub(1);
     let last = last.ok_or_else(|| format!("region `{}` for {target} lacks code", region.name))?;

@@ -214,11 +214,6 @@ impl<'a> Values<'a> {
         self.bound.insert(v, value);
     }
 
-    /// Whether the family has computed `v`.
-    pub fn is_bound(&self, v: ValueId) -> bool {
-        self.bound.contains_key(&v)
-    }
-
     /// The buffer of output `i`.
     pub fn output_buffer(&self, i: usize) -> &Buffer {
         &self.outputs[i]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Case, cases, shapes};
+use common::{Case, attention, cases, shapes};
 use kiln_target::arch::Arch;
 use kiln_tile::ir::Level;
 
@@ -69,6 +69,24 @@ fn random_maps() {
 #[test]
 fn reductions() {
     check(cases::reductions(), "rows");
+}
+
+/// The first of each half of all Configs and the last, on every architecture that has the type.
+#[test]
+fn attentions() {
+    for case in attention::attentions() {
+        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a].into_iter().filter(|arch| case.is_for(*arch)) {
+            let offers = case.offers(arch);
+            assert!(!offers.is_empty(), "{}", case.region.name);
+            for i in std::collections::BTreeSet::from([0, offers.len() / 2, offers.len() - 1]) {
+                let built = offers[i].build().unwrap_or_else(|e| panic!("{}: {e}", case.region.name));
+                for level in [Level::Tile, Level::LaidOut] {
+                    println!("{} on {arch}: {}, {level:?}", case.region.name, offers[i].text);
+                    case.compare(&case.interpret_built(&built, arch, level).0, 1.0);
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! questions through [`offers`]; nobody names a family. A family is a file and a line of `FAMILIES`; `docs/howto/add-a-kernel-family.md` walks
 //! through one.
 
+mod attention;
 mod built;
 mod compile;
 mod cost;
@@ -126,7 +127,7 @@ impl<F: KernelFamily> Family for F {
 }
 
 /// All families.
-const FAMILIES: [&dyn Family; 3] = [&maps::Maps, &rows::Rows, &gemm::Gemm];
+const FAMILIES: [&dyn Family; 4] = [&maps::Maps, &rows::Rows, &gemm::Gemm, &attention::Attention];
 
 /// Every way to make the region on a GPU, the cheapest first; empty where no family takes it.
 ///

@@ -1,14 +1,10 @@
 //! Kernel families: one a file, each a way to spread an anchor's iteration space over a GPU.
 
-mod attention;
-mod attention_config;
-mod causal;
 mod contract;
 mod conv;
 pub mod fold;
 mod gemm;
 mod gemm_config;
-mod online_softmax;
 mod product;
 mod scan;
 mod scatter;
@@ -46,14 +42,15 @@ pub fn programs(
         Anchor::Index if region.graph.nodes.iter().any(|n| n.op.kind() == OpKind::Scatter) => {
             one("scatter", scatter::program(region, symbols, ranges)?)
         }
-        Anchor::Map | Anchor::Index | Anchor::Reduce => return Err(malformed("no family takes it".to_owned())),
+        Anchor::Map | Anchor::Index | Anchor::Reduce | Anchor::Attention => {
+            return Err(malformed("no family takes it".to_owned()));
+        }
         // What the products of `families` do not take.
         Anchor::Contract => one("contract_loops", contract::program(region, symbols)?),
         Anchor::Conv => match gemm::programs(region, symbols, arch, most)? {
             products if products.is_empty() => one("conv_direct", conv::program(region, symbols)?),
             products => configured("conv_gemm", products),
         },
-        Anchor::Attention => configured("attention", attention::programs(region, symbols, arch, most)?),
         Anchor::Window => one("window", window::program(region, symbols)?),
         Anchor::Sink | Anchor::Alone => match region.anchors()[..] {
             [anchor] => match &region.graph.node(anchor).op {

@@ -26,6 +26,7 @@ use kiln_target::{Estimate, Gpu};
 use kiln_tile::passes::Machine;
 use kiln_tile::passes::machine::DotShape;
 use product::{Along, Product};
+pub(super) use product::{stored, views};
 use std::sync::Arc;
 
 /// The family.

@@ -326,7 +326,7 @@ pub fn views(values: &Values, anchor: NodeId, output: ValueId) -> Result<Vec<Val
 }
 
 /// The labels of a result's elements in row-major order, where views leave whole axes; they are given from the output on.
-fn stored(views: &[ValueId], values: &Values, labels: &[char]) -> Option<Vec<char>> {
+pub fn stored(views: &[ValueId], values: &Values, labels: &[char]) -> Option<Vec<char>> {
     let mut labels = labels.to_vec();
     let mut reshaped = false;
     for view in views.iter().rev() {

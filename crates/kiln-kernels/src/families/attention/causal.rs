@@ -3,11 +3,23 @@
 use crate::value::Values;
 use kiln_graph::{BinaryOp, CompareOp, DType, Dim, Node, Op, ValueId};
 
-/// The axis of queries and the offset of the diagonal if `x`, scores `[.., keys]`, is minus infinity wherever `key > query + offset`.
-pub fn diagonal(values: &Values, x: ValueId) -> Option<(usize, Dim)> {
+/// A mask that hides from a query exactly the keys past it and an offset.
+pub struct Causal {
+    /// The axis of queries.
+    pub axis: usize,
+    /// The offset.
+    pub offset: Dim,
+    /// What is masked.
+    pub seen: ValueId,
+    /// It with minus infinity in place of what is hidden.
+    pub masked: ValueId,
+}
+
+/// The mask if `x`, scores `[.., keys]`, is minus infinity wherever `key > query + offset`, and elsewhere what follows from the scores by casts.
+pub fn diagonal(values: &Values, x: ValueId) -> Option<Causal> {
     // Types that have infinities.
     let node = through(values, x, |op| matches!(op, Op::Cast { to: DType::F16 | DType::BF16 | DType::F32, .. }));
-    let (Op::Select, [seen, _, hidden]) = (&node.op, &node.inputs[..]) else { return None };
+    let (Op::Select, [seen, scores, hidden]) = (&node.op, &node.inputs[..]) else { return None };
     let Op::Const { value } = &through(values, *hidden, |op| matches!(op, Op::Broadcast { .. })).op else {
         return None;
     };
@@ -28,7 +40,14 @@ pub fn diagonal(values: &Values, x: ValueId) -> Option<(usize, Dim)> {
     let ((key_axis, key), (query_axis, query)) = (position(values, *key)?, position(values, *query)?);
     let whole = |axis: usize| shape[axis + shift] == compared[axis];
     let fits = key_axis + shift == shape.len() - 1 && query_axis != key_axis && whole(key_axis) && whole(query_axis);
-    fits.then(|| (query_axis + shift, query - key - Dim::from(strict)))
+    let masked = node.outputs[0];
+    let alike = values.shape(*scores) == values.shape(masked);
+    (fits && alike).then(|| Causal {
+        axis: query_axis + shift,
+        offset: query - key - Dim::from(strict),
+        seen: *scores,
+        masked,
+    })
 }
 
 /// What stands before ops that `skipped` picks.

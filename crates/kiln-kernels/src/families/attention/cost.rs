@@ -1,0 +1,70 @@
+//! The cost model of attention: the turns that SMs take, each as long as the steps of a tile, in which products and the softmax between them run
+//! under each other or do not.
+
+use super::Problem;
+use super::config::Config;
+use crate::families::cost::flops;
+use crate::value::dims::numel;
+use kiln_target::atoms::{MatrixType, MmaKind};
+use kiln_target::{Estimate, Gpu, occupancy};
+use kiln_tile::DType;
+use kiln_tile::passes::Machine;
+
+/// Operations outside the tensor cores for one score: a multiply-add, a power, a maximum, a sum, a conversion.
+const SOFTMAX_OPS: f64 = 16.0;
+
+/// What an attention would cost.
+pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
+    let costs = &gpu.costs;
+    let (subject, streamed) = (&problem.subject, &problem.streamed);
+    let [bm, bn] = [config.bm, config.bn].map(f64::from);
+    let [depth, columns] = problem.heads.map(|extent| f64::from(config.padded(extent)));
+    let [rows, keys] = [&streamed.rows, &streamed.keys].map(|group| subject.size(&group.total()).max(1.0));
+    let outer: Vec<_> = streamed.grid.iter().map(|(_, dim)| dim.clone()).collect();
+    let outer = subject.size(&numel(&outer)).max(1.0);
+    // Of a row the keys up to its diagonal.
+    let seen = streamed.diagonal.as_ref().map_or(keys, |diagonal| {
+        let offset = subject.size(&diagonal.offset);
+        (rows / 2.0 + offset + bn / 2.0).min(keys)
+    });
+    let sms = f64::from(gpu.sms);
+    let tiles = outer * (rows / bm).ceil();
+    let resident = occupancy(gpu.arch, config.resources(problem)).map_or(1, |o| o.blocks.max(1));
+    let resident = if config.persistent { 1.0 } else { f64::from(resident) };
+    let together = (tiles / sms).clamp(1.0, resident).ceil();
+    let turns = (tiles / (sms * together)).ceil();
+
+    let machine = Machine::new(gpu.arch);
+    let kind = config.kind(problem, &machine).unwrap_or(MmaKind::Fma);
+    let types = [streamed.dtype, streamed.dtype, DType::F32].map(MatrixType::of);
+    let best = match types {
+        [Some(a), Some(b), Some(sum)] => machine.atoms.mma_atoms(a, b, sum).first().map(|atom| atom.kind),
+        _ => None,
+    };
+    let share = if best == Some(MmaKind::Wgmma) && kind != MmaKind::Wgmma { costs.sync_share } else { 1.0 };
+    let math = 2.0 * bm * bn * (depth + columns) / (gpu.peak_ops(streamed.dtype, true) * share / sms);
+    let threads = gpu.peak_ops(DType::F32, false) / sms;
+    let others = f64::from(problem.beside) * costs.access_ops;
+    let softmax = bm * bn * (SOFTMAX_OPS + others) / threads;
+    // Copies of threads cost them instructions.
+    let elements = bn * (depth + columns);
+    let copies = match (config.specialise, problem.direct()) {
+        (true, _) => 0.0,
+        (_, true) => elements / 8.0,
+        _ => elements,
+    };
+    let copies = copies * costs.access_ops / threads;
+    let warps_hide = config.overlap || together > 1.0;
+    let busy = match warps_hide {
+        true => math.max(softmax) + costs.overlap_loss * math.min(softmax),
+        false => math + softmax,
+    };
+    let bytes = elements * f64::from(streamed.dtype.bits()) / 8.0;
+    let cached = bytes / (costs.l2_sm_bytes * gpu.clock_ghz * 1e9);
+    let step = ((busy + copies).max(cached) * together).max(costs.latency_seconds / f64::from(config.stages));
+    let tile = (seen / bn).ceil() * step + costs.tile_seconds;
+    let bytes = subject.bytes();
+    let memory = bytes / (gpu.bandwidth_gbs * 1e9 * (tiles / sms).min(1.0));
+    let seconds = gpu.launch_seconds + costs.latency_seconds + (turns * tile).max(memory);
+    Estimate { seconds, bytes, flops: flops(subject), launches: 1 }
+}

@@ -1,0 +1,119 @@
+//! Attention: two products with a softmax of rows between them. A CTA has a tile of queries and streams through the keys, so that scores never
+//! reach memory: the greatest score and the sum of each row so far are kept, and everything accumulated is scaled when the greatest changes
+//! (Milakov and Gimelshein, "Online normalizer calculation for softmax"; Dao, "FlashAttention-2"; roles and overlap as in Shah et al.,
+//! "FlashAttention-3"). Powers are of two.
+//!
+//! What stands between the products (scale, mask, cap) is computed in registers. Where that is a factor and no more, it goes into the exponents.
+//! Only tiles of keys that some row sees are visited, and only those at an end or at the diagonal are masked. Heads that share keys and values
+//! are CTAs of their own, which read them from the level-2 cache.
+//!
+//! State: weighted sums and a tile of scores in registers, the queries and a few tiles of keys and values in shared memory. Floor: operands once,
+//! results once, the products.
+
+mod causal;
+mod config;
+mod cost;
+mod program;
+mod streamed;
+
+use super::{Built, KernelFamily, Subject};
+use crate::Result;
+use crate::value::Values;
+pub use config::Config;
+use kiln_fuse::Anchor;
+use kiln_target::{Estimate, Gpu};
+use std::sync::Arc;
+use streamed::{Feed, Streamed};
+
+/// The family.
+pub struct Attention;
+
+/// An attention, and how its operands can come.
+pub struct Problem {
+    subject: Arc<Subject>,
+    streamed: Streamed,
+    /// Of queries, keys, values.
+    feeds: [Feed; 3],
+    /// Columns of queries and keys, and of values.
+    heads: [i64; 2],
+    /// 32-bit registers for what a score is made of beside its sum.
+    beside: u32,
+    /// Bytes of an element of all results that are boxes.
+    stored_bytes: u32,
+    /// Whether threads can copy without waiting.
+    asynchronous: bool,
+}
+
+impl Problem {
+    /// Whether keys and values go from memory to shared memory without registers between.
+    fn direct(&self) -> bool {
+        self.asynchronous && self.feeds[1..].iter().all(|feed| matches!(feed, Feed::Pieces(_) | Feed::Boxes(_)))
+    }
+
+    /// Whether all operands are made of boxes.
+    fn boxed(&self) -> bool {
+        self.feeds.iter().all(|feed| matches!(feed, Feed::Boxes(_)))
+    }
+}
+
+impl KernelFamily for Attention {
+    type Config = Config;
+    type Problem = Problem;
+
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn accept(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Problem>> {
+        let region = &subject.region;
+        if region.anchor != Anchor::Attention {
+            return Ok(None);
+        }
+        let graph = &region.graph;
+        let values = Values::new(region, &subject.symbols)?;
+        let streamed = Streamed::of(&values, &|dim| subject.size(dim))?;
+        let [depth, columns] = [&streamed.depth, &streamed.columns].map(|group| group.total().as_const());
+        let (Some(depth), Some(columns)) = (depth, columns) else {
+            return values.malformed("a head has no fixed extent");
+        };
+        let feeds = streamed.groups().map(|(operand, groups)| streamed.feed(&values, operand, groups));
+        let operands = streamed.groups().map(|(operand, _)| operand.input);
+        let keys = streamed.keys.total();
+        // Inputs that tell keys apart are tiles as large as the scores'.
+        let beside = graph.inputs.iter().enumerate().filter(|(i, v)| {
+            !operands.contains(i) && graph.ty(**v).shape.last().is_some_and(|last| *last == keys && !last.is(1))
+        });
+        let beside = beside.map(|(_, v)| graph.ty(*v).dtype.bits().div_ceil(32)).sum();
+        let boxes = graph.outputs.iter().zip(&streamed.boxes).filter(|(_, labels)| labels.is_some());
+        let stored_bytes = boxes.map(|((_, v), _)| graph.ty(*v).dtype.bits() / 8).sum();
+        let problem = Problem {
+            subject: subject.clone(),
+            streamed,
+            feeds,
+            heads: [depth, columns],
+            beside,
+            stored_bytes,
+            asynchronous: gpu.arch.has_cp_async(),
+        };
+        let Some(config) = config::space(&problem, gpu).first().copied() else {
+            return values.unsupported(
+                format!("heads of {depth} and {columns} columns of {} in one kernel", problem.streamed.dtype),
+                "build with `--numerics exact`, which keeps the products apart",
+            );
+        };
+        self.build(&problem, &config)?;
+        Ok(Some(problem))
+    }
+
+    fn space(&self, problem: &Problem, gpu: &Gpu) -> Vec<Config> {
+        config::space(problem, gpu)
+    }
+
+    fn estimate(&self, problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
+        cost::estimate(problem, config, gpu)
+    }
+
+    fn build(&self, problem: &Problem, config: &Config) -> Result<Built> {
+        program::launch(problem, config).map(Built::one)
+    }
+}

@@ -1,0 +1,281 @@
+//! The operands and dimensions of both products of an attention, in the labels of the first.
+
+use super::causal::diagonal;
+use crate::Result;
+use crate::families::gemm::{stored, views};
+use crate::value::dims::{multiple, numel};
+use crate::value::{Values, Writer};
+use kiln_fuse::Attention;
+use kiln_graph::{BinaryOp, DType, Dim, Op, ValueId};
+use kiln_tile::Expr;
+
+/// Labels that are one flat dimension.
+pub struct Group {
+    pub labels: Vec<char>,
+    pub extents: Vec<Dim>,
+}
+
+impl Group {
+    pub fn total(&self) -> Dim {
+        numel(&self.extents)
+    }
+
+    /// The label that a position is an index of, if there is one such.
+    pub fn single(&self) -> Option<char> {
+        let long = self.labels.iter().zip(&self.extents).filter(|(_, extent)| !extent.is(1));
+        match long.map(|(label, _)| *label).collect::<Vec<_>>()[..] {
+            [label] => Some(label),
+            [] => self.labels.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// The indices of its labels at a flat position.
+    pub fn coordinates(&self, values: &mut Values, k: &mut dyn Writer, position: &Expr) -> Vec<(char, Expr)> {
+        let mut index = vec![Expr::index(0); self.labels.len()];
+        if self.labels.len() == 1 {
+            index[0] = position.clone();
+        } else {
+            values.split(k, &self.extents, position.clone(), &mut index);
+        }
+        self.labels.iter().copied().zip(index).collect()
+    }
+}
+
+/// An input, and the labels of its axes.
+pub struct Operand {
+    pub input: usize,
+    pub labels: Vec<char>,
+}
+
+/// Two products with a softmax between them.
+pub struct Streamed {
+    pub parts: Attention,
+    /// Results of the two products.
+    pub sums: ValueId,
+    pub result: ValueId,
+    pub query: Operand,
+    pub key: Operand,
+    pub value: Operand,
+    /// Labels of the scores' axes, and of the second product's.
+    pub scores: Vec<char>,
+    pub out: Vec<char>,
+    /// Types of the products' results, and of what they multiply.
+    pub types: [DType; 2],
+    pub dtype: DType,
+    /// Axes of the scores of which a CTA has one coordinate.
+    pub grid: Vec<(char, Dim)>,
+    /// Rows of the scores, of which a CTA has a tile.
+    pub rows: Group,
+    /// Columns of the scores, which the softmax sums over.
+    pub keys: Group,
+    /// What the first product sums over.
+    pub depth: Group,
+    /// Columns of the second product.
+    pub columns: Group,
+    /// No row sees a key past its own position along this label and this.
+    pub diagonal: Option<Diagonal>,
+    /// The factor, if nothing else stands between the sums and the softmax but the diagonal's mask.
+    pub scale: Option<f64>,
+    /// For each result the labels of its elements in row-major order, where these are whole axes.
+    pub boxes: Vec<Option<Vec<char>>>,
+}
+
+/// A causal mask.
+pub struct Diagonal {
+    /// The axis of positions.
+    pub label: char,
+    /// How far past its own position a row sees.
+    pub offset: Dim,
+    /// What is masked, and the result.
+    pub seen: ValueId,
+    pub masked: ValueId,
+}
+
+impl Streamed {
+    pub fn of(values: &Values, size: &dyn Fn(&Dim) -> f64) -> Result<Streamed> {
+        let graph = values.graph;
+        let Some(parts) = values.region.attention() else { return values.malformed("it is no attention") };
+        let (first, second) = (graph.node(parts.scores), graph.node(parts.product));
+        let (Op::Contract { spec: one, out: score, .. }, Op::Contract { spec: two, out: result, .. }) =
+            (&first.op, &second.op)
+        else {
+            return values.malformed("its anchors are no contractions");
+        };
+        let scores = one.out.clone();
+        let Some(last) = scores.last() else { return values.malformed("scores without an axis of keys") };
+        let operands = [(first.inputs[0], &one.lhs), (first.inputs[1], &one.rhs)];
+        let [query, key] = if one.rhs.contains(last) { operands } else { [operands[1], operands[0]] };
+        let operands = [(second.inputs[0], &two.lhs), (second.inputs[1], &two.rhs)];
+        let [(_, weights), value] =
+            if second.inputs[0] == parts.weights { operands } else { [operands[1], operands[0]] };
+        // The second product's labels are others: those of the weights stand for the scores' axes, the rest is new.
+        let unused: Vec<char> =
+            ('\u{e000}'..).filter(|c| !one.lhs.contains(c) && !one.rhs.contains(c)).take(value.1.len()).collect();
+        let rename = |l: &char| match (weights.iter().position(|w| w == l), value.1.iter().position(|v| v == l)) {
+            (Some(axis), _) => scores[axis],
+            (None, at) => unused[at.unwrap_or(0)],
+        };
+        let [value_labels, out] = [value.1, &two.out].map(|labels| labels.iter().map(rename).collect::<Vec<char>>());
+        let group = |v: ValueId, labels: &[char], member: &dyn Fn(&char) -> bool| {
+            let mut group = Group { labels: vec![], extents: vec![] };
+            for (label, extent) in labels.iter().zip(values.shape(v)).filter(|(l, _)| member(l)) {
+                if !group.labels.contains(label) {
+                    group.labels.push(*label);
+                    group.extents.push(extent.clone());
+                }
+            }
+            group
+        };
+        let free = |l: &char| l != last && !key.1.contains(l) && !value_labels.contains(l);
+        let free = group(parts.x, &scores, &free);
+        let candidates = free.labels.iter().zip(&free.extents);
+        let Some((rows, _)) = candidates.max_by(|(_, a), (_, b)| size(a).total_cmp(&size(b))) else {
+            return values.malformed("an attention without rows of queries");
+        };
+        let outer = group(parts.x, &scores, &|l| l != last && l != rows);
+        let operand = |(v, labels): (ValueId, &Vec<char>)| match graph.inputs.iter().position(|input| *input == v) {
+            Some(input) => Ok(Operand { input, labels: labels.clone() }),
+            None => values.malformed("its products multiply other than inputs"),
+        };
+        let diagonal = diagonal(values, parts.x).map(|found| Diagonal {
+            label: scores[found.axis],
+            offset: found.offset,
+            seen: found.seen,
+            masked: found.masked,
+        });
+        let sums = first.outputs[0];
+        let scale = match &diagonal {
+            Some(diagonal) if diagonal.masked == parts.x => scale(values, diagonal.seen, sums),
+            Some(_) => None,
+            None => scale(values, parts.x, sums),
+        };
+        let of_result = |(_, v): &(String, ValueId)| Ok(stored(&views(values, parts.product, *v)?, values, &out));
+        let boxes = graph.outputs.iter().map(of_result).collect::<Result<_>>()?;
+        Ok(Streamed {
+            sums,
+            result: second.outputs[0],
+            query: operand(query)?,
+            key: operand(key)?,
+            value: operand((value.0, &value_labels))?,
+            types: [*score, *result],
+            dtype: graph.ty(key.0).dtype,
+            grid: outer.labels.into_iter().zip(outer.extents).collect(),
+            rows: group(parts.x, &scores, &|l| l == rows),
+            keys: group(parts.x, &scores, &|l| l == last),
+            depth: group(key.0, key.1, &|l| !scores.contains(l)),
+            columns: group(value.0, &value_labels, &|l| !scores.contains(l)),
+            parts,
+            scores,
+            out,
+            diagonal,
+            scale,
+            boxes,
+        })
+    }
+
+    /// The extent of a label of the second product's result.
+    pub fn extent(&self, label: char) -> Dim {
+        let groups = [&self.rows, &self.keys, &self.columns];
+        let mut all = groups.iter().flat_map(|group| group.labels.iter().zip(&group.extents));
+        let found = all.find(|(l, _)| **l == label).map(|(_, extent)| extent);
+        let found = found.or_else(|| self.grid.iter().find(|(l, _)| *l == label).map(|(_, extent)| extent));
+        found.cloned().unwrap_or(Dim::from(1))
+    }
+
+    /// The axes of a row-major tensor with these labels: of which group each walks along, the grid's label that it has a coordinate of, or
+    /// neither; `None` if a tile of both groups is no box of it.
+    pub fn axes(&self, labels: &[char], groups: [&Group; 2]) -> Option<Vec<Axis>> {
+        let distinct = (1..labels.len()).all(|i| !labels[..i].contains(&labels[i]));
+        let walked = groups.map(|group| group.single());
+        let axis = |label: &char| {
+            if let Some(place) = walked.iter().position(|walked| *walked == Some(*label)) {
+                return Some(Axis::Tile(place));
+            }
+            if let Some(place) = self.grid.iter().position(|(l, _)| l == label) {
+                return Some(Axis::Grid(place));
+            }
+            let within = |group: &&Group| {
+                let among = group.labels.iter().position(|l| l == label);
+                among.is_some_and(|axis| group.extents[axis].is(1))
+            };
+            groups.iter().any(within).then_some(Axis::One)
+        };
+        let axes: Vec<Axis> = labels.iter().map(axis).collect::<Option<_>>()?;
+        let both = (0..2).all(|place| axes.contains(&Axis::Tile(place)));
+        (distinct && both).then_some(axes)
+    }
+
+    /// What a tile of an operand is made of: its two groups, that along which the product sums among them.
+    pub fn groups(&self) -> [(&Operand, [&Group; 2]); 3] {
+        let (rows, keys, depth, columns) = (&self.rows, &self.keys, &self.depth, &self.columns);
+        [(&self.query, [rows, depth]), (&self.key, [depth, keys]), (&self.value, [keys, columns])]
+    }
+
+    /// How the tiles of an operand can come.
+    pub fn feed(&self, values: &Values, operand: &Operand, groups: [&Group; 2]) -> Feed {
+        let v = values.graph.inputs[operand.input];
+        let Some(axes) = self.axes(&operand.labels, groups) else { return Feed::Elements };
+        let pitch = values.shape(v).last().map_or(1, multiple);
+        let bits = pitch.saturating_mul(i64::from(values.graph.ty(v).dtype.bits()));
+        match axes.last() {
+            Some(Axis::Tile(dense)) if bits % 128 == 0 => Feed::Boxes(*dense),
+            Some(Axis::Tile(dense)) if bits % 32 == 0 => Feed::Pieces(*dense),
+            Some(Axis::Tile(dense)) => Feed::Registers(*dense),
+            _ => Feed::Elements,
+        }
+    }
+}
+
+/// An axis of a tensor, to a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// The tile walks along it.
+    Tile(usize),
+    /// A CTA has one coordinate of it, that of this axis of the grid.
+    Grid(usize),
+    /// It has one element.
+    One,
+}
+
+/// How tiles of an operand can come, and which of their axes is dense in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// Element by element.
+    Elements,
+    /// Through registers.
+    Registers(usize),
+    /// By asynchronous copies of a few bytes.
+    Pieces(usize),
+    /// In rows that are multiples of 16 bytes apart.
+    Boxes(usize),
+}
+
+/// The factor by which `x` is `sums` times a positive constant, in f32.
+fn scale(values: &Values, x: ValueId, sums: ValueId) -> Option<f64> {
+    let graph = values.graph;
+    if graph.ty(x).dtype != DType::F32 {
+        return None;
+    }
+    if x == sums {
+        return Some(1.0);
+    }
+    let node = graph.producer(x);
+    match (&node.op, &node.inputs[..]) {
+        (Op::Cast { .. }, [from]) => scale(values, *from, sums),
+        (Op::Binary(BinaryOp::Mul), [a, b]) => {
+            let constant = |v: ValueId| {
+                let mut node = graph.producer(v);
+                while let (Op::Broadcast { .. } | Op::Reshape { .. }, [from]) = (&node.op, &node.inputs[..]) {
+                    node = graph.producer(*from);
+                }
+                let Op::Const { value } = &node.op else { return None };
+                let factor = *value.to_f64_vec().first()?;
+                (value.len() == 1 && factor.is_finite() && factor > 0.0).then_some(factor)
+            };
+            let product = |x: ValueId, factor: ValueId| Some(scale(values, x, sums)? * constant(factor)?);
+            product(*a, *b).or_else(|| product(*b, *a))
+        }
+        _ => None,
+    }
+}

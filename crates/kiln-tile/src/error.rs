@@ -1,6 +1,7 @@
 //! What can be wrong with a tile program.
 
 use crate::dtype::Type;
+use crate::validate::Finding;
 use kiln_target::arch::Arch;
 
 /// Why a tile program was refused or could not be run.
@@ -97,6 +98,18 @@ pub enum TileError {
         kernel: String,
         /// For each role what it waits for.
         waits: Vec<String>,
+    },
+    /// A schedule that the validator refuses.
+    #[error("kernel `{kernel}`: {finding}: {what} ({place}); {}", finding.help())]
+    Schedule {
+        /// The kernel's name.
+        kernel: String,
+        /// The kind of mistake.
+        finding: Finding,
+        /// What was expected and what was found, with the slot, barrier or phase.
+        what: String,
+        /// Role and statement at fault.
+        place: String,
     },
     /// Arithmetic without a result, seen by the interpreter.
     #[error("kernel `{kernel}`: {what}")]

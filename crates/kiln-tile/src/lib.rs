@@ -93,6 +93,7 @@ pub mod print;
 pub mod program;
 pub mod thread;
 pub mod threads;
+pub mod validate;
 pub mod verify;
 
 pub use builder::{Builder, identifier};

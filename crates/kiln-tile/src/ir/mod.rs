@@ -18,6 +18,7 @@ mod verify;
 mod visit;
 
 pub use builder::{Builder, MapBuilder, Tile};
+pub(crate) use text::statement;
 pub use verify::verify;
 pub use visit::Renaming;
 

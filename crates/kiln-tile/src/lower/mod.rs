@@ -32,7 +32,8 @@ use kiln_layout::RegisterLayout;
 use kiln_target::arch::Arch;
 pub use shared::{SharedPlan, shared_plan};
 use std::collections::{HashMap, HashSet};
-use storage::Storage;
+pub(crate) use storage::Storage;
+pub(crate) use sync::{FIRST_TURN, LAST_BARRIER};
 
 /// Compiles a program whose tiles have layouts, and whose shared buffers have places, for `arch`.
 pub fn compile_threads(program: &Program, arch: Arch) -> Result<Kernel> {
@@ -108,7 +109,7 @@ pub fn lower(program: &Program, arch: Arch) -> Result<(t::Kernel, Vec<TensorMap>
 }
 
 /// Tiles of zeros whose only use is as the accumulator of a product that can ignore it.
-fn overwritten(program: &Program) -> HashSet<ValueId> {
+pub(crate) fn overwritten(program: &Program) -> HashSet<ValueId> {
     let mut zeros = HashSet::new();
     let mut uses: HashMap<ValueId, u32> = HashMap::new();
     let mut sums = HashSet::new();

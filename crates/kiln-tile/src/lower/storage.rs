@@ -22,7 +22,7 @@ struct Life {
 }
 
 /// Classes of values that share an array.
-pub(super) struct Storage {
+pub(crate) struct Storage {
     parent: Vec<usize>,
     first: HashMap<usize, ValueId>,
     declared: HashMap<usize, Vec<usize>>,

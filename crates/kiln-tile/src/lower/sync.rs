@@ -7,9 +7,9 @@ use crate::ir::{Arriver, BarrierId, Block, Fence, Group, Role, Turn};
 use crate::threads::{self as t, Effect, Stmt};
 
 /// Barriers of roles count down from this one; those that programs name count up.
-const LAST_BARRIER: u32 = 15;
+pub(crate) const LAST_BARRIER: u32 = 15;
 /// The first of the two barriers at which warpgroups take turns: after those of at most four roles.
-const FIRST_TURN: i64 = 6;
+pub(crate) const FIRST_TURN: i64 = 6;
 /// Bytes of an mbarrier.
 const BARRIER_BYTES: u32 = 8;
 

@@ -35,6 +35,8 @@ mod parse_expr;
 mod parse_stmt;
 mod print;
 
+pub(crate) use print::statement;
+
 use super::{Arriver, Fence, Group, Level, Op, Turn};
 use crate::program::{Access, AtomicOp, ReduceOp};
 

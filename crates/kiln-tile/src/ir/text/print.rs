@@ -14,10 +14,21 @@ use std::fmt::{self, Display, Formatter, Write};
 
 impl Display for Program {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut printer = Printer { program: self, out: String::new(), depth: 0, names: Given::default() };
+        let mut printer = Printer::new(self);
         printer.program();
         f.write_str(&printer.out)
     }
+}
+
+/// The first line of a statement of `program`, without layouts.
+pub(crate) fn statement<'a>(program: &'a Program, stmt: &'a Stmt) -> String {
+    let mut printer = Printer { marked: Some(stmt), ..Printer::new(program) };
+    printer.program();
+    let line = printer.out[printer.mark..].lines().next().unwrap_or_default().trim();
+    // Layouts are quoted.
+    let mut parts = line.split(" layout \"");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once('"').map_or("", |(_, rest)| rest))
 }
 
 /// The names that were given so far.
@@ -82,9 +93,16 @@ struct Printer<'a> {
     out: String,
     depth: usize,
     names: Given,
+    /// A statement of interest, and where its text begins.
+    marked: Option<&'a Stmt>,
+    mark: usize,
 }
 
 impl<'a> Printer<'a> {
+    fn new(program: &'a Program) -> Printer<'a> {
+        Printer { program, out: String::new(), depth: 0, names: Given::default(), marked: None, mark: 0 }
+    }
+
     fn line(&mut self, text: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.out, "{}{text}", "  ".repeat(self.depth));
@@ -333,6 +351,9 @@ impl<'a> Printer<'a> {
     }
 
     fn stmt(&mut self, stmt: &'a Stmt) {
+        if self.marked.is_some_and(|marked| std::ptr::eq(marked, stmt)) {
+            self.mark = self.out.len();
+        }
         // What an operation uses is named before what it defines, but for loops, whose text begins with their results.
         let word = stmt.op.name();
         let op = match &stmt.op {

@@ -3,7 +3,7 @@
 use super::tensors;
 use kiln_engine::{Engine, Session, SimDevice};
 use kiln_graph::Tensor;
-use kiln_sim::{Mix, Options};
+use kiln_sim::{CounterReport, Mix, Options};
 use miette::{IntoDiagnostic, Result};
 use serde::Serialize;
 use std::sync::mpsc;
@@ -18,6 +18,8 @@ pub struct KernelCounters {
     sectors_per_request: Option<f64>,
     wavefronts_per_request: Option<f64>,
     divergent_share: Option<f64>,
+    /// Passes over the banks beyond those that the distinct words need.
+    bank_conflicts: u64,
 }
 
 /// Runs the engine once and adds the counters up by kernel, in the order of first launch.
@@ -26,8 +28,13 @@ pub fn collect(engine: &Engine, target: &str, inputs: &[(String, Tensor)]) -> Re
     let device = SimDevice::new(target, Options::fast()).with_counters(sender);
     let mut session = Session::new(engine, Box::new(device)).into_diagnostic()?;
     session.run(&tensors::borrow(inputs)).into_diagnostic()?;
+    Ok(add_up(launches.try_iter()))
+}
+
+/// Adds the counters of launches up by kernel.
+pub fn add_up(launches: impl Iterator<Item = (String, CounterReport)>) -> Vec<KernelCounters> {
     let mut rows: Vec<KernelCounters> = Vec::new();
-    for (kernel, report) in launches.try_iter() {
+    for (kernel, report) in launches {
         match rows.iter_mut().find(|r| r.kernel == kernel) {
             Some(row) => {
                 row.launches += 1;
@@ -40,6 +47,7 @@ pub fn collect(engine: &Engine, target: &str, inputs: &[(String, Tensor)]) -> Re
                 sectors_per_request: None,
                 wavefronts_per_request: None,
                 divergent_share: None,
+                bank_conflicts: 0,
             }),
         }
     }
@@ -48,8 +56,9 @@ pub fn collect(engine: &Engine, target: &str, inputs: &[(String, Tensor)]) -> Re
         row.sectors_per_request = ratio(c.global_sectors, c.global_requests);
         row.wavefronts_per_request = ratio(c.shared_wavefronts, c.shared_requests);
         row.divergent_share = ratio(c.divergent, c.instructions);
+        row.bank_conflicts = c.shared_wavefronts.saturating_sub(c.shared_ideal_wavefronts);
     }
-    Ok(rows)
+    rows
 }
 
 /// Prints the counters for people.

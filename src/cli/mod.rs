@@ -12,6 +12,7 @@ mod doctor;
 mod draw;
 mod dump;
 mod inspect;
+mod kernel;
 mod kernel_args;
 mod log;
 mod model;
@@ -50,6 +51,8 @@ enum Command {
     /// Measure latency and throughput.
     Bench(bench::Args),
     Cache(cache::Args),
+    /// Show or check one kernel of a family, alone.
+    Kernel(kernel::Args),
     /// Run a kernel of any PTX file on the simulator, with checks.
     Sim(sim::Args),
 }
@@ -66,6 +69,7 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Cache(args) => cache::run(&args),
+        Command::Kernel(args) => kernel::run(&args),
         Command::Sim(args) => sim::run(&args),
     }?;
     out::flush()?;

@@ -169,7 +169,8 @@ fn in_site_packages(python: &Python) -> Vec<PathBuf> {
         .collect()
 }
 
-fn subfolders(folder: &Path) -> Vec<PathBuf> {
+/// The folders in `folder`, sorted; none if it cannot be read.
+pub(crate) fn subfolders(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     found.sort();

@@ -200,6 +200,26 @@ pub enum CudaError {
     #[error("{0}")]
     Compile(Box<CompileFailure>),
 
+    /// No program that disassembles machine code.
+    #[error(
+        "SASS needs nvdisasm or cuobjdump, and there is neither; `python3 -m pip install nvidia-cuda-nvdisasm`, or put one on PATH. \
+         Looked in:{}",
+        bullet_list(looked)
+    )]
+    NoDisassembler {
+        /// Every place looked at, in order.
+        looked: Vec<String>,
+    },
+
+    /// The disassembler failed.
+    #[error("{} cannot disassemble the kernel: {detail}", path.display())]
+    Disassembly {
+        /// The program.
+        path: PathBuf,
+        /// What it said.
+        detail: String,
+    },
+
     /// No CUDA driver on this machine.
     #[error(
         "no CUDA driver: libcuda.so.1 is not on the loader's path; install the NVIDIA driver, or run with `--device cpu`"

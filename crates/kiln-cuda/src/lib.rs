@@ -14,6 +14,7 @@ mod cache;
 mod compile;
 mod device;
 mod diagnostic;
+mod disassemble;
 pub mod discover;
 pub mod doctor;
 mod error;
@@ -31,6 +32,7 @@ pub use device::{
     Stream, TensorDescriptor, TensorElement, TensorWindow, driver_cuda, driver_version,
 };
 pub use diagnostic::{CompileFailure, Diagnostic, Place};
+pub use disassemble::Disassembler;
 pub use error::CudaError;
 pub use home::Home;
 pub use nvrtc::Nvrtc;

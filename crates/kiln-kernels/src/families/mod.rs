@@ -129,6 +129,11 @@ impl<F: KernelFamily> Family for F {
 /// All families.
 const FAMILIES: [&dyn Family; 4] = [&maps::Maps, &rows::Rows, &gemm::Gemm, &attention::Attention];
 
+/// The names of all families.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.into_iter().map(Family::name)
+}
+
 /// Every way to make the region on a GPU, the cheapest first; empty where no family takes it.
 ///
 /// # Errors

@@ -408,7 +408,8 @@ impl<'t, 'a> Machine<'t, 'a> {
         let fail = |what: String| self.scene.fail(Finding::Unfinished, "", None, what);
         for (id, rounds) in self.named.iter().enumerate() {
             if rounds.arrived > 0 {
-                let what = format!("{} of {} threads have arrived at named barrier {id}", rounds.arrived, rounds.threads);
+                let what =
+                    format!("{} of {} threads have arrived at named barrier {id}", rounds.arrived, rounds.threads);
                 return fail(what);
             }
         }
@@ -427,10 +428,16 @@ impl<'t, 'a> Machine<'t, 'a> {
         }
         for (i, agent) in self.agents.iter().enumerate() {
             if agent.stamp.now[self.parts.products(agent.group)] < agent.issued {
-                return fail(format!("a product of group {} that role `{}` does not wait for", agent.issued, self.roles[agent.role].name));
+                return fail(format!(
+                    "a product of group {} that role `{}` does not wait for",
+                    agent.issued, self.roles[agent.role].name
+                ));
             }
             if agent.stamp.now[self.parts.bulk(i)] < agent.stored {
-                return fail(format!("a bulk store of group {} that role `{}` does not wait for", agent.stored, self.roles[agent.role].name));
+                return fail(format!(
+                    "a bulk store of group {} that role `{}` does not wait for",
+                    agent.stored, self.roles[agent.role].name
+                ));
             }
         }
         let held: u32 = self.agents.iter().map(|agent| agent.threads * agent.count).sum();

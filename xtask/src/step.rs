@@ -65,6 +65,15 @@ pub fn kiln(profile: &str) -> Outcome<String> {
     Ok(built(profile).join("kiln").display().to_string())
 }
 
+/// The `kiln` binary that `cargo test` has built for the tests that run it: another build would have other features, and take minutes.
+pub fn tested_kiln() -> Outcome<String> {
+    let path = built("dev").join("kiln");
+    if path.is_file() {
+        return Ok(path.display().to_string());
+    }
+    Err(format!("`{}` is not there: `cargo test --workspace` builds it", path.display()).into())
+}
+
 /// Builds an example of the package `kiln` in a profile and returns its path.
 pub fn example(profile: &str, name: &str) -> Outcome<String> {
     cargo(&["build", "--profile", profile, "--package", "kiln", "--example", name])?;

@@ -1,7 +1,7 @@
 //! `xtask test`: everything that must hold before a change lands.
 
 use crate::cases::{self, CASES};
-use crate::step::{Steps, cargo, cargo_with, command, kiln};
+use crate::step::{Steps, cargo, cargo_with, command, tested_kiln};
 use crate::{Outcome, demo, deny, onnx_suite, proto};
 use kiln_cuda::{Home, RELEASES, setup};
 use std::process::Command;
@@ -24,7 +24,7 @@ pub fn run() -> Outcome<()> {
     steps.run("licences and sources of dependencies", deny::run)?;
     steps.run("public models and what onnxruntime makes of them", || cases::run(false, &[]))?;
     steps.run("unit, property and file tests", || cargo(&["test", "--workspace"]))?;
-    let kiln = steps.run("the kiln binary", || kiln("dev"))?;
+    let kiln = tested_kiln()?;
     for case in CASES.iter().filter(|c| !c.inputs.is_empty()) {
         steps.run(&format!("public model {}", case.name), || public_model(&kiln, case, &home))?;
     }

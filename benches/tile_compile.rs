@@ -21,7 +21,7 @@ fn main() -> Result<(), Fail> {
         for graph in [common::encoder(1)?, common::convnet(1)?] {
             let plan = fuse(&graph, &Options::new(target.parse()?))?.plan;
             let compile = || -> Result<Vec<Kernel>, Fail> {
-                let each = plan.regions.iter().map(|region| lower(region, arch, &plan.symbols));
+                let each = plan.regions.iter().map(|region| lower(region, arch, &region.graph.symbols));
                 let variants = each.collect::<Result<Vec<_>, _>>()?.concat();
                 Ok(variants.into_iter().flat_map(|(_, made)| made.kernels).collect())
             };

@@ -1,15 +1,20 @@
 //! `kiln inspect` from outside, on a small engine. NVRTC is fetched into `$KILN_HOME` if no other is found.
 
 use kiln::engine::{BuildOptions, build};
-use kiln::graph::{Builder, DType, Tensor};
+use kiln::graph::{Builder, DType, Dim, Tensor};
 use kiln_cuda::{Home, setup};
 use kiln_import::npy;
 use std::process::{Command, Stdio};
 
 /// Two layers of one shape, which share a kernel, and a softmax, on `rows` of 64.
 fn engine(dir: &std::path::Path, rows: usize) {
+    build_engine(dir, |_| rows.into());
+}
+
+fn build_engine(dir: &std::path::Path, rows: impl FnOnce(&mut Builder) -> Dim) {
     let mut b = Builder::new("counted");
-    let x = b.input("x", DType::F16, &[rows.into(), 64.into()]).unwrap();
+    let rows = rows(&mut b);
+    let x = b.input("x", DType::F16, &[rows, 64.into()]).unwrap();
     let [up, down] = [("up", 1), ("down", 2)]
         .map(|(name, seed)| b.weight_data(name, Tensor::random(DType::F16, &[64, 64], seed).unwrap()).unwrap());
     let y = b.linear(x, up, None, false).unwrap();
@@ -37,7 +42,7 @@ fn plans_show_every_launch_and_a_closed_pipe_is_no_panic() {
     let text = String::from_utf8(out.stdout).unwrap();
     let image =
         kiln::engine::Engine::load(dir.path().join("counted.kiln")).unwrap().target("sm_80").unwrap().plan.to_string();
-    assert!(text == image && text.matches("_gemm (").count() == 2, "{text}");
+    assert!(text == image && text.matches(" = gemm_").count() == 2, "{text}");
 
     let mut child = inspect().spawn().unwrap();
     drop(child.stdout.take());
@@ -119,9 +124,40 @@ fn the_picture_of_a_gpu_plan_names_families_and_kernels() {
     let image = engine.target("sm_80").unwrap();
     for step in &image.plan.steps {
         let kiln::fuse::Step::Run { region, .. } = step else { panic!("no such step is in the model") };
-        let implementation = &image.kernels[*region].variants[0].implementation;
+        let compiled = &image.kernels[&image.plan.regions[*region].identity()];
+        let implementation = &compiled.variants[0].implementation;
         let said = format!(" by {}: {}", implementation.family, implementation.kernels[0].entry);
         assert!(svg.contains(&said), "{said}: {svg}");
     }
     assert!(svg.contains(">counted for sm_80<") && draw(&[]).contains(">counted for cpu<"));
+}
+
+#[test]
+fn variants_are_listed_with_their_guards() {
+    use kiln_kernels::{Condition, Guard};
+    let dir = tempfile::tempdir().unwrap();
+    build_engine(dir.path(), |b| b.symbol("rows", 1, 64));
+    let path = dir.path().join("counted.kiln");
+    let inspect = |args: &[&str]| {
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        let out = kiln.args(["inspect", "counted.kiln"]).args(args).current_dir(dir.path()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert!(!inspect(&[]).contains("otherwise"));
+    let mut engine = kiln::Engine::load(&path).unwrap();
+    let mut regions = engine.targets[1].kernels.values_mut().map(|compiled| &mut compiled.variants);
+    let variants = regions.find(|variants| variants[0].implementation.family == "gemm").unwrap();
+    let mut small = variants[0].clone();
+    small.guard = Guard(vec![Condition::AtMost("s0".into(), 16), Condition::MultipleOf("s0".into(), 8)]);
+    variants.insert(0, small);
+    let entry = variants[0].implementation.kernels[0].entry.clone();
+    engine.save(&path).unwrap();
+    let text = inspect(&[]);
+    assert!(text.contains(&format!("{entry} [gemm] if s0 <= 16 and s0 % 8 == 0")), "{text}");
+    assert!(text.contains(&format!("{entry} [gemm] otherwise")), "{text}");
+    // In a picture, which has the model's symbols, guards are over those.
+    inspect(&["--graph", "plan.svg", "--target", "sm_80"]);
+    let svg = std::fs::read_to_string(dir.path().join("plan.svg")).unwrap();
+    assert!(svg.contains(&format!("by gemm: {entry} if rows")), "{svg}");
 }

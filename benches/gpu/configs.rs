@@ -33,9 +33,10 @@ fn ranked(case: &Case, device: &str, compiler: &Compiler) -> Outcome<Value> {
     let arch = target.parse::<kiln_target::Target>()?.arch().ok_or("only GPUs have Configs")?;
     let [region] = &image.plan.regions[..] else { return Err("a product is one region".into()) };
     let (mut configs, mut first) = (Vec::new(), None);
-    for candidate in candidates(region, arch, &image.plan.symbols.clone())? {
+    let (id, symbols) = (region.identity(), region.graph.symbols.clone());
+    for candidate in candidates(region, arch, &symbols)? {
         let config = candidate.config.clone();
-        engine.targets[0].kernels = vec![compiled(candidate, compiler, &target)?];
+        engine.targets[0].kernels = [(id, compiled(candidate, compiler, &target)?)].into();
         let (us, found) = timed(&engine, &inputs, device)?;
         // All of them compute the same; the order of the sums differs.
         let rel = relative(first.get_or_insert_with(|| found.clone()), &found);

@@ -192,7 +192,7 @@ impl State {
         let (mut origins, mut written) = (Vec::<Place>::new(), Vec::<Place>::new());
         for launch in launches {
             let fresh = |place: &&Place| !origins.contains(place) && !written.iter().any(|w| overlap(w, place));
-            let fresh: Vec<Place> = launch.inputs.iter().filter(fresh).copied().collect();
+            let fresh: Vec<Place> = launch.inputs.iter().chain(&launch.packed).filter(fresh).copied().collect();
             origins.extend(fresh);
             written.extend(launch.written());
         }

@@ -141,12 +141,13 @@ fn print(report: &Report) -> Result<()> {
     }
     match &report.first_departure {
         Some(d) => outln!(
-            "first layer that departs from the reference: step {}, kernel `{}` ({}), value `{}`: {}\n  nodes: {}",
+            "first layer that departs from the reference: step {}, kernel `{}` ({}), value `{}`: {}\n  run by: {}\n  nodes: {}",
             d.step,
             d.region,
             d.summary,
             d.value,
             d.difference,
+            d.implementation,
             d.nodes.join(", ")
         ),
         None if report.outputs.iter().any(|o| o.difference.shape_error.is_some()) => outln!(

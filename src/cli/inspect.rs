@@ -6,6 +6,7 @@ use kiln_cuda::CudaVersion;
 use kiln_engine::{Engine, TargetImage};
 use kiln_target::arch::Arch;
 use miette::{IntoDiagnostic, Result, miette};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             outln!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "))?;
             outln!("  configs {}", target.config_hash)?;
             outln!("  {}", runs_on(image))?;
-            for compiled in &image.kernels {
+            for compiled in image.regions().into_iter().filter_map(|(_, compiled)| compiled) {
                 for (variant, kernel, i) in compiled.kernels() {
                     outln!(
                         "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]{}",
@@ -97,7 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                         bytes(i.cubin.len()),
                         kernel.entry,
                         variant.implementation.family,
-                        draw::condition(compiled, variant)
+                        draw::condition(compiled, variant, &BTreeMap::new())
                     )?;
                 }
             }
@@ -173,7 +174,8 @@ fn count(args: &Args) -> Result<ExitCode> {
 
 fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitCode> {
     let image = gpu_image(engine, target)?;
-    let kernels = || image.kernels.iter().flat_map(|c| c.kernels().map(|(_, kernel, _)| kernel));
+    let compiled: Vec<_> = image.regions().into_iter().filter_map(|(_, compiled)| compiled).collect();
+    let kernels = || compiled.iter().flat_map(|c| c.kernels().map(|(_, kernel, _)| kernel));
     // A kernel's name ends in an underscore, like all generated ones.
     let mut hits: Vec<_> = kernels().filter(|k| k.entry == name || k.entry.strip_suffix('_') == Some(name)).collect();
     if hits.is_empty() {

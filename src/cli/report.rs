@@ -54,7 +54,11 @@ fn print_resources(gpus: &[&TargetReport]) -> Result<()> {
     let rows = |t: &TargetReport| t.regions.iter().flat_map(|r| r.kernels.clone()).collect::<Vec<KernelReport>>();
     let columns: Vec<Vec<KernelReport>> = gpus.iter().map(|t| rows(t)).collect();
     for (i, kernel) in columns[0].iter().enumerate() {
-        out!("  {:NAME_WIDTH$}", tail(&kernel.name))?;
+        let name = match &kernel.guard {
+            Some(guard) => format!("{} if {guard}", kernel.name),
+            None => kernel.name.clone(),
+        };
+        out!("  {:NAME_WIDTH$}", tail(&name))?;
         for k in columns.iter().filter_map(|c| c.get(i)) {
             let time = format!("{:.0}{}", k.compile_ms, if k.cached { "*" } else { "" });
             out!(

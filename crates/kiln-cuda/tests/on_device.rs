@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kiln_cuda::{
     Arg, CompileRequest, Compiled, Compiler, CudaDevice, CudaError, CudaModule, Home, KernelFunction, LaunchConfig,
-    Nvrtc, setup,
+    Nvrtc, TensorDescriptor, TensorElement, TensorWindow, setup,
 };
 
 /// GPU 0, or `None` with a printed reason.
@@ -108,6 +108,75 @@ extern "C" __global__ void spin(long long nanoseconds) {
     do { asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)); } while (now - start < nanoseconds);
 }
 "#;
+/// Copies through tensor maps: a box of 8 rows of 32 floats with 128-byte swizzle, and 16 pixels of 8 channels of an image.
+const BULK: &str = r#"
+struct alignas(64) Map { unsigned long long word[16]; };
+__device__ unsigned shared(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+__device__ void begin(unsigned long long* barrier, int bytes) {
+    if (threadIdx.x == 0) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(shared(barrier)) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(shared(barrier)), "r"(bytes) : "memory");
+    }
+    __syncthreads();
+}
+__device__ void wait(unsigned long long* barrier) {
+    unsigned done = 0;
+    while (!done)
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+            : "=r"(done) : "r"(shared(barrier)) : "memory");
+}
+extern "C" __global__ void tiled(const __grid_constant__ Map map, float* out, int col, int row) {
+    __shared__ alignas(1024) float tile[256];
+    __shared__ alignas(8) unsigned long long barrier;
+    begin(&barrier, 1024);
+    if (threadIdx.x == 0)
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+            :: "r"(shared(tile)), "l"(&map), "r"(col), "r"(row), "r"(shared(&barrier)) : "memory");
+    wait(&barrier);
+    for (int i = threadIdx.x; i < 256; i += blockDim.x) out[i] = tile[i ^ (i >> 5 & 7) << 2];
+}
+extern "C" __global__ void im2col(const __grid_constant__ Map map, float* out, int w, int h, int n, int s, int r) {
+    __shared__ alignas(128) float tile[128];
+    __shared__ alignas(8) unsigned long long barrier;
+    begin(&barrier, 512);
+    if (threadIdx.x == 0)
+        asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+            "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};"
+            :: "r"(shared(tile)), "l"(&map), "r"(0), "r"(w), "r"(h), "r"(n), "r"(shared(&barrier)),
+               "h"((unsigned short)s), "h"((unsigned short)r) : "memory");
+    wait(&barrier);
+    for (int i = threadIdx.x; i < 128; i += blockDim.x) out[i] = tile[i];
+}
+"#;
+/// Blocks take rows in turn; the last of four on a row, which a semaphore tells, adds up, and leaves the semaphore zero.
+const SPLIT: &str = r#"
+extern "C" __global__ void split(const float* x, float* y, int m, int k, float* partial, unsigned* semaphores) {
+    __shared__ float sums[64];
+    for (int tile = blockIdx.x; tile < 4 * m; tile += gridDim.x) {
+        const int row = tile / 4;
+        float sum = 0;
+        for (int i = tile % 4 * 64 + threadIdx.x; i < k; i += 256) sum += x[row * k + i];
+        sums[threadIdx.x] = sum;
+        __syncthreads();
+        for (int step = 32; step > 0; step /= 2) {
+            if (threadIdx.x < step) sums[threadIdx.x] += sums[threadIdx.x + step];
+            __syncthreads();
+        }
+        if (threadIdx.x == 0) {
+            partial[tile] = sums[0];
+            __threadfence();
+            if (atomicAdd(semaphores + row, 1u) == 3) {
+                __threadfence();
+                const volatile float* all = partial + row * 4;
+                y[row] = all[0] + all[1] + all[2] + all[3];
+                atomicExch(semaphores + row, 0u);
+            }
+        }
+        __syncthreads();
+    }
+}
+"#;
 const WILD: &str = "extern \"C\" __global__ void wild(long long at) { *(volatile int*)at = 1; }";
 
 fn axpy(device: &CudaDevice) -> KernelFunction {
@@ -117,7 +186,7 @@ fn axpy(device: &CudaDevice) -> KernelFunction {
 /// Runs everywhere, so that the kernels below cannot rot where there is no GPU.
 #[test]
 fn the_kernels_compile() {
-    for source in [AXPY, SPREAD, REVERSE, RANK, SPIN, WILD] {
+    for source in [AXPY, SPREAD, REVERSE, RANK, SPIN, BULK, SPLIT, WILD] {
         assert_eq!(cubin("sm_90a", source)[..4], *b"\x7fELF");
     }
 }
@@ -239,13 +308,131 @@ fn large_dynamic_shared_memory_is_opted_into() {
     assert!(floats(&out).iter().eq(x.iter().rev()));
 }
 
+/// GPU 0 if it has clusters and bulk copies.
+fn hopper() -> Option<CudaDevice> {
+    let device = gpu()?;
+    if device.properties().compute_capability.0 < 9 {
+        println!("skipped: this needs compute capability 9.0");
+        return None;
+    }
+    Some(device)
+}
+
+/// What a kernel writes to its second parameter, floats that are poisoned before; the arguments around it are given.
+fn written(device: &CudaDevice, kernel: &KernelFunction, n: usize, before: Arg<'_>, after: &[Arg<'_>]) -> Vec<f32> {
+    let (stream, out) = (device.stream(), device.alloc(n * 4).unwrap());
+    stream.fill(&out, 0, n * 4, 0xFF).unwrap();
+    let args: Vec<Arg<'_>> = [before, Arg::Ptr(out.ptr())].into_iter().chain(after.iter().copied()).collect();
+    stream.launch(kernel, &line(1, 64), &args).unwrap();
+    let mut bytes = vec![0; n * 4];
+    stream.download(&out, 0, &mut bytes).unwrap();
+    floats(&bytes)
+}
+
+#[test]
+fn tensor_maps_give_boxes_with_zeros_around_the_tensor() {
+    let Some(device) = hopper() else { return };
+    let kernel = module(&device, BULK).function("tiled", &[128, 8, 4, 4]).unwrap();
+    let (rows, cols) = (21usize, 72usize);
+    let x = random(5, rows * cols);
+    let buffer = device.alloc(rows * cols * 4).unwrap();
+    device.stream().upload(&buffer, 0, &bytes(&x)).unwrap();
+    let map = TensorDescriptor {
+        address: buffer.ptr(),
+        element: TensorElement::F32,
+        extents: vec![cols as u64, rows as u64],
+        strides: vec![cols as u64 * 4],
+        window: TensorWindow::Tiled(vec![32, 8]),
+        element_strides: vec![1; 2],
+        swizzle_bytes: 128,
+        promotion_bytes: 256,
+    };
+    let encoded = device.encode(&map).unwrap();
+    for (col, row) in [(0, 0), (32, 8), (64, 16), (-4, -3), (70, 20)] {
+        let found = written(&device, &kernel, 256, Arg::Bytes(&encoded), &[Arg::I32(col), Arg::I32(row)]);
+        for (i, found) in found.iter().enumerate() {
+            let (r, c) = (row + i as i32 / 32, col + i as i32 % 32);
+            let inside = (0..rows as i32).contains(&r) && (0..cols as i32).contains(&c);
+            let expected = if inside { x[r as usize * cols + c as usize] } else { 0.0 };
+            assert_eq!(*found, expected, "box at {col}, {row}: element {i}");
+        }
+    }
+    let error = device.encode(&TensorDescriptor { strides: vec![100], ..map }).unwrap_err().to_string();
+    assert!(error.contains("encoding the tensor map") && error.contains("INVALID_VALUE"), "{error}");
+}
+
+#[test]
+fn im2col_maps_give_the_pixels_of_a_filter() {
+    let Some(device) = hopper() else { return };
+    let kernel = module(&device, BULK).function("im2col", &[128, 8, 4, 4, 4, 4, 4]).unwrap();
+    let [batch, height, width, channels] = [2usize, 6, 5, 8];
+    let x = random(6, batch * height * width * channels);
+    let buffer = device.alloc(x.len() * 4).unwrap();
+    device.stream().upload(&buffer, 0, &bytes(&x)).unwrap();
+    // A 3 x 3 filter with a pad of 1.
+    let map = TensorDescriptor {
+        address: buffer.ptr(),
+        element: TensorElement::F32,
+        extents: [channels, width, height, batch].map(|n| n as u64).to_vec(),
+        strides: [channels, channels * width, channels * width * height].map(|n| n as u64 * 4).to_vec(),
+        window: TensorWindow::Im2col { lower: vec![-1; 2], upper: vec![-1; 2], channels: 8, pixels: 16 },
+        element_strides: vec![1; 4],
+        swizzle_bytes: 0,
+        promotion_bytes: 0,
+    };
+    let encoded = device.encode(&map).unwrap();
+    for (first, s, r) in [(0usize, 0usize, 0usize), (0, 1, 1), (13, 2, 0), (37, 0, 2), (50, 2, 2)] {
+        let pixel = |q: usize| [q % width, q / width % height, q / (width * height)];
+        let [w, h, n] = pixel(first);
+        let at = [w as i32 - 1, h as i32 - 1, n as i32, s as i32, r as i32].map(Arg::I32);
+        let found = written(&device, &kernel, 128, Arg::Bytes(&encoded), &at);
+        for (i, found) in found.iter().enumerate() {
+            let [w, h, n] = pixel(first + i / 8);
+            let (w, h) = ((w + s) as i32 - 1, (h + r) as i32 - 1);
+            let inside = (0..width as i32).contains(&w) && (0..height as i32).contains(&h) && n < batch;
+            let at = ((n * height + h.max(0) as usize) * width + w.max(0) as usize) * channels + i % 8;
+            let expected = if inside { x[at] } else { 0.0 };
+            assert_eq!(*found, expected, "pixels from {first}, filter {s}, {r}: element {i}");
+        }
+    }
+}
+
+#[test]
+fn blocks_that_persist_leave_their_semaphores_zero() {
+    let Some(device) = gpu() else { return };
+    let kernel = module(&device, SPLIT).function("split", &[8, 8, 4, 4, 8, 8]).unwrap();
+    let stream = device.stream();
+    let (m, k) = (1000usize, 777usize);
+    let x = random(8, m * k);
+    let [input, partial, semaphores] = [m * k * 4, m * 16, m * 4].map(|bytes| device.alloc(bytes).unwrap());
+    stream.upload(&input, 0, &bytes(&x)).unwrap();
+    stream.fill(&semaphores, 0, m * 4, 0).unwrap();
+    let output = device.alloc(m * 4).unwrap();
+    let args = [
+        Arg::Ptr(input.ptr()),
+        Arg::Ptr(output.ptr()),
+        Arg::I32(m as i32),
+        Arg::I32(k as i32),
+        Arg::Ptr(partial.ptr()),
+        Arg::Ptr(semaphores.ptr()),
+    ];
+    for _ in 0..3 {
+        stream.fill(&output, 0, m * 4, 0xFF).unwrap();
+        stream.launch(&kernel, &line(device.properties().sm_count as usize, 64), &args).unwrap();
+        let (mut sums, mut left) = (vec![0; m * 4], vec![1; m * 4]);
+        stream.download(&output, 0, &mut sums).unwrap();
+        stream.download(&semaphores, 0, &mut left).unwrap();
+        assert!(left.iter().all(|&byte| byte == 0));
+        for (row, sum) in x.chunks(k).zip(floats(&sums)) {
+            let expected: f64 = row.iter().map(|&v| f64::from(v)).sum();
+            assert!((f64::from(sum) - expected).abs() < 1e-3, "{sum} for {expected}");
+        }
+    }
+}
+
 #[test]
 fn clusters_share_their_rank() {
-    let Some(device) = gpu() else { return };
-    if device.properties().compute_capability.0 < 9 {
-        println!("skipped: clusters need compute capability 9.0");
-        return;
-    }
+    let Some(device) = hopper() else { return };
     let kernel = module(&device, RANK).function("rank", &[8]).unwrap();
     let out = device.alloc(32 * 4).unwrap();
     for cluster in [1u32, 2, 4, 8] {
@@ -258,6 +445,9 @@ fn clusters_share_their_rank() {
             assert_eq!(word, i as u32 % cluster + 100 * cluster, "cluster {cluster}, block {i}");
         }
     }
+    let large = LaunchConfig { cluster: Some([16, 1, 1]), ..line(32, 64) };
+    let error = device.stream().launch(&kernel, &large, &[Arg::Ptr(out.ptr())]).unwrap_err().to_string();
+    assert!(error.contains("16 blocks, and 1 to 8 run on every GPU"), "{error}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ struct Offer<'a> {
 
 impl<'a> Offer<'a> {
     fn of(image: &'a TargetImage) -> Offer<'a> {
-        let images = || image.kernels.iter().flat_map(|c| &c.variants).flat_map(|v| &v.images);
+        let images = || image.kernels.values().flat_map(|c| &c.variants).flat_map(|v| &v.images);
         Offer {
             target: &image.target,
             nvrtc: image.toolchain.as_ref().map_or("", |toolchain| &toolchain.nvrtc),

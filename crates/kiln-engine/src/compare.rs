@@ -111,6 +111,8 @@ pub struct Departure {
     pub region: String,
     /// What it computes.
     pub summary: String,
+    /// The kernels that did.
+    pub implementation: String,
     /// The model's nodes.
     pub nodes: Vec<String>,
     /// The model's name of the value.
@@ -157,9 +159,9 @@ pub fn first_departure(
                 let (tensor, shape) = resolve(&plan, &values, *id, &bindings)?;
                 tensor.reshaped(shape)
             });
-            let expected = operands
-                .collect::<kiln_graph::Result<Vec<_>>>()
-                .and_then(|operands| kiln_graph::interpret_within(&region.graph, &operands, &bindings));
+            let expected = operands.collect::<kiln_graph::Result<Vec<_>>>().and_then(|operands| {
+                kiln_graph::interpret_within(&region.graph, &operands, &seen.step.bindings(&bindings))
+            });
             match expected {
                 Err(e) => failure = Some(e),
                 Ok(expected) => {
@@ -170,6 +172,7 @@ pub fn first_departure(
                                 step: seen.index,
                                 region: region.name.clone(),
                                 summary: region.summary.clone(),
+                                implementation: String::new(),
                                 nodes: nodes.clone(),
                                 value: plan.buffers[id.index()].name.clone(),
                                 difference,
@@ -183,6 +186,10 @@ pub fn first_departure(
             values.insert(plan.root(id), tensor);
         }
     })?;
+    if let Some(found) = &mut found {
+        let launches = plan.steps[..found.step].iter().filter(|step| matches!(step, Step::Run { .. })).count();
+        found.implementation = session.implementations().into_iter().nth(launches).unwrap_or_default().1;
+    }
     match failure {
         Some(e) => Err(e.into()),
         None => Ok(found),

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result, Session};
 use bytes::Bytes;
-use kiln_fuse::Plan;
+use kiln_fuse::{Plan, Region, RegionId};
 use kiln_graph::{Bindings, Symbols, Tensor, TensorType};
 use kiln_kernels::{Guard, Implementation, Kernel};
 use serde::{Deserialize, Serialize};
@@ -84,8 +84,16 @@ pub struct TargetImage {
     pub toolchain: Option<Toolchain>,
     /// What runs.
     pub plan: Plan,
-    /// One a region: the plan's, then its nested plans' in step order. Empty for the CPU.
-    pub kernels: Vec<Compiled>,
+    /// Those of each distinct region of the plan and its nested plans, by identity. Empty for the CPU.
+    pub kernels: BTreeMap<RegionId, Compiled>,
+}
+
+impl TargetImage {
+    /// The distinct regions of the plan, then of its nested plans, with their kernels, which there are none of for the CPU.
+    pub fn regions(&self) -> Vec<(&Region, Option<&Compiled>)> {
+        let regions = crate::validate::regions(&self.plan);
+        regions.into_iter().map(|(id, region)| (region, self.kernels.get(&id))).collect()
+    }
 }
 
 /// What decides, beside graph and targets, what an engine computes and holds.

@@ -19,14 +19,14 @@ pub struct Lifetime {
 pub struct Layout {
     /// Byte offset of each value, in the order given.
     pub offsets: Vec<usize>,
-    /// Size of the arena.
+    /// Size of the arena; `usize::MAX` if it is none that can be addressed.
     pub arena_bytes: usize,
     /// The largest sum of sizes alive at one step: no layout can be smaller.
     pub lower_bound: usize,
 }
 
 fn rounded(bytes: usize) -> usize {
-    bytes.max(1).next_multiple_of(ALIGNMENT)
+    bytes.max(1).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
 }
 
 /// Places values so that no two alive at the same step overlap. Largest first, each at the lowest offset that is free over its whole
@@ -34,37 +34,37 @@ fn rounded(bytes: usize) -> usize {
 pub fn plan(values: &[Lifetime]) -> Layout {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(values[i].bytes), values[i].first, i));
-    let mut offsets = vec![0; values.len()];
+    let mut offsets = vec![0usize; values.len()];
     let mut placed: Vec<usize> = Vec::new(); // by offset
-    let mut arena_bytes = 0;
+    let mut arena_bytes = 0usize;
     for i in order {
         let (v, size) = (values[i], rounded(values[i].bytes));
-        let mut at = 0;
+        let mut at = 0usize;
         for &p in &placed {
             let other = values[p];
             if other.first <= v.last && v.first <= other.last {
-                if at + size <= offsets[p] {
+                if at.saturating_add(size) <= offsets[p] {
                     break;
                 }
-                at = at.max(offsets[p] + rounded(other.bytes));
+                at = at.max(offsets[p].saturating_add(rounded(other.bytes)));
             }
         }
         offsets[i] = at;
-        arena_bytes = arena_bytes.max(at + size);
+        arena_bytes = arena_bytes.max(at.saturating_add(size));
         let slot = placed.partition_point(|&p| offsets[p] <= at);
         placed.insert(slot, i);
     }
     let steps = values.iter().map(|v| v.last + 1).max().unwrap_or(0);
-    let mut change = vec![0i64; steps + 1];
+    let mut change = vec![0i128; steps + 1];
     for v in values {
-        change[v.first] += rounded(v.bytes) as i64;
-        change[v.last + 1] -= rounded(v.bytes) as i64;
+        change[v.first] += rounded(v.bytes) as i128;
+        change[v.last + 1] -= rounded(v.bytes) as i128;
     }
     let lower_bound = change
         .iter()
-        .scan(0i64, |alive, c| {
+        .scan(0i128, |alive, c| {
             *alive += c;
-            Some(*alive as usize)
+            Some(usize::try_from(*alive).unwrap_or(usize::MAX))
         })
         .max()
         .unwrap_or(0);
@@ -108,6 +108,13 @@ mod tests {
             prop_assert!(layout.lower_bound <= layout.arena_bytes);
             prop_assert!(layout.arena_bytes as f64 <= 1.5 * layout.lower_bound as f64, "{:?}", layout);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_addressed_is_no_panic() {
+        let huge = [usize::MAX, usize::MAX / 2, 5].map(|bytes| Lifetime { bytes, first: 0, last: 1 });
+        let layout = plan(&huge);
+        assert_eq!((layout.arena_bytes, layout.lower_bound), (usize::MAX, usize::MAX));
     }
 
     #[test]

@@ -4,12 +4,13 @@ use crate::device::Place;
 use crate::engine::{Compiled, Engine};
 use crate::schedule::WeightPlaces;
 use crate::{Error, Result};
-use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
 use kiln_graph::Tensor;
-use kiln_kernels::{Packing, Transform};
-use std::collections::BTreeMap;
+use kiln_kernels::{Packing, Pointer, Transform};
+use std::collections::{BTreeMap, BTreeSet};
 
 type Words<T> = std::result::Result<T, String>;
+type Kernels = BTreeMap<RegionId, Compiled>;
 
 /// What the packed form of a weight is called: by the weight and the steps, so that all who want one share it.
 fn name(weight: &str, packing: &Packing) -> String {
@@ -32,45 +33,70 @@ fn weight<'p>(plan: &'p Plan, inputs: &[BufferId], packing: &Packing) -> Words<&
 }
 
 /// All packed forms that a plan's kernels read: by name the weight and the steps.
-pub fn uses<'p>(plan: &'p Plan, kernels: &'p [Compiled]) -> Words<BTreeMap<String, (&'p str, &'p Packing)>> {
+pub fn uses<'p>(plan: &'p Plan, kernels: &'p Kernels) -> Words<BTreeMap<String, (&'p str, &'p Packing)>> {
     let mut all = BTreeMap::new();
-    collect(plan, kernels, &mut 0, &mut all)?;
+    for (plan, step, compiled) in steps(plan, kernels) {
+        let (Step::Run { region, inputs, .. }, Some(compiled)) = (step, compiled) else { continue };
+        for packing in compiled.variants.iter().flat_map(|v| &v.implementation.packed) {
+            let weight =
+                weight(plan, inputs, packing).map_err(|e| format!("region `{}`: {e}", plan.regions[*region].name))?;
+            all.insert(name(weight, packing), (weight, packing));
+        }
+    }
     Ok(all)
 }
 
-fn collect<'p>(
-    plan: &'p Plan,
-    kernels: &'p [Compiled],
-    next: &mut usize,
-    all: &mut BTreeMap<String, (&'p str, &'p Packing)>,
-) -> Words<()> {
-    let own = kernels.get(*next..).unwrap_or_default();
-    *next += plan.regions.len();
-    for step in &plan.steps {
-        if let Step::Run { region, inputs, .. } = step
-            && let Some(compiled) = own.get(*region)
-        {
-            for packing in compiled.variants.iter().flat_map(|v| &v.implementation.packed) {
-                let weight = weight(plan, inputs, packing)
-                    .map_err(|e| format!("region `{}`: {e}", plan.regions[*region].name))?;
-                all.insert(name(weight, packing), (weight, packing));
+/// Weights that a plan reads as they are. The others need not be on the device.
+pub fn plain<'p>(plan: &'p Plan, kernels: &'p Kernels) -> BTreeSet<&'p str> {
+    let reads = |compiled: &Compiled, i| {
+        let mut params = compiled.kernels().flat_map(|(_, kernel, _)| &kernel.launch.params);
+        params.any(|param| param.pointer() == Some(Pointer::Input(i)))
+    };
+    let mut all = BTreeSet::new();
+    let mut read = |plan: &'p Plan, id: BufferId| {
+        if let BufferKind::Weight(name) = &plan.buffers[plan.root(id).index()].kind {
+            all.insert(name.as_str());
+        }
+    };
+    for (plan, step, compiled) in steps(plan, kernels) {
+        for (i, id) in step.operands().into_iter().enumerate() {
+            if compiled.is_none_or(|compiled| reads(compiled, i)) {
+                read(plan, id);
             }
         }
+        for (_, inner) in step.nested() {
+            inner.outputs.iter().for_each(|(_, id)| read(inner, *id));
+        }
     }
-    plan.steps.iter().flat_map(Step::nested).try_for_each(|(_, inner)| collect(inner, kernels, next, all))
+    plan.outputs.iter().for_each(|(_, id)| read(plan, *id));
+    all
+}
+
+/// The steps of a plan and its nested plans, with the kernels of those that launch a region: none on the CPU.
+fn steps<'p>(plan: &'p Plan, kernels: &'p Kernels) -> Vec<(&'p Plan, &'p Step, Option<&'p Compiled>)> {
+    let own: Vec<_> = plan.regions.iter().map(|region| kernels.get(&region.identity())).collect();
+    let compiled = |step: &Step| match step {
+        Step::Run { region, .. } => own[*region],
+        _ => None,
+    };
+    let mut all: Vec<_> = plan.steps.iter().map(|step| (plan, step, compiled(step))).collect();
+    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
+        all.extend(steps(inner, kernels));
+    }
+    all
 }
 
 /// Where the packed constants of a step lie.
 pub fn places(plan: &Plan, inputs: &[BufferId], packed: &[Packing], weights: &WeightPlaces) -> Words<Vec<Place>> {
     let place = |packing: &Packing| {
         let name = name(weight(plan, inputs, packing)?, packing);
-        weights.get(&name).copied().ok_or_else(|| format!("weight `{name}` is not loaded"))
+        weights.get(&name).copied().flatten().ok_or_else(|| format!("weight `{name}` is not loaded"))
     };
     packed.iter().map(place).collect()
 }
 
 /// Checks that every packed form is there, with the shape that its weight and the steps give it.
-pub fn check(plan: &Plan, kernels: &[Compiled], weights: &BTreeMap<String, Tensor>) -> Words<()> {
+pub fn check(plan: &Plan, kernels: &Kernels, weights: &BTreeMap<String, Tensor>) -> Words<()> {
     for (name, (weight, packing)) in uses(plan, kernels)? {
         let (from, found) = (weights.get(weight), weights.get(&name));
         let (Some(from), Some(found)) = (from, found) else { return Err(format!("weight `{name}` is missing")) };

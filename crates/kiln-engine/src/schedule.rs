@@ -137,8 +137,8 @@ fn capture(i: usize) -> MemId {
     MemId(usize::MAX - 2 - i)
 }
 
-/// Where weights lie: name to place.
-pub type WeightPlaces = BTreeMap<String, Place>;
+/// Where weights lie: name to place. None for those that no kernel reads as they are.
+pub type WeightPlaces = BTreeMap<String, Option<Place>>;
 
 /// Concrete sizes of a plan's buffers, and how long each must live.
 struct Lifetimes {
@@ -274,10 +274,11 @@ fn lay_out(
         };
         pending.push(match step {
             Step::Run { region, inputs, outputs, .. } => {
-                addressable(&plan.regions[*region].graph, bindings)?;
-                fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, bindings)?;
-                let variant = choose(&loaded.regions[*region], bindings)?;
-                let prepared = device.prepare(variant.kernel, bindings)?;
+                let bindings = step.bindings(bindings);
+                addressable(&plan.regions[*region].graph, &bindings)?;
+                fits(&plan.regions[*region], inputs.iter().chain(outputs), &bytes, &bindings)?;
+                let variant = choose(&loaded.regions[*region], &bindings)?;
+                let prepared = device.prepare(variant.kernel, &bindings)?;
                 let scratch = (prepared.scratch_bytes > 0).then(|| reserve(prepared.scratch_bytes));
                 let bytes = prepared.zeroed_bytes;
                 zeroed_bytes = zeroed_bytes.max(bytes);
@@ -306,6 +307,9 @@ fn lay_out(
         });
     }
     let layout = memory::plan(&lifetimes);
+    if isize::try_from(layout.arena_bytes).is_err() {
+        return Err(Error::OutOfMemory { device: device.name(), bytes: layout.arena_bytes });
+    }
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
     let places = (0..plan.buffers.len())
         .map(|i| {
@@ -316,10 +320,14 @@ fn lay_out(
             Ok(match &plan.buffers[at].kind {
                 BufferKind::Weight(name) => {
                     let place = weights.get(name).ok_or_else(|| internal(&format!("weight `{name}` is not loaded")))?;
-                    if place.bytes != bytes[i] {
-                        return Err(internal(&format!("weight `{name}` has {} bytes, not {}", place.bytes, bytes[i])));
+                    match place {
+                        Some(place) if place.bytes != bytes[i] => {
+                            let found = place.bytes;
+                            return Err(internal(&format!("weight `{name}` has {found} bytes, not {}", bytes[i])));
+                        }
+                        Some(place) => *place,
+                        None => Place { mem: ARENA, offset: 0, bytes: 0 },
                     }
-                    *place
                 }
                 _ if slot[at] == usize::MAX => Place { mem: ARENA, offset: 0, bytes: 0 },
                 _ => arena(slot[at], bytes[i]),
@@ -394,7 +402,7 @@ fn lay_out(
     Ok(Schedule { actions, places, shapes, arena_bytes, lower_bound, zeroed_bytes })
 }
 
-/// The variant of a region that runs under these shapes.
+/// The variant of a region that runs where its symbols have these values.
 fn choose<'v>(variants: &'v [LoadedVariant], bindings: &Bindings) -> Result<&'v LoadedVariant> {
     for variant in variants {
         if variant.guard.holds(bindings)? {

@@ -3,42 +3,26 @@
 mod kernels;
 
 use crate::engine::{Compiled, Port};
-use kiln_fuse::{BufferId, BufferKind, Plan, Step};
-use kiln_graph::{Symbols, Tensor, TensorType};
+use kiln_fuse::{BufferId, BufferKind, Plan, Region, RegionId, Step};
+use kiln_graph::{Constraint, Dim, Requirement, Symbols, Tensor, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Check = Result<(), String>;
 
-/// Checks indices, arities and types of a plan, and that GPU targets have the code for every region.
-pub fn plan(plan: &Plan, target: &str, kernels: &[Compiled]) -> Check {
+/// Checks indices, arities and types of a plan, and that GPU targets have the code of every region, and no other.
+pub fn plan(plan: &Plan, target: &str, kernels: &BTreeMap<RegionId, Compiled>) -> Check {
     check(plan)?;
-    let regions = all_regions(plan);
     if target == "cpu" {
         return Ok(());
     }
-    if regions.len() != kernels.len() {
-        return Err(format!("target {target} has code for {} regions, the plan has {}", kernels.len(), regions.len()));
+    let regions = regions(plan);
+    if let Some(other) = kernels.keys().find(|id| regions.iter().all(|(region, _)| region != *id)) {
+        return Err(format!("target {target} has kernels of a region {other}, which the plan lacks"));
     }
-    let symbols = kernels::symbols(plan);
-    regions.iter().zip(kernels).try_for_each(|(region, compiled)| kernels::region(region, compiled, target, &symbols))
-}
-
-/// Checks that kernels are those of the plan's regions: for each its name and [`region_hash`], in the order of [`all_regions`].
-pub fn served<'a>(plan: &Plan, kernels: impl Iterator<Item = (&'a str, &'a str)>) -> Check {
-    for (region, (name, hash)) in all_regions(plan).into_iter().zip(kernels) {
-        if name != region.name || hash != region_hash(region) {
-            return Err(format!(
-                "the kernels of region `{name}` stand where those of region `{}` are expected",
-                region.name
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// BLAKE3 of what a region computes, whatever its values are called.
-pub fn region_hash(region: &kiln_fuse::Region) -> String {
-    blake3::hash(&region.graph.structural_bytes()).to_hex().to_string()
+    regions.into_iter().try_for_each(|(id, region)| match kernels.get(&id) {
+        Some(compiled) => kernels::region(region, compiled, target),
+        None => Err(format!("target {target} lacks the kernels of region `{}`, {id}", region.name)),
+    })
 }
 
 /// Checks that a plan takes and gives what the engine says.
@@ -73,10 +57,13 @@ pub fn symbols(symbols: &Symbols) -> Check {
     }
 }
 
-/// Regions of a plan and its nested plans, in the order in which their kernels are stored.
-pub fn all_regions(plan: &Plan) -> Vec<&kiln_fuse::Region> {
-    let inner = plan.steps.iter().flat_map(Step::nested).flat_map(|(_, inner)| all_regions(inner));
-    plan.regions.iter().chain(inner).collect()
+/// The distinct regions of a plan, then those of its nested plans in step order.
+pub fn regions(plan: &Plan) -> Vec<(RegionId, &Region)> {
+    let mut found = plan.regions.iter().map(|region| (region.identity(), region)).collect::<Vec<_>>();
+    found.extend(plan.steps.iter().flat_map(Step::nested).flat_map(|(_, inner)| regions(inner)));
+    let mut seen = BTreeSet::new();
+    found.retain(|(id, _)| seen.insert(*id));
+    found
 }
 
 /// Names of the weights that a plan and its nested plans use.
@@ -125,13 +112,14 @@ fn check(plan: &Plan) -> Check {
     plan.inputs.iter().try_for_each(|&id| known(id))?;
     plan.outputs.iter().try_for_each(|(_, id)| known(*id))?;
     for region in &plan.regions {
-        verify(&region.graph, plan).map_err(|e| format!("region `{}`: {e}", region.name))?;
+        kiln_graph::verify(&region.graph).map_err(|e| format!("region `{}`: {e}", region.name))?;
     }
     for step in &plan.steps {
         step.operands().into_iter().chain(step.results().iter().copied()).try_for_each(known)?;
         match step {
-            Step::Run { region, inputs, outputs, .. } => {
+            Step::Run { region, inputs, outputs, symbols, .. } => {
                 let region = plan.regions.get(*region).ok_or_else(|| format!("region {region} is used"))?;
+                symbols_fit(region, plan, symbols).map_err(|e| format!("region `{}`: {e}", region.name))?;
                 operands_fit(&region.name, plan, inputs, outputs, &region.graph)?;
             }
             Step::If { then_plan, else_plan, captures, outputs, .. } => {
@@ -154,11 +142,26 @@ fn check(plan: &Plan) -> Check {
     Ok(())
 }
 
-/// A piece of a plan relies on the constraints that binding the plan checks.
-fn verify(piece: &kiln_graph::Graph, plan: &Plan) -> kiln_graph::Result<()> {
-    let mut piece = piece.clone();
-    piece.constraints.extend(plan.constraints.iter().cloned());
-    kiln_graph::verify(&piece)
+/// Checks that what a region takes for granted of its symbols holds for those of the plan that stand for them: what binding the plan checks.
+fn symbols_fit(region: &Region, plan: &Plan, symbols: &BTreeMap<String, String>) -> Check {
+    for (own, (low, high)) in region.graph.symbols.iter() {
+        let outer = symbols.get(own).ok_or_else(|| format!("no symbol of the plan stands for `{own}`"))?;
+        let found = plan.symbols.range(outer);
+        if found.0 < low || found.1 > high {
+            return Err(format!(
+                "`{own}` is {low}..={high}, and `{outer}`, which stands for it, {}..={}",
+                found.0, found.1
+            ));
+        }
+    }
+    let by: BTreeMap<String, Dim> = symbols.iter().map(|(own, outer)| (own.clone(), Dim::sym(outer.clone()))).collect();
+    for Constraint { requirement: Requirement { left, relation, right }, .. } in &region.graph.constraints {
+        let here = Requirement { left: left.substitute(&by), relation: *relation, right: right.substitute(&by) };
+        if !here.follows_from_all(&plan.constraints, &plan.symbols) {
+            return Err(format!("relies on {here}, which the plan does not check"));
+        }
+    }
+    Ok(())
 }
 
 fn operands_fit(

@@ -100,7 +100,7 @@ impl State<'_> {
         match step {
             Step::Run { region, inputs, outputs, .. } => {
                 let inputs = self.read_all(inputs)?;
-                let results = evaluate(&self.plan.regions[*region].graph, &inputs, &self.bindings)?;
+                let results = evaluate(&self.plan.regions[*region].graph, &inputs, &step.bindings(&self.bindings))?;
                 self.write_all(outputs, results)
             }
             Step::If { cond, then_plan, else_plan, captures, outputs } => {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod canonical;
 mod cuts;
 mod dump;
 mod egraph;
@@ -22,6 +23,7 @@ mod report;
 mod rules;
 
 pub use attention::Attention;
+pub use canonical::{Canonical, RegionId};
 pub use cuts::operations;
 pub use error::{Error, Result};
 pub use fuse::{Fused, fuse, fuse_watched};

@@ -1,6 +1,6 @@
 //! What fusion hands on: regions, and the order in which they run over which buffers.
 
-use kiln_graph::{Constraint, Graph, Symbols, Tensor, TensorType};
+use kiln_graph::{Bindings, Constraint, Graph, Symbols, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ impl BufferId {
 /// A connected subgraph of primitives that becomes one kernel.
 ///
 /// Its graph's inputs are the region's operands in order (weights too: a region is independent of the data it runs on), its outputs the
-/// results. Literals stay inside as `Const` nodes. Two steps with structurally equal regions share one.
+/// results. Literals stay inside as `Const` nodes. Those of a plan are in canonical form ([`Region::canonical`]), so that steps which compute the same share one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Region {
-    /// A unique identifier-like name made from the model's node names, for instance `encoder_3_attention_softmax`.
+    /// Like an identifier: what it computes and the beginning of its identity, for instance `softmax_5f0c2a97be14`. Kernels are called so.
     pub name: String,
     /// One line that says what it computes, for people: `softmax over keys: exp(x - max) / sum`.
     pub summary: String,
@@ -93,6 +93,9 @@ pub enum Step {
         inputs: Vec<BufferId>,
         /// One buffer a region output.
         outputs: Vec<BufferId>,
+        /// For each symbol of the region, the symbol of this plan that it stands for here.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        symbols: BTreeMap<String, String>,
         /// The model's nodes that this step computes, for reports.
         nodes: Vec<String>,
     },
@@ -142,6 +145,16 @@ impl Step {
         outputs
     }
 
+    /// The values of the symbols of what this step runs, given those of its plan. What has no value yet is left out.
+    pub fn bindings(&self, plan: &Bindings) -> Bindings {
+        match self {
+            Step::Run { symbols, .. } => {
+                symbols.iter().filter_map(|(own, outer)| Some((own.clone(), *plan.get(outer)?))).collect()
+            }
+            Step::If { .. } | Step::Loop { .. } => plan.clone(),
+        }
+    }
+
     /// The plans inside this, with the word that introduces each.
     pub fn nested(&self) -> Vec<(&'static str, &Plan)> {
         match self {
@@ -157,7 +170,7 @@ impl Step {
 pub struct Plan {
     /// Name of the model.
     pub name: String,
-    /// Distinct regions.
+    /// Distinct regions, by [`Region::identity`].
     pub regions: Vec<Region>,
     /// Buffers.
     pub buffers: Vec<Buffer>,

@@ -1,13 +1,11 @@
-//! A canonical byte serialization, for others to hash. Engine files keep such hashes, so the bytes must not depend on the machine or the release of Rust as those fed to
-//! `std::hash` do: attributes are written as the text form has them.
+//! A canonical byte serialization of graphs, for others to hash: what engine files and caches keep.
 
-use crate::text::attributes;
-use crate::{Graph, Op, ValueId};
+use crate::{Constraint, Encoder, Graph, ValueId};
 
 impl Graph {
     /// Bytes that are equal exactly for graphs of equal structure: same ops, attributes, literals, types, symbols' ranges and constraints, reached in the same
-    /// order from the outputs. Names of the graph, nodes, values, inputs, outputs and weights do not count, nor do dead nodes and the
-    /// data of weights.
+    /// order from the outputs. Names of the graph, nodes, values, inputs, outputs and weights do not count, nor do labels of contractions, dead nodes and the
+    /// data of weights. The bytes begin with the version of their form.
     pub fn structural_bytes(&self) -> Vec<u8> {
         encode(self, false)
     }
@@ -18,8 +16,11 @@ impl Graph {
     }
 }
 
-fn encode(graph: &Graph, names: bool) -> Vec<u8> {
-    let mut out = Vec::new();
+/// Which bytes mean what. Hashes of another version are of another form.
+const VERSION: u64 = 2;
+
+pub(crate) fn encode(graph: &Graph, names: bool) -> Vec<u8> {
+    let mut to = Encoder::naming(names);
     let order = order(graph);
     // Position of each node's first result in the order of emission.
     let mut first = vec![None; graph.nodes.len()];
@@ -32,50 +33,40 @@ fn encode(graph: &Graph, names: bool) -> Vec<u8> {
         let value = graph.value(id);
         first[value.node.index()].unwrap_or(u64::MAX) + u64::from(value.result)
     };
-    number(&mut out, graph.inputs.len() as u64);
-    number(&mut out, order.len() as u64);
+    to.number(VERSION);
+    to.number(graph.inputs.len() as u64);
+    to.number(order.len() as u64);
     for &n in &order {
         let node = &graph.nodes[n];
-        bytes(&mut out, node.op.name().as_bytes());
-        match &node.op {
-            Op::Const { value } => bytes(&mut out, value.data()),
-            Op::Input { name, .. } | Op::Weight { name, .. } => {
-                bytes(&mut out, if names { name.as_bytes() } else { b"" })
-            }
-            op => {
-                let (label, rest) = attributes(op);
-                bytes(&mut out, label.as_bytes());
-                bytes(&mut out, rest.as_bytes());
-            }
-        }
-        for (_, sub) in node.op.subgraphs() {
-            bytes(&mut out, &encode(sub, names));
-        }
-        number(&mut out, node.inputs.len() as u64);
+        to.op(&node.op);
+        to.number(node.inputs.len() as u64);
         for &id in &node.inputs {
-            number(&mut out, place(id));
+            to.number(place(id));
         }
-        number(&mut out, node.outputs.len() as u64);
+        to.number(node.outputs.len() as u64);
         for &id in &node.outputs {
-            bytes(&mut out, graph.ty(id).to_string().as_bytes());
+            to.ty(graph.ty(id));
         }
     }
-    number(&mut out, graph.outputs.len() as u64);
+    to.number(graph.outputs.len() as u64);
     for (name, id) in &graph.outputs {
-        bytes(&mut out, if names { name.as_bytes() } else { b"" });
-        number(&mut out, place(*id));
+        to.name(name);
+        to.number(place(*id));
     }
-    for (symbol, (low, high)) in graph.symbols.iter() {
-        bytes(&mut out, symbol.as_bytes());
-        number(&mut out, low as u64);
-        number(&mut out, high as u64);
+    let symbols: Vec<_> = graph.symbols.iter().collect();
+    to.number(symbols.len() as u64);
+    for (symbol, (low, high)) in symbols {
+        to.bytes(symbol.as_bytes());
+        to.number(low as u64);
+        to.number(high as u64);
     }
-    let mut constraints: Vec<_> = graph.constraints.iter().map(|c| &c.requirement).collect();
-    constraints.sort();
-    for requirement in constraints {
-        bytes(&mut out, requirement.to_string().as_bytes());
-    }
-    out
+    let requirement = |c: &Constraint| {
+        let mut one = Encoder::new();
+        one.requirement(&c.requirement);
+        one.finish()
+    };
+    to.sorted(graph.constraints.iter().map(requirement).collect());
+    to.finish()
 }
 
 /// Nodes in the order of the inputs, then depth first from the outputs, operands before users.
@@ -105,13 +96,4 @@ fn order(graph: &Graph) -> Vec<usize> {
         }
     }
     order
-}
-
-fn number(out: &mut Vec<u8>, v: u64) {
-    out.extend_from_slice(&v.to_le_bytes());
-}
-
-fn bytes(out: &mut Vec<u8>, data: &[u8]) {
-    number(out, data.len() as u64);
-    out.extend_from_slice(data);
 }

@@ -13,6 +13,7 @@ mod class;
 mod dim;
 mod dot;
 mod element;
+mod encode;
 mod error;
 mod graph;
 mod infer;
@@ -29,6 +30,7 @@ pub use build::{Builder, Coordinates, Interpolation, PadMode, Pool, Resize, Resi
 pub use class::{Float, Int};
 pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use element::Element;
+pub use encode::Encoder;
 pub use error::{Error, Result};
 pub use graph::{Constraint, Graph, Node, NodeId, Relation, Requirement, TensorType, Value, ValueId};
 pub use infer::{Inference, infer};

@@ -1,7 +1,8 @@
-//! When an implementation may run: conditions on the model's symbols.
+//! When an implementation may run: conditions on the symbols of its region.
 
 use kiln_graph::{Bindings, Dim};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// All conditions hold; without any it is `true`. Of a region's implementations the first runs whose guard holds, and the last one's is `true`.
@@ -29,6 +30,16 @@ impl Condition {
         }
     }
 
+    /// The condition with other symbols: see [`Dim::substitute`].
+    pub fn substitute(&self, by: &BTreeMap<String, Dim>) -> Condition {
+        let dim = self.dim().substitute(by);
+        match *self {
+            Condition::AtMost(_, bound) => Condition::AtMost(dim, bound),
+            Condition::MultipleOf(_, factor) => Condition::MultipleOf(dim, factor),
+            Condition::Equal(_, value) => Condition::Equal(dim, value),
+        }
+    }
+
     /// Whether it holds.
     ///
     /// # Errors
@@ -52,6 +63,11 @@ impl Guard {
     /// Whether it holds whatever the symbols are.
     pub fn is_always(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The guard with other symbols: see [`Dim::substitute`].
+    pub fn substitute(&self, by: &BTreeMap<String, Dim>) -> Guard {
+        Guard(self.0.iter().map(|condition| condition.substitute(by)).collect())
     }
 
     /// Whether it holds.
@@ -112,6 +128,8 @@ mod tests {
         let holds = |m, k| guard.holds(&Bindings::from([("M".to_owned(), m), ("K".to_owned(), k)])).unwrap();
         assert!(holds(2, 15) && holds(-30, -1));
         assert!(!holds(30, 1) && !holds(3, 10) && !holds(1, 15));
+        let here = guard.substitute(&[("M".to_owned(), Dim::from("B") * 2.into()), ("K".to_owned(), m.clone())].into());
+        assert_eq!(here.to_string(), "2*B <= 16 and (M + 1) % 8 == 0 and 2*B*M == 30");
         let json = serde_json::to_string(&guard).unwrap();
         assert_eq!(serde_json::from_str::<Guard>(&json).unwrap(), guard);
         assert!(guard.holds(&Bindings::new()).is_err());

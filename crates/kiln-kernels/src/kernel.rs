@@ -52,7 +52,7 @@ pub struct Kernel {
     pub checks: Vec<String>,
 }
 
-/// Launch geometry and arguments, as expressions over the model's symbols.
+/// Launch geometry and arguments, as expressions over the region's symbols.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
     /// Thread blocks.
@@ -112,7 +112,7 @@ impl Grid {
             Grid::Fixed([x, y, z]) => Ok([x.eval(bindings)?, y.eval(bindings)?, z.eval(bindings)?]),
             Grid::Persistent { tiles, per_sm } => {
                 let (tiles, cluster) = (tiles.eval(bindings)?, i64::from(cluster[0].max(1)));
-                let most = (i64::from(sms) * i64::from(*per_sm) / cluster).max(1);
+                let most = (i64::from(sms).saturating_mul(i64::from(*per_sm)) / cluster).max(1);
                 let needed = tiles / cluster + i64::from(tiles % cluster > 0);
                 Ok([needed.min(most) * cluster, 1, 1])
             }

@@ -2,8 +2,8 @@
 //!
 //! Knows: regions and tile programs. Must not know: how anything is compiled, launched or timed.
 //!
-//! [`lower`] picks a family by the region's anchor. A family spreads the anchor's iteration space over workers; what surrounds the anchor
-//! is written by `value`, which gives the value of any graph node at any index as a tile expression. A result never needs
+//! [`lower`] asks the [`families`] on the tile IR first, then picks one of the older by the region's anchor. A family spreads the anchor's iteration
+//! space over a GPU; what surrounds the anchor is written by `value`, which gives the value of any graph node at any index as a tile expression. A result never needs
 //! agreement between families: each is compared with the reference interpreter on its own.
 #![forbid(unsafe_code)]
 

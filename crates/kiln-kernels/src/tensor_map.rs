@@ -20,7 +20,7 @@ const MAX_STRIDE: i64 = 1 << 40;
 /// Extents are at most this.
 const MAX_EXTENT: i64 = 1 << 32;
 
-/// A tensor map as a kernel's parameter: sizes are expressions over the model's symbols.
+/// A tensor map as a kernel's parameter: sizes are expressions over the region's symbols.
 pub type TensorMapParam = TensorMap<Dim>;
 
 /// A view of device memory for bulk copies. Axes are innermost first, as the hardware counts them. `D` is a [`Dim`], or a number once shapes are

@@ -107,6 +107,11 @@ impl Arch {
         self.capability() >= 80
     }
 
+    /// Whether blocks are launched in clusters and tensor maps say what bulk copies (TMA) take (sm_90 and newer).
+    pub fn has_clusters(self) -> bool {
+        self.capability() >= 90
+    }
+
     /// Whether `cvt` to bf16 and what came with it exist: packed conversions, `min.NaN` and `max.NaN` (sm_80 and newer).
     pub fn has_bf16(self) -> bool {
         self.capability() >= 80

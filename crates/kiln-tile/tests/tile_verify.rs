@@ -89,7 +89,7 @@ shared a: f16[32, 16] stages 2 layout "SHARED" offset 0
 barrier full stages 2 count 1 by thread
 barrier empty stages 2 count 4 by warp
 {
-  var phase: index = 0
+  var phase: index = 0 below 2
   elected {
     expect full[1] bytes 1024
     copy a[1] = x[t * 32.., 0..] masked [0] by tma on full[1]
@@ -99,7 +99,7 @@ barrier empty stages 2 count 4 by warp
   %c: f16[32, 16] layout "REGISTERS" = convert %v
   arrive empty[1]
   wait empty[1] parity 0
-  set phase = 1 - phase
+  set phase = 1 - phase below 2
   named_barrier 1 threads 128 wait
   set_registers 232 increase
   elected {
@@ -390,7 +390,7 @@ fn levels() {
         "set_registers 40 decrease",
         "cluster_sync",
         "named_barrier 1 threads 128 wait",
-        "var v: index = 0",
+        "var v: index = 0 below 1",
         "roles { }",
         "%c: i32[1] = convert %ones",
     ];

@@ -3,8 +3,9 @@
 use super::svg::{fit, width, wrap};
 use super::{CONTROL, Profile, anchor, step_name};
 use kiln_engine::{Compiled, Variant};
-use kiln_fuse::{BufferKind, Plan, Step};
-use kiln_graph::Op;
+use kiln_fuse::{BufferKind, Plan, RegionId, Step};
+use kiln_graph::{Dim, Op};
+use std::collections::BTreeMap;
 
 /// Width of a step's box.
 pub const WIDTH: f64 = 400.0;
@@ -36,17 +37,20 @@ impl Card {
     }
 }
 
-/// When a variant runs, where its region has several.
-pub fn condition(compiled: &Compiled, variant: &Variant) -> String {
+/// The kernels of regions.
+pub type Kernels = BTreeMap<RegionId, Compiled>;
+
+/// When a variant runs, where its region has several; with `symbols` in the place of the region's.
+pub fn condition(compiled: &Compiled, variant: &Variant, symbols: &BTreeMap<String, Dim>) -> String {
     match compiled.variants.len() {
         0 | 1 => String::new(),
         _ if variant.guard.is_always() => " otherwise".into(),
-        _ => format!(" if {}", variant.guard),
+        _ => format!(" if {}", variant.guard.substitute(symbols)),
     }
 }
 
-/// The box of step `i`. `kernels` are those of the plan's regions, none on the CPU; `profile` is of this plan.
-pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profile>) -> Card {
+/// The box of step `i`. `kernels` has those of the plan's regions, none on the CPU; `profile` is of this plan.
+pub fn card(plan: &Plan, i: usize, kernels: &Kernels, profile: Option<&Profile>) -> Card {
     let step = &plan.steps[i];
     let room = WIDTH - 2.0 * PAD;
     let mut lines = Vec::new();
@@ -55,10 +59,10 @@ pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profil
     let mut hint = step_name(plan, step).to_owned();
     let mut colour = CONTROL;
     match step {
-        Step::Run { region, nodes, .. } => {
-            let compiled = kernels.get(*region);
-            let profiled = profile.and_then(|p| p.kernels[i].implementation.as_deref());
+        Step::Run { region, nodes, symbols, .. } => {
             let region = &plan.regions[*region];
+            let compiled = kernels.get(&region.identity());
+            let profiled = profile.and_then(|p| p.kernels[i].implementation.as_deref());
             let (word, paint) = anchor(region.anchor);
             colour = paint;
             hint = format!("{hint}: {}\nnodes: {}", region.summary, nodes.join(", "));
@@ -69,10 +73,12 @@ pub fn card(plan: &Plan, i: usize, kernels: &[Compiled], profile: Option<&Profil
             lines.extend(ops.into_iter().flatten().map(|line| ("ops", line)));
             let implementation = match (compiled, profiled) {
                 (Some(compiled), _) => {
+                    // What the picture says of buffers is in the plan's symbols.
+                    let here = symbols.iter().map(|(own, outer)| (own.clone(), Dim::sym(outer.clone()))).collect();
                     let ways = compiled.variants.iter().map(|variant| {
                         let made = &variant.implementation;
                         let entries: Vec<&str> = made.kernels.iter().map(|kernel| kernel.entry.as_str()).collect();
-                        format!("{}: {}{}", made.family, entries.join(", "), condition(compiled, variant))
+                        format!("{}: {}{}", made.family, entries.join(", "), condition(compiled, variant, &here))
                     });
                     format!("{word} by {}", ways.collect::<Vec<_>>().join("; "))
                 }

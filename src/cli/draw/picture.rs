@@ -1,9 +1,8 @@
 //! A plan as a picture that has sizes and places but no ink yet: boxes of steps, labels of buffers between them, bands of repeated layers, nested plans in their steps' boxes.
 
 use super::Profile;
-use super::card::{Card, Label, WIDTH, card};
+use super::card::{Card, Kernels, Label, WIDTH, card};
 use super::layered::{self, Layout, Node};
-use kiln_engine::Compiled;
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -53,16 +52,14 @@ pub struct Band {
     pub bottom: f64,
 }
 
-/// Lays out a plan. `kernels` are those of its regions and, behind them, of its nested plans; what is used of them is taken away.
-pub fn picture(plan: &Plan, path: &str, kernels: &mut &[Compiled], profile: Option<&Profile>) -> Picture {
-    let own;
-    (own, *kernels) = kernels.split_at(plan.regions.len().min(kernels.len()));
+/// Lays out a plan. `kernels` are those of its regions and of its nested plans'.
+pub fn picture(plan: &Plan, path: &str, kernels: &Kernels, profile: Option<&Profile>) -> Picture {
     let mut items = Vec::new();
     let mut nodes = Vec::new();
     let repeats = repeats(plan);
     let levels = levels(plan, &repeats);
     for (i, step) in plan.steps.iter().enumerate() {
-        let card = card(plan, i, own, profile);
+        let card = card(plan, i, kernels, profile);
         let mut inner = Vec::new();
         let (mut x, mut width, mut height) = (MARGIN, WIDTH, card.height());
         let mut below = height;

@@ -39,7 +39,7 @@ const HEAD: f64 = 108.0;
 /// Draws the plan of a target of an engine; with a profile of it, the time of each step too.
 pub fn plan(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> miette::Result<String> {
     profile.map_or(Ok(()), |profile| profile.check(&image.plan))?;
-    let picture = picture(&image.plan, "", &mut &image.kernels[..], profile);
+    let picture = picture(&image.plan, "", &image.kernels, profile);
     let mut svg = Svg::default();
     let left = EDGE + if picture.bands.is_empty() { 0.0 } else { BAND };
     let full = (left + picture.width + EDGE).max(980.0);

@@ -7,11 +7,11 @@ pub use pass::Pass;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 
 use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
-use crate::validate::all_regions;
+use crate::validate::regions;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
-use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, Step};
+use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Graph, Tensor};
 use kiln_kernels::Variants;
 use kiln_target::Target;
@@ -115,7 +115,7 @@ pub fn build(
         let mut plan = fused.plan;
         take_weights(&mut plan, &graph.weights, &mut weights)?;
         let (kernels, toolchain) = match target.arch() {
-            None => (Vec::new(), None),
+            None => (BTreeMap::new(), None),
             Some(arch) => {
                 let start = Instant::now();
                 progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
@@ -131,7 +131,8 @@ pub fn build(
                     compiler = Some(Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&options.home)));
                 }
                 let Some(compiler) = &compiler else { return Err(no_compiler()) };
-                let total: usize = regions.iter().flatten().map(|(_, i)| i.kernels.len()).sum();
+                let total: usize =
+                    regions.iter().flat_map(|(_, variants)| variants).map(|(_, i)| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
                 let result = tracing::info_span!("compile", target = name, kernels = total)
                     .in_scope(|| compile(compiler, regions, &name, options, progress, &mut report.warnings))?;
@@ -140,7 +141,7 @@ pub fn build(
             }
         };
         report.targets.push(TargetReport::new(&name, &plan, &kernels, stages, &fused.report));
-        let kernels = kernels.into_iter().map(|(compiled, _)| compiled).collect();
+        let kernels = kernels.into_iter().map(|(id, (compiled, _))| (id, compiled)).collect();
         targets.push(TargetImage { target: name, toolchain, plan, kernels });
     }
     let port = |name: &str, id| Port { name: name.to_owned(), ty: graph.ty(id).clone() };
@@ -233,54 +234,47 @@ fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Kernels of every region, in the order of [`all_regions`].
+/// Kernels of every distinct region of a plan and its nested plans.
 fn lower(
     plan: &Plan,
     arch: Arch,
     weights: &BTreeMap<String, Tensor>,
     watch: &mut kiln_kernels::Watch<'_>,
-) -> Result<Vec<Variants>> {
-    let mut all = plan
-        .regions
-        .iter()
-        .enumerate()
-        .map(|(i, region)| {
-            let ranges = input_ranges(plan, i, weights);
-            Ok(kiln_kernels::lower_watched(region, arch, &plan.symbols, &ranges, watch)?)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
-        all.extend(lower(inner, arch, weights, watch)?);
-    }
-    debug_assert_eq!(all.len(), all_regions(plan).len());
-    Ok(all)
+) -> Result<Vec<(RegionId, Variants)>> {
+    let mut ranges = Ranges::new();
+    input_ranges(plan, weights, &mut ranges);
+    let lowered = regions(plan).into_iter().map(|(id, region)| {
+        let ranges = ranges.get(&id).map(Vec::as_slice).unwrap_or_default();
+        Ok((id, kiln_kernels::lower_watched(region, arch, &region.graph.symbols, ranges, watch)?))
+    });
+    lowered.collect()
 }
 
-/// Within what the integers lie that a gather or scatter takes from weights, one entry an input of the region.
-fn input_ranges(plan: &Plan, region: usize, weights: &BTreeMap<String, Tensor>) -> Vec<Option<(i64, i64)>> {
-    if plan.regions[region].anchor != Anchor::Index {
-        return Vec::new();
-    }
-    let range = |id: BufferId| {
-        let BufferKind::Weight(name) = &plan.buffers[plan.root(id).index()].kind else { return None };
+/// For each region that takes elements by index, within what the integers of each of its inputs lie, where that is known.
+type Ranges = BTreeMap<RegionId, Vec<Option<(i64, i64)>>>;
+
+/// Adds within what the integers lie that gathers and scatters of a plan and its nested plans take from weights: what holds for every use of a region.
+fn input_ranges(plan: &Plan, weights: &BTreeMap<String, Tensor>, ranges: &mut Ranges) {
+    let range = |id: &BufferId| {
+        let BufferKind::Weight(name) = &plan.buffers[plan.root(*id).index()].kind else { return None };
         let values = weights.get(name)?.to_i128_vec()?;
         let (low, high) = (values.iter().min()?, values.iter().max()?);
         Some((i64::try_from(*low).ok()?, i64::try_from(*high).ok()?))
     };
-    let mut ranges: Option<Vec<Option<(i64, i64)>>> = None;
     for step in &plan.steps {
-        let Step::Run { region: used, inputs, .. } = step else { continue };
-        if *used != region {
-            continue;
+        if let Step::Run { region, inputs, .. } = step
+            && let region = &plan.regions[*region]
+            && region.anchor == Anchor::Index
+        {
+            let own: Vec<_> = inputs.iter().map(range).collect();
+            let all = match ranges.remove(&region.identity()) {
+                None => own,
+                Some(others) => others.into_iter().zip(own).map(|(a, b)| Some(hull(a?, b?))).collect(),
+            };
+            ranges.insert(region.identity(), all);
         }
-        let own = inputs.iter().map(|id| range(*id));
-        ranges = Some(match ranges {
-            None => own.collect(),
-            // Within what holds for every use.
-            Some(others) => others.into_iter().zip(own).map(|(a, b)| Some(hull(a?, b?))).collect(),
-        });
+        step.nested().iter().for_each(|(_, inner)| input_ranges(inner, weights, ranges));
     }
-    ranges.unwrap_or_default()
 }
 
 fn hull(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
@@ -301,15 +295,15 @@ pub(crate) type Timed = (Compiled, Vec<(f64, bool)>);
 
 fn compile(
     compiler: &Compiler,
-    regions: Vec<Variants>,
+    regions: Vec<(RegionId, Variants)>,
     target: &str,
     build: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
     warnings: &mut Vec<String>,
-) -> Result<(Vec<Timed>, Toolchain)> {
+) -> Result<(BTreeMap<RegionId, Timed>, Toolchain)> {
     let requests: Vec<CompileRequest> = regions
         .iter()
-        .flatten()
+        .flat_map(|(_, variants)| variants)
         .flat_map(|(_, i)| &i.kernels)
         .map(|kernel| CompileRequest {
             name: kernel.entry.clone(),
@@ -334,8 +328,8 @@ fn compile(
     }
     warnings.extend(failures.into_iter().map(|((what, why), times)| format!("{what} ({times}x for {target}): {why}")));
     let mut results = results.into_iter();
-    let mut all = Vec::with_capacity(regions.len());
-    for region in regions {
+    let mut all = BTreeMap::new();
+    for (id, region) in regions {
         let (mut variants, mut times) = (Vec::new(), Vec::new());
         for (guard, implementation) in region {
             let mut images = Vec::new();
@@ -357,7 +351,7 @@ fn compile(
             }
             variants.push(Variant { guard, implementation, images });
         }
-        all.push((Compiled { variants }, times));
+        all.insert(id, (Compiled { variants }, times));
     }
     let options = requests.first().map(|r| compiler.options(r)).unwrap_or_default();
     let toolchain = Toolchain { nvrtc: compiler.nvrtc().release().to_owned(), options };

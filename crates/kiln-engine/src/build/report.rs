@@ -4,10 +4,10 @@ use super::Timed;
 use crate::Result;
 use crate::engine::Engine;
 use crate::schedule::activation_bytes;
-use crate::validate::all_regions;
-use kiln_fuse::{Plan, Step};
+use kiln_fuse::{Plan, Region, RegionId, Step};
 use kiln_graph::Graph;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Report of one build.
@@ -56,6 +56,8 @@ pub struct StageTime {
 pub struct RegionReport {
     /// Name.
     pub name: String,
+    /// What it computes, as a key.
+    pub identity: RegionId,
     /// What it computes.
     pub summary: String,
     /// The model's nodes in its first use.
@@ -73,7 +75,7 @@ pub struct KernelReport {
     pub name: String,
     /// Kernel family.
     pub family: String,
-    /// When it runs, where its region has several ways to.
+    /// When it runs, where its region has several ways to: conditions on the region's symbols.
     pub guard: Option<String>,
     /// Registers a thread.
     pub registers: u32,
@@ -148,59 +150,62 @@ impl TargetReport {
     pub(super) fn new(
         target: &str,
         plan: &Plan,
-        kernels: &[Timed],
+        kernels: &BTreeMap<RegionId, Timed>,
         stages: Vec<StageTime>,
         fusion: &kiln_fuse::Report,
     ) -> TargetReport {
-        let mut regions: Vec<RegionReport> = Vec::new();
-        for (i, region) in all_regions(plan).into_iter().enumerate() {
-            let kernels = kernels.get(i).map(|(compiled, times)| {
-                let several = compiled.variants.len() > 1;
-                let each = compiled.kernels().zip(times);
-                each.map(|((variant, kernel, image), &(compile_ms, cached))| KernelReport {
-                    name: kernel.entry.clone(),
-                    family: variant.implementation.family.clone(),
-                    guard: several.then(|| variant.guard.to_string()),
-                    registers: image.resources.registers,
-                    spill_bytes: image.resources.spill_bytes,
-                    shared_bytes: image.resources.shared_bytes,
-                    cubin_bytes: image.cubin.len(),
-                    compile_ms,
-                    cached,
-                })
-                .collect()
-            });
-            regions.push(RegionReport {
-                name: region.name.clone(),
-                summary: region.summary.clone(),
-                nodes: Vec::new(),
-                uses: 0,
-                kernels: kernels.unwrap_or_default(),
-            });
-        }
-        let launches = count_uses(plan, &mut regions, &mut 0);
+        let mut regions = Vec::new();
+        let launches = uses(plan, kernels, &mut regions, &mut BTreeMap::new());
         TargetReport { target: target.to_owned(), launches, regions, stages, fusion: fusion.clone(), arena_bytes: None }
     }
 }
 
-/// Fills uses and nodes of the regions of `plan` (the first is at `next`), then of its nested plans; returns the launches.
-fn count_uses(plan: &Plan, regions: &mut [RegionReport], next: &mut usize) -> usize {
-    let base = *next;
-    *next += plan.regions.len();
+/// Adds what the steps of a plan and its nested plans run to `reports`, each distinct region once (`known` says where); returns the launches.
+fn uses(
+    plan: &Plan,
+    kernels: &BTreeMap<RegionId, Timed>,
+    reports: &mut Vec<RegionReport>,
+    known: &mut BTreeMap<RegionId, usize>,
+) -> usize {
+    let ids: Vec<RegionId> = plan.regions.iter().map(Region::identity).collect();
     let mut launches = 0;
     for step in &plan.steps {
-        if let Step::Run { region, nodes, .. } = step
-            && let Some(report) = regions.get_mut(base + region)
-        {
+        if let Step::Run { region, nodes, .. } = step {
+            let (id, region) = (ids[*region], &plan.regions[*region]);
+            let at = *known.entry(id).or_insert_with(|| {
+                reports.push(RegionReport {
+                    name: region.name.clone(),
+                    identity: id,
+                    summary: region.summary.clone(),
+                    nodes: nodes.clone(),
+                    uses: 0,
+                    kernels: kernels.get(&id).map(kernel_reports).unwrap_or_default(),
+                });
+                reports.len() - 1
+            });
+            reports[at].uses += 1;
             launches += 1;
-            report.uses += 1;
-            if report.nodes.is_empty() {
-                report.nodes.clone_from(nodes);
-            }
+        }
+        for (_, inner) in step.nested() {
+            launches += uses(inner, kernels, reports, known);
         }
     }
-    for inner in plan.steps.iter().flat_map(kiln_fuse::Step::nested).map(|(_, inner)| inner) {
-        launches += count_uses(inner, regions, next);
-    }
     launches
+}
+
+fn kernel_reports((compiled, times): &Timed) -> Vec<KernelReport> {
+    let several = compiled.variants.len() > 1;
+    let each = compiled.kernels().zip(times);
+    each.map(|((variant, kernel, image), &(compile_ms, cached))| KernelReport {
+        name: kernel.entry.clone(),
+        family: variant.implementation.family.clone(),
+        guard: several.then(|| variant.guard.to_string()),
+        registers: image.resources.registers,
+        spill_bytes: image.resources.spill_bytes,
+        shared_bytes: image.resources.shared_bytes,
+        cubin_bytes: image.cubin.len(),
+        compile_ms,
+        cached,
+    })
+    .collect()
 }

@@ -79,19 +79,16 @@ impl GpuDevice {
         launch: &Resolved,
         args: &Arguments<'_>,
     ) -> Result<Vec<[u8; TENSOR_MAP_BYTES]>> {
-        let maps = launch.values.iter().enumerate().filter_map(|(index, value)| match value {
-            Value::TensorMap(map) => Some((index, map)),
-            _ => None,
-        });
-        let encode = |(index, map): (usize, &Box<TensorMap<u64>>)| {
+        let mut all = Vec::new();
+        for (index, value) in launch.values.iter().enumerate() {
+            let Value::TensorMap(map) = value else { continue };
             let place = place(kernel, args, map.base)?;
-            let base = self.address(place)?;
-            mapped(kernel, index, map, place, base.address())?;
-            let offset = place.offset.saturating_add(usize::try_from(map.offset).unwrap_or(usize::MAX));
-            let at = self.buffer(place)?.ptr_at(offset)?;
-            Ok(self.device.encode(&descriptor(map, at))?)
-        };
-        maps.map(encode).collect()
+            mapped(kernel, index, map, place, self.address(place)?.address())?;
+            // Within the place, as was just checked.
+            let at = self.buffer(place)?.ptr_at(place.offset + map.offset as usize)?;
+            all.push(self.device.encode(&descriptor(map, at))?);
+        }
+        Ok(all)
     }
 
     fn issue(&self, prepared: usize, args: Arguments<'_>) -> Result<()> {

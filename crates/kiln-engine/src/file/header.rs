@@ -1,6 +1,7 @@
 //! The JSON header.
 
 use crate::engine::{Port, Resources, Settings, Toolchain};
+use kiln_fuse::RegionId;
 use kiln_graph::{DType, Symbols};
 use kiln_kernels::{Guard, Implementation};
 use serde::{Deserialize, Serialize};
@@ -88,10 +89,8 @@ pub struct Section {
 /// One region's kernels in a `kernels.*` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KernelRecord {
-    /// Name of the region that they serve.
-    pub region: String,
-    /// BLAKE3 of the structure of that region's graph.
-    pub region_hash: String,
+    /// The region that they serve.
+    pub region: RegionId,
     /// In order: the first runs whose guard holds.
     pub variants: Vec<VariantRecord>,
 }

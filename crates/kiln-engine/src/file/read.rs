@@ -91,11 +91,16 @@ pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
                 let (json, code) = (get(kernels)?, get(code)?);
                 let records: Vec<KernelRecord> =
                     serde_json::from_slice(&json).map_err(|e| corrupt(path, format!("section `{kernels}`: {e}")))?;
-                let served = records.iter().map(|r| (r.region.as_str(), r.region_hash.as_str()));
-                validate::served(&plan, served).map_err(|message| corrupt(path, format!("{}: {message}", t.target)))?;
-                records.into_iter().map(|r| compiled(r, &code, path)).collect::<Result<Vec<_>>>()?
+                let mut found = BTreeMap::new();
+                for record in records {
+                    let region = record.region;
+                    if found.insert(region, compiled(record, &code, path)?).is_some() {
+                        return Err(corrupt(path, format!("{}: the kernels of region {region} occur twice", t.target)));
+                    }
+                }
+                found
             }
-            _ => Vec::new(),
+            _ => BTreeMap::new(),
         };
         validate::plan(&plan, &t.target, &kernels).map_err(|message| corrupt(path, message))?;
         validate::signature(&plan, &header.inputs, &header.outputs).map_err(|message| corrupt(path, message))?;

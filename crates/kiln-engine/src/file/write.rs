@@ -3,7 +3,6 @@
 use super::header::{Header, ImageRecord, KernelRecord, Section, Stamp, TargetHeader, VariantRecord, WeightEntry};
 use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR};
 use crate::engine::{Engine, Image, TargetImage};
-use crate::validate::{all_regions, region_hash};
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_host::Cache;
@@ -159,7 +158,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
         range
     };
     let mut records = Vec::new();
-    for (region, compiled) in all_regions(&image.plan).into_iter().zip(&image.kernels) {
+    for (&region, compiled) in &image.kernels {
         let mut variants = Vec::new();
         for variant in &compiled.variants {
             let implementation = variant.implementation.clone();
@@ -171,8 +170,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
             let images = variant.images.iter().map(image).collect();
             variants.push(VariantRecord { guard: variant.guard.clone(), implementation, images });
         }
-        let (region, region_hash) = (region.name.clone(), region_hash(region));
-        records.push(KernelRecord { region, region_hash, variants });
+        records.push(KernelRecord { region, variants });
     }
     let (kernels, code_name) = if image.toolchain.is_some() {
         let name = format!("kernels.{}", image.target);

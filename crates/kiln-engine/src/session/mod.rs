@@ -10,10 +10,11 @@ use crate::engine::{Engine, TargetImage, Variant};
 use crate::schedule::{Action, LoadedPlan, LoadedVariant, WeightPlaces, schedule, signature};
 use crate::{Error, Result, packed};
 use io::{Donation, Io, Ran};
-use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
 use kiln_kernels::Guard;
 use shapes::Shapes;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use steps::run_schedule;
 
@@ -100,16 +101,22 @@ impl Session {
         let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
         let (image, code) = for_device(engine, device.as_ref())?;
         let plan = image.plan.clone();
-        let loaded = load(&plan, image, &code, &mut 0, device.as_mut())?;
+        let loaded = load(&plan, image, &code, &mut BTreeMap::new(), device.as_mut())?;
         let mut weights = WeightPlaces::new();
         let mut weight_bytes = 0;
         let packed = packed::uses(&plan, &image.kernels).map_err(|e| internal(&e))?;
+        let plain = packed::plain(&plan, &image.kernels);
         for name in crate::validate::weight_names(&plan).into_iter().chain(packed.keys().map(String::as_str)) {
             // A missing one is reported by the schedule, with its name.
             let Some(tensor) = engine.weights.get(name) else { continue };
+            if !plain.contains(name) && !packed.contains_key(name) {
+                weights.insert(name.to_owned(), None);
+                continue;
+            }
+            let bytes = tensor.data().len();
             let mem = device.map(tensor.data().clone())?;
-            weight_bytes += tensor.data().len();
-            weights.insert(name.to_owned(), Place { mem, offset: 0, bytes: tensor.data().len() });
+            weight_bytes += bytes;
+            weights.insert(name.to_owned(), Some(Place { mem, offset: 0, bytes }));
         }
         let signature = signature(&plan);
         let io = plan.inputs.iter().map(|_| Io::default()).collect();
@@ -398,42 +405,47 @@ impl Session {
     }
 }
 
+/// Loads the kernels of every region of a plan and its nested plans, each distinct region once.
 fn load(
     plan: &Plan,
     image: &TargetImage,
     code: &Code,
-    next: &mut usize,
+    known: &mut BTreeMap<RegionId, Vec<LoadedVariant>>,
     device: &mut dyn Device,
 ) -> Result<LoadedPlan> {
     let own = matches!(code, Code::Own(_));
     let mut loaded = LoadedPlan::default();
     for region in &plan.regions {
-        loaded.regions.push(match image.kernels.get(*next) {
-            Some(compiled) => {
-                let load = |Variant { guard, implementation: made, images }: &Variant| {
-                    let images = made.kernels.iter().zip(images);
-                    let kernels = images.map(|(kernel, i)| KernelImage {
-                        kernel,
-                        cubin: own.then(|| i.cubin.clone()),
-                        ptx: i.ptx.clone(),
-                    });
-                    let (scratch_bytes, zeroed_bytes) = (made.scratch_bytes.clone(), made.zeroed_bytes.clone());
-                    let module = Module { region, kernels: kernels.collect(), scratch_bytes, zeroed_bytes };
-                    let (guard, packed) = (guard.clone(), made.packed.clone());
-                    Ok(LoadedVariant { guard, kernel: device.load(&module)?, packed })
-                };
-                compiled.variants.iter().map(load).collect::<Result<_>>()?
-            }
+        let id = region.identity();
+        if let Some(variants) = known.get(&id) {
+            loaded.regions.push(variants.clone());
+            continue;
+        }
+        let load = |Variant { guard, implementation: made, images }: &Variant| {
+            let images = made.kernels.iter().zip(images);
+            let kernels = images.map(|(kernel, i)| KernelImage {
+                kernel,
+                cubin: own.then(|| i.cubin.clone()),
+                ptx: i.ptx.clone(),
+            });
+            let (scratch_bytes, zeroed_bytes) = (made.scratch_bytes.clone(), made.zeroed_bytes.clone());
+            let module = Module { region, kernels: kernels.collect(), scratch_bytes, zeroed_bytes };
+            let (guard, packed) = (guard.clone(), made.packed.clone());
+            Ok(LoadedVariant { guard, kernel: device.load(&module)?, packed })
+        };
+        let variants = match image.kernels.get(&id) {
+            Some(compiled) => compiled.variants.iter().map(load).collect::<Result<Vec<_>>>()?,
             None => {
-                let nothing = || Dim::from(0);
-                let module = Module { region, kernels: Vec::new(), scratch_bytes: nothing(), zeroed_bytes: nothing() };
+                let [scratch_bytes, zeroed_bytes] = [Dim::from(0), Dim::from(0)];
+                let module = Module { region, kernels: Vec::new(), scratch_bytes, zeroed_bytes };
                 vec![LoadedVariant { guard: Guard::always(), kernel: device.load(&module)?, packed: Vec::new() }]
             }
-        });
-        *next += 1;
+        };
+        loaded.regions.push(variants.clone());
+        known.insert(id, variants);
     }
     for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
-        loaded.nested.push(load(inner, image, code, next, device)?);
+        loaded.nested.push(load(inner, image, code, known, device)?);
     }
     Ok(loaded)
 }

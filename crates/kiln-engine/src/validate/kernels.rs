@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::engine::{Compiled, Variant};
-use kiln_fuse::{Plan, Region, Step};
+use kiln_fuse::Region;
 use kiln_graph::Dim;
 use kiln_kernels::{Condition, Grid, Kernel, MAX_CLUSTER, Param, Pointer};
 use kiln_target::arch::Arch;
@@ -11,18 +11,9 @@ use std::collections::BTreeSet;
 /// Threads that a block may have on every GPU.
 const MAX_THREADS: u32 = 1024;
 
-/// Symbols that have values when a plan runs: those that it declares or that its buffers' types name, nested plans included.
-pub fn symbols(plan: &Plan) -> BTreeSet<String> {
-    let mut all: BTreeSet<String> = plan.symbols.iter().map(|(name, _)| name.to_owned()).collect();
-    plan.buffers.iter().flat_map(|b| &b.ty.shape).for_each(|dim| dim.symbols(&mut all));
-    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
-        all.extend(symbols(inner));
-    }
-    all
-}
-
-/// Checks the kernels of a region.
-pub fn region(region: &Region, compiled: &Compiled, target: &str, symbols: &BTreeSet<String>) -> Check {
+/// Checks the kernels of a region. They may go by the symbols that the region declares: for those every step that runs it has values.
+pub fn region(region: &Region, compiled: &Compiled, target: &str) -> Check {
+    let symbols = &region.graph.symbols.iter().map(|(name, _)| name.to_owned()).collect();
     let at = |i: usize| format!("variant {i} of region `{}` for {target}", region.name);
     let last = compiled.variants.len().checked_sub(1);
     let last = last.ok_or_else(|| format!("region `{}` for {target} lacks code", region.name))?;
@@ -33,12 +24,12 @@ pub fn region(region: &Region, compiled: &Compiled, target: &str, symbols: &BTre
             return Err(format!("{} has the guard `{}`; expected {expected}", at(i), variant.guard));
         }
         for condition in &variant.guard.0 {
-            known(condition.dim(), symbols).map_err(|e| format!("the guard `{}` of {} {e}", variant.guard, at(i)))?;
+            known(condition.dim(), &symbols).map_err(|e| format!("the guard `{}` of {} {e}", variant.guard, at(i)))?;
             if matches!(condition, Condition::MultipleOf(_, factor) if *factor <= 0) {
                 return Err(format!("the guard `{}` of {} divides by less than 1", variant.guard, at(i)));
             }
         }
-        self::variant(region, variant, target.parse().ok(), symbols).map_err(|e| format!("{}: {e}", at(i)))?;
+        self::variant(region, variant, target.parse().ok(), &symbols).map_err(|e| format!("{}: {e}", at(i)))?;
     }
     Ok(())
 }
@@ -47,7 +38,7 @@ fn known(dim: &Dim, symbols: &BTreeSet<String>) -> Check {
     let mut used = BTreeSet::new();
     dim.symbols(&mut used);
     match used.difference(symbols).next() {
-        Some(name) => Err(format!("names the symbol `{name}`, which the plan lacks")),
+        Some(name) => Err(format!("names the symbol `{name}`, which the region lacks")),
         None => Ok(()),
     }
 }

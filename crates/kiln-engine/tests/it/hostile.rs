@@ -1,6 +1,6 @@
 use crate::models::{block, engine};
 use bytes::Bytes;
-use kiln_engine::{Compiled, Engine, Image, Resources, Session, Toolchain, open_device, parse};
+use kiln_engine::{Compiled, Engine, Image, Resources, Session, SimDevice, Toolchain, open_device, parse};
 use kiln_graph::{DType, Rng, Tensor};
 use serde_json::Value;
 
@@ -187,9 +187,9 @@ fn kernels_name_the_region_they_serve() {
     let code =
         || Image { cubin: Bytes::from_static(b"c"), ptx: Bytes::from_static(b"p"), resources: Resources::default() };
     for region in &image.plan.regions {
-        let (_, implementation) = kiln_kernels::lower(region, arch, &image.plan.symbols).unwrap().remove(0);
+        let (_, implementation) = kiln_kernels::lower(region, arch, &region.graph.symbols).unwrap().remove(0);
         let images = implementation.kernels.iter().map(|_| code()).collect();
-        image.kernels.push(Compiled::single(implementation, images));
+        image.kernels.insert(region.identity(), Compiled::single(implementation, images));
     }
     image.target = "sm_80".into();
     image.toolchain = Some(Toolchain::default());
@@ -198,12 +198,54 @@ fn kernels_name_the_region_they_serve() {
         refusal(resectioned(&good, "kernels.sm_80", |records| edit(records.as_array_mut().unwrap())))
     };
     assert_eq!(swapped(&|_| {}), "accepted");
-    let text = swapped(&|records| records.swap(0, 1));
-    assert!(text.contains("the kernels of region"), "{text}");
-    assert!(swapped(&|records| drop(records.pop())).contains("code for"));
-    // Under its own name, but of another graph.
-    let renamed = swapped(&|records| records[0]["region_hash"] = records[1]["region_hash"].clone());
-    assert!(renamed.contains("the kernels of region"), "{renamed}");
+    // Kernels are found by the region's identity, wherever they stand.
+    assert_eq!(swapped(&|records| records.reverse()), "accepted");
+    let text = swapped(&|records| drop(records.pop()));
+    assert!(text.contains("lacks the kernels of region"), "{text}");
+    let text = swapped(&|records| records[0]["region"] = records[1]["region"].clone());
+    assert!(text.contains("occur twice"), "{text}");
+    let text = swapped(&|records| records[0]["region"] = "0".repeat(64).into());
+    assert!(text.contains("which the plan lacks"), "{text}");
+    let text = swapped(&|records| records[0]["region"] = "0f".into());
+    assert!(text.contains("no region's identity"), "{text}");
+    // A region that computes something else is another: these kernels are not its own.
+    let text = refusal(resectioned(&good, "plan.sm_80", |plan| {
+        let regions = plan["regions"].as_array_mut().unwrap().iter_mut();
+        let mut nodes = regions.flat_map(|r| r["graph"]["nodes"].as_array_mut().unwrap());
+        let add = nodes.find(|node| node["op"]["Binary"] == "Add").unwrap();
+        add["op"]["Binary"] = "Sub".into();
+    }));
+    assert!(text.contains("which the plan lacks"), "{text}");
+}
+
+#[test]
+fn regions_rely_on_nothing_that_the_plan_does_not_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    let with = |edit: &dyn Fn(&mut Value)| refusal(resectioned(&good, "plan.cpu", edit));
+    let run = |p: &Value| p["steps"].as_array().unwrap().iter().position(|s| s["run"]["symbols"].is_object()).unwrap();
+    let text = with(&|p| {
+        let step = run(p);
+        drop(p["steps"][step]["run"]["symbols"].take());
+    });
+    assert!(text.contains("invalid type: null"), "{text}");
+    let text = with(&|p| {
+        let step = run(p);
+        p["steps"][step]["run"]["symbols"] = serde_json::json!({});
+    });
+    assert!(text.contains("no symbol of the plan stands for `s0`"), "{text}");
+    let region = |p: &Value| p["steps"][run(p)]["run"]["region"].as_u64().unwrap() as usize;
+    let text = with(&|p| {
+        let at = region(p);
+        p["regions"][at]["graph"]["symbols"]["s0"] = serde_json::json!([3, 4]);
+    });
+    assert!(text.contains("which stands for it"), "{text}");
+    let text = with(&|p| {
+        let at = region(p);
+        let multiple = serde_json::json!({ "left": "s0", "relation": "Multiple", "right": "64", "why": "" });
+        p["regions"][at]["graph"]["constraints"] = vec![multiple].into();
+    });
+    assert!(text.contains("which the plan does not check"), "{text}");
 }
 
 #[test]
@@ -217,6 +259,60 @@ fn dimensions_that_multiply_are_refused_before_they_are_made() {
     assert!(text.contains("multiplied out"), "{text}");
 }
 
+/// The leaf of a JSON value that a walk of random turns ends in.
+fn leaf<'v>(at: &'v mut Value, pick: &mut dyn FnMut(usize) -> usize) -> &'v mut Value {
+    let children = match at {
+        Value::Array(a) => a.len(),
+        Value::Object(o) => o.len(),
+        _ => 0,
+    };
+    if children == 0 {
+        return at;
+    }
+    let i = pick(children);
+    match at {
+        Value::Array(a) => leaf(&mut a[i], pick),
+        Value::Object(o) => leaf(o.values_mut().nth(i).unwrap(), pick),
+        _ => unreachable!("leaves have no children"),
+    }
+}
+
+#[test]
+fn mutated_launches_never_panic() {
+    let good = crate::launch::mapped();
+    let (good, values) = (saved(&good), ["0", "16", "s0", "s0*s1", "-s0", "floor(s0, s1 - s1)", "9223372036854775807"]);
+    let x = Tensor::random(DType::F32, &[3, 8], 4).unwrap();
+    let mut rng = Rng::new(32);
+    let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
+    let (mut refused, mut failed, mut accepted) = (0, 0, 0);
+    for _ in 0..500 {
+        let bytes = resectioned(&good, "kernels.sm_90a", |json| {
+            let variant = &mut json[0]["variants"][pick(2)];
+            let at = match pick(4) {
+                0 => leaf(&mut variant["guard"], &mut pick),
+                1 => leaf(variant, &mut pick),
+                _ => leaf(&mut variant["implementation"]["kernels"][0]["launch"], &mut pick),
+            };
+            *at = match at {
+                Value::String(_) => values[pick(values.len())].into(),
+                Value::Number(_) => [0u64, 1, 2, 4, 9, 300, u32::MAX.into(), u64::MAX][pick(8)].into(),
+                _ => Value::Null,
+            };
+        });
+        let Ok(engine) = parse(&bytes.into(), "e.kiln".as_ref()) else {
+            refused += 1;
+            continue;
+        };
+        let options = kiln_sim::Options { budget: 1 << 16, ..Default::default() };
+        let Ok(mut session) = Session::new(&engine, Box::new(SimDevice::new("sm_90a", options))) else { continue };
+        match session.run(&[("x", &x)]) {
+            Ok(_) => accepted += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(refused > 100 && failed > 10 && accepted > 20, "{refused} refused, {failed} failed, {accepted} accepted");
+}
+
 #[test]
 fn mutated_headers_and_plans_never_panic() {
     let dir = tempfile::tempdir().unwrap();
@@ -224,23 +320,6 @@ fn mutated_headers_and_plans_never_panic() {
     let mut rng = Rng::new(31);
     let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
     let dims = ["B*(S+1)", "floor(B, 0)", "-9223372036854775808", "min(B, S)*S", "", "Q", "(B+S)*(B+S)*(B+S)"];
-    /// The leaf of a JSON value that a walk of random turns ends in.
-    fn leaf<'v>(at: &'v mut Value, pick: &mut dyn FnMut(usize) -> usize) -> &'v mut Value {
-        let children = match at {
-            Value::Array(a) => a.len(),
-            Value::Object(o) => o.len(),
-            _ => 0,
-        };
-        if children == 0 {
-            return at;
-        }
-        let i = pick(children);
-        match at {
-            Value::Array(a) => leaf(&mut a[i], pick),
-            Value::Object(o) => leaf(o.values_mut().nth(i).unwrap(), pick),
-            _ => unreachable!("leaves have no children"),
-        }
-    }
     let (mut refused, mut accepted) = (0, 0);
     for round in 0..3000 {
         let mut edit = |json: &mut Value| {

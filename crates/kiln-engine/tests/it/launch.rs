@@ -3,6 +3,7 @@
 use crate::models::{engine_at, home};
 use crate::own::{blocks, devices, kernel, made, ran, reloaded, replaced};
 use kiln_engine::{Engine, Error, Session, SimDevice, Tolerance};
+use kiln_fuse::Step;
 use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, ReduceOp, Tensor, interpret};
 use kiln_kernels::{
     Condition, Element, Grid, Guard, Implementation, Packing, Param, Pointer, Promotion, Swizzle, TensorMap, Transform,
@@ -52,12 +53,13 @@ fn check(graph: &Graph, session: &mut Session, shape: [usize; 2], seed: u64) {
     assert!(d.agrees(), "{} {shape:?}: {d}", session.device_name());
 }
 
-fn k() -> Dim {
-    Dim::from("K")
+/// The rows and the columns, as regions call them: by first use.
+fn m() -> Dim {
+    Dim::from("s0")
 }
 
-fn m() -> Dim {
-    Dim::from("M")
+fn k() -> Dim {
+    Dim::from("s1")
 }
 
 fn elements() -> Vec<Param> {
@@ -128,6 +130,12 @@ fn plain() -> Implementation {
     made(vec![kernel("plain_", PLAIN, blocks((m() * k()).ceil_div(&64.into())), elements())])
 }
 
+/// An engine with a tensor map where rows are aligned, and plain pointers elsewhere.
+pub fn mapped() -> Engine {
+    let aligned = Guard(vec![Condition::MultipleOf(k(), 4)]);
+    replaced(single(&polynomial(), "sm_90a"), 0, vec![(aligned, tma()), (Guard::always(), plain())])
+}
+
 #[test]
 fn bulk_copies_through_a_tensor_map() {
     let graph = polynomial();
@@ -141,7 +149,7 @@ fn bulk_copies_through_a_tensor_map() {
         // Rows that a map cannot describe.
         let x = Tensor::random(DType::F32, &[8, 30], 5).unwrap();
         let text = session.run(&[("x", &x)]).unwrap_err().to_string();
-        for word in ["`tma_`", "parameter 0, a tensor map of Input(0)", "stride 1 (`4*K`)", "16", "found 120"] {
+        for word in ["`tma_`", "parameter 0, a tensor map of Input(0)", "stride 1 (`4*s1`)", "16", "found 120"] {
             assert!(text.contains(word), "{word}: {text}");
         }
     }
@@ -185,10 +193,7 @@ fn tensor_maps_follow_their_blocks() {
     }
 }
 
-#[test]
-fn the_first_variant_runs_whose_guard_holds() {
-    let graph = polynomial();
-    const VECTOR: &str = r#"
+const VECTOR: &str = r#"
 extern "C" __global__ void vector_(const float4* x, float4* y, int m, int k) {
     const int i = blockIdx.x * 64 + threadIdx.x;
     if (i >= m * k / 4) return;
@@ -196,7 +201,14 @@ extern "C" __global__ void vector_(const float4* x, float4* y, int m, int k) {
     y[i] = make_float4(v.x * v.x - v.x, v.y * v.y - v.y, v.z * v.z - v.z, v.w * v.w - v.w);
 }
 "#;
-    let vector = || made(vec![kernel("vector_", VECTOR, blocks((m() * k()).ceil_div(&256.into())), elements())]);
+
+fn vector() -> Implementation {
+    made(vec![kernel("vector_", VECTOR, blocks((m() * k()).ceil_div(&256.into())), elements())])
+}
+
+#[test]
+fn the_first_variant_runs_whose_guard_holds() {
+    let graph = polynomial();
     let aligned = Condition::MultipleOf(k(), 4);
     for (target, small, name) in [("sm_80", vector(), "vector_"), ("sm_90a", tma(), "tma_")] {
         let variants = vec![
@@ -205,8 +217,9 @@ extern "C" __global__ void vector_(const float4* x, float4* y, int m, int k) {
             (Guard::always(), plain()),
         ];
         let engine = reloaded(&replaced(single(&graph, target), 0, variants)).unwrap();
-        let guards: Vec<String> = engine.targets[0].kernels[0].variants.iter().map(|v| v.guard.to_string()).collect();
-        assert_eq!(guards, ["M <= 16 and K % 4 == 0", "K*M == 640", "true"]);
+        let compiled = engine.targets[0].kernels.values().next().unwrap();
+        let guards: Vec<String> = compiled.variants.iter().map(|v| v.guard.to_string()).collect();
+        assert_eq!(guards, ["s0 <= 16 and s1 % 4 == 0", "s0*s1 == 640", "true"]);
         for device in devices(target) {
             let mut session = Session::new(&engine, device).unwrap();
             // Shapes come back: each keeps its variant.
@@ -224,6 +237,72 @@ extern "C" __global__ void vector_(const float4* x, float4* y, int m, int k) {
             }
         }
     }
+}
+
+/// Steps share a region's variants, and each takes the one that its own extents ask for.
+#[test]
+fn steps_of_one_region_take_variants_of_their_own() {
+    let mut b = Builder::new("turned");
+    let [rows, columns] = ["M", "K"].map(|name| b.symbol(name, 1, 256));
+    let mut inputs = Vec::new();
+    for (name, shape) in [("x", [rows.clone(), columns.clone()]), ("t", [columns, rows])] {
+        let x = b.input(name, DType::F32, &shape).unwrap();
+        let square = b.binary(BinaryOp::Mul, x, x).unwrap();
+        let y = b.binary(BinaryOp::Sub, square, x).unwrap();
+        b.output(&format!("of {name}"), y);
+        inputs.push(name);
+    }
+    let graph = b.finish();
+    let variants = vec![
+        (Guard(vec![Condition::AtMost(m(), 16), Condition::MultipleOf(k(), 4)]), vector()),
+        (Guard::always(), plain()),
+    ];
+    let engine = reloaded(&replaced(single(&graph, "sm_80"), 0, variants)).unwrap();
+    for device in devices("sm_80") {
+        let mut session = Session::new(&engine, device).unwrap();
+        for (seed, ([m, k], expected)) in [
+            ([16, 40], ["vector_", "plain_"]),
+            ([40, 16], ["plain_", "vector_"]),
+            ([8, 12], ["vector_", "vector_"]),
+            ([17, 18], ["plain_", "plain_"]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let x = [[m, k], [k, m]].map(|shape| Tensor::random(DType::F32, &shape, seed as u64).unwrap());
+            let wanted = interpret(&graph, &x).unwrap();
+            session.poison(0xcb).unwrap();
+            let found = session.run(&[(inputs[0], &x[0]), (inputs[1], &x[1])]).unwrap();
+            for (wanted, (name, found)) in wanted.iter().zip(&found) {
+                let d = CLOSE.compare(wanted, found);
+                assert!(d.agrees(), "{name} {m}x{k}: {d}");
+            }
+            let steps = engine.targets[0].plan.steps.iter().map(|step| match step {
+                Step::Run { inputs, .. } => engine.targets[0].plan.inputs[0] != inputs[0],
+                _ => panic!("{step:?}"),
+            });
+            let of_x_first: Vec<&str> = steps.map(|turned| expected[usize::from(turned)]).collect();
+            let took: Vec<String> = session.implementations().into_iter().map(|(_, name)| name).collect();
+            assert_eq!(took, of_x_first, "{m}x{k}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_variant_is_found_by_its_kernels() {
+    let graph = polynomial();
+    let wrong = PLAIN.replace("plain_", "wrong_").replace("- x[i];", "- x[i] + 0.5f;");
+    let grid = blocks((m() * k()).ceil_div(&64.into()));
+    let wrong = made(vec![kernel("wrong_", &wrong, grid, elements())]);
+    let small = Guard(vec![Condition::AtMost(m(), 16)]);
+    let engine = replaced(single(&graph, "sm_80"), 0, vec![(small, wrong), (Guard::always(), plain())]);
+    let mut session = engine.session("sim:sm_80").unwrap();
+    let mut departure = |rows| {
+        let x = Tensor::random(DType::F32, &[rows, 40], 1).unwrap();
+        kiln_engine::first_departure(&engine, &mut session, &[("x", &x)], CLOSE).unwrap()
+    };
+    assert_eq!(departure(16).unwrap().implementation, "wrong_");
+    assert!(departure(17).is_none());
 }
 
 /// A row for each cluster of two blocks: each sums half of it, and the first adds what it reads from the second's shared memory.
@@ -306,9 +385,13 @@ fn a_persistent_grid_has_as_many_blocks_as_run_at_once() {
         for (seed, shape) in [[1, 1], [5, 64], [6, 64], [40, 100]].into_iter().enumerate() {
             check(&graph, &mut session, shape, seed as u64);
         }
-        // An A100 has 108 SMs, an H100 or H200 132; the grid follows them.
-        let sms = if target == "sm_80" { 108 } else { 132 };
         for device in devices(target) {
+            // The typical GPUs are an A100 and an H100.
+            let sms = match device.name().starts_with("cuda") {
+                true => kiln_cuda::CudaDevice::new(0).unwrap().properties().sm_count.into(),
+                false if target == "sm_80" => 108,
+                false => 132,
+            };
             let mut session = Session::new(&engine(sms), device).unwrap();
             check(&graph, &mut session, [256, 256], 9);
             check(&graph, &mut session, [3, 100], 10);
@@ -427,7 +510,10 @@ fn packed_weights_are_kept_and_made_again() {
     let packed = engine.weights.iter().find(|(name, _)| name.contains('@')).unwrap();
     assert_eq!((packed.0.as_str(), packed.1.shape()), ("w@transpose[1, 0].pad[4]", &[5, 12][..]));
     for device in devices("sm_80") {
-        check(&graph, &mut Session::new(&engine, device).unwrap(), [7, 10], 3);
+        let mut session = Session::new(&engine, device).unwrap();
+        check(&graph, &mut session, [7, 10], 3);
+        // The weight itself is not there: nothing reads it.
+        assert_eq!(session.memory().weights, 5 * 12 * 4);
     }
     // Other weights in the same engine.
     let graph = product(&weight(2));
@@ -444,6 +530,33 @@ fn packed_weights_are_kept_and_made_again() {
     assert!(text.contains("weight `w@transpose[1, 0].pad[4]` is missing"), "{text}");
 }
 
+/// Steps that share a region read each its own weight.
+#[test]
+fn every_use_of_a_region_has_its_own_packed_weights() {
+    let mut b = Builder::new("two");
+    let rows = b.symbol("M", 1, 64);
+    for (i, seed) in [(0, 1), (1, 2)] {
+        let x = b.input(&format!("x{i}"), DType::F32, &[rows.clone(), 10.into()]).unwrap();
+        let weight = Tensor::random(DType::F32, &[10, 5], seed).unwrap();
+        let w = b.weight_data(&format!("w{i}"), weight).unwrap();
+        let y = b.matmul(x, w).unwrap();
+        b.output(&format!("y{i}"), y);
+    }
+    let graph = b.finish();
+    let engine = reloaded(&replaced(single(&graph, "sm_80"), 0, always(packed_product()))).unwrap();
+    assert_eq!(engine.weights.keys().filter(|name| name.contains('@')).count(), 2, "{:?}", engine.weights.keys());
+    for device in devices("sm_80") {
+        let mut session = Session::new(&engine, device).unwrap();
+        let x = [3, 4].map(|seed| Tensor::random(DType::F32, &[7, 10], seed).unwrap());
+        session.poison(0xcb).unwrap();
+        let found = session.run(&[("x0", &x[0]), ("x1", &x[1])]).unwrap();
+        for (wanted, (name, found)) in interpret(&graph, &x).unwrap().iter().zip(&found) {
+            let d = CLOSE.compare(wanted, found);
+            assert!(d.agrees(), "{name}: {d}");
+        }
+    }
+}
+
 /// What loading an engine says whose only region has these variants.
 fn refused(target: &str, variants: Vec<(Guard, Implementation)>) -> String {
     let engine = replaced(single(&polynomial(), target), 0, variants);
@@ -457,11 +570,12 @@ fn guards_that_cannot_choose_are_refused() {
     for (guards, why) in [
         (vec![small(), Guard::always()], "accepted"),
         (vec![], "region `"),
-        (vec![small()], "has the guard `M <= 16`; expected `true`, for it is the last"),
+        (vec![small()], "has the guard `s0 <= 16`; expected `true`, for it is the last"),
         (vec![small(), small()], "variant 1 of region"),
         (vec![Guard::always(), Guard::always()], "variant 0"),
-        (vec![guard(Condition::AtMost(Dim::from("Q"), 1)), Guard::always()], "names the symbol `Q`"),
-        (vec![guard(Condition::MultipleOf(k(), 0)), Guard::always()], "`K % 0 == 0` of variant 0"),
+        // The model's symbols are not the region's.
+        (vec![guard(Condition::AtMost(Dim::from("M"), 1)), Guard::always()], "names the symbol `M`"),
+        (vec![guard(Condition::MultipleOf(k(), 0)), Guard::always()], "`s1 % 0 == 0` of variant 0"),
     ] {
         let text = refused("sm_80", guards.iter().map(|guard| (guard.clone(), plain())).collect());
         assert!(text.contains(why), "expected `{why}`: {text}");
@@ -519,8 +633,8 @@ fn launches_that_no_gpu_takes_are_refused() {
 #[test]
 fn only_weights_are_packed() {
     let mut engine = single(&polynomial(), "sm_80");
-    engine.targets[0].kernels[0].variants[0].implementation.packed =
-        vec![Packing { input: 0, steps: vec![Transform::PadLast(4)] }];
+    let compiled = engine.targets[0].kernels.values_mut().next().unwrap();
+    compiled.variants[0].implementation.packed = vec![Packing { input: 0, steps: vec![Transform::PadLast(4)] }];
     let text = engine.pack_weights().unwrap_err().to_string();
     assert!(text.contains("input 0 is packed; expected a weight"), "{text}");
     let text = reloaded(&engine).unwrap_err().to_string();

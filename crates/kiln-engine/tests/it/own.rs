@@ -43,7 +43,8 @@ pub fn replaced(mut engine: Engine, region: usize, variants: Vec<(Guard, Impleme
         let images = implementation.kernels.iter().map(compile).collect();
         Variant { guard, implementation, images }
     };
-    image.kernels[region] = Compiled { variants: variants.into_iter().map(variant).collect() };
+    let region = image.plan.regions[region].identity();
+    image.kernels.insert(region, Compiled { variants: variants.into_iter().map(variant).collect() });
     engine.pack_weights().unwrap();
     engine
 }

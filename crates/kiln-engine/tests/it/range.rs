@@ -70,7 +70,7 @@ fn constant_indices_in_range_are_not_checked() {
     let y = b.gather(x, ids, 0).unwrap();
     b.output("y", y);
     let engine = engine_at(&b.finish(), &["sm_80"], home());
-    for (_, kernel, _) in engine.targets[0].kernels.iter().flat_map(Compiled::kernels) {
+    for (_, kernel, _) in engine.targets[0].kernels.values().flat_map(Compiled::kernels) {
         assert!(kernel.checks.is_empty() && !kernel.source.contains("fault"), "{}", kernel.source);
     }
 }

@@ -38,7 +38,7 @@ const SOURCE: [(&str, &str); 2] = [
 fn with_scratch(engine: Engine, bytes: Dim) -> Engine {
     let regions = &engine.targets[0].plan.regions;
     let squares = regions.iter().position(|r| !matches!(r.anchor, kiln_fuse::Anchor::Reduce)).unwrap();
-    let elements = Dim::from("N") * 40.into();
+    let elements = Dim::from("s0") * 40.into();
     let kernel = |(entry, source): (&str, &str), first: Param| {
         kernel(entry, source, blocks(1), vec![first, Param::Scratch, Param::I32(elements.clone())])
     };
@@ -57,7 +57,7 @@ fn kernels_share_scratch_that_overlaps_nothing_alive() {
         session.run(&[("x", &Tensor::random(DType::F32, &[33, 40], 1).unwrap())]).unwrap();
         session.memory().arena
     };
-    let engine = with_scratch(engine, Dim::from("N") * 320.into());
+    let engine = with_scratch(engine, Dim::from("s0") * 320.into());
     // It is kept in the file.
     let engine = reloaded(&engine).unwrap();
     let mut session = Session::new(&engine, open_device("sim:sm_80").unwrap()).unwrap();

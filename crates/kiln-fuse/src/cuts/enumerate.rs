@@ -1,12 +1,14 @@
 //! Priority cuts: the few best cones of each class, built from those of its operands.
 
 use super::cost::Costs;
-use super::cut::{Cone, Core, Cut, is_literal};
+use super::cut::{Cone, Core, Cut, Inner, is_literal};
+use super::likeness::Likeness;
 use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::region::{MAX_NODES, MAX_OPERANDS, legal};
 use kiln_graph::{Op, OpKind};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Cuts kept a class.
 const KEPT: usize = 10;
@@ -15,8 +17,16 @@ const KEPT_ALIKE: usize = 3;
 /// Partial joins kept while the operands of one node are joined, in all and alike.
 const PARTIAL: (usize, usize) = (24, 6);
 
+/// What cuts of one dag are compared by.
+pub(super) struct Ranking<'a> {
+    pub dag: &'a Dag,
+    pub costs: &'a Costs<'a>,
+    pub likeness: &'a Likeness,
+}
+
 /// The legal cuts of `class`, best flow first, given those of earlier classes. `flow` is the cost of having a class in memory.
-pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<Cut>], flow: &[f64]) -> Vec<Cut> {
+pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], flow: &[f64]) -> Vec<Cut> {
+    let Ranking { dag, costs, .. } = *ranking;
     let mut found: Vec<Cut> = Vec::new();
     for (n, node) in dag.class(class).nodes.iter().enumerate() {
         let at = (class, n as u16);
@@ -45,8 +55,7 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
                 let fits = |c: &Cone| c.inner.len() < MAX_NODES && c.core.under(dag, at).is_some();
                 next.extend(options.iter().filter_map(|b| a.join(b, dag)).filter(fits));
             }
-            prune(&mut next, step(costs), flow);
-            partial = next;
+            partial = ranking.prune(next, flow);
         }
         // All that survived the pruning may turn out illegal, or too large; the node alone is legal.
         if partial.iter().all(|cone| !cone.inner.is_empty()) {
@@ -67,14 +76,22 @@ pub(super) fn cuts_of(dag: &Dag, costs: &Costs, class: ClassIx, earlier: &[Vec<C
             found.push(Cut { inner, leaves, anchors, anchor, cost, flow });
         }
     }
-    let step = step(costs);
-    let rank = |cut: &Cut| ((cut.flow / step).round() as u64, cut.inner.len());
-    found.sort_by(|a, b| {
-        let flow = rank(a).cmp(&rank(b)).then(a.flow.total_cmp(&b.flow));
-        flow.then_with(|| a.leaves.cmp(&b.leaves)).then_with(|| a.inner.cmp(&b.inner))
-    });
-    let mut seen = std::collections::BTreeSet::new();
-    found.retain(|cut| seen.insert(cut.leaves.clone()));
+    // Of cuts that read the same but for what is computed from literals the cheapest is enough: they would crowd out all others.
+    let mut read: BTreeMap<Vec<ClassIx>, Cut> = BTreeMap::new();
+    for cut in found {
+        let leaves = cut.leaves.iter().copied().filter(|c| !dag.class(*c).literal).collect();
+        match read.entry(leaves) {
+            Entry::Vacant(place) => {
+                place.insert(cut);
+            }
+            Entry::Occupied(mut place) => {
+                if ranking.cheaper(&cut, place.get()) {
+                    place.insert(cut);
+                }
+            }
+        }
+    }
+    let mut found = ranking.sorted(read.into_values().collect(), |cut| cut.flow, |cut| (&cut.inner, &cut.leaves));
     keep(&mut found, KEPT, KEPT_ALIKE, |cut| &cut.anchors);
     found
 }
@@ -117,26 +134,61 @@ fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
     })
 }
 
-/// The step in which flows are compared. Along a chain, reading any of its values costs about the same; of such cuts the one that
-/// computes least again must survive, because that value may be in memory anyway.
-fn step(costs: &Costs) -> f64 {
-    costs.launch() / 4.0
-}
+/// Flows that differ by less than this part of the step are equal: rounding must not decide.
+const SAME: f64 = 1e-6;
 
-/// Keeps the cones whose leaves are cheapest to have; of equal ones, those that compute less again.
-fn prune(cones: &mut Vec<Cone>, step: f64, flow: &[f64]) {
-    if cones.len() <= PARTIAL.1 {
-        return;
+impl Ranking<'_> {
+    /// The step in which flows are compared. Along a chain, reading any of its values costs about the same; of such cuts the one that
+    /// computes least again must survive, because that value may be in memory anyway.
+    fn step(&self) -> f64 {
+        self.costs.launch() / 4.0
     }
-    let rank = |c: &Cone| {
-        let leaves = c.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
-        ((leaves / step).round() as u64, c.inner.len())
-    };
-    cones.sort_by(|a, b| {
-        rank(a).cmp(&rank(b)).then_with(|| a.leaves.cmp(&b.leaves)).then_with(|| a.inner.cmp(&b.inner))
-    });
-    cones.dedup_by(|a, b| a.inner == b.inner && a.leaves == b.leaves);
-    keep(cones, PARTIAL.0, PARTIAL.1, |cone| &cone.anchors);
+
+    /// Whether the flow of `a` is below that of `b` by more than rounding; of equal ones, whether it computes less.
+    fn cheaper(&self, a: &Cut, b: &Cut) -> bool {
+        let same = SAME * self.step();
+        let rank = |cut: &Cut| (cut.inner.len(), self.likeness.cone(&cut.inner, &cut.leaves));
+        a.flow < b.flow - same || a.flow < b.flow + same && rank(a) < rank(b)
+    }
+
+    /// Items by the steps that their flow is above the least, then those that compute less again, then by flow, and then by what they are.
+    fn sorted<T>(
+        &self,
+        items: Vec<T>,
+        flow: impl Fn(&T) -> f64,
+        cone: impl Fn(&T) -> (&Vec<Inner>, &Vec<ClassIx>),
+    ) -> Vec<T> {
+        let least = items.iter().map(&flow).fold(f64::INFINITY, f64::min);
+        let rank = |item: &T| {
+            let steps = (flow(item) - least) / self.step();
+            let (inner, leaves) = cone(item);
+            let fine = (steps / SAME).round() as u64;
+            (steps.round() as u64, inner.len(), fine, self.likeness.cone(inner, leaves))
+        };
+        let mut ranked: Vec<_> = items.into_iter().map(|item| (rank(&item), item)).collect();
+        ranked.sort_by(|(a, x), (b, y)| {
+            let ((inner, leaves), other) = (cone(x), cone(y));
+            a.cmp(b).then_with(|| leaves.cmp(other.1)).then_with(|| inner.cmp(other.0))
+        });
+        ranked.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// Keeps the cones whose leaves are cheapest to have and read; of equal ones, those that compute less again.
+    fn prune(&self, cones: Vec<Cone>, flow: &[f64]) -> Vec<Cone> {
+        if cones.len() <= PARTIAL.1 {
+            return cones;
+        }
+        let dag = self.dag;
+        let read = |l: &ClassIx| if is_literal(dag, *l) { 0.0 } else { self.costs.bytes(*l) };
+        let leaves = |c: &Cone| {
+            let had = c.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
+            had + self.costs.transfer(c.leaves.iter().map(read).sum())
+        };
+        let mut cones = self.sorted(cones, leaves, |c| (&c.inner, &c.leaves));
+        cones.dedup_by(|a, b| a.inner == b.inner && a.leaves == b.leaves);
+        keep(&mut cones, PARTIAL.0, PARTIAL.1, |cone| &cone.anchors);
+        cones
+    }
 }
 
 /// Keeps the first `all`, but of those with equal anchors only the first `alike`.

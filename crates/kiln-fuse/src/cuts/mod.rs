@@ -3,8 +3,10 @@
 mod cost;
 mod cut;
 mod enumerate;
+mod likeness;
 mod refine;
 mod select;
+mod settled;
 mod share;
 
 pub(crate) use cost::Costs;

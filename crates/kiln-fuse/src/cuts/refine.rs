@@ -11,7 +11,7 @@ use crate::egraph::{ClassIx, Dag};
 /// Sweeps over the cover.
 const SWEEPS: usize = 2;
 /// A candidate must be better by this share of the time, or rounding would make sweeps undo each other.
-const GAIN: f64 = 1e-9;
+pub(super) const GAIN: f64 = 1e-9;
 
 /// Improves the choices in place and gives the charges for anchors that are still computed more than once.
 pub(super) fn refine(

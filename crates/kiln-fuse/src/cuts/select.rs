@@ -5,11 +5,15 @@
 //! it. Ranking by flow rather than by own cost is what makes a kernel worth growing even though its own time rises. At first only operands
 //! of anchors without prologue count as shared, as those are in memory under any cover: users that end up in one kernel do not share, and
 //! counting them would make the flow of what they read look cheap.
+//!
+//! Flow begins anew at what is in memory under any cover, so that only local cost counts, and costs that differ by rounding alone are equal: equal layers get equal kernels.
 
 use super::cost::{Costs, weight};
 use super::cut::{Cut, is_literal};
-use super::enumerate::cuts_of;
-use super::refine::refine;
+use super::enumerate::{Ranking, cuts_of};
+use super::likeness::Likeness;
+use super::refine::{GAIN, refine};
+use super::settled::settled;
 use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::{Anchor, Error, Options, Result};
 use kiln_graph::{Op, OpKind};
@@ -86,10 +90,13 @@ const FOLD_SCRATCH: f64 = (1 << 22) as f64;
 /// Chooses a cover of `roots`.
 pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Options) -> Result<Cover> {
     let free = free_classes(dag, costs, options);
+    let settled = settled(dag, costs, roots, &free);
+    let likeness = Likeness::of(dag);
+    let ranking = Ranking { dag, costs, likeness: &likeness };
     let mut refs = shared(dag);
     let mut best: Option<Cover> = None;
     for pass in 0..PASSES {
-        let (candidates, mut chosen) = candidates(dag, costs, &free, &refs);
+        let (candidates, mut chosen) = candidates(&ranking, &free, &settled, &refs);
         let charged = refine(dag, costs, roots, &candidates, &mut chosen);
         let (mut cover, used) = cover(dag, roots, &candidates, &chosen)?;
         cover.seconds += charged;
@@ -178,14 +185,20 @@ fn is_fixed(dag: &Dag, c: ClassIx) -> bool {
 }
 
 /// Every class's candidates, best flow first, and the number of the one with the least flow (none where there is no way).
-fn candidates(dag: &Dag, costs: &Costs, free: &[bool], refs: &[f64]) -> (Vec<Vec<Candidate>>, Vec<Option<usize>>) {
+fn candidates(
+    ranking: &Ranking,
+    free: &[bool],
+    settled: &[bool],
+    refs: &[f64],
+) -> (Vec<Vec<Candidate>>, Vec<Option<usize>>) {
+    let Ranking { dag, costs, .. } = *ranking;
     let mut flow: Vec<f64> = Vec::with_capacity(dag.classes.len());
     let mut cuts: Vec<Vec<Cut>> = Vec::with_capacity(dag.classes.len());
     let mut all = Vec::with_capacity(dag.classes.len());
     let mut chosen = Vec::with_capacity(dag.classes.len());
     for c in dag.indices() {
         let class = dag.class(c);
-        let own = if class.tuple { Vec::new() } else { cuts_of(dag, costs, c, &cuts, &flow) };
+        let own = if class.tuple { Vec::new() } else { cuts_of(ranking, c, &cuts, &flow) };
         let mut ways: Vec<Candidate> = Vec::new();
         if free[c.index()] {
             ways.push(Candidate { seconds: 0.0, choice: Choice::Free });
@@ -206,8 +219,12 @@ fn candidates(dag: &Dag, costs: &Costs, free: &[bool], refs: &[f64]) -> (Vec<Vec
             ways.extend(own.iter().map(|cut| Candidate { seconds: cut.cost, choice: Choice::Region(cut.clone()) }));
         }
         let total = |w: &Candidate| w.seconds + w.choice.needs(dag, c).iter().map(|l| flow[l.index()]).sum::<f64>();
-        let best = (0..ways.len()).min_by(|a, b| total(&ways[*a]).total_cmp(&total(&ways[*b])));
-        flow.push(best.map_or(f64::INFINITY, |i| total(&ways[i]) / refs[c.index()]));
+        let best = (0..ways.len()).reduce(|a, b| if total(&ways[b]) < total(&ways[a]) * (1.0 - GAIN) { b } else { a });
+        flow.push(match best {
+            Some(_) if settled[c.index()] => 0.0,
+            Some(i) => total(&ways[i]) / refs[c.index()],
+            None => f64::INFINITY,
+        });
         chosen.push(best);
         all.push(ways);
         cuts.push(own);

@@ -5,5 +5,5 @@ mod names;
 mod plan_builder;
 mod region_builder;
 
-pub(crate) use names::Provenance;
+pub(crate) use names::{Provenance, describe};
 pub(crate) use plan_builder::{Emission, emit};

@@ -1,13 +1,15 @@
-//! Names and summaries of regions, from the model's own.
+//! What the model calls values, and what regions are called.
 
 use crate::Anchor;
-use crate::egraph::{ClassIx, Dag, EGraph};
+use crate::egraph::{Dag, EGraph};
 use egg::Id;
-use kiln_graph::{Graph, Op, ReduceOp, UnaryOp};
+use kiln_graph::{Graph, Op, OpKind, ReduceOp, UnaryOp};
 use std::collections::BTreeSet;
 
-/// Longest region name: it becomes part of a kernel's symbol.
+/// Longest name of a folded weight.
 const MAX_NAME: usize = 64;
+/// Ops that the name of a region tells.
+const TOLD: usize = 3;
 
 /// What the model calls each class.
 pub(crate) struct Provenance {
@@ -69,18 +71,7 @@ pub(crate) fn unique(raw: &str, taken: &mut BTreeSet<String>) -> String {
     candidate
 }
 
-/// A name for a region before it is made unique.
-pub(crate) fn propose(inner: &[ClassIx], anchor_class: Option<ClassIx>, provenance: &Provenance, what: &str) -> String {
-    let of = |c: &ClassIx| provenance.nodes[c.index()].first();
-    let base = anchor_class.as_ref().and_then(of).or_else(|| inner.iter().rev().find_map(of));
-    match base {
-        Some(base) if base.to_ascii_lowercase().contains(what) => base.clone(),
-        Some(base) => format!("{base}_{what}"),
-        None => what.to_owned(),
-    }
-}
-
-/// What a region computes, in a word that goes into its name and a line for people.
+/// What a region computes: in words that begin its name, and in a line for people.
 pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
     let ops: Vec<&Op> =
         graph.nodes.iter().map(|n| &n.op).filter(|op| !matches!(op, Op::Input { .. } | Op::Const { .. })).collect();
@@ -109,6 +100,20 @@ pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
             anchor.map_or("region", |op| op.name().split('_').next().unwrap_or_default())
         }
     };
+    let mut name = word.to_owned();
+    // What has a word of its own needs no more of them.
+    if matches!(word, "map" | "reduce" | "gemm" | "conv" | "pool" | "gather") {
+        let of = |kind: OpKind| ops.iter().filter(move |op| op.kind() == kind).map(|op| op.name());
+        let views = of(OpKind::View).filter(|name| !matches!(*name, "reshape" | "broadcast"));
+        let mut told: Vec<&str> = Vec::new();
+        for op in of(OpKind::Elementwise).chain(views) {
+            if !told.contains(&op) && told.len() < TOLD {
+                told.push(op);
+                name.push('_');
+                name.push_str(op);
+            }
+        }
+    }
     let mut steps: Vec<String> = Vec::new();
     for op in &ops {
         let text = match op {
@@ -130,5 +135,5 @@ pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
     if shown < steps.len() {
         line.push_str(&format!(", and {} more", steps.len() - shown));
     }
-    (word.to_owned(), if line.is_empty() { word.to_owned() } else { format!("{word}: {line}") })
+    (name, if line.is_empty() { word.to_owned() } else { format!("{word}: {line}") })
 }

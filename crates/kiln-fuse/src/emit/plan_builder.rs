@@ -1,12 +1,12 @@
 //! Buffers and steps.
 
 use super::fold::Folder;
-use super::names::{Provenance, describe, propose, unique};
+use super::names::{Provenance, unique};
 use super::region_builder::{part_of, region_graph};
 use crate::cuts::{Choice, Cover, Launch, is_literal};
 use crate::egraph::{ClassIx, Dag};
 use crate::plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
-use crate::{Error, Options, Result};
+use crate::{Canonical, Error, Options, RegionId, Result};
 use kiln_graph::{Graph, Op, OpKind, TensorType};
 use std::collections::{BTreeSet, HashMap};
 
@@ -32,8 +32,7 @@ pub(crate) fn emit(from: &Emission, launches: &[Launch], results: &[ClassIx]) ->
         },
         buffers: HashMap::new(),
         folder: Folder::new(&graph.weights),
-        by_graph: HashMap::new(),
-        region_names: BTreeSet::new(),
+        by_identity: HashMap::new(),
         weight_names: graph.weights.keys().cloned().collect(),
     };
     for v in &graph.inputs {
@@ -61,8 +60,7 @@ struct PlanBuilder<'a> {
     buffers: HashMap<ClassIx, BufferId>,
     folder: Folder<'a>,
     /// Regions by what they compute.
-    by_graph: HashMap<Graph, usize>,
-    region_names: BTreeSet<String>,
+    by_identity: HashMap<RegionId, usize>,
     weight_names: BTreeSet<String>,
 }
 
@@ -153,40 +151,38 @@ impl PlanBuilder<'_> {
     }
 
     fn region(&mut self, inner: &[(ClassIx, u16)], outputs: &[ClassIx], anchor: Anchor) -> Result<usize> {
-        let dag = self.from.dag;
-        let cone = region_graph(dag, inner, outputs, &self.from.graph.symbols, &mut self.folder)?;
-        let classes: Vec<ClassIx> = inner.iter().map(|i| i.0).collect();
-        let anchored = |(class, node): &&(ClassIx, u16)| {
-            let op = dag.class(*class).nodes[usize::from(*node)].op.as_ref();
-            op.is_some_and(|op| Anchor::of(op.kind()) == Some(anchor))
-        };
-        // Reductions are named after what they end in, other anchors after themselves.
-        let named = if anchor == Anchor::Reduce { None } else { inner.iter().find(anchored).map(|i| i.0) };
-        let region = self.intern(cone.graph, anchor, |word| propose(&classes, named, self.from.provenance, word));
-        let inputs = cone.operands.iter().map(|c| self.read(*c)).collect::<Result<_>>()?;
-        let outputs = outputs.iter().map(|c| self.temp(*c)).collect();
+        let cone = region_graph(self.from.dag, inner, outputs, self.from.graph, &mut self.folder)?;
+        let inputs = cone.operands.iter().map(|c| self.read(*c)).collect::<Result<Vec<_>>>()?;
+        let outputs = outputs.iter().map(|c| self.temp(*c)).collect::<Vec<_>>();
         let mut nodes: Vec<String> = Vec::new();
-        for class in &classes {
+        for (class, _) in inner {
             for name in &self.from.provenance.nodes[class.index()] {
                 if !nodes.contains(name) {
                     nodes.push(name.clone());
                 }
             }
         }
-        self.plan.steps.push(Step::Run { region, inputs, outputs, nodes });
-        Ok(region)
+        Ok(self.run(&cone.graph, anchor, &inputs, &outputs, nodes))
     }
 
-    /// The index of a region with this graph.
-    fn intern(&mut self, graph: Graph, anchor: Anchor, name: impl Fn(&str) -> String) -> usize {
-        if let Some(i) = self.by_graph.get(&graph) {
-            return *i;
-        }
-        let (word, summary) = describe(anchor, &graph);
-        let name = unique(&name(&word), &mut self.region_names);
-        self.by_graph.insert(graph.clone(), self.plan.regions.len());
-        self.plan.regions.push(Region { name, summary, anchor, graph });
-        self.plan.regions.len() - 1
+    /// Adds a step that runs a graph as one region, in canonical form and the step's operands in its order. Gives the region's index.
+    fn run(
+        &mut self,
+        graph: &Graph,
+        anchor: Anchor,
+        inputs: &[BufferId],
+        outputs: &[BufferId],
+        nodes: Vec<String>,
+    ) -> usize {
+        let Canonical { region, inputs: from, outputs: to, symbols } = Region::canonical(graph, anchor);
+        let index = *self.by_identity.entry(region.identity()).or_insert_with(|| {
+            self.plan.regions.push(region);
+            self.plan.regions.len() - 1
+        });
+        let inputs = from.into_iter().map(|i| inputs[i]).collect();
+        let outputs = to.into_iter().map(|i| outputs[i]).collect();
+        self.plan.steps.push(Step::Run { region: index, inputs, outputs, symbols, nodes });
+        index
     }
 
     /// An op with several results: control flow, top-k.
@@ -259,10 +255,9 @@ impl PlanBuilder<'_> {
         let op = Op::Input { name: "x0".into(), ty: ty.clone() };
         let x = graph.push_node(op, &[], vec![ty.clone()], "")[0];
         graph.outputs.push(("y0".into(), x));
-        graph.symbols = super::region_builder::symbols_of(&graph, &self.from.graph.symbols);
-        let region = self.intern(graph, Anchor::Map, |word| word.to_owned());
+        super::region_builder::surroundings(&mut graph, self.from.graph);
         let out = self.buffer(ty, BufferKind::Temp, "", None);
-        self.plan.steps.push(Step::Run { region, inputs: vec![id], outputs: vec![out], nodes: vec![] });
+        self.run(&graph, Anchor::Map, &[id], &[out], vec![]);
         Ok(out)
     }
 }

@@ -4,7 +4,7 @@ use super::fold::Folder;
 use crate::Result;
 use crate::cuts::is_literal;
 use crate::egraph::{ClassIx, Dag};
-use kiln_graph::{Graph, Op, OpKind, Symbols, ValueId};
+use kiln_graph::{Graph, Op, OpKind, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
 /// A region's graph and which classes its inputs are.
@@ -13,13 +13,12 @@ pub(crate) struct Cone {
     pub operands: Vec<ClassIx>,
 }
 
-/// Inner nodes over leaves as a graph: operands `x0, x1, ..` in order of first use, results `y0, y1, ..`, no other names, so that equal
-/// computations are equal graphs.
+/// Inner nodes over leaves as a graph: operands `x0, x1, ..` in order of first use, results `y0, y1, ..`, no other names.
 pub(crate) fn region_graph(
     dag: &Dag,
     inner: &[(ClassIx, u16)],
     outputs: &[ClassIx],
-    symbols: &Symbols,
+    model: &Graph,
     folder: &mut Folder,
 ) -> Result<Cone> {
     let mut graph = Graph::new("");
@@ -76,7 +75,7 @@ pub(crate) fn region_graph(
             graph.outputs.push((format!("y{i}"), *id));
         }
     }
-    graph.symbols = symbols_of(&graph, symbols);
+    surroundings(&mut graph, model);
     Ok(Cone { graph, operands })
 }
 
@@ -90,21 +89,8 @@ pub(crate) fn part_of(dag: &Dag, class: ClassIx, tuple: ClassIx) -> Option<usize
     dag.class(class).nodes.iter().find_map(|n| (n.op.is_none() && n.operands == [tuple]).then_some(n.part))
 }
 
-/// The ranges of the symbols that occur in a graph.
-pub(crate) fn symbols_of(graph: &Graph, all: &Symbols) -> Symbols {
-    let mut used = BTreeSet::new();
-    graph.values.iter().flat_map(|v| &v.ty.shape).for_each(|d| d.symbols(&mut used));
-    for node in &graph.nodes {
-        match &node.op {
-            Op::DimValue { dim } => dim.symbols(&mut used),
-            Op::Slice { starts, .. } => starts.iter().for_each(|d| d.symbols(&mut used)),
-            Op::Pad { low, high, .. } => low.iter().chain(high).for_each(|d| d.symbols(&mut used)),
-            _ => {}
-        }
-    }
-    let mut symbols = Symbols::default();
-    for (name, (low, high)) in all.iter().filter(|(name, _)| used.contains(*name)) {
-        symbols.declare(name, low, high);
-    }
-    symbols
+/// Gives a region's graph what its model knows of symbols; the canonical form keeps of it what concerns the region.
+pub(crate) fn surroundings(graph: &mut Graph, model: &Graph) {
+    graph.symbols = model.symbols.clone();
+    graph.constraints = model.constraints.clone();
 }

@@ -10,6 +10,7 @@ pub use function::{BinaryOp, CompareOp, Domain, UnaryOp};
 pub use kind::OpKind;
 pub use spec::{ConvSpec, EinsumSpec, QuantAxes, WindowSpec};
 
+use crate::encode::{Encoder, Structure};
 use crate::infer::Cx;
 use crate::interp::Call;
 use crate::interp::array::{Array, Eval};

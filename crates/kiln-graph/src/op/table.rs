@@ -219,6 +219,39 @@ macro_rules! ops {
                 }
             }
 
+            /// The attributes as bytes.
+            pub(crate) fn encode(&self, to: &mut Encoder) {
+                match self {
+                    $(Op::$F(_) => {})*
+                    $(Op::$P => {})*
+                    $(Op::$V { $($field,)* .. } => {
+                        $(Structure::encode($field, to);)*
+                    })*
+                }
+            }
+
+            /// Shows the dims among the attributes, in order. Those of graphs inside are their own.
+            pub fn dims(&self, f: &mut dyn FnMut(&Dim)) {
+                match self {
+                    $(Op::$F(_) => {})*
+                    $(Op::$P => {})*
+                    $(Op::$V { $($field,)* .. } => {
+                        $(Structure::dims($field, f);)*
+                    })*
+                }
+            }
+
+            /// [`Op::dims`], to be changed.
+            pub fn dims_mut(&mut self, f: &mut dyn FnMut(&mut Dim)) {
+                match self {
+                    $(Op::$F(_) => {})*
+                    $(Op::$P => {})*
+                    $(Op::$V { $($field,)* .. } => {
+                        $(Structure::dims_mut($field, f);)*
+                    })*
+                }
+            }
+
             /// The op with this code, its attributes read from text.
             pub(crate) fn read(code: OpCode, from: &mut Reader) -> Result<Op> {
                 Ok(match code {

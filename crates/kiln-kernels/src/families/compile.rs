@@ -11,7 +11,7 @@ use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::program::Param as TileParam;
 use kiln_tile::{DType, KernelParam, TileError, ir, lower};
 
-/// Compiles what an offer built for `arch`, showing `watch` the CUDA C.
+/// Compiles what an offer built for `arch`, showing `watch` the programs and the CUDA C.
 pub fn implementation(offer: &Offer, built: &Built, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
     let kernels = built.launches.iter().map(|launch| launch.compile(arch, watch)).collect::<Result<_>>()?;
     let Built { scratch_bytes, zeroed_bytes, packed, .. } = built.clone();
@@ -25,6 +25,7 @@ impl TileLaunch {
     /// # Errors
     /// What the architecture cannot do.
     pub fn scheduled(&self, arch: Arch) -> Result<ir::Program> {
+        ir::verify(&self.program).map_err(|e| self.refused(e))?;
         let mut program = self.program.clone();
         PASSES.iter().try_for_each(|pass| pass.run(&mut program, &Machine::new(arch))).map_err(|e| self.refused(e))?;
         Ok(program)
@@ -36,7 +37,9 @@ impl TileLaunch {
 
     fn compile(&self, arch: Arch, watch: &mut Watch<'_>) -> Result<Kernel> {
         let _span = tracing::debug_span!("kernel", name = self.program.name).entered();
+        watch(&self.program.name, Pass::Verify, &self.program);
         let program = self.scheduled(arch)?;
+        watch(&self.program.name, Pass::Layout, &program);
         let kernel = lower::compile_threads(&program, arch).map_err(|e| self.refused(e))?;
         watch(&kernel.name, Pass::Cuda, &kernel.source);
         let mut params = vec![];

@@ -100,6 +100,8 @@ impl KernelFamily for Rows {
         let reductions = problem.plan.reductions() as f64;
         let elements = f64::from(config.rows) * f64::from(config.columns) / f64::from(config.threads());
         let vector = f64::from(problem.shape.vector());
+        let across_warps = shares > 32.0 || !problem.shape.contiguous;
+        let exchanges = if across_warps { reductions } else { 0.0 };
         Stream {
             ctas: (rows / f64::from(config.rows)).ceil(),
             threads: config.threads(),
@@ -110,8 +112,7 @@ impl KernelFamily for Rows {
             flops: flops(subject) * padding,
             accesses: (bytes + again) / (vector * f64::from(problem.shape.narrow)),
             shuffles: rows * reductions * shares * shares.log2(),
-            barriers: if shares > 32.0 || !problem.shape.contiguous { reductions } else { 0.0 }
-                + if config.whole { 0.0 } else { walks * steps },
+            barriers: exchanges + if config.whole { 0.0 } else { walks * steps },
         }
         .estimate(gpu)
     }

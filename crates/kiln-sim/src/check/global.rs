@@ -118,16 +118,21 @@ impl GridSync {
         });
     }
 
-    /// An atomic (or strong load or store) at `addr`.
-    pub(crate) fn atomic(&self, me: u32, addr: u64, ordered: bool) {
+    /// Before an atomic (or strong load or store) at `addr`. CTAs run at once, and the next of these may come between this and the access.
+    pub(crate) fn publish(&self, me: u32, addr: u64, ordered: bool) {
         self.with(|s| {
             let mut mine = s.acquired.get(&me).cloned().unwrap_or_default();
             if ordered || s.fenced.contains(&me) {
                 mine.insert(me);
             }
-            let published = s.published.entry(addr).or_default();
-            let before = published.clone();
-            published.extend(mine);
+            s.published.entry(addr).or_default().extend(mine);
+        });
+    }
+
+    /// After the access: whose ever it found has published before.
+    pub(crate) fn observe(&self, me: u32, addr: u64, ordered: bool) {
+        self.with(|s| {
+            let before = s.published.get(&addr).cloned().unwrap_or_default();
             if ordered {
                 s.acquired.entry(me).or_default().extend(before.iter().copied());
             }
@@ -160,9 +165,11 @@ mod tests {
     fn fences_around_an_atomic_order_two_ctas() {
         let (s, sync) = (GlobalShadow::default(), GridSync::default());
         s.touch(64, 0, 4, Access::Write, 1, &sync);
+        // The second CTA's atomic begins first, and finds the first one's.
+        sync.publish(2, 99, false);
         sync.fence(1);
-        sync.atomic(1, 99, false);
-        sync.atomic(2, 99, false);
+        sync.publish(1, 99, false);
+        sync.observe(2, 99, false);
         assert!(s.touch(64, 0, 4, Access::Read, 3, &sync).is_some());
         sync.fence(2);
         assert_eq!(s.touch(64, 0, 4, Access::Read, 2, &sync), None);

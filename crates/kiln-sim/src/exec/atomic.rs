@@ -96,12 +96,16 @@ impl Cluster<'_> {
                 Space::Global => {
                     let Some((i, off)) = self.global_checked(w, lane, addr, total, "atomic") else { continue };
                     self.global_access(w, lane, i, off, total, Access::Atomic);
-                    if self.run.options.checks.global_races {
-                        self.run.sync.atomic(self.index as u32 + 1, addr, atom.ordered);
+                    let (races, me) = (self.run.options.checks.global_races, self.index as u32 + 1);
+                    if races {
+                        self.run.sync.publish(me, addr, atom.ordered);
                     }
                     for (k, operand) in operands.iter().enumerate() {
                         let off = off + k as u64 * u64::from(size);
                         results[k][lane] = self.global_atomic(i, off, atom, operand[lane], b[lane]);
+                    }
+                    if races {
+                        self.run.sync.observe(me, addr, atom.ordered);
                     }
                 }
                 Space::Shared | Space::SharedCluster => {

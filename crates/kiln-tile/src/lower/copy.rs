@@ -51,12 +51,7 @@ impl Lower<'_> {
     }
 
     /// Calls `write` with tensor map, origin and shared address of each of the boxes that make up a slot.
-    fn boxes(
-        &mut self,
-        view: &View,
-        slot: &Slot,
-        write: &mut dyn FnMut(&mut Self, OneBox),
-    ) -> Result<()> {
+    fn boxes(&mut self, view: &View, slot: &Slot, write: &mut dyn FnMut(&mut Self, OneBox)) -> Result<()> {
         let name = self.program.shared(slot.buffer).name.clone();
         let boxes = self.shared_layout(slot.buffer)?.tma_box();
         let boxes = boxes.ok_or_else(|| self.internal(format!("`{name}` is not made of boxes")))?;

@@ -400,7 +400,8 @@ fn steps(layout: &SharedLayout, mode: Mode) -> Vec<(u32, u32, u32)> {
     while divide < mode.extent {
         let left = mode.extent / divide;
         let unit = at(divide);
-        let even = |extent: &u32| left.is_multiple_of(*extent) && (0..*extent).all(|digit| at(digit * divide) == digit * unit);
+        let even =
+            |extent: &u32| left.is_multiple_of(*extent) && (0..*extent).all(|digit| at(digit * divide) == digit * unit);
         let extent = (2..=left).rev().find(even).unwrap_or(left);
         out.push((divide, extent, unit));
         divide *= extent;

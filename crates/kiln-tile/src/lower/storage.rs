@@ -284,7 +284,7 @@ mod tests {
 
     /// The classes of a program whose tiles have the same blocked layout, slices where an axis has gone.
     fn classes(k: Builder) -> Storage {
-        let mut program = k.finish();
+        let mut program = k.finish().unwrap();
         for value in &mut program.values {
             let layout = RegisterLayout::blocked(&SHAPE, 128, 2, &[1, 0]).unwrap();
             value.layout = Some(if value.shape == SHAPE { layout } else { layout.slice(1).unwrap() });

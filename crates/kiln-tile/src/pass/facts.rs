@@ -328,5 +328,13 @@ mod tests {
         assert_eq!(facts.lane_step(&(&e / 12), 4), Some(0));
         assert_eq!(facts.lane_step(&e.lt(Expr::index(8)), 4), Some(0));
         assert_eq!(facts.lane_step(&e.lt(Expr::index(6)), 4), None);
+        // A divisor that only a run knows, if it is a multiple of the lanes.
+        let [whole, any] = [1, 2].map(var);
+        for (n, multiple) in [(&whole, 8), (&any, 2)] {
+            facts.set(n, VarFacts { range: Range::new(1, 1 << 20), multiple, lane_step: Some(0) });
+        }
+        let (whole, any) = (Expr::var(&whole), Expr::var(&any));
+        assert_eq!((facts.lane_step(&(&e / &whole), 4), facts.lane_step(&(&e % &whole), 4)), (Some(0), Some(1)));
+        assert_eq!((facts.lane_step(&(&e / &any), 4), facts.lane_step(&(&e % &any), 4)), (None, None));
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::dtype::Type;
 use crate::expr::{Expr, Var};
-use crate::ir::{Turn,
+use crate::ir::{
     Arriver, Barrier, BarrierId, Block, ChannelId, CopyKind, Fence, Group, Op, Operand, Program, Role, SharedId, Slot,
-    Stage, Stmt, ValueId,
+    Stage, Stmt, Turn, ValueId,
 };
 use std::collections::{HashMap, HashSet};
 

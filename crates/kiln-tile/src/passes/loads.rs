@@ -51,7 +51,7 @@ fn map(program: &mut Program, stmt: &mut Stmt, out: &mut Block) {
     let shape = program.value(stmt.results[0]).shape.clone();
     let Op::Map { axes, args, body, results } = &mut stmt.op else { return };
     let (found, places) = {
-        let names = Names::of(args, body);
+        let names = Names::of(args, body, results);
         (names.loads(body, results), names.places)
     };
     if found.is_empty() {
@@ -78,7 +78,7 @@ fn map(program: &mut Program, stmt: &mut Stmt, out: &mut Block) {
 }
 
 impl<'m> Names<'m> {
-    fn of(args: &[(Var, ValueId)], body: &'m [Scalar]) -> Names<'m> {
+    fn of(args: &[(Var, ValueId)], body: &'m [Scalar], results: &[Expr]) -> Names<'m> {
         let mut names =
             Names { binds: HashMap::new(), data: args.iter().map(|(var, _)| var.id).collect(), places: HashSet::new() };
         let mut roots = vec![];
@@ -98,6 +98,7 @@ impl<'m> Names<'m> {
                 names.binds.insert(var.id, value);
             }
         }
+        results.iter().for_each(indices);
         while let Some(e) = roots.pop() {
             e.walk(&mut |e| {
                 if let ExprKind::Var(var) = e.kind()
@@ -162,8 +163,11 @@ impl<'m> Names<'m> {
     }
 }
 
+/// Is shown a load's buffer and index, and the conditions under which it is evaluated.
+type Visit<'v> = dyn FnMut(&Buffer, &[Expr], &[Expr]) + 'v;
+
 /// Calls `load` on every load of an expression that stands in no place of another, with the conditions under which it is evaluated.
-fn visit(e: &Expr, conditions: &mut Vec<Expr>, load: &mut dyn FnMut(&Buffer, &[Expr], &[Expr])) {
+fn visit(e: &Expr, conditions: &mut Vec<Expr>, load: &mut Visit<'_>) {
     match e.kind() {
         ExprKind::Load(buffer, index) => load(buffer, index, conditions),
         ExprKind::Select(condition, yes, no) => {

@@ -179,7 +179,10 @@ fn fits(atom: &MmaAtom, dot: &DotShape) -> bool {
             let groups = dot.warps / 4;
             let lies = |k_major: bool| atom.takes_b(Source::Shared { mn_major: !k_major });
             let whole = dot.warps.is_multiple_of(4) && groups > 0 && m.is_multiple_of(atom.m * groups);
-            whole && atom.widths.contains(&n) && k.is_multiple_of(atom.k) && dot.k_major.iter().all(|major| lies(*major))
+            whole
+                && atom.widths.contains(&n)
+                && k.is_multiple_of(atom.k)
+                && dot.k_major.iter().all(|major| lies(*major))
         }
         MmaKind::Sync => {
             let parts = (1..=dot.warps).any(|across| shares([m, n], [atom.m, atom.widths[0]], dot.warps, across));

@@ -291,6 +291,12 @@ fn last(op: &Op) -> Option<Level> {
 fn is_collective(op: &Op) -> bool {
     matches!(
         op,
-        Op::Roles(_) | Op::Sync | Op::NamedBarrier { .. } | Op::Turn(_) | Op::SetRegisters { .. } | Op::ClusterSync | Op::Elected(_)
+        Op::Roles(_)
+            | Op::Sync
+            | Op::NamedBarrier { .. }
+            | Op::Turn(_)
+            | Op::SetRegisters { .. }
+            | Op::ClusterSync
+            | Op::Elected(_)
     )
 }

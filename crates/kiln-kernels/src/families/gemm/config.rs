@@ -122,7 +122,6 @@ impl Config {
 /// All Configs.
 pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
     let machine = Machine::new(gpu.arch);
-    let bytes = problem.types.iter().map(|dtype| dtype.bits() / 8).max().unwrap_or(4).max(1);
     let [few, many] = problem.outer_sizes();
     let mut space = Space { problem, gpu, machine, found: vec![] };
     for swap in [false, true] {
@@ -137,18 +136,7 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
                 continue;
             }
             for line in [64, 128] {
-                let config = Config {
-                    bm,
-                    bn,
-                    bk: line / bytes,
-                    warps,
-                    stages: 2,
-                    raster: RASTER,
-                    specialise: false,
-                    persistent: false,
-                    splits: 1,
-                    swap,
-                };
+                let config = Config { bm, bn, bk: line / problem.widest(), warps, swap, ..smallest(problem) };
                 space.plain(config);
                 if line == 128 {
                     space.specialised(config);
@@ -157,27 +145,28 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
         }
     }
     if space.found.is_empty() {
-        // Whatever the sizes and types are, threads can multiply tiles of 16 by 32.
-        let smallest = Config { bm: 16, bn: 32, bk: (64 / bytes).max(4), warps: 4, stages: 2, raster: RASTER, ..NONE };
-        space.found.push(smallest);
+        space.found.push(smallest(problem));
     }
     space.found.sort();
     space.found.dedup();
     space.found
 }
 
-const NONE: Config = Config {
-    bm: 0,
-    bn: 0,
-    bk: 0,
-    warps: 0,
-    stages: 0,
-    raster: 0,
-    specialise: false,
-    persistent: false,
-    splits: 1,
-    swap: false,
-};
+/// A Config whatever the sizes and types are: threads can multiply tiles of 16 by 32.
+pub fn smallest(problem: &Problem) -> Config {
+    Config {
+        bm: 16,
+        bn: 32,
+        bk: 64 / problem.widest(),
+        warps: 4,
+        stages: 2,
+        raster: RASTER,
+        specialise: false,
+        persistent: false,
+        splits: 1,
+        swap: false,
+    }
+}
 
 /// Rows and columns of tiles, and warps.
 fn tiles(tensor: bool, swap: bool) -> Vec<(u32, u32, u32)> {

@@ -91,9 +91,8 @@ impl KernelFamily for Gemm {
         let outputs = region.graph.outputs.iter().zip(&product.boxes).filter(|(_, axes)| axes.is_some());
         let stored_bytes = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits() / 8).sum();
         let problem = Problem { subject: subject.clone(), product, types, sums, best, feeds, deep, stored_bytes };
-        if let Some(config) = config::space(&problem, gpu).first() {
-            self.build(&problem, config)?;
-        }
+        // What one Config can express all can.
+        self.build(&problem, &config::smallest(&problem))?;
         Ok(Some(problem))
     }
 
@@ -146,6 +145,11 @@ impl Problem {
     /// Whether tensor cores take the types.
     fn tensor(&self) -> bool {
         self.best != MmaKind::Fma
+    }
+
+    /// Bytes of an element of the operand that has the greater ones.
+    fn widest(&self) -> u32 {
+        self.types.iter().map(|dtype| dtype.bits() / 8).max().map_or(4, |bytes| bytes.max(1))
     }
 
     /// The instruction that a Config's dots become.

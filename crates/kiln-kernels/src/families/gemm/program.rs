@@ -23,7 +23,7 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         registers: (config.specialise && config.warps >= 8).then_some(REGISTERS),
         persistent: config.persistent,
         raster: config.raster,
-        staged_epilogue: config.specialise,
+        staged_epilogue: config.staged(),
         ..Schedule::default()
     };
     k.schedule(schedule);

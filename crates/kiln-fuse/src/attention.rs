@@ -6,7 +6,7 @@ use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, OpKind, ReduceOp, TensorType,
 use kiln_target::arch::has_mma;
 
 /// Longest head, of queries and keys or of values: kernels keep it on chip.
-const MAX_HEAD: i64 = 128;
+const MAX_HEAD: i64 = 256;
 
 /// The parts of an Attention region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,11 @@
 mod common;
 
 use common::{Case, attention, cases, shapes};
+use kiln_kernels::families::{Subject, offers};
+use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use kiln_tile::ir::Level;
+use std::sync::Arc;
 
 /// The cheapest Config, the dearest and one between, as `family` built them and after the passes.
 fn check(cases: Vec<Case>, family: &str) {
@@ -71,14 +74,15 @@ fn reductions() {
     check(cases::reductions(), "rows");
 }
 
-/// The first of each half of all Configs and the last, on every architecture that has the type.
+/// The cheapest Config, the dearest, and one with roles or one between, on every architecture that has the type.
 #[test]
 fn attentions() {
     for case in attention::attentions() {
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a].into_iter().filter(|arch| case.is_for(*arch)) {
             let offers = case.offers(arch);
             assert!(!offers.is_empty(), "{}", case.region.name);
-            for i in std::collections::BTreeSet::from([0, offers.len() / 2, offers.len() - 1]) {
+            let special = offers.iter().position(|offer| offer.text.contains("specialised"));
+            for i in std::collections::BTreeSet::from([0, offers.len() - 1, special.unwrap_or(offers.len() / 2)]) {
                 let built = offers[i].build().unwrap_or_else(|e| panic!("{}: {e}", case.region.name));
                 for level in [Level::Tile, Level::LaidOut] {
                     println!("{} on {arch}: {}, {level:?}", case.region.name, offers[i].text);
@@ -87,6 +91,25 @@ fn attentions() {
             }
         }
     }
+}
+
+/// At sizes that were measured on an H200 the cheapest Config is the one that was fastest there; few queries have few rows.
+#[test]
+fn attentions_are_ranked_as_measured() {
+    let gpu = Gpu::named("h200").unwrap();
+    let best = |depth: usize, queries: i64, batch: i64| {
+        let case = attention::stream_of(depth, false, "nqhd,nkhd->nhqk", 1, 1);
+        let sizes = [("N".to_owned(), batch), ("M".to_owned(), queries), ("K".to_owned(), 4096)].into();
+        let subject = Subject::new(&case.region, &case.region.graph.symbols, &[], &sizes);
+        offers(&Arc::new(subject), &gpu).unwrap().remove(0).config
+    };
+    for (depth, keys) in [(128, vec![128]), (64, vec![128, 192])] {
+        let config = best(depth, 4096, 16);
+        let [bm, bn, warps] = ["bm", "bn", "warps"].map(|name| config[name].as_u64().unwrap());
+        assert!(bm == 128 && keys.contains(&bn) && warps == 8 && config["specialise"] == true, "{depth}: {config}");
+    }
+    let config = best(128, 8, 1);
+    assert!(config["bm"].as_u64().unwrap() <= 64, "{config}");
 }
 
 #[test]

@@ -204,13 +204,21 @@ fn every_family_compiles_for_every_target_without_spills() {
         some(cases::scatters(), 20),
         some(cases::reductions(), 12),
         some(cases::contractions(), 9),
-        attention::attentions(),
         some(cases::convolutions(), 5),
         some(cases::windows(), 14),
         some(cases::scans(), 30),
         some(cases::top_k(), 12),
     ];
-    for case in chosen.into_iter().flatten() {
+    compiles_without_spills(chosen.into_iter().flatten().collect());
+}
+
+#[test]
+fn attentions_compile_for_every_target_without_spills() {
+    compiles_without_spills(attention::attentions());
+}
+
+fn compiles_without_spills(chosen: Vec<Case>) {
+    for case in chosen {
         let all = [Arch::Sm75, Arch::Sm80, Arch::Sm86, Arch::Sm89, Arch::Sm90a, Arch::Sm100, Arch::Sm120];
         for arch in all.into_iter().filter(|arch| case.is_for(*arch)) {
             let made = case.lower(arch).unwrap_or_else(|e| panic!("{e}"));
@@ -330,6 +338,25 @@ fn simulated_contractions() {
 #[test]
 fn simulated_attentions() {
     check(attention::attentions());
+}
+
+/// Whatever the cheapest are: those with roles, and those without.
+#[test]
+fn simulated_attentions_of_every_kind() {
+    let mut roles = 0;
+    for (n, case) in attention::attentions().iter().enumerate() {
+        let offers = case.offers(Arch::Sm90a);
+        let special = offers.iter().position(|offer| offer.text.contains("specialised"));
+        let plain =
+            offers.iter().rposition(|offer| !offer.text.contains("specialised") && offer.text.contains("64 keys"));
+        roles += usize::from(special.is_some());
+        for offer in special.into_iter().chain(plain.filter(|_| n % 3 == 0)).map(|i| &offers[i]) {
+            println!("{}: {}", case.region.name, offer.text);
+            let made = implementation(offer, &offer.build().unwrap(), Arch::Sm90a, &mut |_, _, _| {}).unwrap();
+            simulate_made(case, &made, Arch::Sm90a, [None, Some(n as u64)]);
+        }
+    }
+    assert!(roles > 10);
 }
 
 #[test]

@@ -45,7 +45,46 @@ pub fn attentions() -> Vec<Case> {
     cases.extend(finite_masks());
     cases.extend(shared_keys());
     cases.extend(transposed());
+    cases.extend(streams());
     cases
+}
+
+/// Several tiles along both axes, where no more than a factor and the diagonal stands between the products: heads beside rows and before them,
+/// small and great, queries as long as keys and at the end of longer keys.
+pub fn streams() -> Vec<Case> {
+    let all = [(64, true, "nqhd,nkhd->nhqk", 200, 200), (128, false, "nqhd,nkhd->nhqk", 150, 333)];
+    let more = [(128, true, "nhqd,nhkd->nhqk", 140, 300), (256, true, "nhqd,nhkd->nhqk", 100, 100)];
+    all.into_iter()
+        .chain(more)
+        .map(|(depth, causal, first, queries, keys)| stream_of(depth, causal, first, queries, keys))
+        .collect()
+}
+
+pub fn stream_of(depth: usize, causal: bool, first: &str, queries: usize, keys: usize) -> Case {
+    let beside = first.starts_with("nqhd");
+    let shape = |rows: usize| if beside { [1, rows, 2, depth] } else { [1, 2, rows, depth] };
+    let data = |rows, seed| random(DType::F16, &shape(rows), seed);
+    let inputs = vec![data(queries, 1), data(keys, 2), data(keys, 3)];
+    let name = format!("attention_stream_{depth}{}", if causal { "_causal" } else { "" });
+    case(&name, Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let text = depth.to_string();
+        let [q, k, v] = [("q", "M"), ("k", "K"), ("v", "K")].map(|(name, rows)| {
+            let shape = if beside { ["N", rows, "2", &text] } else { ["N", "2", rows, &text] };
+            b.input(name, DType::F16, &d(&shape))
+        });
+        let second = if beside { "nhqk,nkhd->nqhd" } else { "nhqk,nhkd->nqhd" };
+        let offset = Dim::sym("K") - Dim::sym("M");
+        let y = stream(b, [q?, k?, v?], [first, second], DType::F32, |b, s| {
+            let s = b.mul_scalar(s, (depth as f64).powf(-0.5))?;
+            if !causal {
+                return Ok(s);
+            }
+            let seen = b.causal_mask(&Dim::sym("M"), &Dim::sym("K"), &offset)?;
+            let hidden = b.scalar(DType::F32, f64::NEG_INFINITY)?;
+            b.select(seen, s, hidden)
+        })?;
+        Ok(vec![y])
+    })
 }
 
 /// `[N, S, H, D]`, as a linear layer leaves it; scaled and masked; the heads put side by side again.

@@ -103,8 +103,14 @@ impl Config {
         let scores = self.bm * self.bn;
         // Sums of weighted values, scores, the weights that are multiplied, what scores are made of beside sums.
         let tiles = self.bm * columns + scores + scores / 2 + scores * problem.beside;
-        // The next keys and values where threads load them.
-        let ahead = if problem.direct() { 0 } else { self.bn * (depth + columns) };
+        // The next keys and values where threads load them: packed where an access brings several, else each with its addresses.
+        let packed = problem.feeds[1..].iter().all(|feed| matches!(feed, Feed::Pieces(_) | Feed::Boxes(_)));
+        let elements = self.bn * (depth + columns);
+        let ahead = match packed {
+            true if problem.direct() => 0,
+            true => elements / 2,
+            false => 4 * elements,
+        };
         (tiles + ahead).div_ceil(threads)
     }
 

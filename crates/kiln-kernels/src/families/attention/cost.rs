@@ -13,6 +13,9 @@ use kiln_tile::passes::Machine;
 /// Operations outside the tensor cores for one score: a multiply-add, a power, a maximum, a sum, a conversion.
 const SOFTMAX_OPS: f64 = 16.0;
 
+/// Schedulers of an SM.
+const SCHEDULERS: f64 = 4.0;
+
 /// What an attention would cost.
 pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let costs = &gpu.costs;
@@ -42,8 +45,10 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         _ => None,
     };
     let share = if best == Some(MmaKind::Wgmma) && kind != MmaKind::Wgmma { costs.sync_share } else { 1.0 };
-    let math = 2.0 * bm * bn * (depth + columns) / (gpu.peak_ops(streamed.dtype, true) * share / sms);
-    let threads = gpu.peak_ops(DType::F32, false) / sms;
+    // An SM has four schedulers, each with a tensor core and lanes of its own; a warp uses one.
+    let schedulers = (f64::from(config.warps) * together / SCHEDULERS).min(1.0);
+    let math = 2.0 * bm * bn * (depth + columns) / (gpu.peak_ops(streamed.dtype, true) * share * schedulers / sms);
+    let threads = gpu.peak_ops(DType::F32, false) * schedulers / sms;
     let others = f64::from(problem.beside) * costs.access_ops;
     let softmax = bm * bn * (SOFTMAX_OPS + others) / threads;
     // Copies of threads cost them instructions.
@@ -54,14 +59,14 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         _ => elements,
     };
     let copies = copies * costs.access_ops / threads;
-    let warps_hide = config.overlap || together > 1.0;
-    let busy = match warps_hide {
+    let busy = match config.overlap || together > 1.0 {
         true => math.max(softmax) + costs.overlap_loss * math.min(softmax),
         false => math + softmax,
     };
     let bytes = elements * f64::from(streamed.dtype.bits()) / 8.0;
     let cached = bytes / (costs.l2_sm_bytes * gpu.clock_ghz * 1e9);
-    let step = ((busy + copies).max(cached) * together).max(costs.latency_seconds / f64::from(config.stages));
+    let work = (busy + copies).max(cached) * together + costs.barrier_seconds;
+    let step = work.max(costs.latency_seconds / f64::from(config.stages));
     let tile = (seen / bn).ceil() * step + costs.tile_seconds;
     let bytes = subject.bytes();
     let memory = bytes / (gpu.bandwidth_gbs * 1e9 * (tiles / sms).min(1.0));

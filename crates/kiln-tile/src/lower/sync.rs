@@ -3,7 +3,7 @@
 use super::{Lower, Threads};
 use crate::error::Result;
 use crate::expr::Expr;
-use crate::ir::{Turn, Arriver, BarrierId, Block, Fence, Group, Role};
+use crate::ir::{Arriver, BarrierId, Block, Fence, Group, Role, Turn};
 use crate::threads::{self as t, Effect, Stmt};
 
 /// Barriers of roles count down from this one; those that programs name count up.

@@ -3,9 +3,9 @@
 
 use crate::dtype::Type;
 use crate::expr::{Expr, Var};
-use crate::ir::{Turn,
+use crate::ir::{
     Arriver, Barrier, BarrierId, Block, ChannelId, CopyKind, Fence, Group, Op, Operand, Program, Role, SharedId, Slot,
-    Stage, Stmt, ValueId,
+    Stage, Stmt, Turn, ValueId,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -13,17 +13,18 @@ use std::collections::{HashMap, HashSet};
 pub fn asynchronous(program: &mut Program) {
     let rings = rings(program);
     let out = outgoing(&program.body);
+    let products = asynchronous_dots(&program.body);
     let mut body = std::mem::take(&mut program.body);
     let mut before = vec![];
     for stmt in &mut body {
         let Op::Roles(roles) = &mut stmt.op else { continue };
         for (i, role) in roles.iter_mut().enumerate() {
-            let mut pass = Pass::new(program, &rings, &out, Some((i as u32 + 1, role.warps * 32)));
+            let mut pass = Pass::new(program, &rings, &out, products, Some((i as u32 + 1, role.warps * 32)));
             role.body = pass.role(role);
         }
     }
     if !body.iter().any(|stmt| matches!(stmt.op, Op::Roles(_))) {
-        let mut pass = Pass::new(program, &rings, &out, None);
+        let mut pass = Pass::new(program, &rings, &out, products, None);
         body = pass.body(body);
         before = pass.declared;
     }
@@ -115,6 +116,8 @@ struct Pass<'a> {
     /// The role's named barrier and its threads, in a program of roles.
     team: Option<(u32, u32)>,
     producer: bool,
+    /// Whether products read shared memory on their own, behind the back of ordinary writes.
+    products: bool,
     /// Whether warpgroups take turns.
     turns: bool,
 }
@@ -124,10 +127,21 @@ impl<'a> Pass<'a> {
         program: &'a mut Program,
         rings: &'a HashMap<ChannelId, Ring>,
         outgoing: &'a HashSet<SharedId>,
+        products: bool,
         team: Option<(u32, u32)>,
     ) -> Self {
         let turns = program.schedule.ping_pong && matches!(team, Some((_, 256)));
-        Pass { program, rings, outgoing, cursors: HashMap::new(), declared: vec![], team, producer: false, turns }
+        Pass {
+            program,
+            rings,
+            outgoing,
+            cursors: HashMap::new(),
+            declared: vec![],
+            team,
+            producer: false,
+            products,
+            turns,
+        }
     }
 
     fn role(&mut self, role: &mut Role) -> Block {
@@ -298,7 +312,12 @@ impl<'a> Pass<'a> {
                 }
                 out.extend(self.advance(channel, false));
             }
-            Op::Sync => out.push(self.sync()),
+            Op::Sync => {
+                if self.products && out.last().is_some_and(|last| matches!(last.op, Op::SharedStore { .. })) {
+                    out.push(Stmt::effect(Op::Fence(Fence::ProxyAsync)));
+                }
+                out.push(self.sync());
+            }
             Op::SharedLoad { from } => {
                 self.resolve(from);
                 out.push(stmt);
@@ -387,7 +406,9 @@ impl<'a> Pass<'a> {
     fn receive(&mut self, channel: ChannelId, out: &mut Block) {
         let Some(ring) = self.rings.get(&channel).copied() else {
             let pending = self.program.channel(channel).stages.saturating_sub(2);
-            out.extend([Stmt::effect(Op::WaitGroup { group: Group::CpAsync, pending }), self.sync()]);
+            out.push(Stmt::effect(Op::WaitGroup { group: Group::CpAsync, pending }));
+            out.extend(self.products.then(|| Stmt::effect(Op::Fence(Fence::ProxyAsync))));
+            out.push(self.sync());
             return;
         };
         let (index, parity) = self.phase(channel, false);

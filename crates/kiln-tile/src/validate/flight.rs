@@ -39,7 +39,8 @@ impl Registers {
         for register in registers {
             if let Some(flying) = self.held(*register, landed) {
                 let as_what = if flying.sum { "the sum" } else { "the left operand" };
-                let what = format!("they are {as_what} of a product of group {}, group {landed} is waited for", flying.group);
+                let what =
+                    format!("they are {as_what} of a product of group {}, group {landed} is waited for", flying.group);
                 return Err((Finding::Registers, what));
             }
             self.used.insert(*register, self.clock);
@@ -48,7 +49,13 @@ impl Registers {
     }
 
     /// A product of a group.
-    pub fn product(&mut self, left: Option<usize>, sum: usize, group: u32, landed: u32) -> Result<(), (Finding, String)> {
+    pub fn product(
+        &mut self,
+        left: Option<usize>,
+        sum: usize,
+        group: u32,
+        landed: u32,
+    ) -> Result<(), (Finding, String)> {
         let late = |register: &usize| self.used.get(register).is_some_and(|used| self.fence.is_none_or(|f| f < *used));
         if self.fence.is_none() || late(&sum) || left.as_ref().is_some_and(late) {
             let what = "its registers were used since the last `fence wgmma`, or there was none".to_owned();

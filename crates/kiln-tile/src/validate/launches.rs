@@ -22,7 +22,8 @@ impl Launch {
     /// A finding, with the parameters that it was found for.
     pub fn noted(&self, program: &Program, mut error: TileError) -> TileError {
         if let TileError::Schedule { what, .. } = &mut error {
-            let is_param = |var: &Var| program.params.iter().any(|p| matches!(p, Param::Scalar { var: own, .. } if own == var));
+            let is_param =
+                |var: &Var| program.params.iter().any(|p| matches!(p, Param::Scalar { var: own, .. } if own == var));
             let shown = self.values.iter().filter(|(var, _)| is_param(var) && var.ty == Type::Index);
             let shown: Vec<String> = shown.map(|(var, value)| format!("{} = {}", var.name, value.as_i128())).collect();
             if !shown.is_empty() {

@@ -71,18 +71,26 @@ impl Finding {
             Finding::Deadlock => "let an arrival, or a copy, stand before each wait; wait for the phases in turn",
             Finding::Bytes => "expect the bytes of the copies that complete on the barrier, once a phase",
             Finding::Arrivals => "count the threads, warps or warpgroups that arrive in each phase",
-            Finding::Phase => "wait for the phase before on the same barrier first; flip the parity when the ring wraps",
+            Finding::Phase => {
+                "wait for the phase before on the same barrier first; flip the parity when the ring wraps"
+            }
             Finding::Unwritten => "copy or store to the slot first, and wait for it",
             Finding::ReadEarly => "wait for the copy's barrier or group, then synchronise the threads that read",
             Finding::WrittenEarly => "wait until its readers have arrived, or synchronise, before it is filled again",
-            Finding::ProxyFence => "put `fence proxy_async` after the writes and before the barrier that the reader passes",
+            Finding::ProxyFence => {
+                "put `fence proxy_async` after the writes and before the barrier that the reader passes"
+            }
             Finding::ProductFence => "put `fence wgmma` between the use of the registers and the product",
             Finding::Registers => "wait for the product's group first: `wait_group wgmma`",
-            Finding::NamedBarrier => "let the threads that it counts arrive once a round; give each use a number of its own",
+            Finding::NamedBarrier => {
+                "let the threads that it counts arrive once a round; give each use a number of its own"
+            }
             Finding::Unfinished => "wait for it before the role ends",
             Finding::RegisterCount => "give up in one role what another takes",
             Finding::Place => "keep cursors below the stages; give each buffer bytes of its own",
-            Finding::Control => "compute it from parameters, the grid and loop variables, or keep it free of shared memory",
+            Finding::Control => {
+                "compute it from parameters, the grid and loop variables, or keep it free of shared memory"
+            }
         }
     }
 }

@@ -21,27 +21,62 @@ pub(super) struct Event<'a> {
 
 /// What is done. Slots, barriers and registers are numbered through the program.
 pub(super) enum Act {
-    Wait { barrier: usize, parity: i128 },
-    Expect { barrier: usize, bytes: i64 },
-    Arrive { barrier: usize, by: Arriver },
+    Wait {
+        barrier: usize,
+        parity: i128,
+    },
+    Expect {
+        barrier: usize,
+        bytes: i64,
+    },
+    Arrive {
+        barrier: usize,
+        by: Arriver,
+    },
     /// A copy by the tensor memory accelerator.
-    Bring { slot: usize, barrier: usize, bytes: i64 },
+    Bring {
+        slot: usize,
+        barrier: usize,
+        bytes: i64,
+    },
     /// A copy by `cp.async`.
-    Copy { slot: usize },
-    Load { slot: usize },
-    Store { slot: usize },
+    Copy {
+        slot: usize,
+    },
+    Load {
+        slot: usize,
+    },
+    Store {
+        slot: usize,
+    },
     /// A bulk store.
-    Out { slot: usize },
+    Out {
+        slot: usize,
+    },
     /// An asynchronous product: the slots that it reads, registers of its left operand and of its sum.
-    Product { slots: Vec<usize>, left: Option<usize>, sum: usize },
+    Product {
+        slots: Vec<usize>,
+        left: Option<usize>,
+        sum: usize,
+    },
     /// Ordinary use of registers.
     Use(Vec<usize>),
     Commit(Group),
-    WaitGroup { group: Group, pending: u32 },
+    WaitGroup {
+        group: Group,
+        pending: u32,
+    },
     Fence(Fence),
-    Meet { id: usize, threads: u32, wait: bool },
+    Meet {
+        id: usize,
+        threads: u32,
+        wait: bool,
+    },
     Turn(Turn),
-    SetRegisters { count: u32, increase: bool },
+    SetRegisters {
+        count: u32,
+        increase: bool,
+    },
 }
 
 /// The threads of the kernel, or of one of its roles, in one launch.
@@ -136,9 +171,7 @@ pub(super) fn is_inert(block: &Block) -> bool {
         | Op::Convert { .. }
         | Op::Store { .. }
         | Op::Atomic { .. } => true,
-        Op::Dot { a, b, .. } => {
-            !is_product(&stmt.op) && matches!((a, b), (Operand::Tile(_), Operand::Tile(_)))
-        }
+        Op::Dot { a, b, .. } => !is_product(&stmt.op) && matches!((a, b), (Operand::Tile(_), Operand::Tile(_))),
         Op::For { .. } | Op::If { .. } => stmt.op.blocks().into_iter().all(is_inert),
         _ => false,
     })
@@ -242,7 +275,9 @@ impl<'a> Tracer<'a> {
         let stage = self.scalar(stmt, stage)?;
         match usize::try_from(stage) {
             Ok(at) if at < shared.stages as usize => Ok(self.plan.slots[slot.buffer.0 as usize] + at),
-            _ => self.fail(Finding::Place, stmt, format!("stage {stage} of the {} of `{}`", shared.stages, shared.name)),
+            _ => {
+                self.fail(Finding::Place, stmt, format!("stage {stage} of the {} of `{}`", shared.stages, shared.name))
+            }
         }
     }
 
@@ -351,7 +386,11 @@ impl<'a> Tracer<'a> {
             Op::NamedBarrier { id, threads, wait } => {
                 let number = self.scalar(stmt, id)?;
                 let Some(id) = usize::try_from(number).ok().filter(|id| *id < CLUSTER) else {
-                    return self.fail(Finding::NamedBarrier, stmt, format!("barrier {number}, expected one of 0 to 15"));
+                    return self.fail(
+                        Finding::NamedBarrier,
+                        stmt,
+                        format!("barrier {number}, expected one of 0 to 15"),
+                    );
                 };
                 self.push(stmt, Act::Meet { id, threads: *threads, wait: *wait });
             }
@@ -405,7 +444,9 @@ impl<'a> Tracer<'a> {
             [Err(e), ..] | [_, Err(e), _] | [_, _, Err(e)] => {
                 return self.fail(Finding::Control, stmt, format!("it depends on data: {e}"));
             }
-            [.., Ok(step)] => return self.fail(Finding::Control, stmt, format!("a step of {step}, expected 1 or more")),
+            [.., Ok(step)] => {
+                return self.fail(Finding::Control, stmt, format!("a step of {step}, expected 1 or more"));
+            }
         };
         let (inside, firsts): (Vec<ValueId>, Vec<ValueId>) = carried.iter().copied().unzip();
         self.hand_over(stmt, &firsts, &inside);

@@ -62,8 +62,7 @@ const REDUCTIONS: Words<ReduceOp, 6> = [
 const ATOMICS: Words<AtomicOp, 3> = [(AtomicOp::Add, "add"), (AtomicOp::Min, "min"), (AtomicOp::Max, "max")];
 const GROUPS: Words<Group, 4> =
     [(Group::CpAsync, "cp_async"), (Group::Wgmma, "wgmma"), (Group::BulkRead, "bulk_read"), (Group::Bulk, "bulk")];
-const TURNS: Words<Turn, 4> =
-    [(Turn::Start, "start"), (Turn::Wait, "wait"), (Turn::Pass, "pass"), (Turn::End, "end")];
+const TURNS: Words<Turn, 4> = [(Turn::Start, "start"), (Turn::Wait, "wait"), (Turn::Pass, "pass"), (Turn::End, "end")];
 const ARRIVERS: Words<Arriver, 3> =
     [(Arriver::Thread, "thread"), (Arriver::Warp, "warp"), (Arriver::Warpgroup, "warpgroup")];
 const FENCES: Words<Fence, 3> =

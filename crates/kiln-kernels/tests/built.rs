@@ -25,6 +25,10 @@ fn check(cases: Vec<Case>, family: &str) {
             if !built.guard.holds(&case.bindings()).unwrap() {
                 continue;
             }
+            // The last pass is followed by the proof of the schedule.
+            for launch in &built.launches {
+                launch.scheduled(arch).unwrap_or_else(|e| panic!("{} for {arch}: {e}", case.region.name));
+            }
             for level in [Level::Tile, Level::LaidOut] {
                 let (found, fault) = case.interpret_built(&built, arch, level);
                 assert_eq!(fault, 0, "{}: a check failed", case.region.name);

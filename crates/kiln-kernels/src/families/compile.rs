@@ -9,6 +9,7 @@ use kiln_target::arch::Arch;
 use kiln_tile::pass::Pass;
 use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::program::Param as TileParam;
+use kiln_tile::validate::validate;
 use kiln_tile::{DType, KernelParam, TileError, ir, lower};
 
 /// Compiles what an offer built for `arch`, showing `watch` the programs and the CUDA C.
@@ -23,11 +24,12 @@ impl TileLaunch {
     /// The program after all passes of the tile compiler.
     ///
     /// # Errors
-    /// What the architecture cannot do.
+    /// What the architecture cannot do, and what the validator finds wrong with the schedule.
     pub fn scheduled(&self, arch: Arch) -> Result<ir::Program> {
         ir::verify(&self.program).map_err(|e| self.refused(e))?;
         let mut program = self.program.clone();
         PASSES.iter().try_for_each(|pass| pass.run(&mut program, &Machine::new(arch))).map_err(|e| self.refused(e))?;
+        validate(&program).map_err(|e| self.refused(e))?;
         Ok(program)
     }
 

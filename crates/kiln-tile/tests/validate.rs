@@ -1,0 +1,456 @@
+//! The validator of schedules: right programs of every kind of schedule, and what it says of broken ones.
+
+#[path = "../../kiln-kernels/tests/programs/mod.rs"]
+mod programs;
+
+use kiln_target::arch::Arch;
+use kiln_tile::expr::ExprKind;
+use kiln_tile::ir::{Block, Op, Program, Schedule, verify};
+use kiln_tile::passes::{Machine, PASSES};
+use kiln_tile::program::Param;
+use kiln_tile::validate::{Finding, validate};
+use kiln_tile::{DType, Expr, TileError, Type};
+use programs::{attention, gemm, hopper};
+use std::collections::BTreeMap;
+
+fn asynchronous(mut program: Program, arch: Arch) -> Program {
+    for pass in &PASSES {
+        pass.run(&mut program, &Machine::new(arch)).unwrap_or_else(|e| panic!("{} for {arch}: {e}", pass.name));
+    }
+    program
+}
+
+fn plain() -> Schedule {
+    Schedule { warps: 4, ..Schedule::default() }
+}
+
+fn overlapped() -> Schedule {
+    Schedule { overlap: true, ping_pong: true, raster: 0, ..hopper(8) }
+}
+
+fn tma() -> Program {
+    asynchronous(gemm(DType::BF16, [128, 128, 64], 3, hopper(8)), Arch::Sm90a)
+}
+
+fn flash() -> Program {
+    asynchronous(attention(DType::BF16, 64, [128, 128, 64], 2, overlapped()), Arch::Sm90a)
+}
+
+/// `cp.async` in front of `wgmma`.
+fn mixed() -> Program {
+    asynchronous(gemm(DType::BF16, [64, 64, 64], 3, plain()), Arch::Sm90a)
+}
+
+fn copies() -> Program {
+    asynchronous(gemm(DType::BF16, [64, 64, 32], 3, plain()), Arch::Sm80)
+}
+
+fn staged() -> Program {
+    asynchronous(gemm(DType::F16, [64, 64, 32], 2, plain()), Arch::Sm75)
+}
+
+fn accepted(program: &Program, name: &str) {
+    let started = std::time::Instant::now();
+    let verdict = validate(program).unwrap_or_else(|e| panic!("{name}: {e}\n{program}"));
+    assert!(verdict.launches > 1 && verdict.events > 100, "{name}: {verdict:?}");
+    println!("{name}: {verdict:?} in {:?}", started.elapsed());
+}
+
+#[test]
+fn accepts_specialised_products() {
+    for stages in [2, 3, 4] {
+        for persistent in [true, false] {
+            for staged_epilogue in [true, false] {
+                let schedule = Schedule { persistent, staged_epilogue, ..hopper(8) };
+                let program = asynchronous(gemm(DType::BF16, [128, 128, 64], stages, schedule), Arch::Sm90a);
+                accepted(&program, &format!("{stages} stages, persistent {persistent}, staged {staged_epilogue}"));
+            }
+        }
+    }
+    accepted(&asynchronous(gemm(DType::F16, [64, 96, 64], 2, hopper(4)), Arch::Sm90a), "one warpgroup");
+}
+
+#[test]
+fn accepts_attention() {
+    accepted(&flash(), "overlap and ping-pong");
+    for (overlap, ping_pong) in [(false, false), (true, false), (false, true)] {
+        let schedule = Schedule { overlap, ping_pong, ..overlapped() };
+        let program = asynchronous(attention(DType::BF16, 64, [128, 128, 64], 2, schedule), Arch::Sm90a);
+        accepted(&program, &format!("overlap {overlap}, ping-pong {ping_pong}"));
+    }
+    for (arch, dtype) in [(Arch::Sm80, DType::BF16), (Arch::Sm75, DType::F16)] {
+        accepted(&asynchronous(attention(dtype, 64, [64, 32, 64], 2, plain()), arch), arch.name());
+    }
+}
+
+#[test]
+fn accepts_pipelines_without_roles() {
+    accepted(&mixed(), "cp.async and wgmma");
+    accepted(&staged(), "registers");
+    for stages in [2, 3, 4] {
+        accepted(&asynchronous(gemm(DType::BF16, [64, 64, 32], stages, plain()), Arch::Sm80), "cp.async");
+    }
+    accepted(&asynchronous(gemm(DType::F32, [32, 32, 16], 3, plain()), Arch::Sm80), "fma");
+}
+
+/// `text` with another text for the `nth` occurrence, from 1, of one.
+fn edit(text: &str, nth: usize, from: &str, to: &str) -> String {
+    let (at, _) = text.match_indices(from).nth(nth - 1).unwrap_or_else(|| panic!("no {nth}. `{from}` in\n{text}"));
+    format!("{}{to}{}", &text[..at], &text[at + from.len()..])
+}
+
+type Edit = (&'static str, usize, &'static str, &'static str, Finding);
+
+fn refused(program: &Program, edits: &[Edit]) {
+    let text = program.to_string();
+    let mut wrong = vec![];
+    for (what, nth, from, to, expected) in edits {
+        let broken = edit(&text, *nth, from, to);
+        let broken: Program = broken.parse().unwrap_or_else(|e| panic!("{what}: {e}"));
+        verify(&broken).unwrap_or_else(|e| panic!("{what}: {e}"));
+        match validate(&broken) {
+            Err(TileError::Schedule { finding, .. }) if finding == *expected => {}
+            other => wrong.push(format!("{what}: expected {expected:?}, found {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn refuses_broken_products() {
+    use Finding::*;
+    let fill = "set a_phase = select(a_fill == 2, 1 - a_phase, a_phase) below 2\n";
+    let edits: &[Edit] = &[
+        ("empty slots are not waited for", 1, "wait a_empty[a_fill] parity a_phase\n", "", Phase),
+        ("full slots are not waited for", 1, "wait a_full[a_read] parity a_phase.1\n", "", ReadEarly),
+        ("slots of the loop are not released", 1, "arrive a_empty[a_last]\n", "", Deadlock),
+        ("the last slot is not released", 2, "arrive a_empty[a_last]\n", "", Deadlock),
+        ("slots are released under their product", 1, "wgmma pending 1", "wgmma pending 2", WrittenEarly),
+        ("slots are released without a wait", 1, "wait_group wgmma pending 1\n", "", WrittenEarly),
+        ("the reader's parity", 1, "parity a_phase.1", "parity 1 - a_phase.1", ReadEarly),
+        ("the writer's parity", 1, "parity a_phase\n", "parity 1 - a_phase\n", Deadlock),
+        ("the writer's first phase", 1, "var a_phase: index = 1", "var a_phase: index = 0", Deadlock),
+        ("the reader's first phase", 1, "var a_phase.1: index = 0", "var a_phase.1: index = 1", ReadEarly),
+        ("the phase does not flip", 1, fill, "", Phase),
+        ("no bytes are expected", 1, "expect a_full[a_fill] bytes 32768\n", "", Bytes),
+        ("too many bytes are expected", 1, "bytes 32768", "bytes 65536", Bytes),
+        ("too few bytes are expected", 1, "bytes 32768", "bytes 24576", Bytes),
+        ("bytes of one copy of two", 1, "bytes 32768", "bytes 16384", Phase),
+        (
+            "one copy of two",
+            1,
+            "copy b[a_fill] = w[tile_n * 128..@1, k0..@0] masked [0, 1] by tma on a_full[a_fill]\n",
+            "",
+            Bytes,
+        ),
+        ("no proxy fence", 1, "fence proxy_async\n", "", ProxyFence),
+        ("no fence before products", 1, "fence wgmma\n", "", ProductFence),
+        ("products are not committed", 1, "commit wgmma\n", "", Registers),
+        ("one product too many may run", 1, "wgmma pending 0", "wgmma pending 1", Registers),
+        ("the last product is not waited for", 1, "wait_group wgmma pending 0\n", "", Registers),
+        ("a bulk store may still read", 1, "wait_group bulk_read pending 0\n", "", WrittenEarly),
+        ("one bulk store too many may read", 1, "bulk_read pending 0", "bulk_read pending 1", WrittenEarly),
+        ("the wait for bulk stores stays in one thread", 1, "named_barrier 2 threads 256 wait\n", "", WrittenEarly),
+        ("a bulk store of what others still write", 2, "named_barrier 2 threads 256 wait\n", "", ReadEarly),
+        ("who stores only arrives", 2, "threads 256 wait", "threads 256 arrive", ReadEarly),
+        (
+            "half of the threads at a barrier",
+            1,
+            "named_barrier 2 threads 256",
+            "named_barrier 2 threads 128",
+            NamedBarrier,
+        ),
+        ("more threads than come", 2, "named_barrier 2 threads 256", "named_barrier 2 threads 384", Deadlock),
+        ("the last bulk store is not waited for", 1, "wait_group bulk pending 0\n", "", Unfinished),
+        ("bulk stores are not committed", 1, "commit bulk\n", "", Unfinished),
+        ("registers are not given up", 1, "set_registers 40 decrease\n", "", RegisterCount),
+        (
+            "registers are given up too late",
+            1,
+            "set_registers 40 decrease\n",
+            "elected { wait a_full[0] parity 0 }\n set_registers 40 decrease\n",
+            RegisterCount,
+        ),
+        ("more registers than there are", 1, "set_registers 232 increase", "set_registers 240 increase", RegisterCount),
+        ("fewer registers, called an increase", 1, "232 increase", "160 increase", RegisterCount),
+        ("a count above the arrivals", 1, "count 2 by warpgroup", "count 3 by warpgroup", Unfinished),
+        ("a count below the arrivals", 1, "count 2 by warpgroup", "count 1 by warpgroup", Phase),
+        ("every warp arrives", 1, "count 2 by warpgroup", "count 2 by warp", Arrivals),
+        (
+            "the cursor passes the end",
+            1,
+            "select(a_fill == 2, 0, a_fill + 1)",
+            "select(a_fill == 3, 0, a_fill + 1)",
+            Place,
+        ),
+        ("a slot that was released is read", 1, "dot a[a_read]", "dot a[a_last]", WrittenEarly),
+    ];
+    refused(&tma(), edits);
+}
+
+#[test]
+fn refuses_broken_attention() {
+    use Finding::*;
+    let edits: &[Edit] = &[
+        ("nobody has the first turn", 1, "turn start\n", "", Deadlock),
+        ("a turn is not passed", 1, "turn pass\n", "", Deadlock),
+        ("the last turn is not taken back", 1, "turn end\n", "", Unfinished),
+        ("scores in flight are read", 1, "wgmma pending 1", "wgmma pending 2", Registers),
+        ("an accumulator in flight is overwritten", 2, "wait_group wgmma pending 0\n", "", Registers),
+        (
+            "the query is not released",
+            1,
+            "arrive query_empty[query_read]\n",
+            "if queries < 0 { arrive query_empty[query_read] }\n",
+            Deadlock,
+        ),
+        ("the query is not waited for", 1, "wait query_full[query_read] parity query_phase.1\n", "", ReadEarly),
+        ("no fence after the weights", 2, "fence wgmma\n", "", ProductFence),
+    ];
+    refused(&flash(), edits);
+}
+
+#[test]
+fn refuses_broken_pipelines() {
+    use Finding::*;
+    refused(
+        &copies(),
+        &[
+            ("copies of other threads are not waited for", 1, "    sync\n", "", WrittenEarly),
+            ("one group too many may run", 1, "cp_async pending 1", "cp_async pending 2", ReadEarly),
+            ("groups are not waited for", 1, "wait_group cp_async pending 1\n", "", ReadEarly),
+            ("a group of the loop is not committed", 3, "commit cp_async\n", "", ReadEarly),
+            ("a copy to the slot that is read", 3, "copy a[a_fill]", "copy a[a_read]", ReadEarly),
+            ("a slot that is not written yet is read", 1, "var a_read: index = 0", "var a_read: index = 2", Unwritten),
+        ],
+    );
+    refused(
+        &staged(),
+        &[
+            ("stores of other threads are not waited for", 1, "    sync\n", "", WrittenEarly),
+            ("one slot for two", 1, "k0 / 32 % 2 below 2", "k0 / 32 % 1 below 2", ReadEarly),
+            ("buffers that share bytes", 1, "offset 8192", "offset 4096", Place),
+            ("a buffer that is not stored to", 1, "shared_store b[turn] = %b.2\n", "", Unwritten),
+        ],
+    );
+    refused(
+        &mixed(),
+        &[
+            ("no proxy fence after copies", 1, "fence proxy_async\n", "", ProxyFence),
+            (
+                "a proxy fence before the copies have ended",
+                1,
+                "wait_group cp_async pending 1\n    fence proxy_async\n",
+                "fence proxy_async\n    wait_group cp_async pending 1\n",
+                ProxyFence,
+            ),
+            ("products are not waited for", 1, "wait_group wgmma pending 0\n", "", Registers),
+        ],
+    );
+}
+
+#[test]
+fn control_by_data_is_refused() {
+    let mut program = staged();
+    let buffer = program.params.iter().find_map(|param| match param {
+        Param::Buffer { buffer, .. } => Some(buffer.clone()),
+        Param::Scalar { .. } => None,
+    });
+    let buffer = buffer.unwrap();
+    let data = Expr::new(buffer.dtype, ExprKind::Load(buffer, vec![Expr::index(0), Expr::index(0)])).cast(Type::Index);
+    let mut changed = 0;
+    for stmt in &mut program.body {
+        if let Op::For { end, .. } = &mut stmt.op {
+            *end = data.clone();
+            changed += 1;
+        }
+    }
+    assert_eq!(changed, 1);
+    let error = validate(&program).unwrap_err();
+    assert!(matches!(error, TileError::Schedule { finding: Finding::Control, .. }), "{error}");
+}
+
+#[test]
+fn messages_say_where() {
+    let text = edit(&tma().to_string(), 1, "wait_group wgmma pending 1", "wait_group wgmma pending 2");
+    let error = validate(&text.parse::<Program>().unwrap()).unwrap_err().to_string();
+    for part in [
+        "kernel `gemm`",
+        "slot written while it is in use",
+        "`a[0]`",
+        "after `%acc.3",
+        "role `producer`",
+        "`copy a[a_fill]",
+        "k = ",
+        "wait until",
+    ] {
+        assert!(error.contains(part), "no `{part}` in: {error}");
+    }
+    let text = edit(&tma().to_string(), 1, "arrive a_empty[a_last]\n", "");
+    let error = validate(&text.parse::<Program>().unwrap()).unwrap_err().to_string();
+    for part in ["producer waits for phase 0 of `a_empty[0]`", "0 of 2 arrivals", "consumer waits for phase"] {
+        assert!(error.contains(part), "no `{part}` in: {error}");
+    }
+}
+
+/// Whether a statement orders others.
+fn orders(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Wait { .. }
+            | Op::Expect { .. }
+            | Op::Arrive { .. }
+            | Op::Copy { .. }
+            | Op::CopyOut { .. }
+            | Op::SharedStore { .. }
+            | Op::Commit(_)
+            | Op::WaitGroup { .. }
+            | Op::Fence(_)
+            | Op::Sync
+            | Op::NamedBarrier { .. }
+            | Op::Turn(_)
+            | Op::SetRegisters { .. }
+    )
+}
+
+/// Blocks that hold statements that order others.
+fn blocks<'a>(block: &'a mut Block, visit: &mut dyn FnMut(&mut Block)) {
+    for stmt in block.iter_mut() {
+        stmt.op.blocks_mut().into_iter().for_each(|inner| blocks(inner, visit));
+    }
+    if block.iter().any(|stmt| orders(&stmt.op)) {
+        visit(block);
+    }
+}
+
+/// Drops, doubles or swaps a statement; says which, if the program still keeps the rules of the language.
+fn mutate(program: &mut Program, random: &mut fastrand::Rng) -> Option<String> {
+    let mut body = std::mem::take(&mut program.body);
+    let mut count = 0;
+    blocks(&mut body, &mut |block| count += block.iter().filter(|stmt| orders(&stmt.op)).count());
+    let (mut target, kind) = (random.usize(..count), random.usize(..3));
+    let mut done = None;
+    blocks(&mut body, &mut |block| {
+        let places: Vec<usize> = (0..block.len()).filter(|i| orders(&block[*i].op)).collect();
+        if let (Some(&at), None) = (places.get(target), &done) {
+            let after = block[..at].iter().any(|stmt| matches!(stmt.op, Op::For { .. }));
+            let text = |at: usize| match &block[at].op {
+                Op::WaitGroup { group, .. } => format!("wait_group {group:?}"),
+                Op::Commit(group) => format!("commit {group:?}"),
+                Op::Fence(fence) => format!("fence {fence:?}"),
+                Op::Turn(turn) => format!("turn {turn:?}"),
+                op => op.name().to_owned(),
+            };
+            done = match kind {
+                0 => Some(format!("drop {}", text(at))),
+                1 => Some(format!("double {}", text(at))),
+                _ if at + 1 < block.len() => Some(format!("swap {}, {}", text(at), text(at + 1))),
+                _ => None,
+            };
+            done = done.take().map(|done| if after { format!("{done} after the loop") } else { done });
+            match kind {
+                0 => _ = block.remove(at),
+                1 => block.insert(at, block[at].clone()),
+                _ if at + 1 < block.len() => block.swap(at, at + 1),
+                _ => {}
+            }
+            target = usize::MAX;
+        } else {
+            target = target.wrapping_sub(places.len());
+        }
+    });
+    program.body = body;
+    verify(program).is_ok().then_some(done).flatten()
+}
+
+/// Mutants that are right, and the programs in which they are: they swap what commutes, wait twice or for longer, release later, drop a wait or a
+/// fence that another one covers, or change values and not their order. That the simulator agrees is not checked here.
+const HARMLESS: &[(&str, &str)] = &[
+    ("double commit Bulk", "flash tma"),
+    ("double commit CpAsync", "copies mixed"),
+    ("double commit Wgmma", "flash mixed tma"),
+    ("double commit Wgmma after the loop", "flash"),
+    ("double copy_out", "flash tma"),
+    ("double fence ProxyAsync", "mixed"),
+    ("double fence ProxyAsync after the loop", "flash mixed tma"),
+    ("double fence Wgmma", "flash mixed tma"),
+    ("double fence Wgmma after the loop", "flash"),
+    ("double named_barrier after the loop", "flash tma"),
+    ("double set_registers", "flash tma"),
+    ("double sync", "copies mixed staged"),
+    ("double sync after the loop", "copies mixed staged"),
+    ("double wait", "flash tma"),
+    ("double wait after the loop", "flash"),
+    ("double wait_group Bulk", "flash tma"),
+    ("double wait_group BulkRead", "flash tma"),
+    ("double wait_group CpAsync", "copies mixed"),
+    ("double wait_group CpAsync after the loop", "copies mixed"),
+    ("double wait_group Wgmma", "flash mixed tma"),
+    ("double wait_group Wgmma after the loop", "flash tma"),
+    ("drop copy_out", "flash tma"),
+    ("drop fence ProxyAsync after the loop", "mixed"),
+    ("drop fence Wgmma", "flash"),
+    ("drop set_registers", "flash tma"),
+    ("drop sync after the loop", "copies mixed staged"),
+    ("drop wait_group CpAsync after the loop", "copies mixed"),
+    ("swap arrive, if", "flash"),
+    ("swap arrive, map", "flash"),
+    ("swap arrive, map after the loop", "flash"),
+    ("swap arrive, set after the loop", "flash"),
+    ("swap commit CpAsync, set", "copies mixed"),
+    ("swap commit Wgmma, let", "flash"),
+    ("swap commit Wgmma, set", "mixed"),
+    ("swap commit Wgmma, turn Pass", "flash"),
+    ("swap commit Wgmma, turn Pass after the loop", "flash"),
+    ("swap copy, copy", "copies mixed tma"),
+    ("swap copy, set", "flash tma"),
+    ("swap copy, set after the loop", "flash"),
+    ("swap expect, copy", "flash tma"),
+    ("swap expect, copy after the loop", "flash"),
+    ("swap fence ProxyAsync, named_barrier after the loop", "flash tma"),
+    ("swap fence ProxyAsync, sync", "mixed"),
+    ("swap fence ProxyAsync, sync after the loop", "mixed"),
+    ("swap fence Wgmma, dot", "flash"),
+    ("swap set_registers, set", "flash tma"),
+    ("swap shared_store, shared_store", "staged"),
+    ("swap sync, if", "mixed"),
+    ("swap sync, load", "staged"),
+    ("swap sync, map after the loop", "copies mixed staged"),
+    ("swap sync, set after the loop", "copies mixed"),
+    ("swap turn End, elected after the loop", "flash"),
+    ("swap turn Pass, let", "flash"),
+    ("swap turn Pass, let after the loop", "flash"),
+    ("swap turn Wait, fence Wgmma", "flash"),
+    ("swap turn Wait, fence Wgmma after the loop", "flash"),
+    ("swap wait, expect", "flash"),
+    ("swap wait, fence Wgmma", "flash tma"),
+    ("swap wait, turn Wait", "flash"),
+    ("swap wait, turn Wait after the loop", "flash"),
+    ("swap wait, wait", "flash"),
+    ("swap wait_group CpAsync, fence ProxyAsync after the loop", "mixed"),
+    ("swap wait_group CpAsync, sync after the loop", "copies"),
+];
+
+#[test]
+fn mutants_are_refused_or_harmless() {
+    let total = std::env::var("KILN_MUTANTS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let mut random = fastrand::Rng::with_seed(7);
+    let programs = [("tma", tma()), ("flash", flash()), ("mixed", mixed()), ("copies", copies()), ("staged", staged())];
+    let (mut tried, mut refused) = (0, 0);
+    let mut survivors: BTreeMap<String, usize> = BTreeMap::new();
+    for i in 0..total {
+        let (name, program) = &programs[i % programs.len()];
+        let mut mutant = program.clone();
+        let Some(what) = mutate(&mut mutant, &mut random) else { continue };
+        tried += 1;
+        match validate(&mutant) {
+            Ok(_) if HARMLESS.iter().any(|(known, of)| *known == what && of.split(' ').any(|of| of == *name)) => {}
+            Ok(_) => *survivors.entry(format!("{name}: {what}")).or_default() += 1,
+            Err(TileError::Schedule { .. }) => refused += 1,
+            Err(e) => panic!("{name}, {what}: {e}"),
+        }
+    }
+    println!("{refused} of {tried} refused");
+    assert!(survivors.is_empty(), "{refused} of {tried} refused; accepted: {survivors:#?}");
+    assert!(refused * 5 > tried * 2, "{refused} of {tried}");
+}

@@ -127,7 +127,7 @@ fn a_config_is_taken_as_it_is_given() {
 
 #[test]
 fn a_softmax_is_checked_in_the_simulator() {
-    let found = json("rows --dtype f16 --rows 5 --cols 77 --target sm_80 --emit check --seeds 3");
+    let found = json("rows --dtype f32 --rows 5 --cols 77 --target sm_80 --emit check --seeds 3");
     let check = &found["check"];
     assert_eq!((&check["device"], &check["seeds"]), (&"sim:sm_80".into(), &3.into()));
     assert_eq!(check["agrees"], true, "{check}");

@@ -74,7 +74,7 @@ fn each_level_is_shown_as_it_is() {
         let shown = text(&format!("{softmax} {emit}"));
         let program: kiln_tile::ir::Program = shown.parse().unwrap_or_else(|e| panic!("{emit}: {e}\n{shown}"));
         assert_eq!(program.level.name(), level, "{emit}");
-        assert!(shown.contains("x: f16["), "{shown}");
+        assert!(shown.contains("param x0: f16[8, 256]"), "{shown}");
     }
     let cuda = text(&format!("{softmax} cuda"));
     assert!(cuda.contains("extern \"C\" __global__"), "{cuda}");

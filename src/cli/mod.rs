@@ -52,7 +52,7 @@ enum Command {
     Bench(bench::Args),
     Cache(cache::Args),
     /// Show or check one kernel of a family, alone.
-    Kernel(kernel::Args),
+    Kernel(Box<kernel::Args>),
     /// Run a kernel of any PTX file on the simulator, with checks.
     Sim(sim::Args),
 }

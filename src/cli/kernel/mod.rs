@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long)]
     gpu: Option<String>,
     /// The Config, as JSON; default: the one that the cost model ranks first.
-    #[arg(long, value_name = "JSON", conflicts_with = "all_configs")]
+    #[arg(long, value_name = "JSON", conflicts_with = "all_configs", value_parser = parse_json)]
     config: Option<Value>,
     /// Every Config, the best ranked first.
     #[arg(long)]
@@ -57,6 +57,11 @@ pub struct Args {
     /// Random inputs and schedules of `--emit check`.
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
+}
+
+/// Without it a [`Value`] would be the text as a string.
+fn parse_json(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_str(text)
 }
 
 #[derive(clap::Subcommand)]

@@ -156,8 +156,8 @@ fn variants_are_listed_with_their_guards() {
     let text = inspect(&[]);
     assert!(text.contains(&format!("{entry} [gemm] if s0 <= 16 and s0 % 8 == 0")), "{text}");
     assert!(text.contains(&format!("{entry} [gemm] otherwise")), "{text}");
-    // In a picture, which has the model's symbols, guards are over those.
+    // A picture cuts what is long in the middle: the last variant is seen.
     inspect(&["--graph", "plan.svg", "--target", "sm_80"]);
     let svg = std::fs::read_to_string(dir.path().join("plan.svg")).unwrap();
-    assert!(svg.contains(&format!("by gemm: {entry} if rows")), "{svg}");
+    assert!(svg.contains(&format!("{} otherwise", &entry[entry.len() - 8..])), "{svg}");
 }

@@ -80,9 +80,9 @@ fn every_pass_that_is_listed_is_dumped_and_in_that_order() {
         ("order", "c0"),
         ("select", "us modelled"),
         ("emit", "plan \"m\""),
-        ("verify", "each Block of"),
-        ("layout", "layouts:"),
-        ("sync", "pipelined"),
+        ("verify", "level tile"),
+        ("layout", "layout \""),
+        ("sync", "level async"),
         ("lower", "__global__"),
         ("cuda", "__global__"),
         ("ptx", ".visible .entry"),
@@ -90,7 +90,7 @@ fn every_pass_that_is_listed_is_dumped_and_in_that_order() {
     ] {
         assert!(text(pass).contains(part), "{pass} lacks `{part}`:\n{}", text(pass));
     }
-    assert!(!text("build").contains("e-nodes after") && !text("sync").contains("layouts:"));
+    assert!(!text("build").contains("e-nodes after") && !text("verify").contains("layout \""));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn the_log_has_every_stage_on_standard_error() {
         assert!(ran.err.contains(stage), "no `{stage}` in:\n{}", ran.err);
     }
     let ran = place.kiln("build m.onnx --target sm_80", Some("kiln_fuse=debug,kiln_tile=trace"));
-    for pass in ["saturate", "select", "layout", "lower"] {
+    for pass in ["saturate", "select", "layouts", "async"] {
         assert!(ran.err.contains(&format!("pass{{name=\"{pass}\"}}")), "no `{pass}` in:\n{}", ran.err);
     }
     assert!(!ran.err.contains("nvrtc{"), "{}", ran.err);

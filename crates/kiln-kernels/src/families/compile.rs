@@ -26,9 +26,17 @@ impl TileLaunch {
     /// # Errors
     /// What the architecture cannot do, and what the validator finds wrong with the schedule.
     pub fn scheduled(&self, arch: Arch) -> Result<ir::Program> {
+        self.passed(arch, &mut |_, _| {})
+    }
+
+    /// [`TileLaunch::scheduled`], showing what each pass leaves by its name.
+    fn passed(&self, arch: Arch, seen: &mut dyn FnMut(&str, &ir::Program)) -> Result<ir::Program> {
         ir::verify(&self.program).map_err(|e| self.refused(e))?;
-        let mut program = self.program.clone();
-        PASSES.iter().try_for_each(|pass| pass.run(&mut program, &Machine::new(arch))).map_err(|e| self.refused(e))?;
+        let (mut program, machine) = (self.program.clone(), Machine::new(arch));
+        for pass in &PASSES {
+            pass.run(&mut program, &machine).map_err(|e| self.refused(e))?;
+            seen(pass.name, &program);
+        }
         validate(&program).map_err(|e| self.refused(e))?;
         Ok(program)
     }
@@ -40,9 +48,16 @@ impl TileLaunch {
     fn compile(&self, arch: Arch, watch: &mut Watch<'_>) -> Result<Kernel> {
         let _span = tracing::debug_span!("kernel", name = self.program.name).entered();
         watch(&self.program.name, Pass::Verify, &self.program);
-        let program = self.scheduled(arch)?;
-        watch(&self.program.name, Pass::Layout, &program);
+        let program = self.passed(arch, &mut |pass, program| {
+            if pass == "layouts" {
+                watch(&self.program.name, Pass::Layout, program);
+            }
+        })?;
+        watch(&self.program.name, Pass::Sync, &program);
         let kernel = lower::compile_threads(&program, arch).map_err(|e| self.refused(e))?;
+        // The prelude stands before it.
+        let main = kernel.source.find("extern \"C\"").map_or("", |at| &kernel.source[at..]);
+        watch(&kernel.name, Pass::Lower, &main);
         watch(&kernel.name, Pass::Cuda, &kernel.source);
         let mut params = vec![];
         for (i, param) in kernel.params.iter().enumerate() {

@@ -88,8 +88,14 @@ impl KernelFamily for Maps {
 
     fn space(&self, problem: &Problem, _: &Gpu) -> Vec<Config> {
         let access = problem.access();
-        let elements = [1, 2, 4].map(|accesses| accesses * access).into_iter();
-        let elements = elements.filter(|elements| *elements == access || elements * problem.wide <= MOST_BYTES);
+        // Of many operands and results a thread takes fewer elements: all of them are in registers together.
+        let graph = &problem.subject.region.graph;
+        let values = (graph.inputs.len() + graph.outputs.len()) as u32;
+        let most = (MOST_HELD / values.max(1)).max(1);
+        let few = 1 << access.min(most).ilog2();
+        let elements = [1, 2, 4].map(|accesses| accesses * few).into_iter();
+        let elements =
+            elements.filter(|elements| *elements == few || *elements <= most && elements * problem.wide <= MOST_BYTES);
         elements.flat_map(|elements| [4, 8].map(|warps| Config { elements, warps })).collect()
     }
 
@@ -192,6 +198,8 @@ impl Points<'_, '_> {
 
 /// Most bytes that a thread holds of the widest operand.
 const MOST_BYTES: u32 = 64;
+/// Most elements of all operands and results that a thread holds.
+const MOST_HELD: u32 = 64;
 
 /// The same region on one long axis, if all it does is elementwise on one shape and scalars: then no index is taken apart, and wide
 /// accesses need only the element count to divide.

@@ -313,7 +313,13 @@ impl<'a> Pass<'a> {
                             out.push(Stmt::effect(Op::Bind { var: held.clone(), value: stage, below }));
                             flight.releases.push(Stmt::effect(Op::Arrive { barrier: empty, index: Expr::var(&held) }));
                         }
-                        None => out.push(Stmt::effect(Op::Arrive { barrier: empty, index: stage })),
+                        None => {
+                            // One thread arrives for others: no product's wait has held them together, so they may not have waited yet.
+                            if self.program.barrier(empty).by == Arriver::Warpgroup {
+                                out.push(self.sync());
+                            }
+                            out.push(Stmt::effect(Op::Arrive { barrier: empty, index: stage }));
+                        }
                     }
                 }
                 out.extend(self.advance(channel, false));

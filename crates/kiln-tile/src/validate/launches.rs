@@ -164,10 +164,8 @@ impl Control {
                         self.roots.extend(bounds);
                     }
                 }
-                Op::If { cond, then, otherwise } => {
-                    if !inert && !(is_inert(&then.0) && is_inert(&otherwise.0)) {
-                        self.roots.push(cond.clone());
-                    }
+                Op::If { cond, then, otherwise } if !(inert || is_inert(&then.0) && is_inert(&otherwise.0)) => {
+                    self.roots.push(cond.clone());
                 }
                 Op::Copy { to, .. } => {
                     if let crate::ir::Stage::Index(stage) = &to.stage {

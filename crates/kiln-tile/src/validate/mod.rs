@@ -144,13 +144,25 @@ pub fn validate(program: &Program) -> Result<Verdict> {
     }
     scene.apart()?;
     let plan = trace::Plan::of(program)?;
+    let mut undecided = None;
     for launch in launches::launches(program)? {
-        let roles = trace::roles(scene, &plan, &launch)?;
+        let roles = match trace::roles(scene, &plan, &launch) {
+            Ok(roles) => roles,
+            // A launch without CTAs, whose coordinates would be divided by zero; if all are like that, control cannot be followed.
+            Err(e @ TileError::Schedule { finding: Finding::Control, .. }) => {
+                undecided = Some(e);
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         verdict.launches += 1;
         verdict.events += roles.iter().map(|role| role.events.len()).sum::<usize>();
         machine::run(scene, &plan, &roles).map_err(|e| launch.noted(program, e))?;
     }
-    Ok(verdict)
+    match undecided {
+        Some(e) if verdict.launches == 0 => Err(e),
+        _ => Ok(verdict),
+    }
 }
 
 /// The program that is looked at.

@@ -159,7 +159,10 @@ fn close(found: &Array, expected: &[f64], tolerance: f64) {
     let found = found.to_f64();
     let scale = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
     let error = found.iter().zip(expected).map(|(x, y)| (x - y) * (x - y)).sum::<f64>().sqrt() / scale.max(1e-30);
-    let first = found.iter().zip(expected).position(|(x, y)| !((x - y).abs() <= 0.1 * y.abs().max(0.5)));
+    let first = found
+        .iter()
+        .zip(expected)
+        .position(|(x, y)| (x - y).abs().partial_cmp(&(0.1 * y.abs().max(0.5))).is_none_or(|order| order.is_gt()));
     assert!(error <= tolerance, "relative error {error:e}, first at {first:?}");
 }
 

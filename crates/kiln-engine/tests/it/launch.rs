@@ -249,7 +249,7 @@ fn steps_of_one_region_take_variants_of_their_own() {
         let x = b.input(name, DType::F32, &shape).unwrap();
         let square = b.binary(BinaryOp::Mul, x, x).unwrap();
         let y = b.binary(BinaryOp::Sub, square, x).unwrap();
-        b.output(&format!("of {name}"), y);
+        b.output(format!("of {name}"), y);
         inputs.push(name);
     }
     let graph = b.finish();
@@ -540,7 +540,7 @@ fn every_use_of_a_region_has_its_own_packed_weights() {
         let weight = Tensor::random(DType::F32, &[10, 5], seed).unwrap();
         let w = b.weight_data(&format!("w{i}"), weight).unwrap();
         let y = b.matmul(x, w).unwrap();
-        b.output(&format!("y{i}"), y);
+        b.output(format!("y{i}"), y);
     }
     let graph = b.finish();
     let engine = reloaded(&replaced(single(&graph, "sm_80"), 0, always(packed_product()))).unwrap();

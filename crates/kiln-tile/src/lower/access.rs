@@ -153,11 +153,21 @@ impl Lower<'_> {
                 if axes.len() != at.len() {
                     return Err(self.internal("a place has other axes than its tile"));
                 }
-                let named = |e: &Expr| {
-                    e.substitute(&|var| axes.iter().position(|axis| axis == var).map(|axis| at[axis].clone()))
-                };
-                let body = body.iter().map(|scalar| substituted(scalar, &named)).collect();
-                Ok(Position { body, index: index.iter().map(named).collect(), mask: named(mask) })
+                // What is named is written out: parts of it may be computed before the loops that the names would stand in.
+                let mut known: HashMap<u32, Expr> = axes.iter().map(|axis| axis.id).zip(at.iter().cloned()).collect();
+                let mut checks = vec![];
+                for scalar in body {
+                    let named = |e: &Expr| e.substitute(&|var| known.get(&var.id).cloned());
+                    match scalar {
+                        Named::Bind { var, value } => {
+                            let value = named(value);
+                            known.insert(var.id, value);
+                        }
+                        check => checks.push(substituted(check, &named)),
+                    }
+                }
+                let named = |e: &Expr| e.substitute(&|var| known.get(&var.id).cloned());
+                Ok(Position { body: checks, index: index.iter().map(named).collect(), mask: named(mask) })
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The last stage of the tile compiler: from a program whose every tile has a layout to what one thread does.
 //!
-//! A tile is an array of registers ([`storage`] says which tiles share one). A statement on tiles becomes a loop over registers ([`nest`]),
+//! A tile is an array of registers (`storage` says which tiles share one). A statement on tiles becomes a loop over registers (`nest`),
 //! whose coordinates are the thread's part, named once, plus the registers' part, which is known once loops are unrolled; what an address
-//! owes to the thread alone is added before the loop ([`access`]).
+//! owes to the thread alone is added before the loop (`access`).
 
 mod access;
 mod control;

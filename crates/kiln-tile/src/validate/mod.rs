@@ -1,8 +1,8 @@
 //! Proves that the schedule of an asynchronous program is right, before anything is generated from it.
 //!
-//! Control depends on no data, so for given parameters every role is a known sequence of events ([`trace`]): waits, arrivals, copies, products,
-//! accesses to slots. [`launches`] picks parameters that make every loop run 0, 1, 2.. up to more often than its stages wrap twice, with several
-//! tiles a CTA. [`machine`] executes the events of all roles once, with a vector clock for each group of threads and for everything that runs on
+//! Control depends on no data, so for given parameters every role is a known sequence of events (`trace`): waits, arrivals, copies, products,
+//! accesses to slots. `launches` picks parameters that make every loop run 0, 1, 2.. up to more often than its stages wrap twice, with several
+//! tiles a CTA. `machine` executes the events of all roles once, with a vector clock for each group of threads and for everything that runs on
 //! its own (copies, products, bulk stores): two accesses to a slot that no barrier, phase or group orders are a race, whichever came first.
 //!
 //! One order of execution is enough. Blocking statements wait for counters that only grow (phases of mbarriers, rounds of named barriers,
@@ -12,7 +12,7 @@
 //!
 //! What is proved, for the launches that are tried: every wait ends; arrivals and bytes of a phase are those that the barrier counts; no slot is
 //! read before it is written or written while it is read; ordinary writes pass a proxy fence before asynchronous reads; registers of a product in
-//! flight are left alone ([`flight`]), and fenced before it; named barriers have their threads; turns are passed; nothing that still uses shared
+//! flight are left alone (`flight`), and fenced before it; named barriers have their threads; turns are passed; nothing that still uses shared
 //! memory is left behind; registers that change hands exist. What is not: values (that the right tile is in a slot is the interpreter's to
 //! show), races in global memory, threads of a warp against each other. Loops and branches that depend on data are refused if they hold anything
 //! of the above, for they cannot be followed.

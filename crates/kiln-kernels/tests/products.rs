@@ -6,6 +6,7 @@ use common::products::einsum;
 use common::{Case, case, cases, d, products, random, spec};
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, Dim, Rng};
+use kiln_kernels::families::implementation;
 use kiln_target::arch::Arch;
 use kiln_tile::ir::Level;
 
@@ -189,5 +190,32 @@ fn the_tile_divides_the_waves() {
             "{}",
             offers[0].text
         );
+    }
+}
+
+/// All Configs of products with few rows or columns, whichever of their axes is dense in memory.
+#[test]
+fn every_config_of_small_products_becomes_cuda() {
+    let specs = ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn"];
+    let sizes = [1, 8, 24, 48];
+    for (n, dtype) in [DType::F16, DType::I8].into_iter().enumerate() {
+        for (i, text) in specs.into_iter().enumerate() {
+            for (j, few) in sizes.into_iter().enumerate() {
+                let extent = |l: char| match l {
+                    'm' => few,
+                    'n' => 96,
+                    _ => 64,
+                };
+                let case = einsum(&format!("few_{dtype}_{text}_{few}"), text, dtype, &extent);
+                let arch = ARCHES[(n + i + j) % 4];
+                for arch in [arch, Arch::Sm90a] {
+                    for offer in case.offers(arch) {
+                        let made =
+                            offer.build().and_then(|built| implementation(&offer, &built, arch, &mut |_, _, _| {}));
+                        assert!(made.is_ok(), "{}, {arch}, {}: {}", case.region.name, offer.text, made.unwrap_err());
+                    }
+                }
+            }
+        }
     }
 }

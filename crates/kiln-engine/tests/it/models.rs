@@ -95,7 +95,7 @@ pub fn engine_at(graph: &Graph, targets: &[&str], home: kiln_cuda::Home) -> Engi
         line_info: true,
         ..BuildOptions::new(home)
     };
-    build(graph, &options, &|_| {}).unwrap().0
+    build(graph, &options, &|_| {}).unwrap_or_else(|e| panic!("{e}\n{graph}")).0
 }
 
 /// A home with NVRTC.

@@ -8,6 +8,7 @@ use crate::expr::{Expr, ExprKind, Var};
 use crate::ir::{Block, Op, Operand, Place, Program, Scalar, SharedId, Stmt, ValueId, View};
 use crate::pass::facts::Facts;
 use kiln_layout::{LayoutError, RegisterLayout, SharedLayout, SwizzleMode};
+use kiln_target::atoms::MmaKind;
 use std::collections::{HashMap, HashSet};
 
 /// Runs the pass.
@@ -18,7 +19,7 @@ pub fn layouts(program: &mut Program, machine: &Machine) -> Result<()> {
     }
     let mut pass = Pass { machine, facts, layouts: HashMap::new(), wanted: vec![], warps: program.schedule.warps };
     let body = std::mem::take(&mut program.body);
-    shared(program, &body)?;
+    shared(program, &body, machine)?;
     pass.dots(program, &body, program.schedule.warps)?;
     pass.settle(program, &body)?;
     for (value, layout) in &pass.layouts {
@@ -34,18 +35,21 @@ fn error(program: &Program, what: String) -> TileError {
 }
 
 /// Lays out shared buffers: rows of up to 128 bytes along the axis that is contiguous in memory, swizzled, as boxes and instructions on matrices
-/// want them; padded where neither does.
-fn shared(program: &mut Program, body: &Block) -> Result<()> {
+/// want them (16 bytes wide, unswizzled, where they are that short and wgmma reads them); padded where neither does.
+fn shared(program: &mut Program, body: &Block, machine: &Machine) -> Result<()> {
     let mut dense = dense_axes(body);
-    let mut scalar = vec![];
+    let (mut scalar, mut warpgroup) = (vec![], vec![]);
     for stmt in body {
         stmt.walk(&mut |stmt| {
             let Op::Dot { a, b, atom, .. } = &stmt.op else { return };
             for (operand, deep) in [(a, 1), (b, 0)] {
                 if let Operand::Shared(slot) = operand {
                     dense.entry(slot.buffer).or_insert(deep);
-                    if atom.as_deref().is_some_and(|atom| atom.starts_with("fma")) {
-                        scalar.push(slot.buffer);
+                    let kind = atom.as_deref().and_then(|name| machine.atom(name)).map(|atom| atom.kind);
+                    match kind {
+                        Some(MmaKind::Fma) => scalar.push(slot.buffer),
+                        Some(MmaKind::Wgmma) => warpgroup.push(slot.buffer),
+                        _ => {}
                     }
                 }
             }
@@ -60,10 +64,11 @@ fn shared(program: &mut Program, body: &Block) -> Result<()> {
         let mut order = vec![fast];
         order.extend((0..buffer.shape.len()).rev().filter(|axis| *axis != fast));
         let line = buffer.shape.get(fast).copied().unwrap_or(1) * bytes;
-        let modes = [(SwizzleMode::B128, 128), (SwizzleMode::B64, 64), (SwizzleMode::B32, 32)];
-        let mode = modes.into_iter().find(|(_, span)| line.is_multiple_of(*span));
+        let swizzled = [SwizzleMode::B128, SwizzleMode::B64, SwizzleMode::B32];
+        let cores = warpgroup.contains(&id).then_some(SwizzleMode::None);
+        let mode = swizzled.into_iter().chain(cores).find(|mode| line.is_multiple_of(mode.span()));
         let layout = match mode {
-            Some((mode, _)) if !scalar.contains(&id) => SharedLayout::slabs(&buffer.shape, &order, mode, bytes),
+            Some(mode) if !scalar.contains(&id) => SharedLayout::slabs(&buffer.shape, &order, mode, bytes),
             _ => SharedLayout::padded(&buffer.shape, &order, 16 / bytes.max(1), bytes),
         };
         let layout = layout.and_then(|layout| layout.staged(buffer.stages));

@@ -5,7 +5,8 @@
 //! "Better Performance at Lower Occupancy", GTC 2010). State: the tile's elements in registers, nothing else. Floor: every operand once, every
 //! result once, and the region's own arithmetic.
 //!
-//! Where the count of points is not provably a multiple of an access, the last tile is a block of its own, so that all others stay wide.
+//! Where the count of points is not provably a multiple of an access, the last tile is a block of its own, so that all others stay wide. Runs that
+//! may cross the end of a row are read and written by the element, few to a thread: each takes its index apart.
 
 use super::cost::{Stream, flops};
 use super::{Built, KernelFamily, Subject};
@@ -54,6 +55,8 @@ pub struct Problem {
     subject: Arc<Subject>,
     /// Points.
     total: Dim,
+    /// Whether runs of points are runs in memory: no index is taken apart, or rows are whole accesses.
+    runs: bool,
     /// Bytes of an element, of the narrowest and of the widest type in memory.
     narrow: u32,
     wide: u32,
@@ -73,15 +76,19 @@ impl KernelFamily for Maps {
         if !matches!(region.anchor, Anchor::Map | Anchor::Index) || scatters {
             return Ok(None);
         }
-        let subject =
-            flattened(region).map_or(subject.clone(), |region| Arc::new(Subject { region, ..Subject::clone(subject) }));
+        let flat = flattened(region);
+        let line = flat.is_some();
+        let subject = flat.map_or(subject.clone(), |region| Arc::new(Subject { region, ..Subject::clone(subject) }));
         let graph = &subject.region.graph;
         let Some((_, first)) = graph.outputs.first() else { return Ok(None) };
-        let total = numel(&graph.ty(*first).shape);
+        let shape = &graph.ty(*first).shape;
+        let total = numel(shape);
         let values = graph.inputs.iter().copied().chain(graph.outputs.iter().map(|(_, v)| *v));
         let bytes: Vec<u32> = values.map(|v| (graph.ty(v).dtype.bits() / 8).max(1)).collect();
         let [narrow, wide] = [bytes.iter().min(), bytes.iter().max()].map(|bytes| bytes.copied().unwrap_or(4));
-        let problem = Problem { subject, total, narrow, wide };
+        let rows = shape.last().is_some_and(|last| multiple(last) % i64::from(16 / narrow) == 0);
+        let runs = line || shape.len() < 2 || rows;
+        let problem = Problem { subject, total, runs, narrow, wide };
         self.build(&problem, &Config { elements: 1, warps: 1 })?;
         Ok(Some(problem))
     }
@@ -139,7 +146,7 @@ impl KernelFamily for Maps {
         let at = k.grid(&[("tile", total.ceil_div(step))]);
         let mut points = Points { values: &mut values, first: &at[0] * step, tile, total: total.clone() };
         let known = multiple(&problem.total);
-        if known % i64::from(problem.vector()) == 0 {
+        if !problem.runs || known % i64::from(problem.vector()) == 0 {
             points.write(&mut k, known % step != 0)?;
         } else {
             let full = (&points.first + step).compare(CompareOp::Le, total);
@@ -155,9 +162,10 @@ impl Problem {
         16 / self.narrow
     }
 
-    /// Elements that a thread takes at a time: those of an access, but no more than 32 bytes of the widest operand, as layouts have it.
+    /// Elements that a thread takes at a time: those of an access, but no more than 32 bytes of the widest operand, as layouts have it; one by
+    /// one where they are no run.
     fn access(&self) -> u32 {
-        self.vector().min(32 / self.wide)
+        if self.runs { self.vector().min(32 / self.wide) } else { 1 }
     }
 }
 

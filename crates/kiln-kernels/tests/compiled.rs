@@ -531,7 +531,7 @@ fn simulated_products_of_few_rows() {
     assert!(wide >= 2, "{wide}");
 }
 
-/// Every eighth Config of a large product, and all that have warpgroups of their own for copies.
+/// Some Configs of a large product, more of those that have warpgroups of their own for copies.
 #[test]
 fn products_of_large_tiles_do_not_spill() {
     let shape = |l: char| match l {
@@ -540,13 +540,14 @@ fn products_of_large_tiles_do_not_spill() {
         _ => 512,
     };
     let mut spilled = vec![];
-    for (dtype, every) in [(DType::F16, 16), (DType::F32, 8), (DType::I8, 32)] {
+    for (dtype, every) in [(DType::F16, 32), (DType::F32, 12), (DType::I8, 48)] {
         let case = products::einsum("large", "mk,nk->mn", dtype, &shape);
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
             for (i, offer) in case.offers(arch).iter().enumerate() {
                 let roles = dtype == DType::F16 && offer.text.contains("8 warps") && offer.text.contains("specialised");
                 let whole = !["parts", "turns", "streamed"].iter().any(|word| offer.text.contains(word));
-                if i % every != 0 && !(roles && (whole || offer.text.contains("streamed") && i % 4 == 0)) {
+                let streamed = offer.text.contains("streamed");
+                if i % every != 0 && !(roles && (whole && i % 2 == 0 || streamed && i % 8 == 0)) {
                     continue;
                 }
                 let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();

@@ -99,6 +99,10 @@ impl Space<'_> {
             if idle(bm, sizes[0], 16) || idle(bn, sizes[1], if swap { 8 } else { 32 }) {
                 continue;
             }
+            // All few rows are in one tile: the other operand is read once.
+            if swap && f64::from(bn) < few {
+                continue;
+            }
             for line in [64, 128] {
                 let config = Config { bm, bn, bk: line / problem.widest(), warps, swap, ..smallest(problem) };
                 self.plain(config);

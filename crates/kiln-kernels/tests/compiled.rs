@@ -10,6 +10,7 @@ use kiln_graph::{DType, Tensor};
 use kiln_kernels::families::implementation;
 use kiln_kernels::{Implementation, Param, Pointer, TensorMap, Window};
 use kiln_sim::{Arg, Device, LaunchConfig, Mix, Module, Options, Swizzle, TensorType};
+use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use std::sync::OnceLock;
 
@@ -86,10 +87,14 @@ fn run_counted(
     let fault = device.alloc(4).unwrap();
     device.upload(fault, &[0; 4]).unwrap();
     let scratch = device.alloc((made.scratch_bytes.eval(&bindings).unwrap() as u64).max(1)).unwrap();
+    let zeros = vec![0; (made.zeroed_bytes.eval(&bindings).unwrap() as usize).max(1)];
+    let zeroed = device.alloc(zeros.len() as u64).unwrap();
+    device.upload(zeroed, &zeros).unwrap();
     let address = |base: Pointer| match base {
         Pointer::Input(i) => inputs[i],
         Pointer::Output(i) => outputs[i],
         Pointer::Scratch => scratch,
+        Pointer::Zeroed => zeroed,
         other => panic!("{name}: {other:?} was not asked for"),
     };
     for (kernel, entry) in made.kernels.iter().zip(entries) {
@@ -98,7 +103,9 @@ fn run_counted(
             .params
             .iter()
             .map(|param| match param {
-                Param::Input(_) | Param::Output(_) | Param::Scratch => Arg::U64(address(param.pointer().unwrap())),
+                Param::Input(_) | Param::Output(_) | Param::Scratch | Param::Zeroed => {
+                    Arg::U64(address(param.pointer().unwrap()))
+                }
                 Param::TensorMap(map) => {
                     let map = map.resolve(&bindings).unwrap().unwrap_or_else(|e| panic!("{name}: {e}"));
                     Arg::Bytes(encoded(&map, address(map.base)))
@@ -120,6 +127,9 @@ fn run_counted(
         assert!(report.clean(), "{name}: {:?}\n{}", report.findings, kernel.source);
         report.counters.iter().for_each(|counters| counted(counters.total));
     }
+    let mut left = zeros.clone();
+    device.download(zeroed, &mut left).unwrap();
+    assert_eq!(left, zeros, "{name}: counters are not left zero");
     let mut code = [0; 4];
     device.download(fault, &mut code).unwrap();
     assert_eq!(code, [0; 4], "{name}: a check failed");
@@ -417,7 +427,7 @@ fn eight_bit_floats_of_the_prelude_are_those_of_the_one_codec() {
 /// Products of every orientation and type: the cheapest Config, and of each kind of Config the cheapest.
 #[test]
 fn simulated_products() {
-    let said = ["specialised", "swapped", "parts"];
+    let said = ["specialised", "swapped", "parts", "turns", "streamed", "lanes"];
     let mut failed = vec![];
     for (n, case) in products::simulated().iter().enumerate() {
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
@@ -442,7 +452,86 @@ fn simulated_products() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// Every eighth Config of a large product, and all that have warpgroups of their own for copies.
+/// CTAs that hand sums on, on GPUs so small that there are more tiles than one wave has: under twenty schedules, and odd sizes under some.
+#[test]
+fn sums_are_handed_on_under_any_schedule() {
+    let of = |name: &str, text: &str, dtype: DType, [m, n, k]: [usize; 3]| {
+        let extent = |l: char| match l {
+            'b' => 2,
+            'm' => m,
+            'n' => n,
+            _ => k,
+        };
+        products::einsum(name, text, dtype, &extent)
+    };
+    let cases = [
+        of("handed_on", "mk,nk->mn", DType::F16, [130, 136, 328]),
+        of("handed_on_batches", "bmk,bnk->bmn", DType::BF16, [70, 64, 520]),
+        of("handed_on_integers", "mk,kn->mn", DType::I8, [72, 96, 1040]),
+        of("handed_on_one_row", "mk,nk->mn", DType::F16, [1, 136, 1040]),
+        products::epilogue(DType::F16, [70, 520, 72]),
+    ];
+    let mut seen = [0; 2];
+    for (n, case) in cases.iter().enumerate() {
+        for arch in [Arch::Sm80, Arch::Sm90a] {
+            let gpu = Gpu { sms: 5, ..Gpu::typical(arch).unwrap() };
+            let offers = case.offers_on(&gpu);
+            for (how, word) in ["turns", "streamed"].into_iter().enumerate() {
+                let such = |roles: bool| {
+                    offers.iter().find(|o| o.text.contains(word) && o.text.contains("specialised") == roles)
+                };
+                for offer in [such(true), such(false)].into_iter().flatten() {
+                    println!("{}, {arch}: {}", case.region.name, offer.text);
+                    seen[how] += 1;
+                    let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
+                    simulate_made(case, &made, arch, (0..if n == 0 { 20 } else { 2 }).map(Some));
+                }
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count >= 8), "{seen:?}");
+}
+
+/// Few rows whose operands meet in registers, by threads of one warp or of all.
+#[test]
+fn simulated_products_of_few_rows() {
+    let shapes = [
+        ("mk,nk->mn", DType::F16, [1, 70, 72]),
+        ("mk,nk->mn", DType::BF16, [3, 33, 2080]),
+        ("mk,nk->mn", DType::F32, [2, 40, 37]),
+        ("mk,nk->mn", DType::F64, [1, 9, 130]),
+        ("mk,nk->mn", DType::I8, [4, 24, 80]),
+        ("mk,nk->mn", DType::F8E4M3, [1, 40, 272]),
+        ("bmk,bnk->bmn", DType::F16, [1, 40, 24]),
+        ("mk,k->m", DType::BF16, [70, 1, 1096]),
+    ];
+    let einsums = shapes.into_iter().map(|(text, dtype, [m, n, k])| {
+        let extent = |l: char| match l {
+            'b' => 2,
+            'm' => m,
+            'n' => n,
+            _ => k,
+        };
+        products::einsum(&format!("few_{text}_{dtype}_{m}x{n}x{k}"), text, dtype, &extent)
+    });
+    let mut wide = 0;
+    for (i, case) in einsums.chain([products::epilogue(DType::F16, [1, 72, 72])]).enumerate() {
+        let arch = [Arch::Sm75, Arch::Sm80, Arch::Sm90a][i % 3];
+        let offers = case.offers(arch);
+        let found =
+            |all: bool| offers.iter().find(|o| o.text.contains(" lanes") && o.text.contains(" 32 lanes") != all);
+        wide += usize::from(found(true).is_some());
+        let narrow = found(false).unwrap_or_else(|| panic!("{} on {arch}: no lanes", case.region.name));
+        for offer in found(true).into_iter().chain([narrow]) {
+            println!("{}, {arch}: {}", case.region.name, offer.text);
+            let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
+            simulate_made(&case, &made, arch, [None]);
+        }
+    }
+    assert!(wide >= 2, "{wide}");
+}
+
+/// Some Configs of a large product, more of those that have warpgroups of their own for copies.
 #[test]
 fn products_of_large_tiles_do_not_spill() {
     let shape = |l: char| match l {
@@ -451,12 +540,14 @@ fn products_of_large_tiles_do_not_spill() {
         _ => 512,
     };
     let mut spilled = vec![];
-    for (dtype, every) in [(DType::F16, 16), (DType::F32, 8), (DType::I8, 32)] {
+    for (dtype, every) in [(DType::F16, 32), (DType::F32, 12), (DType::I8, 48)] {
         let case = products::einsum("large", "mk,nk->mn", dtype, &shape);
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
             for (i, offer) in case.offers(arch).iter().enumerate() {
                 let roles = dtype == DType::F16 && offer.text.contains("8 warps") && offer.text.contains("specialised");
-                if i % every != 0 && (!roles || offer.text.contains("parts")) {
+                let whole = !["parts", "turns", "streamed"].iter().any(|word| offer.text.contains(word));
+                let streamed = offer.text.contains("streamed");
+                if i % every != 0 && !(roles && (whole && i % 2 == 0 || streamed && i % 8 == 0)) {
                     continue;
                 }
                 let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();

@@ -51,8 +51,8 @@ pub struct Gpu {
     pub costs: Costs,
 }
 
-/// Coefficients of the cost models: round figures for all GPUs, which no measurement has fitted yet. They
-/// rank Configs of one region; times are within a factor.
+/// Coefficients of the cost models: round figures for all GPUs, of which products on an H200 gave what an SM gets of tensor cores and of the
+/// level-2 cache. They rank Configs of one region; times are within a factor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Costs {
@@ -70,7 +70,9 @@ pub struct Costs {
     pub overlap_loss: f64,
     /// Bytes that the level-2 cache gives one SM in a cycle.
     pub l2_sm_bytes: f64,
-    /// Share of the tensor cores' peak that `mma.sync` reaches where a GPU has better instructions.
+    /// Share of the tensor cores' peak that the clocks of a long product leave.
+    pub tensor_share: f64,
+    /// Share of that that `mma.sync` reaches where a GPU has better instructions.
     pub sync_share: f64,
     /// Share of a step's time that a product loses to waiting with one step on its way, less with more.
     pub pipeline_loss: f64,
@@ -87,7 +89,8 @@ impl Default for Costs {
             shuffle_ops: 4.0,
             barrier_seconds: 1e-7,
             overlap_loss: 0.1,
-            l2_sm_bytes: 64.0,
+            l2_sm_bytes: 50.0,
+            tensor_share: 0.85,
             sync_share: 0.6,
             pipeline_loss: 0.05,
             tile_seconds: 5e-7,

@@ -298,6 +298,10 @@ fn values() {
             ("%peak [1, 0]", "%peak [1]", "[1] / rank 2"),
             ("%turned: f32[1, 32]", "%turned: f32[32, 1]", "[32, 1], not / [1, 32]"),
             ("atomic max err[0..] = %ones", "atomic add x[0.., 0] = %ones", "`x` is written"),
+            ("atomic max err[0..] = %ones", "await err[0, 0] = row", "2 indices of `err` of rank 1"),
+            ("atomic max err[0..] = %ones", "await y[0, 0] = row", "`y` is read, but an output"),
+            ("atomic max err[0..] = %ones", "signal x[0, 0] = row", "`x` is written, but an input"),
+            ("atomic max err[0..] = %ones", "signal err[0] = scale", "counter's value / f32 / index"),
             (
                 "%ones: i32[1] = full 1i32\n  atomic max err[0..]",
                 "%ones: f32[1] = full 1.0\n  atomic max y[0.., 0]",
@@ -494,6 +498,7 @@ fn barriers() {
             ("commit bulk", "named_barrier 1 threads 128 wait", "one thread alone runs `named_barrier`"),
             ("commit bulk", "%n: f16[32, 16] layout \"REGISTERS\" = shared_load a[0]", "one thread alone"),
             ("copy_out y[t * 32.., 0..]", "copy_out x[t * 32.., 0..]", "`x` is written"),
+            ("strides [16, 1] write", "strides [16, 1] read_write", "a box of `y` / which is read too / counter"),
             ("%c: f16[32, 16]", "%c: f32[32, 16]", "the result / f32"),
         ],
     );

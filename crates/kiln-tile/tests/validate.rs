@@ -5,11 +5,12 @@ mod programs;
 
 use kiln_target::arch::Arch;
 use kiln_tile::expr::ExprKind;
-use kiln_tile::ir::{Block, Op, Program, Schedule, verify};
+use kiln_tile::interp::Arg;
+use kiln_tile::ir::{Block, Builder, Op, Place, Program, Schedule, interp, verify};
 use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::program::Param;
 use kiln_tile::validate::{Finding, validate};
-use kiln_tile::{DType, Expr, TileError, Type};
+use kiln_tile::{Access, Array, DType, Expr, TileError, Type};
 use programs::{attention, gemm, hopper};
 use std::collections::BTreeMap;
 
@@ -91,6 +92,83 @@ fn accepts_pipelines_without_roles() {
         accepted(&asynchronous(gemm(DType::BF16, [64, 64, 32], stages, plain()), Arch::Sm80), "cp.async");
     }
     accepted(&asynchronous(gemm(DType::F32, [32, 32, 16], 3, plain()), Arch::Sm80), "fma");
+}
+
+/// Three CTAs add to a tile's sums one after another.
+fn in_turn() -> Program {
+    let mut k = Builder::new("in_turn", "sums of three parts");
+    let n = k.dim("n", 1..=64, 1);
+    let (parts, columns) = (Expr::index(3), Expr::index(128));
+    let x = k.input("x", DType::F32, &[parts.clone(), n.clone(), columns.clone()]);
+    let sums = k.tensor("sums", DType::F32, &[n.clone(), columns.clone()], Access::ReadWrite);
+    let turns = k.tensor("turns", DType::I32, std::slice::from_ref(&n), Access::ReadWrite);
+    let y = k.output("y", DType::F32, &[n.clone(), columns]);
+    k.schedule(plain());
+    let at = k.grid(&[("part", parts), ("tile", n)]);
+    let (part, tile) = (at[0].clone(), at[1..].to_vec());
+    let own = k.view(&x, &[part.clone(), tile[0].clone(), Expr::index(0)], &[1, 128]);
+    let own = k.load("own", own);
+    let [shared, result] = [&sums, &y].map(|to| k.view(to, &[tile[0].clone(), Expr::index(0)], &[1, 128]));
+    let total = k.if_else(
+        part.gt(0),
+        |k| {
+            k.wait_for(&turns, &tile, part.clone());
+            let so_far = k.load("so_far", shared.clone());
+            vec![k.map("total", &[1, 128], &[&so_far, &own], |_, x, _| &x[0] + &x[1])]
+        },
+        |_| vec![own.clone()],
+    );
+    k.if_else(
+        part.lt(2),
+        |k| {
+            k.store(Place::View(shared.clone()), &total[0]);
+            k.signal(&turns, &tile, &part + 1);
+            vec![]
+        },
+        |k| {
+            k.store(Place::View(result), &total[0]);
+            k.signal(&turns, &tile, Expr::index(0));
+            vec![]
+        },
+    );
+    k.finish().unwrap()
+}
+
+#[test]
+fn counters_are_held_in_turn() {
+    use Finding::*;
+    let program = asynchronous(in_turn(), Arch::Sm80);
+    assert!(validate(&program).unwrap().launches > 1);
+    let edits: &[Edit] = &[
+        ("a value that nobody leaves", 1, "await turns[tile] = part", "await turns[tile] = part + 1", Deadlock),
+        ("a value that a later CTA leaves", 1, "await turns[tile] = part", "await turns[tile] = 3 - part", Deadlock),
+        ("the counter is not left zero", 1, "signal turns[tile] = 0", "signal turns[tile] = 3", Unfinished),
+        ("the counter is kept", 1, "signal turns[tile] = 0\n", "", Unfinished),
+        ("it is given back by who does not hold it", 1, "await turns[tile] = part\n", "", Counter),
+        ("tiles share a counter", 1, "signal turns[tile] = part + 1", "signal turns[0] = part + 1", Counter),
+        ("a value that another CTA takes", 1, "await turns[tile] = part", "await turns[0] = 1", Deadlock),
+    ];
+    refused(&program, edits);
+    // The interpreter's CTAs run one after another too.
+    let array = |dtype: DType, count: usize, value: i32| {
+        let values = vec![kiln_tile::Scalar::Int(value.into()).cast(dtype); count];
+        Arg::Array(Array::from_values(dtype, values))
+    };
+    let (f32, i32) = (DType::F32, DType::I32);
+    let mut args = vec![Arg::dim(2), array(f32, 768, 5), array(f32, 256, 9), array(i32, 2, 0), array(f32, 256, 9)];
+    interp::run(&in_turn(), &mut args).unwrap();
+    assert_eq!((args[4].array().unwrap().get(255).as_f64(), args[3].array().unwrap().get(1).as_i128()), (15.0, 0));
+    let mut late = in_turn();
+    for stmt in &mut late.body {
+        stmt.walk_mut(&mut |stmt| {
+            if let Op::Await { value, .. } = &mut stmt.op {
+                *value = Expr::index(7);
+            }
+        });
+    }
+    let mut args = vec![Arg::dim(1), array(f32, 384, 5), array(f32, 128, 9), array(i32, 1, 0), array(f32, 128, 9)];
+    let error = interp::run(&late, &mut args).unwrap_err();
+    assert!(matches!(&error, TileError::Deadlock { .. }) && error.to_string().contains("to be 7; it is 1"), "{error}");
 }
 
 /// `text` with another text for the `nth` occurrence, from 1, of one.

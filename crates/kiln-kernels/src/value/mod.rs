@@ -255,6 +255,13 @@ impl<'a> Values<'a> {
         k.tensor(name, dtype, &extents, access)
     }
 
+    /// The memory of the region's kernels that is zero, as a row-major tensor of counters.
+    pub fn zeroed(&mut self, k: &mut dyn Writer, name: &str, shape: &[Dim]) -> Buffer {
+        let extents = self.dims(k, shape);
+        self.arguments.push(Argument::Zeroed);
+        k.tensor(name, kiln_tile::DType::I32, &extents, Access::ReadWrite)
+    }
+
     /// Writes the body of a map. Where `exists` does not hold there is no point: inputs count as 0, and no check fails.
     pub fn at_points<T>(&mut self, exists: Option<Expr>, write: impl FnOnce(&mut Self) -> T) -> T {
         let outside = std::mem::replace(&mut self.exists, exists);

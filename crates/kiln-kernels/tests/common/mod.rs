@@ -96,7 +96,12 @@ impl Case {
         let (mut outputs, mut fault) = (self.poisoned(), 0);
         for program in programs {
             let run = |args: &mut [Arg]| interp::run(&program.program, args);
-            self.bound(&program.program.params, &program.arguments, (&mut outputs, &mut vec![], &mut fault), run);
+            self.bound(
+                &program.program.params,
+                &program.arguments,
+                (&mut outputs, &mut Default::default(), &mut fault),
+                run,
+            );
         }
         (outputs, fault)
     }
@@ -104,32 +109,37 @@ impl Case {
     /// Runs what a family built, in the interpreter of the tile IR, after the passes that leave a level up to `level`.
     pub fn interpret_built(&self, built: &Built, arch: Arch, level: Level) -> (Vec<Tensor>, i128) {
         let (mut outputs, mut fault) = (self.poisoned(), 0);
-        let bytes = built.scratch_bytes.eval(&self.bindings()).unwrap() as usize;
-        let mut scratch = vec![0xa5; bytes];
+        let bytes = |of: &Dim| of.eval(&self.bindings()).unwrap() as usize;
+        let mut memory = [vec![0xa5; bytes(&built.scratch_bytes)], vec![0; bytes(&built.zeroed_bytes)]];
         for launch in &built.launches {
             let mut program = launch.program.clone();
             for pass in PASSES.iter().take_while(|pass| pass.level <= level) {
                 pass.run(&mut program, &Machine::new(arch)).unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
             }
             let run = |args: &mut [Arg]| ir::interp::run(&program, args);
-            self.bound(&program.params, &launch.arguments, (&mut outputs, &mut scratch, &mut fault), run);
+            self.bound(&program.params, &launch.arguments, (&mut outputs, &mut memory, &mut fault), run);
+            assert!(memory[1].iter().all(|byte| *byte == 0), "{}: counters are not left zero", self.region.name);
         }
         (outputs, fault)
     }
 
     /// What families offer for the region on the typical GPU of an architecture.
     pub fn offers(&self, arch: Arch) -> Vec<Offer> {
-        let subject = Subject::new(&self.region, &self.region.graph.symbols, &[], &self.bindings());
-        let gpu = Gpu::typical(arch).unwrap();
-        families::offers(&Arc::new(subject), &gpu).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
+        self.offers_on(&Gpu::typical(arch).unwrap())
     }
 
-    /// Runs one kernel on what its parameters are bound to.
+    /// What families offer for the region on a GPU.
+    pub fn offers_on(&self, gpu: &Gpu) -> Vec<Offer> {
+        let subject = Subject::new(&self.region, &self.region.graph.symbols, &[], &self.bindings());
+        families::offers(&Arc::new(subject), gpu).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
+    }
+
+    /// Runs one kernel on what its parameters are bound to; memory is scratch and what is zero.
     fn bound(
         &self,
         params: &[Param],
         arguments: &[Argument],
-        (outputs, scratch, fault): (&mut [Tensor], &mut Vec<u8>, &mut i128),
+        (outputs, [scratch, zeroed], fault): (&mut [Tensor], &mut [Vec<u8>; 2], &mut i128),
         run: impl FnOnce(&mut [Arg]) -> Result<(), TileError>,
     ) {
         let bindings = self.bindings();
@@ -147,6 +157,7 @@ impl Case {
             Argument::Input(i) => array(param, &self.inputs[*i]),
             Argument::Output(i) => array(param, &outputs[*i]),
             Argument::Scratch => bytes(param, scratch.len() / width(param), scratch.clone()),
+            Argument::Zeroed => bytes(param, zeroed.len() / width(param), zeroed.clone()),
             Argument::Fault => Arg::Array(Array::from_values(kiln_tile::DType::I32, [Scalar::Int(*fault)])),
             Argument::FaultCode => Arg::Scalar(Scalar::Int(1)),
             Argument::Dim(dim) => Arg::dim(dim.eval(&bindings).unwrap()),
@@ -160,6 +171,9 @@ impl Case {
             }
             if let (Argument::Scratch, Some(array)) = (argument, arg.array()) {
                 *scratch = array.bytes().to_vec();
+            }
+            if let (Argument::Zeroed, Some(array)) = (argument, arg.array()) {
+                *zeroed = array.bytes().to_vec();
             }
             if let (Argument::Output(i), Some(array)) = (argument, arg.array()) {
                 let old = &outputs[*i];

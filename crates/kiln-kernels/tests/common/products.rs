@@ -81,8 +81,26 @@ pub fn simulated() -> Vec<Case> {
         };
         einsum(&format!("{text}_{dtype}_{m}x{n}x{k}"), text, dtype, &extent)
     });
-    let others = [epilogue(DType::F16, [70, 64, 72]), epilogue(DType::F32, [9, 20, 36]), packed_weights(), signs()];
+    let others =
+        [epilogue(DType::F16, [70, 64, 72]), epilogue(DType::F32, [9, 20, 36]), packed_weights(), signs(), scaled()];
     einsums.chain(others).collect()
+}
+
+/// Bytes of floats with a factor a row and a factor a column.
+pub fn scaled() -> Case {
+    let (f8, f32) = (DType::F8E4M3, DType::F32);
+    let inputs =
+        vec![random(f8, &[72, 256], 1), random(f8, &[96, 256], 2), random(f32, &[72, 1], 3), random(f32, &[96], 4)];
+    case("scaled_f8e4m3", Anchor::Contract, 4.0, inputs, |b| {
+        let (x, w) = (b.input("x", f8, &d(&["M", "256"]))?, b.input("w", f8, &d(&["96", "256"]))?);
+        let (of_row, of_column) = (b.input("row", f32, &d(&["M", "1"]))?, b.input("column", f32, &d(&["96"]))?);
+        let y = b.contract(spec("mk,nk->mn"), x, w, f32, f32)?;
+        let of_row = b.broadcast_to(of_row, &d(&["M", "96"]))?;
+        let of_column = b.broadcast_to(of_column, &d(&["M", "96"]))?;
+        let scaled = b.mul(y, of_row)?;
+        let scaled = b.mul(scaled, of_column)?;
+        Ok(vec![b.cast(scaled, DType::BF16)?])
+    })
 }
 
 /// Weights of 4 bits with scales, by rows of bytes.

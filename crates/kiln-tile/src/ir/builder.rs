@@ -208,6 +208,16 @@ impl Builder {
         self.push(vec![], Op::Atomic { op, to, value: value.id });
     }
 
+    /// Waits until a counter is `value`, and holds it: [`Op::Await`].
+    pub fn wait_for(&mut self, counter: &Buffer, index: &[Expr], value: Expr) {
+        self.push(vec![], Op::Await { counter: counter.clone(), index: index.to_vec(), value });
+    }
+
+    /// Gives a counter back as `value`: [`Op::Signal`].
+    pub fn signal(&mut self, counter: &Buffer, index: &[Expr], value: Expr) {
+        self.push(vec![], Op::Signal { counter: counter.clone(), index: index.to_vec(), value });
+    }
+
     /// A tile of the operands' elements at the same coordinates, where an axis of extent 1 is repeated; `build` gets the elements and the
     /// coordinates, may name scalars, and gives the result's element.
     pub fn map(

@@ -259,6 +259,25 @@ pub enum Op {
         /// The operands.
         value: ValueId,
     },
+    /// Waits until an element of global memory is `value`, and takes it: CTAs that share a result hold such a counter in turn. What those that held
+    /// it before have stored is seen from here on. They come earlier in the grid, so that no CTA waits for one that has not started.
+    Await {
+        /// The counters: an `i32` tensor that is zero before the launch and left zero.
+        counter: Buffer,
+        /// Which of them.
+        index: Vec<Expr>,
+        /// What it is waited to be.
+        value: Expr,
+    },
+    /// Gives a counter back as `value`, after everything that the CTA has stored; the first to hold one need not have awaited it.
+    Signal {
+        /// The counters.
+        counter: Buffer,
+        /// Which of them.
+        index: Vec<Expr>,
+        /// What it becomes.
+        value: Expr,
+    },
     /// Runs `body` for `var` from `start` up to `end`, excluded.
     For {
         /// The loop variable.

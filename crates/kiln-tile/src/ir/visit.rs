@@ -131,6 +131,10 @@ impl Op {
                 results.iter_mut().for_each(visit);
             }
             Op::Store { to, .. } | Op::Atomic { to, .. } => place(to, visit),
+            Op::Await { index, value, .. } | Op::Signal { index, value, .. } => {
+                index.iter_mut().for_each(&mut *visit);
+                visit(value);
+            }
             Op::Dot { a, b, .. } => {
                 for operand in [a, b] {
                     if let Operand::Shared(of) = operand {
@@ -280,6 +284,10 @@ impl Program {
                     }
                     Op::Copy { from: view, .. } | Op::CopyOut { to: view, .. } => (Some(&view.tensor), &[][..]),
                     Op::Map { body, .. } => (None, &body[..]),
+                    Op::Await { counter, .. } | Op::Signal { counter, .. } => {
+                        found.insert(counter.id);
+                        return;
+                    }
                     _ => return,
                 };
                 found.extend(place.map(|tensor| tensor.id));

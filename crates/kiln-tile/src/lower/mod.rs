@@ -366,7 +366,8 @@ impl<'a> Lower<'a> {
                 // Packed elements are read through their bytes.
                 let to = if buffer.dtype.bits() < 8 { Scalar::U8 } else { Scalar::of(buffer.dtype, false) };
                 let constant = *access == Access::Read;
-                let named = self.var(&buffer.name, Ty::Pointer { to, space: Space::Global, constant });
+                let space = if *access == Access::ReadWrite { Space::Exchange } else { Space::Global };
+                let named = self.var(&buffer.name, Ty::Pointer { to, space, constant });
                 self.buffers.insert(buffer.id, named.clone());
                 named
             }
@@ -427,6 +428,8 @@ impl<'a> Lower<'a> {
             Op::Convert { value } => self.convert(result(0)?, *value),
             Op::Store { to, value } => self.store(to, *value),
             Op::Atomic { op, to, value } => self.atomic(*op, to, *value),
+            Op::Await { counter, index, value } => self.counter_effect(counter, index, value, true),
+            Op::Signal { counter, index, value } => self.counter_effect(counter, index, value, false),
             Op::For { .. } => self.for_loop(stmt),
             Op::If { cond, then, otherwise } => self.if_else(&stmt.results, cond, then, otherwise),
             Op::Sync => self.sync(),

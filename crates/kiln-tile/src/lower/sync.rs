@@ -4,6 +4,7 @@ use super::{Lower, Threads};
 use crate::error::Result;
 use crate::expr::Expr;
 use crate::ir::{Arriver, BarrierId, Block, Fence, Group, Role, Turn};
+use crate::program::Buffer;
 use crate::threads::{self as t, Effect, Stmt};
 
 /// Barriers of roles count down from this one; those that programs name count up.
@@ -96,6 +97,18 @@ impl Lower<'_> {
     pub(super) fn elected(&mut self, body: &Block) -> Result<()> {
         let first = self.is_first()?;
         self.when(first, |lower| lower.block(body))
+    }
+
+    /// Writes how one thread waits for a counter, or gives it back.
+    pub(super) fn counter_effect(&mut self, counter: &Buffer, index: &[Expr], value: &Expr, wait: bool) -> Result<()> {
+        let pointer = self.buffers.get(&counter.id).map(t::Expr::from);
+        let pointer = pointer.ok_or_else(|| self.internal("a counter that is no parameter"))?;
+        let (index, value) = (self.expr(&counter.offset(index))?, self.expr(value)?.cast(t::Scalar::I32));
+        self.push(Stmt::Effect(match wait {
+            true => Effect::CounterWait { pointer, index, value },
+            false => Effect::CounterSet { pointer, index, value },
+        }));
+        Ok(())
     }
 
     pub(super) fn expect(&mut self, barrier: BarrierId, index: &Expr, bytes: u32) -> Result<()> {

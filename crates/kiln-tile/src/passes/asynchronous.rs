@@ -325,6 +325,8 @@ impl<'a> Pass<'a> {
                 out.extend(self.advance(channel, false));
             }
             Op::Sync => out.push(self.sync()),
+            Op::Await { .. } => out.extend([Stmt::effect(Op::Elected(vec![stmt])), self.sync()]),
+            Op::Signal { .. } => out.extend([self.sync(), Stmt::effect(Op::Elected(vec![stmt]))]),
             Op::SharedLoad { from } => {
                 self.resolve(from);
                 out.push(stmt);

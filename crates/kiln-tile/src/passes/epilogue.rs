@@ -2,8 +2,9 @@
 
 use super::Machine;
 use crate::expr::Expr;
-use crate::ir::{Block, Op, Place, Program, Shared, SharedId, Slot, Stage, Stmt};
+use crate::ir::{Block, Op, Place, Program, Shared, SharedId, Slot, Stage, Stmt, View};
 use crate::pass::facts::Facts;
+use crate::program::{Access, Param};
 
 /// Runs the pass.
 pub fn epilogue(program: &mut Program, machine: &Machine) {
@@ -18,7 +19,7 @@ fn block(program: &mut Program, machine: &Machine, facts: &Facts, from: Block) -
     let mut out = vec![];
     for mut stmt in from {
         match &mut stmt.op {
-            Op::Store { to: Place::View(view), value } if machine.tma_takes(facts, view) => {
+            Op::Store { to: Place::View(view), value } if machine.tma_takes(facts, view) && leaves(program, view) => {
                 let buffer = SharedId(program.shared.len() as u32);
                 let name = format!("{}_tile", view.tensor.name).into();
                 let (dtype, shape) = (view.tensor.dtype, view.shape.clone());
@@ -36,4 +37,11 @@ fn block(program: &mut Program, machine: &Machine, facts: &Facts, from: Block) -
         }
     }
     out
+}
+
+/// Whether nothing reads in this kernel what is stored. Other CTAs may: what they wait for comes after the stores of threads, not after boxes.
+fn leaves(program: &Program, view: &View) -> bool {
+    let is =
+        |param: &Param| matches!(param, Param::Buffer { buffer, access: Access::Write } if buffer.id == view.tensor.id);
+    program.params.iter().any(is)
 }

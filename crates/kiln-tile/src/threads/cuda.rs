@@ -3,7 +3,8 @@
 
 use super::prelude::Piece;
 use super::{
-    Atom, Binary, Block, Effect, Expr, Function, Instruction, Kernel, Place, Scalar, Special, Stmt, Ty, Unary, Var,
+    Atom, Binary, Block, Effect, Expr, Function, Instruction, Kernel, Place, Scalar, Space, Special, Stmt, Ty, Unary,
+    Var,
 };
 use crate::error::{Result, TileError};
 use crate::expr::{CompareOp, UnaryOp};
@@ -106,6 +107,8 @@ impl Printer<'_> {
     fn param(&mut self, var: &Var) -> String {
         let name = self.name(var);
         match var.ty() {
+            // What others store must not be read before it is waited for: the compiler may move loads of restricted pointers.
+            Ty::Pointer { space: Space::Exchange, .. } => format!("{} {name}", self.ty(var.ty())),
             Ty::Pointer { .. } => format!("{} __restrict__ {name}", self.ty(var.ty())),
             Ty::TensorMap => format!("const __grid_constant__ {} {name}", self.ty(var.ty())),
             ty => format!("{} {name}", self.ty(ty)),
@@ -291,6 +294,9 @@ impl Printer<'_> {
                 args.extend(origin.iter().map(|x| self.expr(x)));
                 args
             }
+            Effect::CounterWait { pointer, index, value } | Effect::CounterSet { pointer, index, value } => {
+                vec![self.address(pointer, index), self.expr(value)]
+            }
             effect => effect.exprs().into_iter().map(|e| self.expr(e)).collect(),
         };
         let with = |number: u32| args.iter().cloned().chain([number.to_string()]).collect::<Vec<_>>();
@@ -311,6 +317,8 @@ impl Printer<'_> {
                 ("barrier_arrive_remote".to_owned(), args, Some(Piece::BarrierArriveRemote))
             }
             Effect::BarrierWait { .. } => ("barrier_wait".to_owned(), args, Some(Piece::BarrierWait)),
+            Effect::CounterWait { .. } => ("counter_wait".to_owned(), args, Some(Piece::CounterWait)),
+            Effect::CounterSet { .. } => ("counter_set".to_owned(), args, Some(Piece::CounterSet)),
             Effect::CopyAsync { bytes, .. } => (format!("copy_async<{bytes}>"), args, Some(Piece::CopyAsync)),
             Effect::TmaLoad { multicast, .. } => {
                 self.pieces.insert(Piece::TensorMap);

@@ -40,6 +40,8 @@ pub enum Scalar {
 pub enum Space {
     Global,
     Shared,
+    /// Global memory in which CTAs read what others stored.
+    Exchange,
 }
 
 /// Type of a variable.
@@ -317,6 +319,24 @@ pub enum Effect {
         count: u32,
         /// Whether it takes more.
         increase: bool,
+    },
+    /// Waits until an `int` of global memory has a value; what was stored before that was set is seen then.
+    CounterWait {
+        /// Of a pointer type.
+        pointer: Expr,
+        /// Elements after it.
+        index: Expr,
+        /// The value.
+        value: Expr,
+    },
+    /// Sets an `int` of global memory, after everything that the thread has stored or seen stored.
+    CounterSet {
+        /// Of a pointer type.
+        pointer: Expr,
+        /// Elements after it.
+        index: Expr,
+        /// The value.
+        value: Expr,
     },
     /// Updates an element of global memory.
     Atomic {

@@ -27,6 +27,8 @@ pub enum Piece {
     WaitGroup,
     WaitGroupRead,
     SetRegisters,
+    CounterWait,
+    CounterSet,
 }
 
 impl Piece {
@@ -85,6 +87,8 @@ impl Piece {
             ]
             .concat(),
             Piece::WaitGroupRead => template("wait_bulk_read()", "cp.async.bulk.wait_group.read %0;"),
+            Piece::CounterWait => COUNTER_WAIT.to_owned(),
+            Piece::CounterSet => COUNTER_SET.to_owned(),
             Piece::SetRegisters => [
                 template("take_registers()", "setmaxnreg.inc.sync.aligned.u32 %0;"),
                 template("give_registers()", "setmaxnreg.dec.sync.aligned.u32 %0;"),
@@ -167,6 +171,22 @@ const NAMED_BARRIER: &str = r#"__device__ __forceinline__ void barrier_sync(unsi
 }
 __device__ __forceinline__ void barrier_pass(unsigned id, unsigned threads) {
     asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");
+}
+"#;
+
+const COUNTER_WAIT: &str = r#"// Waits until a counter has a value, and sees what was stored before it was set.
+__device__ __forceinline__ void counter_wait(int* counter, int value) {
+    int found;
+    do {
+        asm volatile("atom.acquire.gpu.global.cas.b32 %0, [%1], %2, %2;" : "=r"(found) : "l"(counter), "r"(value) : "memory");
+    } while (found != value);
+}
+"#;
+
+const COUNTER_SET: &str = r#"// Sets a counter, after everything that was stored before.
+__device__ __forceinline__ void counter_set(int* counter, int value) {
+    int before;
+    asm volatile("atom.release.gpu.global.exch.b32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(value) : "memory");
 }
 "#;
 

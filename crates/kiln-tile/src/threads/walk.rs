@@ -81,7 +81,9 @@ impl Effect {
                 [to, barrier].into_iter().chain(origin).chain(multicast).collect()
             }
             Effect::TmaStore { from, origin, .. } => std::iter::once(from).chain(origin).collect(),
-            Effect::Atomic { pointer, index, value, .. } => vec![pointer, index, value],
+            Effect::Atomic { pointer, index, value, .. }
+            | Effect::CounterWait { pointer, index, value }
+            | Effect::CounterSet { pointer, index, value } => vec![pointer, index, value],
         }
     }
 }

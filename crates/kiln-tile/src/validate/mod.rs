@@ -13,11 +13,13 @@
 //! What is proved, for the launches that are tried: every wait ends; arrivals and bytes of a phase are those that the barrier counts; no slot is
 //! read before it is written or written while it is read; ordinary writes pass a proxy fence before asynchronous reads; registers of a product in
 //! flight are left alone (`flight`), and fenced before it; named barriers have their threads; turns are passed; nothing that still uses shared
-//! memory is left behind; registers that change hands exist. What is not: values (that the right tile is in a slot is the interpreter's to
+//! memory is left behind; registers that change hands exist; counters in global memory are held by one CTA at a time, each of which waits for
+//! earlier ones alone, and are left zero (`counters`). What is not: values (that the right tile is in a slot is the interpreter's to
 //! show), races in global memory, threads of a warp against each other. Loops and branches that depend on data are refused if they hold anything
 //! of the above, for they cannot be followed.
 
 mod barriers;
+mod counters;
 mod flight;
 mod launches;
 mod machine;
@@ -60,6 +62,8 @@ pub enum Finding {
     RegisterCount,
     /// A slot or a barrier that the ring has not, or buffers that share bytes.
     Place,
+    /// CTAs that do not hold a counter in turn.
+    Counter,
     /// Control that cannot be followed.
     Control,
 }
@@ -88,6 +92,9 @@ impl Finding {
             Finding::Unfinished => "wait for it before the role ends",
             Finding::RegisterCount => "give up in one role what another takes",
             Finding::Place => "keep cursors below the stages; give each buffer bytes of its own",
+            Finding::Counter => {
+                "let each CTA await a counter before it gives it back, but the first; one CTA for each value"
+            }
             Finding::Control => {
                 "compute it from parameters, the grid and loop variables, or keep it free of shared memory"
             }
@@ -112,6 +119,7 @@ impl fmt::Display for Finding {
             Finding::Unfinished => "unfinished at the end",
             Finding::RegisterCount => "register counts",
             Finding::Place => "place in shared memory",
+            Finding::Counter => "counter held by several CTAs",
             Finding::Control => "control that cannot be followed",
         })
     }
@@ -156,6 +164,7 @@ pub fn validate(program: &Program) -> Result<Verdict> {
             Err(e) => return Err(e),
         };
         verdict.launches += 1;
+        counters::check(scene, &launch).map_err(|e| launch.noted(program, e))?;
         verdict.events += roles.iter().map(|role| role.events.len()).sum::<usize>();
         machine::run(scene, &plan, &roles).map_err(|e| launch.noted(program, e))?;
     }

@@ -1,10 +1,7 @@
-//! What is decided about a product, and what is legal.
+//! What is decided about a product.
 
 use super::Problem;
-use super::product::Along;
-use kiln_target::atoms::{MmaAtom, MmaKind};
-use kiln_target::{BlockResources, Gpu};
-use kiln_tile::passes::Machine;
+use kiln_target::BlockResources;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -27,22 +24,59 @@ pub struct Config {
     pub specialise: bool,
     /// Whether a CTA takes tile after tile.
     pub persistent: bool,
-    /// Parts of the depth, each summed for itself and added by a second kernel.
-    pub splits: u32,
+    /// How CTAs share the depth of a tile.
+    pub depth: Depth,
+    /// Threads that share the depth of a column where elements of operands meet in registers, without instructions on matrices; 0: they meet
+    /// in tiles.
+    pub lanes: u32,
     /// Whether the right operand gives the rows: the product is made transposed.
     pub swap: bool,
 }
 
+/// How CTAs share the depth of a tile. Sums are always added in the order of the depth, or in its reverse: the same bits in every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Depth {
+    /// One has all of it.
+    Whole,
+    /// So many parts, each summed for itself; a second kernel adds them ("parallel split-K").
+    Parts(u32),
+    /// So many parts, whose CTAs add to the same sums one after another ("serial split-K").
+    Turns(u32),
+    /// So many CTAs, each of which has as many steps as the others, through tile after tile; those of one tile add to the same sums one after
+    /// another (Osama et al., "Stream-K", PPoPP 2023).
+    Stream(u32),
+}
+
+impl Depth {
+    /// Parts of a tile, if each has as many.
+    pub fn parts(self) -> u32 {
+        match self {
+            Depth::Whole | Depth::Stream(_) => 1,
+            Depth::Parts(parts) | Depth::Turns(parts) => parts,
+        }
+    }
+}
+
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { bm, bn, bk, warps, stages, raster, specialise, persistent, splits, swap } = self;
-        write!(f, "{bm}x{bn}x{bk}, {warps} warps, {stages} stages, raster {raster}")?;
+        let Config { bm, bn, bk, warps, stages, raster, specialise, persistent, depth, lanes, swap } = self;
+        write!(f, "{bm}x{bn}x{bk}, {warps} warps")?;
+        match lanes {
+            0 => write!(f, ", {stages} stages, raster {raster}")?,
+            lanes => write!(f, ", {lanes} lanes a column")?,
+        }
         for (said, text) in [(*specialise, "specialised"), (*persistent, "persistent"), (*swap, "swapped")] {
             if said {
                 write!(f, ", {text}")?;
             }
         }
-        if *splits > 1 { write!(f, ", {splits} parts") } else { Ok(()) }
+        match depth {
+            Depth::Whole => Ok(()),
+            Depth::Parts(parts) => write!(f, ", {parts} parts"),
+            Depth::Turns(parts) => write!(f, ", in {parts} turns"),
+            Depth::Stream(ctas) => write!(f, ", streamed by {ctas}"),
+        }
     }
 }
 
@@ -59,18 +93,10 @@ pub enum Feed {
     Wide,
 }
 
-/// Most 32-bit registers of a thread for sums.
-const MOST_SUMS: u32 = 128;
-/// The same and those of operands that travel through registers.
-const MOST_HELD: u32 = 176;
-/// Most stages.
-const MOST_STAGES: u32 = 6;
-/// Tiles along rows that are taken before the next column.
-const RASTER: u32 = 8;
 /// Rows up to which the right operand may give the rows.
 pub const FEW_ROWS: f64 = 64.0;
-/// Fewest steps of a part.
-const LEAST_STEPS: f64 = 4.0;
+/// Tiles along rows that are taken before the next column.
+pub const RASTER: u32 = 8;
 
 impl Config {
     /// Threads of a CTA.
@@ -80,7 +106,14 @@ impl Config {
 
     /// 32-bit registers of a thread for sums.
     pub fn sums(&self, problem: &Problem) -> u32 {
-        self.bm * self.bn * (problem.sums.bits() / 32) / (32 * self.warps)
+        // Of a column that threads share each has the sums of its own elements of a step.
+        let each = if self.lanes > 0 { self.bk } else { 1 };
+        self.bm * self.bn * each * (problem.sums.bits() / 32) / (32 * self.warps)
+    }
+
+    /// Which operand gives the rows of tiles, 0 or 1, and which the columns.
+    pub fn sides(&self) -> [usize; 2] {
+        if self.swap { [1, 0] } else { [0, 1] }
     }
 
     /// Elements of both operands' tiles of a step.
@@ -97,6 +130,9 @@ impl Config {
 
     /// Bytes of shared memory.
     pub fn shared_bytes(&self, problem: &Problem) -> u32 {
+        if self.lanes > 0 {
+            return 0;
+        }
         // Where threads multiply, rows are padded by 16 bytes.
         let padded = if problem.tensor() { 0 } else { 16 * (self.bm + self.bn + 2 * self.bk) };
         let staged = if self.staged() { self.bm * self.bn * problem.stored_bytes } else { 0 };
@@ -105,175 +141,16 @@ impl Config {
 
     /// Whether results leave through shared memory.
     pub fn staged(&self) -> bool {
-        self.specialise && self.splits == 1
+        self.specialise && !matches!(self.depth, Depth::Parts(_))
     }
 
     /// What a CTA takes of an SM.
     pub fn resources(&self, problem: &Problem) -> BlockResources {
         let held = problem.feeds.iter().filter(|feed| **feed <= Feed::Registers).count() as u32;
-        let operands = if held > 0 { self.step_bytes(problem) / 4 / (32 * self.warps) } else { 0 };
+        let operands = if held > 0 || self.lanes > 0 { self.step_bytes(problem) / 4 / (32 * self.warps) } else { 0 };
         let registers = (self.sums(problem) + operands + 40).min(255);
         // Of roles, the ones that multiply have what the ones that copy give up.
         let registers = if self.specialise { 65536 / self.threads() / 8 * 8 } else { registers };
         BlockResources { threads: self.threads(), registers, shared_bytes: self.shared_bytes(problem) }
-    }
-}
-
-/// All Configs.
-pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
-    let machine = Machine::new(gpu.arch);
-    let [few, many] = problem.outer_sizes();
-    let mut space = Space { problem, gpu, machine, found: vec![] };
-    for swap in [false, true] {
-        if swap && (few > FEW_ROWS || many <= few) {
-            continue;
-        }
-        let sizes = if swap { [many, few] } else { [few, many] };
-        for (bm, bn, warps) in tiles(problem.tensor(), swap) {
-            // A tile that is mostly outside is for nothing.
-            let idle = |tile: u32, size: f64, least: u32| tile > least && f64::from(tile) / 2.0 >= size;
-            if idle(bm, sizes[0], 16) || idle(bn, sizes[1], if swap { 8 } else { 32 }) {
-                continue;
-            }
-            for line in [64, 128] {
-                let config = Config { bm, bn, bk: line / problem.widest(), warps, swap, ..smallest(problem) };
-                space.plain(config);
-                if line == 128 {
-                    space.specialised(config);
-                }
-            }
-        }
-    }
-    if space.found.is_empty() {
-        space.found.push(smallest(problem));
-    }
-    space.found.sort();
-    space.found.dedup();
-    space.found
-}
-
-/// A Config whatever the sizes and types are: threads can multiply tiles of 16 by 32.
-pub fn smallest(problem: &Problem) -> Config {
-    Config {
-        bm: 16,
-        bn: 32,
-        bk: 64 / problem.widest(),
-        warps: 4,
-        stages: 2,
-        raster: RASTER,
-        specialise: false,
-        persistent: false,
-        splits: 1,
-        swap: false,
-    }
-}
-
-/// Rows and columns of tiles, and warps.
-fn tiles(tensor: bool, swap: bool) -> Vec<(u32, u32, u32)> {
-    if !tensor {
-        // A thread has a block of 8 by 8 at most.
-        let all = [
-            (128, 128, 8),
-            (128, 64, 8),
-            (64, 128, 8),
-            (64, 64, 8),
-            (64, 64, 4),
-            (32, 64, 4),
-            (32, 32, 4),
-            (16, 32, 4),
-            (16, 64, 4),
-        ];
-        return all.to_vec();
-    }
-    let rows: &[u32] = if swap { &[64, 128] } else { &[16, 32, 64, 128] };
-    let columns: &[u32] = if swap { &[8, 16, 32, 64] } else { &[32, 64, 96, 128, 160, 192, 224, 256] };
-    let pairs = rows.iter().flat_map(|bm| columns.iter().map(move |bn| (*bm, *bn)));
-    pairs.flat_map(|(bm, bn)| [4, 8].map(|warps| (bm, bn, warps))).collect()
-}
-
-struct Space<'p> {
-    problem: &'p Problem,
-    gpu: &'p Gpu,
-    machine: Machine,
-    found: Vec<Config>,
-}
-
-impl Space<'_> {
-    /// The instruction of a Config, if there is one that its warps share; tensor cores where the types have them.
-    fn atom(&self, config: &Config) -> Option<MmaAtom> {
-        let atom = self.problem.atom(config, &self.machine)?;
-        let layouts = self.machine.dot_layouts(&atom, [config.bm, config.bn], config.warps, false);
-        (layouts.is_ok() && (atom.kind != MmaKind::Fma || !self.problem.tensor())).then_some(atom)
-    }
-
-    /// One role that copies and multiplies.
-    fn plain(&mut self, config: Config) {
-        // Tiles that no power of two divides are for warpgroups fed by boxes.
-        if !config.bn.is_power_of_two() || config.bn > 128 || self.atom(&config).is_none() {
-            return;
-        }
-        let problem = self.problem;
-        let resources = config.resources(problem);
-        let asynchronous = self.machine.has_cp_async() && problem.feeds.iter().all(|feed| *feed >= Feed::Narrow);
-        let held = if asynchronous { config.sums(problem) } else { resources.registers - 40 };
-        if config.sums(problem) > MOST_SUMS || held > MOST_HELD || config.sums(problem) == 0 {
-            return;
-        }
-        // Two CTAs on an SM hide each other's epilogues.
-        let budget = self.gpu.arch.max_shared_per_block();
-        let depths: &[u32] = if asynchronous { &[3, 4] } else { &[2] };
-        for &stages in depths {
-            let config = Config { stages, ..config };
-            if config.shared_bytes(problem) <= budget {
-                self.parts(config);
-            }
-        }
-    }
-
-    /// A role that copies boxes, and warpgroups that multiply.
-    fn specialised(&mut self, config: Config) {
-        let problem = self.problem;
-        let sides = if config.swap { [1, 0] } else { [0, 1] };
-        let boxed = (0..2).all(|axis| self.boxed(sides[axis], [config.bm, config.bn][axis], config.bk));
-        let wide = config.bm / 16 == config.warps && config.bm >= 64;
-        if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > MOST_SUMS {
-            return;
-        }
-        if self.atom(&config).is_none_or(|atom| atom.kind != MmaKind::Wgmma) {
-            return;
-        }
-        let config = Config { specialise: true, persistent: true, ..config };
-        let budget = self.gpu.arch.max_shared_per_block() - 1024;
-        let fits = |stages: &u32| Config { stages: *stages, ..config }.shared_bytes(problem) <= budget;
-        if let Some(stages) = (2..=MOST_STAGES).rev().find(fits) {
-            self.parts(Config { stages, ..config });
-        }
-    }
-
-    /// Whether an operand's tiles are boxes that the tensor memory accelerator brings.
-    fn boxed(&self, side: usize, outer: u32, depth: u32) -> bool {
-        let operand = &self.problem.product.operands[side];
-        let Some((_, axes)) = &operand.lies else { return false };
-        let extent = match axes.dense() {
-            Some(Along::Depth) => depth,
-            Some(Along::Outer(_)) => outer,
-            _ => return false,
-        };
-        let line = extent * operand.dtype.bits() / 8;
-        let whole = line.is_multiple_of(128) || line == 64 || line == 32;
-        self.problem.feeds[side] == Feed::Wide && axes.0.len() <= 5 && whole && outer <= 256
-    }
-
-    /// A Config, and the same in parts where there are few tiles.
-    fn parts(&mut self, config: Config) {
-        self.found.push(config);
-        let tiles = self.problem.tiles(&config);
-        let steps = (self.problem.depth_size() / f64::from(config.bk)).ceil();
-        for splits in [2, 4, 8, 16] {
-            let parts = f64::from(splits);
-            if tiles * parts <= 2.0 * f64::from(self.gpu.sms) && steps / parts >= LEAST_STEPS {
-                self.found.push(Config { splits, persistent: false, ..config });
-            }
-        }
     }
 }

@@ -1,8 +1,9 @@
 //! The cost model of products: the turns that SMs take, each as long as the slowest of what it does at the same time (Williams, "Roofline"; the
-//! loss at the end of the last turn, "wave quantisation", is in NVIDIA's Deep Learning Performance Guide).
+//! loss at the end of the last turn, "wave quantisation", is in NVIDIA's Deep Learning Performance Guide), and the memory behind them, which
+//! is as fast as what is asked of it at a time allows (Little's law).
 
 use super::Problem;
-use super::config::{Config, Feed};
+use super::config::{Config, Depth, Feed};
 use crate::families::cost::flops;
 use kiln_target::atoms::MmaKind;
 use kiln_target::{Estimate, Gpu, occupancy};
@@ -13,20 +14,30 @@ const SHARED_BYTES: f64 = 128.0;
 
 /// What a product would cost.
 pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
+    let operations = problem.operations() + flops(&problem.subject);
+    if config.lanes > 0 {
+        return Estimate { flops: operations, ..lanes(problem, config, gpu) };
+    }
     let costs = &gpu.costs;
     let [bm, bn, bk] = [config.bm, config.bn, config.bk].map(f64::from);
     let sms = f64::from(gpu.sms);
     let kind = problem.atom(config, &Machine::new(gpu.arch)).map_or(MmaKind::Fma, |atom| atom.kind);
-    let tiles = problem.tiles(config) * f64::from(config.splits);
+    let whole = (problem.depth_size() / bk).ceil().max(1.0);
+    let (ctas, steps) = match config.depth {
+        Depth::Stream(ctas) => (f64::from(ctas), (problem.tiles(config) * whole / f64::from(ctas)).ceil()),
+        depth => {
+            let parts = f64::from(depth.parts());
+            (problem.tiles(config) * parts, (whole / parts).ceil().max(1.0))
+        }
+    };
     let resident = occupancy(gpu.arch, config.resources(problem)).map_or(1, |o| o.blocks.max(1));
     let resident = if config.persistent { 1.0 } else { f64::from(resident) };
     // CTAs of one SM share it: a turn is that of as many as there are.
-    let together = (tiles / sms).clamp(1.0, resident);
-    let turns = (tiles / (sms * together.ceil())).ceil();
-    let together = together.ceil();
-    let steps = (problem.depth_size() / bk / f64::from(config.splits)).ceil().max(1.0);
+    let together = (ctas / sms).clamp(1.0, resident).ceil();
+    let turns = (ctas / (sms * together)).ceil();
 
     let share = if kind < problem.best && kind == MmaKind::Sync { costs.sync_share } else { 1.0 };
+    let share = if kind == MmaKind::Fma { 1.0 } else { share * costs.tensor_share };
     let peak = gpu.peak_ops(problem.types[0], kind != MmaKind::Fma) * share / sms;
     let math = 2.0 * bm * bn * bk / peak;
     let clock = gpu.clock_ghz * 1e9;
@@ -45,27 +56,70 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         }
     };
     let instructions = costs.access_ops * (narrow(0) + narrow(1)) / (gpu.peak_ops(kiln_tile::DType::F32, false) / sms);
-    let busy = math.max(shared).max(l2);
+    let busy = math.max(shared).max(l2) + costs.overlap_loss * math.min(l2);
     let ahead = f64::from(config.stages.saturating_sub(1).max(1));
     let step =
         ((busy * (1.0 + costs.pipeline_loss / ahead) + instructions) * together).max(costs.latency_seconds / ahead);
-    let stored = bm * bn * f64::from(problem.stored_bytes.max(1)) / (gpu.bandwidth_gbs * 1e9 / sms);
-    let tile = steps * step + stored * together + costs.tile_seconds;
-    let parts = if config.splits > 1 {
-        // Sums are written and read again, and a kernel adds them.
-        let bytes = 2.0 * f64::from(config.splits) * problem.results() * f64::from(problem.sums.bits()) / 8.0;
-        bytes / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor) + gpu.launch_seconds + costs.latency_seconds
-    } else {
-        0.0
-    };
+    // Boxes of narrow rows take more requests than whole lines.
+    let line = f64::from(1 << (config.bn * problem.stored_bytes.max(1)).trailing_zeros().min(7));
+    let boxes = if config.staged() { 0.85 + 0.15 * 128.0 / line } else { 1.0 };
+    let stored = boxes * bm * bn * f64::from(problem.stored_bytes.max(1)) / (gpu.bandwidth_gbs * 1e9 / sms);
+    let work = turns * (steps * step + stored * together + costs.tile_seconds);
+
     let bytes = problem.subject.bytes();
-    let running = (tiles / sms).min(1.0);
-    let memory = bytes / (gpu.bandwidth_gbs * 1e9 * running);
-    let work = turns * tile;
-    let overlapped = work.max(memory) + costs.overlap_loss * memory.min(costs.latency_seconds);
-    let launches = if config.splits > 1 { 2 } else { 1 };
-    let seconds = gpu.launch_seconds + costs.latency_seconds + overlapped + parts;
-    Estimate { seconds, bytes, flops: problem.operations() + flops(&problem.subject), launches }
+    // What several CTAs load comes from memory once: of what is on its way this share.
+    let once = (bytes / (ctas * steps * step_bytes)).min(1.0);
+    let asked = ctas.min(sms * together) * step_bytes * ahead * once;
+    let memory = memory(bytes, asked, gpu);
+    let overlapped = work.max(memory) + costs.overlap_loss * work.min(memory);
+
+    let sums = bm * bn * f64::from(problem.sums.bits()) / 8.0;
+    // One waits for the counter and loads, the next for what it stored, and the counter's own way there and back.
+    let turn = 6.0 * costs.latency_seconds + 2.0 * sums / (costs.l2_sm_bytes * clock);
+    let (combined, launches) = match config.depth {
+        Depth::Whole => (0.0, 1),
+        // Sums are written and read again, and a kernel adds them.
+        Depth::Parts(parts) => {
+            let bytes = 2.0 * f64::from(parts) * problem.results() * f64::from(problem.sums.bits()) / 8.0;
+            (bytes / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor) + gpu.launch_seconds + 2.0 * costs.latency_seconds, 2)
+        }
+        Depth::Turns(parts) => (f64::from(parts - 1) * turn, 1),
+        Depth::Stream(_) => (turn, 1),
+    };
+    let seconds = gpu.launch_seconds + costs.latency_seconds + overlapped + combined;
+    Estimate { seconds, bytes, flops: operations, launches }
+}
+
+/// Time of memory for so many bytes of which so many are on their way at a time: its own, or the latency of each, whichever is longer; where
+/// they are alike, more than either.
+fn memory(bytes: f64, asked: f64, gpu: &Gpu) -> f64 {
+    let peak = gpu.bandwidth_gbs * 1e9;
+    bytes / peak * 1f64.hypot(peak * gpu.costs.latency_seconds / asked.max(1.0))
+}
+
+/// Where operands meet in registers memory is most of it.
+fn lanes(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
+    let costs = &gpu.costs;
+    let [few, many] = config.sides();
+    let size = |side: usize| f64::from(problem.types[side].bits()) / 8.0;
+    let [bm, bn, bk, lanes, threads] = [config.bm, config.bn, config.bk, config.lanes, config.threads()].map(f64::from);
+    let (ctas, sms) = (problem.tiles(config), f64::from(gpu.sms));
+    let steps = (problem.depth_size() / bk).ceil();
+    let resident = occupancy(gpu.arch, config.resources(problem)).map_or(1, |o| o.blocks.max(1));
+    let running = ctas.min(f64::from(resident) * sms);
+    let bytes = problem.subject.bytes();
+    let memory = memory(bytes, running * bn * bk * size(many), gpu);
+    // A conversion, and a multiplication and addition for each row; loads; shuffles.
+    let loads = (bn * size(many) + bm * size(few) * threads / lanes) * bk / 16.0;
+    let step = bn * bk * (1.0 + 2.0 * bm) + costs.access_ops * loads;
+    let end = costs.shuffle_ops * bm * bn * lanes * lanes.log2();
+    let busy = (ctas / sms).min(1.0);
+    let work = ctas * (steps * step + end) / (gpu.peak_ops(kiln_tile::DType::F32, false) * busy);
+    let overlapped = work.max(memory) + costs.overlap_loss * work.min(memory);
+    // CTAs that come later begin under the others.
+    let waits = costs.latency_seconds + if config.lanes > 32 { bm * costs.barrier_seconds } else { 0.0 };
+    let waits = waits * (1.0 + (ctas / running - 1.0) / f64::from(resident));
+    Estimate { seconds: gpu.launch_seconds + overlapped + waits, bytes, flops: 0.0, launches: 1 }
 }
 
 /// Bytes of shared memory that a CTA reads for a step.

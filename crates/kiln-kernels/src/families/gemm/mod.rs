@@ -2,25 +2,28 @@
 //!
 //! A CTA has a tile of sums in registers and walks over the depth; operands come a few steps ahead, through shared memory, to tensor cores where
 //! the types have them (Kerr et al., "CUTLASS: Fast Linear Algebra in CUDA C++"; Hopper's roles and boxes as in CUTLASS 3's warp-specialised
-//! kernels and in "FlashAttention-3"). With few rows the product is made transposed, so that what is long fills the rows of instructions; with few
-//! tiles the depth is cut into parts that a second kernel adds, in one order.
+//! kernels and in "FlashAttention-3"). With few rows the product is made transposed, so that what is long fills the rows of instructions, or
+//! operands meet in registers; with few tiles CTAs share the depth of each, and sums are added in one order.
 //!
 //! State: the tile's sums in registers, operands of a few steps in shared memory. Floor: operands once, results once, the products.
 
 mod config;
 mod cost;
+mod lanes;
 mod product;
 mod program;
+mod shared;
+mod space;
 
 use super::{Built, KernelFamily, Subject};
 use crate::value::Values;
 use crate::value::dims::numel;
 use crate::value::dtype::register;
 use crate::{Condition, Guard, Result};
-pub use config::Config;
 use config::Feed;
+pub use config::{Config, Depth};
 use kiln_fuse::Anchor;
-use kiln_graph::{DType, Dim, Op};
+use kiln_graph::{DType, Op};
 use kiln_target::atoms::{MatrixType, MmaAtom, MmaKind};
 use kiln_target::{Estimate, Gpu};
 use kiln_tile::passes::Machine;
@@ -92,12 +95,12 @@ impl KernelFamily for Gemm {
         let stored_bytes = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits() / 8).sum();
         let problem = Problem { subject: subject.clone(), product, types, sums, best, feeds, deep, stored_bytes };
         // What one Config can express all can.
-        self.build(&problem, &config::smallest(&problem))?;
+        self.build(&problem, &space::smallest(&problem))?;
         Ok(Some(problem))
     }
 
     fn space(&self, problem: &Problem, gpu: &Gpu) -> Vec<Config> {
-        config::space(problem, gpu)
+        space::space(problem, gpu)
     }
 
     fn estimate(&self, problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
@@ -106,20 +109,24 @@ impl KernelFamily for Gemm {
 
     fn build(&self, problem: &Problem, config: &Config) -> Result<Built> {
         let mut launches = vec![program::product(problem, config)?];
-        if config.splits > 1 {
+        if matches!(config.depth, Depth::Parts(_)) {
             launches.push(program::combination(problem, config)?);
         }
-        // The right operand gives the rows where there are few of the left one's.
-        let rows = problem.product.extent(Along::Outer(0));
-        let guard = match rows.as_const() {
-            None if config.swap => Guard(vec![Condition::AtMost(rows, config::FEW_ROWS as i64)]),
+        // The right operand gives the rows where there are few of the left one's; every row has registers of its own where operands meet there.
+        let few = problem.product.extent(Along::Outer(if config.lanes > 0 { config.sides()[0] } else { 0 }));
+        let most = match config.lanes {
+            0 => config::FEW_ROWS as i64,
+            _ => config.bm.into(),
+        };
+        let guard = match few.as_const() {
+            None if config.swap || config.lanes > 0 => Guard(vec![Condition::AtMost(few, most)]),
             _ => Guard::always(),
         };
         Ok(Built {
             launches,
             guard,
-            scratch_bytes: program::partial_bytes(problem, config),
-            zeroed_bytes: Dim::from(0),
+            scratch_bytes: program::scratch_bytes(problem, config),
+            zeroed_bytes: program::counter_bytes(problem, config),
             packed: vec![],
         })
     }
@@ -154,7 +161,7 @@ impl Problem {
 
     /// The instruction that a Config's dots become.
     fn atom(&self, config: &Config, machine: &Machine) -> Option<MmaAtom> {
-        let sides = if config.swap { [1, 0] } else { [0, 1] };
+        let sides = config.sides();
         let [a, b] = sides.map(|side| self.types[side]);
         machine.dot_atom(&DotShape {
             extents: [config.bm, config.bn, config.bk],

@@ -1,8 +1,9 @@
 //! The tile programs of a product.
 
 use super::Problem;
-use super::config::Config;
+use super::config::{Config, Depth};
 use super::product::{Along, Axes, Operand, views};
+use super::shared::tile_counts;
 use crate::Result;
 use crate::families::TileLaunch;
 use crate::value::dims::numel;
@@ -23,19 +24,26 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         registers: (config.specialise && config.warps >= 8).then_some(REGISTERS),
         persistent: config.persistent,
         raster: config.raster,
+        row_threads: config.lanes,
         staged_epilogue: config.staged(),
         ..Schedule::default()
     };
     k.schedule(schedule);
-    let parts = program.partial(&mut k, Access::Write);
-    program.tiles(&mut k, config.splits > 1);
-    let sums = program.sums(&mut k)?;
-    match parts {
-        Some(parts) => {
-            let place = Place::View(program.part(&parts, program.at[0].clone()));
-            k.store(place, &sums);
+    match config.depth {
+        Depth::Whole => {
+            program.tiles(&mut k, false);
+            let sums = program.sums(&mut k)?;
+            program.results(&mut k, &sums)?;
         }
-        None => program.results(&mut k, &sums)?,
+        Depth::Parts(_) => {
+            let parts = program.partial(&mut k, Access::Write);
+            program.tiles(&mut k, true);
+            let sums = program.sums(&mut k)?;
+            let place = program.tile_of(&parts, Some(program.at[0].clone()));
+            k.store(Place::View(place), &sums);
+        }
+        Depth::Turns(parts) => program.turns(&mut k, parts)?,
+        Depth::Stream(ctas) => program.stream(&mut k, ctas)?,
     }
     program.values.launch(k)
 }
@@ -45,14 +53,12 @@ pub fn combination(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     let small = Config { bm: config.bm.min(COMBINED), bn: config.bn.min(COMBINED), warps: 4, ..*config };
     let (mut program, mut k) = Program::start(problem, &small)?;
     k.schedule(Schedule { warps: small.warps, ..Schedule::default() });
-    let Some(parts) = program.partial(&mut k, Access::Read) else {
-        return program.values.malformed("a product in one part is not combined");
-    };
+    let parts = program.partial(&mut k, Access::Read);
     program.tiles(&mut k, false);
     let zero = program.zero(&mut k);
-    let range = (Expr::index(0), Expr::index(config.splits.into()), 1);
+    let range = (Expr::index(0), Expr::index(config.depth.parts().into()), 1);
     let sums = k.for_range("part", range, None, &[zero], |k, part, sums| {
-        let view = program.part(&parts, part.clone());
+        let view = program.tile_of(&parts, Some(part.clone()));
         let more = k.load("part", view);
         vec![k.map("sums", &more.shape.clone(), &[&sums[0], &more], |_, x, _| &x[0] + &x[1])]
     });
@@ -60,12 +66,22 @@ pub fn combination(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     program.values.launch(k)
 }
 
-/// Bytes of the parts.
-pub fn partial_bytes(problem: &Problem, config: &Config) -> Dim {
-    if config.splits == 1 {
-        return Dim::from(0);
+/// Bytes of sums that CTAs leave for others.
+pub fn scratch_bytes(problem: &Problem, config: &Config) -> Dim {
+    let elements = match config.depth {
+        Depth::Whole => return Dim::from(0),
+        Depth::Parts(_) => numel(&Program::part_shape(problem, config)),
+        Depth::Turns(_) | Depth::Stream(_) => numel(&Program::result_shape(problem, config)),
+    };
+    elements * Dim::from(i64::from(problem.sums.bits() / 8))
+}
+
+/// Bytes of the counters of those.
+pub fn counter_bytes(problem: &Problem, config: &Config) -> Dim {
+    match config.depth {
+        Depth::Whole | Depth::Parts(_) => Dim::from(0),
+        Depth::Turns(_) | Depth::Stream(_) => numel(&tile_counts(problem, config)) * Dim::from(4),
     }
-    numel(&Program::part_shape(problem, config)) * Dim::from(i64::from(problem.sums.bits() / 8))
 }
 
 /// Registers of a thread that copies and of one that multiplies.
@@ -73,14 +89,16 @@ const REGISTERS: (u32, u32) = (40, 232);
 /// Greatest extent of a tile that parts are added in.
 const COMBINED: u32 = 64;
 
-struct Program<'a> {
-    values: Values<'a>,
-    problem: &'a Problem,
-    config: Config,
+pub struct Program<'a> {
+    pub values: Values<'a>,
+    pub problem: &'a Problem,
+    pub config: Config,
     /// Coordinates of the CTA: its part if there are any, its place along every axis of the product's grid, its first row and column.
-    at: Vec<Expr>,
+    pub at: Vec<Expr>,
     /// Whether the first of those is a part.
     parted: bool,
+    /// The tile: its place along every axis of the grid, along rows and columns.
+    pub tile: Vec<Expr>,
 }
 
 impl<'a> Program<'a> {
@@ -90,35 +108,46 @@ impl<'a> Program<'a> {
         values.know(&problem.subject.ranges);
         let mut k = Builder::new(&region.name, &region.summary);
         values.declare(&mut k, |shape| shape.to_vec());
-        Ok((Program { values, problem, config: *config, at: vec![], parted: false }, k))
+        let (problem, config) = (problem, *config);
+        Ok((Program { values, problem, config, at: vec![], parted: false, tile: vec![] }, k))
     }
 
     /// Which operand gives the rows of tiles, 0 or 1, and which the columns.
-    fn sides(&self) -> [usize; 2] {
-        if self.config.swap { [1, 0] } else { [0, 1] }
+    pub fn sides(&self) -> [usize; 2] {
+        self.config.sides()
     }
 
-    fn extent(&mut self, k: &mut dyn Writer, along: Along) -> Expr {
+    pub fn extent(&mut self, k: &mut dyn Writer, along: Along) -> Expr {
         self.values.dim(k, &self.problem.product.extent(along))
     }
 
     /// Spreads CTAs over the tiles.
-    fn tiles(&mut self, k: &mut Builder, parted: bool) {
+    pub fn tiles(&mut self, k: &mut Builder, parted: bool) {
         let [rows, columns] = self.sides().map(|side| self.extent(k, Along::Outer(side)));
         let (bm, bn) = (i64::from(self.config.bm), i64::from(self.config.bn));
         let grid: Vec<(String, Dim)> =
             self.problem.product.grid.iter().map(|(label, dim)| (label.to_string(), dim.clone())).collect();
         let mut axes: Vec<(&str, Expr)> = vec![];
         if parted {
-            axes.push(("part", Expr::index(self.config.splits.into())));
+            axes.push(("part", Expr::index(self.config.depth.parts().into())));
         }
         axes.extend(grid.iter().map(|(name, dim)| (name.as_str(), self.values.dim(k, dim))));
         axes.extend([("tile_m", rows.ceil_div(bm)), ("tile_n", columns.ceil_div(bn))]);
-        self.at = k.grid(&axes);
+        let mut at = k.grid(&axes);
+        let part = parted.then(|| at.remove(0));
+        self.place(at);
+        self.at.splice(0..0, part);
         self.parted = parted;
-        let count = self.at.len();
-        self.at[count - 2] = &self.at[count - 2] * bm;
-        self.at[count - 1] = &self.at[count - 1] * bn;
+    }
+
+    /// The CTA is at a tile.
+    pub fn place(&mut self, tile: Vec<Expr>) {
+        self.at.clone_from(&tile);
+        let last = self.at.len() - 2..;
+        for (at, extent) in self.at[last].iter_mut().zip([self.config.bm, self.config.bn]) {
+            *at = &*at * i64::from(extent);
+        }
+        (self.tile, self.parted) = (tile, false);
     }
 
     fn grid_at(&self, axis: usize) -> Expr {
@@ -126,12 +155,12 @@ impl<'a> Program<'a> {
     }
 
     /// The first row, or column, of the CTA's tile.
-    fn first(&self, axis: usize) -> Expr {
+    pub fn first(&self, axis: usize) -> Expr {
         self.at[self.at.len() - 2 + axis].clone()
     }
 
     /// A box of a tensor with the product's axes: `tile` tells which of the tile's axes, if any, walks along a dimension, and from where.
-    fn view(
+    pub fn view(
         &self,
         tensor: &Buffer,
         axes: &Axes,
@@ -153,36 +182,44 @@ impl<'a> Program<'a> {
         k.full("acc", sums, &[self.config.bm, self.config.bn], Expr::int(sums, 0))
     }
 
-    /// The sums of the CTA's tile.
-    fn sums(&mut self, k: &mut Builder) -> Result<Tile> {
-        let Config { bk, stages, splits, .. } = self.config;
-        let depth = self.extent(k, Along::Depth);
-        let step = i64::from(bk);
-        let (mut start, mut end) = (Expr::index(0), depth.clone());
-        if splits > 1 {
-            let steps = depth.ceil_div(step).ceil_div(i64::from(splits));
-            let length = k.bind("length", steps * step);
-            start = k.bind("start", &self.at[0] * &length);
-            end = k.bind("end", depth.min(&start + length));
+    /// The sums of the CTA's tile, or of its part.
+    pub fn sums(&mut self, k: &mut Builder) -> Result<Tile> {
+        if self.config.lanes > 0 {
+            return self.lane_sums(k);
         }
+        let depth = self.extent(k, Along::Depth);
+        let (step, parts) = (i64::from(self.config.bk), self.config.depth.parts());
+        if parts == 1 {
+            return self.sums_between(k, Expr::index(0), depth);
+        }
+        let steps = depth.ceil_div(step).ceil_div(i64::from(parts));
+        let length = k.bind("length", steps * step);
+        let start = k.bind("start", &self.at[0] * &length);
+        let end = k.bind("end", depth.min(&start + length));
+        self.sums_between(k, start, end)
+    }
+
+    /// The sums of some of the depth.
+    pub fn sums_between(&mut self, k: &mut Builder, start: Expr, end: Expr) -> Result<Tile> {
+        let Config { bk, stages, .. } = self.config;
         let operands = self.sides().map(|side| self.operand(k, side));
         let zero = self.zero(k);
-        let sums = k.try_for_range("k0", (start, end, step), Some(stages), &[zero], |k, k0, acc| {
-            let a = self.tile(k, 0, &operands[0], k0)?;
-            let b = self.tile(k, 1, &operands[1], k0)?;
+        let sums = k.try_for_range("k0", (start, end, i64::from(bk)), Some(stages), &[zero], |k, k0, acc| {
+            let a = self.operand_tile(k, 0, &operands[0], k0)?;
+            let b = self.operand_tile(k, 1, &operands[1], k0)?;
             Ok(vec![k.dot(&a, &b, &acc[0])])
         })?;
         Ok(sums[0].clone())
     }
 
     /// The tensor that an operand is a box of, if it is one.
-    fn operand(&mut self, k: &mut Builder, side: usize) -> Option<(Buffer, Axes)> {
+    pub fn operand(&mut self, k: &mut Builder, side: usize) -> Option<(Buffer, Axes)> {
         let (input, axes) = self.problem.product.operands[side].lies.clone()?;
         Some((self.values.input_as(k, input, &axes.shape()), axes))
     }
 
     /// The tile of the operand of the rows, 0, or of the columns, 1, at depth `k0`: `[rows, depth]`, `[depth, columns]`.
-    fn tile(&mut self, k: &mut Builder, axis: usize, lies: &Option<(Buffer, Axes)>, k0: &Expr) -> Result<Tile> {
+    fn operand_tile(&mut self, k: &mut Builder, axis: usize, lies: &Option<(Buffer, Axes)>, k0: &Expr) -> Result<Tile> {
         let side = self.sides()[axis];
         let name = ["a", "b"][axis];
         let outer = [self.config.bm, self.config.bn][axis];
@@ -248,7 +285,7 @@ impl<'a> Program<'a> {
     }
 
     /// Writes the results of the CTA's tile.
-    fn results(&mut self, k: &mut Builder, sums: &Tile) -> Result<()> {
+    pub fn results(&mut self, k: &mut Builder, sums: &Tile) -> Result<()> {
         let problem = self.problem;
         let product = &problem.product;
         let outputs: Vec<ValueId> = (0..product.boxes.len()).map(|i| self.values.output(i)).collect();
@@ -364,32 +401,34 @@ impl<'a> Program<'a> {
     }
 
     /// The sums of all parts.
-    fn partial(&mut self, k: &mut Builder, access: Access) -> Option<Buffer> {
-        if self.config.splits == 1 {
-            return None;
-        }
+    fn partial(&mut self, k: &mut Builder, access: Access) -> Buffer {
         let shape = Self::part_shape(self.problem, &self.config);
-        Some(self.values.scratch(k, "parts", self.problem.sums, &shape, access))
+        self.values.scratch(k, "parts", self.problem.sums, &shape, access)
     }
 
     fn part_shape(problem: &Problem, config: &Config) -> Vec<Dim> {
-        let product = &problem.product;
-        let sides = if config.swap { [1, 0] } else { [0, 1] };
-        let mut shape = vec![Dim::from(i64::from(config.splits))];
-        shape.extend(product.grid.iter().map(|(_, dim)| dim.clone()));
-        shape.extend(sides.map(|side| product.extent(Along::Outer(side))));
+        let mut shape = vec![Dim::from(i64::from(config.depth.parts()))];
+        shape.extend(Self::result_shape(problem, config));
         shape
     }
 
-    /// The CTA's tile of a part.
-    fn part(&self, parts: &Buffer, part: Expr) -> View {
-        let mut origin = vec![part];
+    /// The extents of the grid, of rows and columns.
+    pub fn result_shape(problem: &Problem, config: &Config) -> Vec<Dim> {
+        let product = &problem.product;
+        let mut shape: Vec<Dim> = product.grid.iter().map(|(_, dim)| dim.clone()).collect();
+        shape.extend(config.sides().map(|side| product.extent(Along::Outer(side))));
+        shape
+    }
+
+    /// The CTA's tile of sums in memory, of a part if there are any.
+    pub fn tile_of(&self, sums: &Buffer, part: Option<Expr>) -> View {
+        let mut origin: Vec<Expr> = part.into_iter().collect();
         origin.extend((0..self.problem.product.grid.len()).map(|axis| self.grid_at(axis)));
         origin.extend([self.first(0), self.first(1)]);
         let rank = origin.len();
         let axes = (0..rank).map(|axis| axis.checked_sub(rank - 2)).collect();
         let shape = vec![self.config.bm, self.config.bn];
-        View { tensor: parts.clone(), origin, axes, shape, masked: vec![true; rank] }
+        View { tensor: sums.clone(), origin, axes, shape, masked: vec![true; rank] }
     }
 }
 

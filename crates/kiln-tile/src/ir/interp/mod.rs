@@ -275,6 +275,21 @@ impl<'p> Machine<'p> {
                 let (elements, shape) = (self.tile(fiber, *value)?, self.shape(*value));
                 tile::atomic(&mut self.state, *op, to, shape, &elements)
             }
+            Op::Await { counter, index, value } => {
+                let (at, wanted) = (self.state.indices(index)?, self.state.index(value)?);
+                let found = self.state.read(counter, &at)?.as_i128();
+                if found == wanted {
+                    return Ok(());
+                }
+                // CTAs run one after another: nobody else will change it.
+                let name = &counter.name;
+                let waits = vec![format!("`{}` waits for `{name}`{at:?} to be {wanted}; it is {found}", fiber.name)];
+                Err(TileError::Deadlock { kernel: self.program.name.clone(), waits })
+            }
+            Op::Signal { counter, index, value } => {
+                let (at, value) = (self.state.indices(index)?, self.state.eval(value)?);
+                self.state.write(counter, &at, value)
+            }
             Op::For { start, end, step, .. } => {
                 let bounds = [self.state.index(start)?, self.state.index(end)?, self.state.index(step)?];
                 self.enter_loop(fiber, stmt, bounds)

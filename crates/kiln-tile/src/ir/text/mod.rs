@@ -92,6 +92,8 @@ impl Op {
             Op::Dot { .. } => "dot",
             Op::Store { .. } => "store",
             Op::Atomic { .. } => "atomic",
+            Op::Await { .. } => "await",
+            Op::Signal { .. } => "signal",
             Op::For { .. } => "for",
             Op::If { .. } => "if",
             Op::Roles(_) => "roles",

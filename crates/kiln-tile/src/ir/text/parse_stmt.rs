@@ -7,6 +7,7 @@ use super::{ATOMICS, FENCES, GROUPS, REDUCTIONS};
 use crate::dtype::Type;
 use crate::error::Result;
 use crate::expr::{Expr, Var};
+use crate::program::Buffer;
 
 /// What stands before the `=` of a statement: where the name is, the name, and the tile.
 type Defined<'s> = (usize, &'s str, Value);
@@ -130,6 +131,14 @@ impl<'s> Parser<'s> {
                 let (to, value) = self.stored()?;
                 Op::Atomic { op, to, value }
             }
+            "await" => {
+                let (counter, index, value) = self.counter()?;
+                Op::Await { counter, index, value }
+            }
+            "signal" => {
+                let (counter, index, value) = self.counter()?;
+                Op::Signal { counter, index, value }
+            }
             "for" => self.loop_()?,
             "if" => {
                 let cond = self.expr()?;
@@ -232,6 +241,14 @@ impl<'s> Parser<'s> {
         let ty = self.ty()?;
         self.expect("=")?;
         Ok((at, name, ty))
+    }
+
+    /// `counter[index] = value`
+    fn counter(&mut self) -> Result<(Buffer, Vec<Expr>, Expr)> {
+        let counter = self.tensor()?;
+        let index = self.list("[", "]", Parser::expr)?;
+        self.expect("=")?;
+        Ok((counter, index, self.expr()?))
     }
 
     /// `barrier[index]`

@@ -401,6 +401,9 @@ impl<'a> Printer<'a> {
                 let place = self.place(to, *value);
                 format!("{word} {} {place} = {}", super::word(&ATOMICS, op), self.tile(*value))
             }
+            Op::Await { counter, index, value } | Op::Signal { counter, index, value } => {
+                format!("{word} {}[{}] = {}", self.names.tensor(counter), self.list(index), self.expr(value))
+            }
             Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) => {
                 format!("{word} {}", named(&self.names.channels, channel.0))
             }

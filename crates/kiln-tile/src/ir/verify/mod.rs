@@ -253,6 +253,8 @@ fn least(op: &Op) -> Level {
         | Op::Dot { .. }
         | Op::Store { .. }
         | Op::Atomic { .. }
+        | Op::Await { .. }
+        | Op::Signal { .. }
         | Op::For { .. }
         | Op::If { .. } => Level::Tile,
         Op::Roles(_)

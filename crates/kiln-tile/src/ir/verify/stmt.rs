@@ -70,6 +70,10 @@ impl<'a> Verifier<'a> {
                 self.stored(to, *value)?;
                 self.scalars().atomic(*op, to.tensor())
             }
+            Op::Await { counter, index, value } | Op::Signal { counter, index, value } => {
+                self.results(stmt, 0)?;
+                self.counter(counter, index, value)
+            }
             Op::For { .. } => self.loop_(stmt),
             Op::If { cond, then, otherwise } => {
                 self.scalar(cond, "the condition", DType::Bool)?;
@@ -129,6 +133,11 @@ impl<'a> Verifier<'a> {
                 self.results(stmt, 0)?;
                 let slot = self.slot(from)?;
                 self.view(to, &slot.shape, Access::Write)?;
+                self.rule(
+                    self.access.get(&to.tensor.id) != Some(&Access::ReadWrite),
+                    || format!("a box of `{}`, which is read too", to.tensor.name),
+                    "let threads store it: no counter waits for boxes",
+                )?;
                 self.types(slot.dtype == to.tensor.dtype, slot.dtype, "the buffer", to.tensor.dtype.name())
             }
             Op::Assign { var, value, .. } => {
@@ -283,6 +292,18 @@ impl<'a> Verifier<'a> {
             || format!("{} elements share a byte", tensor.dtype),
             "store whole bytes (u8) that hold two of them",
         )
+    }
+
+    /// Checks what CTAs hold in turn.
+    fn counter(&self, counter: &Buffer, index: &[Expr], value: &Expr) -> Result<()> {
+        self.access(counter, Access::Read)?;
+        self.access(counter, Access::Write)?;
+        self.types(counter.dtype == DType::I32, counter.dtype, "the counter", "i32")?;
+        let (found, rank) = (index.len(), counter.shape.len());
+        let what = || format!("{found} indices of `{}` of rank {rank}", counter.name);
+        self.rule(found == rank, what, "give one for each axis")?;
+        index.iter().try_for_each(|i| self.scalar(i, "the index", Type::Index))?;
+        self.scalar(value, "the counter's value", Type::Index)
     }
 
     /// Checks that a tensor is a parameter that may be read, or written.

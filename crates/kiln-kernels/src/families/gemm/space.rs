@@ -1,0 +1,239 @@
+//! Which Configs a product has.
+
+use super::Problem;
+use super::config::{Config, Depth, FEW_ROWS, Feed, RASTER};
+use super::product::Along;
+use kiln_target::Gpu;
+use kiln_target::atoms::{MmaAtom, MmaKind};
+use kiln_tile::passes::Machine;
+
+/// Most 32-bit registers of a thread for sums.
+const MOST_SUMS: u32 = 128;
+/// The same and those of operands that travel through registers.
+const MOST_HELD: u32 = 176;
+/// The same of a thread that shares the depth of columns: more would leave too few threads to keep memory busy.
+const MOST_SHARED_SUMS: u32 = 64;
+/// Most stages.
+const MOST_STAGES: u32 = 8;
+/// Fewest steps of a part.
+const LEAST_STEPS: f64 = 4.0;
+/// Rows up to which threads may multiply without tiles: every row's sums are registers of their own.
+const FEWEST_ROWS: f64 = 4.0;
+
+/// All Configs.
+pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
+    let machine = Machine::new(gpu.arch);
+    let mut space = Space { problem, gpu, machine, found: vec![] };
+    for swap in [false, true] {
+        space.lanes(swap);
+        space.tiled(swap);
+    }
+    if space.found.is_empty() {
+        space.found.push(smallest(problem));
+    }
+    space.found.sort();
+    space.found.dedup();
+    space.found
+}
+
+/// A Config whatever the sizes and types are: threads can multiply tiles of 16 by 32.
+pub fn smallest(problem: &Problem) -> Config {
+    Config {
+        bm: 16,
+        bn: 32,
+        bk: 64 / problem.widest(),
+        warps: 4,
+        stages: 2,
+        raster: RASTER,
+        specialise: false,
+        persistent: false,
+        depth: Depth::Whole,
+        lanes: 0,
+        swap: false,
+    }
+}
+
+/// Rows and columns of tiles, and warps.
+fn tiles(tensor: bool, swap: bool) -> Vec<(u32, u32, u32)> {
+    if !tensor {
+        // A thread has a block of 8 by 8 at most.
+        let all = [
+            (128, 128, 8),
+            (128, 64, 8),
+            (64, 128, 8),
+            (64, 64, 8),
+            (64, 64, 4),
+            (32, 64, 4),
+            (32, 32, 4),
+            (16, 32, 4),
+            (16, 64, 4),
+        ];
+        return all.to_vec();
+    }
+    let rows: &[u32] = if swap { &[64, 128] } else { &[16, 32, 64, 128, 256] };
+    // Columns in steps of 16, so that one of them divides the waves.
+    let columns: Vec<u32> = if swap { vec![8, 16, 32, 64] } else { (2..=16).map(|sixteens| 16 * sixteens).collect() };
+    let pairs = rows.iter().flat_map(|bm| columns.iter().map(move |bn| (*bm, *bn)));
+    pairs.flat_map(|(bm, bn)| [4, 8].map(|warps| (bm, bn, warps))).collect()
+}
+
+struct Space<'p> {
+    problem: &'p Problem,
+    gpu: &'p Gpu,
+    machine: Machine,
+    found: Vec<Config>,
+}
+
+impl Space<'_> {
+    /// Operands meet in tiles.
+    fn tiled(&mut self, swap: bool) {
+        let problem = self.problem;
+        let [few, many] = problem.outer_sizes();
+        if swap && (few > FEW_ROWS || many <= few) {
+            return;
+        }
+        let sizes = if swap { [many, few] } else { [few, many] };
+        for (bm, bn, warps) in tiles(problem.tensor(), swap) {
+            // A tile that is mostly outside is for nothing.
+            let idle = |tile: u32, size: f64, least: u32| tile > least && f64::from(tile) / 2.0 >= size;
+            if idle(bm, sizes[0], 16) || idle(bn, sizes[1], if swap { 8 } else { 32 }) {
+                continue;
+            }
+            // All few rows are in one tile: the other operand is read once.
+            if swap && f64::from(bn) < few {
+                continue;
+            }
+            for line in [64, 128] {
+                let config = Config { bm, bn, bk: line / problem.widest(), warps, swap, ..smallest(problem) };
+                self.plain(config);
+                if line == 128 {
+                    self.specialised(config);
+                }
+            }
+        }
+    }
+
+    /// Operands meet in registers: of few rows, whose other operand is read once, as fast as memory gives it.
+    fn lanes(&mut self, swap: bool) {
+        let problem = self.problem;
+        let sides = if swap { [1, 0] } else { [0, 1] };
+        let [few, many] = sides.map(|side| problem.outer_sizes()[side]);
+        // Both are boxes along the depth.
+        let along = |side: usize| {
+            let lies = problem.product.operands[side].lies.as_ref();
+            lies.is_some_and(|(_, axes)| axes.dense() == Some(Along::Depth))
+        };
+        if few > FEWEST_ROWS || many < few || !along(0) || !along(1) {
+            return;
+        }
+        let bm = (few as u32).next_power_of_two();
+        let vector = 16 / problem.widest();
+        for warps in [4, 8] {
+            for lanes in [32, 32 * warps] {
+                for (columns, runs) in [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)] {
+                    let (bn, bk) = (columns * 32 * warps / lanes, lanes * vector * runs);
+                    let config = Config { bm, bn, bk, warps, lanes, swap, stages: 1, raster: 0, ..smallest(problem) };
+                    let idle = runs * lanes > 32 && f64::from(bk) / 2.0 >= problem.depth_size();
+                    if !idle && config.sums(problem) <= MOST_SHARED_SUMS {
+                        self.found.push(config);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The instruction of a Config, if there is one that its warps share; tensor cores where the types have them.
+    fn atom(&self, config: &Config) -> Option<MmaAtom> {
+        let atom = self.problem.atom(config, &self.machine)?;
+        let layouts = self.machine.dot_layouts(&atom, [config.bm, config.bn], config.warps, false);
+        let fits = layouts.is_ok() && (atom.kind != MmaKind::Fma || !self.problem.tensor());
+        // What a warpgroup reads from shared memory lies in whole lines there, of 32 bytes at least.
+        let lines = config.sides().into_iter().zip([config.bm, config.bn]).all(|(side, outer)| {
+            let along = if self.problem.deep[side] { config.bk } else { outer };
+            (along * self.problem.types[side].bits() / 8).is_multiple_of(32)
+        });
+        (fits && (lines || atom.kind != MmaKind::Wgmma)).then_some(atom)
+    }
+
+    /// One role that copies and multiplies.
+    fn plain(&mut self, config: Config) {
+        // Tiles that no power of two divides are for warpgroups fed by boxes.
+        if !config.bn.is_power_of_two() || config.bn > 128 || config.bm > 128 || self.atom(&config).is_none() {
+            return;
+        }
+        let problem = self.problem;
+        let resources = config.resources(problem);
+        let asynchronous = self.machine.has_cp_async() && problem.feeds.iter().all(|feed| *feed >= Feed::Narrow);
+        let held = if asynchronous { config.sums(problem) } else { resources.registers - 40 };
+        if config.sums(problem) > MOST_SUMS || held > MOST_HELD || config.sums(problem) == 0 {
+            return;
+        }
+        // Two CTAs on an SM hide each other's epilogues.
+        let budget = self.gpu.arch.max_shared_per_block();
+        let depths: &[u32] = if asynchronous { &[3, 4] } else { &[2] };
+        for &stages in depths {
+            let config = Config { stages, ..config };
+            if config.shared_bytes(problem) <= budget {
+                self.shared(config);
+            }
+        }
+    }
+
+    /// A role that copies boxes, and warpgroups that multiply.
+    fn specialised(&mut self, config: Config) {
+        let problem = self.problem;
+        let sides = config.sides();
+        let boxed = (0..2).all(|axis| self.boxed(sides[axis], [config.bm, config.bn][axis], config.bk));
+        // A warpgroup has 64 rows, or 128.
+        let wide = config.bm >= 64 && (config.bm / 16 == config.warps || config.bm == 256 && config.warps == 8);
+        if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > MOST_SUMS {
+            return;
+        }
+        if self.atom(&config).is_none_or(|atom| atom.kind != MmaKind::Wgmma) {
+            return;
+        }
+        let config = Config { specialise: true, persistent: true, ..config };
+        let budget = self.gpu.arch.max_shared_per_block() - 1024;
+        let fits = |stages: &u32| Config { stages: *stages, ..config }.shared_bytes(problem) <= budget;
+        if let Some(stages) = (2..=MOST_STAGES).rev().find(fits) {
+            self.shared(Config { stages, ..config });
+        }
+    }
+
+    /// Whether an operand's tiles are boxes that the tensor memory accelerator brings.
+    fn boxed(&self, side: usize, outer: u32, depth: u32) -> bool {
+        let operand = &self.problem.product.operands[side];
+        let Some((_, axes)) = &operand.lies else { return false };
+        let extent = match axes.dense() {
+            Some(Along::Depth) => depth,
+            Some(Along::Outer(_)) => outer,
+            _ => return false,
+        };
+        let line = extent * operand.dtype.bits() / 8;
+        let whole = line.is_multiple_of(128) || line == 64 || line == 32;
+        self.problem.feeds[side] == Feed::Wide && axes.0.len() <= 5 && whole && outer <= 256
+    }
+
+    /// A Config, and the same with the depth shared where tiles do not fill the waves.
+    fn shared(&mut self, config: Config) {
+        self.found.push(config);
+        let (tiles, sms) = (self.problem.tiles(&config), f64::from(self.gpu.sms));
+        let steps = (self.problem.depth_size() / f64::from(config.bk)).ceil();
+        for parts in [2, 4, 8, 16] {
+            let each = steps / f64::from(parts);
+            if tiles * f64::from(parts) <= 2.0 * sms && each >= LEAST_STEPS {
+                let config = Config { persistent: false, ..config };
+                self.found.push(Config { depth: Depth::Parts(parts), ..config });
+                if parts <= 4 {
+                    self.found.push(Config { depth: Depth::Turns(parts), ..config });
+                }
+            }
+        }
+        // The last wave is not full, and not one of many.
+        let waves = tiles / sms;
+        let uneven = waves > 0.5 && waves < 3.0 && waves.ceil() / waves > 1.25;
+        if uneven && tiles * steps / sms >= LEAST_STEPS {
+            self.found.push(Config { persistent: false, depth: Depth::Stream(self.gpu.sms), ..config });
+        }
+    }
+}

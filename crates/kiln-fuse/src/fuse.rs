@@ -54,7 +54,7 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
     let (costs, cover, launches) = passes.run(Pass::Select, || {
         let costs = Costs::new(&dag, &graph.symbols, options);
         let cover = select(&dag, &costs, &roots, options)?;
-        let launches = share(&dag, &costs, &cover);
+        let launches = share(&dag, &costs, &cover, &roots);
         Ok::<_, Error>((costs, cover, launches))
     })?;
     watch(Pass::Select, &Launches(&launches, &dag, &costs));

@@ -19,11 +19,13 @@
 //! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16 or bf16: *queries*, and *keys*, whose only
 //!   axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
 //!   beside it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, or times the reciprocal of the sum) in f32, then
-//!   a cast, makes the *weights*. The second contraction sums *values*, a leaf of the queries' type, along the last axis of the weights
+//!   a cast, makes the *weights*; one logit beside each row may count in both, and weighs nothing. The second contraction sums *values*, a leaf
+//!   of the queries' type, along the last axis of the weights
 //!   and nothing else. The axes that the first sums multiply to a constant of 1 to 128, and so do those that the values alone have. At least
 //!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
-//!   there, and no result, sees what is between the contractions. Kernels may divide by the sum after the second contraction,
-//!   round the weights before, and leave out values whose weights a causal mask makes 0, be they infinite.
+//!   there sees what is between the contractions, and no result but such as follow from the greatest score and the total of a row by elementwise
+//!   ops and reshapes. Kernels may divide by the sum after the second contraction, round the weights before, and leave out keys and values whose
+//!   weights a mask of positions makes 0, be they infinite.
 //! * **Sink**: the running reduction (or another op of its kind) is the result; prologue elementwise with broadcasts of leaves and literals.
 //! * **Alone**: one top-k (or another op of its kind) alone.
 
@@ -162,6 +164,8 @@ pub(crate) struct SubgraphOperand<'a> {
     pub ty: &'a TensorType,
     /// The inner node that computes it; a leaf otherwise.
     pub inner: Option<usize>,
+    /// What it is called outside: the same value has the same number.
+    pub value: usize,
 }
 
 /// A node of a [`Subgraph`].
@@ -189,7 +193,11 @@ impl<'a> Subgraph<'a> {
             place[i] = Some(nodes.len());
             let operands = node.inputs.iter();
             let operands = operands
-                .map(|v| SubgraphOperand { ty: graph.ty(*v), inner: place[graph.value(*v).node.index()] })
+                .map(|v| SubgraphOperand {
+                    ty: graph.ty(*v),
+                    inner: place[graph.value(*v).node.index()],
+                    value: v.index(),
+                })
                 .collect();
             let ty = graph.ty(*node.outputs.first().ok_or("a node without results")?);
             nodes.push(SubgraphNode { op: &node.op, operands, ty });
@@ -293,11 +301,11 @@ fn anchored(sub: &Subgraph, anchor: usize, prologue: bool) -> Result<(), &'stati
         }
         stack.extend(node.operands[0].inner);
     }
-    epilogue(sub, anchor, &post)
+    epilogue(sub, anchor, &post, &sub.outputs)
 }
 
-/// Checks what is behind an anchor and beside it; `post` says which nodes depend on it.
-pub(crate) fn epilogue(sub: &Subgraph, anchor: usize, post: &[bool]) -> Result<(), &'static str> {
+/// Checks what is behind an anchor and beside it, and the results that follow from the anchor's; `post` says which nodes depend on it.
+pub(crate) fn epilogue(sub: &Subgraph, anchor: usize, post: &[bool], outputs: &[usize]) -> Result<(), &'static str> {
     let mut views: Vec<Vec<&Op>> = vec![Vec::new(); sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
         if i == anchor {
@@ -326,7 +334,7 @@ pub(crate) fn epilogue(sub: &Subgraph, anchor: usize, post: &[bool]) -> Result<(
             _ => return Err("an epilogue of other than elementwise ops, permutes and reshapes"),
         }
     }
-    let mut results = sub.outputs.iter();
+    let mut results = outputs.iter();
     let first = results.next().ok_or("no result")?;
     if !post[*first] || results.any(|o| !post[*o] || views[*o] != views[*first]) {
         return Err("results under different views");

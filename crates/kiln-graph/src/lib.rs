@@ -26,7 +26,9 @@ mod text;
 mod verify;
 pub mod widen;
 
-pub use build::{Builder, Coordinates, Interpolation, PadMode, Pool, Resize, ResizeTo, Rounding, SharedHeads, method};
+pub use build::{
+    Attending, Builder, Coordinates, Interpolation, PadMode, Pool, Resize, ResizeTo, Rounding, SharedHeads, method,
+};
 pub use class::{Float, Int};
 pub use dim::{Atom, Bindings, Dim, Symbols};
 pub use element::Element;

@@ -350,6 +350,42 @@ fn simulated_attentions() {
     check(attention::attentions());
 }
 
+/// Weights are rounded two at a time and multiplied so: between, nothing takes a pair apart, and no sum of a row crosses lanes in the loop.
+#[test]
+fn weights_of_attention_stay_pairs() {
+    let case = attention::stream_of(128, false, "nqhd,nkhd->nhqk", 150, 333);
+    let offers = case.offers(Arch::Sm90a);
+    let offer = offers.iter().find(|offer| offer.text.contains("specialised")).unwrap();
+    let made = implementation(offer, &offer.build().unwrap(), Arch::Sm90a, &mut |_, _, _| {}).unwrap();
+    let compiled = &compile(&made, Arch::Sm90a)[0];
+    let lines = |what: &str| compiled.ptx.lines().filter(|line| line.contains(what)).count();
+    assert!(lines("cvt.rn.f16x2.f32") > 0 && lines("wgmma.mma_async") > 0);
+    assert_eq!(lines(", {%rs"), 0, "halves are put together again");
+    // The maxima of two rows cross four lanes before the loop and in it; the sums after it.
+    assert_eq!(lines("shfl.sync.bfly"), 12);
+    assert!(compiled.log.warnings.iter().all(|warning| !warning.contains("C7519")), "{:?}", compiled.log.warnings);
+}
+
+/// Those that differ from the cheapest in how results leave and who takes turns.
+#[test]
+fn attentions_of_one_warpgroup_after_another() {
+    let cases = [
+        attention::stream_of(64, true, "nqhd,nkhd->nhqk", 200, 200),
+        attention::stream_of(128, false, "nqhd,nkhd->nhqk", 150, 333),
+    ];
+    for case in cases {
+        let offers = case.offers(Arch::Sm90a);
+        for [staged, turns] in [[false, false], [true, true], [false, true]] {
+            let fits = |text: &str| [text.contains("staged"), text.contains("in turns")] == [staged, turns];
+            let offer =
+                offers.iter().find(|o| o.text.contains("128 queries") && o.text.contains("special") && fits(&o.text));
+            let offer = offer.unwrap_or_else(|| panic!("staged {staged}, in turns {turns}"));
+            let made = implementation(offer, &offer.build().unwrap(), Arch::Sm90a, &mut |_, _, _| {}).unwrap();
+            simulate_made(&case, &made, Arch::Sm90a, (0..20).map(Some));
+        }
+    }
+}
+
 /// Whatever the cheapest are: those with roles, and those without.
 #[test]
 fn simulated_attentions_of_every_kind() {

@@ -220,13 +220,37 @@ impl RegisterLayout {
     /// # Errors
     /// [`LayoutError::Axes`] where the tile lacks the axis.
     pub fn slice(&self, axis: usize) -> Result<Self, LayoutError> {
+        self.residues(axis, 1)
+    }
+
+    /// [`RegisterLayout::slice`] for a reduction that leaves `extent` elements along the axis, each made of those that are a multiple of `extent`
+    /// apart.
+    ///
+    /// # Errors
+    /// [`LayoutError::Axes`] where the tile lacks the axis, [`LayoutError::Cover`] where `extent` does not divide its digits.
+    pub fn residues(&self, axis: usize, extent: u32) -> Result<Self, LayoutError> {
         let mut shape = self.shape.clone();
-        *shape.get_mut(axis).ok_or_else(|| self.no_axis(axis))? = 1;
-        let along = |mode: &Mode| mode.axis == axis && !mode.is_copies();
-        let registers: Vec<Mode> = self.registers.iter().filter(|mode| !along(mode)).copied().collect();
-        let threads: Vec<Mode> =
-            self.threads.iter().map(|mode| if along(mode) { Mode::copies(mode.extent) } else { *mode }).collect();
-        Self::new(&shape, &registers, &threads)
+        *shape.get_mut(axis).ok_or_else(|| self.no_axis(axis))? = extent;
+        // Of a digit along the axis what is left, and what is gone.
+        let parts = |mode: &Mode| match mode.axis == axis && !mode.is_copies() {
+            true => {
+                let left = (extent / mode.stride).clamp(1, mode.extent);
+                (Mode { extent: left, ..*mode }, mode.extent / left)
+            }
+            false => (*mode, 1),
+        };
+        let mut digits = self.registers.iter().chain(&self.threads);
+        if let Some(mode) = digits.find(|mode| !mode.extent.is_multiple_of(parts(mode).0.extent)) {
+            let (covered, found) = (u64::from(mode.stride), mode.extent);
+            return Err(LayoutError::Cover { axis, extent, covered, found });
+        }
+        let some = |mode: &Mode| mode.extent > 1;
+        let registers: Vec<Mode> = self.registers.iter().map(|mode| parts(mode).0).filter(some).collect();
+        let threads = self.threads.iter().flat_map(|mode| {
+            let (left, gone) = parts(mode);
+            [left, Mode::copies(gone)].into_iter().filter(some)
+        });
+        Self::new(&shape, &registers, &threads.collect::<Vec<Mode>>())
     }
 
     /// An axis of extent 1 made `extent` long, every thread holding all of it: register `r` is register `r % registers()` of this one.

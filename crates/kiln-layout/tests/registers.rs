@@ -423,3 +423,32 @@ fn what_does_not_cover_exactly_is_refused() {
         assert!(error.contains(message), "{text}: {error}");
     }
 }
+
+/// Elements that are a multiple of what is left apart end in one, whose thread holds it as often as it held those.
+#[test]
+fn residues_are_where_their_elements_were() {
+    for text in FRAGMENTS {
+        let layout = parse(text);
+        for axis in 0..2 {
+            let extent = layout.shape()[axis];
+            for left in (1..=extent).filter(|left| extent.is_multiple_of(*left)) {
+                let Ok(rest) = layout.residues(axis, left) else { continue };
+                check_exact(&rest);
+                assert_eq!((rest.shape()[axis], rest.threads()), (left, layout.threads()), "{text}");
+                for thread in 0..layout.threads() {
+                    let of = |layout: &RegisterLayout, wrap: bool| -> BTreeSet<Vec<u32>> {
+                        let at = (0..layout.registers()).map(|register| layout.coordinate(register, thread));
+                        at.map(|mut at| {
+                            at[axis] %= if wrap { left } else { u32::MAX };
+                            at
+                        })
+                        .collect()
+                    };
+                    assert_eq!(of(&rest, false), of(&layout, true), "{text}, {left} left of axis {axis}");
+                }
+            }
+            assert_eq!(layout.residues(axis, 1), layout.slice(axis));
+        }
+    }
+    assert!(parse(FRAGMENTS[0]).residues(2, 1).is_err());
+}

@@ -283,6 +283,34 @@ fn reductions_of_every_kind() {
     }
 }
 
+/// What is left of an axis: sums of the elements that are a multiple of its new extent apart.
+#[test]
+fn reductions_leave_residues() {
+    for (axis, left) in [(0, 2), (1, 3), (1, 6), (1, 1)] {
+        let (shape, mut to) = ([4, 6], [4, 6]);
+        to[axis] = left;
+        let extents = |shape: [u32; 2]| shape.map(|n| Expr::index(n.into()));
+        let mut k = Builder::new("residues", "combines along an axis");
+        let (input, y) = (k.input("x", DType::F32, &extents(shape)), k.output("y", DType::F32, &extents(to)));
+        let zero = || [0, 0].map(Expr::index);
+        let from = k.view(&input, &zero(), &shape);
+        let tile = k.load("x", from);
+        let tile = k.reduce_to("y", ReduceOp::Sum, &tile, axis, left);
+        let view = k.view(&y, &zero(), &to);
+        k.store(Place::View(view), &tile);
+        let x = random().array(DType::F32, 24);
+        let found =
+            execute(&k.finish().unwrap(), vec![Arg::Array(x.clone()), poison(DType::F32, (to[0] * to[1]) as usize)]);
+        let mut expected = vec![0.0; (to[0] * to[1]) as usize];
+        for (i, x) in x.to_f64().into_iter().enumerate() {
+            let mut at = [i as u32 / 6, i as u32 % 6];
+            at[axis] %= left;
+            expected[(at[0] * to[1] + at[1]) as usize] += x;
+        }
+        close(&found, &expected, 1e-6);
+    }
+}
+
 /// `y[i] = x[i + shift]`, masked or not.
 fn shifted(masked: bool) -> Program {
     let mut k = Builder::new("shifted", "y = x from an offset");

@@ -118,6 +118,8 @@ const OPTIONS: &[(&[&str], &str)] = &[
     (&["nearest_mode"], "rounding"),
     (&["is_causal"], "causal"),
     (&["attn_mask", "attention_mask"], "mask"),
+    (&["softcap", "soft_cap", "logits_soft_cap"], "cap"),
+    (&["sliding_window", "left_window_size"], "window"),
     (&["softmax_scale", "sm_scale"], "scale"),
     (&["weight", "gamma"], "scale"),
     (&["beta"], "bias"),

@@ -182,10 +182,12 @@ pub(super) static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {
             method!(linear(weight: tensor, bias: given = None) => method::linear, "`[.., K]`, `[N, K]`, `[N]` -> `[.., N]`",
                 "`x w^T + bias`, with the weight as PyTorch stores it."),
             method!(attention(keys: tensor, values: tensor, mask: given = None, scale: scale = None, causal: flag = false,
-                offset: extent = 0) => method::attention,
+                offset: extent = 0, window: some_extent = None, cap: bound = None, sinks: given = None) => method::attention,
                 "`[.., H, S, D]`, `[.., K, T, D]`, `[.., K, T, E]` -> `[.., H, S, E]`",
                 "`softmax(q k^T * scale + mask) v`. A bool mask keeps where true, a float is added. `scale` is `1 / sqrt(D)`. If `causal`, query \
-                 `i` sees keys up to `i + offset`. With fewer key heads `K`, each serves `H / K` query heads in a row, without copies."),
+                 `i` sees keys up to `i + offset`, with a `window` no more than that many back from there. `cap` bounds scores by `cap * tanh(x / cap)`. \
+                 `sinks` `[H]` are logits that take part in the softmax and weigh nothing. With fewer key heads `K`, each serves `H / K` query heads \
+                 in a row, without copies."),
             method!(rope(cos: tensor, sin: tensor, interleaved: flag = false, dim: some_extent = None) => method::rope,
                 "`[.., S, D]`, two of `[S, dim / 2]` -> `[.., S, D]`",
                 "Rotary embedding of the first `dim` elements (all): pairs `(i, i + dim / 2)`, or `(2 i, 2 i + 1)` if `interleaved`."),

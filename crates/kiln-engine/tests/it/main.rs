@@ -1,6 +1,7 @@
 //! Engines built from small graphs: results, files, damage.
 #![allow(missing_docs)]
 
+mod attention;
 mod bound;
 mod control;
 mod exact;

@@ -149,8 +149,8 @@ pub(crate) fn subgraph<'d>(dag: &'d Dag, inner: &[Inner], leaves: &[ClassIx], ou
     let place = |c: &ClassIx| inner.binary_search_by_key(c, |i| i.0).ok();
     let nodes = inner.iter().filter_map(|(class, node)| {
         let node = &dag.class(*class).nodes[usize::from(*node)];
-        let operands =
-            node.operands.iter().map(|c| SubgraphOperand { ty: dag.class(*c).ty(), inner: place(c) }).collect();
+        let operand = |c: &ClassIx| SubgraphOperand { ty: dag.class(*c).ty(), inner: place(c), value: c.index() };
+        let operands = node.operands.iter().map(operand).collect();
         Some(SubgraphNode { op: node.op.as_ref()?, operands, ty: dag.class(*class).ty() })
     });
     Subgraph {

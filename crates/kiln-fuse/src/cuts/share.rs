@@ -1,5 +1,5 @@
 //! From a cover to launches: a value that one kernel computes on the way and another computes for itself becomes a second result of the
-//! first.
+//! first. So does what is made of the rows of an attention's scores, which then need not be in memory.
 
 use super::cost::Costs;
 use super::cut::{Inner, subgraph};
@@ -35,7 +35,7 @@ impl Launch {
 }
 
 /// The launches of a cover in an order in which they can run.
-pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover) -> Vec<Launch> {
+pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx]) -> Vec<Launch> {
     let mut launches: BTreeMap<ClassIx, Launch> = BTreeMap::new();
     for c in dag.indices() {
         match &cover.choices[c.index()] {
@@ -49,9 +49,9 @@ pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover) -> Vec<Launch> {
             _ => {}
         }
     }
-    let roots: Vec<ClassIx> = launches.keys().copied().collect();
-    for small in &roots {
-        for large in roots.iter().filter(|l| *l > small) {
+    let own: Vec<ClassIx> = launches.keys().copied().collect();
+    for small in &own {
+        for large in own.iter().filter(|l| *l > small) {
             if let Some(merged) = absorb(dag, costs, launches.get(large), launches.get(small)) {
                 let (a, b) = (launches.insert(*large, merged), launches.remove(small));
                 if order(dag, cover, &launches).is_some() {
@@ -61,8 +61,93 @@ pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover) -> Vec<Launch> {
             }
         }
     }
+    stream(dag, costs, cover, roots, &mut launches);
     let order = order(dag, cover, &launches).unwrap_or_else(|| launches.keys().copied().collect());
     order.iter().filter_map(|c| launches.get(c).cloned()).collect()
+}
+
+/// Makes one attention of the kernels that read the same scores, where a cover, which has one root a kernel, has them in memory for several.
+fn stream(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx], launches: &mut BTreeMap<ClassIx, Launch>) {
+    let of = |launch: &Launch, anchor: Anchor| matches!(launch, Launch::Region { anchor: own, .. } if *own == anchor);
+    let all: Vec<ClassIx> = launches.keys().copied().collect();
+    for scores in all {
+        let Some(Launch::Region { outputs, anchor: Anchor::Contract, .. }) = launches.get(&scores) else { continue };
+        let [x] = outputs[..] else { continue };
+        let readers = |launches: &BTreeMap<ClassIx, Launch>, c: ClassIx| -> Vec<ClassIx> {
+            launches.iter().filter(|(_, launch)| launch.reads(dag).contains(&c)).map(|(root, _)| *root).collect()
+        };
+        let mut parts = readers(launches, x);
+        if roots.contains(&x) || !parts.iter().all(|c| launches.get(c).is_some_and(|l| of(l, Anchor::Reduce))) {
+            continue;
+        }
+        // The product: one that computes the scores again, or reads the weights, which nothing else may then read.
+        let again = launches.iter().find(|(_, launch)| {
+            of(launch, Anchor::Attention)
+                && matches!(launch, Launch::Region { inner, .. } if inner.binary_search_by_key(&x, |i| i.0).is_ok())
+        });
+        let mut weights = None;
+        match again {
+            Some((root, _)) => parts.push(*root),
+            None => {
+                let written: Vec<ClassIx> =
+                    parts.iter().filter_map(|c| launches.get(c)).flat_map(Launch::writes).copied().collect();
+                let found = written.into_iter().find_map(|w| match readers(launches, w)[..] {
+                    [root] if !roots.contains(&w) && costs.streams(dag.class(w).ty().dtype) => Some((w, root)),
+                    _ => None,
+                });
+                let Some((w, root)) = found else { continue };
+                weights = Some(w);
+                parts.extend([root, scores]);
+            }
+        }
+        let Some(merged) = together(dag, &parts, launches, weights) else { continue };
+        let gone: Vec<ClassIx> = parts.iter().copied().chain([scores]).collect();
+        let seconds = |launch: &Launch| match launch {
+            Launch::Region { inner, leaves, outputs, anchor } => {
+                costs.estimate(dag, inner, leaves, outputs, *anchor).seconds
+            }
+            Launch::Step(..) => 0.0,
+        };
+        let before = launches.clone();
+        let mut apart = 0.0;
+        for root in &gone {
+            apart += launches.remove(root).as_ref().map_or(0.0, seconds);
+        }
+        let root = parts.iter().copied().max().unwrap_or(scores);
+        let cheaper = seconds(&merged) < apart;
+        launches.insert(root, merged);
+        if !cheaper || order(dag, cover, launches).is_none() {
+            *launches = before;
+        }
+    }
+}
+
+/// The attention that launches make, with the results of all but what is read `between` them; `None` if they make none.
+fn together(
+    dag: &Dag,
+    parts: &[ClassIx],
+    launches: &BTreeMap<ClassIx, Launch>,
+    between: Option<ClassIx>,
+) -> Option<Launch> {
+    let mut nodes: BTreeMap<ClassIx, u16> = BTreeMap::new();
+    let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
+    for root in parts {
+        let Launch::Region { inner, leaves, outputs, anchor } = launches.get(root)? else { return None };
+        for (class, node) in inner {
+            if *nodes.entry(*class).or_insert(*node) != *node {
+                return None;
+            }
+        }
+        read.extend(leaves.iter().copied());
+        let whole = *anchor != Anchor::Contract || between.is_some_and(|w| leaves.contains(&w));
+        written.extend(outputs.iter().copied().filter(|c| whole && Some(*c) != between));
+    }
+    let inner: Vec<Inner> = nodes.into_iter().collect();
+    let computed = |c: &ClassIx| inner.binary_search_by_key(c, |i| i.0).is_ok();
+    let leaves: Vec<ClassIx> = read.into_iter().filter(|c| !computed(c)).collect();
+    let outputs: Vec<ClassIx> = written.into_iter().collect();
+    let anchor = legal(&subgraph(dag, &inner, &leaves, &outputs)).ok()?;
+    (anchor == Anchor::Attention).then_some(Launch::Region { inner, leaves, outputs, anchor })
 }
 
 /// `large` with the result of `small` as a further one, if it computes that anyway and it pays.

@@ -3,7 +3,7 @@
 //!
 //! A list of strides, pads or dilations has an entry for each trailing (spatial) axis, or one for all of them.
 
-use super::Builder;
+use super::{Attending, Builder};
 use crate::{
     ArgOp, ConvSpec, DType, Dim, PadMode, Pool, ReduceOp, Resize, ResizeTo, Result, ScatterOp, ValueId, WindowSpec,
 };
@@ -311,7 +311,7 @@ pub fn dequantize(
     b.dequantize(x, scale, zero_point, axes)
 }
 
-/// Scaled dot-product attention; if `causal`, query `i` sees keys up to `i + offset`.
+/// Attention, see [`Builder::attention_with`].
 #[allow(clippy::too_many_arguments, reason = "the arguments of the method")]
 pub fn attention(
     b: &mut Builder,
@@ -322,8 +322,12 @@ pub fn attention(
     scale: Option<f64>,
     causal: bool,
     offset: &Dim,
+    window: Option<Dim>,
+    cap: Option<f64>,
+    sinks: Option<ValueId>,
 ) -> Result<ValueId> {
-    b.attention(queries, keys, values, mask, scale, causal.then_some(offset))
+    let offset = offset.clone();
+    b.attention_with(queries, keys, values, &Attending { mask, scale, offset, causal, window, cap, sinks })
 }
 
 /// Rotary position embedding of the first `dim` elements of the last axis, all unless given.

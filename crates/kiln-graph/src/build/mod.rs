@@ -24,7 +24,7 @@ mod word;
 
 use crate::{DType, Dim, Error, Graph, Op, Result, Tensor, TensorType, ValueId};
 
-pub use attention::SharedHeads;
+pub use attention::{Attending, SharedHeads};
 pub use pool::Pool;
 pub use resize::{Coordinates, Interpolation, Resize, ResizeTo, Rounding};
 pub use view::PadMode;

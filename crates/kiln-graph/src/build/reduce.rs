@@ -89,7 +89,9 @@ impl Builder {
             let shifted = b.sub(x, peak)?;
             let e = b.exp(shifted)?;
             let sum = b.sum(e, &[axis], true)?;
-            b.div(e, sum)
+            // It is 1 or more; a division for every element would take longer than all else.
+            let inverse = b.recip(sum)?;
+            b.mul(e, inverse)
         })
     }
 

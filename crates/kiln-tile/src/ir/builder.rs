@@ -283,9 +283,14 @@ impl Builder {
 
     /// Combines the elements along an axis, which is left with extent 1.
     pub fn reduce(&mut self, name: &str, op: ReduceOp, value: &Tile, axis: usize) -> Tile {
+        self.reduce_to(name, op, value, axis, 1)
+    }
+
+    /// Combines the elements along an axis that are a multiple of `left` apart, so that `left` remain; `left` divides the extent.
+    pub fn reduce_to(&mut self, name: &str, op: ReduceOp, value: &Tile, axis: usize, left: u32) -> Tile {
         let mut shape = value.shape.clone();
         if let Some(extent) = shape.get_mut(axis) {
-            *extent = 1;
+            *extent = left;
         }
         self.define(name, value.dtype, &shape, Op::Reduce { op, value: value.id, axis })
     }

@@ -216,7 +216,8 @@ pub enum Op {
         /// One for each result of the statement, of its type.
         results: Vec<Expr>,
     },
-    /// Combines the elements along an axis, which is left with extent 1. In no order that is promised.
+    /// Combines the elements along an axis that are a multiple of its extent in the result apart: all where that is 1, else it divides the
+    /// operand's. In no order that is promised.
     Reduce {
         /// How.
         op: ReduceOp,

@@ -53,7 +53,7 @@ impl Nest {
 
 impl Lower<'_> {
     /// The digits of a layout's registers, least significant first, such that each adds a fixed number to the register index of every
-    /// operand. An operand has the layout's axes, or extent 1 where it repeats.
+    /// operand. An operand has the layout's axes; where its extent is less, it repeats.
     pub(super) fn digits(&self, layout: &RegisterLayout, operands: &[&RegisterLayout]) -> Result<Vec<Digit>> {
         let mut digits = vec![];
         let mut weight = 1;
@@ -79,9 +79,8 @@ impl Lower<'_> {
 
     /// Checks that the operand's element is in the same thread, in the register that the digits say.
     fn agrees(&self, layout: &RegisterLayout, operand: &RegisterLayout, digits: &[Digit], i: usize) -> Result<()> {
-        let repeated = |axis: usize| operand.shape().get(axis) == Some(&1);
         let expected = |mut at: Vec<u32>| {
-            at.iter_mut().enumerate().filter(|(axis, _)| repeated(*axis)).for_each(|(_, x)| *x = 0);
+            at.iter_mut().zip(operand.shape()).for_each(|(x, extent)| *x %= extent);
             at
         };
         let register = |index: u32| -> u32 {
@@ -221,7 +220,7 @@ impl Lower<'_> {
 
 /// The register that holds the element one stride along the axis of `mode`.
 fn register_of(layout: &RegisterLayout, mode: Mode) -> u32 {
-    if mode.is_copies() || layout.shape().get(mode.axis) == Some(&1) {
+    if mode.is_copies() || layout.shape().get(mode.axis).is_some_and(|extent| mode.stride >= *extent) {
         return 0;
     }
     let mut at = vec![0; layout.rank()];

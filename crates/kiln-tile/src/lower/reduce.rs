@@ -22,20 +22,22 @@ struct Across {
     extent: u32,
 }
 
-/// The digits of the thread index along `axis`: those that shuffles reach, and the rest.
-fn across(layout: &RegisterLayout, axis: usize) -> (Vec<Across>, Vec<Across>) {
+/// The digits of the thread index along `axis` of which nothing is left where so many elements are: those that shuffles reach, and the rest.
+fn across(layout: &RegisterLayout, axis: usize, left: u32) -> (Vec<Across>, Vec<Across>) {
     let (mut lanes, mut warps) = (vec![], vec![]);
     let mut weight = 1;
     for mode in layout.thread_modes() {
         if mode.axis == axis && !mode.is_copies() {
-            let inside = if weight < WARP && WARP.is_multiple_of(weight) { gcd(mode.extent, WARP / weight) } else { 1 };
+            let stays = (left / mode.stride).clamp(1, mode.extent);
+            let (weight, extent) = (weight * stays, mode.extent / stays);
+            let inside = if weight < WARP && WARP.is_multiple_of(weight) { gcd(extent, WARP / weight) } else { 1 };
             // A digit that wraps around elsewhere than where the warp does is left to shared memory.
-            let inside = if mode.extent > inside && weight * inside < WARP { 1 } else { inside };
+            let inside = if extent > inside && weight * inside < WARP { 1 } else { inside };
             if inside > 1 {
                 lanes.push(Across { weight, extent: inside });
             }
-            if mode.extent > inside {
-                warps.push(Across { weight: weight * inside, extent: mode.extent / inside });
+            if extent > inside {
+                warps.push(Across { weight: weight * inside, extent: extent / inside });
             }
         }
         weight *= mode.extent;
@@ -49,24 +51,26 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 /// Bytes of scratch that a reduction takes, its result's conversion included.
 pub(super) fn scratch(from: &RegisterLayout, axis: usize, to: &RegisterLayout, dtype: DType) -> u32 {
-    let Ok(slice) = from.slice(axis) else { return 0 };
-    let parts: u32 = across(from, axis).1.iter().map(|digit| digit.extent).product();
+    let left = to.shape().get(axis).copied().unwrap_or(1);
+    let Ok(slice) = from.residues(axis, left) else { return 0 };
+    let parts: u32 = across(from, axis, left).1.iter().map(|digit| digit.extent).product();
     let elements: u32 = slice.shape().iter().product();
     let own = if parts > 1 { parts * elements * Scalar::of(dtype, false).bytes() } else { 0 };
     own.max(convert::scratch(&slice, to, dtype))
 }
 
 impl Lower<'_> {
-    /// Combines the elements along an axis; all threads that hold a part get the result.
+    /// Combines elements along an axis; all threads that hold a part of a result get it.
     pub(super) fn reduce(&mut self, result: ValueId, op: ReduceOp, value: ValueId, axis: usize) -> Result<()> {
         let (from, to) = (self.layout(value)?, self.layout(result)?);
         let (source, target) = (self.array(value)?, self.array(result)?);
         let dtype = self.program.value(value).dtype;
-        let slice = from.slice(axis).map_err(|e| self.internal(e.to_string()))?;
+        let left = to.shape().get(axis).copied().unwrap_or(1);
+        let slice = from.residues(axis, left).map_err(|e| self.internal(e.to_string()))?;
         let direct = &slice == to;
         let partial = if direct { target.clone() } else { self.registers(target.name(), dtype, &slice) };
         self.reduce_registers(op, dtype, axis, (from, &source), (&slice, &partial))?;
-        let (lanes, warps) = across(from, axis);
+        let (lanes, warps) = across(from, axis, left);
         self.reduce_lanes(op, dtype, &lanes, &partial, slice.registers())?;
         if !warps.is_empty() {
             self.reduce_warps(op, dtype, (from, &lanes, &warps), (&slice, &partial))?;
@@ -88,7 +92,8 @@ impl Lower<'_> {
         (slice, partial): (&RegisterLayout, &t::Var),
     ) -> Result<()> {
         let mut digits = self.digits(from, &[slice])?;
-        let along = |digit: &super::nest::Digit| digit.axis == axis && digit.stride > 0;
+        let left = slice.shape().get(axis).copied().unwrap_or(1);
+        let along = |digit: &super::nest::Digit| digit.axis == axis && digit.stride >= left;
         // Copies in registers count once; the reduced axis is innermost.
         digits.retain(|digit| digit.stride > 0 || digit.others.iter().any(|weight| *weight > 0));
         digits.sort_by_key(|digit| !along(digit));

@@ -136,6 +136,8 @@ struct Pass<'a> {
     producer: bool,
     /// Whether warpgroups take turns.
     turns: bool,
+    /// Channels whose slots have surely been multiplied from since they were received: waiting for that has held each warpgroup together.
+    met: HashSet<ChannelId>,
 }
 
 impl<'a> Pass<'a> {
@@ -147,7 +149,8 @@ impl<'a> Pass<'a> {
     ) -> Self {
         let turns = program.schedule.ping_pong && matches!(team, Some((_, 256)));
         let (cursors, declared) = (HashMap::new(), vec![]);
-        Pass { program, rings, outgoing, read, cursors, declared, team, producer: false, turns }
+        let met = HashSet::new();
+        Pass { program, rings, outgoing, read, cursors, declared, team, producer: false, turns, met }
     }
 
     fn role(&mut self, role: &mut Role) -> Block {
@@ -240,7 +243,14 @@ impl<'a> Pass<'a> {
         let mut out = vec![];
         let mut flights: Vec<Flight> = vec![];
         let turns = self.turns_of(&block);
-        for (stmt, turn) in block.into_iter().zip(turns) {
+        let mut released: Vec<ChannelId> = block.iter().rev().filter_map(|stmt| released(&stmt.op)).collect();
+        for (mut stmt, turn) in block.into_iter().zip(turns) {
+            if released.last().is_some_and(|channel| self::released(&stmt.op) == Some(*channel)) {
+                released.pop();
+            }
+            let mut sure = multiplied(&stmt.op);
+            sure.extend(self.meet(&mut stmt, &released));
+            let met = self.met.clone();
             if turn.0 {
                 out.push(Stmt::effect(Op::Turn(Turn::Wait)));
             }
@@ -249,7 +259,13 @@ impl<'a> Pass<'a> {
             if let Some(last) = flights.iter().rposition(|flight| used.contains(&flight.value) && !chained(flight)) {
                 land(&mut flights, last + 1, &mut out);
             }
+            let mut received = vec![];
+            stmt.walk(&mut |stmt| {
+                received.extend(if let Op::Receive(channel) = stmt.op { Some(channel) } else { None })
+            });
             self.stmt(stmt, &mut flights, &mut out);
+            // What blocks inside did may not have been done.
+            self.met = met.into_iter().filter(|channel| !received.contains(channel)).chain(sure).collect();
             if turn.1 {
                 out.push(Stmt::effect(Op::Turn(Turn::Pass)));
             }
@@ -257,6 +273,23 @@ impl<'a> Pass<'a> {
         let all = flights.len();
         land(&mut flights, all, &mut out);
         out
+    }
+
+    /// Where one branch multiplies from slots that are released later, the threads of the other wait for each other instead; gives the channels.
+    fn meet(&self, stmt: &mut Stmt, released: &[ChannelId]) -> HashSet<ChannelId> {
+        let Op::If { then, otherwise, .. } = &mut stmt.op else { return HashSet::new() };
+        let [one, other] = [&then.0, &otherwise.0].map(all_multiplied);
+        let due =
+            |channel: &ChannelId| !self.producer && released.contains(channel) && self.rings.contains_key(channel);
+        let mut met = HashSet::new();
+        for (set, lacking, block) in [(&one, &other, &mut otherwise.0), (&other, &one, &mut then.0)] {
+            let here: Vec<ChannelId> = set.difference(lacking).copied().filter(due).collect();
+            if !here.is_empty() {
+                block.push(Stmt::effect(Op::Sync));
+            }
+            met.extend(here);
+        }
+        met
     }
 
     /// Before which statements of a block the role waits for its turn, and after which it passes it on: around products that follow each other
@@ -314,8 +347,8 @@ impl<'a> Pass<'a> {
                             flight.releases.push(Stmt::effect(Op::Arrive { barrier: empty, index: Expr::var(&held) }));
                         }
                         None => {
-                            // One thread arrives for others: no product's wait has held them together, so they may not have waited yet.
-                            if self.program.barrier(empty).by == Arriver::Warpgroup {
+                            // One thread arrives for others: where no product's wait has held them together, they may not have waited yet.
+                            if self.program.barrier(empty).by == Arriver::Warpgroup && !self.met.contains(&channel) {
                                 out.push(self.sync());
                             }
                             out.push(Stmt::effect(Op::Arrive { barrier: empty, index: stage }));
@@ -480,6 +513,32 @@ impl<'a> Pass<'a> {
         out.push(Stmt::effect(Op::WaitGroup { group: Group::Wgmma, pending: 0 }));
         out.push(Stmt::effect(Op::If { cond: any, then: (late, vec![]), otherwise: none() }));
     }
+}
+
+fn released(op: &Op) -> Option<ChannelId> {
+    if let Op::Release { channel, .. } = op { Some(*channel) } else { None }
+}
+
+/// The channels from whose slots products multiply that run on their own, whichever way a statement takes; a loop may not run.
+fn multiplied(op: &Op) -> HashSet<ChannelId> {
+    match op {
+        Op::Dot { a, b, .. } if is_asynchronous(op) => {
+            let channel = |operand: &Operand| match operand {
+                Operand::Shared(Slot { stage: Stage::Cursor(channel), .. }) => Some(*channel),
+                _ => None,
+            };
+            [a, b].into_iter().filter_map(channel).collect()
+        }
+        Op::If { then, otherwise, .. } => {
+            let [one, other] = [&then.0, &otherwise.0].map(all_multiplied);
+            one.intersection(&other).copied().collect()
+        }
+        _ => HashSet::new(),
+    }
+}
+
+fn all_multiplied(block: &Block) -> HashSet<ChannelId> {
+    block.iter().flat_map(|stmt| multiplied(&stmt.op)).collect()
 }
 
 /// Waits for the first `count` products, and does what was due when they have ended.

@@ -176,7 +176,8 @@ impl Pass<'_> {
                     if let (Some(layout), false) =
                         (self.layouts.get(value), self.layouts.contains_key(&stmt.results[0]))
                     {
-                        let sliced = layout.slice(*axis).map_err(|e| error(program, e.to_string()))?;
+                        let left = program.value(stmt.results[0]).shape[*axis];
+                        let sliced = layout.residues(*axis, left).map_err(|e| error(program, e.to_string()))?;
                         self.layouts.insert(stmt.results[0], sliced);
                     }
                 }

@@ -28,13 +28,24 @@ pub struct Config {
     pub overlap: bool,
     /// Whether a role of its own brings the operands.
     pub specialise: bool,
+    /// Whether results leave through shared memory in whole boxes, for which all warps meet; else each thread writes its own.
+    pub staged: bool,
+    /// Whether two warpgroups take turns at the tensor cores.
+    pub ping_pong: bool,
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { bm, bn, warps, stages, persistent, overlap, specialise } = self;
+        let Config { bm, bn, warps, stages, persistent, overlap, specialise, staged, ping_pong } = self;
         write!(f, "{bm} queries, {bn} keys, {warps} warps, {stages} stages")?;
-        for (said, text) in [(*specialise, "specialised"), (*persistent, "persistent"), (*overlap, "overlapped")] {
+        let said = [
+            (*specialise, "specialised"),
+            (*persistent, "persistent"),
+            (*overlap, "overlapped"),
+            (*staged, "staged"),
+            (*ping_pong, "in turns"),
+        ];
+        for (said, text) in said {
             if said {
                 write!(f, ", {text}")?;
             }
@@ -47,6 +58,10 @@ impl fmt::Display for Config {
 const ROWS: [(u32, u32); 4] = [(128, 8), (64, 4), (32, 2), (16, 1)];
 const KEYS: [u32; 6] = [16, 32, 64, 96, 128, 192];
 const STAGES: u32 = 2;
+/// Whether a role brings the operands, whether results are staged, whether warpgroups take turns; what is better where the model sees no
+/// difference comes first.
+const WAYS: [(bool, bool, bool); 5] =
+    [(true, true, false), (true, false, false), (true, true, true), (true, false, true), (false, false, false)];
 /// Registers of a thread that copies and of one that multiplies, of two warpgroups.
 const REGISTERS: (u32, u32) = (40, 232);
 /// Most 32-bit registers of a thread for elements of tiles.
@@ -77,8 +92,9 @@ impl Config {
             specialise: self.specialise,
             registers: (self.specialise && self.warps == 8).then_some(REGISTERS),
             persistent: self.persistent,
-            staged_epilogue: self.specialise,
+            staged_epilogue: self.staged,
             overlap: self.overlap,
+            ping_pong: self.ping_pong,
             ..Schedule::default()
         }
     }
@@ -118,7 +134,7 @@ impl Config {
     fn shared_bytes(&self, problem: &Problem) -> u32 {
         let [depth, columns] = problem.heads.map(|extent| self.padded(extent));
         let operands = self.bm * depth + self.stages * self.bn * (depth + columns);
-        let staged = if self.specialise { self.bm * columns * problem.stored_bytes } else { 0 };
+        let staged = if self.staged { self.bm * columns * problem.stored_bytes } else { 0 };
         operands * problem.streamed.dtype.bits() / 8 + staged
     }
 
@@ -153,9 +169,9 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
     let mut legal: Vec<Config> = vec![];
     for (bm, warps) in ROWS {
         for bn in KEYS {
-            for specialise in [true, false] {
-                let overlap = specialise;
-                let config = Config { bm, bn, warps, stages: STAGES, persistent: specialise, overlap, specialise };
+            for (specialise, staged, ping_pong) in WAYS.into_iter().filter(|(_, _, turns)| !turns || warps == 8) {
+                let (stages, persistent, overlap) = (STAGES, specialise, specialise);
+                let config = Config { bm, bn, warps, stages, persistent, overlap, specialise, staged, ping_pong };
                 let kind = config.kind(problem, &machine);
                 let boxed = || machine.has_tma() && problem.boxed() && kind == Some(MmaKind::Wgmma) && bn >= 64;
                 let plain = || bn.is_power_of_two() && kind.is_some_and(|kind| kind != MmaKind::Fma);

@@ -4,15 +4,16 @@
 //! "FlashAttention-3"). Powers are of two.
 //!
 //! What stands between the products (scale, mask, cap) is computed in registers. Where that is a factor and no more, it goes into the exponents.
-//! Only tiles of keys that some row sees are visited, and only those at an end or at the diagonal are masked. Heads that share keys and values
+//! Only tiles of keys that some row sees by its position are visited, and only those at an end, at the diagonal or at the edge of a window are
+//! masked. Heads that share keys and values
 //! are CTAs of their own, which read them from the level-2 cache.
 //!
 //! State: weighted sums and a tile of scores in registers, the queries and a few tiles of keys and values in shared memory. Floor: operands once,
 //! results once, the products.
 
-mod causal;
 mod config;
 mod cost;
+mod positions;
 mod program;
 mod streamed;
 

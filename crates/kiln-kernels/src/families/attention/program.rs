@@ -2,6 +2,7 @@
 
 use super::Problem;
 use super::config::Config;
+use super::positions::literal;
 use super::streamed::{Axis, Group, Operand, Streamed};
 use crate::Result;
 use crate::families::gemm::views;
@@ -16,6 +17,9 @@ use kiln_tile::{Buffer, DType, ReduceOp};
 use std::f64::consts::LOG2_E;
 
 const F32: DType = DType::F32;
+/// Columns of an accumulator's instructions: sums of a row's every so many weights meet after the loop, so that no thread asks another for them
+/// before.
+const PARTS: u32 = 8;
 
 /// The kernel that makes an attention as a Config says.
 pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
@@ -35,12 +39,15 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         values,
         grid: vec![],
         first: Expr::index(0),
+        edges: vec![],
         rows,
         keys,
     };
     emit.tiles(&mut k);
-    let (total, sums) = emit.stream(&mut k, config.stages)?;
+    emit.edges(&mut k);
+    let [most, total, sums] = emit.stream(&mut k, config.stages)?;
     emit.results(&mut k, &total, &sums)?;
+    emit.of_rows(&mut k, &most, &total)?;
     emit.values.launch(k)
 }
 
@@ -54,9 +61,35 @@ struct Emit<'e> {
     /// The CTA's coordinates along the grid's labels, and its first row.
     grid: Vec<(char, Expr)>,
     first: Expr,
+    edges: Vec<Edge>,
     /// How many rows and keys there are.
     rows: Expr,
     keys: Expr,
+}
+
+/// Where the keys that rows of a CTA's tile see end, or begin.
+struct Edge {
+    last: bool,
+    /// The key of the row that stands first, and of that which stands last.
+    least: Expr,
+    most: Expr,
+    /// What is added to a position, and what positions are modulo.
+    offset: Expr,
+    period: Option<Expr>,
+    /// The position of all rows, where they have one.
+    position: Option<Expr>,
+}
+
+impl Edge {
+    /// Whether a row sees a key.
+    fn sees(&self, row: &Expr, key: &Expr) -> Expr {
+        let position = self.position.clone().unwrap_or_else(|| match &self.period {
+            Some(period) => row % period,
+            None => row.clone(),
+        });
+        let edge = position + &self.offset;
+        if self.last { key.le(edge) } else { key.ge(edge) }
+    }
 }
 
 impl<'e> Emit<'e> {
@@ -69,7 +102,8 @@ impl<'e> Emit<'e> {
         let tile = ("tile", count.clone());
         // Rows that see most first: the last CTAs to run are short.
         let rows = self.streamed.rows.single();
-        let heavy = self.streamed.diagonal.as_ref().is_some_and(|diagonal| Some(diagonal.label) == rows);
+        let labels = self.streamed.positions.bounds.iter().filter(|bound| bound.last);
+        let heavy = labels.map(|bound| Some(self.streamed.scores[bound.axis])).any(|label| label == rows);
         axes.insert(if heavy { 0 } else { axes.len() }, tile);
         let mut at = k.grid(&axes);
         let tile = at.remove(if heavy { 0 } else { at.len() - 1 });
@@ -78,19 +112,25 @@ impl<'e> Emit<'e> {
         self.grid = self.streamed.grid.iter().map(|(label, _)| *label).zip(at).collect();
     }
 
-    /// Totals of the weights of each row, and weighted sums.
-    fn stream(&mut self, k: &mut Builder, stages: u32) -> Result<(Tile, Tile)> {
+    /// The greatest score and the total of the weights of each row, and weighted sums.
+    fn stream(&mut self, k: &mut Builder, stages: u32) -> Result<[Tile; 3]> {
         let streamed = self.streamed;
         let (bm, bn, [depth, columns]) = (self.bm, self.bn, self.heads);
         let zero = Expr::index(0);
         let (rows, keys, deep, wide) = (&streamed.rows, &streamed.keys, &streamed.depth, &streamed.columns);
         let first = self.first.clone();
         let query = self.operand(k, "query", &streamed.query, [(rows, &first), (deep, &zero)], [bm, depth])?;
-        let end = self.end(k);
-        let most = k.full("most", F32, &[bm, 1], hidden());
-        let total = k.full("total", F32, &[bm, 1], Expr::float(F32, 0.0));
+        let (start, end) = self.seen(k);
+        let parts = PARTS.min(bn);
+        let (most, total) = match streamed.parts.sink {
+            Some(sink) => self.sink(k, sink, parts)?,
+            None => {
+                let most = k.full("most", F32, &[bm, 1], hidden());
+                (most, k.full("total", F32, &[bm, parts], Expr::float(F32, 0.0)))
+            }
+        };
         let sums = k.full("acc", F32, &[bm, columns], Expr::float(F32, 0.0));
-        let range = (zero.clone(), end, i64::from(bn));
+        let range = (start, end, i64::from(bn));
         let last = k.try_for_range("key0", range, Some(stages), &[most, total, sums], |k, start, carried| {
             let [most, total, sums] = carried else { return self.values.malformed("a loop that carries three tiles") };
             let right = self.operand(k, "key", &streamed.key, [(deep, &zero), (keys, start)], [depth, bn])?;
@@ -113,26 +153,77 @@ impl<'e> Emit<'e> {
                 // Differences first: at the greatest score the exponent is exactly 0, however large that is.
                 None => power((&x[0] - &x[1]) * factor),
             });
-            let sum = k.reduce("sum", ReduceOp::Sum, &weights, 1);
-            let total = k.map("total", &[bm, 1], &[total, &fade, &sum], |_, x, _| x[0].fma(&x[1], &x[2]));
+            let sum = k.reduce_to("sum", ReduceOp::Sum, &weights, 1, parts);
+            let total = k.map("total", &[bm, parts], &[total, &fade, &sum], |_, x, _| x[0].fma(&x[1], &x[2]));
             let sums = k.map("acc", &[bm, columns], &[sums, &fade], |_, x, _| &x[0] * &x[1]);
             let weights = k.cast(&weights, streamed.dtype);
             let value = self.operand(k, "value", &streamed.value, [(keys, start), (wide, &zero)], [bn, columns])?;
             let sums = k.dot(&weights, &value, &sums);
             Ok(vec![most, total, sums])
         })?;
-        Ok((last[1].clone(), last[2].clone()))
+        Ok([last[0].clone(), k.reduce("total", ReduceOp::Sum, &last[1], 1), last[2].clone()])
     }
 
-    /// Past the last key that a row of the tile sees.
-    fn end(&mut self, k: &mut Builder) -> Expr {
-        let Some(diagonal) = &self.streamed.diagonal else { return self.keys.clone() };
-        let offset = self.values.dim(k, &diagonal.offset);
-        let past = match self.grid.iter().find(|(label, _)| *label == diagonal.label) {
-            Some((_, position)) => position + 1,
-            None => (&self.first + i64::from(self.bm)).min(&self.rows),
-        };
-        k.bind("end", (past + offset).min(&self.keys).max(0))
+    /// The greatest score and the total where a logit beside the keys is all that there is so far.
+    fn sink(&mut self, k: &mut Builder, sink: ValueId, parts: u32) -> Result<(Tile, Tile)> {
+        let streamed = self.streamed;
+        let [partial, _] = self.partial();
+        let (first, rows, grid, values) = (&self.first, &self.rows, &self.grid, &mut self.values);
+        let tiles = k.try_map(&["most"], &[self.bm, 1], &[], |k, _, at| {
+            let row = k.bind("row", first + &at[0]);
+            let exists = partial.then(|| k.bind("exists", row.lt(rows)));
+            let logit = values.at_points(exists, |values| {
+                let mut coordinates = grid.clone();
+                coordinates.extend(streamed.rows.coordinates(values, k, &row));
+                let mut index = indices(&streamed.scores, &coordinates);
+                index.truncate(values.shape(sink).len());
+                values.number(k, sink, &index)
+            })?;
+            // In units of the factor, as scores are.
+            Ok(vec![streamed.scale.map_or(logit.clone(), |scale| logit / Expr::float(F32, scale))])
+        })?;
+        let most = tiles[0].clone();
+        let total = k.map("total", &[self.bm, parts], &[&most], |_, x, at| {
+            let none = Expr::float(F32, 0.0);
+            at[1].eq(0).and(x[0].compare(CompareOp::Ne, hidden())).select(&Expr::float(F32, 1.0), none)
+        });
+        Ok((most, total))
+    }
+
+    /// Finds where the keys that the tile's rows see end and begin.
+    fn edges(&mut self, k: &mut Builder) {
+        let streamed = self.streamed;
+        for bound in &streamed.positions.bounds {
+            let offset = self.values.dim(k, &bound.offset);
+            let period = bound.period.as_ref().map(|period| self.values.dim(k, period));
+            let within = |at: &Expr| period.as_ref().map_or(at.clone(), |period| at % period);
+            let label = streamed.scores[bound.axis];
+            let position = self.grid.iter().find(|(l, _)| *l == label).map(|(_, at)| within(at));
+            let (least, past) = match (&position, &period) {
+                (Some(position), _) => (position.clone(), position + 1),
+                (None, None) => (self.first.clone(), (&self.first + i64::from(self.bm)).min(&self.rows)),
+                (None, Some(period)) => {
+                    let first = k.bind("position", within(&self.first));
+                    let past = &first + i64::from(self.bm);
+                    // Where rows begin again.
+                    let next = &self.first - &first + period;
+                    let again = past.gt(period).and(next.lt(&self.rows));
+                    (again.select(&Expr::index(0), &first), past.min(period))
+                }
+            };
+            let (least, most) = (k.bind("least", least + &offset), k.bind("most", past - 1 + &offset));
+            self.edges.push(Edge { last: bound.last, least, most, offset, period, position });
+        }
+    }
+
+    /// The first key that a row of the tile may see, at the start of a step, and past the last one.
+    fn seen(&self, k: &mut Builder) -> (Expr, Expr) {
+        let step = i64::from(self.bn);
+        let of = |last: bool| self.edges.iter().filter(move |edge| edge.last == last);
+        let start = of(false).map(|edge| edge.least.clone()).reduce(|a, b| a.max(b));
+        let end = of(true).map(|edge| &edge.most + 1).reduce(|a, b| a.min(b));
+        let start = start.map_or(Expr::index(0), |start| k.bind("start", start.max(0) / step * step));
+        (start, end.map_or(self.keys.clone(), |end| k.bind("end", end.min(&self.keys).max(0))))
     }
 
     /// Whether tiles reach past the last row, and past the last key.
@@ -155,11 +246,8 @@ impl<'e> Emit<'e> {
         if rows && !plain {
             and((&self.first + i64::from(self.bm)).le(&self.rows));
         }
-        if let Some(diagonal) = &streamed.diagonal {
-            let offset = self.values.dim(k, &diagonal.offset);
-            let least = self.grid.iter().find(|(label, _)| *label == diagonal.label);
-            let least = least.map_or(&self.first, |(_, position)| position);
-            and(past.le(least + offset + 1));
+        for edge in &self.edges {
+            and(if edge.last { past.le(&edge.least + 1) } else { start.ge(&edge.most) });
         }
         let tiles = match whole {
             Some(whole) => k.try_if_else(whole, |k, whole| match whole && plain {
@@ -178,7 +266,7 @@ impl<'e> Emit<'e> {
         let (first, grid) = (self.first.clone(), self.grid.clone());
         let (rows, keys) = (self.rows.clone(), self.keys.clone());
         let [rows_end, keys_end] = self.partial();
-        let values = &mut self.values;
+        let (edges, values) = (&self.edges, &mut self.values);
         let tiles = k.try_map(&["scores"], &[self.bm, self.bn], &[sums], |k, x, at| {
             let row = k.bind("row", &first + &at[0]);
             let key = k.bind("key", start + &at[1]);
@@ -189,10 +277,7 @@ impl<'e> Emit<'e> {
             };
             let inside = exists(&existing[1..]);
             if streamed.scale.is_some() {
-                let seen = streamed.diagonal.as_ref().filter(|_| !whole).map(|diagonal| {
-                    let position = grid.iter().find(|(label, _)| *label == diagonal.label).map_or(&row, |(_, at)| at);
-                    key.le(position + values.dim(k, &diagonal.offset))
-                });
+                let seen = edges.iter().filter(|_| !whole).map(|edge| edge.sees(&row, &key));
                 let seen = inside.into_iter().chain(seen).reduce(|a, b| a.and(b));
                 return Ok(vec![seen.map_or(x[0].clone(), |seen| seen.select(&x[0], hidden()))]);
             }
@@ -214,7 +299,7 @@ impl<'e> Emit<'e> {
     /// Writes the results of the CTA's tile.
     fn results(&mut self, k: &mut Builder, total: &Tile, sums: &Tile) -> Result<()> {
         let streamed = self.streamed;
-        let outputs: Vec<ValueId> = (0..streamed.boxes.len()).map(|i| self.values.output(i)).collect();
+        let outputs: Vec<ValueId> = streamed.full.iter().map(|i| self.values.output(*i)).collect();
         let product = streamed.parts.product;
         let paths: Vec<Vec<ValueId>> =
             outputs.iter().map(|v| views(&self.values, product, *v)).collect::<Result<_>>()?;
@@ -240,12 +325,54 @@ impl<'e> Emit<'e> {
                 results
             })
         })?;
-        for (i, tile) in tiles.iter().enumerate() {
-            let place = match self.output_box(k, i, &sums.shape) {
+        for ((i, path), tile) in streamed.full.iter().zip(&paths).zip(&tiles) {
+            let place = match self.output_box(k, *i, &sums.shape) {
                 Some(view) => Place::View(view),
-                None => self.output_elements(k, i, &paths[i], &sums.shape)?,
+                None => self.output_elements(k, *i, path, &sums.shape)?,
             };
             k.store(place, tile);
+        }
+        Ok(())
+    }
+
+    /// Writes the results that follow from the greatest score and the total of each row.
+    fn of_rows(&mut self, k: &mut Builder, most: &Tile, total: &Tile) -> Result<()> {
+        let streamed = self.streamed;
+        let [partial, _] = self.partial();
+        for i in &streamed.of_rows {
+            let v = self.values.output(*i);
+            let (hint, rank) = (self.values.hint(v), self.values.shape(v).len());
+            let (first, rows, grid) = (&self.first, &self.rows, &self.grid);
+            let values = &mut self.values;
+            let at_row = |values: &mut Values, k: &mut MapBuilder, at: &[Expr]| {
+                let row = k.bind("row", first + &at[0]);
+                let exists = partial.then(|| k.bind("exists", row.lt(rows)));
+                let mut coordinates = grid.clone();
+                coordinates.extend(streamed.rows.coordinates(values, k, &row));
+                let mut index = indices(&streamed.scores, &coordinates);
+                index.truncate(rank);
+                (index, exists)
+            };
+            let tiles = k.try_map(&[hint.as_str()], &most.shape, &[most, total], |k, x, at| {
+                let (index, exists) = at_row(values, k, at);
+                values.at_points(exists, |values| {
+                    // In units of scores again.
+                    let greatest = streamed.scale.map_or(x[0].clone(), |scale| &x[0] * scale);
+                    values.bind(streamed.parts.peak, greatest);
+                    values.bind(streamed.parts.total, x[1].clone());
+                    let result = values.value(k, v, &index);
+                    values.unbind();
+                    Ok(vec![result?])
+                })
+            })?;
+            let buffer = values.output_buffer(*i).clone();
+            let place = k.elements(&buffer, &most.shape, |k, at| {
+                values.scoped(|values| {
+                    let (index, exists) = at_row(values, k, at);
+                    (index, exists.unwrap_or(Expr::bool(true)))
+                })
+            });
+            k.store(place, &tiles[0]);
         }
         Ok(())
     }
@@ -358,7 +485,7 @@ impl Points<'_> {
     }
 }
 
-/// The score at an index from its sum; `whole`: it is not masked by the diagonal.
+/// The score at an index from its sum; `whole`: no mask of positions hides it.
 fn score(
     values: &mut Values,
     k: &mut dyn Writer,
@@ -368,9 +495,14 @@ fn score(
     whole: bool,
 ) -> Result<Expr> {
     values.bind(streamed.sums, round(sum, streamed.types[0]));
-    if let (true, Some(diagonal)) = (whole, &streamed.diagonal) {
-        let seen = values.value(k, diagonal.seen, index)?;
-        values.bind(diagonal.masked, seen);
+    for (selected, seen) in streamed.positions.decided.iter().filter(|_| whole) {
+        let rank = values.shape(*selected).len();
+        let seen = match literal(values, *seen) {
+            Some(_) => values.value(k, *seen, &vec![Expr::index(0); rank])?,
+            None if values.shape(*selected) == values.shape(streamed.parts.x) => values.value(k, *seen, index)?,
+            None => continue,
+        };
+        values.bind(*selected, seen);
     }
     values.number(k, streamed.parts.x, index)
 }

@@ -1,6 +1,6 @@
 //! The operands and dimensions of both products of an attention, in the labels of the first.
 
-use super::causal::diagonal;
+use super::positions::{Positions, literal};
 use crate::Result;
 use crate::families::gemm::{stored, views};
 use crate::value::dims::{multiple, numel};
@@ -73,23 +73,15 @@ pub struct Streamed {
     pub depth: Group,
     /// Columns of the second product.
     pub columns: Group,
-    /// No row sees a key past its own position along this label and this.
-    pub diagonal: Option<Diagonal>,
-    /// The factor, if nothing else stands between the sums and the softmax but the diagonal's mask.
+    /// Which keys a row sees by its position.
+    pub positions: Positions,
+    /// The factor, if nothing else stands between the sums and the softmax but masks of positions.
     pub scale: Option<f64>,
+    /// Results that follow from the second product, and results of rows.
+    pub full: Vec<usize>,
+    pub of_rows: Vec<usize>,
     /// For each result the labels of its elements in row-major order, where these are whole axes.
     pub boxes: Vec<Option<Vec<char>>>,
-}
-
-/// A causal mask.
-pub struct Diagonal {
-    /// The axis of positions.
-    pub label: char,
-    /// How far past its own position a row sees.
-    pub offset: Dim,
-    /// What is masked, and the result.
-    pub seen: ValueId,
-    pub masked: ValueId,
 }
 
 impl Streamed {
@@ -138,20 +130,21 @@ impl Streamed {
             Some(input) => Ok(Operand { input, labels: labels.clone() }),
             None => values.malformed("its products multiply other than inputs"),
         };
-        let diagonal = diagonal(values, parts.x).map(|found| Diagonal {
-            label: scores[found.axis],
-            offset: found.offset,
-            seen: found.seen,
-            masked: found.masked,
-        });
         let sums = first.outputs[0];
-        let scale = match &diagonal {
-            Some(diagonal) if diagonal.masked == parts.x => scale(values, diagonal.seen, sums),
-            Some(_) => None,
-            None => scale(values, parts.x, sums),
+        let positions = Positions::of(values, parts.x);
+        let scale = scale(values, &positions, parts.x, sums);
+        let mut behind = vec![false; graph.values.len()];
+        for node in &graph.nodes {
+            let follows = node.outputs == second.outputs || node.inputs.iter().any(|v| behind[v.index()]);
+            node.outputs.iter().for_each(|v| behind[v.index()] = follows);
+        }
+        let (full, of_rows): (Vec<usize>, Vec<usize>) =
+            (0..graph.outputs.len()).partition(|i| behind[graph.outputs[*i].1.index()]);
+        let of_result = |i: usize| match full.contains(&i) {
+            true => Ok(stored(&views(values, parts.product, graph.outputs[i].1)?, values, &out)),
+            false => Ok(None),
         };
-        let of_result = |(_, v): &(String, ValueId)| Ok(stored(&views(values, parts.product, *v)?, values, &out));
-        let boxes = graph.outputs.iter().map(of_result).collect::<Result<_>>()?;
+        let boxes = (0..graph.outputs.len()).map(of_result).collect::<Result<_>>()?;
         Ok(Streamed {
             sums,
             result: second.outputs[0],
@@ -168,8 +161,10 @@ impl Streamed {
             parts,
             scores,
             out,
-            diagonal,
+            positions,
             scale,
+            full,
+            of_rows,
             boxes,
         })
     }
@@ -251,8 +246,8 @@ pub enum Feed {
     Boxes(usize),
 }
 
-/// The factor by which `x` is `sums` times a positive constant, in f32.
-fn scale(values: &Values, x: ValueId, sums: ValueId) -> Option<f64> {
+/// The factor by which `x` is `sums` times a positive constant, in f32, where no mask of positions hides it.
+fn scale(values: &Values, positions: &Positions, x: ValueId, sums: ValueId) -> Option<f64> {
     let graph = values.graph;
     if graph.ty(x).dtype != DType::F32 {
         return None;
@@ -260,21 +255,21 @@ fn scale(values: &Values, x: ValueId, sums: ValueId) -> Option<f64> {
     if x == sums {
         return Some(1.0);
     }
+    let of = |x: ValueId| scale(values, positions, x, sums);
     let node = graph.producer(x);
     match (&node.op, &node.inputs[..]) {
-        (Op::Cast { .. }, [from]) => scale(values, *from, sums),
+        (Op::Select, _) => positions.decided.iter().find(|(v, _)| *v == x).and_then(|(_, seen)| of(*seen)),
+        (Op::Cast { .. }, [from]) => of(*from),
         (Op::Binary(BinaryOp::Mul), [a, b]) => {
-            let constant = |v: ValueId| {
-                let mut node = graph.producer(v);
-                while let (Op::Broadcast { .. } | Op::Reshape { .. }, [from]) = (&node.op, &node.inputs[..]) {
-                    node = graph.producer(*from);
-                }
-                let Op::Const { value } = &node.op else { return None };
-                let factor = *value.to_f64_vec().first()?;
-                (value.len() == 1 && factor.is_finite() && factor > 0.0).then_some(factor)
+            let product = |x: ValueId, factor: ValueId| {
+                let factor = literal(values, factor).filter(|factor| factor.is_finite() && *factor > 0.0)?;
+                Some(of(x)? * factor)
             };
-            let product = |x: ValueId, factor: ValueId| Some(scale(values, x, sums)? * constant(factor)?);
             product(*a, *b).or_else(|| product(*b, *a))
+        }
+        (Op::Binary(BinaryOp::Add), [a, b]) => {
+            let nothing = |v: ValueId| positions.mask(values, v) == Some(0.0);
+            [(*a, *b), (*b, *a)].into_iter().find(|(_, mask)| nothing(*mask)).and_then(|(x, _)| of(x))
         }
         _ => None,
     }

@@ -60,7 +60,10 @@ pub struct Shape {
 /// Most 32-bit registers of a thread for elements of rows.
 const MOST_WORDS: u32 = 96;
 /// Longest row that is held whole.
-const MOST_COLUMNS: u32 = 16 << 10;
+const MOST_COLUMNS: u32 = 32 << 10;
+/// Registers that the threads of a CTA have together, and what each needs beside its elements.
+const REGISTERS: u32 = 64 << 10;
+const BESIDE: u32 = 28;
 
 impl Shape {
     /// Elements of the widest access.
@@ -91,7 +94,8 @@ impl Shape {
         let teams = threads / row_threads;
         let mut add = |whole, columns: u32, rows: u32| {
             let elements = u64::from(columns) * u64::from(rows) / u64::from(threads);
-            if elements >= 1 && elements * u64::from(self.words) <= MOST_WORDS.into() {
+            let most = (REGISTERS / threads).min(MOST_WORDS + BESIDE) - BESIDE;
+            if elements >= 1 && elements * u64::from(self.words) <= most.into() {
                 space.push(Config { whole, columns, rows, row_threads, warps });
             }
         };

@@ -250,7 +250,9 @@ impl<'p> Machine<'p> {
             Op::Map { axes, args, body, results } => self.map(fiber, stmt, axes, args, (body, results)),
             Op::Reduce { op, value, axis } => {
                 let (elements, from) = (self.tile(fiber, *value)?, self.shape(*value));
-                self.define(fiber, stmt, |state, dtype, _| tile::reduce(state, *op, dtype, &elements, from, *axis))
+                self.define(fiber, stmt, |state, dtype, to| {
+                    tile::reduce(state, *op, dtype, &elements, (from, to), *axis)
+                })
             }
             Op::Transpose { value, perm } => {
                 let (elements, from) = (self.tile(fiber, *value)?, self.shape(*value));

@@ -157,25 +157,27 @@ pub(super) fn map(
     Ok(tiles)
 }
 
-/// The elements along `axis` combined in order: floats in f64, rounded once.
+/// The elements along `axis` of a tile of the first extents that are a multiple of the second's apart, combined in order: floats in f64, rounded
+/// once.
 pub(super) fn reduce(
     state: &State,
     op: ReduceOp,
     dtype: DType,
     value: &[Scalar],
-    shape: &[u32],
+    (shape, to): (&[u32], &[u32]),
     axis: usize,
 ) -> Result<Vec<Scalar>> {
     let wide = if dtype.is_float() { DType::F64 } else { dtype };
     let identity = state.eval(&op.identity(dtype))?;
-    let (extent, inner) = (shape[axis] as usize, count(&shape[axis + 1..]));
+    let (extent, left, inner) = (shape[axis] as usize, to[axis] as usize, count(&shape[axis + 1..]));
     let combined = |result: usize| {
-        let first = result / inner * extent * inner + result % inner;
-        let along = (0..extent).map(|i| value[first + i * inner]);
+        let lines = left * inner;
+        let first = result / lines * extent * inner + result % lines;
+        let along = (0..extent / left).map(|i| value[first + i * lines]);
         let total = along.into_iter().try_fold(identity, |total, x| state.binary(op.binary(), wide, total, x))?;
         Ok(total.cast(dtype))
     };
-    (0..count(&shape[..axis]) * inner).map(combined).collect()
+    (0..count(to)).map(combined).collect()
 }
 
 /// The elements of a tile of extents `shape` with axis `perm[i]` as axis `i`.

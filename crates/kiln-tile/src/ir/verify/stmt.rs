@@ -236,7 +236,11 @@ impl<'a> Verifier<'a> {
     fn reduce(&self, result: &Value, op: ReduceOp, value: &Value, axis: usize) -> Result<()> {
         let mut shape = value.shape.clone();
         match shape.get_mut(axis) {
-            Some(extent) => *extent = 1,
+            Some(extent) => {
+                // What is left divides the extent.
+                let left = result.shape.get(axis).copied().filter(|left| *left > 0 && extent.is_multiple_of(*left));
+                *extent = left.unwrap_or(1);
+            }
             None => return self.fail(format!("axis {axis} of a tile of rank {}", shape.len()), "name an axis it has"),
         }
         self.scalars().reduces(op, value.dtype.into(), &format!("`%{}` ({})", value.name, self.place))?;

@@ -168,10 +168,13 @@ fn long_depths_are_summed_in_parts_and_few_rows_swapped() {
 
 /// The cheapest Config of `x[m, k] * w[n, k]` in bf16 on an H200.
 fn first(m: i64, n: i64, k: i64) -> (String, serde_json::Value) {
-    let f = DType::BF16;
+    first_of(DType::BF16, (DType::F32, DType::BF16), [m, n, k])
+}
+
+fn first_of(f: DType, (acc, out): (DType, DType), [m, n, k]: [i64; 3]) -> (String, serde_json::Value) {
     let mut b = Builder::new("first");
     let [x, w] = [("x", m), ("w", n)].map(|(name, rows)| b.input(name, f, &[Dim::from(rows), Dim::from(k)]).unwrap());
-    let y = b.contract(spec("mk,nk->mn"), x, w, DType::F32, f).unwrap();
+    let y = b.contract(spec("mk,nk->mn"), x, w, acc, out).unwrap();
     b.output("y", y);
     let (name, summary) = ("first".to_owned(), "a product".to_owned());
     let region = Region { name, summary, anchor: Anchor::Contract, graph: b.finish() };
@@ -196,6 +199,12 @@ fn the_tile_divides_the_waves() {
         let bn = config["bn"].as_u64().unwrap();
         let right = (least..=most).contains(&bn) && config["bm"] == 128 && config["persistent"] == true;
         assert!(right && config["specialise"] == true, "{m}x{n}x{k}: {text}");
+    }
+    // Bytes are multiplied twice as fast, and are half as many.
+    for (f, sums) in [(DType::F8E4M3, (DType::F32, DType::BF16)), (DType::I8, (DType::I32, DType::I32))] {
+        let (text, config) = first_of(f, sums, [8192; 3]);
+        let tile = config["bm"].as_u64().unwrap() * config["bn"].as_u64().unwrap();
+        assert!(tile >= 128 * 128 && config["bk"] == 128 && config["specialise"] == true, "{f}: {text}");
     }
 }
 

@@ -5,7 +5,7 @@
 use super::Problem;
 use super::config::{Config, Depth, Feed};
 use crate::families::cost::flops;
-use kiln_target::atoms::MmaKind;
+use kiln_target::atoms::{MatrixType, MmaKind};
 use kiln_target::{Estimate, Gpu, occupancy};
 use kiln_tile::passes::Machine;
 
@@ -21,7 +21,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let costs = &gpu.costs;
     let [bm, bn, bk] = [config.bm, config.bn, config.bk].map(f64::from);
     let sms = f64::from(gpu.sms);
-    let kind = problem.atom(config, &Machine::new(gpu.arch)).map_or(MmaKind::Fma, |atom| atom.kind);
+    let atom = problem.atom(config, &Machine::new(gpu.arch));
+    let kind = atom.map_or(MmaKind::Fma, |atom| atom.kind);
     let whole = (problem.depth_size() / bk).ceil().max(1.0);
     let (ctas, steps) = match config.depth {
         Depth::Stream(ctas) => (f64::from(ctas), (problem.tiles(config) * whole / f64::from(ctas)).ceil()),
@@ -38,7 +39,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
 
     let share = if kind < problem.best && kind == MmaKind::Sync { costs.sync_share } else { 1.0 };
     let share = if kind == MmaKind::Fma { 1.0 } else { share * costs.tensor_share };
-    let peak = gpu.peak_ops(problem.types[0], kind != MmaKind::Fma) * share / sms;
+    let peak = 1e12 * atom.map_or(gpu.rates.f32, |atom| rate(atom.a, gpu)) * share / sms;
     let math = 2.0 * bm * bn * bk / peak;
     let clock = gpu.clock_ghz * 1e9;
     let shared = read_bytes(problem, config, kind) / SHARED_BYTES / clock;
@@ -88,6 +89,18 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     };
     let seconds = gpu.launch_seconds + costs.latency_seconds + overlapped + combined;
     Estimate { seconds, bytes, flops: operations, launches }
+}
+
+/// Peak of instructions on operands of a type, in 10^12 operations a second.
+fn rate(of: MatrixType, gpu: &Gpu) -> f64 {
+    match of {
+        MatrixType::F64 => gpu.rates.f64,
+        MatrixType::F32 | MatrixType::S32 => gpu.rates.f32,
+        MatrixType::Tf32 => gpu.rates.tf32,
+        MatrixType::F16 | MatrixType::BF16 => gpu.rates.f16,
+        MatrixType::E4m3 | MatrixType::E5m2 => gpu.rates.f8,
+        MatrixType::S8 | MatrixType::U8 => gpu.rates.i8,
+    }
 }
 
 /// Time of memory for so many bytes of which so many are on their way at a time: its own, or the latency of each, whichever is longer; where

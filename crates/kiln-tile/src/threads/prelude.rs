@@ -135,13 +135,13 @@ __device__ __forceinline__ Vec<{ty}, 2> round_pair_{ty}(float first, float secon
     )
 }
 
-// Of arithmetic that the compiler sees through: a pair that was rounded together is not taken apart, not even around a loop.
-const PACK16: &str = "\
-// Two numbers of 16 bits in one register, the first in the low half.
+const PACK16: &str = r#"// Two numbers of 16 bits in one register, the first in the low half.
 __device__ __forceinline__ unsigned pack(unsigned short first, unsigned short second) {
-    return first | (unsigned)second << 16;
+    unsigned pair;
+    asm("mov.b32 %0, {%1, %2};" : "=r"(pair) : "h"(first), "h"(second));
+    return pair;
 }
-";
+"#;
 
 const PACK8: &str = "\
 // Four bytes in one register, the first lowest.

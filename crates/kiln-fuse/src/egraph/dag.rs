@@ -34,8 +34,12 @@ pub(crate) struct DagClass {
     pub types: Vec<TensorType>,
     /// Op with several results: only reached through `result` nodes.
     pub tuple: bool,
+    /// Every element is this value.
+    pub splat: Option<f64>,
     pub weight_only: bool,
     pub literal: bool,
+    /// Computable from literals and extents.
+    pub shapely: bool,
     /// What computing it from weights takes.
     pub effort: Effort,
     pub nodes: Vec<DagNode>,
@@ -112,8 +116,10 @@ impl Dag {
                 classes.push(DagClass {
                     types: f.types.clone(),
                     tuple,
+                    splat: f.splat,
                     weight_only: f.weight_only,
                     literal: f.literal,
+                    shapely: f.shapely,
                     effort: f.effort,
                     nodes,
                 });

@@ -1,0 +1,1 @@
+//! Every place of every function in a model, as cuts.

@@ -1,0 +1,51 @@
+//! More ways to write a function that a kernel implements. They turn what models write in one of several ways into the others, and back: on something as small as a function that ends, on a
+//! model it would not.
+
+use super::{Rule, rule};
+use crate::Numerics::Reassoc;
+use crate::Result;
+use kiln_graph::{BinaryOp, Op, UnaryOp};
+
+pub(super) fn rules() -> Result<Vec<Rule>> {
+    let mut rules = vec![
+        rule("quotient-is-product", Reassoc, "(div ?x ?y)", |m, [x, y]| {
+            if !m.ty(x)?.dtype.is_float() {
+                return None;
+            }
+            let r = m.add(Op::Unary(UnaryOp::Recip), &[y])?;
+            m.add(Op::Binary(BinaryOp::Mul), &[x, r])
+        })?,
+        rule("recip-is-quotient", Reassoc, "(mul ?x (recip ?y))", |m, [x, y]| {
+            m.add(Op::Binary(BinaryOp::Div), &[x, y])
+        })?,
+        rule("recip-is-quotient-left", Reassoc, "(mul (recip ?y) ?x)", |m, [y, x]| {
+            m.add(Op::Binary(BinaryOp::Div), &[x, y])
+        })?,
+        rule("recip-of-rows-is-quotient", Reassoc, "(mul ?x (broadcast ?b (recip ?y)))", |m, [x, b, y]| {
+            let rows = m.attr(b)?;
+            let y = m.add(rows, &[y])?;
+            m.add(Op::Binary(BinaryOp::Div), &[x, y])
+        })?,
+        rule("rsqrt-is-recip", Reassoc, "(rsqrt ?x)", |m, [x]| {
+            let root = m.add(Op::Unary(UnaryOp::Sqrt), &[x])?;
+            m.add(Op::Unary(UnaryOp::Recip), &[root])
+        })?,
+    ];
+    // (x y) z = x (y z), either way, whatever side the product is on.
+    for op in [BinaryOp::Add, BinaryOp::Mul] {
+        for (side, pattern) in
+            [("left", format!("({op} ({op} ?x ?y) ?z)")), ("right", format!("({op} ?z ({op} ?x ?y))"))]
+        {
+            rules.push(rule(format!("{op}-associates-{side}"), Reassoc, &pattern, move |m, vars: [_; 3]| {
+                let [x, y, z] = if side == "left" { vars } else { [vars[1], vars[2], vars[0]] };
+                // `x = x * 1` puts a class below itself; unrolling it would not end.
+                if [x, y, z].contains(&m.root) || !m.ty(x)?.dtype.is_float() {
+                    return None;
+                }
+                let rest = m.add(Op::Binary(op), &[y, z])?;
+                m.add(Op::Binary(op), &[x, rest])
+            })?);
+        }
+    }
+    Ok(rules)
+}

@@ -15,6 +15,10 @@ mod rows;
 mod search;
 #[cfg(test)]
 mod tests;
+mod weights;
+
+pub(crate) use find::{Found, find};
+pub(crate) use weights::permute as permute_weights;
 
 use crate::egraph::{Dag, build};
 use crate::{Error, Numerics, Region, Result};

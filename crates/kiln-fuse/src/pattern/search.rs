@@ -35,6 +35,11 @@ impl Heads {
         Heads(dag.classes.iter().map(|class| class.nodes.iter().map(bare).collect()).collect())
     }
 
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Op> {
+        self.0.iter().flatten().flatten()
+    }
+
     fn at(&self, class: ClassIx, node: usize) -> Option<&Op> {
         self.0[class.index()][node].as_ref()
     }
@@ -357,7 +362,7 @@ fn alike(own: &TensorType, model: &TensorType) -> bool {
 }
 
 /// The head of an op with its two operands exchanged; `None` if they may not be.
-fn exchanged(op: &Op) -> Option<Op> {
+pub(super) fn exchanged(op: &Op) -> Option<Op> {
     Some(match op {
         Op::Binary(b) if commutes(*b) => op.clone(),
         Op::Compare(c) => Op::Compare(match c {

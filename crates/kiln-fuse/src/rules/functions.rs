@@ -2,10 +2,24 @@
 //! model it would not.
 
 use super::{Rule, rule};
-use crate::Numerics::Reassoc;
+use crate::Numerics::{Exact, Reassoc};
 use crate::Result;
 use kiln_graph::{BinaryOp, Op, UnaryOp};
 
+/// What models write too and rules for models leave alone, for it makes no kernel better.
+pub(super) fn rules_of_models() -> Result<Vec<Rule>> {
+    Ok(vec![rule("broadcast-of-leading-units", Exact, "(broadcast ?b ?x)", |m, [b, x]| {
+        let shape = m.shape(x)?;
+        let units = shape.iter().take_while(|d| d.is(1)).count();
+        if units == 0 || m.facts(x).literal {
+            return None;
+        }
+        let (wide, x) = (m.attr(b)?, m.add(Op::Reshape { shape: shape[units..].to_vec() }, &[x])?);
+        m.add(wide, &[x])
+    })?])
+}
+
+/// Rules for functions alone.
 pub(super) fn rules() -> Result<Vec<Rule>> {
     let mut rules = vec![
         rule("quotient-is-product", Reassoc, "(div ?x ?y)", |m, [x, y]| {

@@ -145,7 +145,13 @@ pub(crate) fn all() -> Result<&'static [Rule]> {
 /// [`all`], and those that are for the functions of kernels alone.
 pub(crate) fn of_functions() -> Result<Vec<&'static Rule>> {
     static OWN: LazyLock<Result<Vec<Rule>>> = LazyLock::new(functions::rules);
-    let own = OWN.as_deref().map_err(Error::clone)?;
+    Ok(of_models(true)?.into_iter().chain(OWN.as_deref().map_err(Error::clone)?).collect())
+}
+
+/// [`all`], and those for models in which functions are looked for.
+pub(crate) fn of_models(functions: bool) -> Result<Vec<&'static Rule>> {
+    static OWN: LazyLock<Result<Vec<Rule>>> = LazyLock::new(functions::rules_of_models);
+    let own = if functions { OWN.as_deref().map_err(Error::clone)? } else { &[] };
     Ok(all()?.iter().chain(own).collect())
 }
 

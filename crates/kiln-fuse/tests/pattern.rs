@@ -4,7 +4,7 @@ mod common;
 
 use common::{check, options};
 use kiln_fuse::{Anchor, Bound, Fused, Numerics, Options, Pattern, Plan, Region, fuse};
-use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, ReduceOp, Result, Symbols, Tensor, UnaryOp, ValueId};
+use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Op, ReduceOp, Result, Symbols, Tensor, UnaryOp, ValueId};
 use std::sync::Arc;
 
 const F: DType = DType::F32;
@@ -207,4 +207,216 @@ fn the_function_is_found_in_an_exporters_words() {
         let given = |i: usize| region.graph.ty(region.graph.outputs[bound.outputs[i]].1).dtype;
         assert_eq!([given(0), given(1)], [DType::I8, F]);
     }
+}
+
+/// `gelu(x w + b)` as an exporter has it.
+fn exported_linear(b: &mut Builder, x: ValueId, n: usize) -> Result<(ValueId, ValueId)> {
+    let k = b.shape(x).last().and_then(Dim::as_const).unwrap() as usize;
+    let w = b.weight_data("W", random(&[k, n], 3))?;
+    let bias = b.weight_data("B", random(&[n], 4))?;
+    let y = b.matmul(x, w)?;
+    let y = b.plus(bias, y)?;
+    let z = b.binary_scalar(BinaryOp::Div, y, 2f64.sqrt())?;
+    let e = b.erf(z)?;
+    let e = b.plus_scalar(e, 1.0)?;
+    let z = b.mul(y, e)?;
+    Ok((y, b.mul_scalar(z, 0.5)?))
+}
+
+#[test]
+fn a_product_over_a_transposed_weight_is_found_wherever_its_rows_have_axes() {
+    let pattern = Arc::new(pattern(&linear_gelu()));
+    for shape in [&[7, 16][..], &[3, 5, 16], &[2, 3, 2, 16]] {
+        let graph = model("erf", |b| {
+            let dims: Vec<Dim> = shape.iter().map(|&d| Dim::from(d)).collect();
+            let x = b.input("x", F, &dims)?;
+            Ok(vec![("y", exported_linear(b, x, 8)?.1)])
+        });
+        let fused = check(&graph, &[random(shape, 9)], &with(&[&pattern]), 1e-5);
+        let found = chosen(&fused, &pattern);
+        let [(region, bound)] = &found[..] else { panic!("{}", fused.report) };
+        // A region that others may make too: what it is called does not depend on who does.
+        assert_eq!((region.anchor, fused.report.kernels), (Anchor::Contract, 1));
+        let rows: usize = shape[..shape.len() - 1].iter().product();
+        assert_eq!(dims(bound), ["K = 16".to_owned(), format!("M = {rows}"), "N = 8".to_owned()]);
+    }
+}
+
+#[test]
+fn scalars_of_a_function_may_be_literals_of_the_model() {
+    let mut b = Builder::new("scaled");
+    let [m, n] = ["M", "N"].map(|s| b.symbol(s, 1, 4096));
+    let x = b.input("x", F, &[m.clone(), n.clone()]).unwrap();
+    let s = b.input("s", F, &[]).unwrap();
+    let top = b.reduce(ReduceOp::Max, x, &[-1], true).unwrap();
+    let y = b.div(x, top).unwrap();
+    let y = b.exp(y).unwrap();
+    let y = b.mul(y, s).unwrap();
+    b.output("y", y);
+    let pattern = Arc::new(pattern(&b.finish()));
+    let graph = model("by_half", |b| {
+        let x = b.input("x", F, &[4.into(), 6.into()])?;
+        let top = b.reduce(ReduceOp::Max, x, &[-1], true)?;
+        let y = b.div(x, top)?;
+        let y = b.exp(y)?;
+        Ok(vec![("y", b.mul_scalar(y, 0.5)?)])
+    });
+    let fused = check(&graph, &[random(&[4, 6], 9)], &with(&[&pattern]), 1e-5);
+    let found = chosen(&fused, &pattern);
+    let [(region, bound)] = &found[..] else { panic!("{}", fused.report) };
+    assert!(region.graph.ty(region.graph.inputs[bound.inputs[1]]).shape.is_empty());
+    assert_eq!(fused.plan.weights.values().map(|t| t.to_f64_vec()).collect::<Vec<_>>(), [[0.5]]);
+}
+
+/// How often a function is chosen in a model, whose results must be right all the same.
+fn launches(pattern: &Arc<Pattern>, graph: &Graph, inputs: &[Tensor]) -> (usize, usize) {
+    let fused = check(graph, inputs, &with(&[pattern]), 0.01);
+    (fused.report.functions[0].places, fused.report.functions[0].launches)
+}
+
+/// A call of [`swiglu_quantized`] with other words.
+fn call(words: &Words, change: impl Fn(&mut Builder, &mut [ValueId; 4]) -> Result<()>) -> Graph {
+    model("call", |b| {
+        let x = b.input("x", F, &[12.into(), 12.into()])?;
+        let g = b.weight_data("g", random(&[12], 1))?;
+        let [gate, up] = [2, 3].map(|i| b.weight_data(&format!("w{i}"), random(&[8, 12], i)).unwrap());
+        let mut values = [x, g, gate, up];
+        change(b, &mut values)?;
+        let [q, s] = swiglu_quantized(b, values, words)?;
+        Ok(vec![("q", q), ("s", s)])
+    })
+}
+
+#[test]
+fn near_misses_are_not_the_function() {
+    let pattern = Arc::new(pattern(&function()));
+    let x = random(&[12, 12], 9);
+    let places = |words: &Words| launches(&pattern, &call(words, |_, _| Ok(())), std::slice::from_ref(&x));
+    assert_eq!(places(&WORDS), (1, 1));
+    assert_eq!(places(&Words { eps: 1e-5, ..WORDS }), (0, 0), "another epsilon");
+    assert_eq!(places(&Words { eps: 1.000_001e-6, ..WORDS }), (0, 0), "an epsilon that is off by some last places");
+    assert_eq!(places(&Words { activation: Builder::gelu, ..WORDS }), (0, 0), "another activation");
+    assert_eq!(places(&Words { activation: Builder::sigmoid, ..WORDS }), (0, 0), "another activation");
+    // Both axes of `x` have one extent, so that only the axis tells.
+    assert_eq!(places(&Words { norm_axis: 0, ..WORDS }), (0, 0), "the mean over other axes");
+    let turned = call(&WORDS, |b, values| {
+        values[0] = b.transpose(values[0], &[1, 0])?;
+        Ok(())
+    });
+    assert_eq!(launches(&pattern, &turned, std::slice::from_ref(&x)), (1, 1), "the transpose is not part of it");
+    let half = call(&WORDS, |b, values| {
+        for v in values {
+            *v = b.cast(*v, DType::F16)?;
+        }
+        Ok(())
+    });
+    assert_eq!(launches(&pattern, &half, std::slice::from_ref(&x)).0, 0, "another dtype");
+}
+
+#[test]
+fn what_a_kernel_does_not_give_is_not_taken_from_it() {
+    let linear = Arc::new(pattern(&linear_gelu()));
+    let escaping = |before: bool| {
+        let graph = model("escapes", |b| {
+            let x = b.input("x", F, &[256.into(), 512.into()])?;
+            let (before_gelu, y) = exported_linear(b, x, 384)?;
+            let mut all = vec![("y", y)];
+            all.extend(before.then_some(("before", before_gelu)));
+            Ok(all)
+        });
+        let fused = fuse(&graph, &with(&[&linear])).unwrap();
+        let bind = |r: &Region| linear.bind(r, &r.graph.symbols).is_some();
+        (fused.report.functions[0].launches, fused.plan.regions.iter().filter(|r| bind(r)).count())
+    };
+    assert_eq!(escaping(false), (1, 1));
+    // It would be multiplied twice. Whoever fuses both results has a region that is not the function.
+    assert_eq!(escaping(true), (0, 0));
+
+    // A cheap value inside may be computed once more.
+    let both = Arc::new(pattern(&function()));
+    let graph = model("norm_used", |b| {
+        let x = b.input("x", F, &[12.into(), 12.into()])?;
+        let g = b.weight_data("g", random(&[12], 1))?;
+        let [gate, up] = [2, 3].map(|i| b.weight_data(&format!("w{i}"), random(&[8, 12], i)).unwrap());
+        let [q, s] = swiglu_quantized(b, [x, g, gate, up], &WORDS)?;
+        let norm = b.rms_norm(x, -1, Some(g), 1e-6)?;
+        Ok(vec![("q", q), ("s", s), ("norm", norm)])
+    });
+    let fused = check(&graph, &[random(&[12, 12], 9)], &with(&[&both]), 0.01);
+    assert_eq!((chosen(&fused, &both).len(), fused.report.kernels), (1, 2), "{}", fused.report);
+}
+
+#[test]
+fn dims_must_agree_and_requirements_be_provable() {
+    // M twice: rows and columns of one square, and the rows of another operand.
+    let square = |m: &str, n: &str, multiple: i64, low: i64| {
+        let mut b = Builder::new("square");
+        let [m, n] = [m, n].map(|s| s.parse::<i64>().map_or_else(|_| b.symbol(s, low, 4096), Dim::from));
+        if m.as_const().is_none() {
+            b.multiple(&m, &multiple.into(), "rows").unwrap();
+        }
+        let x = b.input("x", F, &[m.clone(), n]).unwrap();
+        let scale = b.input("scale", F, &[m]).unwrap();
+        let scale = b.unsqueeze(scale, &[1]).unwrap();
+        let top = b.reduce(ReduceOp::Max, x, &[0], true).unwrap();
+        let y = b.sub(x, top).unwrap();
+        let y = b.mul(y, scale).unwrap();
+        b.output("y", y);
+        b.finish()
+    };
+    let places = |pattern: &Graph, model: &Graph| {
+        let pattern = Arc::new(Pattern::new(&pattern.name, pattern).unwrap());
+        fuse(model, &with(&[&pattern])).unwrap().report.functions[0].places
+    };
+    let own = square("M", "M", 1, 1);
+    assert_eq!(places(&own, &square("8", "8", 1, 1)), 1);
+    assert_eq!(places(&own, &square("S", "S", 1, 1)), 1);
+    assert_eq!(places(&own, &square("8", "9", 1, 1)), 0, "M is 8 and 9");
+    assert_eq!(places(&own, &square("S", "T", 1, 1)), 0, "S and T need not be equal");
+    assert_eq!(places(&own, &square("S", "S", 1, 0)), 0, "S may be 0");
+    let eights = square("M", "N", 8, 1);
+    assert_eq!(places(&eights, &square("16", "5", 1, 1)), 1);
+    assert_eq!(places(&eights, &square("S", "5", 16, 1)), 1);
+    assert_eq!(places(&eights, &square("12", "5", 1, 1)), 0, "12 is no multiple of 8");
+    assert_eq!(places(&eights, &square("S", "5", 1, 1)), 0, "nothing is known of S");
+    assert_eq!(places(&eights, &square("S", "5", 4, 1)), 0, "multiples of 4 need not be of 8");
+}
+
+#[test]
+fn exact_numerics_take_only_the_same_arithmetic() {
+    let pattern = Arc::new(pattern(&function()));
+    let exact = Options { numerics: Numerics::Exact, ..with(&[&pattern]) };
+    let same = call(&WORDS, |_, _| Ok(()));
+    assert_eq!(fuse(&same, &exact).unwrap().report.functions[0].places, 1);
+    let other = exported([2.into(), 3.into(), 16.into()], 16, 12);
+    assert_eq!(fuse(&other, &exact).unwrap().report.functions[0].places, 0);
+}
+
+#[test]
+fn what_no_pattern_can_hold_is_refused() {
+    let refused = |make: &dyn Fn(&mut Builder, ValueId) -> Result<ValueId>| {
+        let mut b = Builder::new("f");
+        let x = b.input("x", F, &[Dim::sym("M"), 4.into()]).unwrap();
+        let y = make(&mut b, x).unwrap();
+        b.output("y", y);
+        Pattern::new("f", &b.finish()).unwrap_err().to_string()
+    };
+    let weight = refused(&|b, x| {
+        let w = b.weight_data("w", random(&[4], 1))?;
+        b.mul(x, w)
+    });
+    assert_eq!(weight, "`f` cannot be a kernel's function: it has the weight `w`; make it an input");
+    let table = refused(&|b, x| {
+        let w = b.constant(random(&[4], 1))?;
+        b.mul(x, w)
+    });
+    assert!(table.contains("a constant of 4 elements"), "{table}");
+    let unused = refused(&|b, x| {
+        b.input("z", F, &[])?;
+        b.exp(x)
+    });
+    assert!(unused.ends_with("no output needs its input `z`"), "{unused}");
+    assert!(refused(&|_, x| Ok(x)).ends_with("its output `y` is an input"));
+    let sorted = refused(&|b, x| Ok(b.add(Op::TopK { axis: 1, k: 2.into(), largest: true }, &[x])?[0]));
+    assert!(sorted.contains("`topk` can stand in no kernel"), "{sorted}");
 }

@@ -4,6 +4,7 @@
 use super::{Rule, rule};
 use crate::Numerics::{Exact, Reassoc};
 use crate::Result;
+use egg::Id;
 use kiln_graph::{BinaryOp, Op, UnaryOp};
 
 /// What models write too and rules for models leave alone, for it makes no kernel better.
@@ -45,15 +46,18 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
             m.add(Op::Unary(UnaryOp::Recip), &[root])
         })?,
     ];
-    // (x y) z = x (y z), either way, whatever side the product is on.
+    // (x y) z = x (y z) = y (x z), on whichever side the product is: operands that a run computes are in no order.
     for op in [BinaryOp::Add, BinaryOp::Mul] {
-        for (side, pattern) in
-            [("left", format!("({op} ({op} ?x ?y) ?z)")), ("right", format!("({op} ?z ({op} ?x ?y))"))]
-        {
-            rules.push(rule(format!("{op}-associates-{side}"), Reassoc, &pattern, move |m, vars: [_; 3]| {
-                let [x, y, z] = if side == "left" { vars } else { [vars[1], vars[2], vars[0]] };
+        for (name, pattern, [first, second, third]) in [
+            ("left", format!("({op} ({op} ?x ?y) ?z)"), [0, 1, 2]),
+            ("left-exchanged", format!("({op} ({op} ?y ?x) ?z)"), [1, 0, 2]),
+            ("right", format!("({op} ?z ({op} ?x ?y))"), [1, 2, 0]),
+            ("right-exchanged", format!("({op} ?z ({op} ?y ?x))"), [2, 1, 0]),
+        ] {
+            rules.push(rule(format!("{op}-associates-{name}"), Reassoc, &pattern, move |m, vars: [Id; 3]| {
+                let [x, y, z] = [vars[first], vars[second], vars[third]];
                 // `x = x * 1` puts a class below itself; unrolling it would not end.
-                if [x, y, z].contains(&m.root) || !m.ty(x)?.dtype.is_float() {
+                if vars.contains(&m.root) || !m.ty(x)?.dtype.is_float() {
                     return None;
                 }
                 let rest = m.add(Op::Binary(op), &[y, z])?;

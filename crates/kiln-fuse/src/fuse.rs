@@ -114,7 +114,8 @@ fn functions(options: &Options, found: &Found) -> Vec<FunctionReport> {
         name: pattern.name().to_owned(),
         places: found.places.iter().filter(|place| place.function == i).count(),
         launches: 0,
-        exhausted: found.exhausted.contains(&i),
+        steps: found.searches[i].0,
+        exhausted: found.searches[i].1,
     };
     options.patterns.iter().enumerate().map(report).collect()
 }

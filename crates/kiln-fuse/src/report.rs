@@ -40,6 +40,8 @@ pub struct FunctionReport {
     pub places: usize,
     /// Launches that it was chosen for.
     pub launches: usize,
+    /// Steps that the search for places took: pairs of classes that were compared, ways to compute one that were tried.
+    pub steps: usize,
     /// Whether the search for places was given up before its end: there may be more.
     pub exhausted: bool,
 }
@@ -77,9 +79,9 @@ impl fmt::Display for Report {
             writeln!(f, "  {rule:<32} {n:6}")?;
         }
         for function in &self.functions {
-            let FunctionReport { name, places, launches, exhausted } = function;
+            let FunctionReport { name, places, launches, steps, exhausted } = function;
             let more = if *exhausted { ", perhaps more: the search was given up" } else { "" };
-            writeln!(f, "  `{name}`: {launches} of {places} places{more}")?;
+            writeln!(f, "  `{name}`: {launches} of {places} places, {steps} steps{more}")?;
         }
         for l in &self.launches {
             let (us, kib, mops) = (l.seconds * 1e6, l.bytes / 1024.0, l.ops / 1e6);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{check, options};
+use common::{check, encoder, options};
 use kiln_fuse::{Anchor, Bound, Fused, Numerics, Options, Pattern, Plan, Region, fuse};
 use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Op, ReduceOp, Result, Symbols, Tensor, UnaryOp, ValueId};
 use std::sync::Arc;
@@ -380,6 +380,33 @@ fn dims_must_agree_and_requirements_be_provable() {
     assert_eq!(places(&eights, &square("12", "5", 1, 1)), 0, "12 is no multiple of 8");
     assert_eq!(places(&eights, &square("S", "5", 1, 1)), 0, "nothing is known of S");
     assert_eq!(places(&eights, &square("S", "5", 4, 1)), 0, "multiples of 4 need not be of 8");
+}
+
+#[test]
+fn looking_for_functions_takes_a_few_steps_a_node() {
+    let mut norm = Builder::new("add_norm");
+    let [m, k] = ["M", "K"].map(|s| norm.symbol(s, 1, 1 << 20));
+    let [x, y] = ["x", "y"].map(|name| norm.input(name, F, &[m.clone(), k.clone()]).unwrap());
+    let [g, beta] = ["g", "beta"].map(|name| norm.input(name, F, std::slice::from_ref(&k)).unwrap());
+    let sum = norm.plus(x, y).unwrap();
+    let sum = norm.layer_norm(sum, -1, Some(g), Some(beta), 1e-12).unwrap();
+    norm.output("y", sum);
+    let functions = [norm.finish(), linear_gelu(), function()].map(|f| Arc::new(pattern(&f)));
+    let graph = encoder(12, Dim::from(2), Dim::from(8), 32, 2);
+    let fused = fuse(&graph, &with(&functions.each_ref())).unwrap();
+    eprintln!("{}", fused.report);
+    let [norm, gelu, other] = &fused.report.functions[..] else { panic!("{}", fused.report) };
+    assert_eq!([norm, gelu, other].map(|f| (f.places, f.launches)), [(24, 24), (12, 12), (0, 0)], "{}", fused.report);
+    for function in [norm, gelu, other] {
+        assert!(
+            !function.exhausted && function.steps < 4 * graph.nodes.len(),
+            "{} nodes: {function:?}",
+            graph.nodes.len()
+        );
+    }
+    // One region each, as for everything that is equal.
+    let kernels = fused.report.launches.iter().filter(|l| l.function.is_some());
+    assert_eq!(kernels.map(|l| l.region).collect::<std::collections::BTreeSet<_>>().len(), 2);
 }
 
 #[test]

@@ -4,41 +4,51 @@ use super::Pattern;
 use super::search::{Heads, Match, Model, Search, Via};
 use crate::cuts::is_literal;
 use crate::egraph::{ClassIx, Dag, KernelPlace};
-use crate::{Numerics, Result};
+use crate::emit::{Folder, region_graph};
+use crate::{Anchor, Numerics, Region, Result};
 use kiln_graph::{Graph, Op};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// What looking for functions found.
 pub(crate) struct Found {
     /// No two alike.
     pub places: Vec<KernelPlace>,
-    /// Functions that the search gave up on somewhere, by number.
-    pub exhausted: BTreeSet<usize>,
+    /// Of each function, the steps that looking for it took, and whether that was given up somewhere.
+    pub searches: Vec<(usize, bool)>,
 }
 
 /// The places of functions in a model. Which of them overlap is for the choice of cuts to see.
-pub(crate) fn find(dag: &Dag, model: &Graph, patterns: &[Arc<Pattern>], numerics: Numerics) -> Result<Found> {
-    let mut found = Found { places: Vec::new(), exhausted: BTreeSet::new() };
+pub(crate) fn find(dag: &Dag, graph: &Graph, patterns: &[Arc<Pattern>], numerics: Numerics) -> Result<Found> {
+    let mut found = Found { places: Vec::new(), searches: vec![(0, false); patterns.len()] };
     if patterns.is_empty() {
         return Ok(found);
     }
     let heads = Heads::of(dag);
-    let model = Model { dag, heads: &heads, symbols: &model.symbols, constraints: &model.constraints, bind: None };
+    let model = Model { dag, heads: &heads, symbols: &graph.symbols, constraints: &graph.constraints, bind: None };
+    let mut folder = Folder::new(&graph.weights);
     for (i, pattern) in patterns.iter().enumerate() {
+        // What fusion offers, the kernel must take: asked of each region once.
+        let mut binds: HashMap<Vec<u8>, bool> = HashMap::new();
         for variant in pattern.variants(numerics)? {
             let mut search = Search::new(variant, &model, numerics);
             for class in dag.indices() {
                 let place = search.at(class).and_then(|m| place(dag, i, &m));
-                if let Some(place) = place
-                    && !found.places.iter().any(|other| other.same(&place))
-                {
+                let Some(place) = place.filter(|place| !found.places.iter().any(|other| other.same(place))) else {
+                    continue;
+                };
+                let region = region_graph(dag, &place.inner, &place.outputs, &place.inputs, graph, &mut folder)?.graph;
+                let bound = binds.entry(region.structural_bytes()).or_insert_with(|| {
+                    let region = Region::canonical(&region, Anchor::Kernel).region;
+                    pattern.bind(&region, &region.graph.symbols).is_some()
+                });
+                if *bound {
                     found.places.push(place);
                 }
             }
-            if search.exhausted() {
-                found.exhausted.insert(i);
-            }
+            let (steps, exhausted) = &mut found.searches[i];
+            *steps += search.steps();
+            *exhausted |= search.exhausted();
         }
     }
     Ok(found)

@@ -14,8 +14,8 @@ use crate::egraph::{ClassIx, Dag, DagNode, commutes};
 use kiln_graph::{CompareOp, Constraint, DType, Dim, EinsumSpec, Op, Symbols, TensorType};
 use std::collections::HashMap;
 
-/// Ways that are tried to find a function in one model. A function that is found or not takes dozens.
-const EFFORT: usize = 200_000;
+/// Steps in which one function is looked for: so many, and so many a class of the model. What is found or not takes a few a class.
+const EFFORT: (usize, usize) = (50_000, 50);
 /// Most that literals of a model may differ from the function's where sums may be regrouped, in units of the last place: what rounding a quotient or a root in another order does.
 const LITERAL_ULPS: f64 = 2.0;
 
@@ -122,17 +122,23 @@ pub(crate) struct Search<'a> {
     model: &'a Model<'a>,
     numerics: Numerics,
     likely: HashMap<(ClassIx, ClassIx), bool>,
-    effort: usize,
+    /// Pairs of classes compared and ways tried.
+    steps: usize,
 }
 
 impl<'a> Search<'a> {
     pub fn new(variant: &'a Variant, model: &'a Model<'a>, numerics: Numerics) -> Search<'a> {
-        Search { variant, model, numerics, likely: HashMap::new(), effort: EFFORT }
+        Search { variant, model, numerics, likely: HashMap::new(), steps: 0 }
+    }
+
+    /// Steps that it took.
+    pub fn steps(&self) -> usize {
+        self.steps
     }
 
     /// Whether it gave up somewhere.
     pub fn exhausted(&self) -> bool {
-        self.effort == 0
+        self.steps >= EFFORT.0 + EFFORT.1 * self.model.dag.classes.len()
     }
 
     /// The function as all of the model, whose ends are given.
@@ -216,10 +222,10 @@ impl<'a> Search<'a> {
 
     /// Decides for a way, whose operands become goals. False: it does not unify.
     fn take(&mut self, own: ClassIx, class: ClassIx, way: Way<'a>, goals: &mut Vec<Goal>, state: &mut State) -> bool {
-        if self.effort == 0 {
+        if self.exhausted() {
             return false;
         }
-        self.effort -= 1;
+        self.steps += 1;
         state.places[own.index()] = Some((class, way.via));
         if let Some(value) = way.scalar {
             state.scalars.push((own, self.variant.ty(own).dtype, value));
@@ -283,9 +289,12 @@ impl<'a> Search<'a> {
             return *known;
         }
         let theirs = self.model.dag.class(class);
-        let found = !theirs.tuple
-            && alike(self.variant.ty(own), theirs.ty())
-            && self.ways(own, class).into_iter().any(|way| way.operands.into_iter().all(|(a, b)| self.likely(a, b)));
+        if theirs.tuple || !alike(self.variant.ty(own), theirs.ty()) {
+            return false;
+        }
+        self.steps += 1;
+        let ways = self.ways(own, class);
+        let found = ways.into_iter().any(|way| way.operands.into_iter().all(|(a, b)| self.likely(a, b)));
         self.likely.insert((own, class), found);
         found
     }

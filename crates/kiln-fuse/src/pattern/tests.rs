@@ -68,7 +68,7 @@ fn at(graph: &Graph, sizes: &BTreeMap<String, Dim>) -> Graph {
 #[test]
 fn random_extractions_of_a_function_are_the_function() {
     let mut rng = Rng::new(41);
-    for function in [gate(), linear()] {
+    for (function, least) in [(gate(), 16), (linear(), 8)] {
         let pattern = Arc::new(Pattern::new(&function.name, &function).unwrap());
         let options = Options { patterns: vec![pattern.clone()], ..Options::new("sm_90a".parse().unwrap()) };
         let built = build(&function).unwrap();
@@ -77,7 +77,8 @@ fn random_extractions_of_a_function_are_the_function() {
         let roots: Vec<_> = function.outputs.iter().map(|(_, v)| built.class_of[v.index()].unwrap()).collect();
         let dag = Dag::new(&egraph, &roots);
         let roots: Vec<ClassIx> = roots.iter().map(|r| dag.find(&egraph, *r).unwrap()).collect();
-        let sizes: BTreeMap<String, Dim> = [("H", 6), ("K", 12), ("N", 10)].map(|(s, n)| (s.to_owned(), n.into())).into();
+        let sizes: BTreeMap<String, Dim> =
+            [("H", 6), ("K", 12), ("N", 10)].map(|(s, n)| (s.to_owned(), n.into())).into();
         let inputs: Vec<Tensor> = function
             .inputs
             .iter()
@@ -110,6 +111,6 @@ fn random_extractions_of_a_function_are_the_function() {
                 assert!(e.to_f64_vec().iter().zip(&f.to_f64_vec()).all(near), "{what}");
             }
         }
-        assert!(forms.len() > 15, "{} forms of 20 differ", forms.len());
+        assert!(forms.len() >= least, "`{}`: {} of 20 forms differ", function.name, forms.len());
     }
 }

@@ -36,13 +36,13 @@ pub(crate) fn permute(egraph: &mut EGraph, patterns: &[Arc<Pattern>], numerics: 
         .collect();
     for (id, op, operands) in contractions {
         let (Op::Contract { spec, acc, out }, [lhs, rhs]) = (op, &operands[..]) else { continue };
-        for (weight, labels) in [(*lhs, &spec.lhs), (*rhs, &spec.rhs)] {
+        for left in [true, false] {
+            let (weight, labels) = if left { (*lhs, &spec.lhs) } else { (*rhs, &spec.rhs) };
             if !egraph[weight].data.weight_only || labels.len() > MAX_RANK {
                 continue;
             }
             for perm in permutations(labels.len()).into_iter().skip(1) {
                 let permuted: Vec<char> = perm.iter().map(|&a| labels[a]).collect();
-                let left = weight == *lhs && std::ptr::eq(labels, &spec.lhs);
                 let own = match left {
                     true => EinsumSpec { lhs: permuted, ..spec.clone() },
                     false => EinsumSpec { rhs: permuted, ..spec.clone() },

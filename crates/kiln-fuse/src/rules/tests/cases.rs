@@ -150,7 +150,35 @@ impl Case<'_> {
             let x = self.b.add1(Op::Broadcast { shape: dims(&wide) }, &[x]).unwrap();
             return self.b.reduce(ReduceOp::Sum, x, &axes, false).unwrap();
         }
+        if let Some((op, _)) = rule.split_once("-associates-") {
+            let op = BinaryOp::from_name(op).unwrap();
+            let [x, y, z] = [(); 3].map(|()| self.x(&shape));
+            let pair = self.b.binary(op, x, y).unwrap();
+            let (a, b) = if rule.contains("left") { (pair, z) } else { (z, pair) };
+            return self.b.binary(op, a, b).unwrap();
+        }
         match rule {
+            "quotient-is-product" => {
+                let (x, y) = (self.x(&shape), self.positive(&shape));
+                self.b.div(x, y).unwrap()
+            }
+            "recip-is-quotient" | "recip-is-quotient-left" => {
+                let (x, y) = (self.x(&shape), self.positive(&shape));
+                let r = self.b.recip(y).unwrap();
+                let (a, b) = if rule == "recip-is-quotient" { (x, r) } else { (r, x) };
+                self.b.mul(a, b).unwrap()
+            }
+            "recip-of-rows-is-quotient" => {
+                let narrow = self.narrower(&shape);
+                let (x, y) = (self.x(&shape), self.positive(&narrow));
+                let r = self.b.recip(y).unwrap();
+                let r = self.broadcast(r, &shape);
+                self.b.binary(BinaryOp::Mul, x, r).unwrap()
+            }
+            "rsqrt-is-recip" => {
+                let x = self.positive(&shape);
+                self.b.rsqrt(x).unwrap()
+            }
             "mul-one" => self.binary_case(BinaryOp::Mul, 1.0),
             "div-one" => self.binary_case(BinaryOp::Div, 1.0),
             "add-zero" => self.binary_case(BinaryOp::Add, 0.0),
@@ -325,6 +353,14 @@ impl Case<'_> {
             "broadcast-of-units" => {
                 let x = self.x(&shape);
                 self.broadcast(x, &[&[1, 1], shape.as_slice()].concat())
+            }
+            "broadcast-of-leading-units" => {
+                let narrow = self.narrower(&shape);
+                let narrow = [&[1][..], &narrow[narrow.len().min(1)..]].concat();
+                let x = self.x(&narrow);
+                let mut shape = shape;
+                shape[0] = shape[0].max(2);
+                self.broadcast(x, &[&[2][..], &shape].concat())
             }
             "broadcast-of-reshape" => {
                 let narrow = self.narrower(&shape);

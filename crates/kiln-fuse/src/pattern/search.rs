@@ -19,7 +19,7 @@ const EFFORT: (usize, usize) = (50_000, 50);
 /// Most that literals of a model may differ from the function's where sums may be regrouped, in units of the last place: what rounding a quotient or a root in another order does.
 const LITERAL_ULPS: f64 = 2.0;
 
-/// The ops of a dag without what unification decides: dims, and how a contraction's axes are called.
+/// The ops of a dag without what unification decides, dims, and what means nothing, as how a contraction's axes are called.
 pub(crate) struct Heads(Vec<Vec<Option<Op>>>);
 
 impl Heads {
@@ -27,8 +27,11 @@ impl Heads {
         let bare = |node: &DagNode| {
             let mut op = node.op.clone()?;
             op.dims_mut(&mut |d| *d = Dim::default());
-            if let Op::Contract { spec, .. } = &mut op {
-                relabel(spec);
+            match &mut op {
+                Op::Contract { spec, .. } => relabel(spec),
+                // It says nothing of other dtypes.
+                Op::Cast { to, saturate } if !to.is_f8() => *saturate = false,
+                _ => {}
             }
             Some(op)
         };

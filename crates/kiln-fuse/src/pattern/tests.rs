@@ -1,9 +1,12 @@
 //! A function in random words of its own: one e-node of each class of what rules make of it.
 
-use super::Pattern;
+use super::{Pattern, rows};
 use crate::egraph::{ClassIx, Dag, build, extract};
 use crate::{Numerics, Options, fuse, interpret_plan, rules};
-use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, ReduceOp, Rng, Tensor, UnaryOp, interpret};
+use kiln_graph::{
+    BinaryOp, Builder, DType, Dim, EinsumSpec, Graph, Op, QuantAxes, ReduceOp, Result, Rng, Tensor, UnaryOp, ValueId,
+    interpret,
+};
 use kiln_target::Target;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,11 +22,8 @@ fn gate() -> Graph {
     let g = b.input("g", F, std::slice::from_ref(&wide)).unwrap();
     let y = b.rms_norm(x, -1, Some(g), 1e-5).unwrap();
     let mut half = |at: Dim| {
-        b.add1(
-            kiln_graph::Op::Slice { starts: vec![0.into(), at], sizes: vec![m.clone(), h.clone()], steps: vec![1, 1] },
-            &[y],
-        )
-        .unwrap()
+        b.add1(Op::Slice { starts: vec![0.into(), at], sizes: vec![m.clone(), h.clone()], steps: vec![1, 1] }, &[y])
+            .unwrap()
     };
     let (a, u) = (half(0.into()), half(h.clone()));
     let a = b.silu(a).unwrap();
@@ -113,4 +113,95 @@ fn random_extractions_of_a_function_are_the_function() {
         }
         assert!(forms.len() >= least, "`{}`: {} of 20 forms differ", function.name, forms.len());
     }
+}
+
+/// A graph of `x[M, 4, 6]`.
+fn of_rows(make: impl FnOnce(&mut Builder, ValueId) -> Result<Vec<ValueId>>) -> Graph {
+    let mut b = Builder::new("rows");
+    let m = b.symbol("M", 1, 4096);
+    let x = b.input("x", F, &[m, 4.into(), 6.into()]).unwrap();
+    for (i, v) in make(&mut b, x).unwrap().into_iter().enumerate() {
+        b.output(format!("y{i}"), v);
+    }
+    b.finish()
+}
+
+#[test]
+fn rows_of_several_axes_are_the_same_rows() {
+    let graph = of_rows(|b, x| {
+        let m = b.shape(x)[0].clone();
+        let w = b.input("w", F, &[5.into(), 6.into()])?;
+        let turned = b.add1(Op::Permute { perm: vec![0, 2, 1] }, &[x])?;
+        let spec = |lhs: &str, rhs: &str, out: &str| {
+            let labels = |text: &str| text.chars().collect();
+            Op::Contract { spec: EinsumSpec { lhs: labels(lhs), rhs: labels(rhs), out: labels(out) }, acc: F, out: F }
+        };
+        let free = b.add1(spec("max", "nx", "man"), &[x, w])?;
+        let shared = b.add1(spec("max", "mxa", "mx"), &[x, turned])?;
+        let flat = b.reshape(x, &[m.clone(), 24.into()])?;
+        let slice = Op::Slice { starts: vec![0.into(), 3.into()], sizes: vec![m.clone(), 7.into()], steps: vec![1, 2] };
+        let slice = b.add1(slice, &[flat])?;
+        let [zero, one] = [0, 1].map(Dim::from);
+        let pad = Op::Pad { low: vec![zero.clone(), one], high: vec![zero.clone(), zero], interior: vec![0, 1] };
+        let value = b.scalar(F, 0.5)?;
+        let pad = b.add1(pad, &[slice, value])?;
+        let both = b.concat(&[pad, flat], 1)?;
+        let scan = b.cumsum(both, 1, false, false)?;
+        let index = b.argmax(flat, 1)?;
+        let position = b.iota(F, &[m.clone(), 24.into()], 1)?;
+        let count = b.dim_value(&m, F)?;
+        let count = b.mul(position, count)?;
+        let mean = b.mean(x, &[1, 2], true)?;
+        let centred = b.sub(x, mean)?;
+        let places = b.constant(Tensor::from_slice(&[2], &[3i64, 1])?)?;
+        let taken = b.add1(Op::Gather { axis: 2 }, &[centred, places])?;
+        let scales = b.constant(Tensor::from_slice(&[4], &[0.1f32, 0.2, 0.3, 0.4])?)?;
+        let zeros = b.constant(Tensor::from_slice(&[4], &[0i8, 1, 2, 3])?)?;
+        let quantized = b.add1(Op::Quantize { to: DType::I8, axes: QuantAxes::Axis(1) }, &[x, scales, zeros])?;
+        Ok(vec![free, shared, scan, index, count, taken, quantized])
+    });
+    let (x, w) = (Tensor::random(F, &[12, 4, 6], 1).unwrap(), Tensor::random(F, &[5, 6], 2).unwrap());
+    let expected = interpret(&graph, &[x.clone(), w.clone()]).unwrap();
+    for shape in [&[3, 4][..], &[2, 3, 2]] {
+        let (split, meaning) = rows::split(&graph, shape.len()).unwrap();
+        let parts = meaning["M"].terms().map(|(atoms, _)| atoms.len()).collect::<Vec<_>>();
+        assert_eq!(parts, [shape.len()]);
+        let x = Tensor::new(F, [shape, &[4, 6]].concat(), x.data().clone()).unwrap();
+        let found = interpret(&split, &[x, w.clone()]).unwrap();
+        for (e, f) in expected.iter().zip(&found) {
+            assert_eq!(f.shape(), [shape, &e.shape()[1..]].concat());
+            assert_eq!(e.data(), f.data());
+        }
+    }
+}
+
+#[test]
+fn what_does_more_with_rows_than_carry_them_is_not_split() {
+    let splits = |make: &dyn Fn(&mut Builder, ValueId) -> Result<ValueId>| {
+        rows::split(&of_rows(|b, x| Ok(vec![make(b, x)?])), 2).is_some()
+    };
+    assert!(splits(&|b, x| b.exp(x)));
+    let across = |b: &mut Builder, x| {
+        let top = b.reduce(ReduceOp::Max, x, &[0], true)?;
+        b.sub(x, top)
+    };
+    assert!(!splits(&across));
+    assert!(!splits(&|b, x| b.cumsum(x, 0, false, false)));
+    assert!(!splits(&|b, x| {
+        let back = b.add1(Op::Permute { perm: vec![1, 0, 2] }, &[x])?;
+        let back = b.exp(back)?;
+        b.add1(Op::Permute { perm: vec![1, 0, 2] }, &[back])
+    }));
+    assert!(!splits(&|b, x| {
+        let shape = b.shape(x).to_vec();
+        let row = b.iota(F, &shape, 0)?;
+        b.mul(x, row)
+    }));
+    assert!(!splits(&|b, x| {
+        let m = b.shape(x)[0].clone();
+        let flat = b.reshape(x, &[m * Dim::from(24)])?;
+        let flat = b.exp(flat)?;
+        let shape = b.shape(x).to_vec();
+        b.reshape(flat, &shape)
+    }));
 }

@@ -217,11 +217,15 @@ fn exported_linear(b: &mut Builder, x: ValueId, n: usize) -> Result<(ValueId, Va
     let bias = b.weight_data("B", random(&[n], 4))?;
     let y = b.matmul(x, w)?;
     let y = b.plus(bias, y)?;
+    Ok((y, exported_gelu(b, y)?))
+}
+
+fn exported_gelu(b: &mut Builder, y: ValueId) -> Result<ValueId> {
     let z = b.binary_scalar(BinaryOp::Div, y, 2f64.sqrt())?;
     let e = b.erf(z)?;
     let e = b.plus_scalar(e, 1.0)?;
     let z = b.mul(y, e)?;
-    Ok((y, b.mul_scalar(z, 0.5)?))
+    b.mul_scalar(z, 0.5)
 }
 
 #[test]
@@ -240,6 +244,29 @@ fn a_product_over_a_transposed_weight_is_found_wherever_its_rows_have_axes() {
         assert_eq!((region.anchor, fused.report.kernels), (Anchor::Contract, 1));
         let rows: usize = shape[..shape.len() - 1].iter().product();
         assert_eq!(dims(bound), ["K = 16".to_owned(), format!("M = {rows}"), "N = 8".to_owned()]);
+    }
+}
+
+#[test]
+fn rows_that_are_put_under_other_axes_half_way_are_rows() {
+    let pattern = Arc::new(pattern(&linear_gelu()));
+    for bias_first in [true, false] {
+        let graph = model("flattened", |b| {
+            let s = b.symbol("S", 1, 64);
+            let x = b.input("x", F, &[2.into(), s.clone(), 16.into()])?;
+            let flat = b.reshape(x, &[s.clone() * Dim::from(2), 16.into()])?;
+            let w = b.weight_data("W", random(&[16, 8], 3))?;
+            let bias = b.weight_data("B", random(&[8], 4))?;
+            let y = b.matmul(flat, w)?;
+            let y = if bias_first { b.plus(y, bias)? } else { y };
+            let y = b.reshape(y, &[2.into(), s, 8.into()])?;
+            let y = if bias_first { y } else { b.plus(y, bias)? };
+            Ok(vec![("y", exported_gelu(b, y)?)])
+        });
+        let fused = check(&graph, &[random(&[2, 3, 16], 9)], &with(&[&pattern]), 1e-5);
+        let found = chosen(&fused, &pattern);
+        let [(_, bound)] = &found[..] else { panic!("{}", fused.report) };
+        assert_eq!((dims(bound)[1].as_str(), fused.report.kernels), ("M = 2*s0", 1), "{}", fused.report);
     }
 }
 

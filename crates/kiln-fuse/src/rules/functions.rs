@@ -1,23 +1,66 @@
 //! More ways to write a function that a kernel implements. They turn what models write in one of several ways into the others, and back: on something as small as a function that ends, on a
 //! model it would not.
 
-use super::{Rule, rule};
+use super::{Match, Rule, rule};
 use crate::Numerics::{Exact, Reassoc};
 use crate::Result;
 use egg::Id;
 use kiln_graph::{BinaryOp, Op, UnaryOp};
 
-/// What models write too and rules for models leave alone, for it makes no kernel better.
+/// Rules for functions and for the models in which they are looked for: where rows are put under other axes half-way, elementwise ops are had before that too. It makes no generated kernel better.
 pub(super) fn rules_of_models() -> Result<Vec<Rule>> {
-    Ok(vec![rule("broadcast-of-leading-units", Exact, "(broadcast ?b ?x)", |m, [b, x]| {
-        let shape = m.shape(x)?;
-        let units = shape.iter().take_while(|d| d.is(1)).count();
-        if units == 0 || m.facts(x).literal {
-            return None;
-        }
-        let (wide, x) = (m.attr(b)?, m.add(Op::Reshape { shape: shape[units..].to_vec() }, &[x])?);
-        m.add(wide, &[x])
-    })?])
+    let mut rules = vec![
+        rule("broadcast-of-leading-units", Exact, "(broadcast ?b ?x)", |m, [b, x]| {
+            let shape = m.shape(x)?;
+            let units = shape.iter().take_while(|d| d.is(1)).count();
+            if units == 0 || m.facts(x).literal {
+                return None;
+            }
+            let (wide, x) = (m.attr(b)?, m.add(Op::Reshape { shape: shape[units..].to_vec() }, &[x])?);
+            m.add(wide, &[x])
+        })?,
+        rule("reshape-last-cast", Exact, "(cast ?c (reshape ?r ?x))", |m, [c, _r, x]| {
+            let cast = m.attr(c)?;
+            reshaped(m, cast, &[x])
+        })?,
+    ];
+    for op in UnaryOp::ALL.iter().copied() {
+        let pattern = format!("({op} (reshape ?r ?x))");
+        rules.push(rule(format!("reshape-last-{op}"), Exact, &pattern, move |m, [_r, x]| {
+            reshaped(m, Op::Unary(op), &[x])
+        })?);
+    }
+    for op in BinaryOp::ALL.iter().copied() {
+        let both = format!("({op} (reshape ?r ?x) (reshape ?s ?y))");
+        rules.push(rule(format!("reshape-last-both-{op}"), Exact, &both, move |m, [_r, x, _s, y]| {
+            if m.shape(x)? == m.shape(y)? { reshaped(m, Op::Binary(op), &[x, y]) } else { None }
+        })?);
+        let left = format!("({op} (reshape ?r ?x) (broadcast ?b ?y))");
+        rules.push(rule(format!("reshape-last-left-{op}"), Exact, &left, move |m, [_r, x, _b, y]| {
+            let y = spread(m, x, y)?;
+            reshaped(m, Op::Binary(op), &[x, y])
+        })?);
+        let right = format!("({op} (broadcast ?b ?y) (reshape ?r ?x))");
+        rules.push(rule(format!("reshape-last-right-{op}"), Exact, &right, move |m, [_b, y, _r, x]| {
+            let y = spread(m, x, y)?;
+            reshaped(m, Op::Binary(op), &[y, x])
+        })?);
+    }
+    Ok(rules)
+}
+
+/// An op on operands of one shape, under the shape of the match.
+fn reshaped(m: &mut Match, op: Op, operands: &[Id]) -> Option<Id> {
+    let shape = m.root_ty()?.shape;
+    let y = m.add(op, operands)?;
+    m.add(Op::Reshape { shape }, &[y])
+}
+
+/// `y` broadcast to the shape of `x`, if that repeats it as the shape of the match does: over axes in front of those that both shapes end with.
+fn spread(m: &mut Match, x: Id, y: Id) -> Option<Id> {
+    let (shape, full) = (m.shape(x)?, m.root_ty()?.shape);
+    let same = shape.iter().rev().zip(full.iter().rev()).take_while(|(a, b)| a == b).count();
+    (m.ty(y)?.rank() <= same).then(|| m.add(Op::Broadcast { shape }, &[y])).flatten()
 }
 
 /// Rules for functions alone.

@@ -150,6 +150,9 @@ impl Case<'_> {
             let x = self.b.add1(Op::Broadcast { shape: dims(&wide) }, &[x]).unwrap();
             return self.b.reduce(ReduceOp::Sum, x, &axes, false).unwrap();
         }
+        if let Some(op) = rule.strip_prefix("reshape-last-") {
+            return self.reshape_last(op);
+        }
         if let Some((op, _)) = rule.split_once("-associates-") {
             let op = BinaryOp::from_name(op).unwrap();
             let [x, y, z] = [(); 3].map(|()| self.x(&shape));
@@ -309,6 +312,32 @@ impl Case<'_> {
             Some(c) => self.b.compare(c, x, y).unwrap(),
             None => self.b.binary(BinaryOp::from_name(op).unwrap(), x, y).unwrap(),
         }
+    }
+
+    fn reshape_last(&mut self, op: &str) -> ValueId {
+        let (a, b, c) = (self.extent(), self.extent(), self.extent());
+        let (inner, outer) = ([a, b, c], [a * b, c]);
+        let cast = Op::Cast { to: DType::F16, saturate: false };
+        let unary = if op == "cast" { Some(cast) } else { UnaryOp::from_name(op).map(Op::Unary) };
+        if let Some(unary) = unary {
+            let x = self.input(if op == "not" { DType::Bool } else { DType::F64 }, &inner);
+            let x = self.reshape(x, &outer);
+            return self.b.add1(unary, &[x]).unwrap();
+        }
+        let (side, op) = op.split_once('-').unwrap();
+        let dtype = if ["and", "or", "xor", "shl", "shr"].contains(&op) { DType::U8 } else { DType::F64 };
+        let x = self.input(dtype, &inner);
+        let x = self.reshape(x, &outer);
+        let y = if side == "both" {
+            let y = self.input(dtype, &inner);
+            self.reshape(y, &outer)
+        } else {
+            let narrow = [vec![], vec![1], vec![c]][self.rng.range(0, 2) as usize].clone();
+            let y = self.input(dtype, &narrow);
+            self.broadcast(y, &outer)
+        };
+        let (x, y) = if side == "right" { (y, x) } else { (x, y) };
+        self.b.binary(BinaryOp::from_name(op).unwrap(), x, y).unwrap()
     }
 
     fn view(&mut self, rule: &str, shape: Vec<usize>) -> ValueId {

@@ -96,7 +96,7 @@ impl Rows<'_> {
             _ if !any && !result => {}
             Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Select | Op::Cast { .. } if all => {}
             Op::Reduce { axes, .. } => *axes = axes.iter().map(|a| self.axis(*a)).collect::<Option<_>>()?,
-            Op::ArgReduce { axis, .. } | Op::Scan { axis, .. } => *axis = self.axis(*axis)?,
+            Op::ArgReduce { axis, .. } => *axis = self.axis(*axis)?,
             Op::Concat { axis } if all => *axis = self.axis(*axis)?,
             Op::Gather { axis, .. } if x => *axis = self.axis(*axis)?,
             Op::GatherElements { axis } if all => *axis = self.axis(*axis)?,

@@ -4,8 +4,10 @@ mod common;
 
 use common::Fail;
 use criterion::SamplingMode;
-use kiln::fuse::{Options, fuse};
+use kiln::fuse::{Options, Pattern, fuse};
+use kiln::graph::{Builder, DType, Graph};
 use std::hint::black_box;
+use std::sync::Arc;
 
 fn main() -> Result<(), Fail> {
     common::run(|criterion| {
@@ -19,7 +21,26 @@ fn main() -> Result<(), Fail> {
                 group.bench_function(name, |b| b.iter(|| black_box(fuse(black_box(&graph), &options))));
             }
         }
+        // Looking for a function costs what this takes beyond the same without.
+        let graph = common::encoder(4)?;
+        let patterns = vec![Arc::new(Pattern::new("linear_gelu", &linear_gelu()?)?)];
+        let options = Options { patterns, ..Options::new("sm_90a".parse()?) };
+        let name = format!("{} with a kernel's function, sm_90a", graph.name);
+        group.bench_function(name, |b| b.iter(|| black_box(fuse(black_box(&graph), &options))));
         group.finish();
         Ok(())
     })
+}
+
+/// `gelu(x w' + b)`.
+fn linear_gelu() -> Result<Graph, Fail> {
+    let mut b = Builder::new("linear_gelu");
+    let [m, k, n] = ["M", "K", "N"].map(|s| b.symbol(s, 1, 1 << 20));
+    let x = b.input("x", DType::F32, &[m, k.clone()])?;
+    let w = b.input("w", DType::F32, &[n.clone(), k])?;
+    let bias = b.input("b", DType::F32, &[n])?;
+    let y = b.linear(x, w, Some(bias), true)?;
+    let y = b.gelu(y)?;
+    b.output("y", y);
+    Ok(b.finish())
 }

@@ -39,13 +39,17 @@ impl Display for Classes<'_> {
     }
 }
 
-/// The classes that the outputs can be computed from, operands first.
+/// The classes that the outputs can be computed from, operands first, kernels of functions among them.
 pub(crate) struct Ordered<'a>(pub &'a Dag);
 
 impl Display for Ordered<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         for (i, class) in self.0.classes.iter().enumerate() {
-            let node = |n: &crate::egraph::DagNode| way(n.op.as_ref(), n.part, n.operands.iter().map(|c| c.0));
+            let kernel = self.0.kernel(ClassIx(i as u32));
+            let node = |n: &crate::egraph::DagNode| match kernel {
+                Some(place) => format!("kernel {}({})", place.function, list(&n.operands)),
+                None => way(n.op.as_ref(), n.part, n.operands.iter().map(|c| c.0)),
+            };
             let ways: Vec<String> = class.nodes.iter().map(node).collect();
             writeln!(f, "c{i}{} = {}", types(&class.types), ways.join(" | "))?;
         }
@@ -59,14 +63,13 @@ pub(crate) struct Launches<'a>(pub &'a [Launch], pub &'a Dag, pub &'a Costs<'a>)
 impl Display for Launches<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Launches(launches, dag, costs) = self;
-        let list = |classes: &[ClassIx]| classes.iter().map(|c| format!("c{}", c.0)).collect::<Vec<_>>().join(", ");
         let node = |class: ClassIx, node: u16| {
             let node = &dag.class(class).nodes[usize::from(node)];
             way(node.op.as_ref(), node.part, node.operands.iter().map(|c| c.0))
         };
         for launch in *launches {
             match launch {
-                Launch::Region { inner, leaves, outputs, anchor } => {
+                Launch::Region { inner, leaves, outputs, anchor, .. } => {
                     let e = costs.estimate(dag, inner, leaves, outputs, *anchor);
                     let us = e.seconds * 1e6;
                     writeln!(f, "{anchor:?}: {us:.2} us modelled, {} bytes, {} operations", e.bytes, e.ops)?;
@@ -79,6 +82,10 @@ impl Display for Launches<'_> {
         }
         Ok(())
     }
+}
+
+fn list(classes: &[ClassIx]) -> String {
+    classes.iter().map(|c| format!("c{}", c.0)).collect::<Vec<_>>().join(", ")
 }
 
 /// One e-node: an op, or one result of its operand.

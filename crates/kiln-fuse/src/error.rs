@@ -18,6 +18,14 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// A function cannot be looked for in models.
+    #[error("`{function}` cannot be a kernel's function: {message}")]
+    Pattern {
+        /// The function.
+        function: String,
+        /// Why, and what to do.
+        message: String,
+    },
     /// A plan breaks an invariant, or its inputs do not fit.
     #[error("plan `{plan}`: {message}")]
     Plan {

@@ -6,7 +6,8 @@ use crate::egraph::{ClassIx, Dag, build};
 use crate::emit::{Emission, Provenance, emit};
 use crate::hoist::hoist;
 use crate::pass::{Pass, Passes, Watch};
-use crate::report::{LaunchReport, Report};
+use crate::pattern::{Found, find, permute_weights};
+use crate::report::{FunctionReport, LaunchReport, Report};
 use crate::{Error, Options, Plan, Result, Step, rules};
 use egg::Id;
 use kiln_graph::{Graph, Op};
@@ -35,7 +36,12 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
     watch(Pass::Hoist, graph);
     let built = passes.run(Pass::Build, || build(graph))?;
     watch(Pass::Build, &Classes(&built.egraph, None));
-    let (egraph, saturation) = passes.run(Pass::Saturate, || rules::saturate(built.egraph, rules::all()?, options))?;
+    let (egraph, saturation) = passes.run(Pass::Saturate, || {
+        let rules = rules::of_models(!options.patterns.is_empty())?;
+        let (mut egraph, saturation) = rules::saturate(built.egraph, rules, options)?;
+        permute_weights(&mut egraph, &options.patterns, options.numerics)?;
+        Ok::<_, Error>((egraph, saturation))
+    })?;
     watch(Pass::Saturate, &Classes(&egraph, Some(&saturation)));
     let root = |v: &kiln_graph::ValueId| -> Result<Id> {
         built.class_of[v.index()].ok_or_else(|| Error::NoCover {
@@ -44,13 +50,15 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
         })
     };
     let outputs: Vec<Id> = graph.outputs.iter().map(|(_, v)| root(v)).collect::<Result<_>>()?;
-    let (dag, provenance) = passes.run(Pass::Order, || {
-        let dag = Dag::new(&egraph, &outputs);
-        let provenance = Provenance::new(graph, &dag, &egraph, &built.class_of);
-        (dag, provenance)
-    });
-    let roots: Vec<ClassIx> = outputs.iter().filter_map(|id| dag.find(&egraph, *id)).collect();
+    let dag = passes.run(Pass::Order, || Dag::new(&egraph, &outputs));
     watch(Pass::Order, &Ordered(&dag));
+    let (dag, found) = passes.run(Pass::Match, || {
+        let found = find(&dag, graph, &options.patterns, options.numerics)?;
+        Ok::<_, Error>((dag.with_kernels(found.places.clone()), found))
+    })?;
+    watch(Pass::Match, &Ordered(&dag));
+    let provenance = Provenance::new(graph, &dag, &egraph, &built.class_of);
+    let roots: Vec<ClassIx> = outputs.iter().filter_map(|id| dag.find(&egraph, *id)).collect();
     let (costs, cover, launches) = passes.run(Pass::Select, || {
         let costs = Costs::new(&dag, &graph.symbols, options);
         let cover = select(&dag, &costs, &roots, options)?;
@@ -70,21 +78,27 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
         stopped: saturation.stopped,
         fired: saturation.fired,
         stages: passes.times,
+        functions: functions(options, &found),
         launches: Vec::new(),
     };
     for (launch, region) in launches.iter().zip(&regions) {
-        if let (Launch::Region { inner, leaves, outputs, anchor }, Some(region)) = (launch, region) {
+        if let (Launch::Region { inner, leaves, outputs, anchor, kernel }, Some(region)) = (launch, region) {
             let mut nodes: Vec<String> = Vec::new();
             for name in inner.iter().flat_map(|i| &provenance.nodes[i.0.index()]) {
                 if !nodes.contains(name) {
                     nodes.push(name.clone());
                 }
             }
+            let function = kernel.and_then(|k| dag.kernel(k)).map(|place| {
+                report.functions[place.function].launches += 1;
+                report.functions[place.function].name.clone()
+            });
             let e = costs.estimate(&dag, inner, leaves, outputs, *anchor);
             report.launches.push(LaunchReport {
                 region: *region,
                 name: plan.regions[*region].name.clone(),
                 anchor: *anchor,
+                function,
                 nodes,
                 bytes: e.bytes,
                 ops: e.ops,
@@ -93,6 +107,17 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
         }
     }
     Ok(Fused { plan, report })
+}
+
+fn functions(options: &Options, found: &Found) -> Vec<FunctionReport> {
+    let report = |(i, pattern): (usize, &std::sync::Arc<crate::Pattern>)| FunctionReport {
+        name: pattern.name().to_owned(),
+        places: found.places.iter().filter(|place| place.function == i).count(),
+        launches: 0,
+        steps: found.searches[i].0,
+        exhausted: found.searches[i].1,
+    };
+    options.patterns.iter().enumerate().map(report).collect()
 }
 
 fn count_ops(graph: &Graph, class_of: &[Option<Id>]) -> usize {

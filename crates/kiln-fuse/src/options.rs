@@ -1,9 +1,11 @@
 //! What the caller decides about fusion.
 
+use crate::Pattern;
 use kiln_graph::{Bindings, Dim, Symbols};
 use kiln_target::Target;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The value a symbol counts as when the caller gave none.
 pub(crate) const TYPICAL: i64 = 64;
@@ -49,6 +51,8 @@ pub struct Options {
     pub node_limit: usize,
     /// Rounds of rewriting after which saturation stops.
     pub iter_limit: usize,
+    /// Functions that there are kernels for on this target, beside those that kernel families make: where the model contains one, it may become a region.
+    pub patterns: Vec<Arc<Pattern>>,
 }
 
 impl Options {
@@ -61,6 +65,7 @@ impl Options {
             fold_bytes: 1 << 30,
             node_limit: 60_000,
             iter_limit: 12,
+            patterns: Vec::new(),
         }
     }
 }

@@ -14,6 +14,8 @@ pub enum Pass {
     Saturate,
     /// Drops cycles, and numbers the classes so that operands come first.
     Order,
+    /// Finds the functions that there are kernels for.
+    Match,
     /// Chooses the cuts.
     Select,
     /// Makes the plan.
@@ -22,7 +24,8 @@ pub enum Pass {
 
 impl Pass {
     /// All of them, in order.
-    pub const ALL: [Pass; 6] = [Pass::Hoist, Pass::Build, Pass::Saturate, Pass::Order, Pass::Select, Pass::Emit];
+    pub const ALL: [Pass; 7] =
+        [Pass::Hoist, Pass::Build, Pass::Saturate, Pass::Order, Pass::Match, Pass::Select, Pass::Emit];
 
     /// Its name, one word.
     pub fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Pass {
             Pass::Build => "build",
             Pass::Saturate => "saturate",
             Pass::Order => "order",
+            Pass::Match => "match",
             Pass::Select => "select",
             Pass::Emit => "emit",
         }
@@ -43,6 +47,7 @@ impl Pass {
             Pass::Build => "the e-graph of the model",
             Pass::Saturate => "the e-graph after rewriting, how it ended, which rules fired",
             Pass::Order => "the classes that results are computed from, operands first",
+            Pass::Match => "where the functions are that there are kernels for, and what each would compute",
             Pass::Select => "the chosen cuts, with what the cost model makes of each",
             Pass::Emit => "the plan",
         }

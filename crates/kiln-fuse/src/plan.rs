@@ -53,6 +53,8 @@ pub enum Anchor {
     Sink,
     /// One top-k, or another op with a kernel of its own.
     Alone,
+    /// Whatever a function is made of that somebody has written a kernel for: nothing else runs it in one piece. See [`crate::Pattern`].
+    Kernel,
 }
 
 /// What a buffer is.

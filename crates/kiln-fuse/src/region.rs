@@ -3,7 +3,7 @@
 //! Notation: *leaf* is an operand of the region, *anchor* the op that its [`Anchor`] names. The *prologue* feeds the anchor, the
 //! *epilogue* depends on it; nodes that do neither (the bias that an epilogue adds) are *side* nodes.
 //!
-//! * **Any region** has at most [`MAX_NODES`] nodes and [`MAX_OPERANDS`] operands. `Const` nodes hold one element and count as
+//! * **Any region** but a Kernel has at most [`MAX_NODES`] nodes and [`MAX_OPERANDS`] operands. `Const` nodes hold one element and count as
 //!   leaves, but never feed a contraction, convolution, window or scatter directly; larger constants are weights. Control flow and weights never stand inside.
 //! * **Map**: elementwise ops, views and `Iota` / `DimValue` / `Const` in any combination: every result element is a function of its
 //!   index. All results have one shape.
@@ -28,6 +28,8 @@
 //!   weights a mask of positions makes 0, be they infinite.
 //! * **Sink**: the running reduction (or another op of its kind) is the result; prologue elementwise with broadcasts of leaves and literals.
 //! * **Alone**: one top-k (or another op of its kind) alone.
+//! * **Kernel**: whatever is none of these, at most [`MAX_KERNEL_NODES`] nodes, each with one result. Only the kernel of a function that the region is an instance of
+//!   ([`crate::Pattern::bind`]) takes it, and the CPU, which runs any region op by op.
 
 use crate::attention;
 use crate::plan::{Anchor, Region};
@@ -35,6 +37,8 @@ use kiln_graph::{Dim, Graph, NodeId, Op, OpKind, TensorType};
 
 /// Most nodes of a region.
 pub const MAX_NODES: usize = 64;
+/// Most nodes of a Kernel region.
+pub const MAX_KERNEL_NODES: usize = 512;
 /// Most operands of a region: they are kernel parameters.
 pub const MAX_OPERANDS: usize = 24;
 
@@ -102,11 +106,14 @@ impl Rows {
 }
 
 impl Region {
-    /// The anchors: the reductions of a Reduce region, the gathers of an Index region, the contractions of an Attention region, else the
-    /// one op that the anchor names. None for a Map.
+    /// The anchors: the reductions of a Reduce region, the gathers of an Index region, the contractions of an Attention region, all ops of a Kernel that
+    /// can be one, else the one op that the anchor names. None for a Map.
     pub fn anchors(&self) -> Vec<NodeId> {
-        let named = if self.anchor == Anchor::Attention { Anchor::Contract } else { self.anchor };
-        let wanted = |op: &Op| Anchor::of(op.kind()) == Some(named);
+        let wanted = |op: &Op| match self.anchor {
+            Anchor::Kernel => Anchor::of(op.kind()).is_some(),
+            Anchor::Attention => op.kind() == OpKind::Contract,
+            named => Anchor::of(op.kind()) == Some(named),
+        };
         (0..self.graph.nodes.len()).filter(|&i| wanted(&self.graph.nodes[i].op)).map(|i| NodeId(i as u32)).collect()
     }
 
@@ -150,7 +157,7 @@ impl Region {
     /// Checks that the graph is legal as one region (see the module) and that the anchor is what it names.
     pub fn verify(&self) -> Result<(), String> {
         let sub = Subgraph::of_graph(&self.graph)?;
-        match legal(&sub) {
+        match legal(&sub).or_else(|why| if self.anchor == Anchor::Kernel { kernel(&sub) } else { Err(why) }) {
             Ok(anchor) if anchor == self.anchor => Ok(()),
             Ok(anchor) => Err(format!("region `{}` says {:?} but is {anchor:?}", self.name, self.anchor)),
             Err(why) => Err(format!("region `{}`: {why}", self.name)),
@@ -267,6 +274,29 @@ pub(crate) fn legal(sub: &Subgraph) -> Result<Anchor, &'static str> {
             Ok(if gathers { Anchor::Index } else { Anchor::Map })
         }
     }
+}
+
+/// The anchor of a subgraph that a kernel of a function runs, if it may be a region at all.
+pub(crate) fn served(sub: &Subgraph) -> Result<Anchor, &'static str> {
+    legal(sub).or_else(|_| kernel(sub))
+}
+
+/// Checks what holds of Kernel regions.
+fn kernel(sub: &Subgraph) -> Result<Anchor, &'static str> {
+    if sub.nodes.len() > MAX_KERNEL_NODES {
+        return Err("too many nodes for a kernel");
+    }
+    if sub.operands > MAX_OPERANDS {
+        return Err("too many operands");
+    }
+    let inside = |n: &SubgraphNode| {
+        let table = matches!(n.op, Op::Const { value } if value.len() != 1);
+        !matches!(n.op.kind(), OpKind::Source | OpKind::Opaque | OpKind::Alone) && !table
+    };
+    if sub.outputs.is_empty() || !sub.nodes.iter().all(inside) {
+        return Err("control flow, weights and ops with several results stand outside");
+    }
+    Ok(Anchor::Kernel)
 }
 
 /// Whether each node depends on one of `anchors`, themselves included.

@@ -24,8 +24,26 @@ pub struct Report {
     pub fired: BTreeMap<String, usize>,
     /// Seconds spent in each stage, in order.
     pub stages: Vec<(String, f64)>,
+    /// What became of each function that there is a kernel for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<FunctionReport>,
     /// Each kernel launch in order.
     pub launches: Vec<LaunchReport>,
+}
+
+/// A function that there is a kernel for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FunctionReport {
+    /// Its name.
+    pub name: String,
+    /// Places in the model where it could run; those that two functions share count for the first.
+    pub places: usize,
+    /// Launches that it was chosen for.
+    pub launches: usize,
+    /// Steps that the search for places took: pairs of classes that were compared, ways to compute one that were tried.
+    pub steps: usize,
+    /// Whether the search for places was given up before its end: there may be more.
+    pub exhausted: bool,
 }
 
 /// One kernel launch.
@@ -37,6 +55,9 @@ pub struct LaunchReport {
     pub name: String,
     /// Its anchor.
     pub anchor: Anchor,
+    /// The function whose kernel it was chosen for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
     /// The model's nodes that it computes.
     pub nodes: Vec<String>,
     /// Modelled bytes moved.
@@ -56,6 +77,11 @@ impl fmt::Display for Report {
         }
         for (rule, n) in &self.fired {
             writeln!(f, "  {rule:<32} {n:6}")?;
+        }
+        for function in &self.functions {
+            let FunctionReport { name, places, launches, steps, exhausted } = function;
+            let more = if *exhausted { ", perhaps more: the search was given up" } else { "" };
+            writeln!(f, "  `{name}`: {launches} of {places} places, {steps} steps{more}")?;
         }
         for l in &self.launches {
             let (us, kib, mops) = (l.seconds * 1e6, l.bytes / 1024.0, l.ops / 1e6);

@@ -121,4 +121,18 @@ fn what_cannot_be_expressed_is_an_error() {
     wrong.anchor = Anchor::Conv;
     let error = lower(&wrong, Arch::Sm80, &wrong.graph.symbols).unwrap_err();
     assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    // The largest of each row of a product: nothing here makes that in one piece.
+    let f = DType::F32;
+    let inputs = vec![common::random(f, &[6, 8], 1), common::random(f, &[4, 8], 2)];
+    let written = common::case("written", Anchor::Kernel, 1.0, inputs, |b| {
+        let (x, w) = (b.input("x", f, &common::d(&["6", "8"]))?, b.input("w", f, &common::d(&["4", "8"]))?);
+        let y = b.linear(x, w, None, true)?;
+        Ok(vec![b.reduce(kiln_graph::ReduceOp::Max, y, &[1], false)?])
+    });
+    written.region.verify().unwrap();
+    let error = lower(&written.region, Arch::Sm80, &written.region.graph.symbols).unwrap_err();
+    assert!(
+        matches!(&error, Error::Unsupported { what, .. } if what.contains("a kernel that somebody wrote")),
+        "{error}"
+    );
 }

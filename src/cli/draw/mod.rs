@@ -70,6 +70,7 @@ fn anchor(anchor: Anchor) -> (&'static str, &'static str) {
         Anchor::Index => ("index", "#0f766e"),
         Anchor::Sink => ("sink", "#4d7c0f"),
         Anchor::Alone => ("alone", "#a21caf"),
+        Anchor::Kernel => ("kernel", "#0e7490"),
     }
 }
 

@@ -119,6 +119,7 @@ fn head(svg: &mut Svg, engine: &Engine, image: &TargetImage, profile: Option<&Pr
         Anchor::Index,
         Anchor::Sink,
         Anchor::Alone,
+        Anchor::Kernel,
     ];
     let key = all.map(anchor).into_iter().chain([("control", CONTROL), ("input", "#22c55e"), ("output", "#3b82f6")]);
     for (word, colour) in key {

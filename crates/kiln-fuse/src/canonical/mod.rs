@@ -228,7 +228,7 @@ fn first_uses<'a>(units: &Units, ranks: &[Rank], order: impl Iterator<Item = &'a
 }
 
 /// Labels in the order in which they first occur.
-fn relabel(spec: &mut EinsumSpec) {
+pub(crate) fn relabel(spec: &mut EinsumSpec) {
     let mut seen: Vec<char> = Vec::new();
     let EinsumSpec { lhs, rhs, out } = spec;
     for label in [lhs, rhs, out].into_iter().flatten() {

@@ -1,7 +1,7 @@
 //! Modelled time of a candidate kernel: the target's roofline over its bytes and operations.
 
 use super::cut::{Inner, is_literal};
-use crate::egraph::{ClassIx, Dag};
+use crate::egraph::{ClassIx, Dag, KernelPlace};
 use crate::options::TYPICAL;
 use crate::{Anchor, Numerics, Options, typical_sizes};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, OpKind, Symbols, UnaryOp};
@@ -14,6 +14,8 @@ const OVERLAP_LOSS: f64 = 0.1;
 
 /// Fewest rows that a block streams attention for: with few rows in all, most of the GPU idles while keys and values go by.
 const ATTENTION_ROWS: f64 = 16.0;
+/// What a kernel that somebody wrote is thought to take of the time that a generated one would: until both are timed, it is there for a reason.
+const WRITTEN: f64 = 0.5;
 /// A convolution reaches less of the peak than a contraction of the same size.
 const CONV_LOSS: f64 = 1.25;
 
@@ -156,6 +158,11 @@ impl<'a> Costs<'a> {
             + self.launch()
             + PER_NODE * inner.len() as f64;
         Estimate { bytes, ops: scalar_ops + matrix_ops, seconds }
+    }
+
+    /// Modelled seconds of a kernel that somebody wrote.
+    pub fn written(&self, dag: &Dag, place: &KernelPlace, anchor: Anchor) -> f64 {
+        WRITTEN * self.estimate(dag, &place.inner, &place.leaves, &place.outputs, anchor).seconds
     }
 
     /// Share of the multiprocessors that attention over this many rows keeps busy.

@@ -9,12 +9,13 @@
 //! Flow begins anew at what is in memory under any cover, so that only local cost counts, and costs that differ by rounding alone are equal: equal layers get equal kernels.
 
 use super::cost::{Costs, weight};
-use super::cut::{Cut, is_literal};
+use super::cut::{Cut, is_literal, subgraph};
 use super::enumerate::{Ranking, cuts_of};
 use super::likeness::Likeness;
 use super::refine::{GAIN, refine};
 use super::settled::settled;
-use crate::egraph::{ClassIx, Dag, DagNode};
+use crate::egraph::{ClassIx, Dag, DagNode, KernelPlace};
+use crate::region::served;
 use crate::{Anchor, Error, Options, Result};
 use kiln_graph::{Op, OpKind};
 use std::collections::BTreeSet;
@@ -200,7 +201,9 @@ fn candidates(
         let class = dag.class(c);
         let own = if class.tuple { Vec::new() } else { cuts_of(ranking, c, &cuts, &flow) };
         let mut ways: Vec<Candidate> = Vec::new();
-        if free[c.index()] {
+        if let Some(place) = dag.kernel(c) {
+            ways.extend(written(dag, costs, place));
+        } else if free[c.index()] {
             ways.push(Candidate { seconds: 0.0, choice: Choice::Free });
         } else {
             for (i, node) in class.nodes.iter().enumerate() {
@@ -230,6 +233,20 @@ fn candidates(
         cuts.push(own);
     }
     (all, chosen)
+}
+
+/// The kernel of a function at its place. It computes all of its results, whoever reads them.
+fn written(dag: &Dag, costs: &Costs, place: &KernelPlace) -> Option<Candidate> {
+    let KernelPlace { inner, leaves, outputs, .. } = place;
+    let anchor = served(&subgraph(dag, inner, leaves, outputs)).ok()?;
+    let cost = costs.written(dag, place, anchor);
+    let computed = inner.iter().filter(|(class, node)| {
+        let op = dag.class(*class).nodes[usize::from(*node)].op.as_ref();
+        op.is_some_and(|op| Anchor::of(op.kind()).is_some())
+    });
+    let anchors = computed.map(|i| i.0).collect();
+    let cut = Cut { inner: inner.clone(), leaves: leaves.clone(), anchors, anchor, cost, flow: cost };
+    Some(Candidate { seconds: cost, choice: Choice::Region(cut) })
 }
 
 /// The classes that `roots` need under the choices, and how many kernels read each.

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One thing to launch.
 #[derive(Clone, Debug)]
 pub(crate) enum Launch {
-    /// A region.
-    Region { inner: Vec<Inner>, leaves: Vec<ClassIx>, outputs: Vec<ClassIx>, anchor: Anchor },
+    /// A region; with the class of a kernel that somebody wrote, if it is for one.
+    Region { inner: Vec<Inner>, leaves: Vec<ClassIx>, outputs: Vec<ClassIx>, anchor: Anchor, kernel: Option<ClassIx> },
     /// An op with several results: its class and node.
     Step(ClassIx, u16),
 }
@@ -41,7 +41,9 @@ pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx]) 
         match &cover.choices[c.index()] {
             Some(Choice::Region(cut)) => {
                 let (inner, leaves, anchor) = (cut.inner.clone(), cut.leaves.clone(), cut.anchor);
-                launches.insert(c, Launch::Region { inner, leaves, outputs: vec![c], anchor });
+                let kernel = dag.kernel(c).map(|_| c);
+                let outputs = dag.kernel(c).map_or_else(|| vec![c], |place| place.outputs.clone());
+                launches.insert(c, Launch::Region { inner, leaves, outputs, anchor, kernel });
             }
             Some(Choice::Step(node)) => {
                 launches.insert(c, Launch::Step(c, *node));
@@ -152,8 +154,11 @@ fn together(
 
 /// `large` with the result of `small` as a further one, if it computes that anyway and it pays.
 fn absorb(dag: &Dag, costs: &Costs, large: Option<&Launch>, small: Option<&Launch>) -> Option<Launch> {
-    let (Launch::Region { inner, leaves, outputs, anchor }, Launch::Region { inner: part, outputs: extra, .. }) =
-        (large?, small?)
+    // What a kernel that somebody wrote computes is what its function says.
+    let (
+        Launch::Region { inner, leaves, outputs, anchor, kernel: None },
+        Launch::Region { inner: part, outputs: extra, kernel: None, .. },
+    ) = (large?, small?)
     else {
         return None;
     };
@@ -175,6 +180,7 @@ fn absorb(dag: &Dag, costs: &Costs, large: Option<&Launch>, small: Option<&Launc
         leaves: leaves.clone(),
         outputs: all,
         anchor: *anchor,
+        kernel: None,
     })
 }
 
@@ -182,6 +188,7 @@ fn absorb(dag: &Dag, costs: &Costs, large: Option<&Launch>, small: Option<&Launc
 fn order(dag: &Dag, cover: &Cover, launches: &BTreeMap<ClassIx, Launch>) -> Option<Vec<ClassIx>> {
     let mut writer: BTreeMap<ClassIx, ClassIx> = BTreeMap::new();
     for (root, launch) in launches {
+        writer.insert(*root, *root);
         writer.extend(launch.writes().iter().map(|c| (*c, *root)));
     }
     let source = |mut c: ClassIx| {

@@ -3,10 +3,10 @@
 //! Rewriting makes cycles (`x * 1 = x` puts `x` below itself). An e-node stays only if each operand is in another strongly connected
 //! component or strictly shallower, so that every choice of e-nodes is a finite term.
 
-use super::{EGraph, Effort, Head, op_of};
+use super::{EGraph, Effort, Head, KernelPlace, op_of};
 use egg::Id;
 use kiln_graph::{Op, TensorType};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Index of a class in its [`Dag`]: operands have smaller ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ impl ClassIx {
 /// One way to compute a class.
 #[derive(Clone, Debug)]
 pub(crate) struct DagNode {
-    /// What it does; `None` for one result of the (single) operand, an op with several.
+    /// What it does; `None` for one result of the (single) operand, an op with several or a kernel, and for the kernel itself.
     pub op: Option<Op>,
     /// Which result of the operand, where `op` is none.
     pub part: usize,
@@ -32,10 +32,14 @@ pub(crate) struct DagNode {
 #[derive(Clone, Debug)]
 pub(crate) struct DagClass {
     pub types: Vec<TensorType>,
-    /// Op with several results: only reached through `result` nodes.
+    /// Op with several results, or a kernel: only reached through `result` nodes.
     pub tuple: bool,
+    /// Every element is this value.
+    pub splat: Option<f64>,
     pub weight_only: bool,
     pub literal: bool,
+    /// Computable from literals and extents.
+    pub shapely: bool,
     /// What computing it from weights takes.
     pub effort: Effort,
     pub nodes: Vec<DagNode>,
@@ -52,7 +56,9 @@ impl DagClass {
 #[derive(Clone, Debug)]
 pub(crate) struct Dag {
     pub classes: Vec<DagClass>,
-    index: HashMap<Id, ClassIx>,
+    pub(super) index: HashMap<Id, ClassIx>,
+    /// What the classes that are kernels compute.
+    pub(super) kernels: BTreeMap<ClassIx, KernelPlace>,
 }
 
 impl Dag {
@@ -112,14 +118,16 @@ impl Dag {
                 classes.push(DagClass {
                     types: f.types.clone(),
                     tuple,
+                    splat: f.splat,
                     weight_only: f.weight_only,
                     literal: f.literal,
+                    shapely: f.shapely,
                     effort: f.effort,
                     nodes,
                 });
             }
         }
-        Dag { classes, index }
+        Dag { classes, index, kernels: BTreeMap::new() }
     }
 
     /// The class of an e-class id, if the roots can be computed from it.
@@ -130,6 +138,11 @@ impl Dag {
     /// A class by index.
     pub fn class(&self, ix: ClassIx) -> &DagClass {
         &self.classes[ix.index()]
+    }
+
+    /// The kernel that a class stands for.
+    pub fn kernel(&self, ix: ClassIx) -> Option<&KernelPlace> {
+        self.kernels.get(&ix)
     }
 
     /// Every class index in topological order.

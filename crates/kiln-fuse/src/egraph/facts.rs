@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub weight_only: bool,
     /// Computable from literals.
     pub literal: bool,
+    /// Computable from literals and extents.
+    pub shapely: bool,
     /// What computing it from weights and literals takes.
     pub effort: Effort,
 }
@@ -116,6 +118,7 @@ impl Analysis<Term> for Knowledge {
                     types: of.types.get(i as usize).cloned().into_iter().collect(),
                     weight_only: of.weight_only,
                     literal: of.literal,
+                    shapely: of.shapely,
                     effort: of.effort,
                     ..Facts::default()
                 };
@@ -135,10 +138,11 @@ impl Analysis<Term> for Knowledge {
         let mut out = Facts::default();
         let effort = facts.iter().fold(Effort::NONE, |all, f| all.and(f.effort));
         match &op {
-            Op::Input { .. } | Op::DimValue { .. } | Op::If { .. } | Op::Loop { .. } => {}
+            Op::Input { .. } | Op::If { .. } | Op::Loop { .. } => {}
+            Op::DimValue { .. } => out.shapely = true,
             Op::Weight { name, .. } => out.weight_only = egraph.analysis.bound.contains(name),
             Op::Const { .. } => {
-                (out.weight_only, out.literal) = (true, true);
+                (out.weight_only, out.literal, out.shapely) = (true, true, true);
             }
             Op::Iota { ty, .. } => {
                 let fixed = ty.const_shape().is_some();
@@ -147,6 +151,7 @@ impl Analysis<Term> for Knowledge {
             _ => {
                 out.weight_only = of_operands(|f| f.weight_only);
                 out.literal = of_operands(|f| f.literal);
+                out.shapely = of_operands(|f| f.shapely);
                 if matches!(op, Op::Broadcast { .. } | Op::Reshape { .. } | Op::Permute { .. } | Op::Slice { .. }) {
                     out.splat = facts[0].splat;
                 }
@@ -177,13 +182,15 @@ impl Analysis<Term> for Knowledge {
             let text = |f: &Facts| f.types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             self.unsound.push(format!("{} was set equal to {}", text(a), text(&b)));
         }
-        let known =
-            |f: &Facts| (f.splat.map(f64::to_bits), f.value.is_some(), f.weight_only, f.literal, f.effort.bits());
+        let known = |f: &Facts| {
+            (f.splat.map(f64::to_bits), f.value.is_some(), f.weight_only, f.literal, f.shapely, f.effort.bits())
+        };
         let (before, other) = (known(a), known(&b));
         a.splat = a.splat.or(b.splat);
         a.value = a.value.take().or(b.value);
         a.weight_only |= b.weight_only;
         a.literal |= b.literal;
+        a.shapely |= b.shapely;
         a.effort = a.effort.least(b.effort);
         let after = known(a);
         DidMerge(before != after, other != after)

@@ -6,6 +6,7 @@ mod effort;
 #[cfg(test)]
 mod extract;
 mod facts;
+mod kernels;
 mod term;
 
 pub(crate) use build::{Put, build};
@@ -14,4 +15,5 @@ pub(crate) use effort::Effort;
 #[cfg(test)]
 pub(crate) use extract::extract;
 pub(crate) use facts::{Attributes, EGraph, Facts, Knowledge, commutes, op_of};
+pub(crate) use kernels::KernelPlace;
 pub(crate) use term::{Head, Term};

@@ -5,5 +5,7 @@ mod names;
 mod plan_builder;
 mod region_builder;
 
+pub(crate) use fold::Folder;
 pub(crate) use names::{Provenance, describe};
 pub(crate) use plan_builder::{Emission, emit};
+pub(crate) use region_builder::region_graph;

@@ -87,6 +87,7 @@ pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
         Anchor::Contract => "gemm",
         Anchor::Attention => "attention",
         Anchor::Conv => "conv",
+        Anchor::Kernel => "kernel",
         Anchor::Window => "pool",
         Anchor::Index => {
             if ops.iter().any(|op| op.name().starts_with("scatter")) {
@@ -102,7 +103,7 @@ pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
     };
     let mut name = word.to_owned();
     // What has a word of its own needs no more of them.
-    if matches!(word, "map" | "reduce" | "gemm" | "conv" | "pool" | "gather") {
+    if matches!(word, "map" | "reduce" | "gemm" | "conv" | "pool" | "gather" | "kernel") {
         let of = |kind: OpKind| ops.iter().filter(move |op| op.kind() == kind).map(|op| op.name());
         let views = of(OpKind::View).filter(|name| !matches!(*name, "reshape" | "broadcast"));
         let mut told: Vec<&str> = Vec::new();

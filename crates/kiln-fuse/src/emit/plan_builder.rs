@@ -43,7 +43,10 @@ pub(crate) fn emit(from: &Emission, launches: &[Launch], results: &[ClassIx]) ->
     let mut regions = Vec::with_capacity(launches.len());
     for launch in launches {
         regions.push(match launch {
-            Launch::Region { inner, outputs, anchor, .. } => Some(b.region(inner, outputs, *anchor)?),
+            Launch::Region { inner, outputs, anchor, kernel, .. } => {
+                let operands = kernel.and_then(|k| from.dag.kernel(k)).map_or(&[][..], |place| &place.inputs);
+                Some(b.region(inner, outputs, operands, *anchor)?)
+            }
             Launch::Step(class, node) => b.step(*class, *node)?,
         });
     }
@@ -150,8 +153,14 @@ impl PlanBuilder<'_> {
         Ok(self.buffer(ty, BufferKind::Weight(name.clone()), &name, None))
     }
 
-    fn region(&mut self, inner: &[(ClassIx, u16)], outputs: &[ClassIx], anchor: Anchor) -> Result<usize> {
-        let cone = region_graph(self.from.dag, inner, outputs, self.from.graph, &mut self.folder)?;
+    fn region(
+        &mut self,
+        inner: &[(ClassIx, u16)],
+        outputs: &[ClassIx],
+        operands: &[ClassIx],
+        anchor: Anchor,
+    ) -> Result<usize> {
+        let cone = region_graph(self.from.dag, inner, outputs, operands, self.from.graph, &mut self.folder)?;
         let inputs = cone.operands.iter().map(|c| self.read(*c)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|c| self.temp(*c)).collect::<Vec<_>>();
         let mut nodes: Vec<String> = Vec::new();
@@ -201,7 +210,7 @@ impl PlanBuilder<'_> {
         if op.kind() == OpKind::Alone {
             let inner = [(class, number)];
             let wanted: Vec<ClassIx> = parts.into_iter().flatten().collect();
-            return self.region(&inner, &wanted, Anchor::Alone).map(Some);
+            return self.region(&inner, &wanted, &[], Anchor::Alone).map(Some);
         }
         let inputs: Vec<BufferId> = node.operands.iter().map(|c| self.read(*c)).collect::<Result<_>>()?;
         let mut outputs = Vec::with_capacity(parts.len());

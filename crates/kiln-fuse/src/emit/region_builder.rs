@@ -13,11 +13,12 @@ pub(crate) struct Cone {
     pub operands: Vec<ClassIx>,
 }
 
-/// Inner nodes over leaves as a graph: operands `x0, x1, ..` in order of first use, results `y0, y1, ..`, no other names.
+/// Inner nodes over leaves as a graph: operands `x0, x1, ..` in order of first use, results `y0, y1, ..`, no other names. Leaves that are `kept` are operands even where they are literals.
 pub(crate) fn region_graph(
     dag: &Dag,
     inner: &[(ClassIx, u16)],
     outputs: &[ClassIx],
+    kept: &[ClassIx],
     model: &Graph,
     folder: &mut Folder,
 ) -> Result<Cone> {
@@ -31,6 +32,7 @@ pub(crate) fn region_graph(
         .map(|(class, node)| &dag.class(*class).nodes[usize::from(*node)])
         .filter(|node| reads_memory(node.op.as_ref()))
         .flat_map(|node| node.operands.iter().copied())
+        .chain(kept.iter().copied())
         .collect();
     let inside = |c: &ClassIx| is_literal(dag, *c) && !read.contains(c);
     // Inputs first, so that a region reads like a function.

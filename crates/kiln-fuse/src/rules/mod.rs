@@ -2,6 +2,7 @@
 
 mod broadcast;
 mod contraction;
+mod functions;
 mod reduce;
 mod scale;
 mod simplify;
@@ -141,6 +142,19 @@ pub(crate) fn all() -> Result<&'static [Rule]> {
     ALL.as_deref().map_err(Error::clone)
 }
 
+/// [`all`], and those that are for the functions of kernels alone.
+pub(crate) fn of_functions() -> Result<Vec<&'static Rule>> {
+    static OWN: LazyLock<Result<Vec<Rule>>> = LazyLock::new(functions::rules);
+    Ok(of_models(true)?.into_iter().chain(OWN.as_deref().map_err(Error::clone)?).collect())
+}
+
+/// [`all`], and those for models in which functions are looked for.
+pub(crate) fn of_models(functions: bool) -> Result<Vec<&'static Rule>> {
+    static OWN: LazyLock<Result<Vec<Rule>>> = LazyLock::new(functions::rules_of_models);
+    let own = if functions { OWN.as_deref().map_err(Error::clone)? } else { &[] };
+    Ok(all()?.iter().chain(own).collect())
+}
+
 /// Saturation stops when the e-graph is this many times as large as the model, plus something for small ones: rules that gain more
 /// than that are running away.
 const GROWTH: usize = 6;
@@ -156,9 +170,13 @@ pub(crate) struct Saturation {
 }
 
 /// Rewrites until nothing new is found or a limit is met.
-pub(crate) fn saturate(egraph: EGraph, rules: &[Rule], options: &Options) -> Result<(EGraph, Saturation)> {
+pub(crate) fn saturate<'r>(
+    egraph: EGraph,
+    rules: impl IntoIterator<Item = &'r Rule>,
+    options: &Options,
+) -> Result<(EGraph, Saturation)> {
     let active: Vec<&Rewrite<Term, Knowledge>> =
-        rules.iter().filter(|r| r.numerics <= options.numerics).map(|r| &r.rewrite).collect();
+        rules.into_iter().filter(|r| r.numerics <= options.numerics).map(|r| &r.rewrite).collect();
     let limit = options.node_limit.min(GROWTH * egraph.total_size() + GROWTH_SMALL);
     let knowledge = Knowledge::default();
     let runner = Runner::<Term, Knowledge>::new(knowledge)

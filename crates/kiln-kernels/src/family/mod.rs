@@ -52,6 +52,14 @@ pub fn programs(
             products => configured("conv_gemm", products),
         },
         Anchor::Window => one("window", window::program(region, symbols)?),
+        Anchor::Kernel => {
+            return Err(Error::Unsupported {
+                region: region.name.clone(),
+                summary: region.summary.clone(),
+                what: "it was planned for a kernel that somebody wrote, and no such kernel takes it".to_owned(),
+                help: "give that kernel to whatever lowers the plan, or fuse without its function".to_owned(),
+            });
+        }
         Anchor::Sink | Anchor::Alone => match region.anchors()[..] {
             [anchor] => match &region.graph.node(anchor).op {
                 Op::Scan { .. } => one("scan", scan::program(region, symbols)?),

@@ -150,7 +150,38 @@ impl Case<'_> {
             let x = self.b.add1(Op::Broadcast { shape: dims(&wide) }, &[x]).unwrap();
             return self.b.reduce(ReduceOp::Sum, x, &axes, false).unwrap();
         }
+        if let Some(op) = rule.strip_prefix("reshape-last-") {
+            return self.reshape_last(op);
+        }
+        if let Some((op, _)) = rule.split_once("-associates-") {
+            let op = BinaryOp::from_name(op).unwrap();
+            let [x, y, z] = [(); 3].map(|()| self.x(&shape));
+            let pair = self.b.binary(op, x, y).unwrap();
+            let (a, b) = if rule.contains("left") { (pair, z) } else { (z, pair) };
+            return self.b.binary(op, a, b).unwrap();
+        }
         match rule {
+            "quotient-is-product" => {
+                let (x, y) = (self.x(&shape), self.positive(&shape));
+                self.b.div(x, y).unwrap()
+            }
+            "recip-is-quotient" | "recip-is-quotient-left" => {
+                let (x, y) = (self.x(&shape), self.positive(&shape));
+                let r = self.b.recip(y).unwrap();
+                let (a, b) = if rule == "recip-is-quotient" { (x, r) } else { (r, x) };
+                self.b.mul(a, b).unwrap()
+            }
+            "recip-of-rows-is-quotient" => {
+                let narrow = self.narrower(&shape);
+                let (x, y) = (self.x(&shape), self.positive(&narrow));
+                let r = self.b.recip(y).unwrap();
+                let r = self.broadcast(r, &shape);
+                self.b.binary(BinaryOp::Mul, x, r).unwrap()
+            }
+            "rsqrt-is-recip" => {
+                let x = self.positive(&shape);
+                self.b.rsqrt(x).unwrap()
+            }
             "mul-one" => self.binary_case(BinaryOp::Mul, 1.0),
             "div-one" => self.binary_case(BinaryOp::Div, 1.0),
             "add-zero" => self.binary_case(BinaryOp::Add, 0.0),
@@ -283,6 +314,32 @@ impl Case<'_> {
         }
     }
 
+    fn reshape_last(&mut self, op: &str) -> ValueId {
+        let (a, b, c) = (self.extent(), self.extent(), self.extent());
+        let (inner, outer) = ([a, b, c], [a * b, c]);
+        let cast = Op::Cast { to: DType::F16, saturate: false };
+        let unary = if op == "cast" { Some(cast) } else { UnaryOp::from_name(op).map(Op::Unary) };
+        if let Some(unary) = unary {
+            let x = self.input(if op == "not" { DType::Bool } else { DType::F64 }, &inner);
+            let x = self.reshape(x, &outer);
+            return self.b.add1(unary, &[x]).unwrap();
+        }
+        let (side, op) = op.split_once('-').unwrap();
+        let dtype = if ["and", "or", "xor", "shl", "shr"].contains(&op) { DType::U8 } else { DType::F64 };
+        let x = self.input(dtype, &inner);
+        let x = self.reshape(x, &outer);
+        let y = if side == "both" {
+            let y = self.input(dtype, &inner);
+            self.reshape(y, &outer)
+        } else {
+            let narrow = [vec![], vec![1], vec![c]][self.rng.range(0, 2) as usize].clone();
+            let y = self.input(dtype, &narrow);
+            self.broadcast(y, &outer)
+        };
+        let (x, y) = if side == "right" { (y, x) } else { (x, y) };
+        self.b.binary(BinaryOp::from_name(op).unwrap(), x, y).unwrap()
+    }
+
     fn view(&mut self, rule: &str, shape: Vec<usize>) -> ValueId {
         let rank = shape.len();
         match rule {
@@ -325,6 +382,14 @@ impl Case<'_> {
             "broadcast-of-units" => {
                 let x = self.x(&shape);
                 self.broadcast(x, &[&[1, 1], shape.as_slice()].concat())
+            }
+            "broadcast-of-leading-units" => {
+                let narrow = self.narrower(&shape);
+                let narrow = [&[1][..], &narrow[narrow.len().min(1)..]].concat();
+                let x = self.x(&narrow);
+                let mut shape = shape;
+                shape[0] = shape[0].max(2);
+                self.broadcast(x, &[&[2][..], &shape].concat())
             }
             "broadcast-of-reshape" => {
                 let narrow = self.narrower(&shape);

@@ -5,7 +5,7 @@ mod cases;
 mod manners;
 mod premises;
 
-use super::{Rule, all, saturate};
+use super::{Rule, all, of_functions, saturate};
 use crate::egraph::{ClassIx, Dag, build, extract};
 use crate::{Numerics, Options};
 use kiln_graph::{Builder, ConvSpec, DType, Dim, Graph, Rng, Tensor, interpret};
@@ -39,7 +39,7 @@ fn apply(graph: &Graph, rules: &[Rule], options: &Options) -> (usize, Dag, Vec<C
 
 /// Whether the rule of this name fires anywhere in a graph.
 fn fires(name: &str, graph: &Graph) -> bool {
-    let mut found = all().unwrap().iter().filter(|r| r.name == name);
+    let mut found = of_functions().unwrap().into_iter().filter(|r| r.name == name);
     let (Some(rule), None) = (found.next(), found.next()) else { panic!("not one rule `{name}`") };
     apply(graph, std::slice::from_ref(rule), &options()).0 > 0
 }
@@ -77,6 +77,8 @@ fn every_rule_keeps_values() {
         ("reduce", super::reduce::rules().unwrap()),
         ("contraction", super::contraction::rules().unwrap()),
         ("scale", super::scale::rules().unwrap()),
+        ("functions", super::functions::rules().unwrap()),
+        ("functions, of models", super::functions::rules_of_models().unwrap()),
     ] {
         let per_rule = 200 / rules.len() + 12;
         for rule in rules {

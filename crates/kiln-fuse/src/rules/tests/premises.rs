@@ -28,6 +28,35 @@ fn scalar_case(op: BinaryOp, c: f64) -> Graph {
     })
 }
 
+/// Ops on integers, one after the other.
+fn integers(ops: &[BinaryOp]) -> Graph {
+    graph(|b| {
+        let x = b.input("x", DType::I32, &dims(&[3]))?;
+        ops.iter().zip(["y", "z"]).try_fold(x, |x, (op, name)| {
+            let y = b.input(name, DType::I32, &dims(&[3]))?;
+            b.binary(*op, x, y)
+        })
+    })
+}
+
+/// A sum of rows that had two axes with something of each row.
+fn over_reshape(shape: &[usize]) -> Graph {
+    graph(|b| {
+        let x = input(b, "x", &[2, 3, 5])?;
+        let x = b.add1(Op::Reshape { shape: dims(&[6, 5]) }, &[x])?;
+        let y = input(b, "y", shape)?;
+        let y = b.add1(Op::Broadcast { shape: dims(&[6, 5]) }, &[y])?;
+        b.binary(BinaryOp::Add, x, y)
+    })
+}
+
+fn broadcast(from: &[usize], to: &[usize]) -> Graph {
+    graph(|b| {
+        let x = input(b, "x", from)?;
+        b.add1(Op::Broadcast { shape: dims(to) }, &[x])
+    })
+}
+
 fn casts(from: DType, middle: DType, to: DType) -> Graph {
     graph(|b| {
         let x = b.input("x", from, &dims(&[3]))?;
@@ -49,6 +78,12 @@ fn plain() -> ConvSpec {
 /// Rules and graphs on which they must not fire.
 pub(super) fn violations() -> Vec<(&'static str, Graph)> {
     let mut all = vec![
+        ("quotient-is-product", integers(&[BinaryOp::Div])),
+        ("mul-associates-left", integers(&[BinaryOp::Mul, BinaryOp::Mul])),
+        ("add-associates-left-exchanged", integers(&[BinaryOp::Add, BinaryOp::Add])),
+        ("broadcast-of-leading-units", broadcast(&[3, 1], &[2, 3, 4])),
+        ("reshape-last-left-add", over_reshape(&[6, 5])),
+        ("reshape-last-left-add", over_reshape(&[6, 1])),
         ("mul-one", scalar_case(BinaryOp::Mul, 1.5)),
         ("div-one", scalar_case(BinaryOp::Div, 2.0)),
         ("add-zero", scalar_case(BinaryOp::Add, 1e-300)),

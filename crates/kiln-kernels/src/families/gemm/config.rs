@@ -95,6 +95,15 @@ impl Config {
         bytes(0) + bytes(1)
     }
 
+    /// 32-bit registers of a thread for operands that travel through them; the assembler gives bytes one each.
+    fn carried(&self, problem: &Problem) -> u32 {
+        let words = |side: usize| {
+            let (elements, bits) = (self.elements()[side], problem.types[side].bits());
+            if bits == 8 { elements } else { elements * bits / 32 }
+        };
+        (words(0) + words(1)) / (32 * self.warps)
+    }
+
     /// Bytes of shared memory.
     pub fn shared_bytes(&self, problem: &Problem) -> u32 {
         // Where threads multiply, rows are padded by 16 bytes.
@@ -213,9 +222,8 @@ impl Space<'_> {
             return;
         }
         let problem = self.problem;
-        let resources = config.resources(problem);
         let asynchronous = self.machine.has_cp_async() && problem.feeds.iter().all(|feed| *feed >= Feed::Narrow);
-        let held = if asynchronous { config.sums(problem) } else { resources.registers - 40 };
+        let held = config.sums(problem) + if asynchronous { 0 } else { config.carried(problem) };
         if config.sums(problem) > MOST_SUMS || held > MOST_HELD || config.sums(problem) == 0 {
             return;
         }

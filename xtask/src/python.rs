@@ -23,6 +23,8 @@ pub struct Package {
 pub const ONNX: Package = Package { name: "onnx", version: "1.23.2", dependencies: true };
 /// The oracle of the public models.
 pub const ONNXRUNTIME: Package = Package { name: "onnxruntime", version: "1.32.0", dependencies: true };
+/// The disassembler with which tests look at machine code. A newer one reads what older compilers wrote.
+pub const NVDISASM: Package = Package { name: "nvidia-cuda-nvdisasm", version: "13.5.37", dependencies: false };
 
 impl Package {
     /// Installs the package unless it is there, and returns its folder: the `PYTHONPATH` that makes it importable.

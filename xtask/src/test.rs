@@ -1,6 +1,7 @@
 //! `xtask test`: everything that must hold before a change lands.
 
 use crate::cases::{self, CASES};
+use crate::python::NVDISASM;
 use crate::step::{Steps, cargo, cargo_with, command, tested_kiln};
 use crate::{Outcome, demo, deny, onnx_suite, proto};
 use kiln_cuda::{Home, RELEASES, setup};
@@ -23,7 +24,10 @@ pub fn run() -> Outcome<()> {
     steps.run("oldest Rust", oldest_rust)?;
     steps.run("licences and sources of dependencies", deny::run)?;
     steps.run("public models and what onnxruntime makes of them", || cases::run(false, &[]))?;
-    steps.run("unit, property and file tests", || cargo(&["test", "--workspace"]))?;
+    let disassembler = steps.run("disassembler", || NVDISASM.install(&home))?;
+    steps.run("unit, property and file tests", || {
+        cargo_with(&["test", "--workspace"], "PYTHONPATH", &disassembler.display().to_string())
+    })?;
     let kiln = tested_kiln()?;
     for case in CASES.iter().filter(|c| !c.inputs.is_empty()) {
         steps.run(&format!("public model {}", case.name), || public_model(&kiln, case, &home))?;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::cache::{CubinCache, Entry, Key};
 use crate::diagnostic::CompileFailure;
-use crate::nvrtc::Nvrtc;
+use crate::nvrtc::{Nvrtc, Output};
 use crate::resources::ResourceLog;
 use crate::{CudaError, Result};
 
@@ -190,15 +190,33 @@ impl Compiler {
         Ok(compiled(request, entry, outcome))
     }
 
-    /// Adds the PTX that the assembler refused: NVRTC gives it only when asked for a virtual architecture, whose PTX it
-    /// does not assemble.
+    /// The PTX of one kernel, which is not assembled: for what runs nothing else, such as the simulator. It is not cached.
+    ///
+    /// # Errors
+    /// Those of [`Compiler::compile`], but for what only the assembler refuses.
+    pub fn ptx(&self, request: &CompileRequest) -> Result<String> {
+        self.check(request)?;
+        let output = pool()?.install(|| self.to_ptx(request))?;
+        if output.ok {
+            return Ok(String::from_utf8_lossy(&output.ptx).into_owned());
+        }
+        let failure = CompileFailure::new(&request.name, &request.arch, &request.source, FILE, output.log);
+        Err(CudaError::Compile(Box::new(failure)))
+    }
+
+    /// NVRTC gives PTX alone when asked for a virtual architecture.
+    fn to_ptx(&self, request: &CompileRequest) -> Result<Output> {
+        let virtual_arch = request.arch.replacen("sm_", "compute_", 1);
+        let options = self.options(&CompileRequest { arch: virtual_arch, ..request.clone() });
+        self.nvrtc.run_to_ptx(&request.name, &request.source, FILE, &options)
+    }
+
+    /// Adds the PTX that the assembler refused.
     fn with_ptx(&self, request: &CompileRequest, failure: CompileFailure) -> CompileFailure {
         if !failure.needs_ptx() {
             return failure;
         }
-        let virtual_arch = request.arch.replacen("sm_", "compute_", 1);
-        let options = self.options(&CompileRequest { arch: virtual_arch, ..request.clone() });
-        match self.nvrtc.run_to_ptx(&request.name, &request.source, FILE, &options) {
+        match self.to_ptx(request) {
             Ok(output) => failure.with_ptx(String::from_utf8_lossy(&output.ptx).into_owned()),
             Err(_) => failure,
         }

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Case, attention, cases, shapes};
+use common::drawn::{self, Draw};
+use common::{Case, attention, cases};
+use kiln_graph::{DType, Rng};
 use kiln_kernels::families::{Subject, offers};
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
@@ -116,26 +118,33 @@ fn attentions_are_ranked_as_measured() {
     assert!(config["bm"].as_u64().unwrap() <= 64, "{config}");
 }
 
+/// Regions of every type on shapes of every kind.
+fn of_random_shapes(draw: Draw, count: u64) -> Vec<Case> {
+    let seed = drawn::fresh_seed();
+    println!("seeds from {seed}");
+    let types = [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I32, DType::I8];
+    let case = |i: u64| {
+        let mut rng = Rng::new(seed.wrapping_add(i));
+        let drawn = draw(&mut rng, types[i as usize % types.len()]).unwrap();
+        drawn.case(&drawn.bindings(&mut rng), seed.wrapping_add(i))
+    };
+    (0..count).map(case).collect()
+}
+
 #[test]
 fn maps_of_random_shapes() {
-    let seed = shapes::fresh_seed();
-    println!("seeds from {seed}");
-    check((0..30).map(|i| shapes::map(seed.wrapping_add(i))).collect(), "map");
+    check(of_random_shapes(drawn::map, 30), "map");
 }
 
 #[test]
 fn rows_of_random_shapes() {
-    let seed = shapes::fresh_seed();
-    println!("seeds from {seed}");
-    check((0..30).map(|i| shapes::rows(seed.wrapping_add(i))).collect(), "rows");
+    check(of_random_shapes(drawn::rows, 30), "rows");
 }
 
 /// Every Config, not only the best: whatever the tuner takes must be right.
 #[test]
 fn every_config_is_right() {
-    let seed = shapes::fresh_seed();
-    println!("seeds from {seed}");
-    for case in (0..3).map(|i| shapes::rows(seed.wrapping_add(i))).chain([shapes::map(seed)]) {
+    for case in of_random_shapes(drawn::rows, 3).into_iter().chain(of_random_shapes(drawn::map, 1)) {
         for offer in case.offers(Arch::Sm80) {
             let built = offer.build().unwrap();
             if built.guard.holds(&case.bindings()).unwrap() {

@@ -30,7 +30,7 @@ const DTYPES: [DType; 14] = [
 type Build = fn(&mut Builder, DType) -> Result<ValueId>;
 
 /// One region of each kind.
-const PROBES: [(Anchor, Build); 9] = [
+const PROBES: [(Anchor, Build); 10] = [
     (Anchor::Map, |b, dtype| {
         let x = b.input("x", dtype, &d(&["8", "64"]))?;
         b.transpose(x, &[1, 0])
@@ -52,6 +52,13 @@ const PROBES: [(Anchor, Build); 9] = [
         let (x, w) = (b.input("x", dtype, &d(&["64", "64"]))?, b.input("w", dtype, &d(&["64", "64"]))?);
         let sum = dtype.accumulator();
         b.contract(spec("mk,kn->mn"), x, w, sum, sum)
+    }),
+    (Anchor::Attention, |b, dtype| {
+        let [q, k, v] = ["q", "k", "v"].map(|name| b.input(name, dtype, &d(&["2", "64", "64"])));
+        let scores = b.contract(spec("hqd,hkd->hqk"), q?, k?, DType::F32, DType::F32)?;
+        let weights = b.softmax(scores, -1)?;
+        let weights = b.cast(weights, dtype)?;
+        b.contract(spec("hqk,hkd->hqd"), weights, v?, DType::F32, dtype)
     }),
     (Anchor::Conv, |b, dtype| {
         let (x, w) =
@@ -130,8 +137,25 @@ fn page() -> String {
             let _ = write!(page, " {cell} |");
         }
     }
-    page + "\n"
+    page + "\n" + SHOWN
 }
+
+/// What tests hold kernels to.
+const SHOWN: &str = "
+## What is shown, and where
+
+Of `map`, `rows`, `gemm` and `attention`, without a GPU; files are of `crates/kiln-kernels/tests`.
+
+* `cells.rs`: every cell above in the simulator with all checks, outputs poisoned, equal to the reference interpreter and as near to float64 as it is: random regions, Configs, shapes
+  (odd, unaligned, 1, symbols that are 1, edges of tiles) and data with infinities and NaN. `KILN_SHAPES=30` runs so many shapes of each cell, and 20 schedules of each asynchronous kernel.
+* `without_atoms.rs`, `tiles.rs`: without wgmma, then TMA, `cp.async`, `ldmatrix`, `mma.sync` in the table of atoms, the same programs become others that are right.
+* `mutants.rs`: what the validator accepts of changed schedules runs clean and right (`KILN_MUTANTS=2000`); `crates/kiln-tile/tests/validate.rs` has broken ones that it must name.
+* `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816 and IMMA by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows;
+  no spill, no local memory, no product that waits (C7510) in Configs drawn from the spaces, or in all (`KILN_CONFIGS=all`).
+* `counters.rs`: aligned maps and rows move their bytes once, in whole sectors; products take exactly the matrix instructions that their extents need, load whole sectors, and meet no bank of shared
+  memory twice, as layouts predict.
+* `crates/kiln-tile/tests/confined.rs`: nothing but the printer and the table of atoms writes CUDA C or PTX; the compiler of the first tile IR is the exception until what it makes has moved.
+";
 
 #[test]
 fn the_page_says_what_families_take() {

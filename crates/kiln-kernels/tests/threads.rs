@@ -1,7 +1,10 @@
 //! Programs of tiles with layouts, lowered to threads: compiled by NVRTC, and their PTX run in the simulator against plain Rust. Layouts
 //! are blocked ones, given by a small stand-in for their inference.
 
-use kiln_cuda::{CompileRequest, Compiler, CubinCache, Home, Nvrtc, setup};
+mod common;
+
+use common::sim::compiler;
+use kiln_cuda::CompileRequest;
 use kiln_layout::RegisterLayout;
 use kiln_sim::{Arg, Device, LaunchConfig, Mix, Module, Options};
 use kiln_target::arch::Arch;
@@ -9,19 +12,6 @@ use kiln_tile::ir::{self, Builder, Op, Place, Program, Schedule, Stmt, Tile, Val
 use kiln_tile::lower::compile_threads;
 use kiln_tile::program::{Access, ReduceOp};
 use kiln_tile::{Array, DType, Expr, Scalar};
-use std::sync::OnceLock;
-
-fn compiler() -> &'static Compiler {
-    static COMPILER: OnceLock<Compiler> = OnceLock::new();
-    COMPILER.get_or_init(|| {
-        let home = Home::from_env().expect("a home folder");
-        let nvrtc = Nvrtc::discover(&home).unwrap_or_else(|_| {
-            setup::setup(&home, |_| {}).expect("kiln setup");
-            Nvrtc::discover(&home).expect("NVRTC")
-        });
-        Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&home))
-    })
-}
 
 // ---- layouts ------------------------------------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ fn stream(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx], launches: 
         let Some(merged) = together(dag, &parts, launches, weights) else { continue };
         let gone: Vec<ClassIx> = parts.iter().copied().chain([scores]).collect();
         let seconds = |launch: &Launch| match launch {
-            Launch::Region { inner, leaves, outputs, anchor } => {
+            Launch::Region { inner, leaves, outputs, anchor, .. } => {
                 costs.estimate(dag, inner, leaves, outputs, *anchor).seconds
             }
             Launch::Step(..) => 0.0,
@@ -134,7 +134,7 @@ fn together(
     let mut nodes: BTreeMap<ClassIx, u16> = BTreeMap::new();
     let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
     for root in parts {
-        let Launch::Region { inner, leaves, outputs, anchor } = launches.get(root)? else { return None };
+        let Launch::Region { inner, leaves, outputs, anchor, kernel: None } = launches.get(root)? else { return None };
         for (class, node) in inner {
             if *nodes.entry(*class).or_insert(*node) != *node {
                 return None;
@@ -149,7 +149,7 @@ fn together(
     let leaves: Vec<ClassIx> = read.into_iter().filter(|c| !computed(c)).collect();
     let outputs: Vec<ClassIx> = written.into_iter().collect();
     let anchor = legal(&subgraph(dag, &inner, &leaves, &outputs)).ok()?;
-    (anchor == Anchor::Attention).then_some(Launch::Region { inner, leaves, outputs, anchor })
+    (anchor == Anchor::Attention).then_some(Launch::Region { inner, leaves, outputs, anchor, kernel: None })
 }
 
 /// `large` with the result of `small` as a further one, if it computes that anyway and it pays.

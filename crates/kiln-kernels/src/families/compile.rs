@@ -5,16 +5,23 @@ use crate::lower::Watch;
 use crate::tensor_map::{Element, Swizzle, TensorMap, Window};
 use crate::{Error, Implementation, Kernel, Launch, Param, Result};
 use kiln_graph::Dim;
-use kiln_target::arch::Arch;
+use kiln_target::atoms::AtomTable;
 use kiln_tile::pass::Pass;
 use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::program::Param as TileParam;
+use kiln_tile::threads::cuda::without_prelude;
 use kiln_tile::validate::validate;
 use kiln_tile::{DType, KernelParam, TileError, ir, lower};
 
-/// Compiles what an offer built for `arch`, showing `watch` the programs and the CUDA C.
-pub fn implementation(offer: &Offer, built: &Built, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
-    let kernels = built.launches.iter().map(|launch| launch.compile(arch, watch)).collect::<Result<_>>()?;
+/// Compiles what an offer built for an architecture, or what is left of its instructions, showing `watch` the programs and the CUDA C.
+pub fn implementation(
+    offer: &Offer,
+    built: &Built,
+    atoms: impl Into<AtomTable>,
+    watch: &mut Watch<'_>,
+) -> Result<Implementation> {
+    let machine = Machine::new(atoms);
+    let kernels = built.launches.iter().map(|launch| launch.compile(&machine, watch)).collect::<Result<_>>()?;
     let Built { scratch_bytes, zeroed_bytes, packed, .. } = built.clone();
     let made = Implementation::new(offer.family, offer.config.clone(), kernels);
     Ok(Implementation { scratch_bytes, zeroed_bytes, packed, ..made })
@@ -25,16 +32,16 @@ impl TileLaunch {
     ///
     /// # Errors
     /// What the architecture cannot do, and what the validator finds wrong with the schedule.
-    pub fn scheduled(&self, arch: Arch) -> Result<ir::Program> {
-        self.passed(arch, &mut |_, _| {})
+    pub fn scheduled(&self, atoms: impl Into<AtomTable>) -> Result<ir::Program> {
+        self.passed(&Machine::new(atoms), &mut |_, _| {})
     }
 
     /// [`TileLaunch::scheduled`], showing what each pass leaves by its name.
-    fn passed(&self, arch: Arch, seen: &mut dyn FnMut(&str, &ir::Program)) -> Result<ir::Program> {
+    fn passed(&self, machine: &Machine, seen: &mut dyn FnMut(&str, &ir::Program)) -> Result<ir::Program> {
         ir::verify(&self.program).map_err(|e| self.refused(e))?;
-        let (mut program, machine) = (self.program.clone(), Machine::new(arch));
+        let mut program = self.program.clone();
         for pass in &PASSES {
-            pass.run(&mut program, &machine).map_err(|e| self.refused(e))?;
+            pass.run(&mut program, machine).map_err(|e| self.refused(e))?;
             seen(pass.name, &program);
         }
         validate(&program).map_err(|e| self.refused(e))?;
@@ -45,19 +52,17 @@ impl TileLaunch {
         Error::Tile { region: self.program.name.clone(), source: source.into() }
     }
 
-    fn compile(&self, arch: Arch, watch: &mut Watch<'_>) -> Result<Kernel> {
+    fn compile(&self, machine: &Machine, watch: &mut Watch<'_>) -> Result<Kernel> {
         let _span = tracing::debug_span!("kernel", name = self.program.name).entered();
         watch(&self.program.name, Pass::Verify, &self.program);
-        let program = self.passed(arch, &mut |pass, program| {
+        let program = self.passed(machine, &mut |pass, program| {
             if pass == "layouts" {
                 watch(&self.program.name, Pass::Layout, program);
             }
         })?;
         watch(&self.program.name, Pass::Sync, &program);
-        let kernel = lower::compile_threads(&program, arch).map_err(|e| self.refused(e))?;
-        // The prelude stands before it.
-        let main = kernel.source.find("extern \"C\"").map_or("", |at| &kernel.source[at..]);
-        watch(&kernel.name, Pass::Lower, &main);
+        let kernel = lower::compile_threads(&program, machine.atoms.clone()).map_err(|e| self.refused(e))?;
+        watch(&kernel.name, Pass::Lower, &without_prelude(&kernel.source));
         watch(&kernel.name, Pass::Cuda, &kernel.source);
         let mut params = vec![];
         for (i, param) in kernel.params.iter().enumerate() {

@@ -3,8 +3,11 @@
 
 pub mod attention;
 pub mod cases;
+pub mod drawn;
+pub mod missing;
 pub mod products;
 pub mod shapes;
+pub mod sim;
 
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, Rng, Tensor, ValueId, bind_symbols, interpret};
@@ -185,10 +188,17 @@ impl Case {
 
     /// Compares results with the reference interpreter's.
     pub fn compare(&self, found: &[Tensor], slack: f64) {
+        if let Some(said) = self.differs(found, slack) {
+            panic!("{said}");
+        }
+    }
+
+    /// The first element that is not the reference interpreter's.
+    pub fn differs(&self, found: &[Tensor], slack: f64) -> Option<String> {
         let expected = self.expected();
+        let name = &self.region.name;
         assert_eq!(found.len(), expected.len());
         for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let name = &self.region.name;
             assert_eq!(found.dtype(), expected.dtype(), "{name}");
             assert_eq!(found.shape(), expected.shape(), "{name}");
             let bound = unit(expected.dtype()) * self.roundings.max(1.0) * slack;
@@ -199,9 +209,35 @@ impl Case {
             for (i, (&f, &e)) in f.iter().zip(&e).enumerate() {
                 let same = f == e || f.is_nan() && e.is_nan();
                 let near = bound > 0.0 && f.is_finite() && (f - e).abs() <= bound * e.abs().max(scale);
-                assert!(same || near, "{name}: result {number}, element {i}: {f}, expected {e} within {bound:e}");
+                if !(same || near) {
+                    return Some(format!("{name}: result {number}, element {i}: {f}, expected {e} within {bound:e}"));
+                }
             }
         }
+        None
+    }
+
+    /// A result that is further from float64 than the reference interpreter's is, by more than roundings explain; as a relative error over all
+    /// elements that are finite.
+    pub fn strays(&self, found: &[Tensor]) -> Option<String> {
+        let exact = kiln_graph::widen::reference(&self.region.graph, &self.inputs).unwrap();
+        for (number, ((found, own), exact)) in found.iter().zip(&self.expected()).zip(&exact).enumerate() {
+            if !exact.dtype().is_float() {
+                continue;
+            }
+            let [found, own, values] = [found, own, exact].map(Tensor::to_f64_vec);
+            let finite: Vec<usize> =
+                (0..values.len()).filter(|&i| [&found, &own, &values].iter().all(|x| x[i].is_finite())).collect();
+            let norm = |x: &dyn Fn(usize) -> f64| finite.iter().map(|&i| x(i) * x(i)).sum::<f64>().sqrt();
+            let size = norm(&|i| values[i]).max(1e-30);
+            let [found, own] = [&found, &own].map(|x| norm(&|i| x[i] - values[i]) / size);
+            let (stored, summed) = (unit(exact.dtype()), unit(exact.dtype().accumulator()));
+            if found > 4.0 * own + 4.0 * stored + self.roundings * summed {
+                let name = &self.region.name;
+                return Some(format!("{name}: result {number} is {found:e} from float64, the reference {own:e}"));
+            }
+        }
+        None
     }
 }
 

@@ -54,36 +54,9 @@ pub fn epilogue(dtype: DType, [m, k, columns]: [usize; 3]) -> Case {
     })
 }
 
-/// Small shapes of every kind, for the simulator.
-pub fn simulated() -> Vec<Case> {
-    let shapes = [
-        ("mk,nk->mn", DType::F16, [128, 192, 128]),
-        ("mk,kn->mn", DType::BF16, [200, 136, 72]),
-        ("km,kn->mn", DType::F16, [136, 128, 128]),
-        ("km,nk->mn", DType::F16, [64, 72, 64]),
-        ("bmk,bnk->bmn", DType::BF16, [40, 64, 64]),
-        ("mk,nk->mn", DType::I8, [72, 96, 256]),
-        ("mk,kn->mn", DType::I8, [33, 48, 64]),
-        ("mk,nk->mn", DType::F8E4M3, [64, 64, 256]),
-        ("mk,kn->mn", DType::F32, [50, 70, 33]),
-        ("mk,nk->mn", DType::F64, [40, 24, 40]),
-        ("mk,nk->mn", DType::F16, [5, 136, 1040]),
-        ("mk,nk->mn", DType::BF16, [33, 35, 37]),
-        ("mk,k->m", DType::F16, [70, 1, 72]),
-        ("bkm,kn->bmn", DType::F16, [64, 64, 40]),
-    ];
-    let einsums = shapes.into_iter().map(|(text, dtype, [m, n, k])| {
-        let extent = |l: char| match l {
-            'b' => 2,
-            'm' => m,
-            'n' => n,
-            _ => k,
-        };
-        einsum(&format!("{text}_{dtype}_{m}x{n}x{k}"), text, dtype, &extent)
-    });
-    let others =
-        [epilogue(DType::F16, [70, 64, 72]), epilogue(DType::F32, [9, 20, 36]), packed_weights(), signs(), scaled()];
-    einsums.chain(others).collect()
+/// Products with what may stand before and behind them.
+pub fn composed() -> Vec<Case> {
+    vec![epilogue(DType::F16, [70, 64, 72]), epilogue(DType::F32, [9, 20, 36]), packed_weights(), signs(), scaled()]
 }
 
 /// Bytes of floats with a factor a row and a factor a column.

@@ -129,4 +129,16 @@ impl AtomTable {
     pub fn has_copy(&self, kind: CopyKind) -> bool {
         self.copies.iter().any(|row| row.kind == kind)
     }
+
+    /// The copy of a kind that writes to a space.
+    pub fn copy(&self, kind: CopyKind, to: Space) -> Option<&CopyAtom> {
+        self.copies.iter().find(|row| row.kind == kind && row.to == to)
+    }
+}
+
+/// All that an architecture has.
+impl From<Arch> for AtomTable {
+    fn from(arch: Arch) -> Self {
+        Self::new(arch)
+    }
 }

@@ -7,7 +7,7 @@ use crate::ir::{Operand, Slot, ValueId};
 use crate::passes::machine::DotLayouts;
 use crate::threads::{self as t, Atom, Binary, Function, Instruction, Place, Scalar, Stmt, Ty};
 use kiln_layout::{Major, MatrixAccess, Mode, RegisterLayout, SharedLayout};
-use kiln_target::atoms::{CopyAtom, CopyKind, MmaAtom, MmaKind, Source, Space};
+use kiln_target::atoms::{CopyKind, MmaAtom, MmaKind, Source, Space};
 
 impl Lower<'_> {
     /// Writes `result = acc + a * b`; the result has the registers of `acc`.
@@ -184,7 +184,8 @@ impl Lower<'_> {
         let layout = self.shared_layout(slot.buffer)?.clone();
         let base = self.slot(slot)?;
         let counts = [4, 2, 1].into_iter().filter(|count| run.is_multiple_of(*count));
-        let access = counts.filter_map(|count| layout.matrix_access(registers, count)).next();
+        let there = |access: &MatrixAccess| self.atoms.copy(matrix_copy(access), Space::Registers).is_some();
+        let access = counts.filter_map(|count| layout.matrix_access(registers, count)).find(there);
         let own = match &access {
             Some(access) => self.thread_bytes(&layout, &access.rows, Some(access))?,
             None => self.thread_bytes(&layout, registers, None)?,
@@ -197,27 +198,20 @@ impl Lower<'_> {
     fn load_fragments(&mut self, from: &Fragments, first: u32, results: Vec<Place>) -> Result<()> {
         let Some(access) = &from.access else {
             for (i, place) in results.into_iter().enumerate() {
-                let word = first + i as u32;
+                let number = first + i as u32;
                 let mut elements = vec![];
-                for register in word * from.word..(word + 1) * from.word {
+                for register in number * from.word..(number + 1) * from.word {
                     let constant = from.layout.linear(&from.registers.coordinate(register, 0));
                     let own = self.swizzled(&from.name, &from.layout, &from.own, constant)?;
                     let bytes = Box::new(from.base.clone().plus(self.expr(&own)?));
                     elements.push(t::Expr::load(t::Expr::SharedPointer { to: from.of, bytes }, t::Expr::int(0)));
                 }
-                let value = match (from.of, elements.len()) {
-                    (_, 1) if from.of == Scalar::F64 => elements.remove(0),
-                    (_, 1) => t::Expr::call(Function::Bits, elements),
-                    _ => t::Expr::call(Function::Pack, elements),
-                };
-                self.push(Stmt::Assign(place, value));
+                self.push(Stmt::Assign(place, word(from.of, elements)));
             }
             return Ok(());
         };
         let count = access.count;
-        let row = CopyAtom::ALL
-            .iter()
-            .find(|row| row.kind == CopyKind::Matrix { count, trans: access.trans } && row.to == Space::Registers);
+        let row = self.atoms.copy(matrix_copy(access), Space::Registers).copied();
         let Some(row) = row else { return Err(self.internal("no such ldmatrix")) };
         let mut results = results.into_iter();
         for instruction in first / count.. {
@@ -228,7 +222,7 @@ impl Lower<'_> {
             let constant = from.layout.linear(&access.row(instruction, 0));
             let own = self.swizzled(&from.name, &from.layout, &from.own, constant)?;
             let address = t::Expr::SharedAddress(Box::new(from.base.clone().plus(self.expr(&own)?)));
-            let atom = Atom::Copy(*row);
+            let atom = Atom::Copy(row);
             let operands = vec![address];
             self.push(Stmt::Instruction(Instruction {
                 atom,
@@ -280,7 +274,7 @@ impl Lower<'_> {
         Ok(place + i64::from(high))
     }
 
-    /// Multiply-adds of threads.
+    /// Multiply-adds of threads, on runs of neighbours in shared memory.
     fn fma(&mut self, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
         let Operand::Shared(a) = a else { return Err(self.internal("a left operand in registers")) };
         let layout = self.layout(acc)?.clone();
@@ -299,43 +293,78 @@ impl Lower<'_> {
             all.dedup();
             all
         };
-        let (rows, columns) = (unique(0), unique(1));
-        let step = self.counter("deep", depth, false);
+        let along = [unique(0), unique(1)];
+        // How many neighbours one access takes, and whether they lie along the depth: then so many steps are taken at a time.
+        let mut runs = [(1, false); 2];
+        for (side, slot) in [a, b].into_iter().enumerate() {
+            let shared = self.shared_layout(slot.buffer)?;
+            let (deep, most) = (1 - side, (16 / shared.element_bytes()).min(MOST_RUN));
+            let fits = |axis: usize, run: u32| match axis == deep {
+                true => depth.is_multiple_of(run),
+                false => dealt_in_runs(&layout, side, &along[side], run),
+            };
+            if let Some(axis) = shared.fastest() {
+                let lies = shared.contiguous(axis);
+                let widths = [4, 2, 1].into_iter().filter(|run| *run <= most && lies.is_multiple_of(*run));
+                runs[side] = (widths.into_iter().find(|run| fits(axis, *run)).unwrap_or(1), axis == deep);
+            }
+        }
+        let together = runs.iter().map(|(run, deep)| if *deep { *run } else { 1 }).max().unwrap_or(1);
+        let step = self.counter("deep", depth / together, false);
         let own = [self.axis_part(&layout, 0)?, self.axis_part(&layout, 1)?];
         let counter = self.declare(&step);
         let body = self.nested(|lower| {
-            let mut fetch = |slot: &Slot, name: &str, along: &[u32], own: &Expr, rows_first: bool| -> Result<t::Var> {
-                let layout = lower.shared_layout(slot.buffer)?.clone();
-                let dtype = lower.program.shared(slot.buffer).dtype;
-                let of = Scalar::of(dtype, false);
-                let array = lower.var(name, Ty::Array(total, along.len() as u32));
+            let first = Expr::var(&step) * i64::from(together);
+            let mut fetched = vec![];
+            for (side, (slot, name)) in [(a, "a_column"), (b, "b_row")].into_iter().enumerate() {
+                let shared = lower.shared_layout(slot.buffer)?.clone();
+                let of = Scalar::of(lower.program.shared(slot.buffer).dtype, false);
+                let array = lower.var(name, Ty::Array(total, along[side].len() as u32 * together));
                 lower.push(Stmt::declare(&array));
                 let base = lower.slot(slot)?;
-                for (i, place) in along.iter().enumerate() {
-                    let place = own + i64::from(*place);
-                    let at = if rows_first { [place, Expr::var(&step)] } else { [Expr::var(&step), place] };
-                    let bytes = Box::new(base.clone().plus(lower.shared_bytes(&at, &layout)?));
-                    let pointer = t::Expr::SharedPointer { to: of, bytes };
-                    let element = t::Expr::load(pointer, t::Expr::int(0));
-                    let element = if of.is_small_float() { t::Expr::call(Function::ToF32, [element]) } else { element };
-                    lower.push(Stmt::Assign(array.place(t::Expr::int(i as u32)), element.cast(total)));
+                let (run, deep) = runs[side];
+                let (across, down) = if deep { (1, run) } else { (run, 1) };
+                for (i, places) in along[side].chunks(across as usize).enumerate() {
+                    for k in (0..together).step_by(down as usize) {
+                        let (place, at) = (&own[side] + i64::from(places[0]), &first + i64::from(k));
+                        let at = if side == 0 { [place, at] } else { [at, place] };
+                        let bytes = Box::new(base.clone().plus(lower.shared_bytes(&at, &shared)?));
+                        let pointer = t::Expr::SharedPointer { to: of, bytes };
+                        let loaded = t::Expr::load_lanes(pointer, t::Expr::int(0), run);
+                        let lanes: Vec<t::Expr> = if run == 1 {
+                            vec![loaded]
+                        } else {
+                            let vector = lower.var(&format!("{name}_v"), Ty::Vector(of, run));
+                            lower.push(Stmt::constant(&vector, loaded));
+                            (0..run).map(|lane| vector.at(t::Expr::int(lane))).collect()
+                        };
+                        for (lane, element) in (0..).zip(lanes) {
+                            let narrow = of.is_small_float();
+                            let element = if narrow { t::Expr::call(Function::ToF32, [element]) } else { element };
+                            let (place, k) = if deep { (i as u32, k + lane) } else { (i as u32 * across + lane, k) };
+                            let to = array.place(t::Expr::int(place * together + k));
+                            lower.push(Stmt::Assign(to, element.cast(total)));
+                        }
+                    }
                 }
-                Ok(array)
-            };
-            let left = fetch(a, "a_column", &rows, &own[0], true)?;
-            let right = fetch(b, "b_row", &columns, &own[1], false)?;
-            for (register, [row, column]) in places.iter().enumerate() {
-                let find =
-                    |all: &[u32], place: &u32| t::Expr::int(all.iter().position(|x| x == place).unwrap_or(0) as u32);
-                let (x, y) = (left.at(find(&rows, row)), right.at(find(&columns, column)));
-                let sum = sums.at(t::Expr::int(register as u32));
-                let next =
-                    if total.is_float() { t::Expr::call(Function::Fma, [x, y, sum]) } else { sum.plus(x.times(y)) };
-                lower.push(Stmt::Assign(sums.place(t::Expr::int(register as u32)), next));
+                fetched.push(array);
+            }
+            let find = |side: usize, place: u32| along[side].iter().position(|x| *x == place).unwrap_or(0) as u32;
+            for k in 0..together {
+                for (register, [row, column]) in places.iter().enumerate() {
+                    let at = |side: usize, place: u32| fetched[side].at(t::Expr::int(find(side, place) * together + k));
+                    let (x, y) = (at(0, *row), at(1, *column));
+                    let sum = sums.at(t::Expr::int(register as u32));
+                    let next = match total.is_float() {
+                        true => t::Expr::call(Function::Fma, [x, y, sum]),
+                        false => sum.plus(x.times(y)),
+                    };
+                    lower.push(Stmt::Assign(sums.place(t::Expr::int(register as u32)), next));
+                }
             }
             Ok(())
         })?;
-        let (start, end, one) = (t::Expr::int(0), t::Expr::int(depth), t::Expr::int(1));
+        let (start, end, one) = (t::Expr::int(0), t::Expr::int(depth / together), t::Expr::int(1));
         self.push(Stmt::For { var: counter, start, end, step: one, unroll: false, body });
         Ok(())
     }
@@ -353,6 +382,18 @@ impl Lower<'_> {
         }
         self.of_thread("part", sum)
     }
+}
+
+/// Most neighbours that a thread which multiplies loads at once: all are in registers, of both operands, for each of its rows and columns.
+const MOST_RUN: u32 = 4;
+
+/// Whether every thread has places along an axis in aligned runs of so many neighbours.
+fn dealt_in_runs(layout: &RegisterLayout, axis: usize, places: &[u32], run: u32) -> bool {
+    let aligned = |mode: &Mode| mode.axis != axis || mode.is_copies() || mode.stride.is_multiple_of(run);
+    let neighbours = |run: &[u32]| run.iter().zip(run[0]..).all(|(place, expected)| *place == expected);
+    places.len().is_multiple_of(run as usize)
+        && layout.thread_modes().iter().all(aligned)
+        && places.chunks(run as usize).all(|chunk| chunk[0].is_multiple_of(run) && neighbours(chunk))
 }
 
 /// Fragments in shared memory, ready to be loaded.
@@ -378,6 +419,11 @@ impl Fragments {
     }
 }
 
+/// The instruction of an access.
+fn matrix_copy(access: &MatrixAccess) -> CopyKind {
+    CopyKind::Matrix { count: access.count, trans: access.trans }
+}
+
 /// Registers of one instruction's sums.
 fn parts_registers(atom: &MmaAtom, width: u32) -> u32 {
     atom.acc_layout(width).map_or(0, |layout| layout.registers())
@@ -385,7 +431,16 @@ fn parts_registers(atom: &MmaAtom, width: u32) -> u32 {
 
 /// `count` neighbouring registers of an array in one word.
 fn packed(from: &t::Var, first: u32, count: u32) -> t::Expr {
-    t::Expr::call(Function::Pack, (0..count).map(|i| from.at(t::Expr::int(first + i))))
+    word(from.ty().element(), (0..count).map(|i| from.at(t::Expr::int(first + i))).collect())
+}
+
+/// Elements as an instruction takes them: f64 as it is, others in words of bits.
+fn word(of: Scalar, mut elements: Vec<t::Expr>) -> t::Expr {
+    match elements.len() {
+        1 if of == Scalar::F64 => elements.remove(0),
+        1 => t::Expr::call(Function::Bits, elements),
+        _ => t::Expr::call(Function::Pack, elements),
+    }
 }
 
 /// The digits of a mode by how far each goes in memory: what the index is divided by, the digit's extent, bytes a value.

@@ -30,14 +30,17 @@ use crate::threads::{self as t, Scalar, Space, Stmt, Ty};
 pub use copy::TensorMap;
 use kiln_layout::RegisterLayout;
 use kiln_target::arch::Arch;
+use kiln_target::atoms::AtomTable;
 pub use shared::{SharedPlan, shared_plan};
 use std::collections::{HashMap, HashSet};
 pub(crate) use storage::Storage;
 pub(crate) use sync::{FIRST_TURN, LAST_BARRIER};
 
-/// Compiles a program whose tiles have layouts, and whose shared buffers have places, for `arch`.
-pub fn compile_threads(program: &Program, arch: Arch) -> Result<Kernel> {
-    let (mut kernel, maps) = lower(program, arch)?;
+/// Compiles a program whose tiles have layouts, and whose shared buffers have places, for an architecture, or what is left of its instructions.
+pub fn compile_threads(program: &Program, atoms: impl Into<AtomTable>) -> Result<Kernel> {
+    let atoms = atoms.into();
+    let arch = atoms.arch();
+    let (mut kernel, maps) = lower(program, atoms)?;
     t::dce::dce(&mut kernel);
     let source = t::cuda::print(&kernel, arch)?;
     let points = product(&program.domain);
@@ -47,12 +50,14 @@ pub fn compile_threads(program: &Program, arch: Arch) -> Result<Kernel> {
     Ok(compiled)
 }
 
-/// What one thread of `program` does on `arch`, and the tensor maps that the kernel takes after its other parameters.
+/// What one thread of `program` does by those instructions, and the tensor maps that the kernel takes after its other parameters.
 ///
 /// # Errors
 /// [`TileError::Invalid`] where a tile lacks a layout or a layout does not fit its use, [`TileError::Unsupported`] for what the
 /// architecture or this compiler cannot express.
-pub fn lower(program: &Program, arch: Arch) -> Result<(t::Kernel, Vec<TensorMap>)> {
+pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kernel, Vec<TensorMap>)> {
+    let atoms = atoms.into();
+    let arch = atoms.arch();
     let plan = shared_plan(program)?;
     if plan.total > arch.max_shared_per_block() {
         return Err(TileError::Unsupported {
@@ -69,6 +74,7 @@ pub fn lower(program: &Program, arch: Arch) -> Result<(t::Kernel, Vec<TensorMap>
     let mut lower = Lower {
         program,
         arch,
+        atoms,
         facts: Facts::default(),
         vars: HashMap::new(),
         buffers: HashMap::new(),
@@ -175,6 +181,7 @@ struct Prepared {
 pub(crate) struct Lower<'a> {
     program: &'a Program,
     arch: Arch,
+    atoms: AtomTable,
     facts: Facts,
     /// What scalars are, by the number of their variable.
     vars: HashMap<u32, t::Expr>,

@@ -5,9 +5,9 @@ use super::Machine;
 use super::select::dense_axes;
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, ExprKind, Var};
-use crate::ir::{Block, Op, Operand, Place, Program, Scalar, SharedId, Stmt, ValueId, View};
+use crate::ir::{Block, CopyKind, Op, Operand, Place, Program, Scalar, SharedId, Stmt, ValueId, View};
 use crate::pass::facts::Facts;
-use kiln_layout::{LayoutError, RegisterLayout, SharedLayout, SwizzleMode};
+use kiln_layout::{LayoutError, RegisterLayout, SharedLayout, Swizzle, SwizzleMode};
 use kiln_target::atoms::MmaKind;
 use std::collections::{HashMap, HashSet};
 
@@ -34,13 +34,16 @@ fn error(program: &Program, what: String) -> TileError {
     TileError::Invalid { kernel: program.name.clone(), what, place: "layouts".to_owned(), help }
 }
 
-/// Lays out shared buffers: rows of up to 128 bytes along the axis that is contiguous in memory, swizzled, as boxes and instructions on matrices
-/// want them (16 bytes wide, unswizzled, where they are that short and wgmma reads them); padded where neither does.
+/// Lays out shared buffers: rows of up to 128 bytes along the axis that is contiguous in memory, swizzled, as boxes, instructions on matrices
+/// or threads that multiply want them (16 bytes wide, unswizzled, where they are that short and wgmma reads them); padded where none does.
 fn shared(program: &mut Program, body: &Block, machine: &Machine) -> Result<()> {
     let mut dense = dense_axes(body);
-    let (mut scalar, mut warpgroup) = (vec![], vec![]);
+    let (mut scalar, mut warpgroup, mut boxed) = (vec![], vec![], vec![]);
     for stmt in body {
         stmt.walk(&mut |stmt| {
+            if let Op::Copy { to: slot, kind: CopyKind::Tma, .. } | Op::CopyOut { from: slot, .. } = &stmt.op {
+                boxed.push(slot.buffer);
+            }
             let Op::Dot { a, b, atom, .. } = &stmt.op else { return };
             for (operand, deep) in [(a, 1), (b, 0)] {
                 if let Operand::Shared(slot) = operand {
@@ -68,7 +71,18 @@ fn shared(program: &mut Program, body: &Block, machine: &Machine) -> Result<()> 
         let cores = warpgroup.contains(&id).then_some(SwizzleMode::None);
         let mode = swizzled.into_iter().chain(cores).find(|mode| line.is_multiple_of(mode.span()));
         let layout = match mode {
-            Some(mode) if !scalar.contains(&id) => SharedLayout::slabs(&buffer.shape, &order, mode, bytes),
+            Some(mode) => {
+                let slabs = SharedLayout::slabs(&buffer.shape, &order, mode, bytes);
+                let own = match bytes {
+                    _ if boxed.contains(&id) => None,
+                    // Neighbouring threads that multiply have every fourth row.
+                    _ if scalar.contains(&id) => Some(Swizzle::new(3, 4, (4 * mode.span()).ilog2() - 4)),
+                    // Fragments of 8 bytes an element are four rows of 32 bytes at a time.
+                    8 => Some(Swizzle::new(mode.span().ilog2() - 5, 5, 2)),
+                    _ => None,
+                };
+                own.map_or(slabs.clone(), |own| slabs.and_then(|slabs| slabs.swizzled(own?)))
+            }
             _ => SharedLayout::padded(&buffer.shape, &order, 16 / bytes.max(1), bytes),
         };
         let layout = layout.and_then(|layout| layout.staged(buffer.stages));

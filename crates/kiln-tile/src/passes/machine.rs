@@ -16,9 +16,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// All that an architecture has.
-    pub fn new(arch: Arch) -> Machine {
-        Machine { atoms: AtomTable::new(arch) }
+    /// All that an architecture has, or what is left of it.
+    pub fn new(atoms: impl Into<AtomTable>) -> Machine {
+        Machine { atoms: atoms.into() }
     }
 
     /// The architecture.

@@ -26,6 +26,11 @@ pub struct Source {
     pub text: String,
 }
 
+/// A printed source without what stands before its kernel.
+pub fn without_prelude(source: &str) -> &str {
+    source.find("extern \"C\"").map_or("", |at| &source[at..])
+}
+
 /// Writes `kernel` for `arch`. Fails on an instruction that the atom table does not have.
 pub fn print(kernel: &Kernel, arch: Arch) -> Result<Source> {
     let mut printer = Printer {

@@ -128,6 +128,15 @@ impl Config {
         bytes(0) + bytes(1)
     }
 
+    /// 32-bit registers of a thread for operands that travel through them; the assembler gives bytes one each.
+    pub fn carried(&self, problem: &Problem) -> u32 {
+        let words = |side: usize| {
+            let (elements, bits) = (self.elements()[side], problem.types[side].bits());
+            if bits == 8 { elements } else { elements * bits / 32 }
+        };
+        (words(0) + words(1)) / (32 * self.warps)
+    }
+
     /// Bytes of shared memory.
     pub fn shared_bytes(&self, problem: &Problem) -> u32 {
         if self.lanes > 0 {

@@ -162,9 +162,8 @@ impl Space<'_> {
             return;
         }
         let problem = self.problem;
-        let resources = config.resources(problem);
         let asynchronous = self.machine.has_cp_async() && problem.feeds.iter().all(|feed| *feed >= Feed::Narrow);
-        let held = if asynchronous { config.sums(problem) } else { resources.registers - 40 };
+        let held = config.sums(problem) + if asynchronous { 0 } else { config.carried(problem) };
         if config.sums(problem) > MOST_SUMS || held > MOST_HELD || config.sums(problem) == 0 {
             return;
         }

@@ -188,13 +188,15 @@ fn moved(values: &Values, node: &Node, index: &[At]) -> Vec<At> {
                 && from[*a] == to[*b]
             {
                 own[*a] = index[*b].clone();
-                (old.pop(), new.pop());
+                old.pop();
+                new.pop();
             }
             while let (Some(a), Some(b)) = (old.first(), new.first())
                 && from[*a] == to[*b]
             {
                 own[*a] = index[*b].clone();
-                (old.remove(0), new.remove(0));
+                old.remove(0);
+                new.remove(0);
             }
             // An axis that is several: the last of them begins again and again.
             if let (Some(last), [whole]) = (old.last(), &new[..])

@@ -16,7 +16,7 @@ use kiln_tile::{DType, KernelParam, TileError, ir, lower};
 pub fn implementation(offer: &Offer, built: &Built, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
     let kernels = built.launches.iter().map(|launch| launch.compile(arch, watch)).collect::<Result<_>>()?;
     let Built { scratch_bytes, zeroed_bytes, packed, .. } = built.clone();
-    let made = Implementation::new(offer.family, offer.config.clone(), kernels);
+    let made = Implementation::new(offer.family.clone(), offer.config.clone(), kernels);
     Ok(Implementation { scratch_bytes, zeroed_bytes, packed, ..made })
 }
 

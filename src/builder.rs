@@ -1,11 +1,13 @@
 //! Building engines, with defaults for everything.
 
+use crate::kernels::Kernel;
 use crate::{Model, Result};
 use kiln_cuda::Home;
 use kiln_engine::{BuildOptions, BuildReport, Engine, Kept, Progress, Session};
 use kiln_fuse::Numerics;
 use kiln_target::Target;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Builds an engine from a [`Model`]: for the CPU if nothing else is said, with NVRTC and the kernel cache in `$KILN_HOME`.
 ///
@@ -22,6 +24,7 @@ pub struct EngineBuilder<'a> {
     portable: bool,
     numerics: Numerics,
     sizes: kiln_graph::Bindings,
+    kernels: Vec<Arc<Kernel>>,
     home: Option<PathBuf>,
     progress: Option<&'a (dyn Fn(Progress<'_>) + Sync)>,
 }
@@ -36,6 +39,7 @@ impl<'a> EngineBuilder<'a> {
             portable: false,
             numerics: Numerics::Reassoc,
             sizes,
+            kernels: Vec::new(),
             home: None,
             progress: None,
         }
@@ -65,6 +69,19 @@ impl<'a> EngineBuilder<'a> {
     /// The size of a shape symbol to choose kernels for; they run at all others of its range too.
     pub fn typical(mut self, symbol: &str, size: i64) -> EngineBuilder<'a> {
         self.sizes.insert(symbol.to_owned(), size);
+        self
+    }
+
+    /// A kernel of one's own ([`macro@crate::kernel`]), to be used wherever its function occurs. Those that the model was written with need not be
+    /// named; one of the same name takes their place.
+    pub fn kernel(mut self, kernel: impl Into<Arc<Kernel>>) -> EngineBuilder<'a> {
+        self.kernels.push(kernel.into());
+        self
+    }
+
+    /// [`EngineBuilder::kernel`] for each, as [`load`](crate::kernels::load) gives them.
+    pub fn kernels(mut self, kernels: impl IntoIterator<Item = Arc<Kernel>>) -> EngineBuilder<'a> {
+        self.kernels.extend(kernels);
         self
     }
 
@@ -120,8 +137,14 @@ impl<'a> EngineBuilder<'a> {
             Some(folder) => Home::at(folder),
             None => Home::from_env()?,
         };
+        let mut kernels: Vec<Arc<Kernel>> = Vec::new();
+        for kernel in self.kernels.iter().rev().cloned().chain(self.model.graph().attached()) {
+            if !kernels.iter().any(|other| other.name() == kernel.name()) {
+                kernels.push(kernel);
+            }
+        }
         let mut options =
-            BuildOptions { numerics: self.numerics, sizes: self.sizes.clone(), ..BuildOptions::new(home) };
+            BuildOptions { numerics: self.numerics, sizes: self.sizes.clone(), kernels, ..BuildOptions::new(home) };
         if !self.targets.is_empty() {
             options.targets.clone_from(&self.targets);
         }

@@ -17,6 +17,27 @@ pub enum Error {
     /// NVRTC, the driver, or `$KILN_HOME`.
     #[error(transparent)]
     Cuda(#[from] kiln_cuda::CudaError),
+    /// A kernel of one's own that is not what it says.
+    #[error(transparent)]
+    Kernels(#[from] kiln_kernels::Error),
+    /// A file of kernels that cannot be read or written.
+    #[error("cannot {action} the kernels of {}: {source}", path.display())]
+    KernelFile {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file that is none of kernels.
+    #[error("{}: {source}", path.display())]
+    KernelText {
+        /// The file.
+        path: PathBuf,
+        /// The line, and what was expected and found there.
+        source: kiln_kernels::Error,
+    },
     /// A target that does not exist.
     #[error(transparent)]
     Target(#[from] kiln_target::UnknownTarget),

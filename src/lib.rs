@@ -29,22 +29,24 @@
 
 mod builder;
 mod error;
+pub mod kernels;
 mod models;
 
 pub use builder::{EngineBuilder, jit};
 pub use error::{Error, Result};
+pub use kernels::{Config, Kernel, export};
 pub use kiln_engine as engine;
 pub use kiln_engine::{Engine, Session};
 pub use kiln_fuse as fuse;
 pub use kiln_graph as graph;
 pub use kiln_import as import;
-pub use kiln_macros::model;
+pub use kiln_macros::{Config, kernel, model};
 pub use kiln_target as target;
 pub use models::Model;
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::{EngineBuilder, Model, model};
+    pub use crate::{EngineBuilder, Kernel, Model, kernel, model};
     pub use half::{bf16, f16};
     pub use kiln_engine::{Engine, Session, open_device};
     pub use kiln_fuse::Numerics;

@@ -110,3 +110,42 @@ pub fn dtype(builder: &Builder, value: ValueId, int: bool, what: &str) -> Result
     let message = format!("expected {}, found {}", if int { "an integer" } else { "a float" }, builder.ty(value));
     Err(Error::Infer { op: what.to_owned(), message })
 }
+
+/// What the code that `#[kiln::kernel]` and `#[derive(kiln::Config)]` generate calls.
+pub mod kernel {
+    pub use half::{bf16, f16};
+    pub use kiln_kernels::own::write::{
+        At, Number, ReduceOp, UnaryOp, Value, gelu, gelu_tanh, index, program, recip, sigmoid, silu,
+    };
+    pub use kiln_kernels::own::{Config, Kernel, NoConfig, candidates};
+    pub use kiln_kernels::{Error, Result};
+    pub use kiln_tile::Expr;
+    pub use kiln_tile::expr::{BinaryOp, CompareOp};
+    pub use kiln_tile::ir::{Program, Schedule};
+    pub use serde;
+
+    use kiln_graph::{Builder, Graph};
+    use std::sync::Arc;
+
+    /// The graph of the function that a kernel implements.
+    ///
+    /// # Errors
+    /// Why it cannot be built.
+    pub fn function(kernel: &str, graph: kiln_graph::Result<Graph>) -> Result<Graph> {
+        graph.map_err(|e| Error::Own {
+            kernel: kernel.to_owned(),
+            what: format!("the function that it implements: {e}"),
+            help: "check it as a model first".into(),
+        })
+    }
+
+    /// Lets a graph carry a kernel.
+    ///
+    /// # Errors
+    /// What is wrong with the kernel.
+    pub fn attach(builder: &mut Builder, kernel: Result<Arc<Kernel>>) -> kiln_graph::Result<()> {
+        let failed = |e: Error| kiln_graph::Error::Infer { op: "kernel".into(), message: e.to_string() };
+        builder.graph_mut().attached.add(kernel.map_err(failed)?);
+        Ok(())
+    }
+}

@@ -43,7 +43,8 @@ pub(crate) fn attribute(attribute: TokenStream, item: TokenStream) -> TokenStrea
     match Source::new(attribute, item) {
         Ok((source, signature)) => {
             // A method is no item with a path: it is called by its receiver, and hands out nothing.
-            let carrier = signature.receiver.is_none().then(|| carrier(&source.item));
+            let item = &source.item;
+            let carrier = signature.receiver.is_none().then(|| carrier(&item.sig, &item.vis, &item.to_token_stream()));
             let body = expand(&source, &signature, &Known::new(), &TokenStream::new());
             quote!(#carrier #body)
         }
@@ -65,6 +66,10 @@ pub(crate) fn step(input: TokenStream) -> TokenStream {
         let [signature, path, known, attribute, item] = groups.as_slice() else {
             return Err(Error::new(Span::call_site(), "a model is called from the body of another `#[kiln::model]`"));
         };
+        if known.to_string() == crate::kernel::MARK {
+            let function: syn::Signature = syn::parse2(signature.clone())?;
+            return Ok(crate::kernel::expand(&function, attribute.clone(), item.clone()));
+        }
         let all = quote!(#known { #path } { #signature });
         let (source, own) = Source::new(attribute.clone(), item.clone())?;
         Ok(expand(&source, &own, &signatures(&all)?, &all))
@@ -90,10 +95,10 @@ fn signatures(all: &TokenStream) -> Result<Known> {
 }
 
 /// The macro that hands out the signature.
-fn carrier(item: &ImplItemFn) -> TokenStream {
-    let (sig, vis, ident) = (&item.sig, &item.vis, &item.sig.ident);
+pub(crate) fn carrier(sig: &syn::Signature, vis: &Visibility, source: &TokenStream) -> TokenStream {
+    let ident = &sig.ident;
     let mut hasher = DefaultHasher::new();
-    item.to_token_stream().to_string().hash(&mut hasher);
+    source.to_string().hash(&mut hasher);
     // Equal models in two modules are exported side by side.
     let place = ident.span().unwrap();
     (place.file(), place.line(), place.column()).hash(&mut hasher);

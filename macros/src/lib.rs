@@ -17,6 +17,7 @@ mod chain;
 mod control;
 mod expand;
 mod host;
+mod kernel;
 mod lower;
 mod methods;
 mod scope;
@@ -84,6 +85,50 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn model(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand::attribute(attribute.into(), item.into()).into()
+}
+
+/// Makes a function over tiles a kernel: how a GPU computes a model function.
+///
+/// ```text
+/// #[derive(kiln::Config)]
+/// struct Tiles {
+///     #[one_of(64, 128)] bm: u32,
+///     #[one_of(64, 128)] bn: u32,
+///     #[one_of(32, 64)] bk: u32,
+///     #[range(2..=4)] stages: u32,
+/// }
+///
+/// #[kiln::kernel(implements = linear_gelu)]
+/// fn gemm_gelu<T: Float>(x: View<T, M, K>, w: View<T, N, K>, b: View<T, N>, y: ViewMut<T, M, N>, cfg: &Tiles) {
+///     for [m, n] in grid([M, N], [cfg.bm, cfg.bn]) {
+///         let mut acc = zeros::<f32>([cfg.bm, cfg.bn]);
+///         for k in pipeline(K, cfg.bk, cfg.stages) {
+///             acc += dot(x.tile([m, k]), w.tile([n, k]).t());
+///         }
+///         y.tile([m, n]).store((acc + b.tile([n])).gelu());
+///     }
+/// }
+/// ```
+///
+/// The function is a [`macro@model`] of tensors alone, with the same tensors under the same names: its inputs are `View`s, then its results `ViewMut`s.
+/// `implements` names it; `dtypes = [f16, bf16]` says for which types a kernel of `T: Float` is made (f16, bf16 and f32).
+///
+/// It becomes a type of the kernel's name. In models it is called as the function would be, and a model that does so carries the kernel:
+/// `kiln::EngineBuilder` uses it wherever the function occurs. `gemm_gelu::kernel()` gives it by itself, for `EngineBuilder::kernel` with other models,
+/// `kiln::export`, and `kiln::kernels::Check`. `docs/howto/write-a-kernel.md` says what a body may hold.
+#[proc_macro_attribute]
+pub fn kernel(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    kernel::attribute(attribute.into(), item.into()).into()
+}
+
+/// Makes a struct the Config of a kernel: each field is `u32`, `i64` or `bool`, and says what it may be by `#[one_of(64, 128)]` or `#[range(2..=4)]`; a
+/// `bool` may be both. `#[config(legal = path)]` names a function that leaves some out.
+///
+/// Fields called `warps`, `raster`, `row_threads`, `specialise`, `persistent`, `staged_epilogue`, `overlap` and `ping_pong` decide the schedule. The
+/// struct is `Copy`, ordered, hashed, shown and serialized by its fields; do not derive these beside it.
+#[proc_macro_derive(Config, attributes(one_of, range, config))]
+pub fn config(input: TokenStream) -> TokenStream {
+    kernel::config::derive(input.into()).into()
 }
 
 /// Continues the expansion of a model with the signature of a model that it calls. Not for use by hand.

@@ -10,6 +10,7 @@ use kiln_target::Target;
 use miette::{Context, IntoDiagnostic, Result, miette};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model or engine and how to build it.
 #[derive(clap::Args, Clone, Debug)]
@@ -24,6 +25,23 @@ pub struct ModelArgs {
     /// Keep sums that the model takes in f16 or bf16 in f32, with the elementwise ops that feed them and bring them back into range.
     #[arg(long)]
     pub widen_reductions: bool,
+    /// Kernels of one's own, as `kiln::export` wrote them, to be used wherever their functions occur.
+    #[arg(long, value_name = "FILE.tile")]
+    pub kernels: Vec<PathBuf>,
+}
+
+/// The kernels of files.
+pub fn kernels(files: &[PathBuf]) -> Result<Vec<Arc<kiln::Kernel>>> {
+    let mut all: Vec<Arc<kiln::Kernel>> = vec![];
+    for file in files {
+        for kernel in kiln::kernels::load(file).into_diagnostic()? {
+            if all.iter().any(|other| other.name() == kernel.name()) {
+                return Err(miette!("{}: a second kernel is called `{}`", file.display(), kernel.name()));
+            }
+            all.push(kernel);
+        }
+    }
+    Ok(all)
 }
 
 /// [`kiln_fuse::Numerics`] as a command-line value.
@@ -125,7 +143,8 @@ fn identifier(name: &str) -> String {
 
 fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<BuildOptions> {
     let (numerics, sizes) = (args.numerics.into(), profile(args)?.1);
-    Ok(BuildOptions { targets: targets.to_vec(), numerics, sizes, ..BuildOptions::new(home) })
+    let kernels = kernels(&args.kernels)?;
+    Ok(BuildOptions { targets: targets.to_vec(), numerics, sizes, kernels, ..BuildOptions::new(home) })
 }
 
 /// Builds an engine with a progress bar on standard error; `hear` gets the news too.

@@ -105,6 +105,9 @@ pub struct Settings {
     pub line_info: bool,
     /// Sizes of symbols for which kernels were chosen.
     pub sizes: Bindings,
+    /// BLAKE3 of the kernels of one's own that it was built with; empty without any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kernels: String,
 }
 
 /// Name and type of an input or output.

@@ -1,6 +1,6 @@
 //! The graph: an arena of nodes and values in topological order.
 
-use crate::{Atom, Bindings, DType, Dim, Error, Op, Result, Symbols, Tensor, infer};
+use crate::{Atom, Attached, Bindings, DType, Dim, Error, Op, Result, Symbols, Tensor, infer};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -303,6 +303,9 @@ pub struct Graph {
     pub symbols: Symbols,
     /// What a run must check of its shapes.
     pub constraints: Vec<Constraint>,
+    /// What goes with it for rooms above.
+    #[serde(skip)]
+    pub attached: Attached,
 }
 
 impl Graph {

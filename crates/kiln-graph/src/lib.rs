@@ -7,6 +7,7 @@
 //! Must not know: GPUs, files, or how anything is scheduled.
 #![forbid(unsafe_code)]
 
+mod attached;
 mod build;
 mod canonical;
 mod class;
@@ -26,6 +27,7 @@ mod text;
 mod verify;
 pub mod widen;
 
+pub use attached::Attached;
 pub use build::{
     Attending, Builder, Coordinates, Interpolation, PadMode, Pool, Resize, ResizeTo, Rounding, SharedHeads, method,
 };

@@ -33,6 +33,24 @@ pub enum Error {
         /// What the compiler said.
         source: Box<TileError>,
     },
+    /// A kernel of one's own that is not what it says.
+    #[error("kernel `{kernel}`: {what}; {help}")]
+    Own {
+        /// The kernel's name.
+        kernel: String,
+        /// What was expected and found.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// A file of kernels that cannot be read.
+    #[error("line {line}: {what}; export the kernels again")]
+    Text {
+        /// From 1.
+        line: usize,
+        /// What was expected and found.
+        what: String,
+    },
 }
 
 /// Result with [`Error`].

@@ -13,6 +13,7 @@ mod family;
 mod guard;
 mod kernel;
 mod lower;
+pub mod own;
 mod packing;
 mod program;
 mod tensor_map;

@@ -184,7 +184,7 @@ pub(super) fn option(name: &str, params: &[Param]) -> Option<&'static str> {
 }
 
 /// The name that is closest, if it is close.
-fn nearest(name: &str, all: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+pub(crate) fn nearest(name: &str, all: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let best = all.map(|n| (edits(name, n), n)).min()?;
     (best.0 <= 1 + name.len() / 4).then_some(best.1)
 }

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod choose;
 mod emit;
+mod own;
 mod problem;
 
 use emit::Emit;
@@ -16,6 +17,7 @@ use problem::{Extents, PROBLEMS, Problem, Sizes};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Makes the kernel of one problem, and shows it at any level, says what it uses, or checks it. The exit code is 1 if a check fails.
@@ -71,12 +73,26 @@ enum Command {
         /// Print as JSON.
         #[arg(long)]
         json: bool,
+        /// Only the kernels of one's own in these files.
+        #[arg(long, value_name = "FILE.tile")]
+        kernels: Vec<PathBuf>,
     },
+    Check(Box<own::CheckArgs>),
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if let Some(Command::List { json }) = args.command {
-        return list(json);
+    match &args.command {
+        Some(Command::List { json, kernels }) if kernels.is_empty() => return list(*json),
+        Some(Command::List { json, kernels }) => {
+            let listed = own::listed(kernels)?;
+            match json {
+                true => super::print_json(&listed)?,
+                false => listed.iter().try_for_each(own::Listed::print)?,
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Check(check)) => return own::check(check),
+        None => {}
     }
     let family = args.family.as_deref().ok_or_else(|| miette!("no family is given"))?;
     if args.device.is_some() && args.emit != Emit::Check {
@@ -217,12 +233,31 @@ fn list(json: bool) -> Result<ExitCode> {
         outln!("  targets  {}", architectures.iter().map(|arch| arch.name()).collect::<Vec<_>>().join(" "))?;
         outln!("  dtypes   {}", dtypes.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(" "))?;
         outln!("  Configs  {configs} at these sizes in {SAMPLE}, of")?;
-        for (field, values) in config {
-            let values: Vec<String> = values.iter().map(ToString::to_string).collect();
-            outln!("    {field}: {}", values.join(", "))?;
-        }
+        print_fields(config)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_fields(config: &BTreeMap<String, Vec<Value>>) -> Result<()> {
+    config.iter().try_for_each(|(field, values)| {
+        let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+        outln!("    {field}: {}", values.join(", "))
+    })
+}
+
+/// The values of each field of Configs.
+fn fields<'c>(configs: impl Iterator<Item = &'c Value>) -> BTreeMap<String, Vec<Value>> {
+    let mut fields = BTreeMap::<String, Vec<Value>>::new();
+    for (field, value) in configs.filter_map(Value::as_object).flatten() {
+        let values = fields.entry(field.clone()).or_default();
+        if !values.contains(value) {
+            values.push(value.clone());
+        }
+    }
+    for values in fields.values_mut() {
+        values.sort_by_key(|value| (value.as_u64(), value.to_string()));
+    }
+    fields
 }
 
 /// A type that every architecture has kernels for.
@@ -239,18 +274,6 @@ fn listed(problem: &'static Problem) -> Result<Listed> {
         }
     }
     let (gpu, offers) = space.ok_or_else(|| miette!("no architecture has `{}` of {SAMPLE}", problem.op))?;
-    let mut config = BTreeMap::<String, Vec<Value>>::new();
-    for offer in &offers {
-        for (field, value) in offer.config.as_object().into_iter().flatten() {
-            let values = config.entry(field.clone()).or_default();
-            if !values.contains(value) {
-                values.push(value.clone());
-            }
-        }
-    }
-    for values in config.values_mut() {
-        values.sort_by_key(|value| (value.as_u64(), value.to_string()));
-    }
     Ok(Listed {
         family: problem.family,
         op: problem.op,
@@ -259,6 +282,6 @@ fn listed(problem: &'static Problem) -> Result<Listed> {
         sizes: size,
         architectures,
         configs: offers.len(),
-        config,
+        config: fields(offers.iter().map(|offer| &offer.config)),
     })
 }

@@ -1,8 +1,10 @@
 //! Graph to engine: fuse, generate, compile, assemble, for every target.
 
+mod choice;
 mod pass;
 mod report;
 
+use choice::Choice;
 pub use pass::Pass;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 
@@ -13,12 +15,13 @@ use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
 use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Graph, Tensor};
-use kiln_kernels::Variants;
+use kiln_kernels::{Kernel, Variants, own};
 use kiln_target::Target;
 use kiln_target::arch::Arch;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What to build.
@@ -35,20 +38,26 @@ pub struct BuildOptions {
     /// The sizes of shape symbols to choose kernels for; they run at all others of their ranges too. A symbol without one counts as 64,
     /// or what of its range is next to that.
     pub sizes: Bindings,
+    /// Kernels of one's own, each for where its function occurs.
+    pub kernels: Vec<Arc<own::Kernel>>,
 }
 
 impl BuildOptions {
     /// Defaults: for the CPU, sums may be regrouped, nothing is known about sizes.
     pub fn new(home: Home) -> BuildOptions {
         let (targets, numerics) = (vec![Target::cpu()], Numerics::Reassoc);
-        BuildOptions { targets, numerics, home, line_info: false, sizes: Bindings::new() }
+        BuildOptions { targets, numerics, home, line_info: false, sizes: Bindings::new(), kernels: vec![] }
     }
 
     /// The part of the options that an engine records.
     pub fn settings(&self) -> Settings {
         // Named one by one, so that a new option is not forgotten here.
-        let BuildOptions { targets: _, numerics, home: _, line_info, ref sizes } = *self;
-        Settings { numerics, line_info, sizes: sizes.clone() }
+        let BuildOptions { targets: _, numerics, home: _, line_info, ref sizes, ref kernels } = *self;
+        let kernels = match kernels.is_empty() {
+            true => String::new(),
+            false => blake3::hash(own::to_text(kernels).as_bytes()).to_hex().to_string(),
+        };
+        Settings { numerics, line_info, sizes: sizes.clone(), kernels }
     }
 }
 
@@ -101,36 +110,50 @@ pub fn build(
     for target in &options.targets {
         let name = target.to_string();
         let mut stages = Vec::new();
-        let start = Instant::now();
-        progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
-        let fuse_options = kiln_fuse::Options {
-            numerics: options.numerics,
-            sizes: options.sizes.clone(),
-            ..kiln_fuse::Options::new(target.clone())
+        let mut kernels = if target.arch().is_some() { options.kernels.clone() } else { vec![] };
+        // Fused anew without those of one's own kernels that turn out to be of no use on the target.
+        let (fusion, plan, table, regions) = loop {
+            let start = Instant::now();
+            progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
+            let fuse_options = kiln_fuse::Options {
+                numerics: options.numerics,
+                sizes: options.sizes.clone(),
+                patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
+                ..kiln_fuse::Options::new(target.clone())
+            };
+            let fused = kiln_fuse::fuse_watched(graph, &fuse_options, &mut |pass, text| {
+                progress(Progress::Pass { pass: Pass::Fuse(pass), target: &name, kernel: "", text });
+            })?;
+            stages.push(StageTime::since("fuse", start));
+            let (mut plan, mut table) = (fused.plan, weights.clone());
+            take_weights(&mut plan, &graph.weights, &mut table)?;
+            let Some(arch) = target.arch() else { break (fused.report, plan, table, vec![]) };
+            let start = Instant::now();
+            progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
+            if compiler.is_none() {
+                let nvrtc = Nvrtc::discover(&options.home)?;
+                compiler = Some(Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&options.home)));
+            }
+            let Some(compiler) = &compiler else { return Err(no_compiler()) };
+            let watch = &mut |kernel: &str, pass, text: &dyn Display| {
+                progress(Progress::Pass { pass: Pass::Tile(pass), target: &name, kernel, text });
+            };
+            let mut choice = Choice { compiler, kernels: &kernels, target: &name, build: options, refused: vec![] };
+            let regions = tracing::info_span!("generate", target = name)
+                .in_scope(|| lower(&plan, arch, &table, &mut choice, watch));
+            let refused = choice.refused;
+            let unused: Vec<String> = refused.iter().filter_map(|refusal| refusal.kernel.clone()).collect();
+            report.warnings.extend(refused.into_iter().map(|refusal| refusal.what));
+            stages.push(StageTime::since("generate", start));
+            if unused.is_empty() {
+                break (fused.report, plan, table, regions?);
+            }
+            kernels.retain(|kernel| !unused.iter().any(|name| name == kernel.name()));
         };
-        let fused = kiln_fuse::fuse_watched(graph, &fuse_options, &mut |pass, text| {
-            progress(Progress::Pass { pass: Pass::Fuse(pass), target: &name, kernel: "", text });
-        })?;
-        stages.push(StageTime::since("fuse", start));
-        let mut plan = fused.plan;
-        take_weights(&mut plan, &graph.weights, &mut weights)?;
-        let (kernels, toolchain) = match target.arch() {
-            None => (BTreeMap::new(), None),
-            Some(arch) => {
+        weights = table;
+        let (kernels, toolchain) = match &compiler {
+            Some(compiler) if target.arch().is_some() => {
                 let start = Instant::now();
-                progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
-                let watch = &mut |kernel: &str, pass, text: &dyn Display| {
-                    progress(Progress::Pass { pass: Pass::Tile(pass), target: &name, kernel, text });
-                };
-                let regions =
-                    tracing::info_span!("generate", target = name).in_scope(|| lower(&plan, arch, &weights, watch))?;
-                stages.push(StageTime::since("generate", start));
-                let start = Instant::now();
-                if compiler.is_none() {
-                    let nvrtc = Nvrtc::discover(&options.home)?;
-                    compiler = Some(Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&options.home)));
-                }
-                let Some(compiler) = &compiler else { return Err(no_compiler()) };
                 let total: usize =
                     regions.iter().flat_map(|(_, variants)| variants).map(|(_, i)| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
@@ -139,8 +162,9 @@ pub fn build(
                 stages.push(StageTime::since("compile", start));
                 (result.0, Some(result.1))
             }
+            _ => (BTreeMap::new(), None),
         };
-        report.targets.push(TargetReport::new(&name, &plan, &kernels, stages, &fused.report));
+        report.targets.push(TargetReport::new(&name, &plan, &kernels, stages, &fusion));
         let kernels = kernels.into_iter().map(|(id, (compiled, _))| (id, compiled)).collect();
         targets.push(TargetImage { target: name, toolchain, plan, kernels });
     }
@@ -239,13 +263,14 @@ fn lower(
     plan: &Plan,
     arch: Arch,
     weights: &BTreeMap<String, Tensor>,
+    choice: &mut Choice<'_>,
     watch: &mut kiln_kernels::Watch<'_>,
 ) -> Result<Vec<(RegionId, Variants)>> {
     let mut ranges = Ranges::new();
     input_ranges(plan, weights, &mut ranges);
     let lowered = regions(plan).into_iter().map(|(id, region)| {
         let ranges = ranges.get(&id).map(Vec::as_slice).unwrap_or_default();
-        Ok((id, kiln_kernels::lower_watched(region, arch, &region.graph.symbols, ranges, watch)?))
+        Ok((id, choice.lower(region, arch, ranges, watch)?))
     });
     lowered.collect()
 }
@@ -290,6 +315,16 @@ fn numeric_options(numerics: Numerics) -> &'static [&'static str] {
     }
 }
 
+fn request(kernel: &Kernel, target: &str, build: &BuildOptions) -> CompileRequest {
+    CompileRequest {
+        name: kernel.entry.clone(),
+        source: kernel.source.clone(),
+        arch: target.to_owned(),
+        options: numeric_options(build.numerics).iter().map(|&option| option.to_owned()).collect(),
+        line_info: build.line_info,
+    }
+}
+
 /// A compiled region and, for each kernel, its compile time in milliseconds and whether the cache had it.
 pub(crate) type Timed = (Compiled, Vec<(f64, bool)>);
 
@@ -305,13 +340,7 @@ fn compile(
         .iter()
         .flat_map(|(_, variants)| variants)
         .flat_map(|(_, i)| &i.kernels)
-        .map(|kernel| CompileRequest {
-            name: kernel.entry.clone(),
-            source: kernel.source.clone(),
-            arch: target.to_owned(),
-            options: numeric_options(build.numerics).iter().map(|&option| option.to_owned()).collect(),
-            line_info: build.line_info,
-        })
+        .map(|kernel| request(kernel, target, build))
         .collect();
     let results = compiler.compile_all(&requests, |news| {
         progress(Progress::Kernel { name: &news.request.name, done: news.done, total: news.total });

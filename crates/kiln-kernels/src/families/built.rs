@@ -67,7 +67,7 @@ impl TileLaunch {
 
 impl TileLaunch {
     /// The dims that parameters are bound to, by their variables.
-    pub(super) fn known(&self, program: &ir::Program) -> HashMap<u32, &Dim> {
+    pub(crate) fn known(&self, program: &ir::Program) -> HashMap<u32, &Dim> {
         let bound =
             program.params.iter().zip(&self.arguments).filter_map(|(param, argument)| match (param, argument) {
                 (Param::Scalar { var, .. }, Argument::Dim(dim)) => Some((var.id, dim)),
@@ -78,7 +78,7 @@ impl TileLaunch {
 }
 
 /// An index expression over parameters, as the dimension that it is; indices are not negative.
-pub(super) fn dim_of(e: &Expr, known: &HashMap<u32, &Dim>) -> Option<Dim> {
+pub(crate) fn dim_of(e: &Expr, known: &HashMap<u32, &Dim>) -> Option<Dim> {
     let of = |e: &Expr| dim_of(e, known);
     Some(match e.kind() {
         ExprKind::Const(_) => Dim::from(i64::try_from(e.as_const()?).ok()?),

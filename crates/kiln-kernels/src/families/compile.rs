@@ -23,7 +23,7 @@ pub fn implementation(
     let machine = Machine::new(atoms);
     let kernels = built.launches.iter().map(|launch| launch.compile(&machine, watch)).collect::<Result<_>>()?;
     let Built { scratch_bytes, zeroed_bytes, packed, .. } = built.clone();
-    let made = Implementation::new(offer.family, offer.config.clone(), kernels);
+    let made = Implementation::new(offer.family.clone(), offer.config.clone(), kernels);
     Ok(Implementation { scratch_bytes, zeroed_bytes, packed, ..made })
 }
 

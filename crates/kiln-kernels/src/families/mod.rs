@@ -14,6 +14,7 @@ mod maps;
 mod rows;
 mod subject;
 
+pub(crate) use built::dim_of;
 pub use built::{Built, TileLaunch};
 pub use compile::implementation;
 pub use subject::Subject;
@@ -22,6 +23,7 @@ use crate::{Error, Result};
 use kiln_target::{Estimate, Gpu};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -64,15 +66,15 @@ pub trait KernelFamily: Send + Sync + 'static {
 
 /// One way to make a region: a family's Config, what it would cost, and the programs on demand.
 pub struct Offer {
-    /// The family's name.
-    pub family: &'static str,
+    /// The family's name, or `kernel` and that of one's own.
+    pub family: Cow<'static, str>,
     /// The Config, as JSON.
     pub config: serde_json::Value,
     /// The Config, for people.
     pub text: String,
     /// Modelled cost.
     pub estimate: Estimate,
-    build: Box<dyn Fn() -> Result<Built> + Send + Sync>,
+    pub(crate) build: Box<dyn Fn() -> Result<Built> + Send + Sync>,
 }
 
 impl Offer {
@@ -109,7 +111,7 @@ impl<F: KernelFamily> Family for F {
         let offer = |(estimate, config): (Estimate, F::Config)| {
             let problem = problem.clone();
             Offer {
-                family: KernelFamily::name(self),
+                family: KernelFamily::name(self).into(),
                 config: serde_json::json!(config),
                 text: config.to_string(),
                 estimate,

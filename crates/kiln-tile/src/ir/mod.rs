@@ -12,6 +12,7 @@
 //! all threads of the role. Elements of tiles appear as scalars only inside of [`Op::Map`] and [`Place::Elements`].
 
 mod builder;
+mod fixed;
 pub mod interp;
 mod text;
 mod verify;

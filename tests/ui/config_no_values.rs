@@ -1,0 +1,6 @@
+#[derive(kiln::Config)]
+struct Tiles {
+    bm: u32,
+}
+
+fn main() {}

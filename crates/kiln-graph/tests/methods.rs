@@ -297,7 +297,7 @@ fn attention_shares_key_heads_without_copies() {
                     inputs.extend(mask.clone());
                     let case = Case::new(inputs, symbolic, |b, v| {
                         let mask = v.get(3).copied();
-                        method::attention(b, v[0], v[1], v[2], mask, None, causal, &Dim::from(offset))
+                        method::attention(b, v[0], v[1], v[2], mask, None, causal, &Dim::from(offset), None, None, None)
                     })
                     .unwrap();
                     close(&case.run(), &[2, heads, s, 3], &expected, 1e-12);

@@ -199,7 +199,7 @@ fn what_is_exported_reads_back_and_builds_the_same_engine() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.tile");
     let kernel = fused::fused::kernel().unwrap();
-    kiln::export(&path, &[kernel.clone()]).unwrap();
+    kiln::export(&path, std::slice::from_ref(&kernel)).unwrap();
     let read = kiln::kernels::load(&path).unwrap();
     assert_eq!(read.len(), 1);
     assert_eq!(read[0].name(), kernel.name());

@@ -113,9 +113,9 @@ impl ResourceLog {
         self.spill_stores() + self.spill_loads() > 0
     }
 
-    /// True if ptxas serialized wgmma instructions (notes C7510 and C7511): correct but slow.
+    /// True if ptxas serialized wgmma instructions (notes C7510, C7511 and C7514 among others): correct but slow.
     pub fn wgmma_serialized(&self) -> bool {
-        self.warnings.iter().any(|warning| warning.contains("C7510") || warning.contains("C7511"))
+        self.warnings.iter().any(|warning| warning.contains("wgmma.mma_async instructions are serialized"))
     }
 
     fn most(&self, of: impl Fn(&FunctionResources) -> u32) -> u32 {

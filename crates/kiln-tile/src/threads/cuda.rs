@@ -247,7 +247,13 @@ impl Printer<'_> {
             }
             Stmt::For { var, start, end, step, unroll, body } => {
                 let names = self.names.open();
-                let (start, end) = (self.expr(start), self.operand(end, 9));
+                // Where the trips are known, the compiler takes iterations apart, and with them sums that are in flight (ptxas C7514).
+                let known = start.as_int().is_some() && end.as_int().is_some();
+                let (mut start, end) = (self.expr(start), self.operand(end, 9));
+                if known && !unroll && body.iter().any(Stmt::multiplies_asynchronously) {
+                    self.pieces.insert(Piece::Opaque);
+                    start = format!("opaque({start})");
+                }
                 let (ty, name) = (self.ty(var.ty()), self.name(var));
                 let advance = match step.as_int() {
                     Some(1) => format!("++{name}"),

@@ -29,6 +29,7 @@ pub enum Piece {
     SetRegisters,
     CounterWait,
     CounterSet,
+    Opaque,
 }
 
 impl Piece {
@@ -89,6 +90,7 @@ impl Piece {
             Piece::WaitGroupRead => template("wait_bulk_read()", "cp.async.bulk.wait_group.read %0;"),
             Piece::CounterWait => COUNTER_WAIT.to_owned(),
             Piece::CounterSet => COUNTER_SET.to_owned(),
+            Piece::Opaque => OPAQUE.to_owned(),
             Piece::SetRegisters => [
                 template("take_registers()", "setmaxnreg.inc.sync.aligned.u32 %0;"),
                 template("give_registers()", "setmaxnreg.dec.sync.aligned.u32 %0;"),
@@ -187,6 +189,13 @@ const COUNTER_SET: &str = r#"// Sets a counter, after everything that was stored
 __device__ __forceinline__ void counter_set(int* counter, int value) {
     int before;
     asm volatile("atom.release.gpu.global.exch.b32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(value) : "memory");
+}
+"#;
+
+const OPAQUE: &str = r#"// The same number, of which the compiler knows nothing.
+__device__ __forceinline__ int opaque(int number) {
+    asm volatile("" : "+r"(number));
+    return number;
 }
 "#;
 

@@ -1,6 +1,7 @@
 //! What statements and expressions are made of.
 
-use super::{Block, Effect, Expr, Place, Stmt, Var};
+use super::{Atom, Block, Effect, Expr, Place, Stmt, Var};
+use kiln_target::atoms::MmaKind;
 
 impl Expr {
     /// The direct operands.
@@ -104,6 +105,13 @@ impl Stmt {
                 places.filter_map(Place::index).chain(&instruction.operands).collect()
             }
         }
+    }
+
+    /// Whether products are begun in it that run on by themselves.
+    pub fn multiplies_asynchronously(&self) -> bool {
+        let wgmma = |atom: &Atom| matches!(atom, Atom::Mma { row, .. } if row.kind == MmaKind::Wgmma);
+        matches!(self, Stmt::Instruction(instruction) if wgmma(&instruction.atom))
+            || self.blocks().into_iter().flatten().any(Stmt::multiplies_asynchronously)
     }
 
     /// The blocks inside.

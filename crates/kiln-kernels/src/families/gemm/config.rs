@@ -96,7 +96,7 @@ pub enum Feed {
 /// Rows up to which the right operand may give the rows.
 pub const FEW_ROWS: f64 = 64.0;
 /// Tiles along rows that are taken before the next column.
-pub const RASTER: u32 = 8;
+pub const RASTER: u32 = 16;
 
 impl Config {
     /// Threads of a CTA.

@@ -120,7 +120,7 @@ fn attentions_are_ranked_as_measured() {
 
 /// Regions of every type on shapes of every kind.
 fn of_random_shapes(draw: Draw, count: u64) -> Vec<Case> {
-    let seed = drawn::fresh_seed();
+    let seed = drawn::seed();
     println!("seeds from {seed}");
     let types = [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I32, DType::I8];
     let case = |i: u64| {

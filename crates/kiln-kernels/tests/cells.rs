@@ -150,7 +150,7 @@ fn right(
 
 fn check(family: &str, draw: Draw) {
     let wanted = number("KILN_SHAPES").map(|n| n as usize);
-    let seed = number("KILN_SEED").unwrap_or_else(drawn::fresh_seed);
+    let seed = drawn::seed();
     let only = std::env::var("KILN_CELL").ok();
     let mut found = Found::default();
     for (number, (dtype, archs)) in (0u64..).zip(cells(family)) {

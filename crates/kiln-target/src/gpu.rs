@@ -70,7 +70,7 @@ pub struct Costs {
     pub overlap_loss: f64,
     /// Bytes that the level-2 cache gives one SM in a cycle.
     pub l2_sm_bytes: f64,
-    /// Share of the tensor cores' peak that the clocks of a long product leave.
+    /// Share of their highest that clocks keep while tensor cores are always busy.
     pub tensor_share: f64,
     /// Share of that that `mma.sync` reaches where a GPU has better instructions.
     pub sync_share: f64,
@@ -89,8 +89,8 @@ impl Default for Costs {
             shuffle_ops: 4.0,
             barrier_seconds: 1e-7,
             overlap_loss: 0.1,
-            l2_sm_bytes: 35.0,
-            tensor_share: 0.81,
+            l2_sm_bytes: 46.0,
+            tensor_share: 0.78,
             sync_share: 0.6,
             pipeline_loss: 0.05,
             tile_seconds: 5e-7,

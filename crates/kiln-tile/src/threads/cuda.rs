@@ -41,6 +41,7 @@ pub fn print(kernel: &Kernel, arch: Arch) -> Result<Source> {
         known: HashMap::new(),
         helpers: BTreeSet::new(),
         pieces: BTreeSet::new(),
+        runs: kernel.body.iter().all(Stmt::products_surely_run),
         shared: false,
         address: false,
     };
@@ -64,6 +65,8 @@ struct Printer<'a> {
     known: HashMap<Var, String>,
     helpers: BTreeSet<Helper>,
     pieces: BTreeSet<Piece>,
+    /// Whether the compiler knows that every loop of asynchronous products runs. Elsewhere it takes apart what a loop carries.
+    runs: bool,
     /// Whether shared memory is named, as a pointer and as an address.
     shared: bool,
     address: bool,
@@ -247,10 +250,11 @@ impl Printer<'_> {
             }
             Stmt::For { var, start, end, step, unroll, body } => {
                 let names = self.names.open();
-                // Where the trips are known, the compiler takes iterations apart, and with them sums that are in flight (ptxas C7514).
-                let known = start.as_int().is_some() && end.as_int().is_some();
+                // Where trips are known and told apart, the compiler does so too, and with sums that are in flight (ptxas C7514).
+                let apart = body.iter().any(|s| matches!(s, Stmt::If { cond, .. } if cond.reads(var)));
+                let hidden = stmt.known_trips() && apart && body.iter().any(Stmt::multiplies_asynchronously);
                 let (mut start, end) = (self.expr(start), self.operand(end, 9));
-                if known && !unroll && body.iter().any(Stmt::multiplies_asynchronously) {
+                if hidden {
                     self.pieces.insert(Piece::Opaque);
                     start = format!("opaque({start})");
                 }
@@ -593,7 +597,8 @@ impl Printer<'_> {
             Function::FromBits(to) => format!("({})({list})", self.scalar(to)),
             Function::Pack => {
                 let wide = args.len() == 2;
-                self.pieces.insert(if wide { Piece::Pack16 } else { Piece::Pack8 });
+                let pack16 = if self.runs { Piece::Pack16 } else { Piece::Pack16Together };
+                self.pieces.insert(if wide { pack16 } else { Piece::Pack8 });
                 let bits: Vec<String> =
                     args.iter().map(|arg| self.call(Function::Bits, std::slice::from_ref(arg))).collect();
                 format!("pack({})", bits.join(", "))

@@ -8,6 +8,7 @@ pub enum Piece {
     RoundPairF16,
     RoundPairBf16,
     Pack16,
+    Pack16Together,
     Pack8,
     ShuffleXor,
     Shuffle,
@@ -40,6 +41,7 @@ impl Piece {
             Piece::RoundPairF16 => round_pair("f16"),
             Piece::RoundPairBf16 => round_pair("bf16"),
             Piece::Pack16 => PACK16.to_owned(),
+            Piece::Pack16Together => PACK16_TOGETHER.to_owned(),
             Piece::Pack8 => PACK8.to_owned(),
             Piece::ShuffleXor => shuffle("shuffle_xor", "whose number differs in these bits", "__shfl_xor_sync"),
             Piece::Shuffle => shuffle("shuffle", "of this number", "__shfl_sync"),
@@ -137,7 +139,14 @@ __device__ __forceinline__ Vec<{ty}, 2> round_pair_{ty}(float first, float secon
     )
 }
 
-const PACK16: &str = r#"// Two numbers of 16 bits in one register, the first in the low half.
+const PACK16: &str = "\
+// Two numbers of 16 bits in one register, the first in the low half.
+__device__ __forceinline__ unsigned pack(unsigned short first, unsigned short second) {
+    return first | (unsigned)second << 16;
+}
+";
+
+const PACK16_TOGETHER: &str = r#"// The same by an instruction, which the compiler does not move halves across.
 __device__ __forceinline__ unsigned pack(unsigned short first, unsigned short second) {
     unsigned pair;
     asm("mov.b32 %0, {%1, %2};" : "=r"(pair) : "h"(first), "h"(second));

@@ -26,6 +26,13 @@ impl Expr {
         self.operands().into_iter().for_each(|operand| operand.walk(visit));
     }
 
+    /// Whether it reads a variable.
+    pub fn reads(&self, var: &Var) -> bool {
+        let mut found = false;
+        self.vars(&mut |read| found |= read == var);
+        found
+    }
+
     /// Calls `visit` on every variable that is read.
     pub fn vars<'a>(&'a self, visit: &mut dyn FnMut(&'a Var)) {
         self.walk(&mut |e| {
@@ -105,6 +112,25 @@ impl Stmt {
                 places.filter_map(Place::index).chain(&instruction.operands).collect()
             }
         }
+    }
+
+    /// Whether it is a loop that is not unrolled and whose trips are numbers.
+    pub fn known_trips(&self) -> bool {
+        matches!(self, Stmt::For { start, end, unroll: false, .. } if start.as_int().is_some() && end.as_int().is_some())
+    }
+
+    /// Whether all loops in it that begin asynchronous products, and have no such loop inside, are known to run.
+    pub fn products_surely_run(&self) -> bool {
+        let inside = self.blocks().into_iter().flatten();
+        let outer = inside.clone().any(|s| s.has_loop() && s.multiplies_asynchronously());
+        match self {
+            Stmt::For { .. } if !outer && self.multiplies_asynchronously() => self.known_trips(),
+            _ => inside.into_iter().all(Stmt::products_surely_run),
+        }
+    }
+
+    fn has_loop(&self) -> bool {
+        matches!(self, Stmt::For { .. }) || self.blocks().into_iter().flatten().any(Stmt::has_loop)
     }
 
     /// Whether products are begun in it that run on by themselves.

@@ -56,7 +56,7 @@ impl fmt::Display for Config {
 
 /// Queries of a CTA and the warps that share them: 16 rows of one or two instructions each.
 const ROWS: [(u32, u32); 4] = [(128, 8), (64, 4), (32, 2), (16, 1)];
-const KEYS: [u32; 6] = [16, 32, 64, 96, 128, 192];
+const KEYS: [u32; 5] = [16, 32, 64, 96, 128];
 const STAGES: u32 = 2;
 /// Whether a role brings the operands, whether results are staged, whether warpgroups take turns; what is better where the model sees no
 /// difference comes first.

@@ -25,14 +25,14 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let [rows, keys] = [&streamed.rows, &streamed.keys].map(|group| subject.size(&group.total()).max(1.0));
     let outer: Vec<_> = streamed.grid.iter().map(|(_, dim)| dim.clone()).collect();
     let outer = subject.size(&numel(&outer)).max(1.0);
-    // Of a row the keys up to its diagonal and from its window on, by whole tiles.
+    // Of a row the keys up to its diagonal and from its window on, by whole tiles, on average.
     let bounds = &streamed.positions.bounds;
     let nearest = |last: bool| {
         let offsets = bounds.iter().filter(|bound| bound.last == last).map(|bound| subject.size(&bound.offset));
         offsets.map(|offset| if last { offset } else { -offset }).reduce(f64::min)
     };
     let (ahead, behind) = (nearest(true), nearest(false));
-    let past = ahead.map_or(keys, |ahead| (rows / 2.0 + ahead + bn / 2.0).min(keys));
+    let past = ahead.map_or(keys, |ahead| (rows / 2.0 + ahead + bm.max(bn) / 2.0).min(keys));
     let seen = behind.map_or(past, |behind| past.min(behind + ahead.unwrap_or(keys) + bm + bn));
     let sms = f64::from(gpu.sms);
     let tiles = outer * (rows / bm).ceil();
@@ -63,9 +63,12 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         _ => elements,
     };
     let copies = copies * costs.access_ops / threads;
-    let busy = match config.overlap || together > 1.0 {
-        true => math.max(softmax) + costs.overlap_loss * math.min(softmax),
-        false => math + softmax,
+    let (apart, overlapped) = (math + softmax, math.max(softmax) + costs.overlap_loss * math.min(softmax));
+    // What several CTAs do at a time overlaps by chance.
+    let busy = match config.overlap {
+        true => overlapped,
+        false if together > 1.0 => (apart + overlapped) / 2.0,
+        false => apart,
     };
     let bytes = elements * f64::from(streamed.dtype.bits()) / 8.0;
     let cached = bytes / (costs.l2_sm_bytes * gpu.clock_ghz * 1e9);
@@ -74,7 +77,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let step = work.max(costs.latency_seconds / f64::from(config.stages));
     // Results that are not staged leave two at a time.
     let leave = if config.staged { 0.0 } else { bm * columns / 2.0 * costs.access_ops / threads };
-    let tile = (seen / bn).ceil() * step + costs.tile_seconds + leave;
+    let steps = if bounds.is_empty() { (seen / bn).ceil() } else { (seen / bn).max(1.0) };
+    let tile = steps * step + costs.tile_seconds + leave;
     let bytes = subject.bytes();
     let memory = bytes / (gpu.bandwidth_gbs * 1e9 * (tiles / sms).min(1.0));
     let seconds = gpu.launch_seconds + costs.latency_seconds + (turns * tile).max(memory);

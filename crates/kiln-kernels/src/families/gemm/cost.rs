@@ -38,7 +38,6 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let turns = (ctas / (sms * together)).ceil();
 
     let share = if kind < problem.best && kind == MmaKind::Sync { costs.sync_share } else { 1.0 };
-    let share = if kind == MmaKind::Fma { 1.0 } else { share * costs.tensor_share };
     let peak = 1e12 * atom.map_or(gpu.rates.f32, |atom| rate(atom.a, gpu)) * share / sms;
     let math = 2.0 * bm * bn * bk / peak;
     let clock = gpu.clock_ghz * 1e9;
@@ -57,7 +56,11 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         }
     };
     let instructions = costs.access_ops * (narrow(0) + narrow(1)) / (gpu.peak_ops(kiln_tile::DType::F32, false) / sms);
-    let busy = math.max(shared).max(l2) + costs.overlap_loss * math.min(l2);
+    let busy = math.max(shared).max(l2);
+    // Busy tensor cores slow the clocks of everything.
+    let clocks = if kind == MmaKind::Fma { 1.0 } else { 1.0 - (1.0 - costs.tensor_share) * math / busy };
+    let lost = if config.specialise { 0.0 } else { costs.overlap_loss * math.min(l2) };
+    let busy = busy / clocks + lost;
     let ahead = f64::from(config.stages.saturating_sub(1).max(1));
     let step =
         ((busy * (1.0 + costs.pipeline_loss / ahead) + instructions) * together).max(costs.latency_seconds / ahead);
@@ -82,7 +85,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         // Sums are written and read again, and a kernel adds them.
         Depth::Parts(parts) => {
             let bytes = 2.0 * f64::from(parts) * problem.results() * f64::from(problem.sums.bits()) / 8.0;
-            (bytes / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor) + gpu.launch_seconds + 2.0 * costs.latency_seconds, 2)
+            // One kernel drains, the next fills.
+            (bytes / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor) + gpu.launch_seconds + 8.0 * costs.latency_seconds, 2)
         }
         Depth::Turns(parts) => (f64::from(parts - 1) * turn, 1),
         Depth::Stream(_) => (turn, 1),

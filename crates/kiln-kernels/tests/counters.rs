@@ -70,7 +70,7 @@ fn divided(case: &Case, arch: Arch) -> Vec<Offer> {
         let of = |name: &str| offer.config[name].as_u64().unwrap();
         let [m, n] = if offer.config["swap"] == true { [N, M] } else { [M, N] };
         let divides = |extent: usize, tile: &str| (extent as u64).is_multiple_of(of(tile));
-        of("splits") == 1 && divides(m, "bm") && divides(n, "bn") && divides(K, "bk")
+        offer.config["depth"] == "whole" && divides(m, "bm") && divides(n, "bn") && divides(K, "bk")
     };
     let mut offers: Vec<Offer> = case.offers(arch).into_iter().filter(whole).collect();
     let plain = offers.iter().position(|offer| offer.config["specialise"] == false);

@@ -247,12 +247,12 @@ fn on_simulated_gpus(seeds: std::ops::Range<u64>, device: &str) {
 
 #[test]
 fn gpu_kernels_broadcast_by_value() {
-    on_simulated_gpus(0..400, "sim:sm_80");
+    on_simulated_gpus(0..250, "sim:sm_80");
 }
 
 #[test]
 fn gpu_kernels_broadcast_by_value_elsewhere() {
-    on_simulated_gpus(1000..1400, "sim:sm_90a");
+    on_simulated_gpus(1000..1250, "sim:sm_90a");
 }
 
 #[test]

@@ -89,7 +89,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
             (bytes / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor) + gpu.launch_seconds + 8.0 * costs.latency_seconds, 2)
         }
         Depth::Turns(parts) => (f64::from(parts - 1) * turn, 1),
-        Depth::Stream(_) => (turn, 1),
+        // Its first tile waits for another CTA, its last is waited for.
+        Depth::Stream(_) => (3.0 * turn, 1),
     };
     let seconds = gpu.launch_seconds + costs.latency_seconds + overlapped + combined;
     Estimate { seconds, bytes, flops: operations, launches }

@@ -55,7 +55,7 @@ pub struct Problem {
     subject: Arc<Subject>,
     /// Points.
     total: Dim,
-    /// Whether runs of points are runs in memory: no index is taken apart, or rows are whole accesses.
+    /// Whether runs of points are runs in memory: no index is taken apart, or rows are known to be whole accesses.
     runs: bool,
     /// Bytes of an element, of the narrowest and of the widest type in memory.
     narrow: u32,
@@ -86,7 +86,7 @@ impl KernelFamily for Maps {
         let values = graph.inputs.iter().copied().chain(graph.outputs.iter().map(|(_, v)| *v));
         let bytes: Vec<u32> = values.map(|v| (graph.ty(v).dtype.bits() / 8).max(1)).collect();
         let [narrow, wide] = [bytes.iter().min(), bytes.iter().max()].map(|bytes| bytes.copied().unwrap_or(4));
-        let rows = shape.last().is_some_and(|last| multiple(last) % i64::from(16 / narrow) == 0);
+        let rows = shape.last().and_then(Dim::as_const).is_some_and(|last| last % i64::from(16 / narrow) == 0);
         let runs = line || shape.len() < 2 || rows;
         let problem = Problem { subject, total, runs, narrow, wide };
         self.build(&problem, &Config { elements: 1, warps: 1 })?;

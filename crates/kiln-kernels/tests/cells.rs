@@ -1,5 +1,5 @@
 //! Every cell of `docs/kernels.md` whose family is on the tile IR, in the simulator with all checks, against the reference interpreter and
-//! float64: random regions with symbols, each compiled with a random Config, on random shapes and fresh data, outputs poisoned.
+//! float64: random regions with symbols, each compiled with a random Config, on random shapes and data, outputs poisoned.
 //!
 //! A default run visits every cell with few shapes, and does not repeat what another architecture has the same text for. `KILN_SHAPES=30`
 //! runs so many shapes of every cell, and 20 schedules of every asynchronous kernel; `KILN_SEED` repeats a run.

@@ -311,7 +311,7 @@ impl Lower<'_> {
         }
         let together = runs.iter().map(|(run, deep)| if *deep { *run } else { 1 }).max().unwrap_or(1);
         let step = self.counter("deep", depth / together, false);
-        let own = [self.axis_part(&layout, 0)?, self.axis_part(&layout, 1)?];
+        let own = self.thread_at(&layout)?;
         let counter = self.declare(&step);
         let body = self.nested(|lower| {
             let first = Expr::var(&step) * i64::from(together);
@@ -367,20 +367,6 @@ impl Lower<'_> {
         let (start, end, one) = (t::Expr::int(0), t::Expr::int(depth / together), t::Expr::int(1));
         self.push(Stmt::For { var: counter, start, end, step: one, unroll: false, body });
         Ok(())
-    }
-
-    /// What the thread adds to coordinates along an axis.
-    fn axis_part(&mut self, layout: &RegisterLayout, axis: usize) -> Result<Expr> {
-        let thread = self.thread()?;
-        let mut sum = Expr::index(0);
-        let mut weight = 1;
-        for mode in layout.thread_modes() {
-            if mode.axis == axis && !mode.is_copies() {
-                sum = sum + &thread / i64::from(weight) % i64::from(mode.extent) * i64::from(mode.stride);
-            }
-            weight *= mode.extent;
-        }
-        self.of_thread("part", sum)
     }
 }
 

@@ -101,7 +101,7 @@ impl Lower<'_> {
     }
 
     /// Part of the coordinates that the thread adds, by name.
-    fn thread_at(&mut self, layout: &RegisterLayout) -> Result<Vec<Expr>> {
+    pub(super) fn thread_at(&mut self, layout: &RegisterLayout) -> Result<Vec<Expr>> {
         if layout.threads() != self.threads()?.count {
             let what = format!("a tile of {} threads among {}", layout.threads(), self.threads()?.count);
             return Err(self.internal(what));

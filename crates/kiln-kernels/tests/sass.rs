@@ -64,8 +64,10 @@ fn products_and_attention_are_the_instructions_of_their_gpu() {
         (large(DType::F16), Arch::Sm120, "HMMA.16816", &ampere[..]),
     ] {
         let offers = case.offers(arch);
-        // Results of some tiles go straight to memory: what stands here is of those with roles where there are such.
-        let offer = offers.iter().find(|offer| offer.text.contains("specialised") && !offer.text.contains("parts"));
+        // Results of some tiles go straight to memory: what stands here is of those with roles, and results staged, where there are such.
+        let roles = |offer: &&Offer| offer.text.contains("specialised") && !offer.text.contains("parts");
+        let staged = |offer: &&Offer| roles(offer) && offer.text.contains("staged");
+        let offer = offers.iter().find(staged).or_else(|| offers.iter().find(roles));
         let offer = offer.filter(|_| arch == Arch::Sm90a).unwrap_or(&offers[0]);
         let Some(code) = sass(offer, arch) else { return };
         let has = |wanted: &str| instructions(&code).any(|name| name.starts_with(wanted));

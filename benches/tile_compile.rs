@@ -5,23 +5,25 @@ mod common;
 use common::Fail;
 use criterion::{SamplingMode, Throughput};
 use kiln::fuse::{Options, fuse};
-use kiln::target::arch::Arch;
+use kiln::target::Gpu;
 use kiln_cuda::{CompileRequest, Compiler, Home, Nvrtc};
+use kiln_kernels::families::Subject;
 use kiln_kernels::{Kernel, lower};
 use std::hint::black_box;
+use std::sync::Arc;
 
-const ARCH: (&str, Arch) = ("sm_90a", Arch::Sm90a);
+const TARGET: &str = "sm_90a";
 
 fn main() -> Result<(), Fail> {
     let compiler = Nvrtc::discover(&Home::from_env()?).map(|nvrtc| Compiler::new(&nvrtc));
     common::run(|criterion| {
         let mut group = criterion.benchmark_group("tile compile");
         group.sampling_mode(SamplingMode::Flat).sample_size(10);
-        let (target, arch) = ARCH;
+        let gpu = Gpu::named("h100").ok_or("no such GPU")?;
         for graph in [common::encoder(1)?, common::convnet(1)?] {
-            let plan = fuse(&graph, &Options::new(target.parse()?))?.plan;
+            let plan = fuse(&graph, &Options::new(TARGET.parse()?))?.plan;
             let compile = || -> Result<Vec<Kernel>, Fail> {
-                let each = plan.regions.iter().map(|region| lower(region, arch, &region.graph.symbols));
+                let each = plan.regions.iter().map(|region| lower(&Arc::new(Subject::of(region)), &gpu));
                 let variants = each.collect::<Result<Vec<_>, _>>()?.concat();
                 Ok(variants.into_iter().flat_map(|(_, made)| made.kernels).collect())
             };
@@ -35,7 +37,7 @@ fn main() -> Result<(), Fail> {
             let request = CompileRequest {
                 name: kernel.entry.clone(),
                 source: kernel.source.clone(),
-                arch: target.to_owned(),
+                arch: TARGET.to_owned(),
                 options: Vec::new(),
                 line_info: false,
             };

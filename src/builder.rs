@@ -117,7 +117,7 @@ impl<'a> EngineBuilder<'a> {
     /// Builds for the device, or finds what was built before on this machine, and loads it.
     pub(crate) fn jit(mut self, device: &str) -> Result<Session> {
         let device = kiln_engine::open_device(device)?;
-        self.targets = vec![device.target().parse()?];
+        self.targets = vec![device.processor()?];
         let options = self.options()?;
         let kept = Kept::new(self.model.graph(), &self.targets[0], &options)?;
         // What cannot be used is built again, what cannot be kept costs time alone.

@@ -7,8 +7,11 @@ use bytes::Bytes;
 use kiln_cuda::{CompileRequest, Compiler, Home, Nvrtc};
 use kiln_engine::{Compiled, Engine, Image, Resources, Session, open_device};
 use kiln_graph::Tensor;
+use kiln_kernels::families::Subject;
 use kiln_kernels::{Implementation, candidates};
+use kiln_target::Target;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Instant;
 
 const SAMPLES: usize = 20;
@@ -30,11 +33,11 @@ fn ranked(case: &Case, device: &str, compiler: &Compiler) -> Outcome<Value> {
     let target = open_device(device)?.target();
     let mut engine = engine(&graph, &target)?;
     let image = &engine.targets[0];
-    let arch = target.parse::<kiln_target::Target>()?.arch().ok_or("only GPUs have Configs")?;
+    let Target::Gpu(gpu) = target.parse()? else { return Err("only GPUs have Configs".into()) };
     let [region] = &image.plan.regions[..] else { return Err("a product is one region".into()) };
     let (mut configs, mut first) = (Vec::new(), None);
-    let (id, symbols) = (region.identity(), region.graph.symbols.clone());
-    for candidate in candidates(region, arch, &symbols)? {
+    let (id, subject) = (region.identity(), Arc::new(Subject::of(region)));
+    for candidate in candidates(&subject, &gpu)? {
         let config = candidate.config.clone();
         engine.targets[0].kernels = [(id, compiled(candidate, compiler, &target)?)].into();
         let (us, found) = timed(&engine, &inputs, device)?;

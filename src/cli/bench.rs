@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let device = open_device(&args.device).into_diagnostic()?;
     let target = device.target();
     let loading = Instant::now();
-    let Opened { engine, mut inputs, .. } = model::open(&args.model, &target, &args.options, given)?;
+    let Opened { engine, mut inputs, .. } = model::open(&args.model, &*device, &args.options, given)?;
     let mut session = model::session(&engine, device)?;
     let load_ms = loading.elapsed().as_secs_f64() * 1e3;
     if draw {

@@ -205,16 +205,16 @@ pub struct Opened {
     pub graph: Option<Graph>,
 }
 
-/// Opens an engine file, or builds a model for one target; also reads the inputs that were `given`, without those that became constants of the model.
+/// Opens an engine file, or builds a model for a device; also reads the inputs that were `given`, without those that became constants of the model.
 /// Built engines are kept under `$KILN_HOME/engines`; the user is told.
-pub fn open(path: &Path, target: &str, args: &ModelArgs, given: Given) -> Result<Opened> {
+pub fn open(path: &Path, device: &dyn Device, args: &ModelArgs, given: Given) -> Result<Opened> {
     if !is_model(path) {
         let engine = Engine::load(path).into_diagnostic()?;
         let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
         return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
     }
     let home = Home::from_env().into_diagnostic()?;
-    let target: Target = target.parse().into_diagnostic()?;
+    let target = device.processor().into_diagnostic()?;
     // An encoder from a folder has no shapes that values decide.
     let (graph, inputs) = if path.is_dir() {
         let graph = import(path, args, &[])?;

@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::given("--input", &args.input)?;
     let sources: Vec<PathBuf> = given.files().map(Path::to_owned).collect();
     let device = open_device(&args.device).into_diagnostic()?;
-    let Opened { engine, inputs, .. } = model::open(&args.model, &device.target(), &args.options, given)?;
+    let Opened { engine, inputs, .. } = model::open(&args.model, &*device, &args.options, given)?;
     let mut session = model::session(&engine, device)?;
     let (outputs, times) = session.run_timed(&tensors::borrow(&inputs)).into_diagnostic()?;
     let files = match &args.output {

@@ -18,6 +18,9 @@ pub enum Error {
     /// A region has no kernel for the target.
     #[error(transparent)]
     Kernels(#[from] kiln_kernels::Error),
+    /// A device for which nothing can be built.
+    #[error(transparent)]
+    Target(#[from] kiln_target::UnknownTarget),
     /// NVRTC or the CUDA driver.
     #[error(transparent)]
     Cuda(#[from] kiln_cuda::CudaError),

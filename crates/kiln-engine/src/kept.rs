@@ -22,7 +22,7 @@ impl Kept {
     /// Options that cannot be written as JSON.
     pub fn new(graph: &Graph, target: &Target, options: &BuildOptions) -> Result<Kept> {
         let (graph_hash, settings) = (crate::graph_hash(graph), options.settings());
-        let key = serde_json::to_vec(&(&graph_hash, target.to_string(), env!("CARGO_PKG_VERSION"), &settings))
+        let key = serde_json::to_vec(&(&graph_hash, target, env!("CARGO_PKG_VERSION"), &settings))
             .map_err(|e| Error::Internal { place: "the engine cache".into(), message: e.to_string() })?;
         let hash = blake3::hash(&key).to_hex();
         // The hash tells models apart, the name is for people.

@@ -5,7 +5,7 @@ use crate::family::{self, Candidate};
 use crate::program::TileProgram;
 use crate::{Error, Guard, Implementation, Result};
 use kiln_fuse::Region;
-use kiln_graph::{Bindings, Symbols};
+use kiln_graph::Symbols;
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use kiln_tile::pass::Pass;
@@ -19,27 +19,16 @@ pub type Watch<'a> = dyn FnMut(&str, Pass, &dyn Display) + 'a;
 /// Implementations of a region, each for when its guard holds: the first whose guard does runs, and the last one's always does.
 pub type Variants = Vec<(Guard, Implementation)>;
 
-/// Kernels for `region` on `arch`. `symbols` gives the ranges of the symbolic dimensions.
-pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Variants> {
-    lower_within(region, arch, symbols, &[])
+/// The kernels of a region that the cost model holds for the fastest on a GPU.
+pub fn lower(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Variants> {
+    lower_watched(subject, gpu, &mut |_, _, _| {})
 }
 
-/// [`lower`] where the values of some inputs are known to lie within ranges, as those of constants do: indices that cannot be out of range
-/// are not checked. One entry an input; those left out are unknown.
-pub fn lower_within(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Variants> {
-    lower_watched(region, arch, symbols, ranges, &mut |_, _, _| {})
-}
-
-/// [`lower_within`], showing `watch` what each pass of the tile compiler leaves behind, and of which kernel.
-pub fn lower_watched(
-    region: &Region,
-    arch: Arch,
-    symbols: &Symbols,
-    ranges: &[Option<(i64, i64)>],
-    watch: &mut Watch<'_>,
-) -> Result<Variants> {
+/// [`lower`], showing `watch` what each pass of the tile compiler leaves behind, and of which kernel.
+pub fn lower_watched(subject: &Arc<Subject>, gpu: &Gpu, watch: &mut Watch<'_>) -> Result<Variants> {
+    let Subject { region, symbols, ranges, .. } = &**subject;
     let _span = tracing::debug_span!("region", name = region.name).entered();
-    let offers = offers(region, arch, symbols, ranges)?;
+    let (offers, arch) = (families::offers(subject, gpu)?, gpu.arch);
     if offers.is_empty() {
         return Ok(vec![(Guard::always(), implementation(first(region, arch, symbols, ranges)?, arch, watch)?)]);
     }
@@ -59,20 +48,15 @@ pub fn lower_watched(
 
 /// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
 /// [`lower`] takes.
-pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<Implementation>> {
-    let offers = offers(region, arch, symbols, &[])?;
+pub fn candidates(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Implementation>> {
+    let Subject { region, symbols, ranges, .. } = &**subject;
+    let (offers, arch) = (families::offers(subject, gpu)?, gpu.arch);
     if !offers.is_empty() {
         let compile = |offer: &Offer| families::implementation(offer, &offer.build()?, arch, &mut |_, _, _| {});
         return offers.iter().map(compile).collect();
     }
-    let all = family::programs(region, arch, symbols, &[], usize::MAX)?;
+    let all = family::programs(region, arch, symbols, ranges, usize::MAX)?;
     all.into_iter().map(|candidate| implementation(candidate, arch, &mut |_, _, _| {})).collect()
-}
-
-/// What families on the tile IR offer on the typical GPU of an architecture; nothing for what they do not take.
-fn offers(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Vec<Offer>> {
-    let Some(gpu) = Gpu::typical(arch) else { return Ok(vec![]) };
-    families::offers(&Arc::new(Subject::new(region, symbols, ranges, &Bindings::new())), &gpu)
 }
 
 /// The tile programs that [`lower`] compiles for regions that [`families`] do not take, in launch order: what the tile interpreter can run in

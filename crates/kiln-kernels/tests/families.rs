@@ -4,8 +4,13 @@
 mod common;
 
 use common::{Case, attention, cases};
-use kiln_kernels::{Error, lower};
+use kiln_fuse::{Anchor, Region};
+use kiln_graph::DType;
+use kiln_kernels::families::Subject;
+use kiln_kernels::{Error, Result, Variants};
+use kiln_target::Gpu;
 use kiln_target::arch::Arch;
+use std::sync::Arc;
 
 fn check(cases: Vec<Case>) {
     assert!(!cases.is_empty());
@@ -58,19 +63,21 @@ fn top_k() {
     check(cases::top_k());
 }
 
+fn lowered(region: &Region) -> Result<Variants> {
+    kiln_kernels::lower(&Arc::new(Subject::of(region)), &Gpu::typical(Arch::Sm80).unwrap())
+}
+
 #[test]
 fn what_cannot_be_expressed_is_an_error() {
-    use kiln_fuse::Anchor;
-    use kiln_graph::DType;
     let packed = common::case("packed", Anchor::Map, 1.0, vec![common::random(DType::I8, &[6], 1)], |b| {
         let x = b.input("x", DType::I8, &common::d(&["6"]))?;
         Ok(vec![b.cast(x, DType::I4)?])
     });
-    let error = lower(&packed.region, Arch::Sm80, &packed.region.graph.symbols).unwrap_err();
+    let error = lowered(&packed.region).unwrap_err();
     assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("i4")), "{error}");
     let mut wrong = packed.region.clone();
     wrong.anchor = Anchor::Conv;
-    let error = lower(&wrong, Arch::Sm80, &wrong.graph.symbols).unwrap_err();
+    let error = lowered(&wrong).unwrap_err();
     assert!(matches!(error, Error::Malformed { .. }), "{error}");
     // The largest of each row of a product: nothing here makes that in one piece.
     let f = DType::F32;
@@ -81,7 +88,7 @@ fn what_cannot_be_expressed_is_an_error() {
         Ok(vec![b.reduce(kiln_graph::ReduceOp::Max, y, &[1], false)?])
     });
     written.region.verify().unwrap();
-    let error = lower(&written.region, Arch::Sm80, &written.region.graph.symbols).unwrap_err();
+    let error = lowered(&written.region).unwrap_err();
     assert!(
         matches!(&error, Error::Unsupported { what, .. } if what.contains("a kernel that somebody wrote")),
         "{error}"

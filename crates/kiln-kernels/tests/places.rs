@@ -5,8 +5,11 @@ mod common;
 use common::{Case, case, cases, d, ints, random};
 use kiln_fuse::Anchor;
 use kiln_graph::{Builder, DType, Dim, PadMode, Rng, Tensor, ValueId};
-use kiln_kernels::lower_within;
+use kiln_kernels::families::Subject;
+use kiln_kernels::lower;
+use kiln_target::Gpu;
 use kiln_target::arch::Arch;
+use std::sync::Arc;
 
 const F: DType = DType::F32;
 
@@ -91,8 +94,8 @@ fn gathered(build: impl FnOnce(&mut Builder, ValueId, ValueId) -> kiln_graph::Re
 fn indices_that_cannot_be_out_of_range_are_not_checked() {
     let plain = gathered(|b, x, ids| b.gather(x, ids, 0));
     let checks = |case: &Case, range: Option<(i64, i64)>| {
-        let made =
-            lower_within(&case.region, Arch::Sm80, &case.region.graph.symbols, &[None, range]).unwrap().remove(0).1;
+        let subject = Subject { ranges: vec![None, range], ..Subject::of(&case.region) };
+        let made = lower(&Arc::new(subject), &Gpu::typical(Arch::Sm80).unwrap()).unwrap().remove(0).1;
         let kernel = &made.kernels[0];
         assert_eq!(kernel.source.contains("fault"), !kernel.checks.is_empty(), "{}", kernel.source);
         kernel.checks.len()

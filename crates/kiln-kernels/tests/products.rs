@@ -5,7 +5,7 @@ mod common;
 use common::products::einsum;
 use common::{Case, case, cases, d, products, random, spec};
 use kiln_fuse::{Anchor, Region};
-use kiln_graph::{Bindings, Builder, DType, Dim, Rng};
+use kiln_graph::{Builder, DType, Dim, Rng};
 use kiln_kernels::families::{self, Subject, implementation};
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
@@ -178,7 +178,7 @@ fn first_of(f: DType, (acc, out): (DType, DType), [m, n, k]: [i64; 3]) -> (Strin
     b.output("y", y);
     let (name, summary) = ("first".to_owned(), "a product".to_owned());
     let region = Region { name, summary, anchor: Anchor::Contract, graph: b.finish() };
-    let subject = Subject::new(&region, &region.graph.symbols, &[], &Bindings::new());
+    let subject = Subject::of(&region);
     let offers = families::offers(&Arc::new(subject), &Gpu::named("h200").unwrap()).unwrap();
     (offers[0].text.clone(), offers[0].config.clone())
 }

@@ -5,10 +5,13 @@ mod common;
 use common::{d, spec};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Builder, ConvSpec, DType, Dim, ReduceOp, Result, ScanOp, ScatterOp, ValueId, WindowSpec};
+use kiln_kernels::families::Subject;
 use kiln_kernels::lower;
+use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 const DTYPES: [DType; 14] = [
     DType::F64,
@@ -97,7 +100,7 @@ fn found() -> BTreeMap<String, BTreeMap<String, Vec<Arch>>> {
                 continue;
             }
             for arch in Arch::ALL {
-                if let Ok(made) = lower(&region, arch, &region.graph.symbols) {
+                if let Ok(made) = lower(&Arc::new(Subject::of(&region)), &Gpu::typical(arch).unwrap()) {
                     let family = found.entry(made[0].1.family.clone()).or_default();
                     let archs = family.entry(dtype.to_string()).or_default();
                     if !archs.contains(&arch) {

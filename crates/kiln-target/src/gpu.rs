@@ -1,8 +1,8 @@
 //! One GPU: how many of what an architecture has, how fast they run, and what memory feeds them.
 //!
 //! Figures are dense rates from the vendor's datasheets and architecture whitepapers: Tesla T4 datasheet (2019), A100 80GB SXM
-//! datasheet (2021), A10 datasheet (2021), Jetson AGX Orin technical brief (2022), L4 and L40S datasheets (2023), Ada whitepaper
-//! (RTX 4090), H100 and H200 SXM datasheets, HGX B200 / B300 datasheets, Blackwell RTX whitepaper (RTX 5090).
+//! datasheet (2021), A10 datasheet (2021), GA102 whitepaper (RTX 3090) and, scaled by SMs and clock, RTX 3060, Jetson AGX Orin technical
+//! brief (2022), L4 and L40S datasheets (2023), Ada whitepaper (RTX 4090) and, scaled, RTX 4060, H100 and H200 SXM datasheets, HGX B200 / B300 datasheets, Blackwell RTX whitepaper (RTX 5090).
 
 use crate::arch::Arch;
 use kiln_num::DType;
@@ -117,9 +117,12 @@ const TABLE: &[Row] = &[
     Row { key: "t4", name: "Tesla T4", arch: Arch::Sm75, sms: 40, clock_ghz: 1.59, memory_gb: 16.0, bandwidth_gbs: 320.0, l2_mib: 4, rates: [0.25, 8.1, 0.0, 65.0, 0.0, 130.0] },
     Row { key: "a100", name: "A100 80GB SXM", arch: Arch::Sm80, sms: 108, clock_ghz: 1.41, memory_gb: 80.0, bandwidth_gbs: 2039.0, l2_mib: 40, rates: [9.7, 19.5, 156.0, 312.0, 0.0, 624.0] },
     Row { key: "a10", name: "A10", arch: Arch::Sm86, sms: 72, clock_ghz: 1.695, memory_gb: 24.0, bandwidth_gbs: 600.0, l2_mib: 6, rates: [0.49, 31.2, 62.5, 125.0, 0.0, 250.0] },
+    Row { key: "rtx3060", name: "GeForce RTX 3060", arch: Arch::Sm86, sms: 28, clock_ghz: 1.777, memory_gb: 12.0, bandwidth_gbs: 360.0, l2_mib: 3, rates: [0.2, 12.7, 12.7, 25.5, 0.0, 101.9] },
+    Row { key: "rtx3090", name: "GeForce RTX 3090", arch: Arch::Sm86, sms: 82, clock_ghz: 1.695, memory_gb: 24.0, bandwidth_gbs: 936.0, l2_mib: 6, rates: [0.56, 35.6, 35.6, 71.0, 0.0, 284.0] },
     Row { key: "orin", name: "Jetson AGX Orin 64GB", arch: Arch::Sm87, sms: 16, clock_ghz: 1.3, memory_gb: 64.0, bandwidth_gbs: 204.8, l2_mib: 4, rates: [0.08, 5.3, 21.0, 42.5, 0.0, 85.0] },
     Row { key: "l4", name: "L4", arch: Arch::Sm89, sms: 58, clock_ghz: 2.04, memory_gb: 24.0, bandwidth_gbs: 300.0, l2_mib: 48, rates: [0.47, 30.3, 60.0, 121.0, 242.5, 242.5] },
     Row { key: "l40s", name: "L40S", arch: Arch::Sm89, sms: 142, clock_ghz: 2.52, memory_gb: 48.0, bandwidth_gbs: 864.0, l2_mib: 96, rates: [1.43, 91.6, 183.0, 362.0, 733.0, 733.0] },
+    Row { key: "rtx4060", name: "GeForce RTX 4060", arch: Arch::Sm89, sms: 24, clock_ghz: 2.46, memory_gb: 8.0, bandwidth_gbs: 272.0, l2_mib: 24, rates: [0.24, 15.1, 15.1, 30.2, 60.5, 121.0] },
     Row { key: "rtx4090", name: "GeForce RTX 4090", arch: Arch::Sm89, sms: 128, clock_ghz: 2.52, memory_gb: 24.0, bandwidth_gbs: 1008.0, l2_mib: 72, rates: [1.29, 82.6, 82.6, 165.2, 330.3, 660.6] },
     Row { key: "h100", name: "H100 SXM", arch: Arch::Sm90a, sms: 132, clock_ghz: 1.98, memory_gb: 80.0, bandwidth_gbs: 3350.0, l2_mib: 50, rates: [34.0, 67.0, 494.7, 989.4, 1978.9, 1978.9] },
     Row { key: "h200", name: "H200 SXM", arch: Arch::Sm90a, sms: 132, clock_ghz: 1.98, memory_gb: 141.0, bandwidth_gbs: 4800.0, l2_mib: 50, rates: [34.0, 67.0, 494.7, 989.4, 1978.9, 1978.9] },
@@ -146,7 +149,51 @@ impl From<&Row> for Gpu {
     }
 }
 
+/// What a driver says of a GPU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Detected {
+    /// Its product name, as in `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// What code is compiled for.
+    pub arch: Arch,
+    /// Streaming multiprocessors.
+    pub sms: u32,
+    /// Highest clock in GHz, if that is told.
+    pub clock_ghz: Option<f64>,
+    /// Device memory in bytes.
+    pub memory_bytes: u64,
+    /// Device memory bandwidth in GB/s, if what it follows from is told.
+    pub bandwidth_gbs: Option<f64>,
+    /// Level-2 cache in bytes.
+    pub l2_bytes: u64,
+}
+
 impl Gpu {
+    /// The GPU that a driver has found: the table's of that name, else the typical one of its architecture, with what the driver tells in
+    /// its place; rates go with SMs and clock. `None` for an architecture that the table lacks.
+    pub fn detected(found: &Detected) -> Option<Gpu> {
+        let words: Vec<String> = found.name.split_whitespace().map(str::to_ascii_lowercase).collect();
+        let named = |row: &&Row| {
+            let is = |words: &[String]| words.concat().split('-').any(|word| word == row.key);
+            row.arch == found.arch && (words.windows(1).any(is) || words.windows(2).any(is))
+        };
+        let known = TABLE.iter().find(named).map(Gpu::from).or_else(|| Gpu::typical(found.arch))?;
+        let clock_ghz = found.clock_ghz.unwrap_or(known.clock_ghz);
+        let share = f64::from(found.sms) * clock_ghz / (f64::from(known.sms) * known.clock_ghz);
+        let Rates { f64, f32, tf32, f16, f8, i8 } = known.rates;
+        let [f64, f32, tf32, f16, f8, i8] = [f64, f32, tf32, f16, f8, i8].map(|rate| rate * share);
+        Some(Gpu {
+            name: found.name.clone(),
+            sms: found.sms,
+            clock_ghz,
+            memory_gb: found.memory_bytes as f64 / 1e9,
+            bandwidth_gbs: found.bandwidth_gbs.unwrap_or(known.bandwidth_gbs),
+            l2_bytes: found.l2_bytes,
+            rates: Rates { f64, f32, tf32, f16, f8, i8 },
+            ..known
+        })
+    }
+
     /// The GPU under a short name such as `h200` or `rtx4090`.
     pub fn named(key: &str) -> Option<Gpu> {
         TABLE.iter().find(|row| row.key == key).map(Gpu::from)
@@ -188,6 +235,42 @@ mod tests {
         for arch in Arch::ALL {
             assert_eq!(Gpu::typical(arch).map(|g| g.arch), Some(arch));
         }
+    }
+
+    #[test]
+    fn what_a_driver_finds_is_the_table_s_with_its_own_figures() {
+        let found = |name: &str, arch, sms| Detected {
+            name: name.into(),
+            arch,
+            sms,
+            clock_ghz: None,
+            memory_bytes: 24 << 30,
+            bandwidth_gbs: None,
+            l2_bytes: 3 << 20,
+        };
+        // As drivers name them, and the row that each is.
+        for (name, arch, key) in [
+            ("NVIDIA H200", Arch::Sm90a, "h200"),
+            ("NVIDIA H100 80GB HBM3", Arch::Sm90a, "h100"),
+            ("NVIDIA A100-SXM4-80GB", Arch::Sm80, "a100"),
+            ("NVIDIA A10", Arch::Sm86, "a10"),
+            ("NVIDIA L40S", Arch::Sm89, "l40s"),
+            ("NVIDIA GeForce RTX 4090", Arch::Sm89, "rtx4090"),
+            ("NVIDIA GeForce RTX 3060 Ti", Arch::Sm86, "rtx3060"),
+            ("Tesla T4", Arch::Sm75, "t4"),
+            ("NVIDIA RTX A6000", Arch::Sm86, "a10"),
+        ] {
+            let row = Gpu::named(key).unwrap();
+            let gpu = Gpu::detected(&found(name, arch, row.sms)).unwrap();
+            assert_eq!((gpu.name.as_str(), gpu.rates, gpu.l2_bytes), (name, row.rates, 3 << 20));
+        }
+        let half = Detected {
+            clock_ghz: Some(0.99),
+            bandwidth_gbs: Some(2000.0),
+            ..found("NVIDIA H100 PCIe", Arch::Sm90a, 66)
+        };
+        let gpu = Gpu::detected(&half).unwrap();
+        assert!((gpu.rates.f16 - 989.4 / 4.0).abs() < 1e-9 && gpu.bandwidth_gbs == 2000.0, "{gpu:?}");
     }
 
     #[test]

@@ -9,6 +9,6 @@ mod gpu;
 mod occupancy;
 mod target;
 
-pub use gpu::{Costs, Gpu, Rates};
+pub use gpu::{Costs, Detected, Gpu, Rates};
 pub use occupancy::{BlockResources, Limit, Occupancy, occupancy};
 pub use target::{Cpu, Estimate, Target, UnknownTarget, Work};

@@ -1,7 +1,7 @@
 //! What `kiln kernel` makes kernels of: small graphs of the builder's functions, each fused into one region.
 
 use kiln_fuse::{Options, Region, fuse};
-use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, ValueId};
+use kiln_graph::{Builder, DType, Dim, EinsumSpec, ValueId};
 use kiln_kernels::families::{self, Offer, Subject};
 use kiln_target::{Gpu, Target};
 use miette::{IntoDiagnostic, Result, miette};
@@ -328,7 +328,7 @@ impl Problem {
     /// As [`Problem::region`]; a family that does not take it.
     pub fn offers(&self, dtype: DType, size: &Extents, gpu: &Gpu) -> Result<(Arc<Subject>, Vec<Offer>)> {
         let region = self.region(dtype, size, gpu)?;
-        let subject = Arc::new(Subject::new(&region, &region.graph.symbols, &[], &Bindings::new()));
+        let subject = Arc::new(Subject::of(&region));
         let mut offers = families::offers(&subject, gpu).into_diagnostic()?;
         offers.retain(|offer| offer.family == self.family);
         if offers.is_empty() {

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
 use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Graph, Tensor};
+use kiln_kernels::families::Subject;
 use kiln_kernels::{Kernel, Variants, own};
 use kiln_target::Target;
-use kiln_target::arch::Arch;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -127,7 +127,7 @@ pub fn build(
             stages.push(StageTime::since("fuse", start));
             let (mut plan, mut table) = (fused.plan, weights.clone());
             take_weights(&mut plan, &graph.weights, &mut table)?;
-            let Some(arch) = target.arch() else { break (fused.report, plan, table, vec![]) };
+            let Target::Gpu(gpu) = target else { break (fused.report, plan, table, vec![]) };
             let start = Instant::now();
             progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
             if compiler.is_none() {
@@ -138,9 +138,13 @@ pub fn build(
             let watch = &mut |kernel: &str, pass, text: &dyn Display| {
                 progress(Progress::Pass { pass: Pass::Tile(pass), target: &name, kernel, text });
             };
-            let mut choice = Choice { compiler, kernels: &kernels, target: &name, build: options, refused: vec![] };
-            let regions = tracing::info_span!("generate", target = name)
-                .in_scope(|| lower(&plan, arch, &table, &mut choice, watch));
+            let mut choice = Choice { compiler, kernels: &kernels, gpu, build: options, refused: vec![] };
+            let regions = tracing::info_span!("generate", target = name).in_scope(|| {
+                let chosen = subjects(&plan, &table, &options.sizes)
+                    .into_iter()
+                    .map(|(id, subject)| Ok((id, choice.lower(&subject, watch)?)));
+                chosen.collect::<Result<Vec<(RegionId, Variants)>>>()
+            });
             let refused = choice.refused;
             let unused: Vec<String> = refused.iter().filter_map(|refusal| refusal.kernel.clone()).collect();
             report.warnings.extend(refused.into_iter().map(|refusal| refusal.what));
@@ -258,21 +262,28 @@ fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Kernels of every distinct region of a plan and its nested plans.
-fn lower(
-    plan: &Plan,
-    arch: Arch,
-    weights: &BTreeMap<String, Tensor>,
-    choice: &mut Choice<'_>,
-    watch: &mut kiln_kernels::Watch<'_>,
-) -> Result<Vec<(RegionId, Variants)>> {
-    let mut ranges = Ranges::new();
+/// Every distinct region of a plan and its nested plans, and what is known where it is used.
+fn subjects(plan: &Plan, weights: &BTreeMap<String, Tensor>, sizes: &Bindings) -> Vec<(RegionId, Arc<Subject>)> {
+    let (mut ranges, mut typical) = (Ranges::new(), BTreeMap::new());
     input_ranges(plan, weights, &mut ranges);
-    let lowered = regions(plan).into_iter().map(|(id, region)| {
+    typical_sizes(plan, sizes, &mut typical);
+    let known = regions(plan).into_iter().map(|(id, region)| {
         let ranges = ranges.get(&id).map(Vec::as_slice).unwrap_or_default();
-        Ok((id, choice.lower(region, arch, ranges, watch)?))
+        let sizes = typical.get(&id).unwrap_or(sizes);
+        (id, Arc::new(Subject::new(region, &region.graph.symbols, ranges, sizes)))
     });
-    lowered.collect()
+    known.collect()
+}
+
+/// Adds for each region of a plan and its nested plans what the sizes of its symbols are where it is first used.
+fn typical_sizes(plan: &Plan, sizes: &Bindings, found: &mut BTreeMap<RegionId, Bindings>) {
+    for step in &plan.steps {
+        let own = step.bindings(sizes);
+        step.nested().iter().for_each(|(_, inner)| typical_sizes(inner, &own, found));
+        if let Step::Run { region, .. } = step {
+            found.entry(plan.regions[*region].identity()).or_insert(own);
+        }
+    }
 }
 
 /// For each region that takes elements by index, within what the integers of each of its inputs lie, where that is known.

@@ -11,6 +11,8 @@ use kiln_cuda::{
 };
 use kiln_graph::{Bindings, Dim};
 use kiln_kernels::{Element, Kernel, Param, Promotion, TENSOR_MAP_BYTES, TensorMap, Window};
+use kiln_target::arch::Arch;
+use kiln_target::{Detected, Gpu, Target, UnknownTarget};
 use slab::Slab;
 
 /// Runs cubins on one GPU.
@@ -183,6 +185,23 @@ impl Device for GpuDevice {
 
     fn target(&self) -> String {
         self.target.clone()
+    }
+
+    fn processor(&self) -> Result<Target> {
+        let properties = self.device.properties();
+        let arch: Arch = self.target.parse().map_err(|_| UnknownTarget { found: self.target.clone() })?;
+        // Data moves at both edges of the memory clock.
+        let bandwidth = |clock: u32, bits: u32| 2.0 * f64::from(clock) * f64::from(bits) / 8.0 / 1e6;
+        let found = Detected {
+            name: properties.name.clone(),
+            arch,
+            sms: properties.sm_count,
+            clock_ghz: properties.clock_khz.map(|khz| f64::from(khz) / 1e6),
+            memory_bytes: properties.memory_bytes,
+            bandwidth_gbs: properties.memory_clock_khz.zip(properties.memory_bus_bits).map(|(c, b)| bandwidth(c, b)),
+            l2_bytes: properties.l2_bytes.into(),
+        };
+        Ok(Gpu::detected(&found).map(Target::Gpu).ok_or(UnknownTarget { found: properties.name.clone() })?)
     }
 
     fn gpu(&self) -> Option<GpuInfo> {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use kiln_fuse::Region;
 use kiln_graph::{Bindings, Dim};
 use kiln_kernels::{Kernel, Pointer};
+use kiln_target::Target;
 
 /// A block of device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +130,14 @@ pub trait Device: Send {
 
     /// The engine target to build for it: `cpu` or `sm_XX[a]`.
     fn target(&self) -> String;
+
+    /// What a model is built for that is to run here: a GPU with its own figures.
+    ///
+    /// # Errors
+    /// Kiln has no target for it.
+    fn processor(&self) -> Result<Target> {
+        Ok(self.target().parse()?)
+    }
 
     /// The GPU, where a driver may assemble PTX for it; `None` where code is for [`Device::target`] exactly.
     fn gpu(&self) -> Option<GpuInfo> {

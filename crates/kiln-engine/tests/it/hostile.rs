@@ -2,7 +2,11 @@ use crate::models::{block, engine};
 use bytes::Bytes;
 use kiln_engine::{Compiled, Engine, Image, Resources, Session, SimDevice, Toolchain, open_device, parse};
 use kiln_graph::{DType, Rng, Tensor};
+use kiln_kernels::families::Subject;
+use kiln_target::Gpu;
+use kiln_target::arch::Arch;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// An engine's bytes with the header rewritten by `edit` and its hash made right again, as an attacker would.
 fn rehashed(bytes: &[u8], edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
@@ -183,11 +187,11 @@ fn kernels_name_the_region_they_serve() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = engine(&block(), &["cpu"], dir.path());
     let image = &mut engine.targets[0];
-    let arch = "sm_80".parse().unwrap();
+    let gpu = Gpu::typical(Arch::Sm80).unwrap();
     let code =
         || Image { cubin: Bytes::from_static(b"c"), ptx: Bytes::from_static(b"p"), resources: Resources::default() };
     for region in &image.plan.regions {
-        let (_, implementation) = kiln_kernels::lower(region, arch, &region.graph.symbols).unwrap().remove(0);
+        let (_, implementation) = kiln_kernels::lower(&Arc::new(Subject::of(region)), &gpu).unwrap().remove(0);
         let images = implementation.kernels.iter().map(|_| code()).collect();
         image.kernels.insert(region.identity(), Compiled::single(implementation, images));
     }

@@ -10,7 +10,8 @@ pub struct Subject {
     pub region: Region,
     /// Ranges of its symbols.
     pub symbols: Symbols,
-    /// Within what the values of inputs lie, where that is known; inputs past the end are unknown.
+    /// Within what the values of inputs lie, where that is known, as that of constants is; inputs past the end are unknown. Indices that
+    /// cannot be out of range are not checked.
     pub ranges: Vec<Option<(i64, i64)>>,
     /// A typical value for each symbol.
     pub sizes: Bindings,
@@ -22,6 +23,11 @@ impl Subject {
         let dims = region.graph.values.iter().flat_map(|value| &value.ty.shape);
         let sizes = typical_sizes(dims, symbols, sizes);
         Subject { region: region.clone(), symbols: symbols.clone(), ranges: ranges.to_vec(), sizes }
+    }
+
+    /// A region of which nothing more is known.
+    pub fn of(region: &Region) -> Subject {
+        Subject::new(region, &region.graph.symbols, &[], &Bindings::new())
     }
 
     /// The typical value of a dimension, not negative.

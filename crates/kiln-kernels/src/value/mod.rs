@@ -179,7 +179,7 @@ impl<'a> Values<'a> {
         Ok(TileLaunch { program, arguments, checks: self.checks })
     }
 
-    /// Tells within what the values of inputs lie, as [`crate::lower_within`] does.
+    /// Tells within what the values of inputs lie, as [`crate::families::Subject`] does.
     pub fn know(&mut self, ranges: &[Option<(i64, i64)>]) {
         self.ranges = ranges.to_vec();
     }

@@ -62,7 +62,8 @@ impl Case {
 
     /// The implementation that runs under these shapes.
     pub fn lower(&self, arch: Arch) -> kiln_kernels::Result<Implementation> {
-        let (variants, bindings) = (lower(&self.region, arch, &self.region.graph.symbols)?, self.bindings());
+        let (variants, bindings) =
+            (lower(&Arc::new(Subject::of(&self.region)), &Gpu::typical(arch).unwrap())?, self.bindings());
         let chosen = variants.into_iter().find(|(guard, _)| guard.holds(&bindings).unwrap());
         Ok(chosen.expect("the last guard always holds").1)
     }

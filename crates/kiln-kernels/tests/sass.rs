@@ -5,8 +5,9 @@
 
 mod common;
 
-use common::{Case, attention, drawn, products, shapes, sim};
+use common::{Case, attention, case, d, drawn, products, random, shapes, sim};
 use kiln_cuda::Disassembler;
+use kiln_fuse::Anchor;
 use kiln_graph::{DType, Rng};
 use kiln_kernels::families::{Offer, implementation};
 use kiln_target::arch::Arch;
@@ -44,14 +45,15 @@ fn product(dtype: DType, text: &str, [m, n, k]: [usize; 3]) -> Case {
 fn products_and_attention_are_the_instructions_of_their_gpu() {
     let large = |dtype| product(dtype, "mk,nk->mn", [512, 512, 512]);
     let stream = || attention::stream_of(128, true, "nqhd,nkhd->nhqk", 150, 333);
-    let hopper = ["UTMALDG", "USETMAXREG", "UTMASTG"];
+    // Results of 16 bits, which the last is for, get to where TMA takes them four 8 x 8 matrices at a time.
+    let hopper = ["UTMALDG", "USETMAXREG", "UTMASTG", "STSM.16.M88.4"];
     let ampere = ["LDSM", "LDGSTS"];
     for (case, arch, made_of, besides) in [
         (large(DType::BF16), Arch::Sm90a, "HGMMA", &hopper[..]),
         (large(DType::F16), Arch::Sm90a, "HGMMA", &hopper[..]),
-        (large(DType::F8E4M3), Arch::Sm90a, "QGMMA", &hopper[..]),
-        (large(DType::F8E5M2), Arch::Sm90a, "QGMMA", &hopper[..]),
-        (large(DType::I8), Arch::Sm90a, "IGMMA", &hopper[..]),
+        (large(DType::F8E4M3), Arch::Sm90a, "QGMMA", &hopper[..3]),
+        (large(DType::F8E5M2), Arch::Sm90a, "QGMMA", &hopper[..3]),
+        (large(DType::I8), Arch::Sm90a, "IGMMA", &hopper[..3]),
         (stream(), Arch::Sm90a, "HGMMA", &hopper[..]),
         (large(DType::BF16), Arch::Sm80, "HMMA.16816", &ampere[..]),
         (large(DType::F16), Arch::Sm80, "HMMA.16816", &ampere[..]),
@@ -106,6 +108,25 @@ fn aligned_maps_and_rows_access_16_bytes() {
         let stored = case.region.name.starts_with("columns");
         let fits = !wide.is_empty() && narrow.iter().all(|name| stored && name.starts_with("STG"));
         assert!(fits, "{} on {arch} with {}: {narrow:?}", case.region.name, offer.text);
+    }
+}
+
+/// Elements of 16 bits come two in a word: neither takes two instructions to become an f32.
+#[test]
+fn halves_of_words_are_widened_at_once() {
+    let inputs = vec![random(DType::BF16, &[64, 1024], 1), random(DType::BF16, &[64, 1024], 2)];
+    let sum = case("add_bf16", Anchor::Map, 4.0, inputs, |b| {
+        let [x, y] = ["x", "y"].map(|name| b.input(name, DType::BF16, &d(&["N", "1024"])));
+        Ok(vec![b.plus(x?, y?)?])
+    });
+    for arch in [Arch::Sm80, Arch::Sm90a] {
+        let offer = &sum.offers(arch)[0];
+        let Some(code) = sass(offer, arch) else { return };
+        let count =
+            |names: &[&str]| instructions(&code).filter(|op| names.iter().any(|name| op.starts_with(name))).count();
+        let (sums, moved) = (count(&["FADD"]), count(&["PRMT", "SHF", "SHL", "IMAD.U32", "IMAD.SHL", "LOP3", "MOV"]));
+        // Addresses, and pairs that were rounded, take some too.
+        assert!(sums >= 8 && moved <= 3 * sums + 4, "{moved} for {sums} sums on {arch} with {}", offer.text);
     }
 }
 

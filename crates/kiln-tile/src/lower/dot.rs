@@ -406,7 +406,7 @@ impl Fragments {
 }
 
 /// The instruction of an access.
-fn matrix_copy(access: &MatrixAccess) -> CopyKind {
+pub(super) fn matrix_copy(access: &MatrixAccess) -> CopyKind {
     CopyKind::Matrix { count: access.count, trans: access.trans }
 }
 
@@ -416,7 +416,7 @@ fn parts_registers(atom: &MmaAtom, width: u32) -> u32 {
 }
 
 /// `count` neighbouring registers of an array in one word.
-fn packed(from: &t::Var, first: u32, count: u32) -> t::Expr {
+pub(super) fn packed(from: &t::Var, first: u32, count: u32) -> t::Expr {
     word(from.ty().element(), (0..count).map(|i| from.at(t::Expr::int(first + i))).collect())
 }
 

@@ -1,13 +1,15 @@
 //! Shared memory: what lies where, and tiles from and to it.
 
+use super::dot::{matrix_copy, packed};
 use super::nest::{Digit, Nest};
 use super::{Lower, convert, reduce};
 use crate::dtype::DType;
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
 use crate::ir::{Block, Op, Program, SharedId, Slot, Stage, ValueId};
-use crate::threads::{self as t, Binary, Scalar, Stmt, Ty};
+use crate::threads::{self as t, Atom, Binary, Instruction, Scalar, Stmt, Ty};
 use kiln_layout::{RegisterLayout, SharedLayout};
+use kiln_target::atoms::Space;
 
 /// Bytes of an mbarrier.
 const BARRIER: u32 = 8;
@@ -165,9 +167,12 @@ impl<'a> Lower<'a> {
         })
     }
 
-    /// Writes a tile; of threads that hold the same element, the first does.
+    /// Writes a tile, by `stmatrix` where it can; of threads that hold the same element, the first does.
     pub(super) fn write_shared(&mut self, layout: &RegisterLayout, array: &t::Var, to: &Place<'_>) -> Result<()> {
         let owner = self.owner(layout)?;
+        if owner.is_none() && self.write_matrices(layout, array, to)? {
+            return Ok(());
+        }
         let owner = owner.as_ref().map(|owner| self.expr(owner)).transpose()?;
         let mut digits = self.digits(layout, &[])?;
         digits.retain(|digit| digit.stride > 0);
@@ -183,6 +188,30 @@ impl<'a> Lower<'a> {
         })?;
         self.owned(owner, block);
         Ok(())
+    }
+
+    /// Writes a tile by `stmatrix` where there is one for it: fragments of 16-bit elements, whose rows of 16 bytes lie together. Says
+    /// whether it did.
+    fn write_matrices(&mut self, layout: &RegisterLayout, array: &t::Var, to: &Place<'_>) -> Result<bool> {
+        let ways = [4, 2, 1].into_iter().filter_map(|count| to.layout.matrix_access(layout, count));
+        let found = ways.filter_map(|way| Some((*self.atoms.copy(matrix_copy(&way), Space::Shared)?, way))).next();
+        let Some((row, way)) = found else { return Ok(false) };
+        let own = self.thread_bytes(to.layout, &way.rows, Some(&way))?;
+        let word = 4 / to.layout.element_bytes();
+        for instruction in 0..way.rows.registers() {
+            let constant = to.layout.linear(&way.row(instruction, 0));
+            let bytes = self.swizzled(array.name(), to.layout, &own, constant)?;
+            let address = t::Expr::SharedAddress(Box::new(to.start.clone().plus(self.expr(&bytes)?)));
+            let words = (0..way.count).map(|i| packed(array, (instruction * way.count + i) * word, word));
+            self.push(Stmt::Instruction(Instruction {
+                atom: Atom::Copy(row),
+                accumulators: vec![],
+                accumulate: false,
+                results: vec![],
+                operands: std::iter::once(address).chain(words).collect(),
+            }));
+        }
+        Ok(true)
     }
 
     /// A nest whose lanes lie together in shared memory.

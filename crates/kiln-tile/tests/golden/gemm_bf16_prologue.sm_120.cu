@@ -12,7 +12,11 @@ template <class T, int N> __device__ __forceinline__ void store(T* to, const Vec
 }
 
 struct bf16 { unsigned short bits; };
-__device__ __forceinline__ float to_f32(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ __forceinline__ float to_f32(bf16 x) {
+    float y;
+    asm("mov.b32 %0, {%1, %2};" : "=f"(y) : "h"((unsigned short)0), "h"(x.bits));
+    return y;
+}
 __device__ __forceinline__ bf16 to_bf16(float x) {
     bf16 y;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));

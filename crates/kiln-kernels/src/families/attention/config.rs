@@ -66,6 +66,8 @@ const WAYS: [(bool, bool, bool); 5] =
 const REGISTERS: (u32, u32) = (40, 232);
 /// Most 32-bit registers of a thread for elements of tiles.
 const MOST_HELD: u32 = 184;
+/// The same where threads multiply: they have more addresses.
+const MOST_HELD_OF_BLOCKS: u32 = 168;
 /// Most registers of a thread for weighted sums beside which the assembler lets products run on where one warpgroup multiplies, or two take turns
 /// (C7510).
 const MOST_SUMS: u32 = 96;
@@ -215,7 +217,8 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
             }
         }
     }
-    let fits = |config: &&Config| config.held(problem) <= MOST_HELD;
+    let most = if problem.tensor() { MOST_HELD } else { MOST_HELD_OF_BLOCKS };
+    let fits = |config: &&Config| config.held(problem) <= most;
     let found: Vec<Config> = legal.iter().filter(fits).copied().collect();
     // Heads may be so large that nothing fits registers well.
     if found.is_empty() {

@@ -162,7 +162,9 @@ impl Config {
     /// Bytes of shared memory.
     fn shared_bytes(&self, problem: &Problem) -> u32 {
         let [depth, columns] = problem.heads.map(|extent| self.padded(extent));
-        let weights = if problem.tensor() { 0 } else { self.bm * self.bn };
+        // What scores are made of beside sums comes to the threads that multiply through padded rows.
+        let beside = if problem.beside > 0 { self.bm * (self.bn + 4) } else { 0 };
+        let weights = if problem.tensor() { 0 } else { self.bm * self.bn + beside };
         let operands = self.bm * depth + self.stages * self.bn * (depth + columns) + weights;
         let staged = if self.staged { self.bm * columns * problem.stored_bytes } else { 0 };
         operands * problem.streamed.dtype.bits() / 8 + staged

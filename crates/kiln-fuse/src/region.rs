@@ -16,12 +16,12 @@
 //!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
 //!   and concat. All results lie behind the same chain of views.
 //! * **Conv**, **Window**: as Contract with no prologue.
-//! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16 or bf16: *queries*, and *keys*, whose only
+//! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32: *queries*, and *keys*, whose only
 //!   axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
 //!   beside it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, or times the reciprocal of the sum) in f32, then
-//!   a cast, makes the *weights*; one logit beside each row may count in both, and weighs nothing. The second contraction sums *values*, a leaf
+//!   a cast to the values' type, makes the *weights*; one logit beside each row may count in both, and weighs nothing. The second contraction sums *values*, a leaf
 //!   of the queries' type, along the last axis of the weights
-//!   and nothing else. The axes that the first sums multiply to a constant of 1 to 128, and so do those that the values alone have. At least
+//!   and nothing else. The axes that the first sums multiply to a constant of 1 to 256, and so do those that the values alone have. At least
 //!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
 //!   there sees what is between the contractions, and no result but such as follow from the greatest score and the total of a row by elementwise
 //!   ops and reshapes. Kernels may divide by the sum after the second contraction, round the weights before, and leave out keys and values whose

@@ -48,12 +48,19 @@ fn operands(heads: Heads, [batch, rows, keys]: [usize; 3]) -> Vec<Tensor> {
 
 /// Runs an engine of the graph on all kinds of devices. With other inputs beside a run's, the reference makes of those what is expected, on GPUs.
 fn check(graph: &Graph, dtype: DType, runs: &[(Vec<Tensor>, Option<Vec<Tensor>>)]) {
-    let targets: &[&str] =
-        if dtype == DType::F16 { &["cpu", "sm_75", "sm_80", "sm_90a"] } else { &["cpu", "sm_80", "sm_90a"] };
+    let targets: &[&str] = match dtype {
+        DType::F16 => &["cpu", "sm_75", "sm_80", "sm_90a"],
+        DType::F32 => &["cpu", "sm_75", "sm_90a"],
+        _ => &["cpu", "sm_80", "sm_90a"],
+    };
     let engine = engine_at(graph, targets, home());
     let names: Vec<String> = graph.inputs.iter().map(|v| graph.input_name(*v)).collect();
-    // Products of values of order 1, rounded to a part in 2^11 or 2^8 a few times in a row.
-    let bound = if dtype == DType::BF16 { 4e-2 } else { 8e-3 };
+    // Products of values of order 1, rounded to a part in 2^24, 2^11 or 2^8 a few times in a row.
+    let bound = match dtype {
+        DType::F32 => 4e-6,
+        DType::F16 => 8e-3,
+        _ => 4e-2,
+    };
     let reference = |(inputs, other): &(Vec<Tensor>, Option<Vec<Tensor>>)| {
         interpret(graph, other.as_ref().unwrap_or(inputs)).unwrap()
     };
@@ -100,20 +107,22 @@ fn places(b: &mut Builder, seen: impl FnOnce(&mut Builder, ValueId, ValueId) -> 
 /// The keys of each sequence end at its length.
 #[test]
 fn lengths_of_sequences() {
-    let heads = Heads { dtype: DType::BF16, ..PLAIN };
-    let graph = graph("lengths", heads, |b, [q, k, v]| {
-        let lengths = b.input("lengths", DType::I64, &[Dim::sym("B")])?;
-        let lengths = b.unsqueeze(lengths, &[1, 2, 3])?;
-        let key = b.iota(DType::I64, &[1.into(), 1.into(), 1.into(), Dim::sym("T")], 3)?;
-        let seen = b.compare(CompareOp::Lt, key, lengths)?;
-        b.attention(q, k, v, Some(seen), None, None)
-    });
-    let run = |sizes: [usize; 3]| {
-        let mut inputs = operands(heads, sizes);
-        inputs.push(ints(&[sizes[0]], |i| [sizes[2] as i64 / 2 + 1, sizes[2] as i64][i % 2]));
-        inputs
-    };
-    right(&graph, heads.dtype, SIZES.map(run).into());
+    for dtype in [DType::BF16, DType::F32] {
+        let heads = Heads { dtype, ..PLAIN };
+        let graph = graph(&format!("lengths_{dtype}"), heads, |b, [q, k, v]| {
+            let lengths = b.input("lengths", DType::I64, &[Dim::sym("B")])?;
+            let lengths = b.unsqueeze(lengths, &[1, 2, 3])?;
+            let key = b.iota(DType::I64, &[1.into(), 1.into(), 1.into(), Dim::sym("T")], 3)?;
+            let seen = b.compare(CompareOp::Lt, key, lengths)?;
+            b.attention(q, k, v, Some(seen), None, None)
+        });
+        let run = |sizes: [usize; 3]| {
+            let mut inputs = operands(heads, sizes);
+            inputs.push(ints(&[sizes[0]], |i| [sizes[2] as i64 / 2 + 1, sizes[2] as i64][i % 2]));
+            inputs
+        };
+        right(&graph, heads.dtype, SIZES.map(run).into());
+    }
 }
 
 /// Several sequences in one: a query sees the keys of its own segment up to its place.
@@ -217,11 +226,14 @@ fn masks_of_every_shape() {
 /// Heads of every extent, queries other than keys, and columns other than the depth.
 #[test]
 fn heads_of_every_extent() {
-    for (depth, columns) in [(32, 40), (40, 32), (80, 96), (96, 80), (128, 160), (160, 64), (192, 192), (256, 256)] {
-        let dtype = if depth == 40 { DType::F16 } else { DType::BF16 };
+    let halves = [(32, 40), (40, 32), (80, 96), (96, 80), (128, 160), (160, 64), (192, 192), (256, 256)];
+    let halves = halves.map(|(depth, columns)| (depth, columns, if depth == 40 { DType::F16 } else { DType::BF16 }));
+    let singles = [(40, 32), (96, 80), (256, 256)].map(|(depth, columns)| (depth, columns, DType::F32));
+    for (depth, columns, dtype) in halves.into_iter().chain(singles) {
         let heads = Heads { dtype, depth, columns, ..PLAIN };
-        let graph =
-            graph(&format!("heads_{depth}_{columns}"), heads, |b, [q, k, v]| b.attention(q, k, v, None, None, None));
+        let graph = graph(&format!("heads_{dtype}_{depth}_{columns}"), heads, |b, [q, k, v]| {
+            b.attention(q, k, v, None, None, None)
+        });
         right(&graph, dtype, vec![operands(heads, [1, 19, 70])]);
     }
 }
@@ -258,15 +270,16 @@ fn keys_that_no_query_sees_are_not_read() {
     };
     // The keys that some query sees of 500, for 20 queries, with a tile to spare.
     let (ends, starts) = (256..500, 0..212);
-    for (name, shared, mask, seen) in [
-        ("window", 2, window, ends.clone()),
-        ("window_shared", 1, window, ends.clone()),
-        ("back", 2, back, ends.clone()),
-        ("causal", 2, causal, starts.clone()),
-        ("causal_shared", 1, causal, starts),
-        ("added", 2, added, ends),
+    for (name, shared, mask, seen, dtype) in [
+        ("window", 2, window, ends.clone(), DType::F16),
+        ("window_shared", 1, window, ends.clone(), DType::F16),
+        ("window_single", 1, window, ends.clone(), DType::F32),
+        ("back", 2, back, ends.clone(), DType::F16),
+        ("causal", 2, causal, starts.clone(), DType::F16),
+        ("causal_shared", 1, causal, starts, DType::F16),
+        ("added", 2, added, ends, DType::F16),
     ] {
-        let heads = Heads { keys: shared, ..PLAIN };
+        let heads = Heads { keys: shared, dtype, ..PLAIN };
         let graph = graph(name, heads, mask);
         let whole = operands(heads, [1, 20, 500]);
         let with = |hidden: f64| {
@@ -291,16 +304,18 @@ fn logarithms_of_sums() {
     let plain =
         graph_of("lse", PLAIN, |b, [q, k, v]| Ok(b.attention_and_lse(q, k, v, &Attending::default())?.to_vec()));
     right(&plain, PLAIN.dtype, SIZES.map(|sizes| operands(PLAIN, sizes)).into());
-    let heads = Heads { dtype: DType::BF16, queries: 4, keys: 2, depth: 32, ..PLAIN };
-    let rich = graph_of("lse_rich", heads, |b, [q, k, v]| {
-        let sinks = Some(b.input("sinks", DType::F32, &[4.into()])?);
-        let how = Attending { sinks, causal: true, window: Some(9.into()), cap: Some(2.0), ..Attending::default() };
-        Ok(b.attention_and_lse(q, k, v, &how)?.to_vec())
-    });
-    let run = |sizes: [usize; 3]| {
-        let mut inputs = operands(heads, sizes);
-        inputs.push(Tensor::generate(DType::F32, &[4], |i| [-1.0, 0.5, 3.0, 0.25][i]).unwrap());
-        inputs
-    };
-    right(&rich, heads.dtype, [[2, 37, 53], [1, 1, 1]].map(run).into());
+    for dtype in [DType::BF16, DType::F32] {
+        let heads = Heads { dtype, queries: 4, keys: 2, depth: 32, ..PLAIN };
+        let rich = graph_of(&format!("lse_rich_{dtype}"), heads, |b, [q, k, v]| {
+            let sinks = Some(b.input("sinks", DType::F32, &[4.into()])?);
+            let how = Attending { sinks, causal: true, window: Some(9.into()), cap: Some(2.0), ..Attending::default() };
+            Ok(b.attention_and_lse(q, k, v, &how)?.to_vec())
+        });
+        let run = |sizes: [usize; 3]| {
+            let mut inputs = operands(heads, sizes);
+            inputs.push(Tensor::generate(DType::F32, &[4], |i| [-1.0, 0.5, 3.0, 0.25][i]).unwrap());
+            inputs
+        };
+        right(&rich, heads.dtype, [[2, 37, 53], [1, 1, 1]].map(run).into());
+    }
 }

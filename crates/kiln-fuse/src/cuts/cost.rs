@@ -5,6 +5,7 @@ use crate::egraph::{ClassIx, Dag, KernelPlace};
 use crate::options::TYPICAL;
 use crate::{Anchor, Numerics, Options, typical_sizes};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, OpKind, Symbols, UnaryOp};
+use kiln_target::arch::Arch;
 use kiln_target::{Target, Work};
 
 /// Breaks ties in favour of fewer nodes.
@@ -64,9 +65,10 @@ impl<'a> Costs<'a> {
         self.target.launch_seconds()
     }
 
-    /// Whether attention over values of this type may be one kernel: it regroups sums, and feeds tensor cores.
+    /// Whether attention over values of this type may be one kernel: it regroups sums, and feeds tensor cores where they have the type.
     pub fn streams(&self, dtype: DType) -> bool {
-        self.regroup && self.target.arch().is_some_and(|arch| arch.mma(dtype).is_some())
+        let taken = |arch: Arch| dtype == DType::F32 || arch.mma(dtype).is_some();
+        self.regroup && self.target.arch().is_some_and(taken)
     }
 
     /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.

@@ -59,6 +59,15 @@ impl Stream {
     }
 }
 
+/// Bytes that an SM's shared memory moves in a cycle.
+pub const SHARED_BYTES: f64 = 128.0;
+
+/// Bytes of shared memory that threads read for a product of which each has a block of so many rows and columns, of elements of `size` bytes; a warp's
+/// reads of one address are one.
+pub fn block_bytes([rows, columns]: [f64; 2], threads: f64, depth: f64, size: f64) -> f64 {
+    (rows + columns) * threads * depth * size / 4.0
+}
+
 /// Arithmetic operations of all nodes of a region; a reduction works on what it reads.
 pub fn flops(subject: &Subject) -> f64 {
     let graph = &subject.region.graph;

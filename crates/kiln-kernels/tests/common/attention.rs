@@ -43,10 +43,19 @@ pub fn attentions() -> Vec<Case> {
     cases.push(cached());
     cases.push(narrow_positions());
     cases.extend(finite_masks());
-    cases.extend(shared_keys());
+    cases.push(grouped(DType::BF16));
     cases.extend(transposed());
     cases.extend(streams());
+    cases.extend(products_of_threads());
     cases
+}
+
+/// Attention of f32, which threads multiply: rows that lie as a linear layer leaves them, keys of several tiles under the diagonal, greater heads,
+/// groups that share keys.
+fn products_of_threads() -> Vec<Case> {
+    let masked = beside(DType::F32, 0, [19, 75, 64]);
+    let odd = beside(DType::F32, 1, [20, 40, 100]);
+    vec![masked, odd, stream_in(DType::F32, 256, true, "nhqd,nhkd->nhqk", 33, 40), grouped(DType::F32)]
 }
 
 /// Several tiles along both axes, where no more than a factor and the diagonal stands between the products: heads beside rows and before them,
@@ -61,16 +70,22 @@ pub fn streams() -> Vec<Case> {
 }
 
 pub fn stream_of(depth: usize, causal: bool, first: &str, queries: usize, keys: usize) -> Case {
+    stream_in(DType::F16, depth, causal, first, queries, keys)
+}
+
+/// [`stream_of`] in a type.
+pub fn stream_in(dtype: DType, depth: usize, causal: bool, first: &str, queries: usize, keys: usize) -> Case {
     let beside = first.starts_with("nqhd");
     let shape = |rows: usize| if beside { [1, rows, 2, depth] } else { [1, 2, rows, depth] };
-    let data = |rows, seed| random(DType::F16, &shape(rows), seed);
+    let data = |rows, seed| random(dtype, &shape(rows), seed);
     let inputs = vec![data(queries, 1), data(keys, 2), data(keys, 3)];
-    let name = format!("attention_stream_{depth}{}", if causal { "_causal" } else { "" });
+    let of = if dtype == DType::F16 { String::new() } else { format!("_{dtype}") };
+    let name = format!("attention_stream{of}_{depth}{}", if causal { "_causal" } else { "" });
     case(&name, Anchor::Attention, ROUNDINGS, inputs, |b| {
         let text = depth.to_string();
         let [q, k, v] = [("q", "M"), ("k", "K"), ("v", "K")].map(|(name, rows)| {
             let shape = if beside { ["N", rows, "2", &text] } else { ["N", "2", rows, &text] };
-            b.input(name, DType::F16, &d(&shape))
+            b.input(name, dtype, &d(&shape))
         });
         let second = if beside { "nhqk,nkhd->nqhd" } else { "nhqk,nhkd->nqhd" };
         let offset = Dim::sym("K") - Dim::sym("M");
@@ -91,27 +106,31 @@ pub fn stream_of(depth: usize, causal: bool, first: &str, queries: usize, keys: 
 fn heads_beside_depth() -> Vec<Case> {
     let mut cases = vec![];
     for (number, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
-        for (queries, keys, depth) in [(1, 1, 64), (19, 75, 64), (70, 130, 24), (5, 33, 128), (20, 40, 100)] {
-            let shape = |rows: usize| [2, rows, 3, depth];
-            let [q, k, v] = [queries, keys, keys].map(|rows| random(dtype, &shape(rows), (rows + number) as u64));
-            let inputs = vec![q, k, v, holes(&[2, 1, queries, keys], 9)];
-            let name = format!("attention_beside_{dtype}_{queries}_{depth}");
-            cases.push(case(&name, Anchor::Attention, ROUNDINGS, inputs, |b| {
-                let depth = depth.to_string();
-                let [q, k, v] = [("q", "M"), ("k", "K"), ("v", "K")]
-                    .map(|(name, rows)| b.input(name, dtype, &d(&["N", rows, "3", &depth])));
-                let mask = b.input("mask", DType::F32, &d(&["N", "1", "M", "K"]))?;
-                let y = stream(b, [q?, k?, v?], ["nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd"], DType::F32, |b, s| {
-                    let s = b.mul_scalar(s, 0.125)?;
-                    b.plus(s, mask)
-                })?;
-                let [n, rows] = [0, 1].map(|axis| b.shape(y)[axis].clone());
-                let width = b.shape(y)[2].clone() * b.shape(y)[3].clone();
-                Ok(vec![b.reshape(y, &[n, rows, width])?])
-            }));
+        for sizes in [[1, 1, 64], [19, 75, 64], [70, 130, 24], [5, 33, 128], [20, 40, 100]] {
+            cases.push(beside(dtype, number, sizes));
         }
     }
     cases
+}
+
+fn beside(dtype: DType, number: usize, [queries, keys, depth]: [usize; 3]) -> Case {
+    let shape = |rows: usize| [2, rows, 3, depth];
+    let [q, k, v] = [queries, keys, keys].map(|rows| random(dtype, &shape(rows), (rows + number) as u64));
+    let inputs = vec![q, k, v, holes(&[2, 1, queries, keys], 9)];
+    let name = format!("attention_beside_{dtype}_{queries}_{depth}");
+    case(&name, Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let depth = depth.to_string();
+        let [q, k, v] = [("q", "M"), ("k", "K"), ("v", "K")]
+            .map(|(name, rows)| b.input(name, dtype, &d(&["N", rows, "3", &depth])));
+        let mask = b.input("mask", DType::F32, &d(&["N", "1", "M", "K"]))?;
+        let y = stream(b, [q?, k?, v?], ["nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd"], DType::F32, |b, s| {
+            let s = b.mul_scalar(s, 0.125)?;
+            b.plus(s, mask)
+        })?;
+        let [n, rows] = [0, 1].map(|axis| b.shape(y)[axis].clone());
+        let width = b.shape(y)[2].clone() * b.shape(y)[3].clone();
+        Ok(vec![b.reshape(y, &[n, rows, width])?])
+    })
 }
 
 /// `[N, H, S, D]`; scores rounded to the operands' type; a causal mask from positions, or none.
@@ -209,20 +228,17 @@ fn finite_masks() -> Vec<Case> {
 }
 
 /// Groups of query heads that share keys and values: their rows are rows of one tile.
-fn shared_keys() -> Vec<Case> {
-    let inputs = vec![
-        random(DType::BF16, &[2, 9, 2, 4, 32], 1),
-        random(DType::BF16, &[2, 33, 2, 32], 2),
-        random(DType::BF16, &[2, 33, 2, 48], 3),
-    ];
-    vec![case("attention_grouped", Anchor::Attention, ROUNDINGS, inputs, |b| {
-        let q = b.input("q", DType::BF16, &d(&["N", "M", "2", "4", "32"]))?;
-        let k = b.input("k", DType::BF16, &d(&["N", "K", "2", "32"]))?;
-        let v = b.input("v", DType::BF16, &d(&["N", "K", "2", "48"]))?;
+fn grouped(dtype: DType) -> Case {
+    let inputs =
+        vec![random(dtype, &[2, 9, 2, 4, 32], 1), random(dtype, &[2, 33, 2, 32], 2), random(dtype, &[2, 33, 2, 48], 3)];
+    case(&format!("attention_grouped_{dtype}"), Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let q = b.input("q", dtype, &d(&["N", "M", "2", "4", "32"]))?;
+        let k = b.input("k", dtype, &d(&["N", "K", "2", "32"]))?;
+        let v = b.input("v", dtype, &d(&["N", "K", "2", "48"]))?;
         let y =
             stream(b, [q, k, v], ["nqhgd,nkhd->nhgqk", "nhgqk,nkhv->nqhgv"], DType::F32, |b, s| b.mul_scalar(s, 0.2))?;
         Ok(vec![y])
-    })]
+    })
 }
 
 /// Every operand with its rows last, and the products' operands exchanged; heads small and great.

@@ -18,6 +18,9 @@ pub struct TensorMap {
     pub swizzle: u32,
 }
 
+/// Most copies of a thread that stand one after another: of more the compiler would keep all addresses, so that they are a loop of so many.
+const MOST_COPIES: u32 = 8;
+
 /// Tensor map, first element, and shared address of one box.
 type OneBox = (t::Var, Vec<t::Expr>, t::Expr);
 
@@ -109,22 +112,46 @@ impl Lower<'_> {
         let vector = digits.iter().position(|digit| digit.axis == fast && digit.stride == 1);
         let lanes = vector.filter(|_| width > 1).map(|place| (place, width));
         let nest = self.nest(&layout, &digits, 0, lanes)?;
-        let at: Vec<Expr> = nest.at.iter().map(|at| nest.first_lane(at)).collect();
-        let inner: Vec<u32> = nest.loops.iter().map(|(var, _)| var.id).collect();
+        let mut at: Vec<Expr> = nest.at.iter().map(|at| nest.first_lane(at)).collect();
+        let (mut loops, mut around) = (nest.loops.clone(), None);
+        let count: u32 = loops.iter().map(|(_, extent)| extent).product();
+        if count > MOST_COPIES
+            && let Some((var, extent)) = loops.first_mut()
+        {
+            let most = MOST_COPIES / (count / *extent);
+            let part = (1..=most).rev().find(|part| extent.is_multiple_of(*part)).unwrap_or(1);
+            let (outer, own) = (self.counter("piece", *extent / part, false), self.counter("part", part, false));
+            let place = Expr::var(&outer) * i64::from(part) + Expr::var(&own);
+            at.iter_mut().for_each(|e| *e = e.substitute(&|of| (of == var).then(|| place.clone())));
+            around = Some((outer, *extent / part));
+            (*var, *extent) = (own, part);
+        }
+        let inner: Vec<u32> = around.iter().chain(&loops).map(|(var, _)| var.id).collect();
         let start = self.slot(to)?;
         let block = self.nested(|lower| {
             let position = lower.position(&Place::View(from.clone()), &at)?;
             let source = lower.address(&from.tensor, &position.index, &inner)?;
             let mask = lower.condition(&position.mask, &inner)?;
-            lower.in_loops(&nest.loops, &mut |lower| {
-                let index = lower.expr(&source.inner)?;
-                let exists = lower.expr(&mask)?;
-                let bytes_in = lower.shared_bytes(&at, shared)?;
-                let to = t::Expr::SharedAddress(Box::new(start.clone().plus(bytes_in)));
-                let from = t::Expr::GlobalAddress(Box::new(source.pointer.clone()), Box::new(index));
-                lower.push(Stmt::Effect(Effect::CopyAsync { to, from, bytes, exists }));
-                Ok(())
-            })
+            let counter = around.as_ref().map(|(var, extent)| (lower.declare(var), *extent));
+            let body = lower.nested(|lower| {
+                lower.in_loops(&loops, &mut |lower| {
+                    let index = lower.expr(&source.inner)?;
+                    let exists = lower.expr(&mask)?;
+                    let bytes_in = lower.shared_bytes(&at, shared)?;
+                    let to = t::Expr::SharedAddress(Box::new(start.clone().plus(bytes_in)));
+                    let from = t::Expr::GlobalAddress(Box::new(source.pointer.clone()), Box::new(index));
+                    lower.push(Stmt::Effect(Effect::CopyAsync { to, from, bytes, exists }));
+                    Ok(())
+                })
+            })?;
+            match counter {
+                Some((var, extent)) => {
+                    let (start, end, step) = (t::Expr::int(0), t::Expr::int(extent), t::Expr::int(1));
+                    lower.push(Stmt::For { var, start, end, step, unroll: false, body });
+                }
+                None => body.into_iter().for_each(|stmt| lower.push(stmt)),
+            }
+            Ok(())
         })?;
         self.owned(owner, block);
         Ok(())

@@ -124,7 +124,9 @@ impl Lower<'_> {
         let together = a_from.as_ref().map_or(1, |from| (from.count() / words[0]).max(1));
         let word_type = |bytes: u32| if bytes == 8 { Scalar::F64 } else { Scalar::U32 };
         let a_words = self.var("a_words", Ty::Array(word_type(atom.a.bytes()), rows * together * words[0]));
-        let b_words = self.var("b_words", Ty::Array(word_type(atom.b.bytes()), columns * words[1]));
+        // As many columns at a time as their words stay in registers beside long rows of sums.
+        let most = (MOST_FETCHED / words[1] / atom.b.bytes().div_ceil(4)).clamp(1, columns);
+        let b_words = self.var("b_words", Ty::Array(word_type(atom.b.bytes()), most * words[1]));
         self.push(Stmt::declare(&a_words));
         self.push(Stmt::declare(&b_words));
         let sums = self.array(acc)?;
@@ -151,21 +153,24 @@ impl Lower<'_> {
                     }
                 }
             }
-            let places = (0..columns * words[1]).map(|i| b_words.place(int(i))).collect();
-            self.load_fragments(&b_from, k * columns * words[1], places)?;
-            for row in 0..rows {
-                for column in 0..columns {
-                    let first = (row * columns + column) * each;
-                    let at = (row * together + k % together) * words[0];
-                    let mut operands: Vec<t::Expr> = (0..words[0]).map(|i| a_words.at(int(at + i))).collect();
-                    operands.extend((0..words[1]).map(|i| b_words.at(int(column * words[1] + i))));
-                    self.push(Stmt::Instruction(Instruction {
-                        atom: Atom::Mma { row: *atom, width, a: Source::Registers, b: Source::Registers },
-                        accumulators: (0..each).map(|i| sums.place(int(first + i))).collect(),
-                        accumulate: true,
-                        results: vec![],
-                        operands,
-                    }));
+            for start in (0..columns).step_by(most as usize) {
+                let here = most.min(columns - start);
+                let places = (0..here * words[1]).map(|i| b_words.place(int(i))).collect();
+                self.load_fragments(&b_from, (k * columns + start) * words[1], places)?;
+                for row in 0..rows {
+                    for column in 0..here {
+                        let first = (row * columns + start + column) * each;
+                        let at = (row * together + k % together) * words[0];
+                        let mut operands: Vec<t::Expr> = (0..words[0]).map(|i| a_words.at(int(at + i))).collect();
+                        operands.extend((0..words[1]).map(|i| b_words.at(int(column * words[1] + i))));
+                        self.push(Stmt::Instruction(Instruction {
+                            atom: Atom::Mma { row: *atom, width, a: Source::Registers, b: Source::Registers },
+                            accumulators: (0..each).map(|i| sums.place(int(first + i))).collect(),
+                            accumulate: true,
+                            results: vec![],
+                            operands,
+                        }));
+                    }
                 }
             }
         }
@@ -369,6 +374,9 @@ impl Lower<'_> {
         Ok(())
     }
 }
+
+/// Most registers for words of a right operand.
+const MOST_FETCHED: u32 = 32;
 
 /// Most neighbours that a thread which multiplies loads at once: all are in registers, of both operands, for each of its rows and columns.
 const MOST_RUN: u32 = 4;

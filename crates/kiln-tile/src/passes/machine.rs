@@ -158,11 +158,10 @@ impl Machine {
                 (atom.acc_layout(atom.widths[0]).ok_or_else(uneven)?, [across, down])
             }
             MmaKind::Fma => {
-                let threads = 32 * warps;
-                let columns = 1 << (threads.ilog2() / 2).min((n / 4).max(1).ilog2());
-                let vector = if n.is_multiple_of(4 * columns) { 4 } else { 1 };
-                let shape = [threads / columns, columns * vector];
-                (RegisterLayout::blocked(&shape, threads, vector, &[1, 0])?, [1, 1])
+                let [rows, columns] = fma_threads([m, n], warps);
+                let vector = fma_run(n, columns);
+                let shape = [rows, columns * vector];
+                (RegisterLayout::blocked(&shape, rows * columns, vector, &[1, 0])?, [1, 1])
             }
         };
         let deals = [Deal::Along(1, cut[0]), Deal::Along(0, cut[1])];
@@ -202,6 +201,28 @@ fn share([m, n]: [u32; 2], block: [u32; 2], warps: u32, whole: bool) -> (u32, u3
     let fits = (1..=most).filter(|across| shares([m, n], block, warps, *across));
     let best = fits.min_by_key(|across| (m / (warps / across) + n / across, *across));
     best.map_or((1, warps), |across| (across, warps / across))
+}
+
+/// Neighbouring columns of a thread that multiplies.
+fn fma_run(n: u32, columns: u32) -> u32 {
+    if n.is_multiple_of(4 * columns) { 4 } else { 1 }
+}
+
+/// How the threads of so many warps, where they multiply themselves, share a tile: down and across. A thread's block is such that it loads least for
+/// it: as square as may be, its columns in runs of four where these divide the tile; no row is shared beyond a warp.
+pub fn fma_threads([m, n]: [u32; 2], warps: u32) -> [u32; 2] {
+    let threads = 32 * warps;
+    let square = threads.ilog2() / 2;
+    let fits = |across: &u32| n.is_multiple_of(1 << across) && m.is_multiple_of(threads >> across);
+    let loads = |across: u32| {
+        let columns = 1 << across;
+        let each = if fma_run(n, columns) == 1 { 2 } else { 1 };
+        (m / (threads >> across) + n / columns * each, across.abs_diff(square), across)
+    };
+    let best = (0..=threads.ilog2().min(5)).filter(fits).min_by_key(|across| loads(*across));
+    // What does not divide the tile is told when the layout is made.
+    let across = best.unwrap_or(square);
+    [threads >> across, 1 << across]
 }
 
 fn is_one(e: &Expr) -> bool {

@@ -6,8 +6,7 @@ use kiln_target::atoms::MmaKind;
 use kiln_target::{BlockResources, Gpu};
 use kiln_tile::DType;
 use kiln_tile::ir::Schedule;
-use kiln_tile::passes::Machine;
-use kiln_tile::passes::machine::DotShape;
+use kiln_tile::passes::machine::{DotShape, fma_threads};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -20,7 +19,7 @@ pub struct Config {
     pub bn: u32,
     /// Warps that multiply.
     pub warps: u32,
-    /// Steps whose keys and values are there or on their way.
+    /// Steps whose keys and values are there or on their way; with one, they are brought when they are needed.
     pub stages: u32,
     /// Whether a CTA takes tile after tile.
     pub persistent: bool,
@@ -54,10 +53,11 @@ impl fmt::Display for Config {
     }
 }
 
-/// Queries of a CTA and the warps that share them: 16 rows of one or two instructions each.
+/// Queries of a CTA and the warps that share them where tensor cores multiply: 16 rows of one or two instructions each.
 const ROWS: [(u32, u32); 4] = [(128, 8), (64, 4), (32, 2), (16, 1)];
+/// The same where threads do, each a block of rows and columns.
+const BLOCKS: [(u32, u32); 7] = [(128, 8), (64, 8), (64, 4), (32, 4), (32, 2), (16, 2), (16, 1)];
 const KEYS: [u32; 5] = [16, 32, 64, 96, 128];
-const STAGES: u32 = 2;
 /// Whether a role brings the operands, whether results are staged, whether warpgroups take turns; what is better where the model sees no
 /// difference comes first.
 const WAYS: [(bool, bool, bool); 5] =
@@ -66,6 +66,13 @@ const WAYS: [(bool, bool, bool); 5] =
 const REGISTERS: (u32, u32) = (40, 232);
 /// Most 32-bit registers of a thread for elements of tiles.
 const MOST_HELD: u32 = 184;
+/// The same where threads multiply: they have more addresses.
+const MOST_HELD_OF_BLOCKS: u32 = 168;
+/// Most registers of a thread for weighted sums beside which the assembler lets products run on where one warpgroup multiplies, or two take turns
+/// (C7510).
+const MOST_SUMS: u32 = 96;
+/// Steps of the depth that a thread which multiplies takes at a time.
+const RUN: u32 = 4;
 /// Bytes of shared memory that places of buffers may lose to alignment.
 const SLACK: u32 = 2048;
 
@@ -117,29 +124,55 @@ impl Config {
         let threads = 32 * self.warps;
         let [depth, columns] = problem.heads.map(|extent| self.padded(extent));
         let scores = self.bm * self.bn;
-        // Sums of weighted values, scores, the weights that are multiplied, what scores are made of beside sums.
-        let tiles = self.bm * columns + scores + scores / 2 + scores * problem.beside;
-        // The next keys and values where threads load them: packed where an access brings several, else each with its addresses.
+        // Keys and values that threads load, packed where an access brings several, else each with its addresses: the next ones, or those that are
+        // needed now.
         let packed = problem.feeds[1..].iter().all(|feed| matches!(feed, Feed::Pieces(_) | Feed::Boxes(_)));
-        let elements = self.bn * (depth + columns);
-        let ahead = match packed {
-            true if problem.direct() => 0,
-            true => elements / 2,
-            false => 4 * elements,
+        let loaded = |elements: u32| if packed { elements * problem.streamed.dtype.bits() / 32 } else { 4 * elements };
+        let (ahead, now) = match self.stages {
+            _ if problem.direct() => (0, 0),
+            1 => (0, loaded(self.bn * depth.max(columns))),
+            _ => (loaded(self.bn * (depth + columns)), 0),
         };
-        (tiles + ahead).div_ceil(threads)
+        // What scores are made of beside sums, and the weights that are multiplied, which threads that multiply read from shared memory.
+        let more = scores * problem.beside + if problem.tensor() { scores / 2 } else { 0 };
+        let more = more.max(threads * self.fetched(problem)).max(now);
+        // What is staged is packed while sums are still there.
+        let sums = self.bm * columns;
+        let staged = if self.staged { sums * problem.stored_bytes / 4 } else { 0 };
+        (sums + (scores + more + ahead).max(staged)).div_ceil(threads)
+    }
+
+    /// Registers of a thread that multiplies for rows and columns of operands: a few steps of the depth.
+    fn fetched(&self, problem: &Problem) -> u32 {
+        let blocks = self.blocks(problem).into_iter().flatten();
+        blocks.map(|[rows, columns]| RUN * (rows + columns)).max().unwrap_or(0)
+    }
+
+    /// Rows and columns of each dot that a thread has; `None` where instructions on matrices multiply.
+    pub fn blocks(&self, problem: &Problem) -> Option<[[u32; 2]; 2]> {
+        if problem.tensor() {
+            return None;
+        }
+        let [_, columns] = problem.heads.map(|extent| self.padded(extent));
+        let [scores, sums] = [self.bn, columns].map(|columns| fma_threads([self.bm, columns], self.warps));
+        let block = |[down, across]: [u32; 2], columns: u32| [self.bm.div_ceil(down), columns.div_ceil(across)];
+        Some([block(scores, self.bn), block(sums, columns)])
     }
 
     /// Bytes of shared memory.
     fn shared_bytes(&self, problem: &Problem) -> u32 {
         let [depth, columns] = problem.heads.map(|extent| self.padded(extent));
-        let operands = self.bm * depth + self.stages * self.bn * (depth + columns);
+        // What scores are made of beside sums comes to the threads that multiply through padded rows.
+        let beside = if problem.beside > 0 { self.bm * (self.bn + 4) } else { 0 };
+        let weights = if problem.tensor() { 0 } else { self.bm * self.bn + beside };
+        let operands = self.bm * depth + self.stages * self.bn * (depth + columns) + weights;
         let staged = if self.staged { self.bm * columns * problem.stored_bytes } else { 0 };
         operands * problem.streamed.dtype.bits() / 8 + staged
     }
 
     /// The worse of the instructions that its two dots become; `None` if one has none.
-    pub fn kind(&self, problem: &Problem, machine: &Machine) -> Option<MmaKind> {
+    pub fn kind(&self, problem: &Problem) -> Option<MmaKind> {
+        let machine = &problem.machine;
         let [depth, columns] = problem.heads.map(|extent| self.padded(extent));
         let dtype = problem.streamed.dtype;
         let dense = |feed: Feed, deep: usize| match feed {
@@ -164,24 +197,30 @@ impl Config {
 
 /// All Configs.
 pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
-    let machine = Machine::new(gpu.arch);
     let budget = gpu.arch.max_shared_per_block() - SLACK;
+    let (rows, stages) = if problem.tensor() { (&ROWS[..], &[2][..]) } else { (&BLOCKS[..], &[2, 1][..]) };
     let mut legal: Vec<Config> = vec![];
-    for (bm, warps) in ROWS {
-        for bn in KEYS {
+    for &(bm, warps) in rows {
+        for (bn, &stages) in KEYS.into_iter().flat_map(|bn| stages.iter().map(move |stages| (bn, stages))) {
             for (specialise, staged, ping_pong) in WAYS.into_iter().filter(|(_, _, turns)| !turns || warps == 8) {
-                let (stages, persistent, overlap) = (STAGES, specialise, specialise);
+                let (persistent, overlap) = (specialise, specialise);
                 let config = Config { bm, bn, warps, stages, persistent, overlap, specialise, staged, ping_pong };
-                let kind = config.kind(problem, &machine);
-                let boxed = || machine.has_tma() && problem.boxed() && kind == Some(MmaKind::Wgmma) && bn >= 64;
-                let plain = || bn.is_power_of_two() && kind.is_some_and(|kind| kind != MmaKind::Fma);
+                let kind = config.kind(problem);
+                let [_, columns] = problem.heads.map(|extent| config.padded(extent));
+                let flies = || bm * columns / (32 * warps) <= MOST_SUMS || warps == 8 && !ping_pong;
+                let boxed = || {
+                    problem.machine.has_tma() && problem.boxed() && kind == Some(MmaKind::Wgmma) && bn >= 64 && flies()
+                };
+                let plain =
+                    || bn.is_power_of_two() && kind.is_some_and(|kind| (kind != MmaKind::Fma) == problem.tensor());
                 if config.shared_bytes(problem) <= budget && if specialise { boxed() } else { plain() } {
                     legal.push(config);
                 }
             }
         }
     }
-    let fits = |config: &&Config| config.held(problem) <= MOST_HELD;
+    let most = if problem.tensor() { MOST_HELD } else { MOST_HELD_OF_BLOCKS };
+    let fits = |config: &&Config| config.held(problem) <= most;
     let found: Vec<Config> = legal.iter().filter(fits).copied().collect();
     // Heads may be so large that nothing fits registers well.
     if found.is_empty() {

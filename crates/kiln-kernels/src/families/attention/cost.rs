@@ -3,12 +3,11 @@
 
 use super::Problem;
 use super::config::Config;
-use crate::families::cost::flops;
+use crate::families::cost::{SHARED_BYTES, block_bytes, flops};
 use crate::value::dims::numel;
 use kiln_target::atoms::{MatrixType, MmaKind};
 use kiln_target::{Estimate, Gpu, occupancy};
 use kiln_tile::DType;
-use kiln_tile::passes::Machine;
 
 /// Operations outside the tensor cores for one score: a multiply-add, a power, a maximum, a sum, a conversion.
 const SOFTMAX_OPS: f64 = 16.0;
@@ -41,8 +40,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let together = (tiles / sms).clamp(1.0, resident).ceil();
     let turns = (tiles / (sms * together)).ceil();
 
-    let machine = Machine::new(gpu.arch);
-    let kind = config.kind(problem, &machine).unwrap_or(MmaKind::Fma);
+    let machine = &problem.machine;
+    let kind = config.kind(problem).unwrap_or(MmaKind::Fma);
     let types = [streamed.dtype, streamed.dtype, DType::F32].map(MatrixType::of);
     let best = match types {
         [Some(a), Some(b), Some(sum)] => machine.atoms.mma_atoms(a, b, sum).first().map(|atom| atom.kind),
@@ -52,6 +51,15 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     // An SM has four schedulers, each with a tensor core and lanes of its own; a warp uses one.
     let schedulers = (f64::from(config.warps) * together / SCHEDULERS).min(1.0);
     let math = 2.0 * bm * bn * (depth + columns) / (gpu.peak_ops(streamed.dtype, true) * share * schedulers / sms);
+    let clock = gpu.clock_ghz * 1e9;
+    let size = f64::from(streamed.dtype.bits()) / 8.0;
+    // Threads that multiply read their rows and columns, after they left the weights where others find them.
+    let fetched = config.blocks(problem).map(|blocks| {
+        let bytes =
+            |block: [u32; 2], deep: f64| block_bytes(block.map(f64::from), 32.0 * f64::from(config.warps), deep, size);
+        bytes(blocks[0], depth) + bytes(blocks[1], bn) + bm * bn * size
+    });
+    let math = math.max(fetched.unwrap_or(0.0) / SHARED_BYTES / clock);
     let threads = gpu.peak_ops(DType::F32, false) * schedulers / sms;
     let others = f64::from(problem.beside) * costs.access_ops;
     let softmax = bm * bn * (SOFTMAX_OPS + others) / threads;
@@ -59,7 +67,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let elements = bn * (depth + columns);
     let copies = match (config.specialise, problem.direct()) {
         (true, _) => 0.0,
-        (_, true) => elements / 8.0,
+        (_, true) => elements * size / 16.0,
         _ => elements,
     };
     let copies = copies * costs.access_ops / threads;
@@ -67,14 +75,20 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     // What several CTAs do at a time overlaps by chance.
     let busy = match config.overlap {
         true => overlapped,
-        false if together > 1.0 => (apart + overlapped) / 2.0,
+        // Threads that multiply do one thing after another.
+        false if together > 1.0 && problem.tensor() => (apart + overlapped) / 2.0,
         false => apart,
     };
-    let bytes = elements * f64::from(streamed.dtype.bits()) / 8.0;
-    let cached = bytes / (costs.l2_sm_bytes * gpu.clock_ghz * 1e9);
-    let meetings = if config.ping_pong { 2.0 } else { 1.0 };
+    let cached = elements * size / (costs.l2_sm_bytes * clock);
+    let meetings = match (config.ping_pong, problem.tensor()) {
+        (false, true) => 1.0,
+        (true, _) => 2.0,
+        (_, false) => 3.0,
+    };
     let work = (busy + copies).max(cached) * together + costs.barrier_seconds * meetings;
-    let step = work.max(costs.latency_seconds / f64::from(config.stages));
+    // What is brought when it is needed is waited for, twice a step, unless another CTA has something to do.
+    let waits = if config.stages == 1 { 2.0 * costs.latency_seconds / together } else { 0.0 };
+    let step = (work + waits).max(costs.latency_seconds / f64::from(config.stages));
     // Results that are not staged leave two at a time.
     let leave = if config.staged { 0.0 } else { bm * columns / 2.0 * costs.access_ops / threads };
     let steps = if bounds.is_empty() { (seen / bn).ceil() } else { (seen / bn).max(1.0) };

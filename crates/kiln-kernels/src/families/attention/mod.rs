@@ -8,6 +8,9 @@
 //! masked. Heads that share keys and values
 //! are CTAs of their own, which read them from the level-2 cache.
 //!
+//! Exact products of f32 have no instruction on matrices: there threads multiply blocks of rows and columns, and the weights of a tile go through
+//! shared memory to the second product.
+//!
 //! State: weighted sums and a tile of scores in registers, the queries and a few tiles of keys and values in shared memory. Floor: operands once,
 //! results once, the products.
 
@@ -23,6 +26,7 @@ use crate::value::Values;
 pub use config::Config;
 use kiln_fuse::Anchor;
 use kiln_target::{Estimate, Gpu};
+use kiln_tile::passes::Machine;
 use std::sync::Arc;
 use streamed::{Feed, Streamed};
 
@@ -41,14 +45,20 @@ pub struct Problem {
     beside: u32,
     /// Bytes of an element of all results that are boxes.
     stored_bytes: u32,
-    /// Whether threads can copy without waiting.
-    asynchronous: bool,
+    /// The instructions that there are.
+    machine: Machine,
 }
 
 impl Problem {
+    /// Whether tensor cores take the type; else threads multiply.
+    fn tensor(&self) -> bool {
+        self.machine.arch().mma(self.streamed.dtype).is_some()
+    }
+
     /// Whether keys and values go from memory to shared memory without registers between.
     fn direct(&self) -> bool {
-        self.asynchronous && self.feeds[1..].iter().all(|feed| matches!(feed, Feed::Pieces(_) | Feed::Boxes(_)))
+        self.machine.has_cp_async()
+            && self.feeds[1..].iter().all(|feed| matches!(feed, Feed::Pieces(_) | Feed::Boxes(_)))
     }
 
     /// Whether all operands are made of boxes.
@@ -94,7 +104,7 @@ impl KernelFamily for Attention {
             heads: [depth, columns],
             beside,
             stored_bytes,
-            asynchronous: gpu.arch.has_cp_async(),
+            machine: Machine::new(gpu.arch),
         };
         let Some(config) = config::space(&problem, gpu).first().copied() else {
             return values.unsupported(

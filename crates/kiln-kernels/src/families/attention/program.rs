@@ -33,6 +33,8 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     let [rows, keys] = [&streamed.rows, &streamed.keys].map(|group| values.dim(&mut k, &group.total()));
     let mut emit = Emit {
         streamed,
+        // Threads that multiply have runs of columns, whose sums are one.
+        parts: if problem.tensor() { PARTS.min(config.bn) } else { 1 },
         bm: config.bm,
         bn: config.bn,
         heads: problem.heads.map(|extent| config.padded(extent)),
@@ -53,6 +55,8 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
 
 struct Emit<'e> {
     streamed: &'e Streamed,
+    /// Sums of weights that a row has in the loop.
+    parts: u32,
     bm: u32,
     bn: u32,
     /// Padded extents of the depth, and of the columns.
@@ -121,7 +125,7 @@ impl<'e> Emit<'e> {
         let first = self.first.clone();
         let query = self.operand(k, "query", &streamed.query, [(rows, &first), (deep, &zero)], [bm, depth])?;
         let (start, end) = self.seen(k);
-        let parts = PARTS.min(bn);
+        let parts = self.parts;
         let (most, total) = match streamed.parts.sink {
             Some(sink) => self.sink(k, sink, parts)?,
             None => {
@@ -131,7 +135,8 @@ impl<'e> Emit<'e> {
         };
         let sums = k.full("acc", F32, &[bm, columns], Expr::float(F32, 0.0));
         let range = (start, end, i64::from(bn));
-        let last = k.try_for_range("key0", range, Some(stages), &[most, total, sums], |k, start, carried| {
+        let pipelined = (stages > 1).then_some(stages);
+        let last = k.try_for_range("key0", range, pipelined, &[most, total, sums], |k, start, carried| {
             let [most, total, sums] = carried else { return self.values.malformed("a loop that carries three tiles") };
             let right = self.operand(k, "key", &streamed.key, [(deep, &zero), (keys, start)], [depth, bn])?;
             let scores = k.full("scores", F32, &[bm, bn], Expr::float(F32, 0.0));

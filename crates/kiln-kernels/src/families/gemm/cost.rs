@@ -4,13 +4,10 @@
 
 use super::Problem;
 use super::config::{Config, Depth, Feed};
-use crate::families::cost::flops;
+use crate::families::cost::{SHARED_BYTES, block_bytes, flops};
 use kiln_target::atoms::{MatrixType, MmaKind};
 use kiln_target::{Estimate, Gpu, occupancy};
 use kiln_tile::passes::Machine;
-
-/// Bytes that an SM's shared memory moves in a cycle.
-const SHARED_BYTES: f64 = 128.0;
 
 /// What a product would cost.
 pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
@@ -153,10 +150,9 @@ fn read_bytes(problem: &Problem, config: &Config, kind: MmaKind) -> f64 {
             let across = (warps * bn / bm).sqrt().clamp(1.0, warps);
             (bm * across + bn * warps / across) * bk * size
         }
-        // A thread reads a row and a column of its block; a warp's reads of one address are one.
         MmaKind::Fma => {
             let block = (bm * bn / (32.0 * warps)).sqrt();
-            2.0 * block * 32.0 * warps * bk * size / 4.0
+            block_bytes([block; 2], 32.0 * warps, bk, size)
         }
     }
 }

@@ -27,19 +27,14 @@ pub fn lower(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Variants>
 /// [`lower`] where the values of some inputs are known to lie within ranges, as those of constants do: indices that cannot be out of range
 /// are not checked. One entry an input; those left out are unknown.
 pub fn lower_within(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Variants> {
-    lower_watched(region, arch, symbols, ranges, &mut |_, _, _| {})
+    lower_watched(&subject(region, symbols, ranges), arch, &mut |_, _, _| {})
 }
 
-/// [`lower_within`], showing `watch` what each pass of the tile compiler leaves behind, and of which kernel.
-pub fn lower_watched(
-    region: &Region,
-    arch: Arch,
-    symbols: &Symbols,
-    ranges: &[Option<(i64, i64)>],
-    watch: &mut Watch<'_>,
-) -> Result<Variants> {
+/// [`lower_within`] with all that is known about a region, showing `watch` what each pass of the tile compiler leaves behind, and of which kernel.
+pub fn lower_watched(subject: &Arc<Subject>, arch: Arch, watch: &mut Watch<'_>) -> Result<Variants> {
+    let Subject { region, symbols, ranges, .. } = &**subject;
     let _span = tracing::debug_span!("region", name = region.name).entered();
-    let offers = offers(region, arch, symbols, ranges)?;
+    let offers = offers(subject, arch)?;
     if offers.is_empty() {
         return Ok(vec![(Guard::always(), implementation(first(region, arch, symbols, ranges)?, arch, watch)?)]);
     }
@@ -60,7 +55,7 @@ pub fn lower_watched(
 /// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
 /// [`lower`] takes.
 pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<Implementation>> {
-    let offers = offers(region, arch, symbols, &[])?;
+    let offers = offers(&subject(region, symbols, &[]), arch)?;
     if !offers.is_empty() {
         let compile = |offer: &Offer| families::implementation(offer, &offer.build()?, arch, &mut |_, _, _| {});
         return offers.iter().map(compile).collect();
@@ -69,10 +64,13 @@ pub fn candidates(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<
     all.into_iter().map(|candidate| implementation(candidate, arch, &mut |_, _, _| {})).collect()
 }
 
+fn subject(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Arc<Subject> {
+    Arc::new(Subject::new(region, symbols, ranges, &Bindings::new()))
+}
+
 /// What families on the tile IR offer on the typical GPU of an architecture; nothing for what they do not take.
-fn offers(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Vec<Offer>> {
-    let Some(gpu) = Gpu::typical(arch) else { return Ok(vec![]) };
-    families::offers(&Arc::new(Subject::new(region, symbols, ranges, &Bindings::new())), &gpu)
+fn offers(subject: &Arc<Subject>, arch: Arch) -> Result<Vec<Offer>> {
+    Gpu::typical(arch).map_or(Ok(vec![]), |gpu| families::offers(subject, &gpu))
 }
 
 /// The tile programs that [`lower`] compiles for regions that [`families`] do not take, in launch order: what the tile interpreter can run in

@@ -40,12 +40,13 @@ impl Choice<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<Variants> {
         let symbols = &region.graph.symbols;
-        let subject = Arc::new(Subject::new(region, symbols, ranges, &Bindings::new()));
+        let subject = Subject::new(region, symbols, ranges, &Bindings::new()).with_tf32(self.build.tf32);
+        let subject = Arc::new(subject);
         let offers = match Gpu::typical(arch) {
             Some(gpu) if !self.kernels.is_empty() => own::offers(self.kernels, &subject, &gpu),
             _ => vec![],
         };
-        let generated = |watch: &mut Watch<'_>| kiln_kernels::lower_watched(region, arch, symbols, ranges, watch);
+        let generated = |watch: &mut Watch<'_>| kiln_kernels::lower_watched(&subject, arch, watch);
         if offers.is_empty() {
             return Ok(generated(watch)?);
         }

@@ -31,6 +31,8 @@ pub struct BuildOptions {
     pub targets: Vec<Target>,
     /// Which rewrites are allowed.
     pub numerics: kiln_fuse::Numerics,
+    /// Whether GPUs may round the operands of products of f32 matrices to TF32, which their tensor cores multiply.
+    pub tf32: bool,
     /// Where NVRTC and the kernel cache are.
     pub home: Home,
     /// Compile GPU kernels with source line information, as the simulator's findings want.
@@ -46,18 +48,18 @@ impl BuildOptions {
     /// Defaults: for the CPU, sums may be regrouped, nothing is known about sizes.
     pub fn new(home: Home) -> BuildOptions {
         let (targets, numerics) = (vec![Target::cpu()], Numerics::Reassoc);
-        BuildOptions { targets, numerics, home, line_info: false, sizes: Bindings::new(), kernels: vec![] }
+        BuildOptions { targets, numerics, tf32: false, home, line_info: false, sizes: Bindings::new(), kernels: vec![] }
     }
 
     /// The part of the options that an engine records.
     pub fn settings(&self) -> Settings {
         // Named one by one, so that a new option is not forgotten here.
-        let BuildOptions { targets: _, numerics, home: _, line_info, ref sizes, ref kernels } = *self;
+        let BuildOptions { targets: _, numerics, tf32, home: _, line_info, ref sizes, ref kernels } = *self;
         let kernels = match kernels.is_empty() {
             true => String::new(),
             false => blake3::hash(own::to_text(kernels).as_bytes()).to_hex().to_string(),
         };
-        Settings { numerics, line_info, sizes: sizes.clone(), kernels }
+        Settings { numerics, tf32, line_info, sizes: sizes.clone(), kernels }
     }
 }
 
@@ -117,6 +119,7 @@ pub fn build(
             progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
             let fuse_options = kiln_fuse::Options {
                 numerics: options.numerics,
+                tf32: options.tf32,
                 sizes: options.sizes.clone(),
                 patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
                 ..kiln_fuse::Options::new(target.clone())

@@ -23,6 +23,7 @@ pub struct EngineBuilder<'a> {
     targets: Vec<Target>,
     portable: bool,
     numerics: Numerics,
+    tf32: bool,
     sizes: kiln_graph::Bindings,
     kernels: Vec<Arc<Kernel>>,
     home: Option<PathBuf>,
@@ -38,6 +39,7 @@ impl<'a> EngineBuilder<'a> {
             targets,
             portable: false,
             numerics: Numerics::Reassoc,
+            tf32: false,
             sizes,
             kernels: Vec::new(),
             home: None,
@@ -63,6 +65,13 @@ impl<'a> EngineBuilder<'a> {
     /// How far results may depart from the model's own arithmetic. Default: sums may be regrouped.
     pub fn numerics(mut self, numerics: Numerics) -> EngineBuilder<'a> {
         self.numerics = numerics;
+        self
+    }
+
+    /// Whether GPUs from sm_80 on may round the operands of products of f32 matrices to TF32 (10 bits of mantissa), which their tensor cores
+    /// multiply; sums stay f32. Default: they may not. `docs/numerics.md` has it in full.
+    pub fn tf32(mut self, allowed: bool) -> EngineBuilder<'a> {
+        self.tf32 = allowed;
         self
     }
 
@@ -143,8 +152,13 @@ impl<'a> EngineBuilder<'a> {
                 kernels.push(kernel);
             }
         }
-        let mut options =
-            BuildOptions { numerics: self.numerics, sizes: self.sizes.clone(), kernels, ..BuildOptions::new(home) };
+        let mut options = BuildOptions {
+            numerics: self.numerics,
+            tf32: self.tf32,
+            sizes: self.sizes.clone(),
+            kernels,
+            ..BuildOptions::new(home)
+        };
         if !self.targets.is_empty() {
             options.targets.clone_from(&self.targets);
         }

@@ -105,6 +105,39 @@ fn json_says_what_a_kernel_uses_and_should_cost() {
 }
 
 #[test]
+fn products_of_tf32_are_of_rounded_f32() {
+    let sizes = "gemm --op linear --dtype tf32 --m 64 --n 96 --k 64 --target";
+    for (target, instruction, conversion) in [
+        ("sm_80", "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "cvt.rna.tf32.f32"),
+        ("sm_120", "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "cvt.rn.tf32.f32"),
+    ] {
+        let cuda = text(&format!("{sizes} {target} --emit cuda"));
+        assert!(cuda.contains(instruction) && cuda.contains(conversion), "{cuda}");
+    }
+    let program = text(&format!("{sizes} sm_90a --emit tile"));
+    assert!(program.contains(" tf32 even") && program.contains("param x0: f32[64, 64]"), "{program}");
+    let report = json(&format!("{sizes} sm_80 --seeds 1 --emit check"));
+    let error = report["check"]["rel_error"].as_f64().unwrap();
+    assert!(report["dtype"] == "tf32" && report["check"]["agrees"] == true, "{report}");
+    // More than f32 is off, less than two operands are.
+    assert!(error > 1e-5 && error < 1.0 / 1024.0, "{report}");
+    // On an A100 tensor cores are eight times as fast, which is what the roofline counts.
+    let large = |dtype: &str| {
+        let found = json(&format!("gemm --dtype {dtype} --m 4096 --n 4096 --k 4096 --target a100"));
+        ["tflops", "roofline_fraction"].map(|key| found["estimate"][key].as_f64().unwrap())
+    };
+    let [[exact, _], [rounded, fraction]] = ["f32", "tf32"].map(large);
+    assert!(rounded > 3.0 * exact && fraction < 1.0, "{exact} {rounded} {fraction}");
+    for (args, said) in [
+        (&["gemm", "--dtype", "tf32", "--target", "sm_75"][..], "rounds nothing to TF32 on sm_75"),
+        (&["map", "--dtype", "tf32"], "rounds nothing to TF32"),
+    ] {
+        let refused = refusal(args);
+        assert!(refused.contains(said), "{refused}");
+    }
+}
+
+#[test]
 fn a_config_is_taken_as_it_is_given() {
     let all = json("map --rows 64 --cols 256 --all-configs");
     let all = all.as_array().unwrap();

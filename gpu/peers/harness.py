@@ -19,7 +19,7 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 def full_precision():
-    """Kiln multiplies f32 by f32 with fused multiply-adds of f32, never in tf32: PyTorch must not either."""
+    """Kiln multiplies f32 by f32 with fused multiply-adds of f32 unless it is asked for tf32: PyTorch must too."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True

@@ -22,6 +22,9 @@ pub struct ModelArgs {
     /// How far results may depart from the graph's own arithmetic; docs/numerics.md has it in full.
     #[arg(long, default_value = "reassoc")]
     pub numerics: Numerics,
+    /// GPUs from sm_80 on may round the operands of products of f32 matrices to TF32, which their tensor cores multiply; the CPU does not.
+    #[arg(long)]
+    pub tf32: bool,
     /// Keep sums that the model takes in f16 or bf16 in f32, with the elementwise ops that feed them and bring them back into range.
     #[arg(long)]
     pub widen_reductions: bool,
@@ -144,7 +147,8 @@ fn identifier(name: &str) -> String {
 fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<BuildOptions> {
     let (numerics, sizes) = (args.numerics.into(), profile(args)?.1);
     let kernels = kernels(&args.kernels)?;
-    Ok(BuildOptions { targets: targets.to_vec(), numerics, sizes, kernels, ..BuildOptions::new(home) })
+    let tf32 = args.tf32;
+    Ok(BuildOptions { targets: targets.to_vec(), numerics, tf32, sizes, kernels, ..BuildOptions::new(home) })
 }
 
 /// Builds an engine with a progress bar on standard error; `hear` gets the news too.

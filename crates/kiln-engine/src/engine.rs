@@ -101,6 +101,9 @@ impl TargetImage {
 pub struct Settings {
     /// Which rewrites were allowed.
     pub numerics: kiln_fuse::Numerics,
+    /// Whether GPUs may round the operands of products of f32 matrices to TF32.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tf32: bool,
     /// Whether GPU kernels have source line information.
     pub line_info: bool,
     /// Sizes of symbols for which kernels were chosen.

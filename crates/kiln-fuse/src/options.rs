@@ -43,6 +43,8 @@ pub struct Options {
     pub target: Target,
     /// Which rules may fire.
     pub numerics: Numerics,
+    /// Whether GPUs may round the operands of products of f32 matrices to TF32: what those cost then.
+    pub tf32: bool,
     /// Typical values of shape symbols for the cost model. A symbol without one counts as 64, clamped to its range.
     pub sizes: Bindings,
     /// Largest value that folding a weight-only term may make, in bytes.
@@ -61,6 +63,7 @@ impl Options {
         Options {
             target,
             numerics: Numerics::Reassoc,
+            tf32: false,
             sizes: Bindings::new(),
             fold_bytes: 1 << 30,
             node_limit: 60_000,

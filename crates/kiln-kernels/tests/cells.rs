@@ -8,7 +8,7 @@ mod common;
 
 use common::drawn::{self, Draw, Drawn};
 use common::{Case, sim};
-use kiln_graph::{DType, Rng};
+use kiln_graph::{DType, Rng, Tensor};
 use kiln_kernels::Implementation;
 use kiln_kernels::families::{self, Built, Offer, Subject, implementation};
 use kiln_sim::Options;
@@ -23,8 +23,8 @@ const PAGE: &str = include_str!("../../../docs/kernels.md");
 const SHAPES: usize = 5;
 const SCHEDULES: u64 = 20;
 
-/// The cells of a family: element types, and the architectures of each.
-fn cells(family: &str) -> Vec<(DType, Vec<Arch>)> {
+/// The cells of a family: element types, and the architectures of each. `tf32` is f32 that may be rounded so.
+fn cells(family: &str) -> Vec<(String, Vec<Arch>)> {
     let rows = || PAGE.lines().filter(|line| line.starts_with('|'));
     let split = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let head = split(rows().next().unwrap());
@@ -35,9 +35,8 @@ fn cells(family: &str) -> Vec<(DType, Vec<Arch>)> {
         Some(first) => Arch::ALL.into_iter().filter(|a| a.capability() >= arch(first).capability()).collect(),
         None => text.split(", ").map(arch).collect(),
     };
-    let cell = |(name, text): (&String, &String)| {
-        (text != "-" && !text.is_empty()).then(|| (name.parse::<DType>().unwrap(), archs(text)))
-    };
+    let cell =
+        |(name, text): (&String, &String)| (text != "-" && !text.is_empty()).then(|| (name.clone(), archs(text)));
     head.iter().zip(&row).skip(2).filter_map(cell).collect()
 }
 
@@ -49,7 +48,7 @@ fn number(name: &str) -> Option<u64> {
 fn offer(drawn: &Drawn, family: &str, arch: Arch, rng: &mut Rng, other: Option<&serde_json::Value>) -> (Offer, Built) {
     let sizes = if rng.range(0, 1) == 0 { drawn.large() } else { drawn.bindings(&mut rng.clone()) };
     let graph = &drawn.region.graph;
-    let subject = Arc::new(Subject::new(&drawn.region, &graph.symbols, &[], &sizes));
+    let subject = Arc::new(Subject::new(&drawn.region, &graph.symbols, &[], &sizes).with_tf32(drawn.tf32));
     let mut offers = families::offers(&subject, &Gpu::typical(arch).unwrap()).unwrap_or_else(|e| panic!("{e}"));
     assert!(offers.iter().any(|offer| offer.family == family), "{family} does not take {}", drawn.region.name);
     offers.retain(|offer| offer.family == family);
@@ -114,12 +113,13 @@ impl Found {
             }
             let seed = rng.next_u64();
             let case = drawn.case(&bindings, seed);
+            let meant = case.meant(built, *arch);
             let first = ran == 0 && asynchronous;
             for schedule in 0..if first { schedules } else { 1 } {
                 let options =
                     Options { seed: (schedule > 0 || ran > 0).then_some(seed ^ schedule), ..Options::default() };
                 let sms = 1 + (seed % 3) as u32;
-                if let Err(said) = right(&case, made, &entries, &options, sms) {
+                if let Err(said) = right(&case, &meant, made, &entries, &options, sms) {
                     self.fail(format!("{what}, {bindings:?}, data {seed}, schedule {:?}: {said}", options.seed));
                     return ran + 1;
                 }
@@ -135,6 +135,7 @@ impl Found {
 /// Runs a case and says what is wrong.
 fn right(
     case: &Case,
+    meant: &[Tensor],
     made: &Implementation,
     entries: &[kiln_sim::Kernel],
     options: &Options,
@@ -144,7 +145,7 @@ fn right(
     let found = found.map_err(|panic| {
         panic.downcast_ref::<String>().map_or("it panicked".to_owned(), |said| said.chars().take(600).collect())
     })?;
-    case.differs(&found, 4.0).map_or(Ok(()), Err)?;
+    case.differs_from(meant, &found, 4.0).map_or(Ok(()), Err)?;
     case.strays(&found).map_or(Ok(()), Err)
 }
 
@@ -153,7 +154,9 @@ fn check(family: &str, draw: Draw) {
     let seed = drawn::seed();
     let only = std::env::var("KILN_CELL").ok();
     let mut found = Found::default();
-    for (number, (dtype, archs)) in (0u64..).zip(cells(family)) {
+    for (number, (element, archs)) in (0u64..).zip(cells(family)) {
+        let tf32 = element == "tf32";
+        let dtype = if tf32 { DType::F32 } else { element.parse().unwrap() };
         let mut left: Vec<usize> = archs.iter().map(|_| wanted.unwrap_or(SHAPES)).collect();
         found.cells += archs.len();
         let mut first_schedules: HashSet<Arch> = HashSet::new();
@@ -166,14 +169,15 @@ fn check(family: &str, draw: Draw) {
             let mut texts: HashSet<String> = HashSet::new();
             let mut config = None;
             for (arch, left) in archs.iter().zip(&mut left).filter(|(_, left)| **left > 0) {
-                let what = format!("{family} {dtype} {arch}, KILN_SEED={seed}");
+                let what = format!("{family} {element} {arch}, KILN_SEED={seed}");
                 if only.as_ref().is_some_and(|only| !what.starts_with(only)) {
                     *left = 0;
                     continue;
                 }
                 let mut rng = Rng::new(drawn_from);
                 let made = catch_unwind(AssertUnwindSafe(|| {
-                    let drawn = draw(&mut rng, dtype).unwrap_or_else(|e| panic!("{e}"));
+                    let mut drawn = draw(&mut rng, dtype).unwrap_or_else(|e| panic!("{e}"));
+                    drawn.tf32 = tf32;
                     let (offer, built) = offer(&drawn, family, *arch, &mut rng, config.as_ref());
                     let made = implementation(&offer, &built, *arch, &mut |_, _, _| {})
                         .unwrap_or_else(|e| panic!("{}: {e}", offer.text));
@@ -200,7 +204,7 @@ fn check(family: &str, draw: Draw) {
             }
         }
         for (arch, left) in archs.iter().zip(&left).filter(|(_, left)| **left > 0) {
-            found.fail(format!("{family} {dtype} {arch}: {left} shapes did not run"));
+            found.fail(format!("{family} {element} {arch}: {left} shapes did not run"));
         }
     }
     let Found { cells, kernels, same, shapes, schedules, configs, failures } = found;

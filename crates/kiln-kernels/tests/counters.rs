@@ -17,10 +17,11 @@ use kiln_tile::passes::machine::DotLayouts;
 
 /// Runs an offer, compares its results, and gives what its first kernel did.
 fn counted(case: &Case, offer: &Offer, arch: Arch) -> (Implementation, CounterReport) {
-    let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
+    let built = offer.build().unwrap();
+    let made = implementation(offer, &built, arch, &mut |_, _, _| {}).unwrap();
     let options = Options { counters: true, ..Options::default() };
     let (found, mut reports) = sim::counted(case, &made, &sim::load(&made, arch), &options, 1);
-    case.compare(&found, 4.0);
+    assert_eq!(case.differs_from(&case.meant(&built, arch), &found, 4.0), None);
     (made, reports.swap_remove(0))
 }
 
@@ -61,7 +62,8 @@ fn whole() -> Vec<Case> {
     };
     let orientations = ["mk,nk->mn", "mk,kn->mn", "km,kn->mn", "km,nk->mn"].map(|text| of(text, DType::BF16));
     let types = [DType::F16, DType::I8, DType::F8E4M3, DType::F64, DType::F32].map(|dtype| of("mk,nk->mn", dtype));
-    orientations.into_iter().chain(types).collect()
+    let rounded = ["mk,nk->mn", "mk,kn->mn", "km,kn->mn"].map(|text| of(text, DType::F32).rounding_to_tf32());
+    orientations.into_iter().chain(types).chain(rounded).collect()
 }
 
 /// The best offer with whole tiles, and the best that no role feeds.
@@ -91,7 +93,7 @@ fn predicted(program: &Program, arch: Arch) -> Conflicts {
     let mut total = Conflicts::default();
     program.body.iter().for_each(|stmt| {
         stmt.walk(&mut |stmt| {
-            let Op::Dot { a, b, acc, atom: Some(name) } = &stmt.op else { return };
+            let Op::Dot { a, b, acc, atom: Some(name), .. } = &stmt.op else { return };
             let atom = machine.atom(name).unwrap();
             if atom.kind != MmaKind::Sync {
                 return;

@@ -64,6 +64,9 @@ fn products_and_attention_are_the_instructions_of_their_gpu() {
         (large(DType::F16), Arch::Sm75, "HMMA.1688", &["LDSM"][..]),
         (large(DType::I8), Arch::Sm75, "IMMA.8816", &["LDSM"][..]),
         (large(DType::F16), Arch::Sm120, "HMMA.16816", &ampere[..]),
+        (large(DType::F32).rounding_to_tf32(), Arch::Sm80, "HMMA.1688.F32.TF32", &ampere[..]),
+        (large(DType::F32).rounding_to_tf32(), Arch::Sm90a, "HGMMA", &hopper[..]),
+        (large(DType::F32).rounding_to_tf32(), Arch::Sm120, "HMMA.1688.F32.TF32", &["F2FP.TF32", "LDSM", "LDGSTS"][..]),
     ] {
         let offers = case.offers(arch);
         // Results of some tiles go straight to memory: what stands here is of those with roles, and results staged, where there are such.
@@ -81,6 +84,8 @@ fn products_and_attention_are_the_instructions_of_their_gpu() {
             assert!(has(wanted), "{} on {arch} with {}: no {wanted}", case.region.name, offer.text);
         }
         let matrix = ["HMMA", "IMMA", "QMMA", "DMMA", "HGMMA", "QGMMA", "IGMMA"];
+        let rounded = |name: &str| !matrix.iter().any(|of| name.starts_with(of)) || name.contains("TF32");
+        assert!(!case.tf32 || instructions(&code).all(rounded), "{} on {arch} with {}", case.region.name, offer.text);
         let other = matrix.into_iter().find(|name| has(name) && !made_of.starts_with(name));
         assert_eq!(other, None, "{} on {arch} with {}", case.region.name, offer.text);
     }
@@ -182,6 +187,10 @@ fn no_config_spills() {
     }
     problems.extend(attention::attentions().into_iter().filter(|case| !case.region.name.contains("stream")).step_by(4));
     problems.extend(shapes::aligned());
+    for text in ["mk,nk->mn", "mk,kn->mn"] {
+        let extent = |l: char| if l == 'n' { 768 } else { 512 };
+        problems.push(products::einsum(&format!("product_tf32_{text}"), text, DType::F32, &extent).rounding_to_tf32());
+    }
     let (mut tried, mut found) = (0, vec![]);
     for case in &problems {
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a].into_iter().filter(|arch| case.is_for(*arch)) {

@@ -6,7 +6,7 @@ use common::{d, spec};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Builder, ConvSpec, DType, Dim, ReduceOp, Result, ScanOp, ScatterOp, ValueId, WindowSpec};
 use kiln_kernels::families::Subject;
-use kiln_kernels::lower;
+use kiln_kernels::{Kernel, lower};
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use std::collections::BTreeMap;
@@ -87,6 +87,9 @@ const PROBES: [(Anchor, Build); 10] = [
     }),
 ];
 
+/// f32 whose products may round their operands: what takes part in that.
+const TF32: &str = "tf32";
+
 /// By family and type the architectures that it is the first choice on.
 fn found() -> BTreeMap<String, BTreeMap<String, Vec<Arch>>> {
     let mut found: BTreeMap<String, BTreeMap<String, Vec<Arch>>> = BTreeMap::new();
@@ -99,13 +102,26 @@ fn found() -> BTreeMap<String, BTreeMap<String, Vec<Arch>>> {
             if region.verify().is_err() {
                 continue;
             }
+            let mut note = |element: &str, arch, family: &str| {
+                let archs = found.entry(family.to_owned()).or_default().entry(element.to_owned()).or_default();
+                if !archs.contains(&arch) {
+                    archs.push(arch);
+                }
+            };
+            let subject = Subject::of(&region);
+            let rounded = Arc::new(subject.clone().with_tf32(true));
+            let subject = Arc::new(subject);
             for arch in Arch::ALL {
-                if let Ok(made) = lower(&Arc::new(Subject::of(&region)), &Gpu::typical(arch).unwrap()) {
-                    let family = found.entry(made[0].1.family.clone()).or_default();
-                    let archs = family.entry(dtype.to_string()).or_default();
-                    if !archs.contains(&arch) {
-                        archs.push(arch);
-                    }
+                let gpu = Gpu::typical(arch).unwrap();
+                if let Ok(made) = lower(&subject, &gpu) {
+                    note(dtype.name(), arch, &made[0].1.family);
+                }
+                let rounds = |kernel: &Kernel| kernel.source.contains(".f32.tf32.tf32");
+                if dtype == DType::F32
+                    && let Ok(made) = lower(&rounded, &gpu)
+                    && made[0].1.kernels.iter().any(rounds)
+                {
+                    note(TF32, arch, &made[0].1.family);
                 }
             }
         }
@@ -115,16 +131,17 @@ fn found() -> BTreeMap<String, BTreeMap<String, Vec<Arch>>> {
 
 fn page() -> String {
     let mut page = String::from(
-        "# Kernel families\n\nWhich family is the first choice for a plain region of its kind, by element type and architecture. \
-         `crates/kiln-kernels/tests/table.rs` writes this page.\n\n| family |",
+        "# Kernel families\n\nWhich family is the first choice for a plain region of its kind, by element type and architecture; `tf32` is \
+         f32 whose products may round their operands (`--tf32`): what does. `crates/kiln-kernels/tests/table.rs` writes this page.\n\n| family |",
     );
-    DTYPES.iter().for_each(|dtype| _ = write!(page, " {dtype} |"));
+    let elements: Vec<&str> = DTYPES.iter().map(|dtype| dtype.name()).chain([TF32]).collect();
+    elements.iter().for_each(|element| _ = write!(page, " {element} |"));
     page += "\n| --- |";
-    DTYPES.iter().for_each(|_| page += " --- |");
+    elements.iter().for_each(|_| page += " --- |");
     for (family, types) in found() {
         let _ = write!(page, "\n| `{family}` |");
-        for dtype in DTYPES {
-            let cell = match types.get(&dtype.to_string()) {
+        for element in &elements {
+            let cell = match types.get(*element) {
                 None => "-".to_owned(),
                 Some(archs) if archs.len() == Arch::ALL.len() => "all".to_owned(),
                 // What an architecture has, later ones have too, or it is said one by one.
@@ -149,11 +166,12 @@ const SHOWN: &str = "
 
 Of `map`, `rows`, `gemm` and `attention`, without a GPU; files are of `crates/kiln-kernels/tests`.
 
-* `cells.rs`: every cell above in the simulator with all checks, outputs poisoned, equal to the reference interpreter and as near to float64 as it is: random regions, Configs, shapes
-  (odd, unaligned, 1, symbols that are 1, edges of tiles) and data with infinities and NaN. `KILN_SHAPES=30` runs so many shapes of each cell, and 20 schedules of each asynchronous kernel.
+* `cells.rs`: every cell above in the simulator with all checks, outputs poisoned, equal to the reference interpreter and as near to float64 as it is (`tf32`: equal to the tile
+  program, and as near to float64 as operands of TF32 are): random regions, Configs, shapes (odd, unaligned, 1, symbols that are 1, edges of tiles) and data with infinities and NaN.
+  `KILN_SHAPES=30` runs so many shapes of each cell, and 20 schedules of each asynchronous kernel.
 * `without_atoms.rs`, `tiles.rs`: without wgmma, then TMA, `cp.async`, `ldmatrix`, `mma.sync` in the table of atoms, the same programs become others that are right.
 * `mutants.rs`: what the validator accepts of changed schedules runs clean and right (`KILN_MUTANTS=2000`); `crates/kiln-tile/tests/validate.rs` has broken ones that it must name.
-* `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816 and IMMA by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows;
+* `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816, IMMA and HMMA.1688 of TF32 by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows;
   no spill, no local memory, no product that waits (C7510) in Configs drawn from the spaces, or in all (`KILN_CONFIGS=all`).
 * `counters.rs`: aligned maps and rows move their bytes once, in whole sectors; products take exactly the matrix instructions that their extents need, load whole sectors, and meet no bank of shared
   memory twice, as layouts predict.

@@ -3,7 +3,7 @@
 use crate::DType;
 
 /// How a value between two representable ones is rounded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Round {
     /// To nearest, ties to even (PTX `.rn`).
     Nearest,

@@ -49,6 +49,8 @@ pub struct Work {
     pub matrix_ops: f64,
     /// Type of the contractions' operands.
     pub operands: DType,
+    /// Whether operands that are f32 may be rounded to TF32.
+    pub tf32: bool,
 }
 
 /// Modelled cost of one way to compute something.
@@ -97,7 +99,9 @@ impl Target {
     pub fn seconds(&self, work: &Work) -> f64 {
         let (bandwidth, scalar, matrix) = match self {
             Target::Gpu(gpu) => {
-                (gpu.bandwidth_gbs * 1e9, gpu.peak_ops(DType::F32, false), gpu.peak_ops(work.operands, true))
+                let rounded = if work.tf32 && work.operands == DType::F32 { 1e12 * gpu.rates.tf32 } else { 0.0 };
+                let matrix = gpu.peak_ops(work.operands, true).max(rounded);
+                (gpu.bandwidth_gbs * 1e9, gpu.peak_ops(DType::F32, false), matrix)
             }
             Target::Cpu(cpu) => {
                 let f32_rate = cpu.ops_per_thread * f64::from(cpu.threads);
@@ -177,11 +181,18 @@ mod tests {
             scalar_ops: 0.0,
             matrix_ops: 2.0 * n * n * n,
             operands: DType::F16,
+            tf32: true,
         };
         // Small square GEMMs are bound by memory, large ones by the tensor cores.
         let small = target.seconds(&gemm(64.0));
         assert!((small - 3.0 * 64.0 * 64.0 * 2.0 / 2039e9).abs() < 1e-15);
         let large = target.seconds(&gemm(8192.0));
         assert!((large - 2.0 * 8192f64.powi(3) / 312e12).abs() < 1e-9);
+        // f32 is multiplied outside of the tensor cores unless it may be rounded, and there are such.
+        let of = |gpu: &str, tf32| {
+            let work = Work { operands: DType::F32, tf32, ..gemm(8192.0) };
+            2.0 * 8192f64.powi(3) / gpu.parse::<Target>().unwrap().seconds(&work) / 1e12
+        };
+        assert_eq!([of("a100", false), of("a100", true), of("t4", true)].map(f64::round), [20.0, 156.0, 8.0]);
     }
 }

@@ -101,4 +101,5 @@ pub use compile::{Kernel, KernelParam, compile, compile_watched};
 pub use dtype::{Array, DType, Scalar, Type};
 pub use error::TileError;
 pub use expr::{Expr, Var};
+pub use kiln_num::Round;
 pub use program::{Access, AtomicOp, Buffer, Program, ReduceOp, Worker};

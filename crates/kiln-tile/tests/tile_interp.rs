@@ -4,7 +4,7 @@ mod tiles;
 
 use kiln_tile::interp::Arg;
 use kiln_tile::ir::{Builder, Level, Op, Place, Program, Stmt, interp};
-use kiln_tile::{Array, AtomicOp, DType, Expr, ReduceOp, Scalar, TileError};
+use kiln_tile::{Array, AtomicOp, DType, Expr, ReduceOp, Round, Scalar, TileError};
 use tiles::random::{Random, close, dims, poison, product, random};
 use tiles::{Product, f32};
 
@@ -167,6 +167,38 @@ fn integer_sums_wrap() {
     assert!(exact > i64::from(i32::MAX));
     let found = execute(&k.finish().unwrap(), vec![Arg::Array(a), poison(DType::I32, 1)]);
     assert_eq!(found, [f64::from(exact as i32)]);
+}
+
+/// Ties, numbers below the normal ones, and those beyond the greatest.
+#[test]
+fn operands_are_rounded_to_tf32_where_a_dot_says_so() {
+    let p = |exponent: i32| 2f64.powi(exponent);
+    let max = f64::from(f32::MAX);
+    let values =
+        [1.0 + p(-11), 1.0 + 3.0 * p(-11), -1.0 - p(-11), 1.0 + p(-11) + p(-23), p(-137), max, f64::NEG_INFINITY];
+    let inf = f64::INFINITY;
+    let up = [1.0 + p(-10), 1.0 + p(-9), -1.0 - p(-10), 1.0 + p(-10), p(-136), inf, -inf];
+    let even = [1.0, 1.0 + p(-9), -1.0, 1.0 + p(-10), 0.0, inf, -inf];
+    for (tf32, expected) in [(None, values), (Some(Round::Nearest), even), (Some(Round::NearestAway), up)] {
+        let mut k = Builder::new("rounded", "y = a b of one column and one row");
+        let (m, one) = (values.len() as u32, Expr::index(1));
+        let a = k.input("a", DType::F32, &[i64::from(m).into(), one.clone()]);
+        let b = k.input("b", DType::F32, &[one.clone(), one.clone()]);
+        let y = k.output("y", DType::F32, &[i64::from(m).into(), one]);
+        k.grid(&[]);
+        let [from_a, from_b, to] =
+            [(&a, m), (&b, 1), (&y, m)].map(|(of, m)| k.view(of, &[0.into(), 0.into()], &[m, 1]));
+        let (a, b) = (k.load("a", from_a), k.load("b", from_b));
+        let zero = k.full("acc", DType::F32, &[m, 1], f32(0.0));
+        let sum = k.dot_rounded(&a, &b, &zero, tf32);
+        k.store(Place::View(to), &sum);
+        let array =
+            |values: &[f64]| Arg::Array(Array::from_values(DType::F32, values.iter().map(|x| Scalar::Float(*x))));
+        // The other operand is rounded too, to 1.
+        let other = if tf32.is_some() { 1.0 + p(-12) } else { 1.0 };
+        let args = vec![array(&values), array(&[other]), poison(DType::F32, values.len())];
+        assert_eq!(execute(&k.finish().unwrap(), args), expected, "{tf32:?}");
+    }
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Parts {
         let [zero, inside, sum, last] =
             ["zero", "inside", "sum", "last"].map(|name| self.program.add_value(name, DType::F32, &shape));
         let [a, b] = [0, 1].map(|buffer| Operand::Shared(slot(buffer, OPERANDS)));
-        let dot = Stmt { results: vec![sum], op: Op::Dot { a, b, acc: inside, atom: Some("fma".into()) } };
+        let dot = Stmt { results: vec![sum], op: Op::Dot { a, b, acc: inside, tf32: None, atom: Some("fma".into()) } };
         let mut body = vec![effect(Op::Receive(OPERANDS)), dot];
         let late = i64::from(behind) * i64::from(TILE[2]);
         let cond = Expr::var(p).ge(late);

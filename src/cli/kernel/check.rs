@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kiln_engine::{Device, KernelImage, Module, SimDevice, open_device};
 use kiln_fuse::Region;
 use kiln_graph::{DType, Dim, Tensor, interpret};
+use kiln_kernels::families::Subject;
 use kiln_sim::Options;
 use kiln_target::{Gpu, Work};
 use miette::{IntoDiagnostic, Result, miette};
@@ -44,10 +45,18 @@ pub struct Check {
 ///
 /// # Errors
 /// What keeps it from being tried; a run that fails is a finding of the check.
-pub fn check(region: &Region, made: &Made, gpu: &Gpu, work: &Work, device: Option<&str>, seeds: u64) -> Result<Check> {
+pub fn check(
+    subject: &Subject,
+    made: &Made,
+    gpu: &Gpu,
+    work: &Work,
+    device: Option<&str>,
+    seeds: u64,
+) -> Result<Check> {
+    let region = &subject.region;
     let large = work.scalar_ops + work.matrix_ops > MOST_OPS;
     let Some((_, result)) = region.graph.outputs.first() else { return Err(miette!("the kernel has no result")) };
-    let tolerance = tolerance(region.graph.ty(*result).dtype);
+    let tolerance = tolerance(region.graph.ty(*result).dtype, subject.tf32);
     let reference = if large { "cpu" } else { "interpreter" };
     let mut found = Check {
         device: device.map_or_else(|| format!("sim:{}", gpu.arch), str::to_owned),
@@ -186,11 +195,13 @@ fn inputs(region: &Region, seed: u64) -> Result<Vec<Tensor>> {
     graph.inputs.iter().enumerate().map(random).collect()
 }
 
-/// A few roundings of the result's type; of wide types as many as sums have. Integers are exact.
-fn tolerance(dtype: DType) -> f64 {
+/// A few roundings of the result's type; of wide types as many as sums have; and one of each operand to TF32 where they may be rounded so.
+/// Integers are exact.
+fn tolerance(dtype: DType, tf32: bool) -> f64 {
     let Some(bits) = dtype.mantissa_bits() else { return 0.0 };
     let rounding = 0.5 * 2f64.powi(-(bits as i32));
-    if bits < 23 { 4.0 * rounding } else { 256.0 * rounding }
+    let operands = if tf32 { 2.0 * 0.5 * 2f64.powi(-10) } else { 0.0 };
+    operands + if bits < 23 { 4.0 * rounding } else { 256.0 * rounding }
 }
 
 /// `|found - expected| / |expected|`; infinite where types or shapes differ, or an element is finite in one alone.
@@ -234,6 +245,6 @@ mod tests {
         assert_eq!(relative(&tensor(&[0.0]), &tensor(&[0.0])), 0.0);
         assert_eq!(relative(&tensor(&[1.0]), &tensor(&[0.0])), f64::INFINITY);
         assert_eq!(relative(&tensor(&[1.0]), &expected), f64::INFINITY);
-        assert_eq!(tolerance(DType::I32), 0.0);
+        assert_eq!(tolerance(DType::I32, true), 0.0);
     }
 }

@@ -1,8 +1,8 @@
 //! What `kiln kernel` shows of one kernel: its text at every level, and what it uses.
 
-use super::problem::{Extents, Problem};
+use super::problem::{Element, Extents, Problem};
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Disassembler, Home, Nvrtc};
-use kiln_graph::{Bindings, DType};
+use kiln_graph::Bindings;
 use kiln_kernels::families::{self, Built, Offer, Subject};
 use kiln_kernels::{Implementation, Kernel};
 use kiln_target::arch::Arch;
@@ -113,7 +113,7 @@ pub fn sass(images: &[Compiled]) -> Result<String> {
 pub struct Report {
     family: &'static str,
     op: &'static str,
-    dtype: DType,
+    dtype: Element,
     sizes: Extents,
     target: Arch,
     gpu: String,
@@ -177,16 +177,16 @@ impl Speed {
 }
 
 /// What a problem asks for, whatever kernel answers it.
-pub fn work(problem: &Problem, size: &Extents, dtype: DType, subject: &Subject, estimate: &Estimate) -> Work {
+pub fn work(problem: &Problem, size: &Extents, element: Element, subject: &Subject, estimate: &Estimate) -> Work {
     let matrix_ops = problem.matrix_ops(size);
     // Beside a contraction's, other operations do not count.
     let scalar_ops = if matrix_ops > 0.0 { 0.0 } else { estimate.flops };
-    Work { bytes: subject.bytes(), scalar_ops, matrix_ops, operands: dtype }
+    Work { bytes: subject.bytes(), scalar_ops, matrix_ops, operands: element.dtype, tf32: element.tf32 }
 }
 
 /// Describes one.
 pub fn report(
-    (problem, size, dtype): (&Problem, &Extents, DType),
+    (problem, size, dtype): (&Problem, &Extents, Element),
     gpu: &Gpu,
     estimate: &Estimate,
     work: &Work,

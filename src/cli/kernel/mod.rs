@@ -13,7 +13,7 @@ use kiln_kernels::families::{self, Built, Offer, Subject};
 use kiln_target::arch::Arch;
 use kiln_target::{Gpu, Target};
 use miette::{Result, miette};
-use problem::{Extents, PROBLEMS, Problem, Sizes};
+use problem::{Element, Extents, PROBLEMS, Problem, Sizes};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -32,9 +32,9 @@ pub struct Args {
     /// Which of the family's problems; default: the first that `kiln kernel list` names.
     #[arg(long)]
     op: Option<String>,
-    /// Element type.
+    /// Element type; `tf32`: f32 that products may round to TF32.
     #[arg(long, default_value = "bf16")]
-    dtype: DType,
+    dtype: Element,
     #[command(flatten)]
     sizes: Sizes,
     /// The architecture, or a GPU such as `h200`.
@@ -102,7 +102,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let size = problem.extents(&args.sizes)?;
     let gpu = gpu(&args.target, args.gpu.as_deref())?;
     let (subject, offers) = problem.offers(args.dtype, &size, &gpu).map_err(|e| {
-        let there: Vec<&str> = problem.dtypes(&size, &gpu).into_iter().map(DType::name).collect();
+        let there: Vec<String> = problem.dtypes(&size, &gpu).iter().map(Element::to_string).collect();
         let there = if there.is_empty() { "no type".to_owned() } else { there.join(", ") };
         miette!(
             help = format!("with these sizes it is made for {there}"),
@@ -148,7 +148,7 @@ fn gpu(target: &Target, name: Option<&str>) -> Result<Gpu> {
 struct Asked {
     problem: &'static Problem,
     size: Extents,
-    dtype: DType,
+    dtype: Element,
     gpu: Gpu,
     subject: std::sync::Arc<Subject>,
 }
@@ -191,7 +191,7 @@ impl Asked {
             let mut report = emit::report((problem, size, *dtype), gpu, estimate, &work, &made)?;
             if args.emit == Emit::Check {
                 let device = args.device.as_deref();
-                report.check = Some(check::check(&subject.region, &made, gpu, &work, device, args.seeds)?);
+                report.check = Some(check::check(subject, &made, gpu, &work, device, args.seeds)?);
             }
             Ok(report)
         });
@@ -213,7 +213,7 @@ struct Listed {
     computes: &'static str,
     sizes: Extents,
     architectures: Vec<Arch>,
-    dtypes: Vec<DType>,
+    dtypes: Vec<Element>,
     configs: usize,
     /// The values of each field.
     config: BTreeMap<String, Vec<Value>>,
@@ -231,7 +231,7 @@ fn list(json: bool) -> Result<ExitCode> {
         let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("--{name} {size}")).collect();
         outln!("  sizes    {}", sizes.join(" "))?;
         outln!("  targets  {}", architectures.iter().map(|arch| arch.name()).collect::<Vec<_>>().join(" "))?;
-        outln!("  dtypes   {}", dtypes.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(" "))?;
+        outln!("  dtypes   {}", dtypes.iter().map(Element::to_string).collect::<Vec<_>>().join(" "))?;
         outln!("  Configs  {configs} at these sizes in {SAMPLE}, of")?;
         print_fields(config)?;
     }
@@ -261,7 +261,7 @@ fn fields<'c>(configs: impl Iterator<Item = &'c Value>) -> BTreeMap<String, Vec<
 }
 
 /// A type that every architecture has kernels for.
-const SAMPLE: DType = DType::F16;
+const SAMPLE: Element = Element::of(DType::F16);
 
 fn listed(problem: &'static Problem) -> Result<Listed> {
     let size = problem.samples();

@@ -2,10 +2,14 @@
 
 use kiln_fuse::{Options, Region, fuse};
 use kiln_graph::{Builder, DType, Dim, EinsumSpec, ValueId};
-use kiln_kernels::families::{self, Offer, Subject};
+use kiln_kernels::families::{self, Built, Offer, Subject};
 use kiln_target::{Gpu, Target};
+use kiln_tile::ir::Op;
 use miette::{IntoDiagnostic, Result, miette};
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Sizes of a problem. Those left out are samples.
@@ -72,6 +76,48 @@ impl Sizes {
             ("causal", causal.then_some(1)),
         ];
         all.into_iter().filter_map(|(name, size)| Some((name, size?)))
+    }
+}
+
+/// What elements of operands are: of a type, or f32 that products may round to TF32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Element {
+    pub dtype: DType,
+    pub tf32: bool,
+}
+
+impl Element {
+    const TF32: Element = Element { dtype: DType::F32, tf32: true };
+
+    pub const fn of(dtype: DType) -> Element {
+        Element { dtype, tf32: false }
+    }
+
+    fn all() -> impl Iterator<Item = Element> {
+        DType::ALL.into_iter().map(Element::of).chain([Element::TF32])
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tf32 { "tf32" } else { self.dtype.name() })
+    }
+}
+
+impl Serialize for Element {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for Element {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Element, String> {
+        match text {
+            "tf32" => Ok(Element::TF32),
+            _ => text.parse::<DType>().map(Element::of).map_err(|e| format!("{e}, and `tf32`")),
+        }
     }
 }
 
@@ -326,21 +372,33 @@ impl Problem {
     ///
     /// # Errors
     /// As [`Problem::region`]; a family that does not take it.
-    pub fn offers(&self, dtype: DType, size: &Extents, gpu: &Gpu) -> Result<(Arc<Subject>, Vec<Offer>)> {
-        let region = self.region(dtype, size, gpu)?;
-        let subject = Arc::new(Subject::of(&region));
+    pub fn offers(&self, element: Element, size: &Extents, gpu: &Gpu) -> Result<(Arc<Subject>, Vec<Offer>)> {
+        let region = self.region(element.dtype, size, gpu)?;
+        let subject = Arc::new(Subject::of(&region).with_tf32(element.tf32));
         let mut offers = families::offers(&subject, gpu).into_diagnostic()?;
         offers.retain(|offer| offer.family == self.family);
         if offers.is_empty() {
             return Err(miette!("the family `{}` does not take {}", self.family, region.summary));
         }
+        if element.tf32 && !offers.iter().any(|offer| offer.build().is_ok_and(|built| rounds(&built))) {
+            return Err(miette!("`{}` rounds nothing to TF32 on {}", self.op, gpu.arch));
+        }
         Ok((subject, offers))
     }
 
     /// The types that kernels of these sizes are made for.
-    pub fn dtypes(&self, size: &Extents, gpu: &Gpu) -> Vec<DType> {
-        DType::ALL.into_iter().filter(|dtype| self.offers(*dtype, size, gpu).is_ok()).collect()
+    pub fn dtypes(&self, size: &Extents, gpu: &Gpu) -> Vec<Element> {
+        Element::all().filter(|element| self.offers(*element, size, gpu).is_ok()).collect()
     }
+}
+
+/// Whether operands of its products are rounded to TF32.
+fn rounds(built: &Built) -> bool {
+    let mut found = false;
+    for stmt in built.launches.iter().flat_map(|launch| &launch.program.body) {
+        stmt.walk(&mut |stmt| found |= matches!(stmt.op, Op::Dot { tf32: Some(_), .. }));
+    }
+    found
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub struct BuildOptions {
     pub targets: Vec<Target>,
     /// Which rewrites are allowed.
     pub numerics: kiln_fuse::Numerics,
+    /// Whether GPUs may round the operands of products of f32 matrices to TF32, which their tensor cores multiply.
+    pub tf32: bool,
     /// Where NVRTC and the kernel cache are.
     pub home: Home,
     /// Compile GPU kernels with source line information, as the simulator's findings want.
@@ -46,18 +48,18 @@ impl BuildOptions {
     /// Defaults: for the CPU, sums may be regrouped, nothing is known about sizes.
     pub fn new(home: Home) -> BuildOptions {
         let (targets, numerics) = (vec![Target::cpu()], Numerics::Reassoc);
-        BuildOptions { targets, numerics, home, line_info: false, sizes: Bindings::new(), kernels: vec![] }
+        BuildOptions { targets, numerics, tf32: false, home, line_info: false, sizes: Bindings::new(), kernels: vec![] }
     }
 
     /// The part of the options that an engine records.
     pub fn settings(&self) -> Settings {
         // Named one by one, so that a new option is not forgotten here.
-        let BuildOptions { targets: _, numerics, home: _, line_info, ref sizes, ref kernels } = *self;
+        let BuildOptions { targets: _, numerics, tf32, home: _, line_info, ref sizes, ref kernels } = *self;
         let kernels = match kernels.is_empty() {
             true => String::new(),
             false => blake3::hash(own::to_text(kernels).as_bytes()).to_hex().to_string(),
         };
-        Settings { numerics, line_info, sizes: sizes.clone(), kernels }
+        Settings { numerics, tf32, line_info, sizes: sizes.clone(), kernels }
     }
 }
 
@@ -117,6 +119,7 @@ pub fn build(
             progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
             let fuse_options = kiln_fuse::Options {
                 numerics: options.numerics,
+                tf32: options.tf32,
                 sizes: options.sizes.clone(),
                 patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
                 ..kiln_fuse::Options::new(target.clone())
@@ -140,7 +143,7 @@ pub fn build(
             };
             let mut choice = Choice { compiler, kernels: &kernels, gpu, build: options, refused: vec![] };
             let regions = tracing::info_span!("generate", target = name).in_scope(|| {
-                let chosen = subjects(&plan, &table, &options.sizes)
+                let chosen = subjects(&plan, &table, options)
                     .into_iter()
                     .map(|(id, subject)| Ok((id, choice.lower(&subject, watch)?)));
                 chosen.collect::<Result<Vec<(RegionId, Variants)>>>()
@@ -266,11 +269,11 @@ fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
 fn subjects(plan: &Plan, weights: &BTreeMap<String, Tensor>, sizes: &Bindings) -> Vec<(RegionId, Arc<Subject>)> {
     let (mut ranges, mut typical) = (Ranges::new(), BTreeMap::new());
     input_ranges(plan, weights, &mut ranges);
-    typical_sizes(plan, sizes, &mut typical);
+    typical_sizes(plan, &options.sizes, &mut typical);
     let known = regions(plan).into_iter().map(|(id, region)| {
         let ranges = ranges.get(&id).map(Vec::as_slice).unwrap_or_default();
-        let sizes = typical.get(&id).unwrap_or(sizes);
-        (id, Arc::new(Subject::new(region, &region.graph.symbols, ranges, sizes)))
+        let sizes = typical.get(&id).unwrap_or(&options.sizes);
+        (id, Arc::new(Subject::new(region, &region.graph.symbols, ranges, sizes).with_tf32(options.tf32)))
     });
     known.collect()
 }

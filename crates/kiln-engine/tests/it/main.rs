@@ -15,3 +15,4 @@ mod run;
 mod scratch;
 mod sim;
 mod symbols;
+mod tf32;

@@ -23,6 +23,8 @@ const CONV_LOSS: f64 = 1.25;
 /// Sizes of everything, evaluated once.
 pub(crate) struct Costs<'a> {
     target: &'a Target,
+    /// Whether products of f32 may round their operands to TF32.
+    tf32: bool,
     /// Whether sums may be regrouped.
     regroup: bool,
     sizes: Bindings,
@@ -50,7 +52,7 @@ impl<'a> Costs<'a> {
             dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape) * f64::from(t.dtype.bits()) / 8.0).sum());
         let bytes = bytes.collect();
         let regroup = options.numerics >= Numerics::Reassoc;
-        Costs { target: &options.target, regroup, sizes, numel, bytes }
+        Costs { target: &options.target, tf32: options.tf32, regroup, sizes, numel, bytes }
     }
 
     pub fn numel(&self, class: ClassIx) -> f64 {
@@ -83,7 +85,7 @@ impl<'a> Costs<'a> {
 
     /// Modelled time to move bytes, in seconds.
     pub fn transfer(&self, bytes: f64) -> f64 {
-        self.target.seconds(&Work { bytes, scalar_ops: 0.0, matrix_ops: 0.0, operands: DType::F32 })
+        self.target.seconds(&Work { bytes, scalar_ops: 0.0, matrix_ops: 0.0, operands: DType::F32, tf32: false })
     }
 
     /// Modelled cost of a cone as one kernel with these results, launch included.
@@ -153,8 +155,10 @@ impl<'a> Costs<'a> {
             if whole { self.bytes(*leaf) } else { self.bytes(*leaf).min(width * domain) }
         };
         let bytes = leaves.iter().map(read).sum::<f64>() + outputs.iter().map(|c| self.bytes(*c)).sum::<f64>();
-        let work =
-            |bytes, scalar_ops, matrix_ops| self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, operands });
+        let tf32 = self.tf32 && anchor == Anchor::Contract;
+        let work = |bytes, scalar_ops, matrix_ops| {
+            self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, operands, tf32 })
+        };
         let (memory, arithmetic) = (work(bytes, 0.0, 0.0), work(0.0, scalar_ops, matrix_ops));
         let seconds = (memory.max(arithmetic) + OVERLAP_LOSS * memory.min(arithmetic)) / busy
             + self.launch()

@@ -93,7 +93,7 @@ impl TileLaunch {
         let name = || self.malformed(format!("parameter {} has no tensor map", map.tensor));
         let Some(TileParam::Buffer { buffer, .. }) = program.params.get(map.tensor) else { return Err(name()) };
         let base = self.arguments.get(map.tensor).and_then(|argument| argument.param(false).pointer());
-        let element = Element::of(buffer.dtype).ok_or_else(name)?;
+        let element = if map.tf32 { Some(Element::Tf32) } else { Element::of(buffer.dtype) }.ok_or_else(name)?;
         let known = self.known(program);
         let dims = |exprs: &[kiln_tile::Expr]| {
             exprs.iter().rev().map(|e| super::built::dim_of(e, &known).ok_or_else(name)).collect::<Result<Vec<Dim>>>()

@@ -15,6 +15,8 @@ pub struct Subject {
     pub ranges: Vec<Option<(i64, i64)>>,
     /// A typical value for each symbol.
     pub sizes: Bindings,
+    /// Whether products of f32 may round their operands to TF32.
+    pub tf32: bool,
 }
 
 impl Subject {
@@ -22,7 +24,12 @@ impl Subject {
     pub fn new(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>], sizes: &Bindings) -> Subject {
         let dims = region.graph.values.iter().flat_map(|value| &value.ty.shape);
         let sizes = typical_sizes(dims, symbols, sizes);
-        Subject { region: region.clone(), symbols: symbols.clone(), ranges: ranges.to_vec(), sizes }
+        Subject { region: region.clone(), symbols: symbols.clone(), ranges: ranges.to_vec(), sizes, tf32: false }
+    }
+
+    /// The same, whose products of f32 may round their operands to TF32 where `allowed`.
+    pub fn with_tf32(self, allowed: bool) -> Subject {
+        Subject { tf32: allowed, ..self }
     }
 
     /// A region of which nothing more is known.

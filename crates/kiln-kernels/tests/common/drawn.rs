@@ -48,6 +48,8 @@ pub struct Drawn {
     data: Vec<Data>,
     /// Most multiplications, or elements where there are none.
     most: i64,
+    /// Whether products of f32 may round their operands to TF32.
+    pub tf32: bool,
 }
 
 /// How a family's regions are drawn.
@@ -134,7 +136,7 @@ impl Drawn {
             }
         };
         let inputs = graph.inputs.iter().zip(&self.data).enumerate().map(input).collect();
-        Case { region: self.region.clone(), inputs, roundings: self.roundings }
+        Case { region: self.region.clone(), inputs, roundings: self.roundings, tf32: self.tf32 }
     }
 }
 
@@ -172,7 +174,7 @@ impl<'r> Draft<'r> {
     fn done(self, name: &str, anchor: Anchor, roundings: f64, most: i64, b: Builder) -> Drawn {
         let region = Region { name: name.to_owned(), summary: format!("{name}, drawn"), anchor, graph: b.finish() };
         region.verify().unwrap_or_else(|e| panic!("{e}"));
-        Drawn { region, roundings, sizes: self.sizes, data: self.data, most }
+        Drawn { region, roundings, sizes: self.sizes, data: self.data, most, tf32: false }
     }
 }
 

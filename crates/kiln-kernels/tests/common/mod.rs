@@ -28,6 +28,8 @@ pub struct Case {
     pub inputs: Vec<Tensor>,
     /// Roundings to the result's dtype, or f32 operations in a row, that may separate two right answers.
     pub roundings: f64,
+    /// Whether products of f32 may round their operands to TF32.
+    pub tf32: bool,
 }
 
 /// A region that `build` makes; `shapes` are those of its inputs, named `x0 x1 ..`, at run time.
@@ -45,10 +47,15 @@ pub fn case(
     }
     let region = Region { name: name.to_owned(), summary: format!("{name} of the tests"), anchor, graph: b.finish() };
     region.verify().unwrap_or_else(|e| panic!("{e}"));
-    Case { region, inputs, roundings }
+    Case { region, inputs, roundings, tf32: false }
 }
 
 impl Case {
+    /// The same, whose products of f32 may round their operands to TF32.
+    pub fn rounding_to_tf32(self) -> Case {
+        Case { tf32: true, ..self }
+    }
+
     /// Whether fusion makes such a region for an architecture: attention is for tensor cores that have the type.
     pub fn is_for(&self, arch: Arch) -> bool {
         let mut halves = self.inputs.iter().map(Tensor::dtype).filter(|dtype| has_mma(*dtype));
@@ -135,7 +142,8 @@ impl Case {
     /// What families offer for the region on a GPU.
     pub fn offers_on(&self, gpu: &Gpu) -> Vec<Offer> {
         let subject = Subject::new(&self.region, &self.region.graph.symbols, &[], &self.bindings());
-        families::offers(&Arc::new(subject), gpu).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
+        families::offers(&Arc::new(subject.with_tf32(self.tf32)), gpu)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
     }
 
     /// Runs one kernel on what its parameters are bound to; memory is scratch and what is zero.
@@ -196,10 +204,19 @@ impl Case {
 
     /// The first element that is not the reference interpreter's.
     pub fn differs(&self, found: &[Tensor], slack: f64) -> Option<String> {
-        let expected = self.expected();
+        self.differs_from(&self.expected(), found, slack)
+    }
+
+    /// What built programs give: the reference interpreter's results; where they may round to TF32, what the programs themselves say.
+    pub fn meant(&self, built: &Built, arch: Arch) -> Vec<Tensor> {
+        if self.tf32 { self.interpret_built(built, arch, Level::Tile).0 } else { self.expected() }
+    }
+
+    /// The first element that is not the one of `expected`.
+    pub fn differs_from(&self, expected: &[Tensor], found: &[Tensor], slack: f64) -> Option<String> {
         let name = &self.region.name;
         assert_eq!(found.len(), expected.len());
-        for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        for (number, (found, expected)) in found.iter().zip(expected).enumerate() {
             assert_eq!(found.dtype(), expected.dtype(), "{name}");
             assert_eq!(found.shape(), expected.shape(), "{name}");
             let bound = unit(expected.dtype()) * self.roundings.max(1.0) * slack;
@@ -218,8 +235,8 @@ impl Case {
         None
     }
 
-    /// A result that is further from float64 than the reference interpreter's is, by more than roundings explain; as a relative error over all
-    /// elements that are finite.
+    /// A result that is further from float64 than the reference interpreter's is, by more than roundings explain, those of operands to TF32
+    /// among them; as a relative error over all elements that are finite.
     pub fn strays(&self, found: &[Tensor]) -> Option<String> {
         let exact = kiln_graph::widen::reference(&self.region.graph, &self.inputs).unwrap();
         for (number, ((found, own), exact)) in found.iter().zip(&self.expected()).zip(&exact).enumerate() {
@@ -233,7 +250,8 @@ impl Case {
             let size = norm(&|i| values[i]).max(1e-30);
             let [found, own] = [&found, &own].map(|x| norm(&|i| x[i] - values[i]) / size);
             let (stored, summed) = (unit(exact.dtype()), unit(exact.dtype().accumulator()));
-            if found > 4.0 * own + 4.0 * stored + self.roundings * summed {
+            let operands = if self.tf32 { 2.0 * TF32_UNIT } else { 0.0 };
+            if found > 4.0 * own + 4.0 * stored + self.roundings * summed + operands {
                 let name = &self.region.name;
                 return Some(format!("{name}: result {number} is {found:e} from float64, the reference {own:e}"));
             }
@@ -241,6 +259,9 @@ impl Case {
         None
     }
 }
+
+/// Half the distance between 1 and the next number of TF32, which has 10 bits of mantissa.
+pub const TF32_UNIT: f64 = 1.0 / 2048.0;
 
 /// Half the distance between 1 and the next number; 0 for exact types.
 fn unit(dtype: DType) -> f64 {

@@ -3,7 +3,7 @@
 use super::Case;
 use kiln_cuda::{CompileRequest, Compiled, Compiler, CubinCache, Home, Nvrtc, setup};
 use kiln_graph::Tensor;
-use kiln_kernels::{Implementation, Kernel, Param, Pointer, TensorMap, Window};
+use kiln_kernels::{Element, Implementation, Kernel, Param, Pointer, TensorMap, Window};
 use kiln_sim::{Arg, CounterReport, Device, LaunchConfig, Module, Options, Swizzle, TensorType};
 use kiln_target::arch::Arch;
 use std::sync::OnceLock;
@@ -151,6 +151,7 @@ pub fn counted(
 fn encoded(map: &TensorMap<u64>, address: u64) -> Vec<u8> {
     let Window::Tiled(box_dims) = &map.window else { panic!("an im2col tensor map") };
     let bits = match map.element.bytes() {
+        _ if map.element == Element::Tf32 => TensorType::Tf32,
         1 => TensorType::U8,
         2 => TensorType::U16,
         4 => TensorType::U32,

@@ -12,6 +12,7 @@ pub use copy::{CopyAtom, CopyKind, Space};
 pub use mma::{MatrixType, MmaAtom, MmaKind, Source};
 
 use crate::arch::Arch;
+use kiln_num::Round;
 
 /// Which architectures have an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +116,16 @@ impl AtomTable {
         let mut found: Vec<&MmaAtom> = self.mma.iter().filter(|row| row.takes(a, b, acc)).collect();
         found.sort_by_key(|row| std::cmp::Reverse((row.kind, row.m * row.k)));
         found
+    }
+
+    /// How threads can round f32 to TF32, the best first ("Data Movement and Conversion Instructions: cvt"). Ties to even is how TMA rounds too;
+    /// before it, ties go away from zero.
+    pub fn tf32_roundings(&self) -> &'static [Round] {
+        match self.arch.capability() {
+            90.. => &[Round::Nearest, Round::NearestAway],
+            80.. => &[Round::NearestAway],
+            _ => &[],
+        }
     }
 
     /// What moves data from one space to another, best first: asynchronous before others, wide before narrow. TMA multicast, which is of

@@ -6,6 +6,7 @@ use crate::dtype::{DType, Type};
 use crate::error::Result;
 use crate::expr::{Expr, Var};
 use crate::program::{Access, AtomicOp, Axis, Buffer, Param, ReduceOp, Scope};
+use kiln_num::Round;
 use std::convert::Infallible;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -304,8 +305,13 @@ impl Builder {
 
     /// `acc[m, n] + a[m, k] * b[k, n]`; `acc` may not be used again.
     pub fn dot(&mut self, a: &Tile, b: &Tile, acc: &Tile) -> Tile {
+        self.dot_rounded(a, b, acc, None)
+    }
+
+    /// [`Builder::dot`] of f32 that are rounded to TF32 first, where that is said.
+    pub fn dot_rounded(&mut self, a: &Tile, b: &Tile, acc: &Tile, tf32: Option<Round>) -> Tile {
         let name: Arc<str> = self.program.value(acc.id).name.clone();
-        let op = Op::Dot { a: Operand::Tile(a.id), b: Operand::Tile(b.id), acc: acc.id, atom: None };
+        let op = Op::Dot { a: Operand::Tile(a.id), b: Operand::Tile(b.id), acc: acc.id, tf32, atom: None };
         self.define(&name, acc.dtype, &acc.shape, op)
     }
 

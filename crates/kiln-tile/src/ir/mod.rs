@@ -27,6 +27,7 @@ use crate::dtype::{DType, Type};
 use crate::expr::{Expr, Var};
 use crate::program::{AtomicOp, Axis, Buffer, Param, ReduceOp};
 use kiln_layout::{RegisterLayout, SharedLayout};
+use kiln_num::Round;
 use std::sync::Arc;
 
 /// How far a program has come.
@@ -242,6 +243,8 @@ pub enum Op {
         b: Operand,
         /// `[M, N]`
         acc: ValueId,
+        /// How the operands, which are f32, are rounded to TF32 before they are multiplied; `None`: they are multiplied as they are.
+        tf32: Option<Round>,
         /// The instruction, by its name in the atom table; from T2.
         atom: Option<Arc<str>>,
     },

@@ -16,6 +16,8 @@ pub struct TensorMap {
     pub extents: Vec<u32>,
     /// Bytes of the swizzle's span; 0: none.
     pub swizzle: u32,
+    /// Whether copies round f32 to TF32.
+    pub tf32: bool,
 }
 
 /// Most copies of a thread that stand one after another: of more the compiler would keep all addresses, so that they are a loop of so many.
@@ -64,7 +66,8 @@ impl Lower<'_> {
         }
         let extents = view.axes.iter().rev().map(|axis| axis.map_or(1, |axis| boxes.extents[axis])).collect();
         let swizzle = if boxes.swizzle == SwizzleMode::None { 0 } else { boxes.swizzle.span() };
-        let map = self.tensor_map(view, extents, swizzle)?;
+        let tf32 = self.rounded.contains(&slot.buffer);
+        let map = self.tensor_map(view, (extents, swizzle, tf32))?;
         let start = self.slot(slot)?;
         for place in &boxes.boxes {
             let mut origin = vec![];
@@ -78,8 +81,8 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// The parameter for a tensor's boxes of these extents.
-    fn tensor_map(&mut self, view: &View, extents: Vec<u32>, swizzle: u32) -> Result<t::Var> {
+    /// The parameter for a tensor's boxes of these extents, swizzled and rounded so.
+    fn tensor_map(&mut self, view: &View, (extents, swizzle, tf32): (Vec<u32>, u32, bool)) -> Result<t::Var> {
         let id = view.tensor.id;
         let position = self
             .program
@@ -87,7 +90,7 @@ impl Lower<'_> {
             .iter()
             .position(|param| matches!(param, crate::program::Param::Buffer { buffer, .. } if buffer.id == id));
         let tensor = position.ok_or_else(|| self.internal(format!("`{}` is no parameter", view.tensor.name)))?;
-        let map = TensorMap { tensor, extents, swizzle };
+        let map = TensorMap { tensor, extents, swizzle, tf32 };
         if let Some((_, var)) = self.maps.iter().find(|(known, _)| *known == map) {
             return Ok(var.clone());
         }

@@ -7,17 +7,24 @@ use crate::ir::{Operand, Slot, ValueId};
 use crate::passes::machine::DotLayouts;
 use crate::threads::{self as t, Atom, Binary, Function, Instruction, Place, Scalar, Stmt, Ty};
 use kiln_layout::{Major, MatrixAccess, Mode, RegisterLayout, SharedLayout};
+use kiln_num::Round;
 use kiln_target::atoms::{CopyKind, MmaAtom, MmaKind, Source, Space};
 
 impl Lower<'_> {
     /// Writes `result = acc + a * b`; the result has the registers of `acc`.
-    pub(super) fn dot(&mut self, a: &Operand, b: &Operand, acc: ValueId, atom: Option<&str>) -> Result<()> {
+    pub(super) fn dot(
+        &mut self,
+        [a, b]: [&Operand; 2],
+        acc: ValueId,
+        tf32: Option<Round>,
+        atom: Option<&str>,
+    ) -> Result<()> {
         let Operand::Shared(right) = b else { return Err(self.internal("a right operand in registers")) };
         let atom = atom.and_then(|name| MmaAtom::ALL.iter().find(|row| row.name() == name));
         match atom {
-            Some(atom) if atom.kind == MmaKind::Wgmma => self.wgmma(atom, a, right, acc),
-            Some(atom) if atom.kind == MmaKind::Sync => self.mma(atom, a, right, acc),
-            Some(_) => self.fma(a, right, acc),
+            Some(atom) if atom.kind == MmaKind::Wgmma => self.wgmma(atom, a, right, acc, tf32),
+            Some(atom) if atom.kind == MmaKind::Sync => self.mma(atom, a, right, acc, tf32),
+            Some(_) => self.fma(a, right, acc, tf32),
             None => Err(self.internal("a product without an instruction")),
         }
     }
@@ -33,7 +40,7 @@ impl Lower<'_> {
         Ok(named)
     }
 
-    fn wgmma(&mut self, atom: &MmaAtom, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
+    fn wgmma(&mut self, atom: &MmaAtom, a: &Operand, b: &Slot, acc: ValueId, tf32: Option<Round>) -> Result<()> {
         let n = self.program.value(acc).shape[1];
         let accumulator = self.layout(acc)?;
         let parts = DotLayouts::of(atom, n, accumulator);
@@ -86,7 +93,7 @@ impl Lower<'_> {
                     for repeat in 0..repeats {
                         let first = (repeat * steps + k as u32) * words * word;
                         let mut operands: Vec<t::Expr> =
-                            (0..words).map(|i| packed(&left, first + word * i, word)).collect();
+                            (0..words).map(|i| rounded(tf32, packed(&left, first + word * i, word))).collect();
                         operands.push(step(&b_first, *deep_b));
                         self.push(product(k, repeat, Source::Registers, operands));
                     }
@@ -101,7 +108,7 @@ impl Lower<'_> {
         self.internal(format!("the instruction cannot read `{name}` as it lies in shared memory"))
     }
 
-    fn mma(&mut self, atom: &MmaAtom, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
+    fn mma(&mut self, atom: &MmaAtom, a: &Operand, b: &Slot, acc: ValueId, tf32: Option<Round>) -> Result<()> {
         let [m, n] = [0, 1].map(|axis| self.program.value(acc).shape[axis]);
         let depth = self.program.shared(b.buffer).shape[0];
         let width = atom.widths[0];
@@ -142,12 +149,13 @@ impl Lower<'_> {
                             let from = self.array(*value)?;
                             let per = atom.a.per_word();
                             for i in 0..words[0] {
-                                self.push(Stmt::Assign(to(i), packed(&from, (first + i) * per, per)));
+                                let word = packed(&from, (first + i) * per, per);
+                                self.push(Stmt::Assign(to(i), rounded(tf32, word)));
                             }
                         }
                         (_, Some(from)) => {
                             let places = (0..together * words[0]).map(to).collect();
-                            self.load_fragments(from, first, places)?;
+                            self.load_fragments(from, first, places, tf32)?;
                         }
                         _ => return Err(self.internal("a left operand that is nowhere")),
                     }
@@ -156,7 +164,7 @@ impl Lower<'_> {
             for start in (0..columns).step_by(most as usize) {
                 let here = most.min(columns - start);
                 let places = (0..here * words[1]).map(|i| b_words.place(int(i))).collect();
-                self.load_fragments(&b_from, (k * columns + start) * words[1], places)?;
+                self.load_fragments(&b_from, (k * columns + start) * words[1], places, tf32)?;
                 for row in 0..rows {
                     for column in 0..here {
                         let first = (row * columns + start + column) * each;
@@ -199,8 +207,8 @@ impl Lower<'_> {
         Ok(Fragments { name: name.to_owned(), layout, registers: registers.clone(), access, own, base, of, word })
     }
 
-    /// Loads the words from `first` on, in the order of the layout's registers.
-    fn load_fragments(&mut self, from: &Fragments, first: u32, results: Vec<Place>) -> Result<()> {
+    /// Loads the words from `first` on, in the order of the layout's registers, and rounds them.
+    fn load_fragments(&mut self, from: &Fragments, first: u32, results: Vec<Place>, tf32: Option<Round>) -> Result<()> {
         let Some(access) = &from.access else {
             for (i, place) in results.into_iter().enumerate() {
                 let number = first + i as u32;
@@ -211,19 +219,14 @@ impl Lower<'_> {
                     let bytes = Box::new(from.base.clone().plus(self.expr(&own)?));
                     elements.push(t::Expr::load(t::Expr::SharedPointer { to: from.of, bytes }, t::Expr::int(0)));
                 }
-                self.push(Stmt::Assign(place, word(from.of, elements)));
+                self.push(Stmt::Assign(place, rounded(tf32, word(from.of, elements))));
             }
             return Ok(());
         };
         let count = access.count;
         let row = self.atoms.copy(matrix_copy(access), Space::Registers).copied();
         let Some(row) = row else { return Err(self.internal("no such ldmatrix")) };
-        let mut results = results.into_iter();
-        for instruction in first / count.. {
-            let places: Vec<Place> = results.by_ref().take(count as usize).collect();
-            if places.is_empty() {
-                break;
-            }
+        for (instruction, places) in (first / count..).zip(results.chunks(count as usize)) {
             let constant = from.layout.linear(&access.row(instruction, 0));
             let own = self.swizzled(&from.name, &from.layout, &from.own, constant)?;
             let address = t::Expr::SharedAddress(Box::new(from.base.clone().plus(self.expr(&own)?)));
@@ -233,9 +236,15 @@ impl Lower<'_> {
                 atom,
                 accumulators: vec![],
                 accumulate: false,
-                results: places,
+                results: places.to_vec(),
                 operands,
             }));
+        }
+        if tf32.is_some() {
+            for place in results {
+                let word = rounded(tf32, place.value());
+                self.push(Stmt::Assign(place, word));
+            }
         }
         Ok(())
     }
@@ -280,7 +289,7 @@ impl Lower<'_> {
     }
 
     /// Multiply-adds of threads, on runs of neighbours in shared memory.
-    fn fma(&mut self, a: &Operand, b: &Slot, acc: ValueId) -> Result<()> {
+    fn fma(&mut self, a: &Operand, b: &Slot, acc: ValueId, tf32: Option<Round>) -> Result<()> {
         let Operand::Shared(a) = a else { return Err(self.internal("a left operand in registers")) };
         let layout = self.layout(acc)?.clone();
         let depth = self.program.shared(b.buffer).shape[0];
@@ -345,7 +354,11 @@ impl Lower<'_> {
                         };
                         for (lane, element) in (0..).zip(lanes) {
                             let narrow = of.is_small_float();
-                            let element = if narrow { t::Expr::call(Function::ToF32, [element]) } else { element };
+                            let element = match tf32 {
+                                _ if narrow => t::Expr::call(Function::ToF32, [element]),
+                                None => element,
+                                tf32 => t::Expr::call(Function::FromBits(of), [rounded(tf32, bits(element))]),
+                            };
                             let (place, k) = if deep { (i as u32, k + lane) } else { (i as u32 * across + lane, k) };
                             let to = array.place(t::Expr::int(place * together + k));
                             lower.push(Stmt::Assign(to, element.cast(total)));
@@ -423,6 +436,16 @@ fn parts_registers(atom: &MmaAtom, width: u32) -> u32 {
     atom.acc_layout(width).map_or(0, |layout| layout.registers())
 }
 
+/// The bits of a number.
+fn bits(element: t::Expr) -> t::Expr {
+    t::Expr::call(Function::Bits, [element])
+}
+
+/// A word that holds an f32, rounded to TF32 where that is said.
+fn rounded(tf32: Option<Round>, word: t::Expr) -> t::Expr {
+    tf32.map_or(word.clone(), |round| t::Expr::call(Function::RoundTf32(round), [word]))
+}
+
 /// `count` neighbouring registers of an array in one word.
 pub(super) fn packed(from: &t::Var, first: u32, count: u32) -> t::Expr {
     word(from.ty().element(), (0..count).map(|i| from.at(t::Expr::int(first + i))).collect())
@@ -432,7 +455,7 @@ pub(super) fn packed(from: &t::Var, first: u32, count: u32) -> t::Expr {
 fn word(of: Scalar, mut elements: Vec<t::Expr>) -> t::Expr {
     match elements.len() {
         1 if of == Scalar::F64 => elements.remove(0),
-        1 => t::Expr::call(Function::Bits, elements),
+        1 => bits(elements.remove(0)),
         _ => t::Expr::call(Function::Pack, elements),
     }
 }

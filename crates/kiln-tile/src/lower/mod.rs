@@ -23,7 +23,7 @@ use crate::compile::{Kernel, KernelParam};
 use crate::dtype::Type;
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, ExprKind, Var};
-use crate::ir::{self, Op, Program, ValueId};
+use crate::ir::{self, Op, Operand, Program, SharedId, ValueId};
 use crate::pass::facts::{Facts, Range, VarFacts};
 use crate::program::{Access, Param, product};
 use crate::threads::{self as t, Scalar, Space, Stmt, Ty};
@@ -89,6 +89,7 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         next_var: 0,
         maps: vec![],
         overwritten: overwritten(program),
+        rounded: rounded(program),
     };
     let mut params: Vec<t::Var> = program.params.iter().map(|param| lower.param(param)).collect();
     let body = lower.frame(Threads { first: 0, count: program.threads(), role: 0 }, |lower| lower.domain())?;
@@ -133,6 +134,21 @@ pub(crate) fn overwritten(program: &Program) -> HashSet<ValueId> {
     }
     zeros.retain(|value| sums.contains(value) && uses.get(value) == Some(&1));
     zeros
+}
+
+/// Shared buffers whose numbers an instruction reads that does not round them to TF32, but must be given such: the copies to them round.
+fn rounded(program: &Program) -> HashSet<SharedId> {
+    let mut found = HashSet::new();
+    for stmt in &program.body {
+        stmt.walk(&mut |stmt| {
+            let Op::Dot { a, b, tf32: Some(_), atom: Some(atom), .. } = &stmt.op else { return };
+            let slot = |operand: &Operand| if let Operand::Shared(slot) = operand { Some(slot.buffer) } else { None };
+            if atom.starts_with("wgmma") {
+                found.extend([a, b].into_iter().filter_map(slot));
+            }
+        });
+    }
+    found
 }
 
 /// Whether all bits are zero.
@@ -203,6 +219,8 @@ pub(crate) struct Lower<'a> {
     maps: Vec<(TensorMap, t::Var)>,
     /// Accumulators of zeros, which the first product overwrites.
     overwritten: HashSet<ValueId>,
+    /// Shared buffers that copies bring rounded to TF32.
+    rounded: HashSet<SharedId>,
 }
 
 impl<'a> Lower<'a> {
@@ -443,7 +461,7 @@ impl<'a> Lower<'a> {
             Op::SharedLoad { from } => self.shared_load(result(0)?, from),
             Op::SharedStore { to, value } => self.shared_store(to, *value),
             Op::Assign { var, value, below } => self.assign(var, value, *below),
-            Op::Dot { a, b, acc, atom } => self.dot(a, b, *acc, atom.as_deref()),
+            Op::Dot { a, b, acc, tf32, atom } => self.dot([a, b], *acc, *tf32, atom.as_deref()),
             Op::Copy { from, to, kind, barrier } => self.copy(from, to, *kind, barrier.as_ref()),
             Op::CopyOut { from, to } => self.copy_out(from, to),
             Op::Roles(roles) => self.roles(roles),

@@ -38,7 +38,7 @@ fn error(program: &Program, what: String) -> TileError {
 /// or threads that multiply want them (16 bytes wide, unswizzled, where they are that short and wgmma reads them); padded where none does.
 fn shared(program: &mut Program, body: &Block, machine: &Machine) -> Result<()> {
     let mut dense = dense_axes(body);
-    let (mut scalar, mut warpgroup, mut boxed) = (vec![], vec![], vec![]);
+    let (mut scalar, mut warpgroup, mut boxed, mut across) = (vec![], vec![], vec![], vec![]);
     for stmt in body {
         stmt.walk(&mut |stmt| {
             if let Op::Copy { to: slot, kind: CopyKind::Tma, .. } | Op::CopyOut { from: slot, .. } = &stmt.op {
@@ -52,6 +52,7 @@ fn shared(program: &mut Program, body: &Block, machine: &Machine) -> Result<()> 
                     match kind {
                         Some(MmaKind::Fma) => scalar.push(slot.buffer),
                         Some(MmaKind::Wgmma) => warpgroup.push(slot.buffer),
+                        _ if dense.get(&slot.buffer) != Some(&deep) => across.push(slot.buffer),
                         _ => {}
                     }
                 }
@@ -77,8 +78,10 @@ fn shared(program: &mut Program, body: &Block, machine: &Machine) -> Result<()> 
                     _ if boxed.contains(&id) => None,
                     // Neighbouring threads that multiply have every fourth row.
                     _ if scalar.contains(&id) => Some(Swizzle::new(3, 4, (4 * mode.span()).ilog2() - 4)),
-                    // Fragments of 8 bytes an element are four rows of 32 bytes at a time.
-                    8 => Some(Swizzle::new(mode.span().ilog2() - 5, 5, 2)),
+                    // Fragments of 8 bytes an element are four rows of 32 bytes at a time; of 4 bytes, where those lie across the depth.
+                    _ if bytes == 8 || bytes == 4 && across.contains(&id) => {
+                        Some(Swizzle::new(mode.span().ilog2() - 5, 5, 2))
+                    }
                     _ => None,
                 };
                 own.map_or(slabs.clone(), |own| slabs.and_then(|slabs| slabs.swizzled(own?)))

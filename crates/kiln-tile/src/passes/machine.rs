@@ -85,6 +85,9 @@ pub struct DotShape {
     pub k_major: [bool; 2],
     /// Warps that share it.
     pub warps: u32,
+    /// Where operands are rounded to TF32: which of them may be rounded before an instruction reads them, in registers, or by the accelerator
+    /// that brings them.
+    pub tf32: Option<[bool; 2]>,
 }
 
 /// Layouts of a dot's tiles.
@@ -133,6 +136,7 @@ impl Machine {
     /// The best instruction for a dot.
     pub fn dot_atom(&self, dot: &DotShape) -> Option<MmaAtom> {
         let [a, b, sum] = dot.types.map(MatrixType::of);
+        let [a, b] = if dot.tf32.is_some() { [Some(MatrixType::Tf32); 2] } else { [a, b] };
         let atoms = self.atoms.mma_atoms(a?, b?, sum?);
         atoms.into_iter().find(|atom| fits(atom, dot)).copied()
     }
@@ -182,6 +186,7 @@ fn fits(atom: &MmaAtom, dot: &DotShape) -> bool {
                 && atom.widths.contains(&n)
                 && k.is_multiple_of(atom.k)
                 && dot.k_major.iter().all(|major| lies(*major))
+                && dot.tf32.is_none_or(|rounded| rounded == [true; 2])
         }
         MmaKind::Sync => {
             let parts = (1..=dot.warps).any(|across| shares([m, n], [atom.m, atom.widths[0]], dot.warps, across));

@@ -80,7 +80,7 @@ fn delay(program: &mut Program, stmt: &Stmt) -> Option<Delayed> {
     let Op::For { var, start, end, step, carried, body, yields, stages } = &stmt.op else { return None };
     let dots: Vec<usize> = (0..body.len()).filter(|&i| matches!(body[i].op, Op::Dot { .. })).collect();
     let (&first, &last) = (dots.first()?, dots.last()?);
-    let Op::Dot { a: Operand::Tile(left), b, acc, atom } = &body[last].op else { return None };
+    let Op::Dot { a: Operand::Tile(left), b, acc, tf32, atom } = &body[last].op else { return None };
     let sum = body[last].results[0];
     let position = yields.iter().position(|value| *value == sum)?;
     let total = carried[position].0;
@@ -114,7 +114,7 @@ fn delay(program: &mut Program, stmt: &Stmt) -> Option<Delayed> {
             other => other.clone(),
         };
         let result = program.add_like(sum);
-        let op = Op::Dot { a: Operand::Tile(left), b, acc, atom: atom.clone() };
+        let op = Op::Dot { a: Operand::Tile(left), b, acc, tf32: *tf32, atom: atom.clone() };
         out.push(Stmt { results: vec![result], op });
         (out, result)
     };

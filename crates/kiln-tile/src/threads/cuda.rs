@@ -12,7 +12,7 @@ use crate::ir::{Fence, Group};
 use crate::pass::lower::names::Names;
 use crate::print::prelude::Helper;
 use crate::program::AtomicOp;
-use kiln_num::float_to_bits;
+use kiln_num::{Round, float_to_bits};
 use kiln_target::arch::Arch;
 use kiln_target::atoms::Role;
 use std::collections::{BTreeSet, HashMap};
@@ -577,6 +577,11 @@ impl Printer<'_> {
                 self.helpers.insert(if half { Helper::PackF16 } else { Helper::PackBf16 });
                 self.pieces.insert(if half { Piece::RoundPairF16 } else { Piece::RoundPairBf16 });
                 format!("round_pair_{}({list})", self.scalar(to))
+            }
+            Function::RoundTf32(round) => {
+                let away = round == Round::NearestAway;
+                self.pieces.insert(if away { Piece::RoundTf32Away } else { Piece::RoundTf32 });
+                format!("round_tf32{}({list})", if away { "_away" } else { "" })
             }
             Function::Bits => match args.first().map(Expr::ty) {
                 Some(Ty::Vector(..)) => {

@@ -10,6 +10,7 @@ mod walk;
 use crate::dtype::{DType, Type};
 use crate::expr::{CompareOp, UnaryOp};
 use crate::program::AtomicOp;
+use kiln_num::Round;
 use kiln_target::atoms::{CopyAtom, MmaAtom, Source};
 use std::sync::Arc;
 
@@ -141,6 +142,8 @@ pub enum Function {
     Round(Scalar),
     /// Two `f32` rounded to a vector of two `F16` or `Bf16`.
     RoundPair(Scalar),
+    /// The bits of an `f32`, as a `U32`, rounded to TF32 to nearest; ties to even, or away from zero.
+    RoundTf32(Round),
     /// The same bits as an unsigned number of as many; of a vector of 4 bytes a `U32`.
     Bits,
     /// The same bits as this type of as many.

@@ -7,6 +7,8 @@ pub enum Piece {
     Bits,
     RoundPairF16,
     RoundPairBf16,
+    RoundTf32,
+    RoundTf32Away,
     Pack16,
     Pack16Together,
     Pack8,
@@ -40,6 +42,8 @@ impl Piece {
             Piece::Bits => BITS.to_owned(),
             Piece::RoundPairF16 => round_pair("f16"),
             Piece::RoundPairBf16 => round_pair("bf16"),
+            Piece::RoundTf32 => round_tf32("round_tf32", "ties to even", "rn"),
+            Piece::RoundTf32Away => round_tf32("round_tf32_away", "ties away from zero", "rna"),
             Piece::Pack16 => PACK16.to_owned(),
             Piece::Pack16Together => PACK16_TOGETHER.to_owned(),
             Piece::Pack8 => PACK8.to_owned(),
@@ -134,6 +138,19 @@ fn round_pair(ty: &str) -> String {
 __device__ __forceinline__ Vec<{ty}, 2> round_pair_{ty}(float first, float second) {{
     const unsigned pair = pack_{ty}(first, second);
     return {{{{{{(unsigned short)pair}}, {{(unsigned short)(pair >> 16)}}}}}};
+}}
+"
+    )
+}
+
+fn round_tf32(name: &str, ties: &str, mode: &str) -> String {
+    format!(
+        "\
+// The bits of a float rounded to TF32, {ties}.
+__device__ __forceinline__ unsigned {name}(unsigned bits) {{
+    unsigned rounded;
+    asm(\"cvt.{mode}.tf32.f32 %0, %1;\" : \"=r\"(rounded) : \"f\"(__uint_as_float(bits)));
+    return rounded;
 }}
 "
     )

@@ -186,7 +186,7 @@ impl Config {
         ];
         let mut worst = MmaKind::Wgmma;
         for (extents, k_major) in dots {
-            let dot = DotShape { extents, types: [dtype, dtype, DType::F32], k_major, warps: self.warps };
+            let dot = DotShape { extents, types: [dtype, dtype, DType::F32], k_major, warps: self.warps, tf32: None };
             let atom = machine.dot_atom(&dot)?;
             machine.dot_layouts(&atom, [extents[0], extents[1]], self.warps, true).ok()?;
             worst = worst.min(atom.kind);

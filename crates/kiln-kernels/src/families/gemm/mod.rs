@@ -26,6 +26,7 @@ use kiln_fuse::Anchor;
 use kiln_graph::{DType, Op};
 use kiln_target::atoms::{MatrixType, MmaAtom, MmaKind};
 use kiln_target::{Estimate, Gpu};
+use kiln_tile::Round;
 use kiln_tile::passes::Machine;
 use kiln_tile::passes::machine::DotShape;
 use product::{Along, Product};
@@ -42,6 +43,8 @@ pub struct Problem {
     /// Types of the operands of dots, and of their sums.
     types: [DType; 2],
     sums: DType,
+    /// How operands that are f32 are rounded to TF32, if they are.
+    tf32: Option<Round>,
     /// The best instructions that take them.
     best: MmaKind,
     feeds: [Feed; 2],
@@ -73,6 +76,8 @@ impl KernelFamily for Gemm {
         let product = Product::of(&values, *anchor, spec, [*acc, *out])?;
         let machine = Machine::new(gpu.arch);
         let (types, best) = types(&product, sums, &machine);
+        let (tf32, best) =
+            rounding(subject, types, sums, &machine).map_or((None, best), |(round, kind)| (Some(round), kind));
         let feed = |side: usize| {
             let operand = &product.operands[side];
             let Some((_, axes)) = operand.lies.as_ref().filter(|_| operand.dtype == types[side]) else {
@@ -93,7 +98,7 @@ impl KernelFamily for Gemm {
         });
         let outputs = region.graph.outputs.iter().zip(&product.boxes).filter(|(_, axes)| axes.is_some());
         let stored_bytes = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits() / 8).sum();
-        let problem = Problem { subject: subject.clone(), product, types, sums, best, feeds, deep, stored_bytes };
+        let problem = Problem { subject: subject.clone(), product, types, sums, tf32, best, feeds, deep, stored_bytes };
         // What one Config can express all can.
         self.build(&problem, &space::smallest(&problem))?;
         Ok(Some(problem))
@@ -148,6 +153,13 @@ fn types(product: &Product, sums: DType, machine: &Machine) -> ([DType; 2], MmaK
     }
 }
 
+/// How f32 are rounded to TF32 before they are multiplied, and by which instructions then at best; `None` where they are multiplied as they are.
+fn rounding(subject: &Subject, types: [DType; 2], sums: DType, machine: &Machine) -> Option<(Round, MmaKind)> {
+    let round = machine.atoms.tf32_roundings().first().filter(|_| subject.tf32 && types == [sums; 2])?;
+    let best = machine.atoms.mma_atoms(MatrixType::Tf32, MatrixType::Tf32, MatrixType::of(sums)?).first()?.kind;
+    (best > MmaKind::Fma).then_some((*round, best))
+}
+
 impl Problem {
     /// Whether tensor cores take the types.
     fn tensor(&self) -> bool {
@@ -168,6 +180,7 @@ impl Problem {
             types: [a, b, self.sums],
             k_major: sides.map(|side| self.deep[side]),
             warps: config.warps,
+            tf32: self.tf32.map(|round| [config.specialise && round == Round::Nearest; 2]),
         })
     }
 

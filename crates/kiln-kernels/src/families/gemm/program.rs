@@ -207,7 +207,7 @@ impl<'a> Program<'a> {
         let sums = k.try_for_range("k0", (start, end, i64::from(bk)), Some(stages), &[zero], |k, k0, acc| {
             let a = self.operand_tile(k, 0, &operands[0], k0)?;
             let b = self.operand_tile(k, 1, &operands[1], k0)?;
-            Ok(vec![k.dot(&a, &b, &acc[0])])
+            Ok(vec![k.dot_rounded(&a, &b, &acc[0], self.problem.tf32)])
         })?;
         Ok(sums[0].clone())
     }

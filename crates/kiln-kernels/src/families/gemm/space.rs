@@ -188,10 +188,10 @@ impl Space<'_> {
         if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > MOST_SUMS {
             return;
         }
+        let config = Config { specialise: true, persistent: true, ..config };
         if self.atom(&config).is_none_or(|atom| atom.kind != MmaKind::Wgmma) {
             return;
         }
-        let config = Config { specialise: true, persistent: true, ..config };
         let budget = self.gpu.arch.max_shared_per_block() - 1024;
         let fits = |stages: &u32| Config { stages: *stages, ..config }.shared_bytes(problem) <= budget;
         if let Some(stages) = (2..=MOST_STAGES).rev().find(fits) {

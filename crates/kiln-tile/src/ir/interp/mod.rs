@@ -258,14 +258,15 @@ impl<'p> Machine<'p> {
                 let (elements, from) = (self.tile(fiber, *value)?, self.shape(*value));
                 self.define(fiber, stmt, |_, _, _| tile::transpose(&elements, from, perm))
             }
-            Op::Dot { a, b, acc, .. } => {
+            Op::Dot { a, b, acc, tf32, .. } => {
                 let ((a, [m, k]), (b, [_, n])) = (self.operand(fiber, a)?, self.operand(fiber, b)?) else {
                     return self.invalid("operands of a dot have two axes".into(), "dot", "give it matrices");
                 };
                 let extents = [*m, *n, *k].map(|extent| extent as usize);
                 let mut sums = self.tile(fiber, *acc)?;
                 fiber.tiles[acc.0 as usize] = Held::Taken;
-                tile::dot(Rc::make_mut(&mut sums).as_mut_slice(), self.program.value(*acc).dtype, &a, &b, extents);
+                let dtype = self.program.value(*acc).dtype;
+                tile::dot(Rc::make_mut(&mut sums).as_mut_slice(), dtype, [&a, &b], extents, *tf32);
                 stmt.results.iter().for_each(|result| fiber.define(*result, sums.clone()));
                 Ok(())
             }

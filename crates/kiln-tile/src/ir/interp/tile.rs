@@ -6,6 +6,7 @@ use crate::expr::{Expr, Var};
 use crate::interp::State;
 use crate::ir::{self, Place, View};
 use crate::program::{AtomicOp, ReduceOp};
+use kiln_num::{Round, TF32};
 use std::rc::Rc;
 
 /// The elements of a tile, row-major, each rounded to its type.
@@ -192,11 +193,18 @@ pub(super) fn transpose(value: &[Scalar], shape: &[u32], perm: &[usize]) -> Resu
     Ok(elements)
 }
 
-/// `acc[m, n] + a[m, k] * b[k, n]`. Of floats the products are exact (but those of f64) and summed in f64 in the order of `k`, then `acc` is
-/// added and the sum rounded once to its type; integers are exact and wrap.
-pub(super) fn dot(acc: &mut [Scalar], dtype: DType, a: &[Scalar], b: &[Scalar], [m, n, k]: [usize; 3]) {
+/// `acc[m, n] + a[m, k] * b[k, n]`, of operands rounded to TF32 where that is said. Of floats the products are exact (but those of f64) and
+/// summed in f64 in the order of `k`, then `acc` is added and the sum rounded once to its type; integers are exact and wrap.
+pub(super) fn dot(
+    acc: &mut [Scalar],
+    dtype: DType,
+    [a, b]: [&[Scalar]; 2],
+    [m, n, k]: [usize; 3],
+    tf32: Option<Round>,
+) {
     if dtype.is_float() {
-        let floats = |x: &[Scalar]| x.iter().map(|x| x.as_f64()).collect::<Vec<f64>>();
+        let operand = |x: f64| tf32.map_or(x, |round| TF32.decode(TF32.encode(x, round, false)));
+        let floats = |x: &[Scalar]| x.iter().map(|x| operand(x.as_f64())).collect::<Vec<f64>>();
         let (a, b) = (floats(a), floats(b));
         let mut sums = vec![0.0; n];
         for i in 0..m {

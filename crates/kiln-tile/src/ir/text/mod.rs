@@ -25,6 +25,7 @@
 //! * `b@c` is the slot of the shared buffer `b` at the cursor of the channel `c`, `b[e]` its stage `e`.
 //! * Literals: `3` is an index, `3.0` an `f32`, others have their type behind them: `3i32`, `0.5f16`, `inf_bf16`. Expressions are read as they are
 //!   written: nothing is folded.
+//! * `dot a, b, acc tf32 even` rounds f32 to TF32 before it multiplies them, ties to even; `away`: ties away from zero.
 //! * `;` starts a comment. Line ends and indentation mean nothing.
 //!
 //! What is read is well formed, not yet right: see [`verify`](super::verify()).
@@ -39,6 +40,7 @@ pub(crate) use print::statement;
 
 use super::{Arriver, Fence, Group, Level, Op, Turn};
 use crate::program::{Access, AtomicOp, ReduceOp};
+use kiln_num::Round;
 
 type Words<T, const N: usize> = [(T, &'static str); N];
 
@@ -51,6 +53,8 @@ const LEVELS: Words<Level, 5> = [
 ];
 const ACCESSES: Words<Access, 3> =
     [(Access::Read, "read"), (Access::Write, "write"), (Access::ReadWrite, "read_write")];
+/// To nearest, and where ties go.
+const ROUNDINGS: Words<Round, 2> = [(Round::Nearest, "even"), (Round::NearestAway, "away")];
 const REDUCTIONS: Words<ReduceOp, 6> = [
     (ReduceOp::Sum, "sum"),
     (ReduceOp::Prod, "prod"),

@@ -3,7 +3,7 @@
 use super::super::{BarrierId, Block, Op, Operand, Place, Role, Scalar, Slot, Stage, Stmt, Value, ValueId, View};
 use super::lex::Token;
 use super::parse::{Named, Parser, base};
-use super::{ATOMICS, FENCES, GROUPS, REDUCTIONS};
+use super::{ATOMICS, FENCES, GROUPS, REDUCTIONS, ROUNDINGS};
 use crate::dtype::Type;
 use crate::error::Result;
 use crate::expr::{Expr, Var};
@@ -118,9 +118,10 @@ impl<'s> Parser<'s> {
                 let b = self.dot_operand()?;
                 self.expect(",")?;
                 let acc = self.tile()?;
+                let tf32 = if self.eat_word("tf32") { Some(self.one_of(&ROUNDINGS)?) } else { None };
                 let atom =
                     if self.eat_word("by") { Some(self.text("an instruction, in quotes")?.into()) } else { None };
-                Op::Dot { a, b, acc, atom }
+                Op::Dot { a, b, acc, tf32, atom }
             }
             "store" => {
                 let (to, value) = self.stored()?;

@@ -3,7 +3,7 @@
 use super::super::{
     Block, CopyKind, Grid, Op, Operand, Place, Program, Role, Scalar, Schedule, Slot, Stage, Stmt, ValueId, View,
 };
-use super::{ACCESSES, ATOMICS, FENCES, GROUPS, REDUCTIONS, word};
+use super::{ACCESSES, ATOMICS, FENCES, GROUPS, REDUCTIONS, ROUNDINGS, word};
 use crate::builder::identifier;
 use crate::dtype::Type;
 use crate::expr::{Expr, Var};
@@ -392,9 +392,10 @@ impl<'a> Printer<'a> {
                 format!("{word} {} {} axis {axis}", super::word(&REDUCTIONS, op), self.tile(*value))
             }
             Op::Transpose { value, perm } => format!("{word} {} [{}]", self.tile(*value), joined(perm)),
-            Op::Dot { a, b, acc, atom } => {
+            Op::Dot { a, b, acc, tf32, atom } => {
+                let tf32 = tf32.map_or(String::new(), |round| format!(" tf32 {}", super::word(&ROUNDINGS, &round)));
                 let atom = atom.as_ref().map_or(String::new(), |atom| format!(" by {}", quoted(atom)));
-                format!("{word} {}, {}, {}{atom}", self.operand(a), self.operand(b), self.tile(*acc))
+                format!("{word} {}, {}, {}{tf32}{atom}", self.operand(a), self.operand(b), self.tile(*acc))
             }
             Op::Store { to, value } => format!("{word} {} = {}", self.place(to, *value), self.tile(*value)),
             Op::Atomic { op, to, value } => {

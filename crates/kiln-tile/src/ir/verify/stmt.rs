@@ -6,6 +6,7 @@ use crate::dtype::{DType, Type};
 use crate::error::Result;
 use crate::expr::{Expr, Var};
 use crate::program::{Access, Buffer, ReduceOp};
+use kiln_num::Round;
 use std::collections::HashSet;
 
 impl<'a> Verifier<'a> {
@@ -52,8 +53,16 @@ impl<'a> Verifier<'a> {
                 let shape = perm.iter().map(|axis| value.shape[*axis]).collect();
                 self.alike(result, &Value { shape, ..value.clone() }, "the result")
             }
-            Op::Dot { a, b, acc, atom } => {
+            Op::Dot { a, b, acc, tf32, atom } => {
                 self.dot(stmt, a, b, *acc)?;
+                if let Some(round) = tf32 {
+                    let f32s = [self.operand(a)?.dtype, self.operand(b)?.dtype] == [DType::F32; 2];
+                    self.rule(
+                        f32s && matches!(round, Round::Nearest | Round::NearestAway),
+                        || "rounded to TF32 are f32, to nearest".to_owned(),
+                        "leave `tf32` out, or cast the operands to f32",
+                    )?;
+                }
                 let level = self.program.level;
                 self.rule(
                     atom.is_some() == (level >= Level::Selected),

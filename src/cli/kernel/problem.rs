@@ -1,7 +1,7 @@
 //! What `kiln kernel` makes kernels of: small graphs of the builder's functions, each fused into one region.
 
 use kiln_fuse::{Options, Region, fuse};
-use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, ValueId};
+use kiln_graph::{Bindings, Builder, DType, Dim, EinsumSpec, Op, ValueId};
 use kiln_kernels::families::{self, Offer, Subject};
 use kiln_target::{Gpu, Target};
 use miette::{IntoDiagnostic, Result, miette};
@@ -23,6 +23,9 @@ pub struct Sizes {
     /// Matrix products, or sequences of an attention.
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     batch: Option<u32>,
+    /// Groups of rows that have a matrix each.
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    groups: Option<u32>,
     /// Rows.
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     rows: Option<u32>,
@@ -56,12 +59,13 @@ fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
 impl Sizes {
     /// By the name of the option.
     fn given(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        let Sizes { m, n, k, batch, rows, cols, heads, kv_heads, queries, keys, dim, causal } = self;
+        let Sizes { m, n, k, batch, groups, rows, cols, heads, kv_heads, queries, keys, dim, causal } = self;
         let all = [
             ("m", *m),
             ("n", *n),
             ("k", *k),
             ("batch", *batch),
+            ("groups", *groups),
             ("rows", *rows),
             ("cols", *cols),
             ("heads", *heads),
@@ -103,6 +107,8 @@ pub struct Problem {
 const ROWS: &[(&str, Sample)] = &[("rows", Sample::Is(64)), ("cols", Sample::Is(1024))];
 const PRODUCT: &[(&str, Sample)] =
     &[("m", Sample::Is(256)), ("n", Sample::Is(256)), ("k", Sample::Is(256)), ("batch", Sample::Is(1))];
+const GROUPED: &[(&str, Sample)] =
+    &[("m", Sample::Is(256)), ("n", Sample::Is(256)), ("k", Sample::Is(256)), ("groups", Sample::Is(4))];
 const ATTENTION: &[(&str, Sample)] = &[
     ("batch", Sample::Is(1)),
     ("heads", Sample::Is(2)),
@@ -114,7 +120,7 @@ const ATTENTION: &[(&str, Sample)] = &[
 ];
 
 /// All problems; of a family's the first is the one that its name alone means.
-pub const PROBLEMS: [Problem; 8] = [
+pub const PROBLEMS: [Problem; 9] = [
     Problem {
         family: "map",
         op: "geglu",
@@ -190,6 +196,19 @@ pub const PROBLEMS: [Problem; 8] = [
         build: |b, dtype, size| product(b, dtype, size, true),
     },
     Problem {
+        family: "gemm",
+        op: "grouped",
+        text: "x[m, k] w[groups, k, n] by groups of as many rows; products of 8-bit floats are bf16, of integers i32",
+        sizes: GROUPED,
+        matrix_ops: |size| ["m", "n", "k"].iter().map(|name| f64::from(size[name])).product::<f64>() * 2.0,
+        build: |b, dtype, size| {
+            let (x, w) = (input(b, "x", dtype, size, &["m", "k"])?, input(b, "w", dtype, size, &["groups", "k", "n"])?);
+            let ends = input(b, "ends", DType::I32, size, &["groups"])?;
+            let op = Op::GroupedMatmul { transposed: false, acc: dtype.accumulator(), out: stored(dtype) };
+            b.add1(op, &[x, w, ends])
+        },
+    },
+    Problem {
         family: "attention",
         op: "attention",
         text: "softmax(q[batch, heads, queries, dim] k[batch, kv-heads, keys, dim]^T / sqrt(dim)) v[batch, kv-heads, keys, dim]",
@@ -221,12 +240,16 @@ fn product(b: &mut Builder, dtype: DType, size: &Extents, transposed: bool) -> k
     let w = input(b, "w", dtype, size, &[axes, &right].concat())?;
     let labels = |last: [&str; 2]| [axes, &last].concat().iter().filter_map(|axis| axis.chars().next()).collect();
     let spec = EinsumSpec { lhs: labels(["m", "k"]), rhs: labels(right), out: labels(["m", "n"]) };
-    let result = match dtype {
+    b.contract(spec, x, w, dtype.accumulator(), stored(dtype))
+}
+
+/// The type of a product's result.
+fn stored(dtype: DType) -> DType {
+    match dtype {
         dtype if dtype.is_f8() => DType::BF16,
         dtype if dtype.is_float() => dtype,
         dtype => dtype.accumulator(),
-    };
-    b.contract(spec, x, w, dtype.accumulator(), result)
+    }
 }
 
 fn product_ops(size: &Extents) -> f64 {

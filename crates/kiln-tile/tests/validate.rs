@@ -129,8 +129,8 @@ fn control_may_depend_on_integers_in_memory() {
     accepted(&program, "as deep as data");
     // Who copies stops before who multiplies does, and the other way about.
     let edits: &[Edit] = &[
-        ("the producer stops early", 1, "min(max(depths[", "min(64, max(depths[", Finding::Deadlock),
-        ("the consumer stops early", 2, "min(max(depths[", "min(64, max(depths[", Finding::Unfinished),
+        ("the producer stops early", 1, "(depths[tile]), 0), k)", "(depths[tile]), 0), 64)", Finding::Deadlock),
+        ("the consumer stops early", 1, "(depths[tile.1]), 0), k)", "(depths[tile.1]), 0), 64)", Finding::Deadlock),
     ];
     refused(&program, edits);
 }

@@ -2,63 +2,15 @@
 
 mod common;
 
-use common::{Case, case, ints, random, sim};
-use kiln_fuse::Anchor;
-use kiln_graph::{BinaryOp, DType, Dim, Rng, Tensor};
+use common::products::{Groups, grouped};
+use common::{Case, sim};
+use kiln_graph::{DType, Rng};
 use kiln_kernels::families::{self, Offer, Subject, implementation};
 use kiln_sim::Options;
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use kiln_tile::ir::Level;
 use std::sync::Arc;
-
-/// What a product multiplies.
-#[derive(Clone, Copy)]
-struct Form {
-    dtype: DType,
-    depth: usize,
-    columns: usize,
-    transposed: bool,
-    /// Whether a factor, a bias, an activation and a residual follow.
-    behind: bool,
-}
-
-/// Rows in groups that end at `ends`; how many there are of both is known when it runs.
-fn grouped(form: Form, rows: usize, ends: &[i64], at: DType) -> Case {
-    let Form { dtype, depth, columns, transposed, behind } = form;
-    let groups = ends.len();
-    let right = if transposed { [groups, columns, depth] } else { [groups, depth, columns] };
-    let tensor = |shape: &[usize], seed| {
-        if dtype.is_int() { ints(dtype, shape, -9, 9, seed) } else { random(dtype, shape, seed) }
-    };
-    let values: Vec<i128> = ends.iter().map(|end| i128::from(*end)).collect();
-    let mut inputs =
-        vec![tensor(&[rows, depth], 1), tensor(&right, 2), Tensor::from_i128(at, &[groups], &values).unwrap()];
-    if behind {
-        inputs.extend([tensor(&[columns], 3), tensor(&[rows, columns], 4)]);
-    }
-    let sum = dtype.accumulator();
-    let out = if dtype.bits() > 8 && !dtype.is_int() { dtype } else { sum };
-    case(&format!("grouped_{dtype}_{rows}x{depth}x{columns}_{groups}"), Anchor::Contract, 64.0, inputs, |b| {
-        let [depth, columns] = [depth, columns].map(Dim::from);
-        let right = right.map(Dim::from);
-        let count = b.symbol("G", 1, 9);
-        let x = b.input("x", dtype, &["T".into(), depth])?;
-        let w = b.input("w", dtype, &[count.clone(), right[1].clone(), right[2].clone()])?;
-        let ends = b.input("ends", at, &[count])?;
-        let op = kiln_graph::Op::GroupedMatmul { transposed, acc: sum, out };
-        let y = b.add1(op, &[x, w, ends])?;
-        if !behind {
-            return Ok(vec![y]);
-        }
-        let bias = b.input("bias", dtype, std::slice::from_ref(&columns))?;
-        let residual = b.input("residual", dtype, &["T".into(), columns])?;
-        let y = b.binary_scalar(BinaryOp::Mul, y, 0.5)?;
-        let y = b.plus(y, bias)?;
-        let y = b.silu(y)?;
-        Ok(vec![b.plus(y, residual)?])
-    })
-}
 
 /// Rows, and the ends of groups: of one row, none, groups without rows, one with all, ends within tiles and at their edges, rows behind the last.
 fn splits(rng: &mut Rng) -> Vec<(usize, Vec<i64>)> {
@@ -101,7 +53,7 @@ fn groups_of_any_size_are_multiplied_by_their_own_matrices() {
             let dtype = dtypes[n % dtypes.len()];
             let [depth, columns] = [[40, 33], [64, 64], [7, 1], [33, 72]][n % 4];
             let (transposed, behind) = (n / 2 % 2 == 0, n % 3 == 0 && dtype.bits() > 8 && !dtype.is_int());
-            let form = Form { dtype, depth, columns, transposed, behind };
+            let form = Groups { dtype, depth, columns, transposed, behind };
             let at = [DType::I32, DType::I64][n % 2];
             let case = grouped(form, rows, &ends, at);
             let arch = ARCHES[(n + n / 4) % 4];
@@ -121,11 +73,12 @@ fn groups_of_any_size_are_multiplied_by_their_own_matrices() {
 }
 
 /// One kernel on all splits, poisoned; of asynchronous ones the first three in twenty schedules.
-fn simulate(form: Form, arch: Arch, chosen: impl Fn(&Offer) -> bool, sizes: (i64, i64)) {
+fn simulate(form: Groups, arch: Arch, chosen: impl Fn(&Offer) -> bool, sizes: (i64, i64)) {
     let any = grouped(form, 70, &[70, 70], DType::I32);
     let all = offers(&any, arch, sizes.0, sizes.1);
     let offer = all.iter().find(|offer| chosen(offer)).unwrap_or_else(|| panic!("{arch}: {}", all[0].text));
     let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
+    assert!(!sim::compile(&made, arch)[0].log.spills(), "{arch}, {}", offer.text);
     let entries = sim::load(&made, arch);
     let asynchronous = made.kernels[0].source.contains("cp.async");
     let mut rng = Rng::new(2);
@@ -145,22 +98,22 @@ fn simulate(form: Form, arch: Arch, chosen: impl Fn(&Offer) -> bool, sizes: (i64
 
 #[test]
 fn kernels_find_their_groups_on_every_architecture() {
-    let form = |dtype| Form { dtype, depth: 64, columns: 72, transposed: false, behind: dtype == DType::F16 };
+    let form = |dtype| Groups { dtype, depth: 64, columns: 72, transposed: false, behind: dtype == DType::F16 };
     let any = |_: &Offer| true;
     simulate(form(DType::F16), Arch::Sm75, any, (64, 4));
     simulate(form(DType::F16), Arch::Sm80, any, (256, 4));
-    simulate(Form { transposed: true, ..form(DType::I8) }, Arch::Sm80, any, (64, 4));
-    simulate(Form { depth: 33, columns: 40, ..form(DType::F32) }, Arch::Sm75, any, (64, 4));
-    simulate(Form { columns: 65, transposed: true, ..form(DType::F8E4M3) }, Arch::Sm89, any, (64, 4));
+    simulate(Groups { transposed: true, ..form(DType::I8) }, Arch::Sm80, any, (64, 4));
+    simulate(Groups { depth: 33, columns: 40, ..form(DType::F32) }, Arch::Sm75, any, (64, 4));
+    simulate(Groups { columns: 65, transposed: true, ..form(DType::F8E4M3) }, Arch::Sm89, any, (64, 4));
 }
 
 #[test]
 fn boxes_start_where_groups_do() {
     let wide = |offer: &Offer| offer.text.contains("specialised") && !offer.text.contains("swapped");
     let swapped = |offer: &Offer| offer.text.contains("specialised") && offer.text.contains("swapped");
-    let form = Form { dtype: DType::BF16, depth: 128, columns: 136, transposed: false, behind: true };
+    let form = Groups { dtype: DType::BF16, depth: 128, columns: 136, transposed: false, behind: true };
     simulate(form, Arch::Sm90a, wide, (4096, 8));
-    simulate(Form { transposed: true, behind: false, ..form }, Arch::Sm90a, swapped, (128, 8));
+    simulate(Groups { transposed: true, behind: false, ..form }, Arch::Sm90a, swapped, (128, 8));
     let case = grouped(form, 70, &[70, 70], DType::I32);
     let offer = offers(&case, Arch::Sm90a, 4096, 8).into_iter().find(wide).unwrap();
     let program = offer.build().unwrap().launches[0].scheduled(Arch::Sm90a).unwrap().to_string();
@@ -169,7 +122,7 @@ fn boxes_start_where_groups_do() {
 
 #[test]
 fn groups_that_end_where_they_cannot_are_noted_and_access_nothing_outside() {
-    let form = Form { dtype: DType::F16, depth: 16, columns: 24, transposed: true, behind: true };
+    let form = Groups { dtype: DType::F16, depth: 16, columns: 24, transposed: true, behind: true };
     let wrong: [&[i64]; 7] =
         [&[-1, 5], &[20, 3, 40], &[3, 41], &[41, 41], &[0, 40, 39], &[i64::MIN, 40], &[10, i64::MAX]];
     for (n, ends) in wrong.into_iter().enumerate() {

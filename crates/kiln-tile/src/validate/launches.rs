@@ -23,9 +23,13 @@ impl Launch {
     /// A finding, with the parameters that it was found for.
     pub fn noted(&self, program: &Program, mut error: TileError) -> TileError {
         if let TileError::Schedule { what, .. } = &mut error {
-            let is_param =
-                |var: &Var| program.params.iter().any(|p| matches!(p, Param::Scalar { var: own, .. } if own == var));
-            let shown = self.values.iter().filter(|(var, _)| is_param(var) && var.ty == Type::Index);
+            let is_shown = |var: &Var| {
+                program.params.iter().any(|param| match param {
+                    Param::Scalar { var: own, .. } => own == var && var.ty == Type::Index,
+                    Param::Buffer { buffer, .. } => buffer.id == var.id,
+                })
+            };
+            let shown = self.values.iter().filter(|(var, _)| is_shown(var));
             let shown: Vec<String> = shown.map(|(var, value)| format!("{} = {}", var.name, value.as_i128())).collect();
             if !shown.is_empty() {
                 what.push_str(&format!(", for {}", shown.join(", ")));

@@ -10,16 +10,16 @@ const HIDDEN: usize = 24;
 /// Each row goes to its best expert, a gated layer, and counts as much as the router says.
 #[kiln::model]
 fn experts<T>(
-    x: Tensor<f32, T, WIDTH>,
-    router: Tensor<f32, WIDTH, EXPERTS>,
-    gate: Tensor<f32, EXPERTS, WIDTH, HIDDEN>,
-    up: Tensor<f32, EXPERTS, WIDTH, HIDDEN>,
-    down: Tensor<f32, EXPERTS, WIDTH, HIDDEN>,
-) -> Tensor<f32, T, WIDTH> {
+    x: Tensor<f32, T, 16>,
+    router: Tensor<f32, 16, 5>,
+    gate: Tensor<f32, 5, 16, 24>,
+    up: Tensor<f32, 5, 16, 24>,
+    down: Tensor<f32, 5, 16, 24>,
+) -> Tensor<f32, T, 16> {
     let (share, expert) = x.matmul(router).softmax(-1).topk(-1, 1);
     // Ties by the lower index: rows of an expert stay in order.
     let (_, order) = expert.squeeze([-1]).topk(0, T, largest = false);
-    let ends = expert.le(iota(i64, [1, EXPERTS], 1)).cast(i32).sum(0);
+    let ends = expert.le(iota(i64, [1, 5], 1)).cast(i32).sum(0);
     let rows = x.gather(order, 0);
     let hidden = rows.grouped_matmul(gate, ends).silu() * rows.grouped_matmul(up, ends);
     let sorted = hidden.grouped_matmul(down, ends, transposed = true);

@@ -4,6 +4,7 @@
 //! as it can need, at least one, and all groups together the rows' tiles and one a group, so a CTA finds its group among the ends alone, by binary
 //! search. (Grouped kernels of CUTLASS and Triton walk over the tiles of all groups before; MegaBlocks, Gale et al. 2023, adds them up beforehand in
 //! another kernel.) What has no rows has no depth either. Rows behind the last end are a group without depth: zeros, with what is behind the product.
+//! Where ends decrease, which is noted, rows may be of several groups and are written by each.
 
 use super::product::Along;
 use super::program::Program;

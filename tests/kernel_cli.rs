@@ -50,7 +50,9 @@ fn flat(text: &[u8]) -> String {
 fn a_list_has_every_family_with_its_configs_and_architectures() {
     let list = json("list --json");
     let listed = list.as_array().unwrap();
-    for (family, op) in [("map", "geglu"), ("rows", "softmax"), ("rows", "layer_norm"), ("gemm", "matmul")] {
+    for (family, op) in
+        [("map", "geglu"), ("rows", "softmax"), ("rows", "layer_norm"), ("gemm", "matmul"), ("gemm", "grouped")]
+    {
         let found = listed.iter().find(|row| row["family"] == family && row["op"] == op);
         let row = found.unwrap_or_else(|| panic!("no {family} {op}"));
         assert!(row["configs"].as_u64().unwrap() > 1, "{row}");
@@ -187,6 +189,7 @@ fn every_problem_is_right_in_the_simulator() {
         "rows --op rms_norm --dtype f32 --rows 3 --cols 130",
         "gemm --op matmul --m 70 --n 40 --k 96",
         "gemm --op linear --dtype f16 --m 33 --n 72 --k 64 --batch 2",
+        "gemm --op grouped --dtype f16 --m 70 --n 40 --k 64 --groups 3",
     ] {
         let check = &json(&format!("{args} --target sm_80 --emit check --seeds 2"))["check"];
         assert_eq!(check["agrees"], true, "{args}: {check}");

@@ -98,6 +98,20 @@ pub enum Error {
         /// How much.
         bytes: usize,
     },
+    /// A group of rows that ends before it begins, or past the last row.
+    #[error("region `{region}`: group {group} ends at {end}, expected {start}..={rows}")]
+    Group {
+        /// The region.
+        region: String,
+        /// Which group.
+        group: usize,
+        /// Where it is said to end.
+        end: i64,
+        /// Where it begins.
+        start: usize,
+        /// Rows in all.
+        rows: usize,
+    },
     /// A gather or scatter address outside its axis.
     #[error("region `{region}`: index {index} is outside axis {axis} of extent {extent}")]
     Index {

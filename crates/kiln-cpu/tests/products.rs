@@ -317,3 +317,41 @@ fn an_index_outside_its_axis_is_an_error() {
         assert!(error.contains("embedding") && error.contains(&bad.to_string()) && error.contains("10"), "{error}");
     }
 }
+
+#[test]
+fn rows_in_groups() {
+    let mut rng = Rng::new(29);
+    for dtype in [DType::F32, DType::F64, DType::F16, DType::I32, DType::I64, DType::I8] {
+        for round in 0..6 {
+            let [rows, k, n] =
+                if round == 0 { [1, 1, 1] } else { [70, 40, 90].map(|most| rng.range(1, most) as usize) };
+            let groups = rng.range(1, 6) as usize;
+            let mut ends: Vec<i64> = (0..groups).map(|_| rng.range(0, rows as i64)).collect();
+            ends.sort_unstable();
+            if round == 1 {
+                ends = vec![0, rows as i64, rows as i64];
+            }
+            let (transposed, groups) = (round % 2 == 0, ends.len());
+            let mut b = Builder::new(format!("{dtype} {rows}x{k}x{n} {ends:?}"));
+            let right = if transposed { [groups, n, k] } else { [groups, k, n] };
+            let x = b.input("x", dtype, &dims(&[rows, k])).unwrap();
+            let w = b.input("w", dtype, &dims(&right)).unwrap();
+            let at = b.input("ends", DType::I64, &dims(&[groups])).unwrap();
+            let acc = dtype.accumulator();
+            let op = Op::GroupedMatmul { transposed, acc, out: dtype };
+            let y = b.add1(op, &[x, w, at]).unwrap();
+            // What comes behind sees the rows of no group too.
+            let one = b.scalar(dtype, 1.0).unwrap();
+            let z = b.plus(y, one).unwrap();
+            b.output("z", z);
+            let graph = b.finish();
+            let mut tensors = vec![random(dtype, &[rows, k], &mut rng, false), random(dtype, &right, &mut rng, false)];
+            tensors.push(Tensor::from_slice(&[groups], &ends).unwrap());
+            assert!(!check(&graph, &tensors, 20.0, 7.0).is_reference());
+            ends[0] = rows as i64 + 1;
+            tensors[2] = Tensor::from_slice(&[groups], &ends).unwrap();
+            let error = execute(&bind(&graph, &tensors), &graph, &tensors, 0).unwrap_err().to_string();
+            assert!(error.contains(&format!("group 0 ends at {}, expected 0..={rows}", rows + 1)), "{error}");
+        }
+    }
+}

@@ -266,3 +266,29 @@ fn a_concat_of_any_number_of_values_splits() {
         assert!(fused.plan.regions.iter().all(|r| r.graph.inputs.len() <= MAX_OPERANDS));
     }
 }
+
+/// Weights that lie the other way are read as they lie; what follows each element is in the same kernel.
+#[test]
+fn rows_in_groups_are_one_kernel_with_what_follows() {
+    let mut b = Builder::new("groups");
+    let n = b.symbol("N", 1, 64);
+    let x = b.input("x", DType::F32, &[n.clone(), 12.into()]).unwrap();
+    let w = b.input("w", DType::F32, &[3.into(), 8.into(), 12.into()]).unwrap();
+    let ends = b.input("ends", DType::I32, &[3.into()]).unwrap();
+    let residual = b.input("residual", DType::F32, &[n, 8.into()]).unwrap();
+    let turned = b.transpose(w, &[0, 2, 1]).unwrap();
+    let y = b.grouped_matmul(x, turned, ends, false).unwrap();
+    let y = b.silu(y).unwrap();
+    let y = b.plus(y, residual).unwrap();
+    b.output("y", y);
+    let graph = b.finish();
+    let ends = Tensor::from_slice(&[3], &[4i32, 4, 9]).unwrap();
+    let inputs = [f32s(&[10, 12], 1), f32s(&[3, 8, 12], 2), ends, f32s(&[10, 8], 3)];
+    for target in ["cpu", "sm_75", "sm_90a"] {
+        let fused = check(&graph, &inputs, &options(target, Numerics::Exact), 1e-5);
+        let [region] = &fused.plan.regions[..] else { panic!("{target}: {} kernels", fused.report.kernels) };
+        assert_eq!(region.anchor, Anchor::Contract, "{target}");
+        let turned = |op: &Op| matches!(op, Op::GroupedMatmul { transposed: true, .. });
+        assert!(region.graph.nodes.iter().any(|node| turned(&node.op)), "{target}: {}", region.summary);
+    }
+}

@@ -32,6 +32,7 @@ fn mistakes_are_named_with_expected_and_found() {
         acc: DType::F32,
         out: DType::F32,
     };
+    let grouped = Op::GroupedMatmul { transposed: false, acc: DType::F32, out: DType::F32 };
     let dims = |v: &[i64]| v.iter().map(|&d| Dim::from(d)).collect::<Vec<_>>();
     let slice = |s: i64, n: i64, step: i64| Op::Slice { starts: dims(&[s]), sizes: dims(&[n]), steps: vec![step] };
     let cases: Vec<(Op, &[&str], &str)> = vec![
@@ -56,6 +57,19 @@ fn mistakes_are_named_with_expected_and_found() {
         (einsum("mm,mn->n"), &["f32[2, 2]", "f32[2, 5]"], "occurs twice"),
         (einsum("mk,kn->mn"), &["f32[2, 3, 4]", "f32[3, 5]"], "do not fit f32[2, 3, 4]"),
         (einsum("mk,kn->mn"), &["i8[2, 3]", "i8[3, 5]"], "all floats or all integers"),
+        (
+            grouped.clone(),
+            &["f32[4, 3]", "f32[2, 5, 6]", "i64[2]"],
+            "axis 1 of f32[4, 3] and axis 1 of f32[2, 5, 6] must be equal: expected 3, found 5",
+        ),
+        (
+            grouped.clone(),
+            &["f32[4, 3]", "f32[2, 3, 6]", "i64[3]"],
+            "i64[3] must have an end for each group of f32[2, 3, 6]: expected 2, found 3",
+        ),
+        (grouped.clone(), &["f32[4, 3]", "f32[2, 3, 6]", "f32[2]"], "indices must be i32 or i64, found f32[2]"),
+        (grouped.clone(), &["f32[4, 3]", "f16[2, 3, 6]", "i64[2]"], "operands must have one dtype"),
+        (grouped, &["f32[1, 4, 3]", "f32[2, 3, 6]", "i64[2]"], "needs x[T, K], w[G, K, N] and ends[G]"),
         (conv.clone(), &["f32[1, 3, 8]", "f32[4, 1, 3]"], "expected 2, found 3"),
         (conv.clone(), &["f32[1, 2, 8]", "f32[3, 1, 3]"], "do not divide into 2 groups"),
         (conv, &["f32[1, 2, 2]", "f32[4, 1, 3]"], "3 exceeds 2"),

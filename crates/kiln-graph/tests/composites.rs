@@ -275,3 +275,38 @@ fn narrow_floats_are_computed_wide_and_rounded_once() {
     });
     assert_eq!(narrow, wide);
 }
+
+#[test]
+fn rows_in_groups_have_a_matrix_each() {
+    let (x, w) = (Tensor::random(DType::F64, &[7, 3], 1).unwrap(), Tensor::random(DType::F64, &[4, 3, 2], 2).unwrap());
+    let run = |ends: [i64; 4]| {
+        let ends = Tensor::from_slice(&[4], &ends).unwrap();
+        let turned = |b: &mut Builder, v: &[ValueId]| {
+            let w = b.transpose(v[1], &[0, 2, 1])?;
+            b.grouped_matmul(v[0], w, v[2], true)
+        };
+        let y = run_on(&[x.clone(), w.clone(), ends.clone()], |b, v| b.grouped_matmul(v[0], v[1], v[2], false));
+        close(&run_on(&[x.clone(), w.clone(), ends], turned).to_f64_vec(), &y.to_f64_vec());
+        assert_eq!(y.shape(), [7, 2]);
+        y.to_f64_vec()
+    };
+    // The second group has no rows, and two rows no group.
+    let (x_, w_) = (x.to_f64_vec(), w.to_f64_vec());
+    let group = [0, 0, 2, 3, 3];
+    let element = |i: usize| match group.get(i / 2) {
+        Some(g) => (0..3).map(|k| x_[i / 2 * 3 + k] * w_[(g * 3 + k) * 2 + i % 2]).sum(),
+        None => 0.0,
+    };
+    close(&run([2, 2, 3, 5]), &(0..14).map(element).collect::<Vec<f64>>());
+    for (ends, said) in
+        [([2, 1, 3, 5], "group 1 ends at 1, expected 2..=7"), ([2, 2, 3, 8], "group 3 ends at 8, expected 3..=7")]
+    {
+        let mut b = Builder::new("wrong");
+        let v = [&x, &w].map(|t| b.constant(t.clone()).unwrap());
+        let ends = b.constant(Tensor::from_slice(&[4], &ends.map(i64::from)).unwrap()).unwrap();
+        let y = b.grouped_matmul(v[0], v[1], ends, false).unwrap();
+        b.output("y", y);
+        let error = interpret(&b.finish(), &[]).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}

@@ -191,6 +191,10 @@ fn no_config_spills() {
         let extent = |l: char| if l == 'n' { 768 } else { 512 };
         problems.push(products::einsum(&format!("product_tf32_{text}"), text, DType::F32, &extent).rounding_to_tf32());
     }
+    for (dtype, rows, transposed) in [(DType::BF16, 512, false), (DType::F16, 16, true), (DType::F32, 512, false)] {
+        let form = products::Groups { dtype, depth: 512, columns: 768, transposed, behind: true };
+        problems.push(products::grouped(form, rows, &[0, rows as i64 / 2, rows as i64], DType::I32));
+    }
     let (mut tried, mut found) = (0, vec![]);
     for case in &problems {
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a].into_iter().filter(|arch| case.is_for(*arch)) {

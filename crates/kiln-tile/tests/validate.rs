@@ -97,6 +97,44 @@ fn accepts_pipelines_without_roles() {
     accepted(&asynchronous(gemm(DType::F32, [32, 32, 16], 3, plain()), Arch::Sm80), "fma");
 }
 
+/// Products of tiles of rows, each as deep as memory says.
+fn as_deep_as_data() -> Program {
+    let mut k = Builder::new("as_deep_as_data", "y = x w, each tile to a depth of its own");
+    let tiles = k.dim("tiles", 1..=1 << 10, 1);
+    let (depth, rows) = (k.dim("k", 8..=1 << 20, 8), &tiles * 64);
+    let depths = k.input("depths", DType::I32, std::slice::from_ref(&tiles));
+    let x = k.input("x", DType::BF16, &[rows.clone(), depth.clone()]);
+    let w = k.input("w", DType::BF16, &[depth.clone(), Expr::index(64)]);
+    let y = k.output("y", DType::F32, &[rows, Expr::index(64)]);
+    k.schedule(hopper(4));
+    let tile = k.grid(&[("tile", tiles)]).remove(0);
+    let own = k.bind("own", depths.at(std::slice::from_ref(&tile)).cast(Type::Index).max(0).min(&depth));
+    let row = &tile * 64;
+    let zero = k.full("acc", DType::F32, &[64, 64], Expr::float(DType::F32, 0.0));
+    let sums = k.for_range("k0", (Expr::index(0), own, 64), Some(3), &[zero], |k, at, acc| {
+        let view = k.view(&x, &[row.clone(), at.clone()], &[64, 64]);
+        let a = k.load("a", view);
+        let view = k.view(&w, &[at.clone(), Expr::index(0)], &[64, 64]);
+        let b = k.load("b", view);
+        vec![k.dot(&a, &b, &acc[0])]
+    });
+    let view = k.view(&y, &[row, Expr::index(0)], &[64, 64]);
+    k.store(Place::View(view), &sums[0]);
+    k.finish().unwrap()
+}
+
+#[test]
+fn control_may_depend_on_integers_in_memory() {
+    let program = asynchronous(as_deep_as_data(), Arch::Sm90a);
+    accepted(&program, "as deep as data");
+    // Who copies stops before who multiplies does, and the other way about.
+    let edits: &[Edit] = &[
+        ("the producer stops early", 1, "(depths[tile]), 0), k)", "(depths[tile]), 0), 64)", Finding::Deadlock),
+        ("the consumer stops early", 1, "(depths[tile.1]), 0), k)", "(depths[tile.1]), 0), 64)", Finding::Unfinished),
+    ];
+    refused(&program, edits);
+}
+
 /// Three CTAs add to a tile's sums one after another.
 fn in_turn() -> Program {
     let mut k = Builder::new("in_turn", "sums of three parts");

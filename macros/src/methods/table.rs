@@ -181,6 +181,10 @@ pub(super) static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {
                 "Matrix product; leading axes broadcast; lists are vectors."),
             method!(linear(weight: tensor, bias: given = None) => method::linear, "`[.., K]`, `[N, K]`, `[N]` -> `[.., N]`",
                 "`x w^T + bias`, with the weight as PyTorch stores it."),
+            method!(grouped_matmul(weights: tensor, ends: tensor, transposed: flag = false) => Builder::grouped_matmul,
+                "`[T, K]`, `[G, K, N]`, i32 or i64 `[G]` -> `[T, N]`",
+                "Rows in groups, each by a matrix of its own, as rows sorted by expert: group `g` ends before row `ends[g]`, where the next begins. Rows \
+                 from the last end on are zero; ends that decrease or pass `T` are an error. `transposed`: weights are `[G, N, K]`."),
             method!(attention(keys: tensor, values: tensor, mask: given = None, scale: scale = None, causal: flag = false,
                 offset: extent = 0, window: some_extent = None, cap: bound = None, sinks: given = None) => method::attention,
                 "`[.., H, S, D]`, `[.., K, T, D]`, `[.., K, T, E]` -> `[.., H, S, E]`",

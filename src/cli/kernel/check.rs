@@ -6,7 +6,7 @@ use crate::cli::counters::{self, KernelCounters};
 use bytes::Bytes;
 use kiln_engine::{Device, KernelImage, Module, SimDevice, open_device};
 use kiln_fuse::Region;
-use kiln_graph::{DType, Dim, Tensor, interpret};
+use kiln_graph::{DType, Dim, Op, Tensor, interpret};
 use kiln_kernels::families::Subject;
 use kiln_sim::Options;
 use kiln_target::{Gpu, Work};
@@ -190,6 +190,16 @@ fn inputs(region: &Region, seed: u64) -> Result<Vec<Tensor>> {
     let random = |(i, v): (usize, &kiln_graph::ValueId)| {
         let ty = graph.ty(*v);
         let shape = ty.const_shape().ok_or_else(|| miette!("the shape of input {i} is not known: {ty}"))?;
+        let rows = graph.nodes.iter().find_map(|node| match (&node.op, &node.inputs[..]) {
+            (Op::GroupedMatmul { .. }, [x, _, ends]) if ends == v => graph.ty(*x).shape[0].as_const(),
+            _ => None,
+        });
+        if let Some(rows) = rows {
+            // Groups are as alike as may be.
+            let groups = shape.iter().product::<usize>() as i128;
+            let ends: Vec<i128> = (1..=groups).map(|group| i128::from(rows) * group / groups).collect();
+            return Tensor::from_i128(ty.dtype, &shape, &ends).into_diagnostic();
+        }
         Tensor::random(ty.dtype, &shape, (seed << 8) + i as u64).into_diagnostic()
     };
     graph.inputs.iter().enumerate().map(random).collect()

@@ -1,10 +1,10 @@
 //! What `kiln kernel` makes kernels of: small graphs of the builder's functions, each fused into one region.
 
 use kiln_fuse::{Options, Region, fuse};
-use kiln_graph::{Builder, DType, Dim, EinsumSpec, ValueId};
+use kiln_graph::{Builder, DType, Dim, EinsumSpec, Op, ValueId};
 use kiln_kernels::families::{self, Built, Offer, Subject};
 use kiln_target::{Gpu, Target};
-use kiln_tile::ir::Op;
+use kiln_tile::ir;
 use miette::{IntoDiagnostic, Result, miette};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -27,6 +27,9 @@ pub struct Sizes {
     /// Matrix products, or sequences of an attention.
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     batch: Option<u32>,
+    /// Groups of rows that have a matrix each.
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    groups: Option<u32>,
     /// Rows.
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     rows: Option<u32>,
@@ -60,12 +63,13 @@ fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
 impl Sizes {
     /// By the name of the option.
     fn given(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        let Sizes { m, n, k, batch, rows, cols, heads, kv_heads, queries, keys, dim, causal } = self;
+        let Sizes { m, n, k, batch, groups, rows, cols, heads, kv_heads, queries, keys, dim, causal } = self;
         let all = [
             ("m", *m),
             ("n", *n),
             ("k", *k),
             ("batch", *batch),
+            ("groups", *groups),
             ("rows", *rows),
             ("cols", *cols),
             ("heads", *heads),
@@ -149,6 +153,8 @@ pub struct Problem {
 const ROWS: &[(&str, Sample)] = &[("rows", Sample::Is(64)), ("cols", Sample::Is(1024))];
 const PRODUCT: &[(&str, Sample)] =
     &[("m", Sample::Is(256)), ("n", Sample::Is(256)), ("k", Sample::Is(256)), ("batch", Sample::Is(1))];
+const GROUPED: &[(&str, Sample)] =
+    &[("m", Sample::Is(256)), ("n", Sample::Is(256)), ("k", Sample::Is(256)), ("groups", Sample::Is(4))];
 const ATTENTION: &[(&str, Sample)] = &[
     ("batch", Sample::Is(1)),
     ("heads", Sample::Is(2)),
@@ -160,7 +166,7 @@ const ATTENTION: &[(&str, Sample)] = &[
 ];
 
 /// All problems; of a family's the first is the one that its name alone means.
-pub const PROBLEMS: [Problem; 8] = [
+pub const PROBLEMS: [Problem; 9] = [
     Problem {
         family: "map",
         op: "geglu",
@@ -236,6 +242,19 @@ pub const PROBLEMS: [Problem; 8] = [
         build: |b, dtype, size| product(b, dtype, size, true),
     },
     Problem {
+        family: "gemm",
+        op: "grouped",
+        text: "x[m, k] w[groups, k, n] by groups of as many rows; products of 8-bit floats are bf16, of integers i32",
+        sizes: GROUPED,
+        matrix_ops: |size| ["m", "n", "k"].iter().map(|name| f64::from(size[name])).product::<f64>() * 2.0,
+        build: |b, dtype, size| {
+            let (x, w) = (input(b, "x", dtype, size, &["m", "k"])?, input(b, "w", dtype, size, &["groups", "k", "n"])?);
+            let ends = input(b, "ends", DType::I32, size, &["groups"])?;
+            let op = Op::GroupedMatmul { transposed: false, acc: dtype.accumulator(), out: stored(dtype) };
+            b.add1(op, &[x, w, ends])
+        },
+    },
+    Problem {
         family: "attention",
         op: "attention",
         text: "softmax(q[batch, heads, queries, dim] k[batch, kv-heads, keys, dim]^T / sqrt(dim)) v[batch, kv-heads, keys, dim]",
@@ -267,12 +286,16 @@ fn product(b: &mut Builder, dtype: DType, size: &Extents, transposed: bool) -> k
     let w = input(b, "w", dtype, size, &[axes, &right].concat())?;
     let labels = |last: [&str; 2]| [axes, &last].concat().iter().filter_map(|axis| axis.chars().next()).collect();
     let spec = EinsumSpec { lhs: labels(["m", "k"]), rhs: labels(right), out: labels(["m", "n"]) };
-    let result = match dtype {
+    b.contract(spec, x, w, dtype.accumulator(), stored(dtype))
+}
+
+/// The type of a product's result.
+fn stored(dtype: DType) -> DType {
+    match dtype {
         dtype if dtype.is_f8() => DType::BF16,
         dtype if dtype.is_float() => dtype,
         dtype => dtype.accumulator(),
-    };
-    b.contract(spec, x, w, dtype.accumulator(), result)
+    }
 }
 
 fn product_ops(size: &Extents) -> f64 {
@@ -396,7 +419,7 @@ impl Problem {
 fn rounds(built: &Built) -> bool {
     let mut found = false;
     for stmt in built.launches.iter().flat_map(|launch| &launch.program.body) {
-        stmt.walk(&mut |stmt| found |= matches!(stmt.op, Op::Dot { tf32: Some(_), .. }));
+        stmt.walk(&mut |stmt| found |= matches!(stmt.op, ir::Op::Dot { tf32: Some(_), .. }));
     }
     found
 }

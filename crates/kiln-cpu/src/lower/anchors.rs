@@ -64,6 +64,7 @@ impl Lowering<'_> {
         let node = graph.producer(v);
         match &node.op {
             Op::Contract { spec, acc, out } => self.contract(v, spec, *acc, *out),
+            Op::GroupedMatmul { transposed, acc, out } => self.grouped(v, *transposed, *acc, *out),
             Op::Conv { spec, acc, out } => self.conv(v, spec, *acc, *out),
             _ => stage::lower(self, v),
         }

@@ -5,7 +5,7 @@ use super::pull::{Domain, Pull, Stop};
 use super::{Lowering, Nest};
 use crate::error::Result;
 use crate::program::{Access, Class, Kind, Level, Program};
-use crate::stage::{Arithmetic, Form, MatMul, Stage, Strided};
+use crate::stage::{Arithmetic, Form, Grouped, MatMul, Stage, Strided};
 use kiln_graph::{DType, EinsumSpec, ValueId};
 use std::sync::OnceLock;
 
@@ -105,14 +105,7 @@ impl<'g> Lowering<'g> {
             return Err(self.unsupported(node, "takes two operands".into()));
         };
         let class = Class::of(acc);
-        let narrow = |d: DType| d.bits() <= 8 && d.is_int();
-        let (arithmetic, operand) = match class {
-            Class::F32 => (Arithmetic::F32, DType::F32),
-            Class::F64 => (Arithmetic::F64, DType::F64),
-            Class::I32 if narrow(self.dtype(lhs)) && narrow(self.dtype(rhs)) => (Arithmetic::I16, DType::I16),
-            Class::I32 => (Arithmetic::I32, DType::I32),
-            Class::I64 => (Arithmetic::I64, DType::I64),
-        };
+        let (arithmetic, operand) = Arithmetic::of(class, [self.dtype(lhs), self.dtype(rhs)]);
         let at = |labels: &[char], l: char| labels.iter().position(|&x| x == l);
         let in_l = |l: &char| spec.lhs.contains(l);
         let in_r = |l: &char| spec.rhs.contains(l);
@@ -217,6 +210,47 @@ impl<'g> Lowering<'g> {
         self.stages.push(Stage::MatMul(Box::new(product)));
         if !direct {
             self.convert_from((to, acc_dtype, out_strides), v, acc, out);
+        }
+        Ok(())
+    }
+
+    pub(super) fn grouped(&mut self, v: ValueId, transposed: bool, acc: DType, out: DType) -> Result<()> {
+        let node = self.graph.producer(v);
+        let [x, w, ends] = node.inputs[..] else {
+            return Err(self.unsupported(node, "takes three operands".into()));
+        };
+        let class = Class::of(acc);
+        let (arithmetic, operand) = Arithmetic::of(class, [self.dtype(x), self.dtype(w)]);
+        let [deep, wide] = if transposed { [2, 1] } else { [1, 2] };
+        let (a, b) = if matches!(arithmetic, Arithmetic::F32 | Arithmetic::F64) {
+            (self.operand_as(x, &[0, 1], operand)?, self.operand_as(w, &[0, deep, wide], operand)?)
+        } else {
+            (self.pack(x, &[0, 1], operand)?, self.pack(w, &[0, wide, deep], operand)?)
+        };
+        let ends = self.dense_as(ends, DType::I64)?;
+        let &[m, k] = self.shape(x) else { return Err(self.unsupported(node, "takes rows of one axis".into())) };
+        let n = self.shape(w)[wide];
+        // The product lands in the result when it has the accumulator's type.
+        let held = class.dtype();
+        let direct = acc == out && (acc == held || acc == DType::U64);
+        let to = if direct { self.assign(v) } else { self.temp(held, m * n) };
+        let product = MatMul {
+            arithmetic,
+            m,
+            n,
+            k,
+            a: Strided { slot: a.slot, offset: a.offset, row: a.strides[0], col: a.strides[1] },
+            b: Strided { slot: b.slot, offset: b.offset, row: b.strides[deep], col: b.strides[wide] },
+            form: Form::Strided,
+            out: Strided { slot: to, offset: 0, row: n as isize, col: 1 },
+            batch: vec![],
+            tail: None,
+            threads: self.threads,
+            tasks: OnceLock::new(),
+        };
+        self.stages.push(Stage::Grouped(Box::new(Grouped { product, stride: b.strides[0], ends })));
+        if !direct {
+            self.convert(to, held, v, acc, out);
         }
         Ok(())
     }

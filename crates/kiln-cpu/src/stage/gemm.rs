@@ -6,8 +6,9 @@ use super::parallel::{share, threads_for_products};
 use crate::gemm::{Blocking, Columns, Matrix, Panels, Target, dot_i16, dot_i32, dot_i64, gemm_f32, gemm_f64};
 use crate::lower::Tail;
 use crate::memory::Slot;
-use crate::program::{Machine, Tile};
+use crate::program::{Class, Machine, Tile};
 use bytemuck::Pod;
+use kiln_graph::DType;
 use smallvec::smallvec;
 use std::sync::OnceLock;
 
@@ -31,6 +32,28 @@ pub(crate) enum Arithmetic {
     I32,
     /// Wrapping i64. B is given transposed.
     I64,
+}
+
+impl Arithmetic {
+    /// How a product whose sums are of a class multiplies operands of these types, and the type that they are held in.
+    pub(crate) fn of(class: Class, operands: [DType; 2]) -> (Arithmetic, DType) {
+        let narrow = |d: DType| d.bits() <= 8 && d.is_int();
+        match class {
+            Class::F32 => (Arithmetic::F32, DType::F32),
+            Class::F64 => (Arithmetic::F64, DType::F64),
+            Class::I32 if operands.into_iter().all(narrow) => (Arithmetic::I16, DType::I16),
+            Class::I32 => (Arithmetic::I32, DType::I32),
+            Class::I64 => (Arithmetic::I64, DType::I64),
+        }
+    }
+
+    /// Bytes of a sum.
+    pub(super) fn sum_bytes(self) -> usize {
+        match self {
+            Arithmetic::F32 | Arithmetic::I16 | Arithmetic::I32 => 4,
+            Arithmetic::F64 | Arithmetic::I64 => 8,
+        }
+    }
 }
 
 /// How B lies in its slot.
@@ -130,7 +153,7 @@ impl MatMul {
         }
     }
 
-    fn tasks(&self) -> &Tasks {
+    pub(super) fn tasks(&self) -> &Tasks {
         self.tasks.get_or_init(|| {
             let ints = (self.m.min(INT_BLOCK), self.n.min(INT_BLOCK));
             let cut = self.task();

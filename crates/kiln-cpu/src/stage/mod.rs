@@ -3,6 +3,7 @@
 mod conv;
 mod depthwise;
 mod gemm;
+mod grouped;
 mod image;
 mod index;
 mod nest;
@@ -14,6 +15,7 @@ mod window;
 pub(crate) use conv::IntConv;
 pub(crate) use depthwise::Depthwise;
 pub(crate) use gemm::{Arithmetic, Form, MatMul, Strided};
+pub(crate) use grouped::Grouped;
 pub(crate) use image::{Image, LayOut};
 pub(crate) use parallel::Pool;
 pub(crate) use window::{Spatial, Window};
@@ -42,6 +44,7 @@ pub(crate) enum Stage {
     Copy { from: usize, to: usize },
     Nest(Box<Nest>),
     MatMul(Box<MatMul>),
+    Grouped(Box<Grouped>),
     LayOut(LayOut),
     Depthwise(Box<Depthwise>),
     IntConv(IntConv),
@@ -66,6 +69,9 @@ impl Stage {
                 [s.a.slot, s.b.slot, s.out.slot].into_iter().for_each(&mut *f);
                 s.tail.iter().flat_map(|t| &t.program.accesses).for_each(|a| f(a.slot));
             }
+            Stage::Grouped(s) => {
+                [s.product.a.slot, s.product.b.slot, s.product.out.slot, s.ends].into_iter().for_each(f);
+            }
             Stage::LayOut(s) => [s.x, s.out].into_iter().for_each(f),
             Stage::Depthwise(s) => [s.x, s.w, s.out].into_iter().for_each(f),
             Stage::IntConv(s) => [s.x, s.w, s.out].into_iter().for_each(f),
@@ -86,6 +92,7 @@ impl Stage {
         match self {
             Stage::Nest(s) => s.scratch_bytes(),
             Stage::MatMul(s) => s.scratch_bytes(),
+            Stage::Grouped(s) => s.product.scratch_bytes(),
             Stage::Depthwise(s) => s.scratch_bytes(),
             _ => 0,
         }
@@ -97,6 +104,7 @@ impl Stage {
             Stage::Copy { .. } => "copy",
             Stage::Nest(s) => s.name(),
             Stage::MatMul(s) => s.name(),
+            Stage::Grouped(_) => "grouped gemm",
             Stage::LayOut(_) => "lay out",
             Stage::Depthwise(_) => "depthwise conv",
             Stage::IntConv(_) => "integer conv",
@@ -118,6 +126,7 @@ impl Stage {
             }
             Stage::Nest(s) => s.run(cx),
             Stage::MatMul(s) => s.run(cx),
+            Stage::Grouped(s) => s.run(cx)?,
             Stage::LayOut(s) => s.run(cx),
             Stage::Depthwise(s) => s.run(cx),
             Stage::IntConv(s) => s.run(cx),

@@ -266,7 +266,7 @@ fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
 }
 
 /// Every distinct region of a plan and its nested plans, and what is known where it is used.
-fn subjects(plan: &Plan, weights: &BTreeMap<String, Tensor>, sizes: &Bindings) -> Vec<(RegionId, Arc<Subject>)> {
+fn subjects(plan: &Plan, weights: &BTreeMap<String, Tensor>, options: &BuildOptions) -> Vec<(RegionId, Arc<Subject>)> {
     let (mut ranges, mut typical) = (Ranges::new(), BTreeMap::new());
     input_ranges(plan, weights, &mut ranges);
     typical_sizes(plan, &options.sizes, &mut typical);

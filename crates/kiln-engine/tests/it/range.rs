@@ -91,3 +91,37 @@ fn extents_whose_product_overflows_are_errors_on_every_device() {
         assert!(error.contains("2147483648, 2147483648, 3"), "{device}: {error}");
     }
 }
+
+#[test]
+fn groups_that_end_where_they_cannot_are_errors_on_every_device() {
+    let mut b = Builder::new("groups");
+    let x = b.input("x", DType::F16, &["T".into(), 16.into()]).unwrap();
+    let w = b.input("w", DType::F16, &[3.into(), 16.into(), 8.into()]).unwrap();
+    let ends = b.input("ends", DType::I32, &[3.into()]).unwrap();
+    let y = b.grouped_matmul(x, w, ends, false).unwrap();
+    b.output("y", y);
+    let (x, w) =
+        (Tensor::random(DType::F16, &[20, 16], 1).unwrap(), Tensor::random(DType::F16, &[3, 16, 8], 2).unwrap());
+    let graph = b.finish();
+    for (device, mut session) in sessions(&graph) {
+        let mut run = |ends: &[i32; 3]| {
+            let ends = Tensor::from_slice(&[3], ends).unwrap();
+            session.run(&[("x", &x), ("w", &w), ("ends", &ends)]).map(|mut found| found.remove(0).1.to_f64_vec())
+        };
+        // Ends that decrease are the kernels' tests: rows of two groups are written twice, which the simulator calls a race before it says why.
+        for wrong in [[-1, 4, 20], [0, 21, 21], [3, 4, i32::MAX]] {
+            let error = run(&wrong).unwrap_err();
+            let known = matches!(error, Error::OutOfRange { .. } | Error::Cpu(kiln_cpu::Error::Group { .. }));
+            assert!(known && error.to_string().contains("group"), "{device} {wrong:?}: {error}");
+        }
+        // It is said once, and the next run is as good as any.
+        let ends = Tensor::from_slice(&[3], &[7, 7, 19]).unwrap();
+        let expected = kiln_graph::interpret(&graph, &[x.clone(), w.clone(), ends]).unwrap().remove(0).to_f64_vec();
+        for (found, expected) in run(&[7, 7, 19]).unwrap().iter().zip(expected) {
+            assert!(
+                (found - expected).abs() <= 2e-3 * expected.abs().max(1.0),
+                "{device}: {found}, expected {expected}"
+            );
+        }
+    }
+}

@@ -116,6 +116,12 @@ impl<'a> Costs<'a> {
                     operands = ty(0).dtype;
                     (domain, full) = (self.numel(*class), node.operands.clone());
                 }
+                Op::GroupedMatmul { .. } => {
+                    let depth = ty(0).shape.last().map_or(1.0, |d| extent(d, &self.sizes));
+                    matrix_ops += 2.0 * self.numel(*class) * depth;
+                    operands = ty(0).dtype;
+                    (domain, full) = (self.numel(*class), node.operands.clone());
+                }
                 Op::Conv { spec, .. } => {
                     let taps: f64 = ty(1).shape[1..].iter().map(|d| extent(d, &self.sizes)).product();
                     matrix_ops += CONV_LOSS * 2.0 * self.numel(*class) * taps;
@@ -207,7 +213,7 @@ pub(super) fn weight(op: &Op, window: f64) -> f64 {
         Op::Binary(BinaryOp::Pow | BinaryOp::Atan2) => 24.0,
         Op::WindowReduce { .. } => window,
         op if op.kind() == OpKind::View || op.kind() == OpKind::Nullary => 0.0,
-        Op::Contract { .. } | Op::Conv { .. } => 0.0,
+        Op::Contract { .. } | Op::GroupedMatmul { .. } | Op::Conv { .. } => 0.0,
         _ => 1.0,
     }
 }

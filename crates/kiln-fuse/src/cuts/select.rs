@@ -138,7 +138,8 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
     // Bytes that a weight-only class is computed from, at least: of weights, and of functions of positions that are dear to compute again.
     // Plain functions of positions, a causal mask for one, are not worth memory: kernels compute them, and see what they are.
     // What a product reads is in memory anyway.
-    let is_product = |n: &&DagNode| matches!(n.op, Some(Op::Contract { .. } | Op::Conv { .. }));
+    let is_product =
+        |n: &&DagNode| n.op.as_ref().is_some_and(|op| matches!(op.kind(), OpKind::Contract | OpKind::Conv));
     let products = dag.classes.iter().flat_map(|class| &class.nodes).filter(is_product);
     let read: BTreeSet<ClassIx> = products.flat_map(|n| n.operands.iter().copied()).collect();
     let mut source = vec![0.0f64; dag.classes.len()];

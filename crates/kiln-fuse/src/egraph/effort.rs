@@ -29,6 +29,7 @@ impl Effort {
                 let shared = spec.lhs.iter().zip(&a.shape).filter(|(l, _)| !spec.rhs.contains(l));
                 count(&b.shape) * shared.map(|(_, d)| extent(d)).product::<f64>()
             }
+            (Op::GroupedMatmul { .. }, [x, ..]) => made * x.shape.last().map_or(1.0, extent),
             (Op::Conv { .. }, [_, w]) => made * count(&w.shape[1..]),
             (Op::WindowReduce { spec, .. }, _) => made * spec.window.iter().map(|&w| w as f64).product::<f64>(),
             (Op::Reduce { .. } | Op::ArgReduce { .. }, [x]) => count(&x.shape),

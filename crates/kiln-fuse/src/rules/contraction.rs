@@ -39,6 +39,14 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
             let (y, rhs) = unbroadcast(m, &spec.rhs, &spec.lhs, &spec.out, y)?;
             m.add(Op::Contract { spec: EinsumSpec { rhs, ..spec }, acc, out }, &[x, y])
         })?,
+        rule("grouped-transposed", Exact, "(grouped_matmul ?c ?x (permute ?p ?w) ?e)", |m, [c, x, p, w, e]| {
+            let (Op::GroupedMatmul { transposed, acc, out }, Op::Permute { perm }) = (m.attr(c)?, m.attr(p)?) else {
+                return None;
+            };
+            // Only an exchange of rows and columns is another form of the same op.
+            let turned = Op::GroupedMatmul { transposed: !transposed, acc, out };
+            if perm == [0, 2, 1] { m.add(turned, &[x, w, e]) } else { None }
+        })?,
         rule("pointwise-conv", Reassoc, "(conv ?c ?x ?w)", |m, [c, x, w]| {
             let Op::Conv { spec, acc, out } = m.attr(c)? else { return None };
             let shape = m.shape(w)?;

@@ -58,6 +58,14 @@ impl Builder {
         self.contract(EinsumSpec { lhs, rhs, out: out_labels }, a, b, acc, out)
     }
 
+    /// Rows of `x[T, K]` in groups, each by a matrix of its own of `w[G, K, N]`, or `w[G, N, K]` if `transposed`: group `g` has the rows up to `ends[g]`
+    /// from where the one before it ends, as in layers of experts whose rows are sorted by expert. Rows from the last end on are zero. Ends that
+    /// decrease or pass `T` are an error of the run. Accumulates in [`DType::accumulator`].
+    pub fn grouped_matmul(&mut self, x: ValueId, w: ValueId, ends: ValueId, transposed: bool) -> Result<ValueId> {
+        let dtype = self.dtype(x);
+        self.add1(Op::GroupedMatmul { transposed, acc: dtype.accumulator(), out: dtype }, &[x, w, ends])
+    }
+
     /// `x` with those of its `own` leading axes repeated that may be 1 where `other`'s, aligned right, are longer; axes that are 1 for certain
     /// stay, to be dropped.
     fn meet(&mut self, x: ValueId, own: usize, other: ValueId, others: usize) -> Result<ValueId> {

@@ -18,7 +18,7 @@ pub enum OpKind {
     Scatter,
     /// Removes axes.
     Reduce,
-    /// Einsum.
+    /// Einsum, or a product of groups of rows.
     Contract,
     /// Convolution.
     Conv,

@@ -108,6 +108,18 @@ ops! {
             out: DType,
         } => |cx| contract::contract_type(cx, spec, *acc, *out),
             |c| contract::contract(spec, c.arg(0), c.arg(1), *acc, *out);
+        /// Products of groups of rows, each with a right operand of its own: row `t` of `x[T, K]` times `w[g]` of `w[G, K, N]`, where group `g` has the
+        /// rows from `ends[g - 1]` (the first from 0) to `ends[g]`, excluded; rows from the last end on are zero. `ends[G]` are i32 or i64. Ends that
+        /// decrease, are negative or pass `T` are an error of the run on every device.
+        GroupedMatmul "grouped_matmul" (x, w, ends) Contract {
+            /// Whether right operands lie transposed: `w[G, N, K]`.
+            transposed: bool,
+            /// Dtype of products and sums.
+            acc: DType,
+            /// Result dtype.
+            out: DType,
+        } => |cx| contract::grouped_type(cx, *transposed, *acc, *out),
+            |c| contract::grouped(*transposed, c.arg(0), c.arg(1), c.arg(2), *acc, *out);
         /// Grouped N-d cross-correlation, NCHW order: `(x[N,C,s..], w[O,C/groups,k..]) -> [N,O,s'..]`. A transposed convolution is a
         /// [`Op::Pad`] with interior padding, then this with flipped weights.
         Conv "conv" (x, w) Conv {

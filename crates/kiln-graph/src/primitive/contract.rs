@@ -1,6 +1,7 @@
 //! Contractions and convolutions; the references are blocked matrix products.
 
 use super::elementwise::cast;
+use super::index;
 use crate::infer::Cx;
 use crate::interp::array::{Array, Data, Eval, strides};
 use crate::number::round_to;
@@ -42,6 +43,20 @@ pub(crate) fn contract_type(cx: &mut Cx, spec: &EinsumSpec, acc: DType, out: DTy
         }
     }
     Ok(TensorType { dtype: out, shape })
+}
+
+pub(crate) fn grouped_type(cx: &mut Cx, transposed: bool, acc: DType, out: DType) -> Result<TensorType> {
+    let (x, w, ends) = (cx.inputs[0], cx.inputs[1], cx.inputs[2]);
+    products(cx, x, w, acc, out)?;
+    index::indices(cx, ends)?;
+    let form = if transposed { "[G, N, K]" } else { "[G, K, N]" };
+    let ([rows, depth], [groups, _, _], [count]) = (&x.shape[..], &w.shape[..], &ends.shape[..]) else {
+        return cx.fail(format!("needs x[T, K], w{form} and ends[G], found {x}, {w} and {ends}"));
+    };
+    let [own, columns] = if transposed { [2, 1] } else { [1, 2] };
+    cx.same(depth, &w.shape[own], || format!("axis 1 of {x} and axis {own} of {w} must be equal"))?;
+    cx.same(groups, count, || format!("{ends} must have an end for each group of {w}"))?;
+    Ok(TensorType { dtype: out, shape: vec![rows.clone(), w.shape[columns].clone()] })
 }
 
 pub(crate) fn conv_type(cx: &mut Cx, spec: &ConvSpec, acc: DType, out: DType) -> Result<TensorType> {
@@ -208,6 +223,39 @@ fn batched<T: Ring>(count: usize, m: usize, n: usize, k: usize, a: &[T], b: &[T]
     let mut c = vec![T::default(); count * m * n];
     for i in 0..count {
         matmul(m, n, k, &a[i * m * k..][..m * k], &b[i * k * n..][..k * n], &mut c[i * m * n..][..m * n]);
+    }
+    c
+}
+
+pub(crate) fn grouped(transposed: bool, x: &Array, w: &Array, ends: &Array, acc: DType, out: DType) -> Eval<Array> {
+    let w = if transposed { w.permuted(&[0, 2, 1]) } else { w.clone() };
+    let (&[rows, depth], &[groups, own, columns]) = (&x.shape[..], &w.shape[..]) else {
+        return Err(format!("operands of rank {} and {}", x.shape.len(), w.shape.len()));
+    };
+    let ends = ends.ints()?;
+    if (depth, groups) != (own, ends.len()) {
+        return Err(format!("x{:?} by w{:?} in {} groups", x.shape, w.shape, ends.len()));
+    }
+    let mut bounds = vec![];
+    let mut start = 0;
+    for (g, &end) in ends.iter().enumerate() {
+        let next = usize::try_from(end).ok().filter(|end| (start..=rows).contains(end));
+        let next = next.ok_or_else(|| format!("group {g} ends at {end}, expected {start}..={rows}"))?;
+        bounds.push((start, next));
+        start = next;
+    }
+    let sums = match (x.data.as_ref(), w.data.as_ref()) {
+        (Data::Float(a), Data::Float(b)) => Data::Float(of_groups(&bounds, [rows, columns, depth], a, b)),
+        (Data::Int(a), Data::Int(b)) => Data::Int(of_groups(&bounds, [rows, columns, depth], a, b)),
+        _ => return Err(format!("operands differ in kind, {} and {}", x.dtype, w.dtype)),
+    };
+    Ok(finish(sums, vec![rows, columns], acc, out))
+}
+
+fn of_groups<T: Ring>(bounds: &[(usize, usize)], [m, n, k]: [usize; 3], a: &[T], b: &[T]) -> Vec<T> {
+    let mut c = vec![T::default(); m * n];
+    for (g, &(start, end)) in bounds.iter().enumerate() {
+        matmul(end - start, n, k, &a[start * k..end * k], &b[g * k * n..][..k * n], &mut c[start * n..end * n]);
     }
     c
 }

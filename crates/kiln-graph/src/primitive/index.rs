@@ -5,7 +5,7 @@ use crate::infer::Cx;
 use crate::interp::array::{Array, Data, Eval, odometer, store, strides, wide, with_data};
 use crate::{DType, Dim, Result, ScatterOp, TensorType};
 
-fn indices(cx: &Cx, idx: &TensorType) -> Result<()> {
+pub(super) fn indices(cx: &Cx, idx: &TensorType) -> Result<()> {
     if matches!(idx.dtype, DType::I32 | DType::I64) {
         Ok(())
     } else {

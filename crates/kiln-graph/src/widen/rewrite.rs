@@ -64,6 +64,9 @@ impl<'a> Rewrite<'a> {
         }
         let op = match &node.op {
             Op::Contract { spec, .. } if keeps => Op::Contract { spec: spec.clone(), acc: self.wide, out: self.wide },
+            Op::GroupedMatmul { transposed, .. } if keeps => {
+                Op::GroupedMatmul { transposed: *transposed, acc: self.wide, out: self.wide }
+            }
             Op::Conv { spec, .. } if keeps => Op::Conv { spec: spec.clone(), acc: self.wide, out: self.wide },
             Op::Cast { saturate, .. } if keeps => Op::Cast { to: self.wide, saturate: *saturate },
             op => op.clone(),

@@ -113,7 +113,7 @@ impl Generator {
     }
 
     fn step(&mut self) {
-        let op = self.rng.range(0, 27);
+        let op = self.rng.range(0, 28);
         self.b.push_scope(format!("layer {op}"));
         if let Ok(made) = self.recipe(op) {
             let bounded =
@@ -334,7 +334,8 @@ impl Generator {
                 one(self.b.add1(Op::DimValue { dim: d }, &[]))
             }
             26 => self.branch(),
-            _ => self.repeat(),
+            27 => self.repeat(),
+            _ => self.grouped(),
         }
     }
 
@@ -357,6 +358,18 @@ impl Generator {
             groups,
         };
         Ok(vec![self.b.conv(x, w, None, spec)?])
+    }
+
+    fn grouped(&mut self) -> Result<Vec<ValueId>> {
+        let x = self.of(|d| d == DType::F32 || d == DType::I32);
+        let (dtype, x) = (self.b.dtype(x), self.b.flatten(x, 1)?);
+        let (rows, depth) = (self.b.shape(x)[0].clone(), self.b.shape(x)[1].clone());
+        // Symbols are no extents of constants.
+        let w = self.b.constant(Tensor::random(dtype, &[3, 1, 2], self.rng.next_u64())?)?;
+        let w = self.b.broadcast_to(w, &[3.into(), depth, 2.into()])?;
+        let ends = [0, self.rng.range(0, 1), 1].map(|end| end.min(self.value(&rows) as i64));
+        let ends = self.b.constant(Tensor::from_slice(&[3], &ends)?)?;
+        Ok(vec![self.b.grouped_matmul(x, w, ends, false)?])
     }
 
     fn branch(&mut self) -> Result<Vec<ValueId>> {

@@ -402,7 +402,7 @@ impl<'a> Values<'a> {
     }
 
     /// Notes a fault where `violated` holds and what is being written is evaluated; `what` says of what.
-    fn check(&mut self, k: &mut dyn Writer, violated: Expr, what: impl FnOnce() -> String) {
+    pub fn check(&mut self, k: &mut dyn Writer, violated: Expr, what: impl FnOnce() -> String) {
         let guards = self.exists.iter().chain(&self.guards);
         let violated = guards.rfold(violated, |violated, guard| guard.and(violated));
         let key = Key::Checked(violated.clone());

@@ -50,7 +50,7 @@ impl Writer for ir::Builder {
     }
 
     fn check(&mut self, violated: Expr, fault: &Buffer, code: Expr) {
-        self.map("checked", &[], &[], |map, _, _| {
+        self.map("checked", &[1], &[], |map, _, _| {
             map.check(violated, fault, code);
             Expr::bool(true)
         });

@@ -2,7 +2,7 @@
 
 use super::{Case, case, d, ints, random, spec};
 use kiln_fuse::Anchor;
-use kiln_graph::{DType, Dim, QuantAxes};
+use kiln_graph::{BinaryOp, DType, Dim, Op, QuantAxes, Tensor};
 
 /// An einsum of inputs of one type, with extents by label.
 pub fn einsum(name: &str, text: &str, dtype: DType, extent: &dyn Fn(char) -> usize) -> Case {
@@ -102,5 +102,53 @@ pub fn signs() -> Case {
         let (x, w) = (b.input("x", DType::U8, &d(&["M", "32"]))?, b.input("w", DType::I8, &d(&["32", "12"]))?);
         let (x, w) = (b.cast(x, DType::I32)?, b.cast(w, DType::I32)?);
         Ok(vec![b.contract(spec("mk,kn->mn"), x, w, DType::I32, DType::I32)?])
+    })
+}
+
+/// What rows in groups are multiplied by.
+#[derive(Clone, Copy)]
+pub struct Groups {
+    pub dtype: DType,
+    pub depth: usize,
+    pub columns: usize,
+    pub transposed: bool,
+    /// Whether a factor, a bias, an activation and a residual follow.
+    pub behind: bool,
+}
+
+/// Rows in groups that end at `ends`; how many there are of both is known when it runs.
+pub fn grouped(form: Groups, rows: usize, ends: &[i64], at: DType) -> Case {
+    let Groups { dtype, depth, columns, transposed, behind } = form;
+    let groups = ends.len();
+    let right = if transposed { [groups, columns, depth] } else { [groups, depth, columns] };
+    let tensor = |shape: &[usize], seed| {
+        if dtype.is_int() { ints(dtype, shape, -9, 9, seed) } else { random(dtype, shape, seed) }
+    };
+    let values: Vec<i128> = ends.iter().map(|end| i128::from(*end)).collect();
+    let mut inputs =
+        vec![tensor(&[rows, depth], 1), tensor(&right, 2), Tensor::from_i128(at, &[groups], &values).unwrap()];
+    if behind {
+        inputs.extend([tensor(&[columns], 3), tensor(&[rows, columns], 4)]);
+    }
+    let sum = dtype.accumulator();
+    let out = if dtype.bits() > 8 && !dtype.is_int() { dtype } else { sum };
+    case(&format!("grouped_{dtype}_{rows}x{depth}x{columns}_{groups}"), Anchor::Contract, 64.0, inputs, |b| {
+        let [depth, columns] = [depth, columns].map(Dim::from);
+        let right = right.map(Dim::from);
+        let count = b.symbol("G", 1, 9);
+        let x = b.input("x", dtype, &["T".into(), depth])?;
+        let w = b.input("w", dtype, &[count.clone(), right[1].clone(), right[2].clone()])?;
+        let ends = b.input("ends", at, &[count])?;
+        let op = Op::GroupedMatmul { transposed, acc: sum, out };
+        let y = b.add1(op, &[x, w, ends])?;
+        if !behind {
+            return Ok(vec![y]);
+        }
+        let bias = b.input("bias", dtype, std::slice::from_ref(&columns))?;
+        let residual = b.input("residual", dtype, &["T".into(), columns])?;
+        let y = b.binary_scalar(BinaryOp::Mul, y, 0.5)?;
+        let y = b.plus(y, bias)?;
+        let y = b.silu(y)?;
+        Ok(vec![b.plus(y, residual)?])
     })
 }

@@ -7,13 +7,14 @@ use crate::error::{Result, TileError};
 use crate::expr::{BinaryOp, Expr, ExprKind, Var};
 use crate::interp::State;
 use crate::ir::{Block, Grid, Op, Program};
-use crate::program::Param;
+use crate::program::{Access, Param};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Most values of one parameter that are tried.
 const MOST_VALUES: usize = 32;
 
-/// Values of parameters and of the grid's variables.
+/// Values of parameters and of the grid's variables. Elements of a tensor of integers that control depends on all have one value, which goes by a variable
+/// of the tensor's number.
 pub(super) struct Launch {
     pub values: Vec<(Var, Scalar)>,
 }
@@ -22,9 +23,13 @@ impl Launch {
     /// A finding, with the parameters that it was found for.
     pub fn noted(&self, program: &Program, mut error: TileError) -> TileError {
         if let TileError::Schedule { what, .. } = &mut error {
-            let is_param =
-                |var: &Var| program.params.iter().any(|p| matches!(p, Param::Scalar { var: own, .. } if own == var));
-            let shown = self.values.iter().filter(|(var, _)| is_param(var) && var.ty == Type::Index);
+            let is_shown = |var: &Var| {
+                program.params.iter().any(|param| match param {
+                    Param::Scalar { var: own, .. } => own == var && var.ty == Type::Index,
+                    Param::Buffer { buffer, .. } => buffer.id == var.id,
+                })
+            };
+            let shown = self.values.iter().filter(|(var, _)| is_shown(var));
             let shown: Vec<String> = shown.map(|(var, value)| format!("{} = {}", var.name, value.as_i128())).collect();
             if !shown.is_empty() {
                 what.push_str(&format!(", for {}", shown.join(", ")));
@@ -51,12 +56,20 @@ pub(super) fn launches(program: &Program) -> Result<Vec<Launch>> {
     let mut choices: Vec<(Var, Vec<i128>, i128)> = vec![];
     let mut fixed: Vec<(Var, Scalar)> = vec![];
     for param in &program.params {
-        let Param::Scalar { var, range, multiple_of } = param else { continue };
+        let (var, range, multiple_of) = match param {
+            Param::Scalar { var, range, multiple_of } => (var.clone(), *range, *multiple_of),
+            Param::Buffer { buffer, access: Access::Read } if buffer.dtype.is_int() && reached.contains(&buffer.id) => {
+                let var = Var { id: buffer.id, name: buffer.name.as_str().into(), ty: buffer.dtype.into() };
+                (var, (0, i32::MAX.into()), 1)
+            }
+            Param::Buffer { .. } => continue,
+        };
+        let var = &var;
         if var.ty.is_float() {
             fixed.push((var.clone(), Scalar::Float(1.0)));
             continue;
         }
-        let multiple = i128::from((*multiple_of).max(1));
+        let multiple = i128::from(multiple_of.max(1));
         let least = i128::from(range.0).max(0);
         let fit = |value: i128| {
             let value = value.max(least);
@@ -189,13 +202,16 @@ impl Control {
         });
     }
 
-    /// The variables that an expression is made of in the end.
+    /// The variables, and the tensors, that an expression is made of in the end.
     fn variables(&self, e: &Expr, found: &mut HashSet<u32>) {
         e.walk(&mut |e| {
-            if let ExprKind::Var(var) = e.kind()
-                && found.insert(var.id)
-            {
-                self.definitions.get(&var.id).into_iter().flatten().for_each(|e| self.variables(e, found));
+            let id = match e.kind() {
+                ExprKind::Var(var) => var.id,
+                ExprKind::Load(buffer, _) => buffer.id,
+                _ => return,
+            };
+            if found.insert(id) {
+                self.definitions.get(&id).into_iter().flatten().for_each(|e| self.variables(e, found));
             }
         });
     }

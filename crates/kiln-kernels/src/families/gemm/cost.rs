@@ -89,7 +89,9 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         // Its first tile waits for another CTA, its last is waited for.
         Depth::Stream(_) => (3.0 * turn, 1),
     };
-    let seconds = gpu.launch_seconds + costs.latency_seconds + overlapped + combined;
+    // Where a group ends comes from memory before its operands do.
+    let found = if problem.groups.is_some() { costs.latency_seconds } else { 0.0 };
+    let seconds = gpu.launch_seconds + costs.latency_seconds + found + overlapped + combined;
     Estimate { seconds, bytes, flops: operations, launches }
 }
 

@@ -3,12 +3,14 @@
 //! A CTA has a tile of sums in registers and walks over the depth; operands come a few steps ahead, through shared memory, to tensor cores where
 //! the types have them (Kerr et al., "CUTLASS: Fast Linear Algebra in CUDA C++"; Hopper's roles and boxes as in CUTLASS 3's warp-specialised
 //! kernels and in "FlashAttention-3"). With few rows the product is made transposed, so that what is long fills the rows of instructions, or
-//! operands meet in registers; with few tiles CTAs share the depth of each, and sums are added in one order.
+//! operands meet in registers; with few tiles CTAs share the depth of each, and sums are added in one order. Rows may come in groups with a right
+//! operand each.
 //!
 //! State: the tile's sums in registers, operands of a few steps in shared memory. Floor: operands once, results once, the products.
 
 mod config;
 mod cost;
+mod groups;
 mod lanes;
 mod product;
 mod program;
@@ -22,8 +24,9 @@ use crate::value::dtype::register;
 use crate::{Condition, Guard, Result};
 use config::Feed;
 pub use config::{Config, Depth};
+use groups::Groups;
 use kiln_fuse::Anchor;
-use kiln_graph::{DType, Op};
+use kiln_graph::{DType, EinsumSpec, Op};
 use kiln_target::atoms::{MatrixType, MmaAtom, MmaKind};
 use kiln_target::{Estimate, Gpu};
 use kiln_tile::Round;
@@ -52,6 +55,8 @@ pub struct Problem {
     deep: [bool; 2],
     /// Bytes of an element of all results that are boxes.
     stored_bytes: u32,
+    /// The groups that rows come in, if each has a right operand of its own.
+    groups: Option<Groups>,
 }
 
 impl KernelFamily for Gemm {
@@ -65,15 +70,34 @@ impl KernelFamily for Gemm {
     fn accept(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Problem>> {
         let region = &subject.region;
         let (Anchor::Contract, [anchor]) = (region.anchor, &region.anchors()[..]) else { return Ok(None) };
-        let Op::Contract { spec, acc, out } = &region.graph.node(*anchor).op else { return Ok(None) };
+        let node = region.graph.node(*anchor);
+        let grouped = |transposed: bool| EinsumSpec {
+            lhs: vec!['t', 'k'],
+            rhs: if transposed { vec!['g', 'n', 'k'] } else { vec!['g', 'k', 'n'] },
+            out: vec!['t', 'n'],
+        };
+        let (spec, acc, out, groups) = match (&node.op, &node.inputs[..]) {
+            (Op::Contract { spec, acc, out }, _) => (spec.clone(), acc, out, None),
+            (Op::GroupedMatmul { transposed, acc, out }, [_, w, ends]) => {
+                let count = region.graph.ty(*w).shape.first().cloned().unwrap_or_default();
+                (grouped(*transposed), acc, out, Some(Groups { ends: *ends, count }))
+            }
+            _ => return Ok(None),
+        };
         // Sums of the unsigned type have the same bits.
         let sums = if acc.compute() == DType::U32 { DType::I32 } else { acc.compute() };
-        // Sums of other types are the loop nest's.
-        if !matches!(sums, DType::F32 | DType::F64 | DType::I32) {
-            return Ok(None);
-        }
         let values = Values::new(region, &subject.symbols)?;
-        let product = Product::of(&values, *anchor, spec, [*acc, *out])?;
+        if !matches!(sums, DType::F32 | DType::F64 | DType::I32) {
+            // Sums of other types are the loop nest's.
+            let what = || format!("groups of rows whose products are summed as {acc}");
+            let help = "cast the operands to i32 or to a float";
+            return if groups.is_some() { values.unsupported(what(), help) } else { Ok(None) };
+        }
+        let mut product = Product::of(&values, *anchor, &spec, [*acc, *out])?;
+        if groups.is_some() {
+            // A tile ends where its group does: what is stored is no box.
+            product.boxes.iter_mut().for_each(|axes| *axes = None);
+        }
         let machine = Machine::new(gpu.arch);
         let (types, best) = types(&product, sums, &machine);
         let (tf32, best) =
@@ -86,6 +110,8 @@ impl KernelFamily for Gemm {
             let bits = axes.pitch().saturating_mul(i64::from(operand.dtype.bits()));
             match bits {
                 _ if matches!(axes.dense(), Some(Along::Grid(_)) | None) => Feed::Computed,
+                // Groups begin at any row.
+                _ if groups.is_some() && axes.dense() == Some(Along::Outer(0)) => Feed::Registers,
                 bits if bits % 128 == 0 => Feed::Wide,
                 bits if bits % 32 == 0 => Feed::Narrow,
                 _ => Feed::Registers,
@@ -98,7 +124,8 @@ impl KernelFamily for Gemm {
         });
         let outputs = region.graph.outputs.iter().zip(&product.boxes).filter(|(_, axes)| axes.is_some());
         let stored_bytes = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits() / 8).sum();
-        let problem = Problem { subject: subject.clone(), product, types, sums, tf32, best, feeds, deep, stored_bytes };
+        let problem =
+            Problem { subject: subject.clone(), product, types, sums, tf32, best, feeds, deep, stored_bytes, groups };
         // What one Config can express all can.
         self.build(&problem, &space::smallest(&problem))?;
         Ok(Some(problem))
@@ -124,7 +151,9 @@ impl KernelFamily for Gemm {
             _ => config.bm.into(),
         };
         let guard = match few.as_const() {
-            None if config.swap || config.lanes > 0 => Guard(vec![Condition::AtMost(few, most)]),
+            None if (config.swap || config.lanes > 0) && problem.groups.is_none() => {
+                Guard(vec![Condition::AtMost(few, most)])
+            }
             _ => Guard::always(),
         };
         Ok(Built {
@@ -184,9 +213,11 @@ impl Problem {
         })
     }
 
-    /// Typical extents of the outer dimensions.
+    /// Typical extents of the outer dimensions; of a group's, where rows come in groups.
     fn outer_sizes(&self) -> [f64; 2] {
-        [0, 1].map(|side| self.subject.size(&self.product.extent(Along::Outer(side))).max(1.0))
+        let [rows, columns] = [0, 1].map(|side| self.subject.size(&self.product.extent(Along::Outer(side))));
+        let groups = self.groups.as_ref().map_or(1.0, |groups| self.subject.size(&groups.count).max(1.0));
+        [rows / groups, columns].map(|size| size.max(1.0))
     }
 
     fn depth_size(&self) -> f64 {

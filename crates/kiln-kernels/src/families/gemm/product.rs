@@ -126,6 +126,8 @@ impl Product {
         };
         let batch = group(&spec.out, true, true, true);
         let outer = [group(&spec.out, true, false, true), group(&spec.out, false, true, true)];
+        // Of right operands that rows choose from a CTA has one.
+        let chosen = group(&spec.rhs, false, true, false);
         let labels = [&spec.lhs, &spec.rhs];
         let operand = |side: usize| {
             let value = narrowest(values, node.inputs[side], acc.compute());
@@ -138,7 +140,7 @@ impl Product {
             labels: spec.out.clone(),
             acc,
             out,
-            grid: batch.labels.iter().copied().zip(batch.extents).collect(),
+            grid: [batch, chosen].into_iter().flat_map(|own| own.labels.into_iter().zip(own.extents)).collect(),
             operands: [operand(0), operand(1)],
             depth: group(&spec.lhs, true, true, false),
             boxes: vec![],

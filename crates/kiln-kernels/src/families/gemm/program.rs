@@ -2,6 +2,7 @@
 
 use super::Problem;
 use super::config::{Config, Depth};
+use super::groups::Part;
 use super::product::{Along, Axes, Operand, views};
 use super::shared::tile_counts;
 use crate::Result;
@@ -31,7 +32,10 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     k.schedule(schedule);
     match config.depth {
         Depth::Whole => {
-            program.tiles(&mut k, false);
+            match &problem.groups {
+                Some(groups) => program.grouped_tiles(&mut k, groups)?,
+                None => program.tiles(&mut k, false),
+            }
             let sums = program.sums(&mut k)?;
             program.results(&mut k, &sums)?;
         }
@@ -99,6 +103,8 @@ pub struct Program<'a> {
     parted: bool,
     /// The tile: its place along every axis of the grid, along rows and columns.
     pub tile: Vec<Expr>,
+    /// What the CTA has of a group of rows, if they come in groups.
+    pub part: Option<Part>,
 }
 
 impl<'a> Program<'a> {
@@ -109,7 +115,7 @@ impl<'a> Program<'a> {
         let mut k = Builder::new(&region.name, &region.summary);
         values.declare(&mut k, |shape| shape.to_vec());
         let (problem, config) = (problem, *config);
-        Ok((Program { values, problem, config, at: vec![], parted: false, tile: vec![] }, k))
+        Ok((Program { values, problem, config, at: vec![], parted: false, tile: vec![], part: None }, k))
     }
 
     /// Which operand gives the rows of tiles, 0 or 1, and which the columns.
@@ -187,7 +193,10 @@ impl<'a> Program<'a> {
         if self.config.lanes > 0 {
             return self.lane_sums(k);
         }
-        let depth = self.extent(k, Along::Depth);
+        let depth = match &self.part {
+            Some(part) => part.depth.clone(),
+            None => self.extent(k, Along::Depth),
+        };
         let (step, parts) = (i64::from(self.config.bk), self.config.depth.parts());
         if parts == 1 {
             return self.sums_between(k, Expr::index(0), depth);
@@ -386,6 +395,9 @@ impl<'a> Program<'a> {
     fn points(&mut self, k: &mut Builder) -> Points<'a> {
         let sides = self.sides();
         let ends = [0, 1].map(|axis| {
+            if let (0, Some(part)) = (sides[axis], &self.part) {
+                return Some(part.end.clone());
+            }
             let tile = i64::from([self.config.bm, self.config.bn][axis]);
             let extent = self.problem.product.extent(Along::Outer(sides[axis]));
             let whole = extent.as_const().is_some_and(|extent| extent % tile == 0);

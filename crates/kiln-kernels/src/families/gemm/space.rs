@@ -123,7 +123,7 @@ impl Space<'_> {
             let lies = problem.product.operands[side].lies.as_ref();
             lies.is_some_and(|(_, axes)| axes.dense() == Some(Along::Depth))
         };
-        if few > FEWEST_ROWS || many < few || !along(0) || !along(1) {
+        if problem.groups.is_some() || few > FEWEST_ROWS || many < few || !along(0) || !along(1) {
             return;
         }
         let bm = (few as u32).next_power_of_two();
@@ -216,6 +216,9 @@ impl Space<'_> {
     /// A Config, and the same with the depth shared where tiles do not fill the waves.
     fn shared(&mut self, config: Config) {
         self.found.push(config);
+        if self.problem.groups.is_some() {
+            return;
+        }
         let (tiles, sms) = (self.problem.tiles(&config), f64::from(self.gpu.sms));
         let steps = (self.problem.depth_size() / f64::from(config.bk)).ceil();
         for parts in [2, 4, 8, 16] {

@@ -46,10 +46,15 @@ impl Plan {
         self.levels.iter().map(Vec::len).sum()
     }
 
+    /// How often all that there is of a row is combined: places of extremes are found after these.
+    pub fn combinations(&self, graph: &Graph) -> usize {
+        let positions = |level: &&Vec<NodeId>| level.iter().any(|n| matches!(graph.node(*n).op, Op::ArgReduce { .. }));
+        self.levels.len() + self.levels.iter().filter(positions).count()
+    }
+
     /// How often rows are walked.
     pub fn walks(&self, graph: &Graph) -> usize {
-        let positions = |level: &&Vec<NodeId>| level.iter().any(|n| matches!(graph.node(*n).op, Op::ArgReduce { .. }));
-        self.levels.len() + self.levels.iter().filter(positions).count() + usize::from(!self.full.is_empty())
+        self.combinations(graph) + usize::from(!self.full.is_empty())
     }
 
     /// 32-bit registers that an element of a row takes at most: what is kept, and what a level combines.

@@ -104,13 +104,14 @@ impl KernelFamily for Rows {
         let shares = f64::from(config.sharing(&problem.shape));
         let reductions = problem.plan.reductions() as f64;
         let elements = f64::from(config.rows) * f64::from(config.columns) / f64::from(config.threads());
+        let words = if config.whole { problem.plan.held } else { problem.shape.words };
         let vector = f64::from(problem.shape.vector());
         let across_warps = shares > 32.0 || !problem.shape.contiguous;
         let exchanges = if across_warps { reductions } else { 0.0 };
         Stream {
             ctas: (rows / f64::from(config.rows)).ceil() * cluster,
             threads: config.threads(),
-            registers: (elements * f64::from(problem.shape.words)).ceil() as u32,
+            registers: (elements * f64::from(words)).ceil() as u32,
             ahead: (elements * read)
                 .min(length / cluster * f64::from(config.rows) * read / f64::from(config.threads())),
             bytes,

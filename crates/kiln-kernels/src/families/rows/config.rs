@@ -115,9 +115,9 @@ impl Shape {
         if self.clusters && self.contiguous && length > LONG && teams == 1 {
             for cluster in [2, 4, 8] {
                 let (line, ctas) = (u64::from(line), u64::from(cluster));
-                // Each CTA has something to do.
+                // Less than half of it pads the row.
                 let part = length.div_ceil(ctas).next_multiple_of(line);
-                if let (Ok(columns), true) = (u32::try_from(part), part * (ctas - 1) < length) {
+                if let (Ok(columns), true) = (u32::try_from(part), part * ctas < 2 * length) {
                     add_to(cluster, true, columns, 1);
                 }
                 if 4 * line * ctas < length {

@@ -133,7 +133,9 @@ impl Shape {
             {
                 add(true, length.next_multiple_of(line), teams);
             }
-            if row_threads >= 32 && (self.longest.is_none() || u64::from(line) < length) {
+            // All threads take long rows together: ptxas spills where several teams walk them.
+            let together = teams == 1 || length <= LONG;
+            if row_threads >= 32 && together && (self.longest.is_none() || u64::from(line) < length) {
                 [1, 2, 4].into_iter().for_each(|accesses| add(false, line * accesses, teams));
             }
         } else if row_threads * vector <= 128 && row_threads >= 8 {

@@ -14,6 +14,7 @@ use kiln_kernels::families::{self, Built, Offer, Subject, implementation};
 use kiln_sim::Options;
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
+use kiln_tile::ir::Level;
 use std::collections::{BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -101,7 +102,7 @@ impl Found {
             self.fail(format!("{what}: it does not compile"));
             return shapes;
         };
-        let asynchronous = made.kernels.iter().any(|kernel| kernel.source.contains("cp.async"));
+        let asynchronous = made.kernels.iter().any(|kernel| orders(&kernel.source));
         let mut ran = 0;
         for _ in 0..20 * shapes {
             if ran == shapes {
@@ -130,6 +131,11 @@ impl Found {
         self.shapes += ran;
         ran
     }
+}
+
+/// Whether a kernel's threads meet by more than the barriers of their CTA.
+fn orders(source: &str) -> bool {
+    ["cp.async", "barrier.cluster"].iter().any(|word| source.contains(word))
 }
 
 /// Runs a case and says what is wrong.
@@ -225,6 +231,45 @@ fn maps() {
 #[test]
 fn rows() {
     check("rows", drawn::rows);
+}
+
+/// Rows that the CTAs of a cluster share, whole or in chunks, also on the tile interpreter.
+#[test]
+fn shared_rows() {
+    let seed = drawn::seed();
+    let only = std::env::var("KILN_CELL").ok();
+    let mut found = Found::default();
+    let types = [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I32, DType::Bool];
+    for (turn, dtype) in (0..12).zip(types.into_iter().cycle()) {
+        let arch = [Arch::Sm90a, Arch::Sm100, Arch::Sm120][turn % 3];
+        let mut rng = Rng::new(seed.wrapping_add(turn as u64));
+        let drawn = drawn::long_rows(&mut rng, dtype).unwrap_or_else(|e| panic!("{e}"));
+        let graph = &drawn.region.graph;
+        let subject = Arc::new(Subject::new(&drawn.region, &graph.symbols, &[], &drawn.large()));
+        let mut offers = families::offers(&subject, &Gpu::typical(arch).unwrap()).unwrap_or_else(|e| panic!("{e}"));
+        let held = if turn % 2 == 0 { "whole" } else { "in chunks" };
+        offers.retain(|offer| offer.text.contains("clusters of") && offer.text.contains(held));
+        assert!(!offers.is_empty(), "{} is not shared {held}", drawn.region.name);
+        let offer = offers.swap_remove(rng.range(0, offers.len() as i64 - 1) as usize);
+        let what =
+            format!("shared_rows {turn} {dtype} {arch}, KILN_SEED={seed}, {} with {}", drawn.region.name, offer.text);
+        if only.as_ref().is_some_and(|only| !what.starts_with(only)) {
+            continue;
+        }
+        let built = offer.build().unwrap_or_else(|e| panic!("{what}: {e}"));
+        let made = implementation(&offer, &built, arch, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(made.kernels[0].launch.clustered(), "{what}");
+        let bindings = drawn.bindings(&mut rng);
+        if turn % 4 == 0 && built.guard.holds(&bindings).unwrap() {
+            let case = drawn.case(&bindings, seed);
+            let (results, fault) = case.interpret_built(&built, arch, Level::LaidOut);
+            assert_eq!((case.differs(&results, 4.0), fault), (None, 0), "{what}");
+        }
+        let way = Way { what, drawn, built, made, arch };
+        found.kernel(&way, &mut rng, 2, if turn < 3 { SCHEDULES } else { 1 });
+    }
+    println!("{} kernels, {} shapes, {} runs", found.kernels, found.shapes, found.schedules);
+    assert!(found.failures.is_empty() && found.shapes >= 20, "{} shapes, {:#?}", found.shapes, found.failures);
 }
 
 #[test]

@@ -15,8 +15,8 @@ use kiln_tile::DType;
 use kiln_tile::ir::{Program, Schedule};
 use kiln_tile::validate::validate;
 use mutants::mutate;
-use programs::{attention, gemm, hopper};
-use run::{Problem, attention_of, product_of, ready, scheduled};
+use programs::{attention, gemm, hopper, shared_softmax};
+use run::{Problem, attention_of, product_of, ready, scheduled, softmax_of};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,6 +39,7 @@ fn programs() -> Vec<(&'static str, Program, Arch, Problem)> {
         ),
         ("mixed", gemm(DType::BF16, [64, 64, 64], 3, plain()), Arch::Sm90a, small()),
         ("copies", gemm(DType::BF16, [64, 64, 32], 3, plain()), Arch::Sm80, small()),
+        ("cluster", shared_softmax(DType::BF16, 4, 256), Arch::Sm90a, softmax_of(DType::BF16, [2, 900], 5)),
         ("staged", gemm(DType::F16, [64, 64, 32], 2, plain()), Arch::Sm75, product_of(DType::F16, [70, 72, 104], 4)),
     ];
     all.into_iter()

@@ -195,6 +195,7 @@ fn no_config_spills() {
         let form = products::Groups { dtype, depth: 512, columns: 768, transposed, behind: true };
         problems.push(products::grouped(form, rows, &[0, rows as i64 / 2, rows as i64], DType::I32));
     }
+    problems.extend([DType::F32, DType::F16].map(|dtype| shapes::long_filled(dtype, 8, 32768)));
     let (mut tried, mut found) = (0, vec![]);
     for case in &problems {
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a].into_iter().filter(|arch| case.is_for(*arch)) {

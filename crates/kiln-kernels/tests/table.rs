@@ -174,6 +174,8 @@ Of `map`, `rows`, `gemm` and `attention`, without a GPU; files are of `crates/ki
 * `mutants.rs`: what the validator accepts of changed schedules runs clean and right (`KILN_MUTANTS=2000`); `crates/kiln-tile/tests/validate.rs` has broken ones that it must name.
 * `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816, IMMA and HMMA.1688 of TF32 by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows;
   no spill, no local memory, no product that waits (C7510) in Configs drawn from the spaces, or in all (`KILN_CONFIGS=all`).
+* `clusters.rs`, and `shared_rows` of `cells.rs`: which rows of more than 16k elements the CTAs of a cluster share, by the cost model; that they go through memory once; shapes, Configs and
+  20 schedules of them, as above.
 * `counters.rs`: aligned maps and rows move their bytes once, in whole sectors; products take exactly the matrix instructions that their extents need, load whole sectors, and meet no bank of shared
   memory twice, as layouts predict.
 * `crates/kiln-tile/tests/confined.rs`: nothing but the printer and the table of atoms writes CUDA C or PTX; the compiler of the first tile IR is the exception until what it makes has moved.

@@ -874,6 +874,8 @@ fn every_effect_compiles() {
         Effect::NamedBarrier { id: t::Expr::int(1), threads: 128, wait: true },
         Effect::NamedBarrier { id: t::Expr::int(2), threads: 128, wait: false },
         Effect::ClusterSync,
+        Effect::ClusterArrive,
+        Effect::ClusterWait,
         Effect::BarrierInit { address: address(0), count: 1 },
         Effect::BarrierExpect { address: address(0), bytes: 64 },
         Effect::BarrierArrive { address: address(0) },
@@ -909,6 +911,8 @@ fn every_effect_compiles() {
         t::Expr::load(pointer, index)
     };
     let byte = |i| bytes.at(t::Expr::int(i as u32));
+    let cluster_bits =
+        |of| call(Function::Bits, &[call(Function::ClusterLoad(of), &[address(24), t::Expr::Int(1, S::U32)])]);
     let x_bits = call(Function::Bits, &[t::Expr::from(&x)]);
     let values = [
         call(Function::Pack, &[half(1), half(2)]),
@@ -919,6 +923,10 @@ fn every_effect_compiles() {
         call(Function::ShuffleXor(4), std::slice::from_ref(&x_bits)),
         call(Function::Shuffle, &[x_bits, t::Expr::Special(Special::Lane)]),
         call(Function::Bits, &[call(Function::ShuffleXor(1), &[t::Expr::from(&pair)])]),
+        call(Function::ClusterLoad(S::U32), &[address(16), t::Expr::Special(Special::ClusterRank)]),
+        cluster_bits(S::F16),
+        cluster_bits(S::I8),
+        cluster_bits(S::F64),
         t::Expr::Special(Special::Blocks),
     ];
     let pair_of = call(Function::RoundPair(S::Bf16), &[t::Expr::from(&x), t::Expr::from(&x)]);

@@ -66,6 +66,9 @@ pub struct Costs {
     pub shuffle_ops: f64,
     /// Time for the threads of a CTA to wait for each other and exchange a value, in seconds.
     pub barrier_seconds: f64,
+    /// Time for the CTAs of a cluster to wait for each other and read what the others have, in seconds for each doubling of their number: the latency
+    /// from SM to SM (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking").
+    pub cluster_seconds: f64,
     /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
     pub overlap_loss: f64,
     /// Bytes that the level-2 cache gives one SM in a cycle.
@@ -88,6 +91,7 @@ impl Default for Costs {
             access_ops: 8.0,
             shuffle_ops: 4.0,
             barrier_seconds: 1e-7,
+            cluster_seconds: 1e-7,
             overlap_loss: 0.1,
             l2_sm_bytes: 46.0,
             tensor_share: 0.78,

@@ -2,8 +2,10 @@
 
 mod tiles;
 
+use kiln_target::arch::Arch;
 use kiln_tile::interp::Arg;
-use kiln_tile::ir::{Builder, Level, Op, Place, Program, Stmt, interp};
+use kiln_tile::ir::{self, Builder, Level, Op, Place, Program, Stmt, interp};
+use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::{Array, AtomicOp, DType, Expr, ReduceOp, Round, Scalar, TileError};
 use tiles::random::{Random, close, dims, poison, product, random};
 use tiles::{Product, f32};
@@ -424,6 +426,60 @@ fn arguments_are_checked() {
         let error = interp::run(&shifted(true), &mut args).unwrap_err();
         assert!(matches!(error, TileError::Argument { position: p, .. } if p == position), "{error}");
     }
+}
+
+/// Each CTA of a cluster of two takes half of a row; `late` says which statement the second one meets the first at.
+fn halves(level: Level) -> Program {
+    let text = r#"
+kernel halves "sum and greatest of rows" level tile
+param m: index in 1..=64
+param x: f32[m, 64] strides [64, 1] read
+param y: f32[m, 4] strides [4, 1] write
+schedule warps 4 cluster 2
+grid row = m, part = 2
+{
+  %x: f32[1, 32] = load x[row.., part * 32..] fill 0.0
+  %sum: f32[1, 1] = reduce sum %x axis 1
+  %most: f32[1, 1] = reduce max %x axis 1
+  %sum.1: f32[1, 1], %most.1: f32[1, 1] = cluster_reduce sum %sum, max %most
+  store y[row.., part * 2..] = %sum.1
+  store y[row.., part * 2 + 1..] = %most.1
+}"#;
+    let mut program: Program = text.parse().unwrap();
+    ir::verify(&program).unwrap();
+    for pass in PASSES.iter().take_while(|pass| pass.level <= level) {
+        pass.run(&mut program, &Machine::new(Arch::Sm90a)).unwrap();
+    }
+    program
+}
+
+#[test]
+fn ctas_of_a_cluster_get_the_same() {
+    let mut r = random();
+    let x = r.wild(DType::F32, 5 * 64);
+    let both = |row: &[f64]| {
+        let most = row
+            .iter()
+            .fold(f64::NEG_INFINITY, |most, x| if x.is_nan() || most.is_nan() { f64::NAN } else { most.max(*x) });
+        let sum: f64 = row.iter().sum();
+        [sum, most, sum, most]
+    };
+    let expected: Vec<f64> = x.to_f64().chunks(64).flat_map(both).collect();
+    for level in [Level::Tile, Level::Scheduled, Level::LaidOut] {
+        let mut args = dims([5]);
+        args.extend([Arg::Array(x.clone()), poison(DType::F32, 20)]);
+        close(&execute(&halves(level), args), &expected, 1e-5);
+    }
+    // A CTA that ends without the others.
+    let mut program = halves(Level::Tile);
+    let stmt = program.body.remove(3);
+    let cond = Expr::var(&program.domain[1].var).eq(0);
+    program.body.insert(3, Stmt::effect(Op::If { cond, then: (vec![stmt], vec![]), otherwise: (vec![], vec![]) }));
+    program.body.truncate(4);
+    let mut args = dims([1]);
+    args.extend([Arg::Array(x.clone()), poison(DType::F32, 20)]);
+    let error = interp::run(&program, &mut args).unwrap_err();
+    assert!(matches!(&error, TileError::Deadlock { .. }) && error.to_string().contains("other CTAs"), "{error}");
 }
 
 #[test]

@@ -394,6 +394,8 @@ fn levels() {
         "fence wgmma",
         "set_registers 40 decrease",
         "cluster_sync",
+        "cluster_arrive",
+        "cluster_wait",
         "named_barrier 1 threads 128 wait",
         "var v: index = 0 below 1",
         "roles { }",
@@ -419,6 +421,67 @@ fn levels() {
     }
     says(&late("%w: f16[32, 16] layout \"REGISTERS\" = shared_load a@c"), "cursor / level async");
     verify(&late("")).unwrap();
+}
+
+/// Rows that clusters share.
+const CLUSTERS: &str = r#"
+kernel clusters "" level tile
+param m: index in 1..=8192
+param x: f32[m, 512] strides [512, 1] read
+param y: f32[m] strides [1] write
+schedule warps 4 cluster 2
+grid row = m, part = 4
+{
+  %x: f32[1, 128] = load x[row.., part * 128..] fill 0.0
+  %sum: f32[1, 1] = reduce sum %x axis 1
+  %most: f32[1, 1] = reduce max %x axis 1
+  %both: f32[1, 1], %peak: f32[1, 1] = cluster_reduce sum %sum, max %most
+  store y at [i, j] { yield [row + i] where part == 0 } = %both
+}
+"#;
+
+#[test]
+fn clusters() {
+    verify(&read(CLUSTERS)).unwrap();
+    let reduce = "%both: f32[1, 1], %peak: f32[1, 1] = cluster_reduce sum %sum, max %most";
+    breaks(
+        CLUSTERS,
+        &[
+            ("cluster 2", "cluster 3", "clusters of 3 CTAs / 1, 2, 4 or 8"),
+            ("cluster 2", "cluster 16", "clusters of 16 CTAs"),
+            ("part = 4", "part = 3", "whole clusters of 2"),
+            ("part = 4", "part = m", "whole clusters of 2"),
+            ("warps 4 cluster", "warps 4 persistent cluster", "whole clusters of 2 / persistence"),
+            ("warps 4 cluster", "warps 4 raster 2 cluster", "whole clusters of 2 / raster"),
+            ("%both: f32[1, 1], %peak", "%both: f32[1, 2], %peak", "the result / [1, 2]"),
+            (", max %most", "", "it defines 2 tiles / 1 results"),
+            ("cluster_reduce sum", "cluster_reduce and", "`%sum` / the reduction is defined on"),
+            (
+                reduce,
+                &format!("%both: f32[1, 1] = full 0.0 if row < 3 {{ {} }}", reduce.replace("both", "b")),
+                "no loop, branch",
+            ),
+            (
+                reduce,
+                &format!("%both: f32[1, 1] = full 0.0 for i in 0..2 {{ {} }}", reduce.replace("both", "b")),
+                "no loop, branch",
+            ),
+        ],
+    );
+    let mut program = read(CLUSTERS);
+    program.body[0] = Stmt { results: vec![], op: Op::ClusterReduce { of: vec![] } };
+    says(&program, "nothing is combined");
+    let early = CLUSTERS
+        .replace("level tile", "level scheduled")
+        .replace("part = 4\n", "part = 4\nshared s: f32[1, 1] stages 1\n");
+    says(
+        &read(&early.replace("  store", "  %all: f32[1, 1] = cluster_load sum s[0]\n  store")),
+        "`%all = cluster_load` / level scheduled",
+    );
+    let mut late = read(CLUSTERS);
+    late.level = kiln_tile::ir::Level::Async;
+    late.body.drain(..3);
+    says(&late, "`%both = cluster_reduce` / level async");
 }
 
 #[test]

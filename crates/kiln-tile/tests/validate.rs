@@ -14,7 +14,7 @@ use kiln_tile::program::Param;
 use kiln_tile::validate::{Finding, validate};
 use kiln_tile::{Access, Array, DType, Expr, TileError, Type};
 use mutants::mutate;
-use programs::{attention, gemm, hopper};
+use programs::{attention, gemm, hopper, shared_softmax};
 use std::collections::BTreeMap;
 
 fn asynchronous(mut program: Program, arch: Arch) -> Program {
@@ -210,6 +210,84 @@ fn counters_are_held_in_turn() {
     let mut args = vec![Arg::dim(1), array(f32, 384, 5), array(f32, 128, 9), array(i32, 1, 0), array(f32, 128, 9)];
     let error = interp::run(&late, &mut args).unwrap_err();
     assert!(matches!(&error, TileError::Deadlock { .. }) && error.to_string().contains("to be 7; it is 1"), "{error}");
+}
+
+/// What CTAs of a cluster read of each other.
+#[test]
+fn clusters_meet_before_they_read_write_and_end() {
+    use Finding::*;
+    for cluster in [2, 4, 8] {
+        let program = asynchronous(shared_softmax(DType::F32, cluster, 256), Arch::Sm90a);
+        let verdict = validate(&program).unwrap_or_else(|e| panic!("{e}\n{program}"));
+        assert!(verdict.launches > 0 && verdict.events >= 7 * cluster as usize, "{verdict:?}");
+    }
+    let program = asynchronous(shared_softmax(DType::F32, 4, 256), Arch::Sm90a);
+    let branch = "if part == 0 {\n cluster_sync\n }";
+    let all_but = "if part < 3 {\n cluster_sync\n }";
+    let one_more = "cluster_wait\n if part == 0 {\n cluster_sync\n }";
+    let all_but_the_last = "if part < 3 {\n cluster_arrive\n }";
+    let load = "cluster_load max peak[0]";
+    let edits: &[Edit] = &[
+        ("nobody waits for what the others store first", 1, "cluster_sync\n", "", Unwritten),
+        ("nor for what they store then", 2, "cluster_sync\n", "", Unwritten),
+        ("a CTA may end while others read", 1, "cluster_wait\n", "", Unfinished),
+        (
+            "a CTA lets others end before it has read",
+            1,
+            "%sum.1: f32[1, 1]",
+            "cluster_arrive\n %sum.1: f32[1, 1]",
+            NamedBarrier,
+        ),
+        ("it waits for what it has not arrived at", 1, "cluster_arrive\n", "", NamedBarrier),
+        ("threads of a CTA wait for each other alone", 1, "cluster_sync\n", "sync\n", Unwritten),
+        ("at the end too", 1, "cluster_wait\n", "sync\n", Unfinished),
+        ("one CTA comes to the barrier", 1, "cluster_sync\n", branch, ReadEarly),
+        ("one CTA comes to one more", 1, "cluster_wait\n", one_more, Deadlock),
+        ("one CTA does not come to the second barrier", 2, "cluster_sync\n", all_but, Unwritten),
+        ("one CTA does not come to the last", 1, "cluster_arrive\n", all_but_the_last, NamedBarrier),
+        ("nothing is stored", 1, "shared_store peak[0] = %peak\n", "", Unwritten),
+        (
+            "one CTA stores nothing",
+            1,
+            "shared_store peak[0] = %peak\n",
+            "if part > 0 { shared_store peak[0] = %peak }\n",
+            Unwritten,
+        ),
+        (
+            "a buffer is used again while others read it",
+            1,
+            "shared_store sum[0] = %sum\n",
+            "shared_store peak[0] = %sum\n shared_store sum[0] = %sum\n",
+            ReadEarly,
+        ),
+        (
+            "it is stored to after the barrier",
+            1,
+            load,
+            "cluster_load max peak[0]\n shared_store peak[0] = %peak\n",
+            ReadEarly,
+        ),
+    ];
+    refused(&program, edits);
+    // An exchange in a loop: one buffer, which the next iteration stores to.
+    let twice = edit(&program.to_string(), 1, "shared_store peak[0]", "for turn in 0..2 {\n shared_store peak[0]");
+    let twice = edit(&twice, 1, "%peak.1: f32[1, 1]", "%p: f32[1, 1]");
+    let end = |with: &str| {
+        let text = edit(&twice, 1, "cluster_load max peak[0]\n", &format!("cluster_load max peak[0]\n {with} }}\n"));
+        let text = edit(&text, 1, "= %peak.1", "= %peak");
+        text.parse::<Program>().unwrap_or_else(|e| panic!("{e}\n{text}"))
+    };
+    validate(&end("cluster_sync")).unwrap();
+    let error = validate(&end("")).unwrap_err();
+    assert!(matches!(error, TileError::Schedule { finding: ReadEarly | WrittenEarly, .. }), "{error}");
+    // With a barrier between, a buffer may be used again.
+    let again = edit(
+        &program.to_string(),
+        1,
+        "shared_store sum[0] = %sum\n",
+        "cluster_sync\n shared_store peak[0] = %sum\n shared_store sum[0] = %sum\n",
+    );
+    validate(&again.parse().unwrap()).unwrap();
 }
 
 /// `text` with another text for the `nth` occurrence, from 1, of one.

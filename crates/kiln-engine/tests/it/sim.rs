@@ -1,8 +1,8 @@
 //! The kernels that ship, executed: engines for GPUs on the simulator with every check on.
 
 use crate::models::{block, convnet, engine_at, half_block, home, self_attention};
-use kiln_engine::{Session, Tolerance, open_device};
-use kiln_graph::{DType, Graph, Tensor, interpret};
+use kiln_engine::{Engine, Session, Tolerance, open_device};
+use kiln_graph::{Builder, DType, Graph, Tensor, interpret};
 
 fn on_every_architecture(graph: &Graph, name: &str, dtype: DType, shapes: &[&[usize]], tolerance: Tolerance) {
     let targets = ["sm_75", "sm_80", "sm_89", "sm_90a"];
@@ -60,4 +60,34 @@ fn attention_is_one_kernel_where_tensor_cores_have_the_type() {
 fn a_convolutional_net_runs_clean_and_right() {
     let tolerance = Tolerance { rtol: 1e-4, atol: 1e-5 };
     on_every_architecture(&convnet(), "image", DType::F32, &[&[1, 3, 5, 5], &[1, 3, 11, 14]], tolerance);
+}
+
+/// A row that no CTA holds: the CTAs of a cluster share it, where there are clusters, out of the engine's file too.
+#[test]
+fn a_softmax_of_long_rows_runs_in_clusters() {
+    let mut b = Builder::new("long");
+    let rows = b.symbol("N", 1, 4);
+    let x = b.input("x", DType::F32, &[rows, 20001.into()]).unwrap();
+    let y = b.softmax(x, -1).unwrap();
+    b.output("y", y);
+    let graph = b.finish();
+    let engine = engine_at(&graph, &["sm_89", "sm_90a"], home());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.kiln");
+    engine.save(&path).unwrap();
+    let engine = Engine::load(&path).unwrap();
+    for (image, target) in engine.targets.iter().zip(["sm_89", "sm_90a"]) {
+        let clustered =
+            image.kernels.values().flat_map(|made| made.kernels()).any(|(_, kernel, _)| kernel.launch.clustered());
+        assert_eq!(clustered, target == "sm_90a", "{target}");
+        let mut session = Session::new(&engine, open_device(&format!("sim:{target}")).unwrap()).unwrap();
+        for n in [1, 3] {
+            let x = Tensor::random(DType::F32, &[n, 20001], 70).unwrap();
+            let expected = interpret(&graph, std::slice::from_ref(&x)).unwrap();
+            session.poison(0xcb).unwrap();
+            let found = session.run(&[("x", &x)]).unwrap();
+            let d = Tolerance { rtol: 1e-4, atol: 1e-9 }.compare(&expected[0], &found[0].1);
+            assert!(d.agrees(), "{target} {n} rows: {d}");
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub struct Stream {
     pub shuffles: f64,
     /// Times that the threads of one CTA wait for each other.
     pub barriers: f64,
+    /// Times that the CTAs of one cluster do, for each doubling of their number.
+    pub meetings: f64,
 }
 
 /// Registers of a thread for everything but elements.
@@ -43,18 +45,22 @@ impl Stream {
         let block = BlockResources { threads: self.threads, registers: OVERHEAD + self.registers, shared_bytes: 0 };
         let resident = occupancy(gpu.arch, block).map_or(1, |o| o.blocks.max(1));
         let running = self.ctas.min(f64::from(resident * gpu.sms)).max(1.0);
-        let peak = gpu.bandwidth_gbs * 1e9;
+        // A few SMs do not get all of it.
+        let sms = running.min(f64::from(gpu.sms));
+        let reached = sms * costs.l2_sm_bytes * gpu.clock_ghz * 1e9;
         let asked = running * f64::from(self.threads) * self.ahead.max(1.0);
-        let bandwidth = peak.min(asked / costs.latency_seconds);
-        let memory = self.bytes / bandwidth + self.cached / (bandwidth * costs.l2_factor);
-        let busy = (running / f64::from(gpu.sms)).min(1.0);
+        let bandwidth = (gpu.bandwidth_gbs * 1e9).min(reached).min(asked / costs.latency_seconds);
+        let memory = self.bytes / bandwidth + self.cached / (bandwidth * costs.l2_factor).min(reached);
+        let busy = sms / f64::from(gpu.sms);
         let operations = self.flops + costs.access_ops * self.accesses + costs.shuffle_ops * self.shuffles;
         let arithmetic = operations / (gpu.peak_ops(DType::F32, false) * busy);
         let turns = (self.ctas / running).max(1.0);
-        let waits = turns * (costs.latency_seconds + self.barriers * costs.barrier_seconds);
+        let together = self.barriers * costs.barrier_seconds + self.meetings * costs.cluster_seconds;
+        let waits = turns * (costs.latency_seconds + together);
         let overlapped = memory.max(arithmetic) + costs.overlap_loss * memory.min(arithmetic);
-        // Of the turns that CTAs take, the last one's latency is seen; the others' run under each other.
-        let seconds = gpu.launch_seconds + overlapped + waits / f64::from(resident.max(1));
+        // Of the turns that CTAs of an SM take, the last one's latency is seen; the others' run under each other.
+        let beside = (running / f64::from(gpu.sms)).max(1.0);
+        let seconds = gpu.launch_seconds + overlapped + waits / beside;
         Estimate { seconds, bytes: self.bytes, flops: self.flops, launches: 1 }
     }
 }

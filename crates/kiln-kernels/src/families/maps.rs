@@ -129,6 +129,7 @@ impl KernelFamily for Maps {
             accesses: points * values / f64::from(per_access),
             shuffles: 0.0,
             barriers: 0.0,
+            meetings: 0.0,
         }
         .estimate(gpu)
     }

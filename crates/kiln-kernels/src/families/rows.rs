@@ -4,6 +4,9 @@
 //! of reductions, and what follows them, works on what is there (the persistent softmax of Apex and of Triton's tutorials). A longer one is
 //! walked in chunks, once for each level; partial results stay spread over threads until the end of the walk, and what a level reads again
 //! comes from the level-2 cache. Threads share a row by shuffles, and warps through shared memory (Harris, "Optimizing Parallel Reduction in CUDA").
+//! Where CTAs run in clusters, a cluster may share a row of more than 16k elements: each holds, or walks, a part of it, and what each level combines is put
+//! together through distributed shared memory (QuACK, "Getting Memory-bound Kernels to Speed-of-Light"). So rows of up to eight times what one CTA holds are
+//! read once too, and few rows have more SMs to read them.
 //!
 //! Where the reduced axes are not the last ones, lanes lie along the last kept axis: neighbouring threads read neighbouring rows.
 //!
@@ -48,7 +51,7 @@ impl KernelFamily for Rows {
         "rows"
     }
 
-    fn accept(&self, subject: &Arc<Subject>, _: &Gpu) -> Result<Option<Problem>> {
+    fn accept(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Problem>> {
         let region = &subject.region;
         if region.anchor != Anchor::Reduce {
             return Ok(None);
@@ -71,6 +74,7 @@ impl KernelFamily for Rows {
             multiple: multiple(along) as u64,
             narrow: bytes.iter().copied().min().unwrap_or(4),
             words: plan.words(region),
+            clusters: gpu.arch.has_clusters(),
         };
         let problem = Problem { subject: subject.clone(), plan, count, length, shape };
         if let Some(config) = problem.shape.space().first() {
@@ -94,35 +98,40 @@ impl KernelFamily for Rows {
         let walks = problem.plan.walks(graph) as f64;
         let again = if config.whole { 0.0 } else { (walks - 1.0) * rows * length * read };
         // What pads a row is computed too.
-        let steps = (length / f64::from(config.columns)).ceil().max(1.0);
-        let padding = steps * f64::from(config.columns) / length;
+        let (cluster, span) = (f64::from(config.cluster), f64::from(config.span()));
+        let steps = (length / span).ceil().max(1.0);
+        let padding = steps * span / length;
         let shares = f64::from(config.sharing(&problem.shape));
         let reductions = problem.plan.reductions() as f64;
         let elements = f64::from(config.rows) * f64::from(config.columns) / f64::from(config.threads());
+        let words = if config.whole { problem.plan.held } else { problem.shape.words };
         let vector = f64::from(problem.shape.vector());
         let across_warps = shares > 32.0 || !problem.shape.contiguous;
         let exchanges = if across_warps { reductions } else { 0.0 };
         Stream {
-            ctas: (rows / f64::from(config.rows)).ceil(),
+            ctas: (rows / f64::from(config.rows)).ceil() * cluster,
             threads: config.threads(),
-            registers: (elements * f64::from(problem.shape.words)).ceil() as u32,
-            ahead: (elements * read).min(length * f64::from(config.rows) * read / f64::from(config.threads())),
+            registers: (elements * f64::from(words)).ceil() as u32,
+            ahead: (elements * read)
+                .min(length / cluster * f64::from(config.rows) * read / f64::from(config.threads())),
             bytes,
             cached: again,
             flops: flops(subject) * padding,
             accesses: (bytes + again) / (vector * f64::from(problem.shape.narrow)),
-            shuffles: rows * reductions * shares * shares.log2(),
+            // Every thread reads what every CTA of the cluster has.
+            shuffles: rows * reductions * cluster * shares * (shares.log2() + cluster - 1.0),
             barriers: exchanges + if config.whole { 0.0 } else { walks * steps },
+            meetings: problem.plan.combinations(graph) as f64 * cluster.log2(),
         }
         .estimate(gpu)
     }
 
     fn build(&self, problem: &Problem, config: &Config) -> Result<Built> {
         let built = Built::one(program::launch(problem, config)?);
-        let fits = !config.whole || problem.shape.bounded <= i64::from(config.columns);
+        let fits = !config.whole || problem.shape.bounded <= i64::from(config.span());
         let guard = match fits {
             true => Guard::always(),
-            false => Guard(vec![Condition::AtMost(problem.length.clone(), config.columns.into())]),
+            false => Guard(vec![Condition::AtMost(problem.length.clone(), config.span().into())]),
         };
         Ok(Built { guard, ..built })
     }

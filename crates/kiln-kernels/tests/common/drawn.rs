@@ -266,9 +266,7 @@ pub fn map(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
 
 /// Reductions and what surrounds them, along any axes.
 pub fn rows(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
-    let (mut d, mut b) = (Draft::new(rng), Builder::new("rows"));
-    let floats = dtype.is_float() && !dtype.is_f8();
-    let kind = if floats { d.rng.range(0, 6) } else { d.rng.range(4, 6) };
+    let mut d = Draft::new(rng);
     let (rows, columns) = (d.extent("A", 8, 200), d.extent("B", 8, 1025));
     let shape = match d.rng.range(0, 2) {
         0 => vec![columns],
@@ -276,6 +274,28 @@ pub fn rows(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
         _ => vec![d.symbol("N", Size::Edge(5)), rows, columns],
     };
     let axis = d.rng.range(0, shape.len() as i64 - 1);
+    reductions(d, dtype, shape, axis, 6000)
+}
+
+/// The same along rows that one CTA does not hold: odd ones, ones whose accesses can be wide, one element more than clusters begin at.
+pub fn long_rows(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
+    let mut d = Draft::new(rng);
+    let columns = match d.rng.range(0, 4) {
+        0 => Dim::from(16385),
+        1 => Dim::from(pick(d.rng, &[16640, 20480, 33024])),
+        2 => d.symbol("B", Size::Between(2100, 4000)) * Dim::from(8),
+        _ => d.symbol("B", Size::Between(16385, 33001)),
+    };
+    let shape = if one_in(d.rng, 3) { vec![columns] } else { vec![d.symbol("A", Size::Between(1, 2)), columns] };
+    let axis = shape.len() as i64 - 1;
+    reductions(d, dtype, shape, axis, 66_100)
+}
+
+/// A region of reductions of `shape` along `axis`, or of its last axis.
+fn reductions(mut d: Draft<'_>, dtype: DType, shape: Vec<Dim>, axis: i64, most: i64) -> Result<Drawn> {
+    let mut b = Builder::new("rows");
+    let floats = dtype.is_float() && !dtype.is_f8();
+    let kind = if floats { d.rng.range(0, 6) } else { d.rng.range(4, 6) };
     let data = if kind >= 4 || one_in(d.rng, 3) { Data::Wild } else { Data::Tame };
     let x = d.input(&mut b, dtype, &shape, data)?;
     let results = match kind {
@@ -304,7 +324,7 @@ pub fn rows(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
         _ => vec![b.reduce(ReduceOp::Max, x, &[axis], false)?, b.reduce(ReduceOp::Min, x, &[axis], false)?],
     };
     outputs(&mut b, results);
-    Ok(d.done(&format!("rows_{kind}_{axis}_{dtype}"), Anchor::Reduce, 60.0, 6000, b))
+    Ok(d.done(&format!("rows_{kind}_{axis}_{dtype}"), Anchor::Reduce, 60.0, most, b))
 }
 
 /// Products of any orientation, with what may stand before and behind them.

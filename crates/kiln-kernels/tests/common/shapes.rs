@@ -4,6 +4,20 @@ use super::{Case, case, random};
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, Dim, ReduceOp};
 
+/// [`long`] with data.
+pub fn long_filled(dtype: DType, rows: usize, length: usize) -> Case {
+    Case { inputs: vec![random(dtype, &[rows, length], 11)], ..long(dtype, rows, length) }
+}
+
+/// Softmax of rows that are longer than what one CTA takes at its best, without data.
+pub fn long(dtype: DType, rows: usize, length: usize) -> Case {
+    let name = format!("softmax_{rows}x{length}_{dtype}");
+    case(&name, Anchor::Reduce, 8.0, vec![], |b| {
+        let x = b.input("x", dtype, &[Dim::from(rows as i64), Dim::from(length as i64)])?;
+        Ok(vec![b.softmax(x, 1)?])
+    })
+}
+
 /// Maps and rows of aligned shapes, large enough that what a few threads read twice does not count.
 pub fn aligned() -> Vec<Case> {
     let mut cases = vec![];

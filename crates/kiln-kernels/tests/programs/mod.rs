@@ -1,5 +1,6 @@
 //! Tile programs that tests and measurements share.
 
+use kiln_tile::expr::UnaryOp;
 use kiln_tile::ir::{Builder, Place, Program, Schedule};
 use kiln_tile::{DType, Expr, ReduceOp};
 
@@ -40,6 +41,30 @@ pub fn gemm(dtype: DType, [bm, bn, bk]: [u32; 3], stages: u32, schedule: Schedul
     });
     let view = k.view(&y, &[row, col], &[bm, bn]);
     k.store(Place::View(view), &sum[0]);
+    k.finish().unwrap()
+}
+
+/// `y[M, N] = softmax(x[M, N])` of rows that the CTAs of a cluster share; each holds `part` columns.
+pub fn shared_softmax(dtype: DType, cluster: u32, part: u32) -> Program {
+    let mut k = Builder::new("shared_softmax", "y = softmax(x)");
+    let m = k.dim("m", 1..=1 << 16, 1);
+    let n = k.dim("n", 1..=i64::from(cluster * part), 1);
+    let x = k.input("x", dtype, &[m.clone(), n.clone()]);
+    let y = k.output("y", dtype, &[m.clone(), n.clone()]);
+    k.schedule(Schedule { warps: 4, cluster, ..Schedule::default() });
+    let at = k.grid(&[("row", m), ("part", Expr::index(cluster.into()))]);
+    let origin = [at[0].clone(), k.bind("start", &at[1] * i64::from(part))];
+    let view = k.view(&x, &origin, &[1, part]);
+    let own = k.load_or("x", Place::View(view), &[1, part], Expr::float(dtype, f64::NEG_INFINITY));
+    let own = k.cast(&own, DType::F32);
+    let peak = k.reduce("peak", ReduceOp::Max, &own, 1);
+    let peak = k.cluster_reduce(&[(ReduceOp::Max, peak)]).remove(0);
+    let e = k.map("e", &[1, part], &[&own, &peak], |_, x, _| (&x[0] - &x[1]).unary(UnaryOp::Exp));
+    let sum = k.reduce("sum", ReduceOp::Sum, &e, 1);
+    let sum = k.cluster_reduce(&[(ReduceOp::Sum, sum)]).remove(0);
+    let result = k.map("y", &[1, part], &[&e, &sum], |_, x, _| &x[0] / &x[1]);
+    let view = k.view(&y, &origin, &[1, part]);
+    k.store(Place::View(view), &result);
     k.finish().unwrap()
 }
 

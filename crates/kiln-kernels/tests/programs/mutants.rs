@@ -19,6 +19,9 @@ fn orders(op: &Op) -> bool {
             | Op::NamedBarrier { .. }
             | Op::Turn(_)
             | Op::SetRegisters { .. }
+            | Op::ClusterSync
+            | Op::ClusterArrive
+            | Op::ClusterWait
     )
 }
 

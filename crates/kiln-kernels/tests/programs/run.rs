@@ -161,6 +161,19 @@ pub fn product_of(dtype: DType, [m, n, k]: [i64; 3], seed: u64) -> Problem {
     Problem { given: dims.into_iter().chain(tensors).collect(), expected, tolerance }
 }
 
+/// A problem of `programs::shared_softmax`: rows and columns.
+pub fn softmax_of(dtype: DType, [m, n]: [i64; 2], seed: u64) -> Problem {
+    let x = random(dtype, (m * n) as usize, &mut fastrand::Rng::with_seed(seed));
+    let row = |row: &[f64]| {
+        let weights: Vec<f64> = row.iter().map(|x| x.exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.into_iter().map(move |weight| weight / total).collect::<Vec<f64>>()
+    };
+    let expected = x.to_f64().chunks(n as usize).flat_map(row).collect();
+    let given = vec![Given::Dim(m), Given::Dim(n), Given::Tensor(x), poisoned(dtype, (m * n) as usize)];
+    Problem { given, expected, tolerance: 4e-3 }
+}
+
 /// A problem of `programs::attention`: heads, queries, keys, columns.
 pub fn attention_of(dtype: DType, [heads, queries, keys, d]: [i64; 4], seed: u64) -> Problem {
     let mut rng = fastrand::Rng::with_seed(seed);

@@ -296,6 +296,20 @@ impl Builder {
         self.define(name, value.dtype, &shape, Op::Reduce { op, value: value.id, axis })
     }
 
+    /// Combines each element with those at its place in the other CTAs of the cluster: [`Op::ClusterReduce`].
+    pub fn cluster_reduce(&mut self, of: &[(ReduceOp, Tile)]) -> Vec<Tile> {
+        let results: Vec<Tile> = of
+            .iter()
+            .map(|(_, tile)| {
+                let name = self.program.value(tile.id).name.clone();
+                self.tile(&name, tile.dtype, &tile.shape)
+            })
+            .collect();
+        let of = of.iter().map(|(op, tile)| (*op, tile.id)).collect();
+        self.push(results.iter().map(|tile| tile.id).collect(), Op::ClusterReduce { of });
+        results
+    }
+
     /// The same elements with axes in another order.
     pub fn transpose(&mut self, value: &Tile, perm: &[usize]) -> Tile {
         let shape: Vec<u32> = perm.iter().filter_map(|&axis| value.shape.get(axis).copied()).collect();

@@ -228,6 +228,12 @@ pub enum Op {
         /// Along which axis.
         axis: usize,
     },
+    /// Combines each element of some tiles with those at its place in the other CTAs of the cluster, as each of [`Op::Reduce`]'s; all CTAs get
+    /// the same. Every CTA of the cluster comes to it.
+    ClusterReduce {
+        /// How, and of what; one for each result.
+        of: Vec<(ReduceOp, ValueId)>,
+    },
     /// The same elements with axes in another order: axis `i` of the result is axis `perm[i]` of the operand.
     Transpose {
         /// Of what.
@@ -438,6 +444,17 @@ pub enum Op {
     },
     /// All threads of the cluster wait for each other.
     ClusterSync,
+    /// Arrives at the cluster's barrier; [`Op::ClusterWait`] comes later.
+    ClusterArrive,
+    /// Waits until all threads of the cluster have arrived.
+    ClusterWait,
+    /// What a slot holds in every CTA of the cluster, combined element by element in the order of the CTAs.
+    ClusterLoad {
+        /// How.
+        op: ReduceOp,
+        /// From where, in each.
+        from: Slot,
+    },
 }
 
 /// Kinds of asynchronous operations that are waited for in groups.
@@ -565,6 +582,8 @@ pub struct Schedule {
     pub overlap: bool,
     /// Whether warpgroups take turns at the tensor cores.
     pub ping_pong: bool,
+    /// CTAs that run together and reach each other's shared memory: neighbours along the last axis of the domain. 1: each for itself.
+    pub cluster: u32,
 }
 
 impl Default for Schedule {
@@ -579,6 +598,7 @@ impl Default for Schedule {
             staged_epilogue: false,
             overlap: false,
             ping_pong: false,
+            cluster: 1,
         }
     }
 }

@@ -9,6 +9,7 @@ impl Op {
     pub fn uses(&self) -> Vec<ValueId> {
         match self {
             Op::Map { args, .. } => args.iter().map(|(_, value)| *value).collect(),
+            Op::ClusterReduce { of } => of.iter().map(|(_, value)| *value).collect(),
             Op::Reduce { value, .. }
             | Op::Transpose { value, .. }
             | Op::Store { value, .. }
@@ -57,6 +58,7 @@ impl Op {
     pub fn uses_mut(&mut self, visit: &mut dyn FnMut(&mut ValueId)) {
         match self {
             Op::Map { args, .. } => args.iter_mut().for_each(|(_, value)| visit(value)),
+            Op::ClusterReduce { of } => of.iter_mut().for_each(|(_, value)| visit(value)),
             Op::Reduce { value, .. }
             | Op::Transpose { value, .. }
             | Op::Store { value, .. }
@@ -153,7 +155,7 @@ impl Op {
                 slot(from, visit);
                 view(to, visit);
             }
-            Op::SharedLoad { from } => slot(from, visit),
+            Op::SharedLoad { from } | Op::ClusterLoad { from, .. } => slot(from, visit),
             Op::SharedStore { to, .. } => slot(to, visit),
             Op::Expect { index, .. } | Op::Arrive { index, .. } => visit(index),
             Op::Wait { index, parity, .. } => {

@@ -26,7 +26,7 @@ use crate::expr::{Expr, ExprKind, Var};
 use crate::ir::{self, Op, Operand, Program, SharedId, ValueId};
 use crate::pass::facts::{Facts, Range, VarFacts};
 use crate::program::{Access, Param, product};
-use crate::threads::{self as t, Scalar, Space, Stmt, Ty};
+use crate::threads::{self as t, Effect, Scalar, Space, Stmt, Ty};
 pub use copy::TensorMap;
 use kiln_layout::RegisterLayout;
 use kiln_target::arch::Arch;
@@ -71,6 +71,14 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
             help: "use fewer stages or smaller tiles".to_owned(),
         });
     }
+    if program.schedule.cluster > 1 && !arch.has_clusters() {
+        return Err(TileError::Unsupported {
+            kernel: program.name.clone(),
+            arch,
+            what: format!("its CTAs run in clusters of {}", program.schedule.cluster),
+            help: "clusters need sm_90 or newer: choose a Config without".to_owned(),
+        });
+    }
     let mut lower = Lower {
         program,
         arch,
@@ -108,7 +116,7 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         // One CTA an SM is enough for a large tile: more would make the compiler spill.
         min_ctas: persistent.or(tensor_cores.then_some(1)),
         max_registers: None,
-        cluster: 1,
+        cluster: program.schedule.cluster,
         shared: lower.shared.total,
         body,
     };
@@ -478,7 +486,11 @@ impl<'a> Lower<'a> {
             Op::NamedBarrier { id, threads, wait } => self.named_barrier(id, *threads, *wait),
             Op::Turn(turn) => self.turn(*turn),
             Op::SetRegisters { count, increase } => self.set_registers(*count, *increase),
-            Op::ClusterSync => self.cluster_sync(),
+            Op::ClusterSync => self.effect(Effect::ClusterSync),
+            Op::ClusterArrive => self.effect(Effect::ClusterArrive),
+            Op::ClusterWait => self.effect(Effect::ClusterWait),
+            Op::ClusterLoad { op, from } => self.cluster_load(result(0)?, *op, from),
+            Op::ClusterReduce { .. } => Err(self.internal("clusters exchange through shared memory by now")),
         }
     }
 }

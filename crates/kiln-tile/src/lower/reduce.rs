@@ -78,7 +78,7 @@ impl Lower<'_> {
         if direct { Ok(()) } else { self.convert_registers((&slice, &partial), (to, &target), dtype) }
     }
 
-    fn combine(&self, op: ReduceOp, dtype: DType, x: t::Expr, y: t::Expr) -> t::Expr {
+    pub(super) fn combine(&self, op: ReduceOp, dtype: DType, x: t::Expr, y: t::Expr) -> t::Expr {
         binary(op.binary(), dtype.into(), x, y)
     }
 

@@ -7,6 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
 use crate::ir::{Block, Op, Program, SharedId, Slot, Stage, ValueId};
+use crate::program::ReduceOp;
 use crate::threads::{self as t, Atom, Binary, Instruction, Scalar, Stmt, Ty};
 use kiln_layout::{RegisterLayout, SharedLayout};
 use kiln_target::atoms::Space;
@@ -139,6 +140,34 @@ impl<'a> Lower<'a> {
         let start = self.slot(from)?;
         let place = Place { layout: self.shared_layout(from.buffer)?, start };
         self.read_shared(layout, &array, &place)
+    }
+
+    /// What a slot holds in all CTAs of the cluster, combined in the order of the CTAs, so that each gets the same.
+    pub(super) fn cluster_load(&mut self, result: ValueId, op: ReduceOp, from: &Slot) -> Result<()> {
+        let (layout, array) = (self.layout(result)?, self.array(result)?);
+        let dtype = self.program.value(result).dtype;
+        let (start, shared) = (self.slot(from)?, self.shared_layout(from.buffer)?);
+        let digits = self.digits(layout, &[])?;
+        let nest = self.nest(layout, &digits, 0, None)?;
+        let of = array.ty().element();
+        let cluster = self.program.schedule.cluster;
+        self.in_loops(&nest.loops, &mut |lower| {
+            let bytes = lower.shared_bytes(&nest.at, shared)?;
+            let address = t::Expr::SharedAddress(Box::new(start.clone().plus(bytes)));
+            let part = |rank: u32| {
+                let function = t::Function::ClusterLoad(of);
+                t::Expr::call(function, [address.clone(), t::Expr::Int(rank.into(), Scalar::U32)])
+            };
+            let place = array.place(lower.expr(&nest.register)?);
+            lower.push(Stmt::Assign(place.clone(), part(0)));
+            for rank in 1..cluster {
+                let other = lower.var("other", Ty::Scalar(of));
+                lower.push(Stmt::constant(&other, part(rank)));
+                let value = lower.combine(op, dtype, place.value(), t::Expr::from(&other));
+                lower.push(Stmt::Assign(place.clone(), value));
+            }
+            Ok(())
+        })
     }
 
     /// A tile to a slot.

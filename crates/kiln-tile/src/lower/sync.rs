@@ -191,8 +191,8 @@ impl Lower<'_> {
         Ok(())
     }
 
-    pub(super) fn cluster_sync(&mut self) -> Result<()> {
-        self.push(Stmt::Effect(Effect::ClusterSync));
+    pub(super) fn effect(&mut self, effect: Effect) -> Result<()> {
+        self.push(Stmt::Effect(effect));
         Ok(())
     }
 }

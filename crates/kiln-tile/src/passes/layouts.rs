@@ -189,6 +189,9 @@ impl Pass<'_> {
                         }
                     }
                 }
+                Op::ClusterReduce { of } => {
+                    of.iter().zip(&stmt.results).for_each(|((_, value), result)| self.equal(&[*value, *result]));
+                }
                 Op::Reduce { value, axis, .. } => {
                     if let (Some(layout), false) =
                         (self.layouts.get(value), self.layouts.contains_key(&stmt.results[0]))
@@ -312,6 +315,10 @@ impl Pass<'_> {
                         wanted.push((*value, need));
                     }
                 }
+                Op::ClusterReduce { of } => {
+                    let pairs = of.iter().zip(&stmt.results);
+                    wanted.extend(pairs.map(|((_, value), result)| (*value, self.layouts[result].clone())));
+                }
                 Op::For { carried, .. } => {
                     wanted.extend(carried.iter().map(|(inside, first)| (*first, self.layouts[inside].clone())));
                 }
@@ -374,6 +381,9 @@ fn alike(program: &Program, flat: &[&Stmt], value: ValueId) -> HashSet<ValueId> 
                 let shape = &program.value(stmt.results[0]).shape;
                 let args = args.iter().map(|(_, v)| *v).filter(|v| program.value(*v).shape == *shape);
                 groups.push(stmt.results.iter().copied().chain(args).collect());
+            }
+            Op::ClusterReduce { of } => {
+                groups.extend(of.iter().zip(&stmt.results).map(|((_, value), result)| vec![*value, *result]));
             }
             Op::For { carried, yields, .. } => {
                 let of = |(i, (inside, first)): (usize, &(ValueId, ValueId))| {

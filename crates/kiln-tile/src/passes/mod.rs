@@ -3,6 +3,7 @@
 mod asynchronous;
 mod bounds;
 mod canonicalise;
+mod clusters;
 mod epilogue;
 mod feeds;
 mod layouts;
@@ -93,8 +94,9 @@ pub const PASSES: [Pass; 12] = [
     pass!(
         "async",
         Async,
-        "channels become barriers and groups; products are waited for where they are used",
+        "channels become barriers and groups, products are waited for where they are used, clusters exchange through shared memory",
         |p, _| {
+            clusters::clusters(p)?;
             asynchronous::asynchronous(p);
             Ok(())
         }

@@ -323,6 +323,8 @@ impl Printer<'_> {
                 (name.to_owned(), with(*threads), Some(Piece::NamedBarrier))
             }
             Effect::ClusterSync => ("cluster_sync".to_owned(), args, Some(Piece::ClusterSync)),
+            Effect::ClusterArrive => ("cluster_arrive".to_owned(), args, Some(Piece::ClusterArrive)),
+            Effect::ClusterWait => ("cluster_wait".to_owned(), args, Some(Piece::ClusterWait)),
             Effect::BarrierInit { count, .. } => ("barrier_init".to_owned(), with(*count), Some(Piece::BarrierInit)),
             Effect::BarrierExpect { bytes, .. } => {
                 ("barrier_expect".to_owned(), with(*bytes), Some(Piece::BarrierExpect))
@@ -611,6 +613,10 @@ impl Printer<'_> {
             Function::ShuffleXor(bits) => {
                 self.pieces.insert(Piece::ShuffleXor);
                 format!("shuffle_xor({list}, {bits})")
+            }
+            Function::ClusterLoad(to) => {
+                self.pieces.insert(Piece::ClusterLoad);
+                format!("cluster_load<{}>({list})", self.scalar(to))
             }
             Function::Shuffle => {
                 self.pieces.insert(Piece::Shuffle);

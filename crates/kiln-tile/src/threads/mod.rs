@@ -154,6 +154,8 @@ pub enum Function {
     ShuffleXor(u32),
     /// `.0` of lane `.1`; also of vectors.
     Shuffle,
+    /// The number of this type that CTA `.1` of the cluster has at the shared address `.0`.
+    ClusterLoad(Scalar),
 }
 
 /// An expression without effects, but for what loads may see.
@@ -239,6 +241,10 @@ pub enum Effect {
     },
     /// All threads of the cluster wait for each other.
     ClusterSync,
+    /// The first half of that: arrives.
+    ClusterArrive,
+    /// The second half: waits until all have.
+    ClusterWait,
     /// Sets up an mbarrier.
     BarrierInit {
         /// Shared address.

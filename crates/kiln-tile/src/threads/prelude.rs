@@ -16,6 +16,9 @@ pub enum Piece {
     Shuffle,
     NamedBarrier,
     ClusterSync,
+    ClusterArrive,
+    ClusterWait,
+    ClusterLoad,
     BarrierInit,
     BarrierExpect,
     BarrierArrive,
@@ -53,6 +56,9 @@ impl Piece {
             Piece::ClusterSync => {
                 effect("cluster_sync()", "barrier.cluster.arrive.aligned;\\nbarrier.cluster.wait.aligned;", "")
             }
+            Piece::ClusterArrive => effect("cluster_arrive()", "barrier.cluster.arrive.aligned;", ""),
+            Piece::ClusterWait => effect("cluster_wait()", "barrier.cluster.wait.aligned;", ""),
+            Piece::ClusterLoad => CLUSTER_LOAD.to_owned(),
             Piece::BarrierInit => effect(
                 "barrier_init(unsigned barrier, unsigned count)",
                 "mbarrier.init.shared::cta.b64 [%0], %1;",
@@ -199,6 +205,32 @@ const NAMED_BARRIER: &str = r#"__device__ __forceinline__ void barrier_sync(unsi
 }
 __device__ __forceinline__ void barrier_pass(unsigned id, unsigned threads) {
     asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");
+}
+"#;
+
+const CLUSTER_LOAD: &str = r#"// What another CTA of the cluster has at an address of its shared memory.
+template <class T> __device__ __forceinline__ T cluster_load(unsigned address, unsigned cta) {
+    unsigned there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(cta));
+    T value;
+    if (sizeof(T) == 8) {
+        unsigned long long bits;
+        asm volatile("ld.shared::cluster.b64 %0, [%1];" : "=l"(bits) : "r"(there) : "memory");
+        memcpy(&value, &bits, sizeof(T));
+    } else if (sizeof(T) == 4) {
+        unsigned bits;
+        asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(bits) : "r"(there) : "memory");
+        memcpy(&value, &bits, sizeof(T));
+    } else if (sizeof(T) == 2) {
+        unsigned short bits;
+        asm volatile("ld.shared::cluster.b16 %0, [%1];" : "=h"(bits) : "r"(there) : "memory");
+        memcpy(&value, &bits, sizeof(T));
+    } else {
+        unsigned bits;
+        asm volatile("ld.shared::cluster.u8 %0, [%1];" : "=r"(bits) : "r"(there) : "memory");
+        memcpy(&value, &bits, sizeof(T));
+    }
+    return value;
 }
 "#;
 

@@ -74,6 +74,8 @@ impl Effect {
             Effect::SyncThreads
             | Effect::SyncWarp
             | Effect::ClusterSync
+            | Effect::ClusterArrive
+            | Effect::ClusterWait
             | Effect::Commit(_)
             | Effect::WaitGroup { .. }
             | Effect::Fence(_)

@@ -1,6 +1,7 @@
 //! Which launches are tried: parameters that make loops run from not at all to more often than their stages wrap twice, and give a CTA several
 //! tiles.
 
+use super::Scene;
 use super::trace::is_inert;
 use crate::dtype::{Scalar, Type};
 use crate::error::{Result, TileError};
@@ -36,6 +37,27 @@ impl Launch {
             }
         }
         error
+    }
+
+    /// What the CTA knows that has this place in its cluster.
+    pub fn cta(&self, scene: Scene<'_>, rank: u32) -> Result<State> {
+        let mut state = scene.state();
+        self.values.iter().for_each(|(var, value)| state.set(var, *value));
+        let (domain, cluster) = (&scene.program.domain, i128::from(scene.program.schedule.cluster));
+        if cluster == 1 {
+            return Ok(state);
+        }
+        let extents: Vec<i128> = domain.iter().map(|axis| state.index(&axis.extent)).collect::<Result<_>>()?;
+        let mut point = 0;
+        for (axis, extent) in domain.iter().zip(&extents) {
+            point = point * extent + state.index(&Expr::var(&axis.var))?;
+        }
+        point = point / cluster * cluster + i128::from(rank);
+        for (axis, extent) in domain.iter().zip(&extents).rev() {
+            state.set(&axis.var, Scalar::Int(point % extent.max(&1)));
+            point /= extent.max(&1);
+        }
+        Ok(state)
     }
 }
 

@@ -1,10 +1,11 @@
-//! Executes the events of all roles, and orders them. An agent is a group of threads that do the same: of each role the warp of the thread that is
+//! Executes the events of all roles of all CTAs of a cluster, and orders them. Each CTA has slots and barriers of its own, the cluster one barrier
+//! together. An agent is a group of threads that do the same: of each role the warp of the thread that is
 //! elected and the other warps, of each warpgroup where those matter.
 
 use super::barriers::{Phases, Rounds, Wrong};
 use super::flight::Registers;
 use super::memory::{Access, Parts, SlotState, Stamp};
-use super::trace::{Act, CLUSTER, Event, Plan, Trace};
+use super::trace::{Act, Event, NAMED, Plan, Trace};
 use super::{Finding, Scene};
 use crate::error::{Result, TileError};
 use crate::ir::{Arriver, Fence, Grid, Group, Stmt, Turn};
@@ -39,6 +40,7 @@ pub(super) fn run(scene: Scene<'_>, plan: &Plan, roles: &[Trace<'_>]) -> Result<
 /// A group of threads.
 struct Agent {
     role: usize,
+    cta: usize,
     threads: u32,
     /// Whether the thread that is elected is among them.
     leader: bool,
@@ -51,6 +53,8 @@ struct Agent {
     stamp: Stamp,
     /// The round that it waits for, and where.
     stands: Option<(usize, usize)>,
+    /// The round of the cluster's barrier that it has arrived in.
+    arrived: Option<usize>,
     copies: u32,
     bulk: u32,
     /// What was known when each group of products was closed.
@@ -76,14 +80,16 @@ struct Machine<'t, 'a> {
     agents: Vec<Agent>,
     slots: Vec<SlotState<'a>>,
     barriers: Vec<Phases>,
+    /// Of each CTA, then the cluster's.
     named: Vec<Rounds>,
-    /// Registers that were given up and not taken yet.
-    free: u32,
+    /// Registers of each CTA that were given up and not taken yet.
+    free: Vec<u32>,
 }
 
 impl<'t, 'a> Machine<'t, 'a> {
     fn new(scene: Scene<'a>, plan: &'t Plan, roles: &'t [Trace<'a>]) -> Self {
-        let threads: u32 = roles.iter().map(|role| role.warps * WARP).sum::<u32>().max(1);
+        let ctas = roles.iter().map(|role| role.cta + 1).max().unwrap_or(1);
+        let threads = (roles.iter().map(|role| role.warps * WARP).sum::<u32>() / ctas as u32).max(1);
         let per_sm = match scene.program.grid {
             Grid::Persistent { per_sm, .. } => per_sm,
             Grid::Points => 1,
@@ -101,6 +107,7 @@ impl<'t, 'a> Machine<'t, 'a> {
                     let first = i == 0;
                     agents.push(Agent {
                         role,
+                        cta: trace.cta,
                         threads,
                         leader: first && within == 0,
                         group: groups,
@@ -109,6 +116,7 @@ impl<'t, 'a> Machine<'t, 'a> {
                         at: 0,
                         stamp: Stamp::default(),
                         stands: None,
+                        arrived: None,
                         copies: 0,
                         bulk: 0,
                         closed: vec![],
@@ -121,8 +129,8 @@ impl<'t, 'a> Machine<'t, 'a> {
                 groups += 1;
             }
         }
-        let counts = plan.counts(scene.program);
-        let parts = Parts { agents: agents.len(), groups, barriers: counts.len() };
+        let counts = plan.counts(scene.program).repeat(ctas);
+        let parts = Parts { agents: agents.len(), groups, barriers: counts.len(), named: ctas * NAMED + 1 };
         agents.iter_mut().for_each(|agent| agent.stamp = Stamp::new(parts.total()));
         let phases = |(i, count): (usize, &u32)| Phases::new(*count, parts.barrier(i), parts.total());
         Machine {
@@ -131,10 +139,10 @@ impl<'t, 'a> Machine<'t, 'a> {
             roles,
             parts,
             agents,
-            slots: vec![SlotState::default(); plan.slot_count()],
+            slots: vec![SlotState::default(); ctas * plan.slot_count()],
             barriers: counts.iter().enumerate().map(phases).collect(),
-            named: (0..=CLUSTER).map(|id| Rounds::new(parts.named(id), parts.total())).collect(),
-            free: 0,
+            named: (0..parts.named).map(|id| Rounds::new(parts.named(id), parts.total())).collect(),
+            free: vec![0; ctas],
         }
     }
 
@@ -146,6 +154,25 @@ impl<'t, 'a> Machine<'t, 'a> {
     fn wrong(&self, agent: usize, stmt: &Stmt, name: &str, (finding, what): Wrong) -> TileError {
         let role = self.roles[self.agents[agent].role].name;
         self.scene.finding(finding, role, Some(stmt), format!("barrier {name}: {what}"))
+    }
+
+    /// Where an agent's CTA has its slot, barrier or named barrier of this number.
+    fn slot(&self, who: usize, slot: usize) -> usize {
+        self.agents[who].cta * self.plan.slot_count() + slot
+    }
+
+    fn barrier(&self, who: usize, barrier: usize) -> usize {
+        self.agents[who].cta * self.plan.barrier_count() + barrier
+    }
+
+    fn named(&self, who: usize, id: usize) -> usize {
+        self.agents[who].cta * NAMED + id
+    }
+
+    /// What a named barrier is called.
+    fn named_name(&self, number: usize) -> String {
+        let cluster = number + 1 == self.parts.named;
+        if cluster { "of the cluster".to_owned() } else { (number % NAMED).to_string() }
     }
 
     /// Does the next thing of an agent; `false` if it has to wait, or has ended.
@@ -162,13 +189,13 @@ impl<'t, 'a> Machine<'t, 'a> {
         let threads = if event.elected { 1 } else { self.agents[who].threads };
         match &event.act {
             Act::Wait { barrier, parity } => {
-                let waits = self.parts.waits(who);
-                let result = self.barriers[*barrier].wait(&mut self.agents[who].stamp, *parity, waits);
+                let (waits, at) = (self.parts.waits(who), self.barrier(who, *barrier));
+                let result = self.barriers[at].wait(&mut self.agents[who].stamp, *parity, waits);
                 return result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong));
             }
             Act::Expect { barrier, bytes } => {
-                let bytes = bytes * i64::from(threads);
-                let result = self.barriers[*barrier].arrive(&self.agents[who].stamp, threads, bytes);
+                let (bytes, at) = (bytes * i64::from(threads), self.barrier(who, *barrier));
+                let result = self.barriers[at].arrive(&self.agents[who].stamp, threads, bytes);
                 result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
             }
             Act::Arrive { barrier, by } => {
@@ -180,15 +207,17 @@ impl<'t, 'a> Machine<'t, 'a> {
                     Arriver::Warpgroup => u32::from(agent.first),
                 };
                 if times > 0 {
-                    let result = self.barriers[*barrier].arrive(&agent.stamp, times, 0);
+                    let at = self.barrier(who, *barrier);
+                    let result = self.barriers[at].arrive(&agent.stamp, times, 0);
                     result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
                 }
             }
             Act::Bring { slot, barrier, bytes } => {
                 let stamp = self.agents[who].stamp.clone();
-                let step = self.barriers[*barrier].ended() + 1;
-                self.write(who, stmt, *slot, (self.parts.barrier(*barrier), step, true), &stamp)?;
-                let result = self.barriers[*barrier].copy(&stamp, bytes * i64::from(threads));
+                let at = self.barrier(who, *barrier);
+                let step = self.barriers[at].ended() + 1;
+                self.write(who, stmt, *slot, (self.parts.barrier(at), step, true), &stamp)?;
+                let result = self.barriers[at].copy(&stamp, bytes * i64::from(threads));
                 result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
             }
             Act::Copy { slot } => {
@@ -204,6 +233,14 @@ impl<'t, 'a> Machine<'t, 'a> {
             Act::Load { slot } => {
                 let (part, step) = self.access(who);
                 self.read(who, stmt, *slot, (part, step, false))?;
+            }
+            Act::Gather { slot } => {
+                let (part, step) = self.access(who);
+                for at in (*slot..self.slots.len()).step_by(self.plan.slot_count()) {
+                    let access = self.made(who, stmt, (part, step, false));
+                    let result = self.slots[at].read(access, &self.agents[who].stamp);
+                    self.conflict(who, stmt, *slot, result)?;
+                }
             }
             Act::Out { slot } => {
                 let (part, step) = (self.parts.bulk(who), self.agents[who].bulk + 1);
@@ -243,6 +280,30 @@ impl<'t, 'a> Machine<'t, 'a> {
             // The barriers are set up before the first statement.
             Act::Fence(Fence::BarrierInit) => {}
             Act::Meet { id, threads, wait } => return self.meet(who, stmt, *id, *threads, *wait),
+            Act::ClusterArrive { threads } => {
+                let id = self.parts.named - 1;
+                let agent = &mut self.agents[who];
+                if agent.arrived.is_some() {
+                    let what = "it has arrived at the cluster's barrier, and not waited".to_owned();
+                    return self.fail(Finding::NamedBarrier, who, stmt, what);
+                }
+                match self.named[id].arrive(&agent.stamp, agent.threads, *threads) {
+                    Ok(round) => agent.arrived = Some(round),
+                    Err(wrong) => return Err(self.wrong(who, stmt, "of the cluster", wrong)),
+                }
+            }
+            Act::ClusterWait => {
+                let id = self.parts.named - 1;
+                let agent = &mut self.agents[who];
+                let Some(round) = agent.arrived else {
+                    let what = "it has not arrived at the cluster's barrier".to_owned();
+                    return self.fail(Finding::NamedBarrier, who, stmt, what);
+                };
+                let on = self.named[id].wait(&mut agent.stamp, round);
+                agent.stands = (!on).then_some((id, round));
+                agent.arrived = (!on).then_some(round);
+                return Ok(on);
+            }
             Act::Turn(turn) => return self.turn(who, stmt, *turn),
             Act::SetRegisters { count, increase } => {
                 let now = self.agents[who].count;
@@ -253,10 +314,11 @@ impl<'t, 'a> Machine<'t, 'a> {
                 }
                 // Who takes more waits until others have given up as much.
                 let change = count.abs_diff(now) * self.agents[who].threads;
-                if *increase && change > self.free {
+                let free = &mut self.free[self.agents[who].cta];
+                if *increase && change > *free {
                     return Ok(false);
                 }
-                self.free = if *increase { self.free - change } else { self.free + change };
+                *free = if *increase { *free - change } else { *free + change };
                 self.agents[who].count = *count;
             }
         }
@@ -276,8 +338,8 @@ impl<'t, 'a> Machine<'t, 'a> {
     }
 
     fn read(&mut self, who: usize, stmt: &'a Stmt, slot: usize, access: (usize, u32, bool)) -> Result<()> {
-        let access = self.made(who, stmt, access);
-        let result = self.slots[slot].read(access, &self.agents[who].stamp);
+        let (access, at) = (self.made(who, stmt, access), self.slot(who, slot));
+        let result = self.slots[at].read(access, &self.agents[who].stamp);
         self.conflict(who, stmt, slot, result)
     }
 
@@ -289,13 +351,14 @@ impl<'t, 'a> Machine<'t, 'a> {
         access: (usize, u32, bool),
         stamp: &Stamp,
     ) -> Result<()> {
-        let access = self.made(who, stmt, access);
-        let result = self.slots[slot].write(access, stamp);
+        let (access, at) = (self.made(who, stmt, access), self.slot(who, slot));
+        let result = self.slots[at].write(access, stamp);
         self.conflict(who, stmt, slot, result)
     }
 
     fn made(&self, who: usize, stmt: &'a Stmt, (part, step, asynchronous): (usize, u32, bool)) -> Access<'a> {
-        Access { part, step, asynchronous, stmt, role: self.roles[self.agents[who].role].name }
+        let Agent { role, cta, .. } = self.agents[who];
+        Access { part, step, asynchronous, stmt, role: self.roles[role].name, cta }
     }
 
     fn conflict(
@@ -345,12 +408,13 @@ impl<'t, 'a> Machine<'t, 'a> {
     }
 
     fn meet(&mut self, who: usize, stmt: &Stmt, id: usize, threads: u32, wait: bool) -> Result<bool> {
+        let id = self.named(who, id);
         let agent = &mut self.agents[who];
         let round = match agent.stands {
             Some((_, round)) => round,
             None => match self.named[id].arrive(&agent.stamp, agent.threads, threads) {
                 Ok(round) => round,
-                Err(wrong) => return Err(self.wrong(who, stmt, &id.to_string(), wrong)),
+                Err(wrong) => return Err(self.wrong(who, stmt, &self.named_name(id), wrong)),
             },
         };
         let on = !wait || self.named[id].wait(&mut agent.stamp, round);
@@ -387,19 +451,19 @@ impl<'t, 'a> Machine<'t, 'a> {
             at = at.or(Some((agent.role, event.stmt)));
             let found = match &event.act {
                 Act::Wait { barrier, parity } => {
-                    let state = &self.barriers[*barrier];
+                    let state = &self.barriers[agent.cta * self.plan.barrier_count() + barrier];
                     bytes |= state.bytes_differ();
                     let name = self.plan.barrier_name(self.scene.program, *barrier);
                     format!("phase {} of {name} ({})", state.phase(&agent.stamp, *parity), state.describe())
                 }
                 Act::SetRegisters { count, .. } => {
                     registers = true;
-                    format!("{count} registers a thread ({} are free in all)", self.free)
+                    format!("{count} registers a thread ({} are free in all)", self.free[agent.cta])
                 }
                 Act::WaitGroup { .. } => "products that other warps of its warpgroup have not started".to_owned(),
                 _ => agent.stands.map_or(String::new(), |(id, round)| {
                     let Rounds { arrived, threads, .. } = &self.named[id];
-                    format!("round {round} of named barrier {id} ({arrived} of {threads} threads)")
+                    format!("round {round} of named barrier {} ({arrived} of {threads} threads)", self.named_name(id))
                 }),
             };
             let role = self.roles[agent.role].name;
@@ -422,22 +486,27 @@ impl<'t, 'a> Machine<'t, 'a> {
         let fail = |what: String| self.scene.fail(Finding::Unfinished, "", None, what);
         for (id, rounds) in self.named.iter().enumerate() {
             if rounds.arrived > 0 {
-                let what =
-                    format!("{} of {} threads have arrived at named barrier {id}", rounds.arrived, rounds.threads);
-                return fail(what);
+                let (arrived, threads, name) = (rounds.arrived, rounds.threads, self.named_name(id));
+                return fail(format!("{arrived} of {threads} threads have arrived at named barrier {name}"));
             }
         }
         for (i, phases) in self.barriers.iter().enumerate() {
             if !phases.is_idle() {
-                let name = self.plan.barrier_name(self.scene.program, i);
+                let name = self.plan.barrier_name(self.scene.program, i % self.plan.barrier_count());
                 return fail(format!("barrier {name}, {}", phases.describe()));
             }
         }
         let known: Vec<&Stamp> = self.agents.iter().map(|agent| &agent.stamp).collect();
         for (i, slot) in self.slots.iter().enumerate() {
+            let (cta, number) = (i / self.plan.slot_count(), i % self.plan.slot_count());
+            let name = self.plan.slot_name(self.scene.program, number);
             if let Some(write) = slot.unfinished(&known) {
-                let name = self.plan.slot_name(self.scene.program, i);
                 return fail(format!("nobody waits for `{}` to {name}", self.scene.text(write.stmt)));
+            }
+            let own = self.agents.iter().filter(|agent| agent.cta == cta).map(|agent| &agent.stamp);
+            if let Some(read) = slot.outlived(cta, &own.collect::<Vec<_>>()) {
+                let text = self.scene.text(read.stmt);
+                return fail(format!("a CTA may end before another one of its cluster reads its {name} by `{text}`"));
             }
         }
         for (i, agent) in self.agents.iter().enumerate() {

@@ -38,6 +38,8 @@ pub(super) struct Parts {
     pub agents: usize,
     pub groups: usize,
     pub barriers: usize,
+    /// Named barriers of all CTAs, the cluster's included.
+    pub named: usize,
 }
 
 impl Parts {
@@ -77,7 +79,7 @@ impl Parts {
     }
 
     pub fn total(self) -> usize {
-        self.named(super::trace::CLUSTER) + 1
+        self.named(self.named)
     }
 }
 
@@ -91,6 +93,8 @@ pub(super) struct Access<'a> {
     pub asynchronous: bool,
     pub stmt: &'a Stmt,
     pub role: &'a str,
+    /// The CTA that makes it.
+    pub cta: usize,
 }
 
 impl Access<'_> {
@@ -144,6 +148,12 @@ impl<'a> SlotState<'a> {
         }
         note(&mut self.writes, access);
         Ok(())
+    }
+
+    /// A read by another CTA than `own`, whose agents all may have ended before it.
+    pub fn outlived(&self, own: usize, known: &[&Stamp]) -> Option<Access<'a>> {
+        let late = |read: &&Access<'_>| read.cta != own && !known.iter().any(|stamp| read.before(stamp));
+        self.reads.iter().find(late).copied()
     }
 
     /// Writes of other parts than agents that nobody knows to have ended.

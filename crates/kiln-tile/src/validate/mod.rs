@@ -13,7 +13,7 @@
 //! What is proved, for the launches that are tried: every wait ends; arrivals and bytes of a phase are those that the barrier counts; no slot is
 //! read before it is written or written while it is read; ordinary writes pass a proxy fence before asynchronous reads; registers of a product in
 //! flight are left alone (`flight`), and fenced before it; named barriers have their threads; turns are passed; nothing that still uses shared
-//! memory is left behind; registers that change hands exist; counters in global memory are held by one CTA at a time, each of which waits for
+//! memory is left behind, by other CTAs of the cluster too; registers that change hands exist; counters in global memory are held by one CTA at a time, each of which waits for
 //! earlier ones alone, and are left zero (`counters`). What is not: values (that the right tile is in a slot is the interpreter's to
 //! show), races in global memory, threads of a warp against each other. Loops and branches that depend on data are refused if they hold anything
 //! of the above, for they cannot be followed.

@@ -46,6 +46,10 @@ pub(super) enum Act {
     Load {
         slot: usize,
     },
+    /// A read of the slot in every CTA of the cluster.
+    Gather {
+        slot: usize,
+    },
     Store {
         slot: usize,
     },
@@ -72,6 +76,11 @@ pub(super) enum Act {
         threads: u32,
         wait: bool,
     },
+    /// Arrives at the cluster's barrier, or waits for the round that it has arrived in.
+    ClusterArrive {
+        threads: u32,
+    },
+    ClusterWait,
     Turn(Turn),
     SetRegisters {
         count: u32,
@@ -79,9 +88,11 @@ pub(super) enum Act {
     },
 }
 
-/// The threads of the kernel, or of one of its roles, in one launch.
+/// The threads of a CTA, or of one of its roles, in one launch.
 pub(super) struct Trace<'a> {
     pub name: &'a str,
+    /// The CTA's place in its cluster.
+    pub cta: usize,
     pub warps: u32,
     pub events: Vec<Event<'a>>,
 }
@@ -99,8 +110,8 @@ pub(super) struct Plan {
     pub warpgroups: bool,
 }
 
-/// The number of the barrier that the cluster meets at, after the 16 named ones.
-pub(super) const CLUSTER: usize = 16;
+/// Named barriers of a CTA.
+pub(super) const NAMED: usize = 16;
 
 impl Plan {
     pub fn of(program: &Program) -> Result<Plan> {
@@ -130,6 +141,10 @@ impl Plan {
 
     pub fn slot_count(&self) -> usize {
         self.slots.last().copied().unwrap_or(0)
+    }
+
+    pub fn barrier_count(&self) -> usize {
+        self.barriers.last().copied().unwrap_or(0)
     }
 
     /// What a slot is called.
@@ -177,23 +192,23 @@ pub(super) fn is_inert(block: &Block) -> bool {
     })
 }
 
-/// The roles of a program, or all of it as one, in a launch.
+/// The roles of a program, or all of it as one, of each CTA of a cluster in a launch.
 pub(super) fn roles<'a>(scene: Scene<'a>, plan: &'a Plan, launch: &Launch) -> Result<Vec<Trace<'a>>> {
     let program = scene.program;
     let roles = program.body.iter().find_map(|stmt| if let Op::Roles(roles) = &stmt.op { Some(roles) } else { None });
-    let of = |role: Option<(usize, &'a Role)>| {
-        let mut state = scene.state();
-        launch.values.iter().for_each(|(var, value)| state.set(var, *value));
+    let of = |rank: u32, role: Option<(usize, &'a Role)>| {
+        let state = launch.cta(scene, rank)?;
         let name = role.map_or("", |(_, role)| &*role.name);
         let mut tracer = Tracer { scene, plan, state, role, within: false, elected: false, events: vec![], name };
         tracer.block(&program.body)?;
         let warps = role.map_or(program.schedule.warps, |(_, role)| role.warps);
-        Ok(Trace { name, warps, events: tracer.events })
+        Ok(Trace { name, cta: rank as usize, warps, events: tracer.events })
     };
-    match roles {
-        Some(roles) => roles.iter().enumerate().map(|role| of(Some(role))).collect(),
-        None => Ok(vec![of(None)?]),
-    }
+    let ctas = (0..program.schedule.cluster).map(|rank| match roles {
+        Some(roles) => roles.iter().enumerate().map(|role| of(rank, Some(role))).collect(),
+        None => Ok(vec![of(rank, None)?]),
+    });
+    Ok(ctas.collect::<Result<Vec<Vec<Trace<'a>>>>>()?.into_iter().flatten().collect())
 }
 
 struct Tracer<'a> {
@@ -342,6 +357,11 @@ impl<'a> Tracer<'a> {
                 self.push(stmt, Act::Load { slot });
                 self.uses(stmt, stmt.results.iter().copied());
             }
+            Op::ClusterLoad { from, .. } => {
+                let slot = self.slot(stmt, from)?;
+                self.push(stmt, Act::Gather { slot });
+                self.uses(stmt, stmt.results.iter().copied());
+            }
             Op::SharedStore { to, value } => {
                 let slot = self.slot(stmt, to)?;
                 self.uses(stmt, [*value]);
@@ -385,7 +405,7 @@ impl<'a> Tracer<'a> {
             }
             Op::NamedBarrier { id, threads, wait } => {
                 let number = self.scalar(stmt, id)?;
-                let Some(id) = usize::try_from(number).ok().filter(|id| *id < CLUSTER) else {
+                let Some(id) = usize::try_from(number).ok().filter(|id| *id < NAMED) else {
                     return self.fail(
                         Finding::NamedBarrier,
                         stmt,
@@ -394,9 +414,14 @@ impl<'a> Tracer<'a> {
                 };
                 self.push(stmt, Act::Meet { id, threads: *threads, wait: *wait });
             }
-            Op::ClusterSync => {
-                self.push(stmt, Act::Meet { id: CLUSTER, threads: self.scene.program.threads(), wait: true });
+            Op::ClusterSync | Op::ClusterArrive => {
+                let threads = self.scene.program.threads() * self.scene.program.schedule.cluster;
+                self.push(stmt, Act::ClusterArrive { threads });
+                if matches!(stmt.op, Op::ClusterSync) {
+                    self.push(stmt, Act::ClusterWait);
+                }
             }
+            Op::ClusterWait => self.push(stmt, Act::ClusterWait),
             Op::Turn(turn) => self.push(stmt, Act::Turn(*turn)),
             Op::SetRegisters { count, increase } => {
                 self.push(stmt, Act::SetRegisters { count: *count, increase: *increase });

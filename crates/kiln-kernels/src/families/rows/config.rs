@@ -8,7 +8,7 @@ use std::fmt;
 pub struct Config {
     /// Whether a row is one tile.
     pub whole: bool,
-    /// Elements of a row that are there at a time.
+    /// Elements of a row that are there at a time in one CTA.
     pub columns: u32,
     /// Rows of a CTA.
     pub rows: u32,
@@ -16,13 +16,16 @@ pub struct Config {
     pub row_threads: u32,
     /// Warps of a CTA.
     pub warps: u32,
+    /// CTAs of a cluster, which share a row.
+    pub cluster: u32,
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { whole, columns, rows, row_threads, warps } = self;
+        let Config { whole, columns, rows, row_threads, warps, cluster } = self;
         let held = if *whole { "whole, " } else { "in chunks, " };
-        write!(f, "{rows} rows {held}{columns} columns, {row_threads} threads a line, {warps} warps")
+        write!(f, "{rows} rows {held}{columns} columns, {row_threads} threads a line, {warps} warps")?;
+        if *cluster > 1 { write!(f, ", clusters of {cluster}") } else { Ok(()) }
     }
 }
 
@@ -32,7 +35,12 @@ impl Config {
         32 * self.warps
     }
 
-    /// Threads that share one row.
+    /// Elements of a row that are there at a time in the cluster.
+    pub fn span(&self) -> u32 {
+        self.columns * self.cluster
+    }
+
+    /// Threads of a CTA that share one row.
     pub fn sharing(&self, shape: &Shape) -> u32 {
         if shape.contiguous { self.row_threads } else { self.threads() / self.row_threads }
     }
@@ -55,12 +63,15 @@ pub struct Shape {
     pub narrow: u32,
     /// 32-bit registers that an element takes for as long as its row is there.
     pub words: u32,
+    /// Whether CTAs run in clusters.
+    pub clusters: bool,
 }
 
 /// Most 32-bit registers of a thread for elements of rows.
 const MOST_WORDS: u32 = 96;
-/// Longest row that is held whole.
+/// Longest row that a CTA holds whole, and longest that no cluster shares.
 const MOST_COLUMNS: u32 = 32 << 10;
+const LONG: u64 = 16 << 10;
 /// Registers that the threads of a CTA have together, and what each needs beside its elements.
 const REGISTERS: u32 = 64 << 10;
 const BESIDE: u32 = 28;
@@ -91,25 +102,40 @@ impl Shape {
 
     fn with(&self, warps: u32, row_threads: u32, space: &mut Vec<Config>) {
         let (threads, vector) = (32 * warps, self.vector());
-        let teams = threads / row_threads;
-        let mut add = |whole, columns: u32, rows: u32| {
+        let (teams, line) = (threads / row_threads, row_threads * vector);
+        let mut add_to = |cluster, whole, columns: u32, rows: u32| {
             let elements = u64::from(columns) * u64::from(rows) / u64::from(threads);
             let most = (REGISTERS / threads).min(MOST_WORDS + BESIDE) - BESIDE;
             if elements >= 1 && elements * u64::from(self.words) <= most.into() {
-                space.push(Config { whole, columns, rows, row_threads, warps });
+                space.push(Config { whole, columns, rows, row_threads, warps, cluster });
             }
         };
         let length = self.longest.unwrap_or(self.typical);
         let held = u32::try_from(length).ok().filter(|length| *length <= MOST_COLUMNS);
+        if self.clusters && self.contiguous && length > LONG && teams == 1 {
+            for cluster in [2, 4, 8] {
+                let (line, ctas) = (u64::from(line), u64::from(cluster));
+                // Less than half of it pads the row.
+                let part = length.div_ceil(ctas).next_multiple_of(line);
+                if let (Ok(columns), true) = (u32::try_from(part), part * ctas < 2 * length) {
+                    add_to(cluster, true, columns, 1);
+                }
+                if 4 * line * ctas < length {
+                    add_to(cluster, false, 4 * line as u32, 1);
+                }
+            }
+        }
+        let mut add = |whole, columns, rows| add_to(1, whole, columns, rows);
         if self.contiguous {
             // A line of accesses, as often as the row needs it; no more threads than have something to do.
-            let line = row_threads * vector;
             if let Some(length) = held
                 && (line < 2 * length || row_threads == 1)
             {
                 add(true, length.next_multiple_of(line), teams);
             }
-            if row_threads >= 32 && (self.longest.is_none() || u64::from(line) < length) {
+            // All threads take long rows together: ptxas spills where several teams walk them.
+            let together = teams == 1 || length <= LONG;
+            if row_threads >= 32 && together && (self.longest.is_none() || u64::from(line) < length) {
                 [1, 2, 4].into_iter().for_each(|accesses| add(false, line * accesses, teams));
             }
         } else if row_threads * vector <= 128 && row_threads >= 8 {
@@ -125,6 +151,6 @@ impl Shape {
     /// One Config for elements so large that no other is.
     fn smallest(&self, space: &mut Vec<Config>) {
         let (rows, columns) = if self.contiguous { (4, 32) } else { (32, 4) };
-        space.push(Config { whole: false, columns, rows, row_threads: 32, warps: 4 });
+        space.push(Config { whole: false, columns, rows, row_threads: 32, warps: 4, cluster: 1 });
     }
 }

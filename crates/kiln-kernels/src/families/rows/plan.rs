@@ -16,6 +16,8 @@ pub struct Plan {
     pub levels: Vec<Vec<NodeId>>,
     /// Values with an element for each of the rows' that are made before a level and used after it, by that level.
     pub kept: Vec<Vec<ValueId>>,
+    /// 32-bit registers that an element takes from one level to the next, at most; what a level makes of it takes their place.
+    pub held: u32,
     /// Values of a row that follow from reductions, in order.
     pub of_rows: Vec<ValueId>,
     /// Results with an element for each of the rows' elements, and the others.
@@ -36,8 +38,8 @@ impl Plan {
         let of_rows = graph.nodes.iter().zip(&roles).filter(|(_, role)| **role == Role::Epilogue);
         let of_rows = of_rows.filter_map(|(node, _)| node.outputs.first().copied());
         let of_rows = of_rows.filter(|v| graph.ty(*v).shape != rows.shape).collect();
-        let mut plan = Plan { rows, columns, levels, kept: vec![], of_rows, full, rest };
-        plan.kept = plan.kept(graph);
+        let mut plan = Plan { rows, columns, levels, kept: vec![], held: 1, of_rows, full, rest };
+        (plan.kept, plan.held) = plan.kept(graph);
         Ok(plan)
     }
 
@@ -46,16 +48,20 @@ impl Plan {
         self.levels.iter().map(Vec::len).sum()
     }
 
+    /// How often all that there is of a row is combined: places of extremes are found after these.
+    pub fn combinations(&self, graph: &Graph) -> usize {
+        let positions = |level: &&Vec<NodeId>| level.iter().any(|n| matches!(graph.node(*n).op, Op::ArgReduce { .. }));
+        self.levels.len() + self.levels.iter().filter(positions).count()
+    }
+
     /// How often rows are walked.
     pub fn walks(&self, graph: &Graph) -> usize {
-        let positions = |level: &&Vec<NodeId>| level.iter().any(|n| matches!(graph.node(*n).op, Op::ArgReduce { .. }));
-        self.levels.len() + self.levels.iter().filter(positions).count() + usize::from(!self.full.is_empty())
+        self.combinations(graph) + usize::from(!self.full.is_empty())
     }
 
     /// 32-bit registers that an element of a row takes at most: what is kept, and what a level combines.
     pub fn words(&self, region: &Region) -> u32 {
         let graph = &region.graph;
-        let words = |dtype: DType| dtype.bits().div_ceil(32).max(1);
         let kept: u32 = self.kept.iter().flatten().map(|v| words(graph.ty(*v).dtype)).sum();
         let operand = |n: &NodeId| words(graph.ty(graph.node(*n).inputs[0]).dtype.compute());
         let level = |level: &Vec<NodeId>| level.iter().map(operand).sum();
@@ -65,10 +71,12 @@ impl Plan {
     }
 
     /// Walks back from what each level, and the results, are made of, through elementwise ops: what an earlier walk has made stays from then on.
-    fn kept(&self, graph: &Graph) -> Vec<Vec<ValueId>> {
+    /// With it the registers that an element takes between levels.
+    fn kept(&self, graph: &Graph) -> (Vec<Vec<ValueId>>, u32) {
         let heavy = self.heavy(graph);
         let mut made: Vec<Option<usize>> = vec![None; graph.values.len()];
         let mut kept: Vec<Vec<ValueId>> = vec![vec![]; self.levels.len()];
+        let mut held: Vec<Vec<ValueId>> = kept.clone();
         let operands = |level: &Vec<NodeId>| level.iter().map(|n| graph.node(*n).inputs[0]).collect::<Vec<_>>();
         let results = self.full.iter().map(|i| graph.outputs[*i].1).collect();
         for (stage, roots) in self.levels.iter().map(operands).chain([results]).enumerate() {
@@ -86,6 +94,7 @@ impl Plan {
                         if !kept[earlier].contains(&v) {
                             kept[earlier].push(v);
                         }
+                        held[earlier..stage].iter_mut().filter(|held| !held.contains(&v)).for_each(|held| held.push(v));
                         continue;
                     }
                     Some(same) if same == stage => continue,
@@ -97,7 +106,9 @@ impl Plan {
                 }
             }
         }
-        kept
+        let registers = |held: &Vec<ValueId>| held.iter().map(|v| words(graph.ty(*v).dtype)).sum();
+        let most: u32 = held.iter().map(registers).max().unwrap_or(0);
+        (kept, most.max(1))
     }
 
     /// Whether a value is made of an operand as large as all rows: the others are cheaper made again than kept.
@@ -111,6 +122,11 @@ impl Plan {
         }
         heavy
     }
+}
+
+/// 32-bit registers of an element.
+fn words(dtype: DType) -> u32 {
+    dtype.bits().div_ceil(32).max(1)
 }
 
 /// The reductions, those that depend on no other first.

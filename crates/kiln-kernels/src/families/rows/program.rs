@@ -20,16 +20,22 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     values.know(ranges);
     let mut k = Builder::new(&region.name, &region.summary);
     let row_threads = if config.row_threads < config.threads() { config.row_threads } else { 0 };
-    k.schedule(Schedule { warps: config.warps, row_threads, ..Schedule::default() });
+    k.schedule(Schedule { warps: config.warps, row_threads, cluster: config.cluster, ..Schedule::default() });
     values.declare(&mut k, <[_]>::to_vec);
     let [count, length] = [&problem.count, &problem.length].map(|dim| values.dim(&mut k, dim));
     let rows = i64::from(config.rows);
-    let at = k.grid(&[("tile", count.ceil_div(rows))]);
+    let mut axes = vec![("tile", count.ceil_div(rows))];
+    axes.extend((config.cluster > 1).then(|| ("part", Expr::index(config.cluster.into()))));
+    let at = k.grid(&axes);
+    let part = at.get(1).cloned();
+    let start = part.as_ref().map_or(Expr::index(0), |part| part * i64::from(config.columns));
     let mut emit = Emit {
         problem,
         config,
         values,
         first: &at[0] * rows,
+        start: k.bind("start", start),
+        part,
         partial: multiple(&problem.count) % rows != 0,
         padded: multiple(&problem.length) % i64::from(config.columns) != 0
             || config.whole && problem.length.as_const().is_none(),
@@ -50,8 +56,10 @@ struct Emit<'e> {
     problem: &'e Problem,
     config: &'e Config,
     values: Values<'e>,
-    /// The CTA's first row.
+    /// The CTA's first row, and its first column; of a cluster's, its place there.
     first: Expr,
+    start: Expr,
+    part: Option<Expr>,
     /// Whether the last CTA has too few rows, and the last chunk too few columns.
     partial: bool,
     padded: bool,
@@ -234,7 +242,8 @@ impl<'e> Emit<'e> {
             let kept = &self.problem.plan.kept[level];
             let hints: Vec<String> = kept.iter().map(|v| self.values.hint(*v)).collect();
             let names: Vec<&str> = totals.iter().map(|t| t.name).chain(hints.iter().map(String::as_str)).collect();
-            let tiles = self.map(k, &names, Some(&Expr::index(0)), &[], |values, k, point, _| {
+            let start = self.start.clone();
+            let tiles = self.map(k, &names, Some(&start), &[], |values, k, point, _| {
                 let mut results = operands(values, k, totals, point)?;
                 for v in kept {
                     results.push(values.value(k, *v, &point.index)?);
@@ -242,11 +251,9 @@ impl<'e> Emit<'e> {
                 Ok(results)
             })?;
             self.elements.extend(kept.iter().copied().zip(tiles[totals.len()..].iter().cloned()));
-            let reduce = |(total, tile): (&Total, &Tile)| {
-                let found = k.reduce(total.name, total.op, tile, columns);
-                (Some(tile.clone()), found)
-            };
-            return Ok(totals.iter().zip(&tiles).map(reduce).collect());
+            let reduce = |(total, tile): (&Total, &Tile)| (total.op, k.reduce(total.name, total.op, tile, columns));
+            let found = totals.iter().zip(&tiles).map(reduce).collect();
+            return Ok(tiles.iter().cloned().map(Some).zip(self.together(k, found)).collect());
         }
         let of: Vec<(&'static str, ReduceOp, DType)> = totals.iter().map(|t| (t.name, t.op, t.dtype)).collect();
         let found = self.walk(k, &of, &[], |values, k, point, _| operands(values, k, totals, point))?;
@@ -266,8 +273,7 @@ impl<'e> Emit<'e> {
         let names: Vec<&str> = totals.iter().map(|(name, ..)| *name).collect();
         let first: Vec<Tile> =
             totals.iter().map(|(name, op, dtype)| k.full(name, *dtype, &shape, op.identity(*dtype))).collect();
-        let range = (Expr::index(0), self.length.clone(), i64::from(self.config.columns));
-        let sums = k.try_for_range("chunk", range, None, &first, |k, start, inside| {
+        let sums = k.try_for_range("chunk", self.chunks(), None, &first, |k, start, inside| {
             let args = [inside, args].concat();
             self.map(k, &names, Some(start), &args, |values, k, point, x| {
                 let (sums, args) = x.split_at(totals.len());
@@ -277,7 +283,19 @@ impl<'e> Emit<'e> {
                 Ok(sums.iter().zip(found).zip(totals).map(combine).collect())
             })
         })?;
-        Ok(sums.iter().zip(totals).map(|(sum, (name, op, _))| k.reduce(name, *op, sum, columns)).collect())
+        let found = sums.iter().zip(totals).map(|(sum, (name, op, _))| (*op, k.reduce(name, *op, sum, columns)));
+        let found = found.collect();
+        Ok(self.together(k, found))
+    }
+
+    /// Where the CTA's chunks begin.
+    fn chunks(&self) -> (Expr, Expr, i64) {
+        (self.start.clone(), self.length.clone(), self.config.span().into())
+    }
+
+    /// What the CTAs of a cluster have found, combined.
+    fn together(&self, k: &mut Builder, found: Vec<(ReduceOp, Tile)>) -> Vec<Tile> {
+        if self.part.is_some() { k.cluster_reduce(&found) } else { found.into_iter().map(|(_, tile)| tile).collect() }
     }
 
     /// Where the extremes are that arg-reductions found: the least or greatest place that holds one.
@@ -316,10 +334,13 @@ impl<'e> Emit<'e> {
         let names = vec!["position"; places.len()];
         let count = places.len();
         let args = [elements, extremes].concat();
-        let tiles = self.map(k, &names, Some(&Expr::index(0)), &args, |_, _, point, x| {
+        let start = self.start.clone();
+        let tiles = self.map(k, &names, Some(&start), &args, |_, _, point, x| {
             Ok((0..count).map(|i| hit(point, of[i].1, &x[i], &x[count + i])).collect())
         })?;
-        Ok(tiles.iter().zip(&of).map(|(tile, (name, op, _))| k.reduce(name, *op, tile, columns)).collect())
+        let found = tiles.iter().zip(&of).map(|(tile, (name, op, _))| (*op, k.reduce(name, *op, tile, columns)));
+        let found = found.collect();
+        Ok(self.together(k, found))
     }
 
     /// Computes what follows from the reductions so far and is one value for the whole row, such as a mean.
@@ -357,10 +378,10 @@ impl<'e> Emit<'e> {
             return Ok(());
         }
         if self.config.whole {
-            return self.write(k, &plan.full, Some(&Expr::index(0)));
+            let start = self.start.clone();
+            return self.write(k, &plan.full, Some(&start));
         }
-        let range = (Expr::index(0), self.length.clone(), i64::from(self.config.columns));
-        k.try_for_range("chunk", range, None, &[], |k, start, _| {
+        k.try_for_range("chunk", self.chunks(), None, &[], |k, start, _| {
             self.write(k, &plan.full, Some(start)).map(|()| vec![])
         })?;
         Ok(())
@@ -384,16 +405,17 @@ impl<'e> Emit<'e> {
         Ok(())
     }
 
-    /// Where a tile of output `i` goes.
+    /// Where a tile of output `i` goes; what is one value for the whole row the first CTA of a cluster stores.
     fn place(&mut self, k: &mut Builder, i: usize, v: ValueId, start: Option<&Expr>, shape: &[u32]) -> Place {
         let buffer = self.values.output_buffer(i).clone();
         let ends = self.ends(false);
+        let first = self.part.as_ref().filter(|_| start.is_none()).map_or(Expr::bool(true), |part| part.eq(0));
         let values = &mut self.values;
         k.elements(&buffer, shape, |k, at| {
             values.at_points(None, |values| {
                 let point = Self::point(values, k, &ends, at, start);
                 let index = if start.is_some() { &point.index } else { point.of_rank(values.shape(v).len()) };
-                (index.to_vec(), point.exists.clone().unwrap_or(Expr::bool(true)))
+                (index.to_vec(), point.exists.clone().map_or(first.clone(), |exists| first.and(exists)))
             })
         })
     }

@@ -53,6 +53,8 @@ pub(super) enum Wait {
     Free(ChannelId),
     /// That a slot is published.
     Full(ChannelId),
+    /// That the other CTAs of the cluster come to the same statement.
+    Cluster,
 }
 
 /// Slots of a channel that were passed, counted from the start of the CTA.
@@ -133,6 +135,11 @@ impl<'p> Fiber<'p> {
         self.frames.push(Frame::new(body, Then::End));
     }
 
+    /// The statement that it stands at; none: it has ended.
+    pub(super) fn stands(&self) -> Option<&'p Stmt> {
+        self.frames.last().and_then(|frame| frame.block.get(frame.next))
+    }
+
     pub(super) fn cursor(&self, channel: ChannelId) -> Cursor {
         self.cursors[channel.0 as usize]
     }
@@ -169,6 +176,7 @@ impl<'p> Fiber<'p> {
                 let (name, cursor) = (name(channel), self.cursor(channel));
                 format!("`{}` waits for slot {} of channel `{name}` to be published", self.name, cursor.received)
             }
+            Some(Wait::Cluster) => format!("`{}` waits for the other CTAs of its cluster", self.name),
             None => format!("`{}` waits", self.name),
         }
     }

@@ -1,4 +1,4 @@
-//! Runs a tile program of any level up to [`Level::LaidOut`] on the CPU, one CTA after another: the oracle that every pass and all
+//! Runs a tile program of any level up to [`Level::LaidOut`] on the CPU, one cluster after another (usually a CTA): the oracle that every pass and all
 //! generated code are compared with. Schedules, roles, channels, instructions and layouts change no value.
 //!
 //! * Scalars are those of [`crate::interp`]: floats are computed in f64 and rounded to their type at every value.
@@ -6,7 +6,7 @@
 //! * An element outside of a tensor loads as the fill and is not stored where its axis is masked. Where the axis is not, the access is
 //!   [`TileError::OutOfBounds`]: what was proved is wrong.
 //! * Roles are coroutines: one runs until its channel has no slot for it. A copy has arrived when it has started. When no role can go on, that is
-//!   [`TileError::Deadlock`].
+//!   [`TileError::Deadlock`]. So are the CTAs of a cluster: each runs until it meets the others.
 //! * Nothing has a value before it is written: tiles, variables, and slots of shared memory, which lose theirs when they are released. What reads
 //!   such a thing, or an accumulator that a dot took, is [`TileError::Undefined`].
 
@@ -47,17 +47,21 @@ pub fn run_on(program: &Program, ctas: NonZeroU32, args: &mut [Arg]) -> Result<(
     let extents: Vec<i128> = program.domain.iter().map(|axis| state.index(&axis.extent)).collect::<Result<_>>()?;
     let launched = state.vars.clone();
     let mut machine = Machine { program, state, slots: vec![] };
-    for point in 0..extents.iter().product() {
-        machine.state.vars.clone_from(&launched);
-        let mut rest = point;
-        for (axis, extent) in program.domain.iter().zip(&extents).rev() {
-            machine.state.set(&axis.var, Scalar::Int(rest % extent));
-            rest /= extent;
-        }
-        machine.cta()?;
+    let points: i128 = extents.iter().product();
+    let cluster = program.schedule.cluster.max(1);
+    for first in (0..points).step_by(cluster as usize) {
+        let points = first..points.min(first + i128::from(cluster));
+        let ctas = points.map(|point| machine.cta(&launched, &extents, point)).collect();
+        machine.cluster(ctas)?;
     }
     machine.state.give_back(&program.params, args);
     Ok(())
+}
+
+/// A CTA: all that it runs, and its shared memory while another one runs.
+struct Cta<'p> {
+    fiber: Fiber<'p>,
+    slots: Vec<Vec<Option<Elements>>>,
 }
 
 /// One CTA at a time: the variables of the role that is running, global and shared memory.
@@ -69,11 +73,54 @@ struct Machine<'p> {
 }
 
 impl<'p> Machine<'p> {
-    fn cta(&mut self) -> Result<()> {
-        self.slots = self.program.shared.iter().map(|shared| vec![None; shared.stages as usize]).collect();
+    /// The CTA of a point of the domain, of these extents.
+    fn cta(&mut self, launched: &[Option<Scalar>], extents: &[i128], mut point: i128) -> Cta<'p> {
         let program = self.program;
-        let vars = self.state.vars.clone();
-        self.until_done(&mut [Fiber::new(program, &program.name, &program.body, vars)])
+        self.state.vars = launched.to_vec();
+        for (axis, extent) in program.domain.iter().zip(extents).rev() {
+            self.state.set(&axis.var, Scalar::Int(point % extent));
+            point /= extent;
+        }
+        let slots = program.shared.iter().map(|shared| vec![None; shared.stages as usize]).collect();
+        Cta { fiber: Fiber::new(program, &program.name, &program.body, self.state.vars.clone()), slots }
+    }
+
+    /// Runs the CTAs of a cluster, each until it has to wait for the others, until all have ended.
+    fn cluster(&mut self, mut ctas: Vec<Cta<'p>>) -> Result<()> {
+        loop {
+            for cta in &mut ctas {
+                std::mem::swap(&mut self.slots, &mut cta.slots);
+                self.resume(std::slice::from_mut(&mut cta.fiber), 0)?;
+                std::mem::swap(&mut self.slots, &mut cta.slots);
+            }
+            if ctas.iter().all(|cta| cta.fiber.frames.is_empty()) {
+                return Ok(());
+            }
+            self.meet(&mut ctas)?;
+        }
+    }
+
+    /// Combines what the CTAs of a cluster have, which have all come to the same statement.
+    fn meet(&mut self, ctas: &mut [Cta<'p>]) -> Result<()> {
+        let mut stand = ctas.iter().map(|cta| cta.fiber.stands());
+        let first = stand.next().flatten();
+        let together = stand.all(|stmt| stmt.map(std::ptr::from_ref) == first.map(std::ptr::from_ref));
+        let (Some(stmt @ Stmt { op: Op::ClusterReduce { of }, .. }), true) = (first, together) else {
+            let waits = ctas.iter().map(|cta| cta.fiber.describe(self.program)).collect();
+            return Err(TileError::Deadlock { kernel: self.program.name.clone(), waits });
+        };
+        for ((op, value), result) in of.iter().zip(&stmt.results) {
+            let (dtype, count) = (self.program.value(*value).dtype, tile::count(self.shape(*value)) as u32);
+            let mut all = vec![];
+            for cta in ctas.iter() {
+                all.extend_from_slice(&self.tile(&cta.fiber, *value)?);
+            }
+            let shapes = (&[ctas.len() as u32, count][..], &[1, count][..]);
+            let combined: Elements = tile::reduce(&self.state, *op, dtype, &all, shapes, 0)?.into();
+            ctas.iter_mut().for_each(|cta| cta.fiber.define(*result, combined.clone()));
+        }
+        ctas.iter_mut().filter_map(|cta| cta.fiber.frames.last_mut()).for_each(|frame| frame.next += 1);
+        Ok(())
     }
 
     /// Runs fibers, each until it has to wait, until all have ended.
@@ -127,6 +174,7 @@ impl<'p> Machine<'p> {
                 let empty = fibers[who].cursor(*channel).received >= progress(fibers, *channel).published;
                 empty.then_some(Wait::Full(*channel))
             }
+            Op::ClusterReduce { .. } => Some(Wait::Cluster),
             _ => None,
         }
     }
@@ -254,6 +302,8 @@ impl<'p> Machine<'p> {
                     tile::reduce(state, *op, dtype, &elements, (from, to), *axis)
                 })
             }
+            // What the cluster does together.
+            Op::ClusterReduce { .. } => Ok(()),
             Op::Transpose { value, perm } => {
                 let (elements, from) = (self.tile(fiber, *value)?, self.shape(*value));
                 self.define(fiber, stmt, |_, _, _| tile::transpose(&elements, from, perm))
@@ -333,7 +383,9 @@ impl<'p> Machine<'p> {
             Op::Expect { .. } | Op::Arrive { .. } | Op::Wait { .. } => self.asynchronous("an mbarrier"),
             Op::Commit(_) | Op::WaitGroup { .. } => self.asynchronous("a group"),
             Op::Fence(_) => self.asynchronous("a fence"),
-            Op::NamedBarrier { .. } | Op::Turn(_) | Op::ClusterSync => self.asynchronous("a barrier"),
+            Op::NamedBarrier { .. } | Op::Turn(_) => self.asynchronous("a barrier"),
+            Op::ClusterSync | Op::ClusterArrive | Op::ClusterWait => self.asynchronous("a cluster's barrier"),
+            Op::ClusterLoad { .. } => self.asynchronous("another CTA's memory"),
             Op::SetRegisters { .. } => self.asynchronous("a register count"),
         }
     }

@@ -92,6 +92,7 @@ impl Op {
             Op::Load { .. } => "load",
             Op::Map { .. } => "map",
             Op::Reduce { .. } => "reduce",
+            Op::ClusterReduce { .. } => "cluster_reduce",
             Op::Transpose { .. } => "transpose",
             Op::Dot { .. } => "dot",
             Op::Store { .. } => "store",
@@ -123,6 +124,9 @@ impl Op {
             Op::NamedBarrier { .. } => "named_barrier",
             Op::SetRegisters { .. } => "set_registers",
             Op::ClusterSync => "cluster_sync",
+            Op::ClusterArrive => "cluster_arrive",
+            Op::ClusterWait => "cluster_wait",
+            Op::ClusterLoad { .. } => "cluster_load",
         }
     }
 }

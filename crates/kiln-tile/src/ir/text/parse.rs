@@ -435,6 +435,9 @@ impl<'s> Parser<'s> {
         schedule.staged_epilogue = self.eat_word("staged_epilogue");
         schedule.overlap = self.eat_word("overlap");
         schedule.ping_pong = self.eat_word("ping_pong");
+        if self.eat_word("cluster") {
+            schedule.cluster = self.u32("a number of CTAs")?;
+        }
         self.program.schedule = schedule;
         Ok(())
     }

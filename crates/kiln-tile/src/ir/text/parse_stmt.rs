@@ -108,6 +108,13 @@ impl<'s> Parser<'s> {
                 self.expect_word("axis")?;
                 Op::Reduce { op, value, axis: self.number("an axis")? }
             }
+            "cluster_reduce" => {
+                let mut of = vec![(self.one_of(&REDUCTIONS)?, self.tile()?)];
+                while self.eat(",") {
+                    of.push((self.one_of(&REDUCTIONS)?, self.tile()?));
+                }
+                Op::ClusterReduce { of }
+            }
             "transpose" => {
                 let value = self.tile()?;
                 Op::Transpose { value, perm: self.list("[", "]", |p| p.number("an axis"))? }
@@ -230,6 +237,9 @@ impl<'s> Parser<'s> {
             }
             "turn" => Op::Turn(self.one_of(&super::TURNS)?),
             "cluster_sync" => Op::ClusterSync,
+            "cluster_arrive" => Op::ClusterArrive,
+            "cluster_wait" => Op::ClusterWait,
+            "cluster_load" => Op::ClusterLoad { op: self.one_of(&REDUCTIONS)?, from: self.slot()? },
             _ => return self.fail_at(self.at - 1, "a statement"),
         })
     }

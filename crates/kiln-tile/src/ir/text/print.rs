@@ -221,6 +221,7 @@ impl<'a> Printer<'a> {
             staged_epilogue,
             overlap,
             ping_pong,
+            cluster,
         } = schedule;
         let mut line = format!("schedule warps {warps}");
         let mut add = |on: bool, text: &str| {
@@ -239,6 +240,7 @@ impl<'a> Printer<'a> {
         add(*staged_epilogue, "staged_epilogue");
         add(*overlap, "overlap");
         add(*ping_pong, "ping_pong");
+        add(*cluster != 1, &format!("cluster {cluster}"));
         self.line(&line);
     }
 
@@ -391,6 +393,10 @@ impl<'a> Printer<'a> {
             Op::Reduce { op, value, axis } => {
                 format!("{word} {} {} axis {axis}", super::word(&REDUCTIONS, op), self.tile(*value))
             }
+            Op::ClusterReduce { of } => {
+                let part = |(op, value): &(_, _)| format!("{} {}", super::word(&REDUCTIONS, op), self.tile(*value));
+                format!("{word} {}", joined(of.iter().map(part)))
+            }
             Op::Transpose { value, perm } => format!("{word} {} [{}]", self.tile(*value), joined(perm)),
             Op::Dot { a, b, acc, tf32, atom } => {
                 let tf32 = tf32.map_or(String::new(), |round| format!(" tf32 {}", super::word(&ROUNDINGS, &round)));
@@ -426,7 +432,8 @@ impl<'a> Printer<'a> {
             }
             Op::Convert { value } => format!("{word} {}", self.tile(*value)),
             Op::Turn(turn) => format!("{word} {}", super::word(&super::TURNS, turn)),
-            Op::Sync | Op::ClusterSync => word.to_owned(),
+            Op::Sync | Op::ClusterSync | Op::ClusterArrive | Op::ClusterWait => word.to_owned(),
+            Op::ClusterLoad { op, from } => format!("{word} {} {}", super::word(&REDUCTIONS, op), self.slot(from)),
             Op::Expect { barrier, index, bytes } => {
                 format!("{word} {}[{}] bytes {bytes}", named(&self.names.barriers, barrier.0), self.expr(index))
             }

@@ -98,6 +98,11 @@ impl Verifier<'_> {
         let schedule = &self.program.schedule;
         self.place = "schedule".to_owned();
         self.rule((1..=THREADS / 32).contains(&schedule.warps), || format!("{} warps", schedule.warps), "use 1 to 32")?;
+        self.rule(
+            matches!(schedule.cluster, 1 | 2 | 4 | 8),
+            || format!("clusters of {} CTAs", schedule.cluster),
+            "use 1, 2, 4 or 8, which every GPU with clusters runs",
+        )?;
         self.threads = 32 * schedule.warps;
         for stmt in &self.program.body {
             let Op::Roles(roles) = &stmt.op else { continue };

@@ -220,7 +220,7 @@ impl<'a> Verifier<'a> {
             &format!("it belongs to level {} and later ones", least.name()),
         )?;
         if let Some(last) = last(&stmt.op) {
-            let help = "the async pass makes barriers and groups of channels";
+            let help = "the async pass makes barriers, groups and exchanges of it";
             self.rule(level <= last, || format!("`{name}` at level {}", level.name()), help)?;
         }
         if self.elected {
@@ -249,6 +249,7 @@ fn least(op: &Op) -> Level {
         | Op::Load { .. }
         | Op::Map { .. }
         | Op::Reduce { .. }
+        | Op::ClusterReduce { .. }
         | Op::Transpose { .. }
         | Op::Dot { .. }
         | Op::Store { .. }
@@ -279,14 +280,17 @@ fn least(op: &Op) -> Level {
         | Op::NamedBarrier { .. }
         | Op::SetRegisters { .. }
         | Op::Turn(_)
-        | Op::ClusterSync => Level::Async,
+        | Op::ClusterSync
+        | Op::ClusterArrive
+        | Op::ClusterWait
+        | Op::ClusterLoad { .. } => Level::Async,
     }
 }
 
 /// The last level at which a statement may stand, if there is one.
 fn last(op: &Op) -> Option<Level> {
     let channel = matches!(op, Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release { .. });
-    channel.then_some(Level::LaidOut)
+    (channel || matches!(op, Op::ClusterReduce { .. })).then_some(Level::LaidOut)
 }
 
 /// Whether all threads of a role run a statement together.
@@ -299,6 +303,8 @@ fn is_collective(op: &Op) -> bool {
             | Op::Turn(_)
             | Op::SetRegisters { .. }
             | Op::ClusterSync
+            | Op::ClusterArrive
+            | Op::ClusterWait
             | Op::Elected(_)
     )
 }

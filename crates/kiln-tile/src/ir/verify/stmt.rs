@@ -1,10 +1,13 @@
 //! Statement by statement.
 
-use super::super::{CopyKind, Level, Op, Operand, Place, Role, Scalar, Slot, Stage, Stmt, Value, ValueId, View};
+use super::super::{
+    CopyKind, Level, Op, Operand, Place, Role, Scalar, Schedule, Slot, Stage, Stmt, Value, ValueId, View,
+};
 use super::Verifier;
 use crate::dtype::{DType, Type};
 use crate::error::Result;
 use crate::expr::{Expr, Var};
+use crate::pass::facts::Facts;
 use crate::program::{Access, Buffer, ReduceOp};
 use kiln_num::Round;
 use std::collections::HashSet;
@@ -40,6 +43,13 @@ impl<'a> Verifier<'a> {
             Op::Reduce { op, value, axis } => {
                 let (result, value) = (self.result(stmt)?, self.value(*value)?);
                 self.reduce(result, *op, value, *axis)
+            }
+            Op::ClusterReduce { of } => self.cluster_reduce(stmt, of),
+            Op::ClusterLoad { op, from } => {
+                let result = self.result(stmt)?;
+                let slot = self.slot(from)?;
+                self.scalars().reduces(*op, slot.dtype.into(), &format!("`{}` ({})", slot.name, self.place))?;
+                self.alike(result, &slot, "the result")
             }
             Op::Transpose { value, perm } => {
                 let (result, value) = (self.result(stmt)?, self.value(*value)?);
@@ -254,6 +264,29 @@ impl<'a> Verifier<'a> {
         }
         self.scalars().reduces(op, value.dtype.into(), &format!("`%{}` ({})", value.name, self.place))?;
         self.alike(result, &Value { shape, ..value.clone() }, "the result")
+    }
+
+    fn cluster_reduce(&self, stmt: &Stmt, of: &[(ReduceOp, ValueId)]) -> Result<()> {
+        self.results(stmt, of.len())?;
+        self.rule(!of.is_empty(), || "nothing is combined".to_owned(), "name a tile")?;
+        for ((op, value), result) in of.iter().zip(&stmt.results) {
+            let (value, result) = (self.value(*value)?, self.value(*result)?);
+            self.scalars().reduces(*op, value.dtype.into(), &format!("`%{}` ({})", value.name, self.place))?;
+            self.alike(result, value, "the result")?;
+        }
+        self.rule(
+            self.nested == 1,
+            || "it stands inside of a statement".to_owned(),
+            "let it stand in no loop, branch or role, so that every CTA of the cluster comes to it",
+        )?;
+        let Schedule { cluster, persistent, raster, .. } = self.program.schedule;
+        let extent = self.program.domain.last().map_or(Expr::index(1), |axis| axis.extent.clone());
+        let whole = Facts::of(&self.program.params).multiple(&extent) % i128::from(cluster) == 0;
+        self.rule(
+            whole && !persistent && raster <= 1,
+            || format!("CTAs that do not follow each other in whole clusters of {cluster} along the last axis"),
+            "give that axis a multiple of the cluster's CTAs, without raster or persistence",
+        )
     }
 
     fn operand(&self, operand: &Operand) -> Result<Value> {

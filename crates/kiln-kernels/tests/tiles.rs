@@ -10,8 +10,8 @@ use kiln_target::arch::Arch;
 use kiln_target::atoms::AtomTable;
 use kiln_tile::DType;
 use kiln_tile::ir::{Program, Schedule};
-use programs::{attention, gemm, hopper};
-use run::{Problem, attention_of, product_of, ready, scheduled};
+use programs::{attention, gemm, hopper, shared_softmax};
+use run::{Problem, attention_of, product_of, ready, scheduled, softmax_of};
 
 fn plain() -> Schedule {
     Schedule { warps: 4, ..Schedule::default() }
@@ -53,6 +53,18 @@ fn attention_by_every_instruction() {
         (Arch::Sm75, DType::F16, [64, 32, 64], plain()),
     ] {
         check(attention(dtype, 64, tile, 2, schedule), &attention_of(dtype, [2, 150, 300, 64], 2), arch);
+    }
+}
+
+#[test]
+fn rows_in_clusters_of_every_size() {
+    for (arch, dtype, cluster, part, sizes) in [
+        (Arch::Sm90a, DType::F16, 2, 256, [3, 300]),
+        (Arch::Sm120, DType::BF16, 8, 128, [2, 1001]),
+        // The last CTA of the cluster has nothing.
+        (Arch::Sm90a, DType::BF16, 4, 128, [1, 384]),
+    ] {
+        check(shared_softmax(dtype, cluster, part), &softmax_of(dtype, sizes, 6), arch);
     }
 }
 

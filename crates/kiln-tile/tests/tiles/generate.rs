@@ -246,9 +246,10 @@ impl Generator<'_> {
     /// An elementwise function of two tiles.
     fn map(&mut self) {
         let (x, y) = (self.any(), self.any());
-        let (which, shape, n) = (self.tape.below(8), self.shape(), self.extents[1].clone());
+        // Loads inside of maps have a pass of their own: often enough that every run meets some.
+        let (which, shape, n) = (self.tape.below(16).min(8), self.shape(), self.extents[1].clone());
         let [m0, n0] = self.origin.clone();
-        let gathered = (which == 6).then(|| self.input(DType::F32, &[Axis::N]));
+        let gathered = (which == 8).then(|| self.input(DType::F32, &[Axis::N]));
         let fault = (which == 7).then(|| {
             self.args.push(Arg::Array(Array::zeros(DType::I32, 1)));
             let name = self.name();
@@ -265,11 +266,12 @@ impl Generator<'_> {
                 &e * &e + &x[1]
             }
             5 => (&m0 + &i[0]).ge(&n0 + &i[1]).select(&x[0], &x[1]),
-            6 => {
+            8 => {
                 let at = map.bind("at", (&n0 + &i[1]).min(&n - 1));
                 let bias = gathered.as_ref().map_or(f32(0.0), |bias| bias.at([&at]));
                 &x[0] + bias
             }
+            6 => &x[1] - &x[0].cast(DType::F16).cast(DType::F32),
             _ => {
                 if let Some(fault) = &fault {
                     map.check(x[0].gt(&x[1]), fault, (&i[0] + &i[1] + 1).cast(DType::I32));

@@ -9,6 +9,8 @@ use kiln_tile::passes::Machine;
 
 /// Most 32-bit registers of a thread for sums.
 const MOST_SUMS: u32 = 128;
+/// The same where each of them is stored by itself, at a place and under a condition of its own.
+const MOST_SCATTERED: u32 = 88;
 /// The same and those of operands that travel through registers.
 const MOST_HELD: u32 = 176;
 /// The same of a thread that shares the depth of columns: more would leave too few threads to keep memory busy.
@@ -155,6 +157,11 @@ impl Space<'_> {
         (fits && (lines || atom.kind != MmaKind::Wgmma)).then_some(atom)
     }
 
+    /// Most 32-bit registers of a thread for sums.
+    fn most_sums(&self) -> u32 {
+        if self.problem.groups.is_some() { MOST_SCATTERED } else { MOST_SUMS }
+    }
+
     /// One role that copies and multiplies.
     fn plain(&mut self, config: Config) {
         // Tiles that no power of two divides are for warpgroups fed by boxes.
@@ -164,7 +171,7 @@ impl Space<'_> {
         let problem = self.problem;
         let asynchronous = self.machine.has_cp_async() && problem.feeds.iter().all(|feed| *feed >= Feed::Narrow);
         let held = config.sums(problem) + if asynchronous { 0 } else { config.carried(problem) };
-        if config.sums(problem) > MOST_SUMS || held > MOST_HELD || config.sums(problem) == 0 {
+        if config.sums(problem) > self.most_sums() || held > MOST_HELD || config.sums(problem) == 0 {
             return;
         }
         // Two CTAs on an SM hide each other's epilogues.
@@ -185,7 +192,7 @@ impl Space<'_> {
         let boxed = (0..2).all(|axis| self.boxed(sides[axis], [config.bm, config.bn][axis], config.bk));
         // A warpgroup has 64 rows, or 128.
         let wide = config.bm >= 64 && (config.bm / 16 == config.warps || config.bm == 256 && config.warps == 8);
-        if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > MOST_SUMS {
+        if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > self.most_sums() {
             return;
         }
         let config = Config { specialise: true, persistent: true, ..config };

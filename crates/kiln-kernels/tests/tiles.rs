@@ -45,6 +45,33 @@ fn products_by_every_instruction() {
     }
 }
 
+/// CTAs of a cluster bring halves, or quarters, to all; some rows or columns of tiles are odd, the last tile is outside.
+#[test]
+fn clusters_share_what_they_multiply() {
+    let clustered = |cluster, across, warps| Schedule { cluster, across, ..hopper(warps) };
+    for (sizes, tile, schedule, seeds) in [
+        ([300, 136, 328], [128, 64, 64], clustered(2, false, 8), 20),
+        ([70, 200, 200], [64, 64, 64], clustered(2, true, 4), 20),
+        ([150, 72, 72], [64, 64, 64], Schedule { persistent: false, ..clustered(4, false, 4) }, 4),
+    ] {
+        let atoms = AtomTable::new(Arch::Sm90a);
+        let program = scheduled(gemm(DType::BF16, tile, 3, schedule), &atoms);
+        let ready = ready(program, &atoms).unwrap();
+        let source = &ready.kernel.source;
+        assert!(source.contains("__cluster_dims__") && source.contains("tma_load_multicast("), "{source}");
+        let problem = product_of(DType::BF16, sizes, 1);
+        for seed in 0..seeds {
+            problem.holds(&ready, (seed > 0).then_some(seed)).unwrap_or_else(|e| panic!("{e}\n{source}"));
+        }
+    }
+    let schedule = Schedule { cluster: 2, across: true, ..overlapped() };
+    check(
+        attention(DType::BF16, 64, [128, 64, 64], 2, schedule),
+        &attention_of(DType::BF16, [2, 300, 200, 64], 2),
+        Arch::Sm90a,
+    );
+}
+
 #[test]
 fn attention_by_every_instruction() {
     for (arch, dtype, tile, schedule) in [

@@ -76,7 +76,7 @@ impl TileLaunch {
         }
         let launch = Launch {
             grid: self.grid(&program)?,
-            cluster: [1; 3],
+            cluster: [program.schedule.cluster, 1, 1],
             block: [kernel.threads, 1, 1],
             dynamic_shared: kernel.dynamic_shared,
             params,

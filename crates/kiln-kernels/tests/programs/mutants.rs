@@ -19,6 +19,7 @@ fn orders(op: &Op) -> bool {
             | Op::NamedBarrier { .. }
             | Op::Turn(_)
             | Op::SetRegisters { .. }
+            | Op::ClusterSync
     )
 }
 

@@ -167,6 +167,8 @@ pub enum CopyKind {
     CpAsync(u32),
     /// A box by the tensor memory accelerator; one thread asks for it.
     Tma,
+    /// A box that is the same for all CTAs of the cluster, by the tensor memory accelerator: each asks for a part of it, for all.
+    Multicast,
 }
 
 /// A statement: what it defines, and how.
@@ -331,13 +333,8 @@ pub enum Op {
     Publish(ChannelId),
     /// Consumer: waits until the slot at its cursor is full.
     Receive(ChannelId),
-    /// Consumer: has read the slot `behind` before its cursor; moves the cursor on if `behind` is 0.
-    Release {
-        /// Of which channel.
-        channel: ChannelId,
-        /// How many slots ago: the products that read the last one may still run.
-        behind: u32,
-    },
+    /// Consumer: has read the slot at its cursor; moves its cursor on.
+    Release(ChannelId),
     /// A tile from a slot.
     SharedLoad {
         /// From where.
@@ -394,6 +391,8 @@ pub enum Op {
         barrier: BarrierId,
         /// Which of the ring.
         index: Expr,
+        /// Whether at that of every CTA of the cluster, or of this one.
+        everywhere: bool,
     },
     /// Waits until the phase of this parity has ended.
     Wait {
@@ -562,6 +561,11 @@ pub struct Schedule {
     pub overlap: bool,
     /// Whether warpgroups take turns at the tensor cores.
     pub ping_pong: bool,
+    /// CTAs of a cluster, where the target has multicast; 1: no clusters. They have neighbouring points along an axis of the domain, which is filled
+    /// up with points outside of it: what those access has to be masked.
+    pub cluster: u32,
+    /// Whether that is the last axis, or the one before.
+    pub across: bool,
 }
 
 impl Default for Schedule {
@@ -576,6 +580,8 @@ impl Default for Schedule {
             staged_epilogue: false,
             overlap: false,
             ping_pong: false,
+            cluster: 1,
+            across: false,
         }
     }
 }

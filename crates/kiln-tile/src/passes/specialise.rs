@@ -245,7 +245,7 @@ impl Pass<'_> {
             stmt.op.blocks_mut().into_iter().zip(inside).for_each(|(place, block)| *place = block);
             out.push(stmt);
             let last = uses[i].iter().filter(|loads| !among(&uses[i + 1..], loads));
-            out.extend(last.map(|loads| Stmt::effect(Op::Release { channel: self.slots[&loads[0]].0, behind: 0 })));
+            out.extend(last.map(|loads| Stmt::effect(Op::Release(self.slots[&loads[0]].0))));
         }
         out
     }

@@ -104,7 +104,7 @@ pub(super) fn launches(program: &Program) -> Result<Vec<Launch>> {
     Ok(launches)
 }
 
-/// Adds a launch for the first CTA, and for the last where control depends on which it is.
+/// Adds a launch for the first CTA, and for the last where control depends on which it is; of a cluster its first stands for all.
 fn grid(
     program: &Program,
     reached: &HashSet<u32>,
@@ -113,9 +113,10 @@ fn grid(
 ) -> Result<()> {
     let mut state = State::new(&program.name);
     values.iter().for_each(|(var, value)| state.set(var, *value));
+    let ctas = i128::from(program.schedule.cluster);
     if let Grid::Persistent { count, points, .. } = &program.grid {
-        // So few CTAs that each has three points or more, if there are as many.
-        let few = Scalar::Int((state.index(points)? / 3).max(1));
+        // So few CTAs, in whole clusters, that each has three points or more, if there are as many.
+        let few = Scalar::Int((state.index(points)? / 3 / ctas).max(1) * ctas);
         state.set(count, few);
         values.push((count.clone(), few));
     }
@@ -123,7 +124,7 @@ fn grid(
     let persistent = matches!(program.grid, Grid::Persistent { .. });
     let several = !persistent && program.domain.iter().any(|axis| reached.contains(&axis.var.id));
     let mut add = |last: bool| {
-        let at = |extent: &i128| Scalar::Int(if last { (extent - 1).max(0) } else { 0 });
+        let at = |extent: &i128| Scalar::Int(if last { (extent - 1).max(0) / ctas * ctas } else { 0 });
         let mut values = values.clone();
         values.extend(program.domain.iter().zip(&extents).map(|(axis, extent)| (axis.var.clone(), at(extent))));
         launches.push(Launch { values });

@@ -9,6 +9,8 @@ use super::{Finding, Scene};
 use crate::error::{Result, TileError};
 use crate::ir::{Arriver, Fence, Grid, Group, Stmt, Turn};
 use crate::lower::FIRST_TURN;
+use std::collections::HashMap;
+use std::ops::Range;
 
 /// Registers of a CTA, and the most of a thread.
 const REGISTERS: u32 = 65536;
@@ -39,6 +41,8 @@ pub(super) fn run(scene: Scene<'_>, plan: &Plan, roles: &[Trace<'_>]) -> Result<
 /// A group of threads.
 struct Agent {
     role: usize,
+    /// Its CTA in the cluster.
+    cta: usize,
     threads: u32,
     /// Whether the thread that is elected is among them.
     leader: bool,
@@ -58,6 +62,8 @@ struct Agent {
     /// Groups that an operation belongs to: closed or not.
     issued: u32,
     stored: u32,
+    /// Things done in other CTAs.
+    elsewhere: u32,
     registers: Registers,
     count: u32,
 }
@@ -68,22 +74,32 @@ impl Agent {
     }
 }
 
+fn named(id: usize) -> String {
+    if id == CLUSTER { "of the cluster".to_owned() } else { id.to_string() }
+}
+
 struct Machine<'t, 'a> {
     scene: Scene<'a>,
     plan: &'t Plan,
     roles: &'t [Trace<'a>],
     parts: Parts,
     agents: Vec<Agent>,
+    /// CTAs of the cluster, whose slots, barriers and named barriers follow each other; a slot is as many parts, which CTAs may bring apart.
+    ctas: usize,
     slots: Vec<SlotState<'a>>,
+    /// By slot of a CTA the box that CTAs brought parts of last: in which phase, and where it is.
+    boxes: HashMap<usize, (u32, &'t [Option<i128>])>,
     barriers: Vec<Phases>,
     named: Vec<Rounds>,
-    /// Registers that were given up and not taken yet.
-    free: u32,
+    /// Registers of each CTA that were given up and not taken yet.
+    free: Vec<u32>,
 }
 
 impl<'t, 'a> Machine<'t, 'a> {
     fn new(scene: Scene<'a>, plan: &'t Plan, roles: &'t [Trace<'a>]) -> Self {
-        let threads: u32 = roles.iter().map(|role| role.warps * WARP).sum::<u32>().max(1);
+        let ctas = scene.program.schedule.cluster as usize;
+        let own = roles.iter().filter(|role| role.cta == 0);
+        let threads: u32 = own.map(|role| role.warps * WARP).sum::<u32>().max(1);
         let per_sm = match scene.program.grid {
             Grid::Persistent { per_sm, .. } => per_sm,
             Grid::Points => 1,
@@ -101,6 +117,7 @@ impl<'t, 'a> Machine<'t, 'a> {
                     let first = i == 0;
                     agents.push(Agent {
                         role,
+                        cta: trace.cta,
                         threads,
                         leader: first && within == 0,
                         group: groups,
@@ -114,6 +131,7 @@ impl<'t, 'a> Machine<'t, 'a> {
                         closed: vec![],
                         issued: 0,
                         stored: 0,
+                        elsewhere: 0,
                         registers: Registers::default(),
                         count,
                     });
@@ -121,8 +139,8 @@ impl<'t, 'a> Machine<'t, 'a> {
                 groups += 1;
             }
         }
-        let counts = plan.counts(scene.program);
-        let parts = Parts { agents: agents.len(), groups, barriers: counts.len() };
+        let counts = plan.counts(scene.program).repeat(ctas);
+        let parts = Parts { agents: agents.len(), groups, barriers: counts.len(), named: ctas * CLUSTER + 1 };
         agents.iter_mut().for_each(|agent| agent.stamp = Stamp::new(parts.total()));
         let phases = |(i, count): (usize, &u32)| Phases::new(*count, parts.barrier(i), parts.total());
         Machine {
@@ -131,10 +149,12 @@ impl<'t, 'a> Machine<'t, 'a> {
             roles,
             parts,
             agents,
-            slots: vec![SlotState::default(); plan.slot_count()],
+            ctas,
+            slots: vec![SlotState::default(); plan.slot_count() * ctas * ctas],
+            boxes: HashMap::new(),
             barriers: counts.iter().enumerate().map(phases).collect(),
-            named: (0..=CLUSTER).map(|id| Rounds::new(parts.named(id), parts.total())).collect(),
-            free: 0,
+            named: (0..parts.named).map(|id| Rounds::new(parts.named(id), parts.total())).collect(),
+            free: vec![0; ctas],
         }
     }
 
@@ -162,16 +182,16 @@ impl<'t, 'a> Machine<'t, 'a> {
         let threads = if event.elected { 1 } else { self.agents[who].threads };
         match &event.act {
             Act::Wait { barrier, parity } => {
-                let waits = self.parts.waits(who);
-                let result = self.barriers[*barrier].wait(&mut self.agents[who].stamp, *parity, waits);
-                return result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong));
+                let (waits, barrier) = (self.parts.waits(who), self.of(self.agents[who].cta, *barrier));
+                let result = self.barriers[barrier].wait(&mut self.agents[who].stamp, *parity, waits);
+                return result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong));
             }
             Act::Expect { barrier, bytes } => {
-                let bytes = bytes * i64::from(threads);
-                let result = self.barriers[*barrier].arrive(&self.agents[who].stamp, threads, bytes);
-                result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
+                let (bytes, barrier) = (bytes * i64::from(threads), self.of(self.agents[who].cta, *barrier));
+                let result = self.barriers[barrier].arrive(&self.agents[who].stamp, threads, bytes);
+                result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong))?;
             }
-            Act::Arrive { barrier, by } => {
+            Act::Arrive { barrier, by, everywhere } => {
                 let agent = &self.agents[who];
                 let times = match by {
                     Arriver::Thread => threads,
@@ -180,26 +200,39 @@ impl<'t, 'a> Machine<'t, 'a> {
                     Arriver::Warpgroup => u32::from(agent.first),
                 };
                 if times > 0 {
-                    let result = self.barriers[*barrier].arrive(&agent.stamp, times, 0);
-                    result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
+                    for to in self.reached(who, stmt, *everywhere)? {
+                        let barrier = self.of(to, *barrier);
+                        let result = self.barriers[barrier].arrive(&self.agents[who].stamp, times, 0);
+                        result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong))?;
+                    }
                 }
             }
-            Act::Bring { slot, barrier, bytes } => {
-                let stamp = self.agents[who].stamp.clone();
-                let step = self.barriers[*barrier].ended() + 1;
-                self.write(who, stmt, *slot, (self.parts.barrier(*barrier), step, true), &stamp)?;
-                let result = self.barriers[*barrier].copy(&stamp, bytes * i64::from(threads));
-                result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
+            Act::Bring { slot, barrier, bytes, multicast } => {
+                let reached = self.reached(who, stmt, multicast.is_some())?;
+                let (stamp, cta) = (self.agents[who].stamp.clone(), self.agents[who].cta);
+                let bytes = bytes * i64::from(threads) / reached.len() as i64;
+                for to in reached {
+                    let barrier = self.of(to, *barrier);
+                    let step = self.barriers[barrier].ended() + 1;
+                    if let Some(origin) = multicast {
+                        self.alike(who, stmt, (to * self.plan.slot_count() + slot, step), origin)?;
+                    }
+                    for part in self.brought(to, *slot, multicast.is_some().then_some(cta)) {
+                        self.write(who, stmt, part, (self.parts.barrier(barrier), step, true), &stamp)?;
+                    }
+                    let result = self.barriers[barrier].copy(&stamp, bytes);
+                    result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong))?;
+                }
             }
             Act::Copy { slot } => {
                 let (part, step) = (self.parts.copies(who), self.agents[who].copies + 1);
                 let stamp = self.agents[who].stamp.clone();
-                self.write(who, stmt, *slot, (part, step, false), &stamp)?;
+                self.write_all(who, stmt, *slot, (part, step, false), &stamp)?;
             }
             Act::Store { slot } => {
                 let (part, step) = self.access(who);
                 let stamp = self.agents[who].stamp.clone();
-                self.write(who, stmt, *slot, (part, step, false), &stamp)?;
+                self.write_all(who, stmt, *slot, (part, step, false), &stamp)?;
             }
             Act::Load { slot } => {
                 let (part, step) = self.access(who);
@@ -253,10 +286,11 @@ impl<'t, 'a> Machine<'t, 'a> {
                 }
                 // Who takes more waits until others have given up as much.
                 let change = count.abs_diff(now) * self.agents[who].threads;
-                if *increase && change > self.free {
+                let free = &mut self.free[self.agents[who].cta];
+                if *increase && change > *free {
                     return Ok(false);
                 }
-                self.free = if *increase { self.free - change } else { self.free + change };
+                *free = if *increase { *free - change } else { *free + change };
                 self.agents[who].count = *count;
             }
         }
@@ -264,7 +298,61 @@ impl<'t, 'a> Machine<'t, 'a> {
     }
 
     fn mbarrier(&self, who: usize, stmt: &Stmt, barrier: usize, wrong: Wrong) -> TileError {
-        self.wrong(who, stmt, &self.plan.barrier_name(self.scene.program, barrier), wrong)
+        self.wrong(who, stmt, &self.barrier_name(barrier), wrong)
+    }
+
+    /// The number of a CTA's barrier.
+    fn of(&self, cta: usize, barrier: usize) -> usize {
+        cta * self.barriers.len() / self.ctas + barrier
+    }
+
+    fn barrier_name(&self, barrier: usize) -> String {
+        let each = self.barriers.len() / self.ctas;
+        self.within(self.plan.barrier_name(self.scene.program, barrier % each), barrier / each)
+    }
+
+    fn slot_name(&self, slot: usize) -> String {
+        let (slot, each) = (slot / self.ctas, self.plan.slot_count());
+        self.within(self.plan.slot_name(self.scene.program, slot % each), slot / each)
+    }
+
+    /// What is called so, of a CTA where there are several.
+    fn within(&self, name: String, cta: usize) -> String {
+        if self.ctas == 1 { name } else { format!("{name} of CTA {cta}") }
+    }
+
+    /// The parts of a CTA's slot, or that which one CTA brings.
+    fn brought(&self, cta: usize, slot: usize, by: Option<usize>) -> Range<usize> {
+        let first = (cta * self.plan.slot_count() + slot) * self.ctas;
+        by.map_or(first..first + self.ctas, |by| first + by..first + by + 1)
+    }
+
+    /// Parts of a slot are of one box.
+    fn alike(&mut self, who: usize, stmt: &Stmt, at: (usize, u32), origin: &'t [Option<i128>]) -> Result<()> {
+        let (slot, step) = at;
+        let known = self.boxes.insert(slot, (step, origin));
+        match known.filter(|(before, other)| *before == step && *other != origin) {
+            Some(_) => {
+                let what = format!("CTAs bring parts of different boxes to {}", self.slot_name(slot * self.ctas));
+                self.fail(Finding::Cluster, who, stmt, what)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The CTAs in which something is done: that of the agent, or all, which must be there.
+    fn reached(&mut self, who: usize, stmt: &Stmt, everywhere: bool) -> Result<Range<usize>> {
+        let agent = &mut self.agents[who];
+        if !everywhere {
+            return Ok(agent.cta..agent.cta + 1);
+        }
+        if agent.stamp.now[self.parts.named(self.ctas * CLUSTER)] == 0 {
+            let what = "another CTA may not have set up its barriers".to_owned();
+            return self.fail(Finding::Cluster, who, stmt, what);
+        }
+        agent.elsewhere += 1;
+        agent.stamp.now[self.parts.elsewhere(who)] = agent.elsewhere;
+        Ok(0..self.ctas)
     }
 
     /// Counts an ordinary access.
@@ -277,9 +365,24 @@ impl<'t, 'a> Machine<'t, 'a> {
 
     fn read(&mut self, who: usize, stmt: &'a Stmt, slot: usize, access: (usize, u32, bool)) -> Result<()> {
         let access = self.made(who, stmt, access);
-        let result = self.slots[slot].read(access, &self.agents[who].stamp);
-        self.conflict(who, stmt, slot, result)
+        self.brought(self.agents[who].cta, slot, None).try_for_each(|part| {
+            let result = self.slots[part].read(access, &self.agents[who].stamp);
+            self.conflict(who, stmt, part, result)
+        })
     }
+
+    fn write_all(
+        &mut self,
+        who: usize,
+        stmt: &'a Stmt,
+        slot: usize,
+        access: (usize, u32, bool),
+        stamp: &Stamp,
+    ) -> Result<()> {
+        self.brought(self.agents[who].cta, slot, None).try_for_each(|part| self.write(who, stmt, part, access, stamp))
+    }
+
+    /// Writes a part of a slot.
 
     fn write(
         &mut self,
@@ -306,7 +409,7 @@ impl<'t, 'a> Machine<'t, 'a> {
         result: std::result::Result<(), super::memory::Conflict<'a>>,
     ) -> Result<()> {
         let Err((finding, other)) = result else { return Ok(()) };
-        let mut what = self.plan.slot_name(self.scene.program, slot);
+        let mut what = self.slot_name(slot);
         if let Some(other) = other {
             what.push_str(&format!(", after `{}`", self.scene.text(other.stmt)));
             if !other.role.is_empty() {
@@ -346,16 +449,22 @@ impl<'t, 'a> Machine<'t, 'a> {
 
     fn meet(&mut self, who: usize, stmt: &Stmt, id: usize, threads: u32, wait: bool) -> Result<bool> {
         let agent = &mut self.agents[who];
+        let (number, id) = (id, if id == CLUSTER { self.ctas * CLUSTER } else { agent.cta * CLUSTER + id });
         let round = match agent.stands {
             Some((_, round)) => round,
             None => match self.named[id].arrive(&agent.stamp, agent.threads, threads) {
                 Ok(round) => round,
-                Err(wrong) => return Err(self.wrong(who, stmt, &id.to_string(), wrong)),
+                Err(wrong) => return Err(self.wrong(who, stmt, &named(number), wrong)),
             },
         };
         let on = !wait || self.named[id].wait(&mut agent.stamp, round);
         agent.stands = (!on).then_some((id, round));
         Ok(on)
+    }
+
+    fn named_at(&self, id: usize) -> String {
+        let number = if id == self.ctas * CLUSTER { CLUSTER } else { id % CLUSTER };
+        named(number)
     }
 
     /// As it is lowered: each of the two warpgroups has a barrier, at which it waits and the other arrives.
@@ -387,19 +496,21 @@ impl<'t, 'a> Machine<'t, 'a> {
             at = at.or(Some((agent.role, event.stmt)));
             let found = match &event.act {
                 Act::Wait { barrier, parity } => {
-                    let state = &self.barriers[*barrier];
+                    let barrier = self.of(agent.cta, *barrier);
+                    let state = &self.barriers[barrier];
                     bytes |= state.bytes_differ();
-                    let name = self.plan.barrier_name(self.scene.program, *barrier);
+                    let name = self.barrier_name(barrier);
                     format!("phase {} of {name} ({})", state.phase(&agent.stamp, *parity), state.describe())
                 }
                 Act::SetRegisters { count, .. } => {
                     registers = true;
-                    format!("{count} registers a thread ({} are free in all)", self.free)
+                    format!("{count} registers a thread ({} are free in all)", self.free[agent.cta])
                 }
                 Act::WaitGroup { .. } => "products that other warps of its warpgroup have not started".to_owned(),
                 _ => agent.stands.map_or(String::new(), |(id, round)| {
                     let Rounds { arrived, threads, .. } = &self.named[id];
-                    format!("round {round} of named barrier {id} ({arrived} of {threads} threads)")
+                    let name = self.named_at(id);
+                    format!("round {round} of named barrier {name} ({arrived} of {threads} threads)")
                 }),
             };
             let role = self.roles[agent.role].name;
@@ -422,22 +533,34 @@ impl<'t, 'a> Machine<'t, 'a> {
         let fail = |what: String| self.scene.fail(Finding::Unfinished, "", None, what);
         for (id, rounds) in self.named.iter().enumerate() {
             if rounds.arrived > 0 {
+                let (arrived, threads) = (rounds.arrived, rounds.threads);
                 let what =
-                    format!("{} of {} threads have arrived at named barrier {id}", rounds.arrived, rounds.threads);
+                    format!("{arrived} of {threads} threads have arrived at named barrier {}", self.named_at(id));
                 return fail(what);
             }
         }
         for (i, phases) in self.barriers.iter().enumerate() {
             if !phases.is_idle() {
-                let name = self.plan.barrier_name(self.scene.program, i);
-                return fail(format!("barrier {name}, {}", phases.describe()));
+                return fail(format!("barrier {}, {}", self.barrier_name(i), phases.describe()));
             }
         }
-        let known: Vec<&Stamp> = self.agents.iter().map(|agent| &agent.stamp).collect();
+        let known = |cta: usize| -> Vec<&Stamp> {
+            self.agents.iter().filter(|agent| agent.cta == cta).map(|agent| &agent.stamp).collect()
+        };
+        let known: Vec<Vec<&Stamp>> = (0..self.ctas).map(known).collect();
         for (i, slot) in self.slots.iter().enumerate() {
-            if let Some(write) = slot.unfinished(&known) {
-                let name = self.plan.slot_name(self.scene.program, i);
-                return fail(format!("nobody waits for `{}` to {name}", self.scene.text(write.stmt)));
+            if let Some(write) = slot.unfinished(&known[i / (self.slots.len() / self.ctas)]) {
+                let (name, text) = (self.slot_name(i), self.scene.text(write.stmt));
+                return fail(format!("nobody waits for `{text}` to {name}"));
+            }
+        }
+        for (i, agent) in self.agents.iter().enumerate() {
+            let part = self.parts.elsewhere(i);
+            let gone = |known: &Vec<&Stamp>| known.iter().all(|stamp| stamp.now[part] < agent.elsewhere);
+            if known.iter().any(gone) {
+                let role = self.roles[agent.role].name;
+                let what = "another CTA may be gone before what this one does there last".to_owned();
+                return self.scene.fail(Finding::Cluster, role, None, what);
             }
         }
         for (i, agent) in self.agents.iter().enumerate() {

@@ -38,6 +38,8 @@ pub(super) struct Parts {
     pub agents: usize,
     pub groups: usize,
     pub barriers: usize,
+    /// Named barriers, and that of the cluster, which is the last.
+    pub named: usize,
 }
 
 impl Parts {
@@ -61,23 +63,28 @@ impl Parts {
         3 * self.agents + agent
     }
 
+    /// What it does in other CTAs of its cluster.
+    pub fn elsewhere(self, agent: usize) -> usize {
+        4 * self.agents + agent
+    }
+
     /// Groups of products of a warpgroup.
     pub fn products(self, group: usize) -> usize {
-        4 * self.agents + group
+        5 * self.agents + group
     }
 
     /// Phases of an mbarrier.
     pub fn barrier(self, barrier: usize) -> usize {
-        4 * self.agents + self.groups + barrier
+        5 * self.agents + self.groups + barrier
     }
 
     /// Rounds of a named barrier.
     pub fn named(self, id: usize) -> usize {
-        4 * self.agents + self.groups + self.barriers + id
+        5 * self.agents + self.groups + self.barriers + id
     }
 
     pub fn total(self) -> usize {
-        self.named(super::trace::CLUSTER) + 1
+        self.named(self.named)
     }
 }
 

@@ -32,12 +32,15 @@ pub(super) enum Act {
     Arrive {
         barrier: usize,
         by: Arriver,
+        everywhere: bool,
     },
     /// A copy by the tensor memory accelerator.
     Bring {
         slot: usize,
         barrier: usize,
         bytes: i64,
+        /// Of a part, for every CTA of the cluster: where the box is, as far as that does not depend on data.
+        multicast: Option<Vec<Option<i128>>>,
     },
     /// A copy by `cp.async`.
     Copy {
@@ -79,8 +82,10 @@ pub(super) enum Act {
     },
 }
 
-/// The threads of the kernel, or of one of its roles, in one launch.
+/// The threads of the kernel, or of one of its roles, in one CTA of a launch.
 pub(super) struct Trace<'a> {
+    /// The CTA's number in its cluster.
+    pub cta: usize,
     pub name: &'a str,
     pub warps: u32,
     pub events: Vec<Event<'a>>,
@@ -99,7 +104,7 @@ pub(super) struct Plan {
     pub warpgroups: bool,
 }
 
-/// The number of the barrier that the cluster meets at, after the 16 named ones.
+/// The number of the barrier that the cluster meets at, after the 16 named ones of a CTA.
 pub(super) const CLUSTER: usize = 16;
 
 impl Plan {
@@ -177,23 +182,35 @@ pub(super) fn is_inert(block: &Block) -> bool {
     })
 }
 
-/// The roles of a program, or all of it as one, in a launch.
+/// The roles of a program, or all of it as one, in a launch; those of each CTA of a cluster.
 pub(super) fn roles<'a>(scene: Scene<'a>, plan: &'a Plan, launch: &Launch) -> Result<Vec<Trace<'a>>> {
     let program = scene.program;
     let roles = program.body.iter().find_map(|stmt| if let Op::Roles(roles) = &stmt.op { Some(roles) } else { None });
-    let of = |role: Option<(usize, &'a Role)>| {
+    let of = |cta: usize, role: Option<(usize, &'a Role)>| {
         let mut state = scene.state();
         launch.values.iter().for_each(|(var, value)| state.set(var, *value));
+        if let (true, [axis]) = (cta > 0, &program.domain[..]) {
+            let first = state.index(&Expr::var(&axis.var))?;
+            state.set(&axis.var, crate::dtype::Scalar::Int(first + cta as i128));
+        }
         let name = role.map_or("", |(_, role)| &*role.name);
         let mut tracer = Tracer { scene, plan, state, role, within: false, elected: false, events: vec![], name };
         tracer.block(&program.body)?;
         let warps = role.map_or(program.schedule.warps, |(_, role)| role.warps);
-        Ok(Trace { name, warps, events: tracer.events })
+        Ok(Trace { cta, name, warps, events: tracer.events })
     };
-    match roles {
-        Some(roles) => roles.iter().enumerate().map(|role| of(Some(role))).collect(),
-        None => Ok(vec![of(None)?]),
+    let mut traces = vec![];
+    for cta in 0..program.schedule.cluster as usize {
+        match roles {
+            Some(roles) => {
+                for role in roles.iter().enumerate() {
+                    traces.push(of(cta, Some(role))?);
+                }
+            }
+            None => traces.push(of(cta, None)?),
+        }
     }
+    Ok(traces)
 }
 
 struct Tracer<'a> {
@@ -321,15 +338,18 @@ impl<'a> Tracer<'a> {
                     return self.fail(Finding::Control, stmt, "roles inside of other statements".to_owned());
                 }
             }
-            Op::Copy { to, kind, barrier, .. } => {
+            Op::Copy { from, to, kind, barrier } => {
                 let slot = self.slot(stmt, to)?;
                 let shared = self.scene.program.shared(to.buffer);
                 let bits = i64::from(shared.shape.iter().product::<u32>()) * i64::from(shared.dtype.bits());
                 let act = match (kind, barrier) {
-                    (CopyKind::Tma, Some((barrier, index))) => {
-                        Act::Bring { slot, barrier: self.barrier(stmt, *barrier, index)?, bytes: bits / 8 }
+                    (CopyKind::Tma | CopyKind::Multicast, Some((barrier, index))) => {
+                        let barrier = self.barrier(stmt, *barrier, index)?;
+                        let origin = || from.origin.iter().map(|e| self.state.index(e).ok()).collect();
+                        let multicast = (*kind == CopyKind::Multicast).then(origin);
+                        Act::Bring { slot, barrier, bytes: bits / 8, multicast }
                     }
-                    (CopyKind::Tma, None) => {
+                    (CopyKind::Tma | CopyKind::Multicast, None) => {
                         return self.fail(Finding::Unfinished, stmt, "a copy that completes on no barrier".to_owned());
                     }
                     (CopyKind::CpAsync(_), _) => Act::Copy { slot },
@@ -356,10 +376,10 @@ impl<'a> Tracer<'a> {
                 let barrier = self.barrier(stmt, *barrier, index)?;
                 self.push(stmt, Act::Expect { barrier, bytes: i64::from(*bytes) });
             }
-            Op::Arrive { barrier, index } => {
+            Op::Arrive { barrier, index, everywhere } => {
                 let by = self.scene.program.barrier(*barrier).by;
                 let barrier = self.barrier(stmt, *barrier, index)?;
-                self.push(stmt, Act::Arrive { barrier, by });
+                self.push(stmt, Act::Arrive { barrier, by, everywhere: *everywhere });
             }
             Op::Wait { barrier, index, parity } => {
                 let (barrier, parity) = (self.barrier(stmt, *barrier, index)?, self.scalar(stmt, parity)?);
@@ -395,7 +415,8 @@ impl<'a> Tracer<'a> {
                 self.push(stmt, Act::Meet { id, threads: *threads, wait: *wait });
             }
             Op::ClusterSync => {
-                self.push(stmt, Act::Meet { id: CLUSTER, threads: self.scene.program.threads(), wait: true });
+                let threads = self.scene.program.threads() * self.scene.program.schedule.cluster;
+                self.push(stmt, Act::Meet { id: CLUSTER, threads, wait: true });
             }
             Op::Turn(turn) => self.push(stmt, Act::Turn(*turn)),
             Op::SetRegisters { count, increase } => {

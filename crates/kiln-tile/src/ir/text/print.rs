@@ -221,6 +221,8 @@ impl<'a> Printer<'a> {
             staged_epilogue,
             overlap,
             ping_pong,
+            cluster,
+            across,
         } = schedule;
         let mut line = format!("schedule warps {warps}");
         let mut add = |on: bool, text: &str| {
@@ -239,6 +241,8 @@ impl<'a> Printer<'a> {
         add(*staged_epilogue, "staged_epilogue");
         add(*overlap, "overlap");
         add(*ping_pong, "ping_pong");
+        add(*cluster != 1, &format!("cluster {cluster}"));
+        add(*across, "across");
         self.line(&line);
     }
 
@@ -404,12 +408,8 @@ impl<'a> Printer<'a> {
             Op::Await { counter, index, value } | Op::Signal { counter, index, value } => {
                 format!("{word} {}[{}] = {}", self.names.tensor(counter), self.list(index), self.expr(value))
             }
-            Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) => {
+            Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) | Op::Release(channel) => {
                 format!("{word} {}", named(&self.names.channels, channel.0))
-            }
-            Op::Release { channel, behind } => {
-                let behind = if *behind == 0 { String::new() } else { format!(" behind {behind}") };
-                format!("{word} {}{behind}", named(&self.names.channels, channel.0))
             }
             Op::Copy { from, to, kind, barrier } => {
                 let from = self.view(from, self.slot_shape(to));
@@ -429,8 +429,9 @@ impl<'a> Printer<'a> {
             Op::Expect { barrier, index, bytes } => {
                 format!("{word} {}[{}] bytes {bytes}", named(&self.names.barriers, barrier.0), self.expr(index))
             }
-            Op::Arrive { barrier, index } => {
-                format!("{word} {}[{}]", named(&self.names.barriers, barrier.0), self.expr(index))
+            Op::Arrive { barrier, index, everywhere } => {
+                let everywhere = if *everywhere { " everywhere" } else { "" };
+                format!("{word} {}[{}]{everywhere}", named(&self.names.barriers, barrier.0), self.expr(index))
             }
             Op::Wait { barrier, index, parity } => {
                 let barrier = named(&self.names.barriers, barrier.0);
@@ -509,5 +510,6 @@ fn copy_kind(kind: CopyKind) -> String {
         CopyKind::Registers => "registers".to_owned(),
         CopyKind::CpAsync(bytes) => format!("cp_async {bytes}"),
         CopyKind::Tma => "tma".to_owned(),
+        CopyKind::Multicast => "multicast".to_owned(),
     }
 }

@@ -121,7 +121,13 @@ impl<'a> Verifier<'a> {
                 self.view(from, &slot.shape, Access::Read)?;
                 self.types(slot.dtype == from.tensor.dtype, slot.dtype, "the buffer", from.tensor.dtype.name())?;
                 self.copy_kind(*kind)?;
-                let asks = *kind == CopyKind::Tma && self.program.level == Level::Async;
+                let boxed = matches!(kind, CopyKind::Tma | CopyKind::Multicast);
+                let asks = boxed && self.program.level == Level::Async;
+                self.rule(
+                    *kind != CopyKind::Multicast || self.program.schedule.cluster > 1,
+                    || "a copy for a cluster of one CTA".to_owned(),
+                    "let the schedule say how many CTAs a cluster has",
+                )?;
                 self.rule(
                     barrier.is_some() == asks,
                     || format!("{} barrier", if barrier.is_some() { "a" } else { "no" }),

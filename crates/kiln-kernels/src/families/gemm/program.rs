@@ -26,6 +26,8 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         raster: config.raster,
         row_threads: config.lanes,
         staged_epilogue: config.staged(),
+        cluster: config.ctas(),
+        across: config.cluster[1] > 1,
         ..Schedule::default()
     };
     k.schedule(schedule);
@@ -386,7 +388,8 @@ impl<'a> Program<'a> {
     fn points(&mut self, k: &mut Builder) -> Points<'a> {
         let sides = self.sides();
         let ends = [0, 1].map(|axis| {
-            let tile = i64::from([self.config.bm, self.config.bn][axis]);
+            // Of a cluster some tiles may be outside.
+            let tile = i64::from([self.config.bm, self.config.bn][axis] * self.config.cluster[axis]);
             let extent = self.problem.product.extent(Along::Outer(sides[axis]));
             let whole = extent.as_const().is_some_and(|extent| extent % tile == 0);
             (!whole).then(|| self.values.dim(k, &extent))

@@ -10,8 +10,8 @@ use kiln_target::arch::Arch;
 use kiln_target::atoms::AtomTable;
 use kiln_tile::DType;
 use kiln_tile::ir::{Program, Schedule};
-use programs::{attention, gemm, hopper};
-use run::{Problem, attention_of, product_of, ready, scheduled};
+use programs::{attention, gemm, hopper, shared_softmax};
+use run::{Problem, attention_of, product_of, ready, scheduled, softmax_of};
 
 fn plain() -> Schedule {
     Schedule { warps: 4, ..Schedule::default() }
@@ -42,6 +42,43 @@ fn products_by_every_instruction() {
         (Arch::Sm80, DType::F32, [33, 40, 24], [32, 32, 16], 3, plain()),
     ] {
         check(gemm(dtype, tile, stages, schedule), &product_of(dtype, sizes, 1), arch);
+    }
+}
+
+/// CTAs of a cluster bring halves, or quarters, to all; some rows or columns of tiles are odd, the last tile is outside.
+#[test]
+fn clusters_share_what_they_multiply() {
+    let clustered = |cluster, across, warps| Schedule { cluster, across, ..hopper(warps) };
+    for (sizes, tile, schedule, seeds) in [
+        ([300, 136, 328], [128, 64, 64], clustered(2, false, 8), 20),
+        ([70, 200, 200], [64, 64, 64], clustered(2, true, 4), 20),
+        ([150, 72, 72], [64, 64, 64], Schedule { persistent: false, ..clustered(4, false, 4) }, 4),
+    ] {
+        let atoms = AtomTable::new(Arch::Sm90a);
+        let program = scheduled(gemm(DType::BF16, tile, 3, schedule), &atoms);
+        let ready = ready(program, &atoms).unwrap();
+        let source = &ready.kernel.source;
+        assert!(source.contains("__cluster_dims__") && source.contains("tma_load_multicast("), "{source}");
+        let problem = product_of(DType::BF16, sizes, 1);
+        for seed in 0..seeds {
+            problem.holds(&ready, (seed > 0).then_some(seed)).unwrap_or_else(|e| panic!("{e}\n{source}"));
+        }
+    }
+    let schedule = Schedule { cluster: 2, across: true, ..overlapped() };
+    check(
+        attention(DType::BF16, 64, [128, 64, 64], 2, schedule),
+        &attention_of(DType::BF16, [2, 300, 200, 64], 2),
+        Arch::Sm90a,
+    );
+}
+
+/// Rows of which CTAs of a cluster have a part each, the last of them less; where there is no multicast too.
+#[test]
+fn clusters_share_what_they_combine() {
+    for (arch, cluster) in [(Arch::Sm90a, 8), (Arch::Sm120, 2)] {
+        let columns = i64::from(cluster) * 128 - 28;
+        let text = check(shared_softmax(DType::F32, cluster, 128), &softmax_of(DType::F32, [3, columns], 3), arch);
+        assert!(text.contains(&format!("__cluster_dims__({cluster}")), "{text}");
     }
 }
 

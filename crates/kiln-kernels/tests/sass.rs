@@ -65,7 +65,7 @@ fn products_and_attention_are_the_instructions_of_their_gpu() {
         (large(DType::I8), Arch::Sm75, "IMMA.8816", &["LDSM"][..]),
         (large(DType::F16), Arch::Sm120, "HMMA.16816", &ampere[..]),
         (large(DType::F32).rounding_to_tf32(), Arch::Sm80, "HMMA.1688.F32.TF32", &ampere[..]),
-        (large(DType::F32).rounding_to_tf32(), Arch::Sm90a, "HGMMA", &hopper[..]),
+        (large(DType::F32).rounding_to_tf32(), Arch::Sm90a, "HGMMA", &hopper[..3]),
         (large(DType::F32).rounding_to_tf32(), Arch::Sm120, "HMMA.1688.F32.TF32", &["F2FP.TF32", "LDSM", "LDGSTS"][..]),
     ] {
         let offers = case.offers(arch);

@@ -93,6 +93,18 @@ fn attention_by_every_instruction() {
     }
 }
 
+#[test]
+fn rows_in_clusters_of_every_size() {
+    for (arch, dtype, cluster, part, sizes) in [
+        (Arch::Sm90a, DType::F16, 2, 256, [3, 300]),
+        (Arch::Sm120, DType::BF16, 8, 128, [2, 1001]),
+        // The last CTA of the cluster has nothing.
+        (Arch::Sm90a, DType::BF16, 4, 128, [1, 384]),
+    ] {
+        check(shared_softmax(dtype, cluster, part), &softmax_of(dtype, sizes, 6), arch);
+    }
+}
+
 /// Where instructions are missing, the same programs become others that are right too.
 #[test]
 fn programs_do_without_instructions() {

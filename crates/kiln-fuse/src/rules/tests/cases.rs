@@ -266,6 +266,7 @@ impl Case<'_> {
             }
             _ => match rule.split('-').next() {
                 Some("contract" | "permuted" | "pointwise") => self.contraction(rule),
+                Some("grouped") => self.groups(),
                 Some("scale" | "div" | "distribute" | "gather") => self.scale(rule),
                 _ => self.view(rule, shape),
             },
@@ -459,6 +460,17 @@ impl Case<'_> {
 
     fn contract(&mut self, spec: EinsumSpec, a: ValueId, b: ValueId) -> ValueId {
         self.b.contract(spec, a, b, DType::F64, DType::F64).unwrap()
+    }
+
+    /// Seven rows in three groups, whose matrices lie the other way.
+    fn groups(&mut self) -> ValueId {
+        let [n, k] = [2, 5].map(|most| self.rng.range(1, most) as usize);
+        let transposed = self.rng.range(0, 1) == 1;
+        let (x, w) = (self.x(&[7, k]), self.x(&if transposed { [3, k, n] } else { [3, n, k] }));
+        let w = self.permute(w, vec![0, 2, 1]);
+        let ends: [i64; 3] = [self.rng.range(0, 3), 3, self.rng.range(3, 7)];
+        let ends = self.b.constant(Tensor::from_slice(&[3], &ends).unwrap()).unwrap();
+        self.b.grouped_matmul(x, w, ends, transposed).unwrap()
     }
 
     fn contraction(&mut self, rule: &str) -> ValueId {

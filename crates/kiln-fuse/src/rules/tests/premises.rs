@@ -216,6 +216,16 @@ pub(super) fn violations() -> Vec<(&'static str, Graph)> {
             b.contract(spec, x, y, DType::F64, DType::F64)
         }),
     ));
+    // Groups that trade places are no other form of the op.
+    all.push((
+        "grouped-transposed",
+        graph(|b| {
+            let (x, w) = (input(b, "x", &[7, 4])?, input(b, "w", &[5, 4, 3])?);
+            let w = b.transpose(w, &[2, 1, 0])?;
+            let ends = b.input("ends", DType::I64, &dims(&[3]))?;
+            b.grouped_matmul(x, w, ends, false)
+        }),
+    ));
     for (kernel, spec) in [
         (3, plain()),
         (1, ConvSpec { strides: vec![2], ..plain() }),

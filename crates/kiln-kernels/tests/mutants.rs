@@ -37,6 +37,12 @@ fn programs() -> Vec<(&'static str, Program, Arch, Problem)> {
             Arch::Sm90a,
             attention_of(DType::BF16, [2, 140, 200, 64], 3),
         ),
+        (
+            "shared",
+            gemm(DType::BF16, [128, 64, 64], 3, Schedule { cluster: 2, ..hopper(8) }),
+            Arch::Sm90a,
+            product_of(DType::BF16, [300, 72, 328], 5),
+        ),
         ("mixed", gemm(DType::BF16, [64, 64, 64], 3, plain()), Arch::Sm90a, small()),
         ("copies", gemm(DType::BF16, [64, 64, 32], 3, plain()), Arch::Sm80, small()),
         ("cluster", shared_softmax(DType::BF16, 4, 256), Arch::Sm90a, softmax_of(DType::BF16, [2, 900], 5)),

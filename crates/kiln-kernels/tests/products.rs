@@ -3,10 +3,10 @@
 mod common;
 
 use common::products::einsum;
-use common::{Case, case, cases, d, products, random, spec};
+use common::{Case, case, cases, d, products, random, sim, spec};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Builder, DType, Dim, Rng};
-use kiln_kernels::families::{self, Subject, implementation};
+use kiln_kernels::families::{self, Offer, Subject, implementation};
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use kiln_tile::ir::Level;
@@ -171,16 +171,19 @@ fn first(m: i64, n: i64, k: i64) -> (String, serde_json::Value) {
     first_of(DType::BF16, (DType::F32, DType::BF16), [m, n, k])
 }
 
-fn first_of(f: DType, (acc, out): (DType, DType), [m, n, k]: [i64; 3]) -> (String, serde_json::Value) {
+fn first_of(f: DType, types: (DType, DType), extents: [i64; 3]) -> (String, serde_json::Value) {
+    let offers = offers_of(f, types, extents);
+    (offers[0].text.clone(), offers[0].config.clone())
+}
+
+fn offers_of(f: DType, (acc, out): (DType, DType), [m, n, k]: [i64; 3]) -> Vec<Offer> {
     let mut b = Builder::new("first");
     let [x, w] = [("x", m), ("w", n)].map(|(name, rows)| b.input(name, f, &[Dim::from(rows), Dim::from(k)]).unwrap());
     let y = b.contract(spec("mk,nk->mn"), x, w, acc, out).unwrap();
     b.output("y", y);
     let (name, summary) = ("first".to_owned(), "a product".to_owned());
     let region = Region { name, summary, anchor: Anchor::Contract, graph: b.finish() };
-    let subject = Subject::of(&region);
-    let offers = families::offers(&Arc::new(subject), &Gpu::named("h200").unwrap()).unwrap();
-    (offers[0].text.clone(), offers[0].config.clone())
+    families::offers(&Arc::new(Subject::of(&region)), &Gpu::named("h200").unwrap()).unwrap()
 }
 
 /// The tile that divides the waves: on 132 SMs, what cuBLAS was met with.
@@ -205,6 +208,66 @@ fn the_tile_divides_the_waves() {
         let (text, config) = first_of(f, sums, [8192; 3]);
         let tile = config["bm"].as_u64().unwrap() * config["bn"].as_u64().unwrap();
         assert!(tile >= 128 * 128 && config["bk"] == 128 && config["specialise"] == true, "{f}: {text}");
+    }
+}
+
+/// Where large tiles fill the waves nothing is gained by clusters: what was timed beside cuBLAS stays. Small tiles wait for the L2 cache.
+#[test]
+fn clusters_are_for_small_tiles() {
+    let squares = [1024, 2048, 4096, 8192, 16384].map(|n| [n, n, n]);
+    let layers = [
+        (6144, 4096),
+        (4096, 4096),
+        (28672, 4096),
+        (4096, 14336),
+        (10240, 8192),
+        (8192, 8192),
+        (57344, 8192),
+        (8192, 28672),
+    ];
+    let layers = [2048, 8192].into_iter().flat_map(|m| layers.map(|(n, k)| [m, n, k]));
+    for [m, n, k] in squares.into_iter().chain(layers) {
+        let (text, config) = first(m, n, k);
+        assert!(config["cluster"] == serde_json::json!([1, 1]), "{m}x{n}x{k}: {text}");
+    }
+    let offers = offers_of(DType::BF16, (DType::F32, DType::BF16), [4096; 3]);
+    let best = |cluster: [u32; 2]| {
+        let tile =
+            |config: &serde_json::Value| config["bm"] == 128 && config["bn"] == 128 && config["depth"] == "whole";
+        let is = |config: &serde_json::Value| tile(config) && config["cluster"] == serde_json::json!(cluster);
+        offers.iter().position(|offer| is(&offer.config)).unwrap()
+    };
+    assert!(best([2, 1]) < best([1, 1]));
+}
+
+/// Either operand in halves, whichever axis is dense; tiles outside of the result store nothing, and what stands beside them is not read there.
+#[test]
+fn clusters_share_operands_of_every_orientation() {
+    let specs = ["mk,nk->mn", "mk,kn->mn", "km,kn->mn", "km,nk->mn"];
+    let extent = |l: char| match l {
+        'm' => 136,
+        'n' => 200,
+        _ => 264,
+    };
+    let mut cases: Vec<Case> =
+        specs.iter().map(|text| einsum(&format!("clusters_{text}"), text, DType::BF16, &extent)).collect();
+    cases.push(products::epilogue(DType::BF16, [192, 64, 192]));
+    for (n, case) in cases.iter().enumerate() {
+        let beside = n == specs.len();
+        let shape = ["clusters of 2x1", "clusters of 1x2"][(n % 2).max(usize::from(beside))];
+        let offers = case.offers(Arch::Sm90a);
+        // Three tiles of 64 columns end with the result: a fourth is outside.
+        let is = |offer: &&Offer| offer.text.contains(shape) && (!beside || offer.config["bn"] == 64);
+        let chosen = offers.iter().find(is);
+        let offer = chosen.unwrap_or_else(|| panic!("{}: no {shape}", case.region.name));
+        let built = offer.build().unwrap();
+        for level in [Level::Tile, Level::LaidOut] {
+            case.compare(&case.interpret_built(&built, Arch::Sm90a, level).0, 1.0);
+        }
+        let made = implementation(offer, &built, Arch::Sm90a, &mut |_, _, _| {}).unwrap();
+        assert_eq!(made.kernels[0].launch.cluster, [2, 1, 1]);
+        assert!(made.kernels[0].source.contains("tma_load_multicast("), "{}", offer.text);
+        sim::simulate_made(case, &made, Arch::Sm90a, [None, Some(n as u64)]);
     }
 }
 

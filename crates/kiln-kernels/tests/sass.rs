@@ -91,6 +91,24 @@ fn products_and_attention_are_the_instructions_of_their_gpu() {
     }
 }
 
+/// Boxes that CTAs of a cluster share come once, to both; along rows and along columns.
+#[test]
+fn clusters_load_by_multicast() {
+    for (dtype, text) in [(DType::BF16, "mk,nk->mn"), (DType::F16, "km,kn->mn"), (DType::F8E4M3, "mk,nk->mn")] {
+        let case = product(dtype, text, [512, 512, 512]);
+        let offers = case.offers(Arch::Sm90a);
+        for shape in ["clusters of 2x1", "clusters of 1x2"] {
+            let offer = offers.iter().find(|offer| offer.text.contains(shape)).unwrap_or_else(|| panic!("no {shape}"));
+            let found = complaints(&case, offer, Arch::Sm90a);
+            assert!(found.is_empty(), "{found:?}");
+            let Some(code) = sass(offer, Arch::Sm90a) else { continue };
+            let loads = || instructions(&code).filter(|name| name.starts_with("UTMALDG"));
+            let shared = |name: &str| name.contains("MULTICAST");
+            assert!(loads().any(shared) && loads().any(|name| !shared(name)), "{}: {code}", offer.text);
+        }
+    }
+}
+
 #[test]
 fn the_best_product_of_hopper_has_roles() {
     for dtype in [DType::BF16, DType::F16, DType::F8E4M3, DType::I8] {

@@ -45,6 +45,47 @@ fn products_by_every_instruction() {
     }
 }
 
+/// CTAs of a cluster bring halves, or quarters, to all; some rows or columns of tiles are odd, the last tile is outside.
+#[test]
+fn clusters_share_what_they_multiply() {
+    let clustered = |cluster, across, warps| Schedule { cluster, across, ..hopper(warps) };
+    for (sizes, tile, schedule, seeds) in [
+        ([300, 136, 328], [128, 64, 64], clustered(2, false, 8), 20),
+        ([70, 200, 200], [64, 64, 64], clustered(2, true, 4), 20),
+        ([150, 72, 72], [64, 64, 64], Schedule { persistent: false, ..clustered(4, false, 4) }, 4),
+    ] {
+        let atoms = AtomTable::new(Arch::Sm90a);
+        let program = scheduled(gemm(DType::BF16, tile, 3, schedule), &atoms);
+        let ready = ready(program, &atoms).unwrap();
+        let source = &ready.kernel.source;
+        assert!(source.contains("__cluster_dims__") && source.contains("tma_load_multicast("), "{source}");
+        let problem = product_of(DType::BF16, sizes, 1);
+        for seed in 0..seeds {
+            problem.holds(&ready, (seed > 0).then_some(seed)).unwrap_or_else(|e| panic!("{e}\n{source}"));
+        }
+    }
+    let schedule = Schedule { cluster: 2, across: true, ..overlapped() };
+    check(
+        attention(DType::BF16, 64, [128, 64, 64], 2, schedule),
+        &attention_of(DType::BF16, [2, 300, 200, 64], 2),
+        Arch::Sm90a,
+    );
+}
+
+/// Rows of which CTAs of a cluster have a part each, the last of them less; where there is no multicast too.
+#[test]
+fn clusters_share_what_they_combine() {
+    for (arch, dtype, cluster, part, sizes) in [
+        (Arch::Sm90a, DType::F16, 2, 256, [3, 300]),
+        (Arch::Sm120, DType::BF16, 8, 128, [2, 1001]),
+        // The last CTA of the cluster has nothing.
+        (Arch::Sm90a, DType::F32, 4, 128, [1, 384]),
+    ] {
+        let text = check(shared_softmax(dtype, cluster, part), &softmax_of(dtype, sizes, 6), arch);
+        assert!(text.contains(&format!("__cluster_dims__({cluster}")), "{text}");
+    }
+}
+
 #[test]
 fn attention_by_every_instruction() {
     for (arch, dtype, tile, schedule) in [
@@ -53,18 +94,6 @@ fn attention_by_every_instruction() {
         (Arch::Sm75, DType::F16, [64, 32, 64], plain()),
     ] {
         check(attention(dtype, 64, tile, 2, schedule), &attention_of(dtype, [2, 150, 300, 64], 2), arch);
-    }
-}
-
-#[test]
-fn rows_in_clusters_of_every_size() {
-    for (arch, dtype, cluster, part, sizes) in [
-        (Arch::Sm90a, DType::F16, 2, 256, [3, 300]),
-        (Arch::Sm120, DType::BF16, 8, 128, [2, 1001]),
-        // The last CTA of the cluster has nothing.
-        (Arch::Sm90a, DType::BF16, 4, 128, [1, 384]),
-    ] {
-        check(shared_softmax(dtype, cluster, part), &softmax_of(dtype, sizes, 6), arch);
     }
 }
 

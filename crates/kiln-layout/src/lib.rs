@@ -22,5 +22,5 @@ pub use matrix::MatrixAccess;
 pub use registers::{Deal, Mode, RegisterLayout};
 pub use shared::{SharedLayout, Step};
 pub use swizzle::{Swizzle, SwizzleMode};
-pub use tma::{Placement, TmaBox};
+pub use tma::{Cut, Placement, TmaBox};
 pub use wgmma::{Major, WgmmaDescriptor};

@@ -6,6 +6,8 @@ use crate::{SharedLayout, SwizzleMode};
 const LONGEST: u32 = 256;
 /// What TMA aligns its shared addresses to.
 const ALIGNMENT: u32 = 128;
+/// Rows of a swizzle's span after which its pattern starts again, at most.
+const PATTERN_ROWS: u32 = 8;
 
 /// One tensor map's box, as often as it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,39 @@ pub struct Placement {
     pub origin: Vec<u32>,
     /// Byte of its start in the stage.
     pub offset: u32,
+}
+
+/// Boxes of which each of several CTAs brings a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The first CTA's.
+    pub first: TmaBox,
+    /// Along which axis of the tile the next CTA's begin, after how many elements, and how many bytes on.
+    pub axis: usize,
+    /// Elements along it.
+    pub elements: u32,
+    /// Bytes.
+    pub bytes: u32,
+}
+
+impl TmaBox {
+    /// Every box cut along its slowest axis into so many equal parts; `None` where those are no boxes of the same swizzle: they begin where its
+    /// pattern does, and at a multiple of 128 bytes.
+    pub fn cut(&self, parts: u32) -> Option<Cut> {
+        let axis = self.order.iter().copied().rfind(|axis| self.extents[*axis] > 1)?;
+        let pattern = match self.swizzle {
+            SwizzleMode::None => ALIGNMENT,
+            swizzle => PATTERN_ROWS * swizzle.span(),
+        };
+        let whole = parts > 0 && self.extents[axis].is_multiple_of(parts) && self.bytes.is_multiple_of(parts * pattern);
+        if !whole || axis == self.order[0] {
+            return None;
+        }
+        let mut first = self.clone();
+        first.extents[axis] /= parts;
+        first.bytes /= parts;
+        Some(Cut { axis, elements: first.extents[axis], bytes: first.bytes, first })
+    }
 }
 
 impl SharedLayout {

@@ -435,7 +435,7 @@ kernel halves "sum and greatest of rows" level tile
 param m: index in 1..=64
 param x: f32[m, 64] strides [64, 1] read
 param y: f32[m, 4] strides [4, 1] write
-schedule warps 4 cluster 2
+schedule warps 4 cluster 2 across
 grid row = m, part = 2
 {
   %x: f32[1, 32] = load x[row.., part * 32..] fill 0.0

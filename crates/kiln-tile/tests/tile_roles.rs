@@ -65,10 +65,6 @@ fn slot(buffer: u32, channel: ChannelId) -> Slot {
     Slot { buffer: SharedId(buffer), stage: Stage::Cursor(channel) }
 }
 
-fn release(channel: ChannelId, behind: u32) -> Stmt {
-    effect(Op::Release { channel, behind })
-}
-
 impl Parts {
     fn copy(&self, which: usize) -> Stmt {
         let (from, to) = (self.views[which].clone(), slot(which as u32, OPERANDS));
@@ -84,18 +80,14 @@ impl Parts {
         Op::For { var, start, end, step, carried, body, yields, stages: None }
     }
 
-    /// The loop that multiplies what is received, and its result; a slot is released `behind` iterations later.
-    fn products(&mut self, p: &Var, behind: u32) -> (Block, ValueId) {
+    /// The loop that multiplies what is received, and its result.
+    fn products(&mut self, p: &Var) -> (Block, ValueId) {
         let shape = [TILE[0], TILE[1]];
         let [zero, inside, sum, last] =
             ["zero", "inside", "sum", "last"].map(|name| self.program.add_value(name, DType::F32, &shape));
         let [a, b] = [0, 1].map(|buffer| Operand::Shared(slot(buffer, OPERANDS)));
         let dot = Stmt { results: vec![sum], op: Op::Dot { a, b, acc: inside, tf32: None, atom: Some("fma".into()) } };
-        let mut body = vec![effect(Op::Receive(OPERANDS)), dot];
-        let late = i64::from(behind) * i64::from(TILE[2]);
-        let cond = Expr::var(p).ge(late);
-        let then = (vec![release(OPERANDS, behind)], vec![]);
-        body.push(effect(Op::If { cond, then, otherwise: (vec![], vec![]) }));
+        let body = vec![effect(Op::Receive(OPERANDS)), dot, effect(Op::Release(OPERANDS))];
         let op = self.along(p, vec![(inside, zero)], body, vec![sum]);
         (vec![Stmt { results: vec![zero], op: Op::Full { value: f32(0.0) } }, Stmt { results: vec![last], op }], last)
     }
@@ -115,10 +107,10 @@ fn points(k: &mut Builder, [m, n]: [&Expr; 2]) -> [Expr; 2] {
 }
 
 /// A producer and a consumer, whose result goes through shared memory.
-fn specialised(stages: u32, behind: u32) -> Program {
+fn specialised(stages: u32) -> Program {
     let (mut parts, p) = parts(stages, points);
     let producer = vec![effect(parts.along(&p, vec![], parts.copies(), vec![]))];
-    let (mut consumer, sum) = parts.products(&p, behind);
+    let (mut consumer, sum) = parts.products(&p);
     let moved = parts.program.add_like(sum);
     consumer.extend([
         Stmt { results: vec![moved], op: Op::Convert { value: sum } },
@@ -128,7 +120,7 @@ fn specialised(stages: u32, behind: u32) -> Program {
         effect(Op::CopyOut { from: slot(2, RESULTS), to: parts.views[2].clone() }),
         effect(Op::Publish(RESULTS)),
         effect(Op::Receive(RESULTS)),
-        release(RESULTS, 0),
+        effect(Op::Release(RESULTS)),
     ]);
     parts.program.body = vec![effect(Op::Roles(vec![role("producer", producer), role("consumer", consumer)]))];
     parts.program
@@ -148,7 +140,7 @@ fn ahead(stages: u32) -> Program {
     let first = i64::from(stages) - 1;
     let mut body: Block =
         (0..first).map(|i| fetch(&mut parts.program, &copies, Expr::index(i * step), &depth)).collect();
-    let (mut products, sum) = parts.products(&p, 0);
+    let (mut products, sum) = parts.products(&p);
     let next = fetch(&mut parts.program, &copies, Expr::var(&p) + first * step, &depth);
     if let Op::For { body, .. } = &mut products[1].op {
         body.insert(0, next);
@@ -159,7 +151,7 @@ fn ahead(stages: u32) -> Program {
     parts.program
 }
 
-/// A producer and two consumers of the same slots, one of which is slower to release; each CTA takes point after point.
+/// A producer and two consumers of the same slots; each CTA takes point after point.
 fn persistent() -> Program {
     let mut loops = None;
     let (mut parts, p) = parts(3, |k, [m, n]| {
@@ -174,11 +166,8 @@ fn persistent() -> Program {
         effect(Op::For { var: point.clone(), start, end, step, carried: vec![], body, yields: vec![], stages: None })
     };
     let mut roles = vec![role("producer", vec![each(vec![effect(parts.along(&p, vec![], parts.copies(), vec![]))])])];
-    for (name, behind, rows) in [("upper", 0, 0..5), ("lower", 1, 5..8)] {
-        let (mut body, sum) = parts.products(&p, behind);
-        if behind == 1 {
-            body.push(release(OPERANDS, 0));
-        }
+    for (name, rows) in [("upper", 0..5), ("lower", 5..8)] {
+        let (mut body, sum) = parts.products(&p);
         let [i, j] = ["i", "j"].map(|name| parts.program.add_var(name, Type::Index));
         let mut view = parts.views[2].clone();
         view.masked = vec![true; 2];
@@ -219,24 +208,13 @@ fn result(args: &[Arg]) -> Vec<f64> {
 fn a_producer_and_a_consumer_multiply() {
     for stages in [1, 2, 3] {
         for sizes in [[1, 1, 1], [8, 16, 12], [19, 37, 23]] {
-            for program in [specialised(stages, 0), ahead(stages)] {
+            for program in [specialised(stages), ahead(stages)] {
                 let (mut args, expected) = case(sizes);
                 interp::run(&program, &mut args).unwrap();
                 close(&result(&args), &expected, 1e-5);
             }
         }
     }
-}
-
-#[test]
-fn a_slot_may_be_released_an_iteration_later() {
-    let (mut args, expected) = case([9, 5, 21]);
-    interp::run(&specialised(2, 1), &mut args).unwrap();
-    close(&result(&args), &expected, 1e-5);
-    // The only slot is then still held.
-    let (mut args, _) = case([9, 5, 21]);
-    let error = interp::run(&specialised(1, 1), &mut args).unwrap_err();
-    assert!(matches!(error, TileError::Deadlock { .. }), "{error}");
 }
 
 #[test]
@@ -261,9 +239,7 @@ fn broken(mut program: Program, change: &mut dyn FnMut(&mut Block)) -> TileError
 
 #[test]
 fn a_deadlock_names_what_each_role_waits_for() {
-    let error = broken(specialised(2, 0), &mut |block| {
-        block.retain(|stmt| !matches!(stmt.op, Op::Release { channel: OPERANDS, .. }))
-    });
+    let error = broken(specialised(2), &mut |block| block.retain(|stmt| !matches!(stmt.op, Op::Release(OPERANDS))));
     let waits = vec![
         "`producer` waits for a free slot of channel `operands` to publish slot 2".to_owned(),
         "`consumer` waits for slot 2 of channel `operands` to be published".to_owned(),
@@ -271,7 +247,7 @@ fn a_deadlock_names_what_each_role_waits_for() {
     assert_eq!(error, TileError::Deadlock { kernel: "roles".into(), waits });
 
     // A producer that copies one tile less.
-    let error = broken(specialised(2, 0), &mut |block| {
+    let error = broken(specialised(2), &mut |block| {
         if let [Stmt { op: Op::For { start, carried, .. }, .. }] = &mut block[..]
             && carried.is_empty()
         {
@@ -285,20 +261,20 @@ fn a_deadlock_names_what_each_role_waits_for() {
     assert_eq!(error, TileError::Deadlock { kernel: "roles".into(), waits });
 
     // One role that waits for itself.
-    let error = broken(ahead(2), &mut |block| block.retain(|stmt| !matches!(stmt.op, Op::Release { .. })));
+    let error = broken(ahead(2), &mut |block| block.retain(|stmt| !matches!(stmt.op, Op::Release(_))));
     let waits = vec!["`roles` waits for a free slot of channel `operands` to publish slot 2".to_owned()];
     assert_eq!(error, TileError::Deadlock { kernel: "roles".into(), waits });
 }
 
 #[test]
 fn a_slot_that_was_not_written_is_reported() {
-    let error = broken(specialised(2, 0), &mut |block| {
+    let error = broken(specialised(2), &mut |block| {
         block.retain(|stmt| !matches!(&stmt.op, Op::Copy { to, .. } if to.buffer == SharedId(1)))
     });
     let what = "stage 0 of shared buffer `b` is read by `consumer` and was not written".to_owned();
     assert_eq!(error, TileError::Undefined { kernel: "roles".into(), what });
     // Written for the first round only: a released slot holds nothing.
-    let error = broken(specialised(2, 0), &mut |block| {
+    let error = broken(specialised(2), &mut |block| {
         for stmt in block {
             if let Op::Copy { from, to, .. } = &stmt.op
                 && to.buffer == SharedId(1)
@@ -316,7 +292,7 @@ fn a_slot_that_was_not_written_is_reported() {
 #[test]
 fn slots_are_used_within_their_turn() {
     let swapped = |first: fn(&Op) -> bool| {
-        broken(specialised(3, 0), &mut move |block| {
+        broken(specialised(3), &mut move |block| {
             if let Some(at) = block.iter().position(|stmt| first(&stmt.op)) {
                 block.swap(at, at + 1);
             }
@@ -330,7 +306,7 @@ fn slots_are_used_within_their_turn() {
         assert!(error.to_string().contains(message), "{error}");
     }
     let twice = |of: fn(&Op) -> bool| {
-        broken(specialised(3, 0), &mut move |block| {
+        broken(specialised(3), &mut move |block| {
             if let Some(at) = block.iter().position(|stmt| of(&stmt.op)) {
                 let again = block[at].clone();
                 block.insert(at, again);
@@ -340,7 +316,7 @@ fn slots_are_used_within_their_turn() {
     for (error, message) in [
         (twice(|op| matches!(op, Op::Acquire(OPERANDS))), "acquired twice"),
         (twice(|op| matches!(op, Op::Publish(OPERANDS))), "published twice"),
-        (twice(|op| matches!(op, Op::Release { channel: OPERANDS, .. })), "released 0 behind"),
+        (twice(|op| matches!(op, Op::Release(OPERANDS))), "released when"),
     ] {
         assert!(error.to_string().contains(message), "{error}");
     }

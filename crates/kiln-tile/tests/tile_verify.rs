@@ -147,6 +147,8 @@ fn declarations() {
             ("strides [64, 1]", "strides [64]", "parameter `x` / rank 2, 1 strides"),
             ("x: f16[m, 64]", "x: f16[scale, 64]", "extent / f32 / index"),
             ("schedule warps 4", "schedule warps 0", "schedule / 0 warps"),
+            ("schedule warps 4", "schedule warps 4 cluster 3", "schedule / clusters of 3 CTAs"),
+            ("schedule warps 4", "schedule warps 4 cluster 16", "schedule / clusters of 16 CTAs"),
             ("schedule warps 4", "schedule warps 33", "33 warps"),
             ("schedule warps 4", "schedule warps 4 registers 40 241", "241 registers / multiple of 8"),
             ("grid t = (m + 31) / 32", "grid t = scale", "extent of `t` / f32 / index"),
@@ -429,7 +431,7 @@ kernel clusters "" level tile
 param m: index in 1..=8192
 param x: f32[m, 512] strides [512, 1] read
 param y: f32[m] strides [1] write
-schedule warps 4 cluster 2
+schedule warps 4 cluster 2 across
 grid row = m, part = 4
 {
   %x: f32[1, 128] = load x[row.., part * 128..] fill 0.0
@@ -447,9 +449,8 @@ fn clusters() {
     breaks(
         CLUSTERS,
         &[
-            ("cluster 2", "cluster 3", "clusters of 3 CTAs / 1, 2, 4 or 8"),
-            ("cluster 2", "cluster 16", "clusters of 16 CTAs"),
             ("part = 4", "part = 3", "whole clusters of 2"),
+            (" across", "", "whole clusters of 2 / across"),
             ("part = 4", "part = m", "whole clusters of 2"),
             ("warps 4 cluster", "warps 4 persistent cluster", "whole clusters of 2 / persistence"),
             ("warps 4 cluster", "warps 4 raster 2 cluster", "whole clusters of 2 / raster"),
@@ -513,7 +514,6 @@ fn channels() {
             ("      receive c\n", "", "`shared_load` / used that is not held"),
             ("publish c\n", "publish c publish c\n", "`publish` / published that is not held"),
             ("release c\n", "release c release c\n", "`release` / released that is not held"),
-            ("release c\n", "release c behind 2\n", "2 slots behind / 2"),
             ("release c\n", "release c shared_store a@c = %t\n", "`shared_store` / not held"),
             ("dot b[0]", "dot a@c", "`dot` / not held"),
             ("by tma\n      publish", "by cp_async 16\n      publish", "CpAsync(16) / Tma / alike"),
@@ -553,6 +553,7 @@ fn barriers() {
             ("wait full[1] parity phase", "wait full[true] parity phase", "index / bool"),
             ("wait full[1] parity phase", "wait full[1] parity 2", "parity of 2"),
             ("wait full[1] parity phase", "wait full[1] parity true", "parity / bool / index"),
+            ("by tma on", "by multicast on", "a copy for a cluster of one CTA"),
             ("  arrive empty[1]\n", "", "barrier `empty` / nothing arrives"),
             ("named_barrier 1", "named_barrier 16", "named barrier 16"),
             ("threads 128", "threads 48", "48 threads of 128"),

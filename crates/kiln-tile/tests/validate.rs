@@ -53,6 +53,11 @@ fn staged() -> Program {
     asynchronous(gemm(DType::F16, [64, 64, 32], 2, plain()), Arch::Sm75)
 }
 
+/// Two CTAs that share columns.
+fn shared() -> Program {
+    asynchronous(gemm(DType::BF16, [128, 128, 64], 3, Schedule { cluster: 2, ..hopper(8) }), Arch::Sm90a)
+}
+
 fn accepted(program: &Program, name: &str) {
     let started = std::time::Instant::now();
     let verdict = validate(program).unwrap_or_else(|e| panic!("{name}: {e}\n{program}"));
@@ -72,6 +77,29 @@ fn accepts_specialised_products() {
         }
     }
     accepted(&asynchronous(gemm(DType::F16, [64, 96, 64], 2, hopper(4)), Arch::Sm90a), "one warpgroup");
+}
+
+#[test]
+fn accepts_clusters() {
+    for (cluster, across, warps, persistent) in
+        [(2, false, 8, true), (2, true, 8, true), (4, false, 8, true), (2, false, 4, true), (2, true, 8, false)]
+    {
+        let schedule = Schedule { cluster, across, persistent, ..hopper(warps) };
+        let tile = if warps == 8 { [128, 128, 64] } else { [64, 96, 64] };
+        let program = asynchronous(gemm(DType::BF16, tile, 3, schedule), Arch::Sm90a);
+        let (text, name) = (program.to_string(), format!("{cluster} CTAs, across {across}, persistent {persistent}"));
+        let shared = if across { "copy a[a_fill] = x" } else { "copy b[a_fill] = w" };
+        let by = |line: &&str| line.contains(" by multicast ");
+        assert!(text.lines().filter(by).all(|line| line.contains(shared)), "{name}:\n{text}");
+        assert_eq!(text.lines().filter(by).count(), 1, "{name}:\n{text}");
+        assert!(text.contains(&format!("count {} by warpgroup", cluster * warps / 4)), "{name}:\n{text}");
+        accepted(&program, &name);
+    }
+    // Tiles of queries share keys and values, in the loop and outside of it.
+    let schedule = Schedule { cluster: 2, across: true, ..overlapped() };
+    let program = asynchronous(attention(DType::BF16, 64, [128, 128, 64], 2, schedule), Arch::Sm90a);
+    assert_eq!(program.to_string().matches(" by multicast ").count(), 4, "{program}");
+    accepted(&program, "attention");
 }
 
 #[test]
@@ -230,7 +258,7 @@ fn clusters_meet_before_they_read_write_and_end() {
     let edits: &[Edit] = &[
         ("nobody waits for what the others store first", 1, "cluster_sync\n", "", Unwritten),
         ("nor for what they store then", 2, "cluster_sync\n", "", Unwritten),
-        ("a CTA may end while others read", 1, "cluster_wait\n", "", Unfinished),
+        ("a CTA may end while others read", 1, "cluster_wait\n", "", Cluster),
         (
             "a CTA lets others end before it has read",
             1,
@@ -240,7 +268,7 @@ fn clusters_meet_before_they_read_write_and_end() {
         ),
         ("it waits for what it has not arrived at", 1, "cluster_arrive\n", "", NamedBarrier),
         ("threads of a CTA wait for each other alone", 1, "cluster_sync\n", "sync\n", Unwritten),
-        ("at the end too", 1, "cluster_wait\n", "sync\n", Unfinished),
+        ("at the end too", 1, "cluster_wait\n", "sync\n", Cluster),
         ("one CTA comes to the barrier", 1, "cluster_sync\n", branch, ReadEarly),
         ("one CTA comes to one more", 1, "cluster_wait\n", one_more, Deadlock),
         ("one CTA does not come to the second barrier", 2, "cluster_sync\n", all_but, Unwritten),
@@ -393,6 +421,105 @@ fn refuses_broken_products() {
 }
 
 #[test]
+fn refuses_broken_clusters() {
+    use Finding::*;
+    let edits: &[Edit] = &[
+        (
+            "slots of the loop are not released elsewhere",
+            1,
+            "arrive a_empty[a_last] everywhere",
+            "arrive a_empty[a_last]",
+            Deadlock,
+        ),
+        (
+            "the last slot is not released elsewhere",
+            2,
+            "arrive a_empty[a_last] everywhere",
+            "arrive a_empty[a_last]",
+            Unfinished,
+        ),
+        ("the other CTA's consumers are not counted", 1, "count 4 by warpgroup", "count 2 by warpgroup", Phase),
+        ("a consumer too many is counted", 1, "count 4 by warpgroup", "count 5 by warpgroup", Unfinished),
+        ("CTAs do not meet at the start", 1, "  cluster_sync\n", "", Cluster),
+        ("CTAs do not meet at the end", 2, "  cluster_sync\n", "", Cluster),
+        ("one role does not meet the others", 1, "  cluster_sync\n", "  elected { commit bulk }\n", Cluster),
+        ("each brings all, for itself", 1, "by multicast", "by tma", Phase),
+        ("rows are not shared", 1, "by tma on", "by multicast on", Cluster),
+        ("bytes of the own part alone", 1, "bytes 32768", "bytes 24576", Unwritten),
+        ("empty slots are not waited for", 1, "wait a_empty[a_fill] parity a_phase\n", "", Arrivals),
+        ("slots are released under their product", 1, "wgmma pending 1", "wgmma pending 2", WrittenEarly),
+        ("one CTA copies less", 1, "for k0 in 0..k step 64", "for k0 in 0..k - rank * 64 step 64", Bytes),
+    ];
+    refused(&shared(), edits);
+    // Each CTA fills both when its own consumers are done.
+    let text = shared().to_string();
+    let alone = text.replace(" everywhere", "").replace("count 4 by", "count 2 by");
+    let error = validate(&alone.parse::<Program>().unwrap()).unwrap_err();
+    assert!(matches!(error, TileError::Schedule { finding: WrittenEarly | Phase, .. }), "{error}");
+    let error = edit(&text, 1, "arrive a_empty[a_last] everywhere", "arrive a_empty[a_last]");
+    let error = validate(&error.parse::<Program>().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("`a_empty[0]` of CTA 0") && error.contains("2 of 4 arrivals"), "{error}");
+}
+
+/// CTAs of a cluster bring halves of a table to both, and read what the other has found.
+const BOTH: &str = r#"
+kernel both "the greatest of rows beside a table" level async
+param m: index in 1..=64
+param x: f32[m, 256] strides [256, 1] read
+param table: f32[32, 32] strides [32, 1] read
+param y: f32[m, 2] strides [2, 1] write
+param z: f32[32, 32] strides [32, 1] write
+schedule warps 4 cluster 2 across
+grid cta = m * 2
+shared t: f32[16, 32] stages 1 layout "4B{16:32 | 32:1}" offset 0
+shared most: f32[1, 1] stages 1 layout "4B{ | }" offset 2048
+barrier full stages 1 count 1 by thread
+{
+  let row: index = cta / 2 below m
+  let part: index = cta % 2 below 2
+  cluster_sync
+  elected {
+    expect full[0] bytes 2048
+    copy t[0] = table[0.., 0..] by multicast on full[0]
+  }
+  %x: f32[1, 128] layout "1x128{ | 128:1@1}" = load x[row.., part * 128..] fill 0.0
+  %most: f32[1, 1] layout "1x1{ | 128:0}" = reduce max %x axis 1
+  shared_store most[0] = %most
+  cluster_sync
+  %all: f32[1, 1] layout "1x1{ | 128:0}" = cluster_load max most[0]
+  wait full[0] parity 0
+  %t: f32[16, 32] layout "16x32{4:1@0 | 32:1@1 4:4@0}" = shared_load t[0]
+  cluster_arrive
+  store y[row.., part..] = %all
+  store z[part * 16.., 0..] = %t
+  cluster_wait
+}
+"#;
+
+#[test]
+fn clusters_share_what_they_load_and_what_they_find() {
+    use Finding::*;
+    let program: Program = BOTH.parse().unwrap();
+    validate(&program).unwrap();
+    let stored = "%s: f32[16, 32] layout \"16x32{4:1@0 | 32:1@1 4:4@0}\" = full 0.0
+      shared_store t[0] = %s
+      cluster_sync\n";
+    let edits: &[Edit] = &[
+        ("CTAs do not meet at the start", 1, "cluster_sync\n", "", Cluster),
+        ("nobody waits for what the other stores", 2, "cluster_sync\n", "", Unwritten),
+        ("a CTA may end while the other reads", 1, "cluster_wait\n", "", Cluster),
+        ("a CTA may end before its halves have come", 1, "wait full[0] parity 0\n", "", ReadEarly),
+        ("boxes differ", 1, "table[0..", "table[part * 16..", Cluster),
+        ("bytes of the own part alone", 1, "bytes 2048", "bytes 1024", Phase),
+        ("halves come onto what was stored", 1, "cluster_sync\n", stored, ProxyFence),
+    ];
+    refused(&program, edits);
+    let text = program.to_string();
+    let error = validate(&edit(&text, 1, "cluster_wait\n", "").parse().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("= cluster_load max most[0]`"), "{error}");
+}
+
+#[test]
 fn refuses_broken_attention() {
     use Finding::*;
     let edits: &[Edit] = &[
@@ -500,31 +627,32 @@ fn messages_say_where() {
 /// Mutants that are right, and the programs in which they are: they swap what commutes, wait twice or for longer, release later, drop a wait or a
 /// fence that another one covers, or change values and not their order. `mutants.rs` of `kiln-kernels` runs mutants in the simulator.
 const HARMLESS: &[(&str, &str)] = &[
-    ("double commit Bulk", "flash tma"),
+    ("double cluster_sync", "shared"),
+    ("double commit Bulk", "flash shared tma"),
     ("double commit CpAsync", "copies mixed"),
-    ("double commit Wgmma", "flash mixed tma"),
+    ("double commit Wgmma", "flash mixed shared tma"),
     ("double commit Wgmma after the loop", "flash"),
-    ("double copy_out", "flash tma"),
+    ("double copy_out", "flash shared tma"),
     ("double fence ProxyAsync", "mixed"),
-    ("double fence ProxyAsync after the loop", "flash mixed tma"),
-    ("double fence Wgmma", "flash mixed tma"),
+    ("double fence ProxyAsync after the loop", "flash mixed shared tma"),
+    ("double fence Wgmma", "flash mixed shared tma"),
     ("double fence Wgmma after the loop", "flash"),
-    ("double named_barrier after the loop", "flash tma"),
-    ("double set_registers", "flash tma"),
+    ("double named_barrier after the loop", "flash shared tma"),
+    ("double set_registers", "flash shared tma"),
     ("double sync", "copies mixed staged"),
     ("double sync after the loop", "copies mixed staged"),
-    ("double wait", "flash tma"),
+    ("double wait", "flash shared tma"),
     ("double wait after the loop", "flash"),
-    ("double wait_group Bulk", "flash tma"),
-    ("double wait_group BulkRead", "flash tma"),
+    ("double wait_group Bulk", "flash shared tma"),
+    ("double wait_group BulkRead", "flash shared tma"),
     ("double wait_group CpAsync", "copies mixed"),
     ("double wait_group CpAsync after the loop", "copies mixed"),
-    ("double wait_group Wgmma", "flash mixed tma"),
-    ("double wait_group Wgmma after the loop", "flash tma"),
-    ("drop copy_out", "flash tma"),
+    ("double wait_group Wgmma", "flash mixed shared tma"),
+    ("double wait_group Wgmma after the loop", "flash shared tma"),
+    ("drop copy_out", "flash shared tma"),
     ("drop fence ProxyAsync after the loop", "mixed"),
     ("drop fence Wgmma", "flash"),
-    ("drop set_registers", "flash tma"),
+    ("drop set_registers", "flash shared tma"),
     ("drop sync after the loop", "copies mixed staged"),
     ("drop wait_group CpAsync after the loop", "copies mixed"),
     // A product's wait has held the warpgroup together there; the barrier is for launches without products.
@@ -539,16 +667,16 @@ const HARMLESS: &[(&str, &str)] = &[
     ("swap commit Wgmma, set", "mixed"),
     ("swap commit Wgmma, turn Pass", "flash"),
     ("swap commit Wgmma, turn Pass after the loop", "flash"),
-    ("swap copy, copy", "copies mixed tma"),
-    ("swap copy, set", "flash tma"),
+    ("swap copy, copy", "copies mixed shared tma"),
+    ("swap copy, set", "flash shared tma"),
     ("swap copy, set after the loop", "flash"),
-    ("swap expect, copy", "flash tma"),
+    ("swap expect, copy", "flash shared tma"),
     ("swap expect, copy after the loop", "flash"),
-    ("swap fence ProxyAsync, named_barrier after the loop", "flash tma"),
+    ("swap fence ProxyAsync, named_barrier after the loop", "flash shared tma"),
     ("swap fence ProxyAsync, sync", "mixed"),
     ("swap fence ProxyAsync, sync after the loop", "mixed"),
     ("swap fence Wgmma, dot", "flash"),
-    ("swap set_registers, set", "flash tma"),
+    ("swap set_registers, set", "flash shared tma"),
     ("swap shared_store, shared_store", "staged"),
     ("swap sync, if", "mixed"),
     ("swap sync, load", "staged"),
@@ -560,7 +688,7 @@ const HARMLESS: &[(&str, &str)] = &[
     ("swap turn Wait, fence Wgmma", "flash"),
     ("swap turn Wait, fence Wgmma after the loop", "flash"),
     ("swap wait, expect", "flash"),
-    ("swap wait, fence Wgmma", "flash tma"),
+    ("swap wait, fence Wgmma", "flash shared tma"),
     ("swap wait, turn Wait", "flash"),
     ("swap wait, turn Wait after the loop", "flash"),
     ("swap wait, wait", "flash"),
@@ -572,7 +700,14 @@ const HARMLESS: &[(&str, &str)] = &[
 fn mutants_are_refused_or_harmless() {
     let total = std::env::var("KILN_MUTANTS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     let mut random = fastrand::Rng::with_seed(7);
-    let programs = [("tma", tma()), ("flash", flash()), ("mixed", mixed()), ("copies", copies()), ("staged", staged())];
+    let programs = [
+        ("tma", tma()),
+        ("flash", flash()),
+        ("mixed", mixed()),
+        ("copies", copies()),
+        ("staged", staged()),
+        ("shared", shared()),
+    ];
     let (mut tried, mut refused) = (0, 0);
     let mut survivors: BTreeMap<String, usize> = BTreeMap::new();
     for i in 0..total {

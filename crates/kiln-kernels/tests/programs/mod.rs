@@ -51,7 +51,7 @@ pub fn shared_softmax(dtype: DType, cluster: u32, part: u32) -> Program {
     let n = k.dim("n", 1..=i64::from(cluster * part), 1);
     let x = k.input("x", dtype, &[m.clone(), n.clone()]);
     let y = k.output("y", dtype, &[m.clone(), n.clone()]);
-    k.schedule(Schedule { warps: 4, cluster, ..Schedule::default() });
+    k.schedule(Schedule { warps: 4, cluster, across: true, ..Schedule::default() });
     let at = k.grid(&[("row", m), ("part", Expr::index(cluster.into()))]);
     let origin = [at[0].clone(), k.bind("start", &at[1] * i64::from(part))];
     let view = k.view(&x, &origin, &[1, part]);

@@ -64,7 +64,9 @@ impl Ready {
         };
         let points = match &self.program.grid {
             Grid::Points => scalar(&product(&self.program.domain)) as u32,
-            Grid::Persistent { points, .. } => (scalar(points) as u32).min(CTAS),
+            Grid::Persistent { points, .. } => {
+                (scalar(points) as u32).min(CTAS.next_multiple_of(self.program.schedule.cluster))
+            }
         };
         let device = Device::new(1 << 26);
         let upload = |given: &Given| match given {

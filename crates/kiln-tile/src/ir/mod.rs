@@ -168,6 +168,8 @@ pub enum CopyKind {
     CpAsync(u32),
     /// A box by the tensor memory accelerator; one thread asks for it.
     Tma,
+    /// A box that is the same for all CTAs of the cluster, by the tensor memory accelerator: each asks for a part of it, for all.
+    Multicast,
 }
 
 /// A statement: what it defines, and how.
@@ -340,13 +342,8 @@ pub enum Op {
     Publish(ChannelId),
     /// Consumer: waits until the slot at its cursor is full.
     Receive(ChannelId),
-    /// Consumer: has read the slot `behind` before its cursor; moves the cursor on if `behind` is 0.
-    Release {
-        /// Of which channel.
-        channel: ChannelId,
-        /// How many slots ago: the products that read the last one may still run.
-        behind: u32,
-    },
+    /// Consumer: has read the slot at its cursor; moves its cursor on.
+    Release(ChannelId),
     /// A tile from a slot.
     SharedLoad {
         /// From where.
@@ -403,6 +400,8 @@ pub enum Op {
         barrier: BarrierId,
         /// Which of the ring.
         index: Expr,
+        /// Whether at that of every CTA of the cluster, or of this one.
+        everywhere: bool,
     },
     /// Waits until the phase of this parity has ended.
     Wait {
@@ -582,8 +581,12 @@ pub struct Schedule {
     pub overlap: bool,
     /// Whether warpgroups take turns at the tensor cores.
     pub ping_pong: bool,
-    /// CTAs that run together and reach each other's shared memory: neighbours along the last axis of the domain. 1: each for itself.
+    /// CTAs of a cluster, which run together and reach each other's shared memory; 1: each for itself. They have neighbouring points along an axis of
+    /// the domain. For [`Op::ClusterReduce`] that is the last, which has a multiple of them; else clusters are for multicast where the target has
+    /// it, and the axis is filled up with points outside of it: what those access has to be masked.
     pub cluster: u32,
+    /// Whether CTAs of a cluster are neighbours along the last axis, or along the one before where there are two.
+    pub across: bool,
 }
 
 impl Default for Schedule {
@@ -599,6 +602,7 @@ impl Default for Schedule {
             overlap: false,
             ping_pong: false,
             cluster: 1,
+            across: false,
         }
     }
 }

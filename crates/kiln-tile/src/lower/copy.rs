@@ -4,7 +4,7 @@ use super::Lower;
 use crate::error::Result;
 use crate::expr::Expr;
 use crate::ir::{BarrierId, CopyKind, Place, Slot, View};
-use crate::threads::{self as t, Effect, Scalar, Stmt, Ty};
+use crate::threads::{self as t, Effect, Scalar, Special, Stmt, Ty};
 use kiln_layout::{RegisterLayout, SwizzleMode};
 
 /// A tensor map that a kernel takes by value, after its other parameters.
@@ -36,11 +36,13 @@ impl Lower<'_> {
         barrier: Option<&(BarrierId, Expr)>,
     ) -> Result<()> {
         match (kind, barrier) {
-            (CopyKind::Tma, Some((barrier, index))) => {
+            (CopyKind::Tma | CopyKind::Multicast, Some((barrier, index))) => {
                 let barrier = self.barrier_address(*barrier, index)?;
-                self.boxes(from, to, &mut |lower, (map, origin, address)| {
+                let ctas = if kind == CopyKind::Multicast { self.program.schedule.cluster } else { 1 };
+                self.boxes(from, to, ctas, &mut |lower, (map, origin, address)| {
                     let (to, barrier) = (address, barrier.clone());
-                    lower.push(Stmt::Effect(Effect::TmaLoad { to, map, origin, barrier, multicast: None }));
+                    let multicast = (ctas > 1).then(|| t::Expr::Int((1 << ctas) - 1, Scalar::U16));
+                    lower.push(Stmt::Effect(Effect::TmaLoad { to, map, origin, barrier, multicast }));
                 })
             }
             (CopyKind::CpAsync(bytes), _) => self.copy_async(from, to, bytes),
@@ -50,16 +52,26 @@ impl Lower<'_> {
 
     /// Starts a copy of a slot to a box.
     pub(super) fn copy_out(&mut self, from: &Slot, to: &View) -> Result<()> {
-        self.boxes(to, from, &mut |lower, (map, origin, from)| {
+        self.boxes(to, from, 1, &mut |lower, (map, origin, from)| {
             lower.push(Stmt::Effect(Effect::TmaStore { from, map, origin }));
         })
     }
 
-    /// Calls `write` with tensor map, origin and shared address of each of the boxes that make up a slot.
-    fn boxes(&mut self, view: &View, slot: &Slot, write: &mut dyn FnMut(&mut Self, OneBox)) -> Result<()> {
+    /// Calls `write` with tensor map, origin and shared address of each of the boxes that make up a slot, or of this CTA's part of each where
+    /// `ctas` of a cluster have one.
+    fn boxes(&mut self, view: &View, slot: &Slot, ctas: u32, write: &mut dyn FnMut(&mut Self, OneBox)) -> Result<()> {
         let name = self.program.shared(slot.buffer).name.clone();
         let boxes = self.shared_layout(slot.buffer)?.tma_box();
-        let boxes = boxes.ok_or_else(|| self.internal(format!("`{name}` is not made of boxes")))?;
+        let mut boxes = boxes.ok_or_else(|| self.internal(format!("`{name}` is not made of boxes")))?;
+        let mut part = None;
+        if ctas > 1 {
+            let cut =
+                boxes.cut(ctas).ok_or_else(|| self.internal(format!("boxes of `{name}` have no {ctas} parts")))?;
+            let rank = t::Expr::Special(Special::ClusterRank).cast(Scalar::I32);
+            let along = |each: u32| rank.clone().times(t::Expr::int(each));
+            part = Some((cut.axis, along(cut.elements), along(cut.bytes)));
+            boxes = cut.first;
+        }
         let walked: Vec<usize> = view.axes.iter().rev().filter_map(|axis| *axis).collect();
         if walked != boxes.order {
             return Err(self.internal(format!("`{name}` lies otherwise than the tensor it is copied from or to")));
@@ -73,9 +85,16 @@ impl Lower<'_> {
             let mut origin = vec![];
             for (first, axis) in view.origin.iter().zip(&view.axes).rev() {
                 let at = first + i64::from(axis.map_or(0, |axis| place.origin[axis]));
-                origin.push(self.expr(&at)?.cast(Scalar::I32));
+                let at = self.expr(&at)?.cast(Scalar::I32);
+                origin.push(match &part {
+                    Some((cut, along, _)) if Some(*cut) == *axis => at.plus(along.clone()),
+                    _ => at,
+                });
             }
-            let bytes = start.clone().plus(t::Expr::int(place.offset));
+            let mut bytes = start.clone().plus(t::Expr::int(place.offset));
+            if let Some((_, _, along)) = &part {
+                bytes = bytes.plus(along.clone());
+            }
             write(self, (map.clone(), origin, t::Expr::SharedAddress(Box::new(bytes))));
         }
         Ok(())

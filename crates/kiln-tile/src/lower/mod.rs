@@ -473,12 +473,12 @@ impl<'a> Lower<'a> {
             Op::Copy { from, to, kind, barrier } => self.copy(from, to, *kind, barrier.as_ref()),
             Op::CopyOut { from, to } => self.copy_out(from, to),
             Op::Roles(roles) => self.roles(roles),
-            Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release { .. } => {
+            Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release(_) => {
                 Err(self.internal("channels are barriers by now"))
             }
             Op::Elected(body) => self.elected(body),
             Op::Expect { barrier, index, bytes } => self.expect(*barrier, index, *bytes),
-            Op::Arrive { barrier, index } => self.arrive(*barrier, index),
+            Op::Arrive { barrier, index, everywhere } => self.arrive(*barrier, index, *everywhere),
             Op::Wait { barrier, index, parity } => self.wait(*barrier, index, parity),
             Op::Commit(group) => self.commit(*group),
             Op::WaitGroup { group, pending } => self.wait_group(*group, *pending),

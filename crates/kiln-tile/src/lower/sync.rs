@@ -3,7 +3,7 @@
 use super::{Lower, Threads};
 use crate::error::Result;
 use crate::expr::Expr;
-use crate::ir::{Arriver, BarrierId, Block, Fence, Group, Role, Turn};
+use crate::ir::{self, Arriver, BarrierId, Block, Fence, Group, Op, Role, Turn};
 use crate::program::Buffer;
 use crate::threads::{self as t, Effect, Stmt};
 
@@ -47,7 +47,10 @@ impl Lower<'_> {
         }
         body.push(Stmt::Effect(Effect::Fence(Fence::BarrierInit)));
         self.push(Stmt::If { cond: first, then: body, otherwise: vec![] });
-        self.push(Stmt::Effect(Effect::SyncThreads));
+        // Those of a cluster meet by the first statement, if there is anything that they share.
+        if !matches!(self.program.body.first(), Some(ir::Stmt { op: Op::ClusterSync, .. })) {
+            self.push(Stmt::Effect(Effect::SyncThreads));
+        }
         Ok(())
     }
 
@@ -117,12 +120,19 @@ impl Lower<'_> {
         Ok(())
     }
 
-    pub(super) fn arrive(&mut self, barrier: BarrierId, index: &Expr) -> Result<()> {
+    pub(super) fn arrive(&mut self, barrier: BarrierId, index: &Expr, everywhere: bool) -> Result<()> {
         let address = self.barrier_address(barrier, index)?;
-        let arrive = Stmt::Effect(Effect::BarrierArrive { address });
+        // One thread arrives at all: where each had its own, ptxas would not let products run on (its note C7514).
+        let arrive: t::Block = match everywhere {
+            true => {
+                let at = |rank: u32| Effect::BarrierArriveRemote { address: address.clone(), rank: t::Expr::int(rank) };
+                (0..self.program.schedule.cluster).map(at).map(Stmt::Effect).collect()
+            }
+            false => vec![Stmt::Effect(Effect::BarrierArrive { address })],
+        };
         let team = match self.program.barrier(barrier).by {
             Arriver::Thread => {
-                self.push(arrive);
+                arrive.into_iter().for_each(|stmt| self.push(stmt));
                 return Ok(());
             }
             Arriver::Warp => {
@@ -133,7 +143,7 @@ impl Lower<'_> {
         };
         let one = (self.thread()? % team).eq(0);
         let one = self.expr(&one)?;
-        self.push(Stmt::If { cond: one, then: vec![arrive], otherwise: vec![] });
+        self.push(Stmt::If { cond: one, then: arrive, otherwise: vec![] });
         Ok(())
     }
 

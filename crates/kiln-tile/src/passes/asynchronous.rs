@@ -29,6 +29,11 @@ pub fn asynchronous(program: &mut Program) {
         before = pass.declared;
     }
     before.append(&mut body);
+    // Nobody's barriers are touched before they are set up, nor after their CTA has gone.
+    if rings.values().any(|ring| ring.everywhere) {
+        before.insert(0, Stmt::effect(Op::ClusterSync));
+        before.push(Stmt::effect(Op::ClusterSync));
+    }
     program.body = before;
 }
 
@@ -37,6 +42,15 @@ pub fn asynchronous(program: &mut Program) {
 struct Ring {
     full: BarrierId,
     empty: BarrierId,
+    /// Whether other CTAs of the cluster fill its slots too: they wait until all have read theirs.
+    everywhere: bool,
+}
+
+impl Ring {
+    /// A slot has been read.
+    fn release(&self, index: Expr) -> Stmt {
+        Stmt::effect(Op::Arrive { barrier: self.empty, index, everywhere: self.everywhere })
+    }
 }
 
 /// Rings for the channels that the tensor memory accelerator fills.
@@ -48,16 +62,20 @@ fn rings(program: &mut Program) -> HashMap<ChannelId, Ring> {
     if products {
         (consumers, by) = (consumers / 4, Arriver::Warpgroup);
     }
+    let shared = shared_buffers(&program.body);
     for (i, channel) in program.channels.clone().iter().enumerate() {
         if channel.kind != CopyKind::Tma {
             continue;
         }
+        let everywhere = channel.buffers.iter().any(|buffer| shared.contains(buffer));
+        let ctas = if everywhere { program.schedule.cluster } else { 1 };
         let mut add = |what: &str, count, by| {
             let name = format!("{}_{what}", channel.name).into();
             program.barriers.push(Barrier { name, stages: channel.stages, count, by });
             BarrierId(program.barriers.len() as u32 - 1)
         };
-        let ring = Ring { full: add("full", 1, Arriver::Thread), empty: add("empty", consumers, by) };
+        let (full, empty) = (add("full", 1, Arriver::Thread), add("empty", consumers * ctas, by));
+        let ring = Ring { full, empty, everywhere };
         rings.insert(ChannelId(i as u32), ring);
     }
     rings
@@ -81,6 +99,19 @@ fn outgoing(body: &Block) -> HashSet<SharedId> {
         stmt.walk(&mut |stmt| {
             if let Op::CopyOut { from, .. } = &stmt.op {
                 found.insert(from.buffer);
+            }
+        });
+    }
+    found
+}
+
+/// Buffers that all CTAs of a cluster fill together.
+fn shared_buffers(body: &Block) -> HashSet<SharedId> {
+    let mut found = HashSet::new();
+    for stmt in body {
+        stmt.walk(&mut |stmt| {
+            if let Op::Copy { to, kind: CopyKind::Multicast, .. } = &stmt.op {
+                found.insert(to.buffer);
             }
         });
     }
@@ -334,24 +365,24 @@ impl<'a> Pass<'a> {
                 out.extend(self.advance(*channel, true));
             }
             Op::Receive(channel) => self.receive(*channel, out),
-            Op::Release { channel, .. } => {
+            Op::Release(channel) => {
                 let channel = *channel;
                 let stage = Expr::var(&self.cursor(channel, false).stage);
-                if let Some(ring) = self.rings.get(&channel) {
-                    let empty = ring.empty;
+                if let Some(ring) = self.rings.get(&channel).copied() {
                     match flights.iter_mut().rfind(|flight| flight.channels.contains(&channel)) {
                         Some(flight) => {
                             let held = self.program.add_var("held", Type::Index);
                             let below = Some(Expr::index(self.program.channel(channel).stages.into()));
                             out.push(Stmt::effect(Op::Bind { var: held.clone(), value: stage, below }));
-                            flight.releases.push(Stmt::effect(Op::Arrive { barrier: empty, index: Expr::var(&held) }));
+                            flight.releases.push(ring.release(Expr::var(&held)));
                         }
                         None => {
                             // One thread arrives for others: where no product's wait has held them together, they may not have waited yet.
-                            if self.program.barrier(empty).by == Arriver::Warpgroup && !self.met.contains(&channel) {
+                            if self.program.barrier(ring.empty).by == Arriver::Warpgroup && !self.met.contains(&channel)
+                            {
                                 out.push(self.sync());
                             }
-                            out.push(Stmt::effect(Op::Arrive { barrier: empty, index: stage }));
+                            out.push(ring.release(stage));
                         }
                     }
                 }
@@ -477,11 +508,9 @@ impl<'a> Pass<'a> {
         let mut seen = 0;
         for stmt in std::mem::take(body) {
             match stmt.op {
-                Op::Release { channel, .. } => {
-                    if let Some(ring) = self.rings.get(&channel) {
-                        let empty = ring.empty;
-                        let index = self.last(channel);
-                        late.push(Stmt::effect(Op::Arrive { barrier: empty, index }));
+                Op::Release(channel) => {
+                    if let Some(ring) = self.rings.get(&channel).copied() {
+                        late.push(ring.release(self.last(channel)));
                     }
                     releases.extend(self.advance(channel, false));
                 }
@@ -516,7 +545,7 @@ impl<'a> Pass<'a> {
 }
 
 fn released(op: &Op) -> Option<ChannelId> {
-    if let Op::Release { channel, .. } = op { Some(*channel) } else { None }
+    if let Op::Release(channel) = op { Some(*channel) } else { None }
 }
 
 /// The channels from whose slots products multiply that run on their own, whichever way a statement takes; a loop may not run.
@@ -566,7 +595,7 @@ fn accumulates(stmt: &Stmt) -> bool {
                 sums.insert(stmt.results[0], inside);
                 dots += 1;
             }
-            Op::Receive(_) | Op::Release { .. } | Op::Bind { .. } => {}
+            Op::Receive(_) | Op::Release(_) | Op::Bind { .. } => {}
             _ => return false,
         }
     }

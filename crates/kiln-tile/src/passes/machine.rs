@@ -31,6 +31,11 @@ impl Machine {
         self.atoms.has_copy(CopyKind::Tensor)
     }
 
+    /// Whether the tensor memory accelerator brings a box to all CTAs of a cluster.
+    pub fn has_multicast(&self) -> bool {
+        self.has_tma() && self.atoms.has_copy(CopyKind::TensorMulticast)
+    }
+
     /// Whether `cp.async` exists.
     pub fn has_cp_async(&self) -> bool {
         self.atoms.has_copy(CopyKind::Async)

@@ -3,12 +3,14 @@
 mod asynchronous;
 mod bounds;
 mod canonicalise;
-mod clusters;
+mod cluster;
 mod epilogue;
+mod exchange;
 mod feeds;
 mod layouts;
 mod loads;
 pub mod machine;
+mod multicast;
 mod overlap;
 mod pipeline;
 mod raster;
@@ -51,9 +53,13 @@ macro_rules! pass {
 }
 
 /// All of them, in order.
-pub const PASSES: [Pass; 12] = [
+pub const PASSES: [Pass; 14] = [
     pass!("canonicalise", Tile, "transposes of loads become loads, what is unused goes", |p, _| {
         canonicalise::canonicalise(p);
+        Ok(())
+    }),
+    pass!("cluster", Tile, "the domain becomes whole clusters", |p, m| {
+        cluster::cluster(p, m);
         Ok(())
     }),
     pass!("loads", Tile, "loads inside of maps whose place is known without data become loads of tiles", |p, _| {
@@ -91,12 +97,16 @@ pub const PASSES: [Pass; 12] = [
         "every tile and shared buffer gets a layout, conversions where they differ",
         layouts::layouts
     ),
+    pass!("multicast", LaidOut, "what a cluster's CTAs load alike each brings a part of, to all", |p, m| {
+        multicast::multicast(p, m);
+        Ok(())
+    }),
     pass!(
         "async",
         Async,
         "channels become barriers and groups, products are waited for where they are used, clusters exchange through shared memory",
         |p, _| {
-            clusters::clusters(p)?;
+            exchange::exchange(p)?;
             asynchronous::asynchronous(p);
             Ok(())
         }

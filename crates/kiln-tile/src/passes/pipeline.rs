@@ -47,7 +47,7 @@ impl Pass<'_> {
                             ]);
                             out.push(Stmt::effect(Op::Sync));
                         }
-                        CopyKind::CpAsync(_) | CopyKind::Tma => {
+                        CopyKind::CpAsync(_) | CopyKind::Tma | CopyKind::Multicast => {
                             let channel = self.channel(&[load], 1);
                             out.extend(self.copies(channel, &[load], &Renaming::default()));
                             out.push(Stmt::effect(Op::Receive(channel)));
@@ -75,7 +75,7 @@ impl Pass<'_> {
                 }
             }
         }
-        out.extend(held.into_iter().map(|channel| Stmt::effect(Op::Release { channel, behind: 0 })));
+        out.extend(held.into_iter().map(|channel| Stmt::effect(Op::Release(channel))));
         out
     }
 
@@ -172,13 +172,12 @@ impl Pass<'_> {
         let rest: Block =
             std::mem::take(body).into_iter().filter(|s| !s.results.iter().any(|v| loads.contains(v))).collect();
         inner.extend(self.block(rest));
-        inner.push(Stmt::effect(Op::Release { channel, behind: 0 }));
+        inner.push(Stmt::effect(Op::Release(channel)));
         *body = inner;
         out.push(stmt);
         // What was started for iterations that never came.
         out.extend(
-            (0..stages - 1)
-                .flat_map(|_| [Stmt::effect(Op::Receive(channel)), Stmt::effect(Op::Release { channel, behind: 0 })]),
+            (0..stages - 1).flat_map(|_| [Stmt::effect(Op::Receive(channel)), Stmt::effect(Op::Release(channel))]),
         );
         out.push(Stmt::effect(Op::Sync));
         out

@@ -1,47 +1,70 @@
 //! Which CTA takes which point of the domain, in bands along the last two axes that share what they read in L2; a persistent grid takes point
-//! after point.
+//! after point. CTAs of a cluster have neighbouring points along an axis.
 
 use crate::dtype::Type;
 use crate::expr::Expr;
-use crate::ir::{Grid, Op, Program, Stmt};
+use crate::ir::{Block, Grid, Op, Program, Stmt};
 use crate::program::{Axis, product};
 
 /// Runs the pass: the domain becomes one axis of CTAs.
 pub fn raster(program: &mut Program) {
-    let domain = std::mem::take(&mut program.domain);
+    let axis = program.cluster_axis();
+    let mut domain = std::mem::take(&mut program.domain);
     let mut body = std::mem::take(&mut program.body);
     let points = product(&domain);
     let cta = program.add_var("cta", Type::Index);
     let persistent = program.schedule.persistent;
-    let point = if persistent { program.add_var("point", Type::Index) } else { cta.clone() };
-    let mut binds = place(program, &domain, &Expr::var(&point));
-    binds.append(&mut body);
+    let ctas = i64::from(program.schedule.cluster);
+    let mut out = vec![];
+    // Clusters take points of a coarser domain, and CTAs their own of those.
+    let mut rank = None;
+    let mut first = Expr::var(&cta);
+    if let Some(axis) = axis {
+        let var = program.add_var("rank", Type::Index);
+        rank = Some((axis, Expr::var(&var)));
+        out.push(Stmt::effect(Op::Bind { var, value: &first % ctas, below: None }));
+        first = &first / ctas;
+        domain[axis].extent = &domain[axis].extent / ctas;
+    }
     if !persistent {
+        let point = if axis.is_some() { bind(program, "cluster", first, &mut out) } else { first };
+        place(program, &domain, &point, rank, &mut out);
+        out.append(&mut body);
         program.domain = vec![Axis { var: cta, extent: points }];
-        program.body = binds;
+        program.body = out;
         return;
     }
+    let point = program.add_var("point", Type::Index);
+    let mut inner = vec![];
+    place(program, &domain, &Expr::var(&point), rank, &mut inner);
+    inner.append(&mut body);
     let count = program.add_var("ctas", Type::Index);
-    let (start, end, step) = (Expr::var(&cta), points.clone(), Expr::var(&count));
+    let each = |e: &Expr| if axis.is_some() { e / ctas } else { e.clone() };
+    let (end, step) = (each(&points), each(&Expr::var(&count)));
     program.domain = vec![Axis { var: cta, extent: Expr::var(&count) }];
     program.grid = Grid::Persistent { per_sm: 1, count, points };
-    let op = Op::For { var: point, start, end, step, carried: vec![], body: binds, yields: vec![], stages: None };
-    program.body = vec![Stmt::effect(op)];
+    let op =
+        Op::For { var: point, start: first, end, step, carried: vec![], body: inner, yields: vec![], stages: None };
+    out.push(Stmt::effect(op));
+    program.body = out;
+}
+
+fn bind(program: &mut Program, name: &str, value: Expr, out: &mut Block) -> Expr {
+    let var = program.add_var(name, Type::Index);
+    out.push(Stmt::effect(Op::Bind { var: var.clone(), value, below: None }));
+    Expr::var(&var)
 }
 
 /// Names the coordinates of `point`: the axes before the last two vary slowest; of those two, `raster` tiles along the first are taken before the
-/// second moves on.
-fn place(program: &mut Program, domain: &[Axis], point: &Expr) -> Vec<Stmt> {
-    let mut out = vec![];
-    let mut bind = |program: &mut Program, name: &str, value: Expr| {
-        let var = program.add_var(name, Type::Index);
-        out.push(Stmt::effect(Op::Bind { var: var.clone(), value, below: None }));
-        Expr::var(&var)
-    };
+/// second moves on. Of a cluster's point each CTA has its own, by its `rank` along an axis.
+fn place(program: &mut Program, domain: &[Axis], point: &Expr, rank: Option<(usize, Expr)>, out: &mut Block) {
+    let ctas = program.schedule.cluster;
+    let mut bind = |program: &mut Program, name: &str, value: Expr| bind(program, name, value, out);
     let mut named = vec![];
     match domain {
         [.., rows, cols] if program.schedule.raster > 1 => {
-            let group = i64::from(program.schedule.raster);
+            let rows_apart = rank.as_ref().is_some_and(|(axis, _)| axis + 2 == domain.len());
+            let group = i64::from((program.schedule.raster / if rows_apart { ctas } else { 1 }).max(1));
             let (m, n) = (&rows.extent, &cols.extent);
             let mut rest = point.clone();
             if domain.len() > 2 {
@@ -59,10 +82,13 @@ fn place(program: &mut Program, domain: &[Axis], point: &Expr) -> Vec<Stmt> {
         }
         _ => named.extend(unravel(domain, point)),
     }
-    out.extend(named.into_iter().map(|(axis, value)| {
-        Stmt::effect(Op::Bind { var: axis.var.clone(), value, below: Some(axis.extent.clone()) })
-    }));
-    out
+    for (i, (axis, value)) in named.into_iter().enumerate() {
+        let (value, below) = match &rank {
+            Some((at, rank)) if *at == i => (value * i64::from(ctas) + rank, &axis.extent * i64::from(ctas)),
+            _ => (value, axis.extent.clone()),
+        };
+        out.push(Stmt::effect(Op::Bind { var: axis.var.clone(), value, below: Some(below) }));
+    }
 }
 
 /// The coordinates along `axes` of a row-major position.

@@ -17,7 +17,8 @@ const PRODUCER_WARPS: u32 = 4;
 
 /// Runs the pass if the schedule asks for it and every operand can be brought by the tensor memory accelerator; whether it did.
 pub fn specialise(program: &mut Program, machine: &Machine) -> bool {
-    if !program.schedule.specialise || !machine.has_tma() {
+    // All threads of a CTA meet those of the others where a cluster combines something: no role does that alone.
+    if !program.schedule.specialise || !machine.has_tma() || program.combines() {
         return false;
     }
     let mut found = feeds(program, machine);
@@ -245,7 +246,7 @@ impl Pass<'_> {
             stmt.op.blocks_mut().into_iter().zip(inside).for_each(|(place, block)| *place = block);
             out.push(stmt);
             let last = uses[i].iter().filter(|loads| !among(&uses[i + 1..], loads));
-            out.extend(last.map(|loads| Stmt::effect(Op::Release { channel: self.slots[&loads[0]].0, behind: 0 })));
+            out.extend(last.map(|loads| Stmt::effect(Op::Release(self.slots[&loads[0]].0))));
         }
         out
     }

@@ -139,7 +139,7 @@ pub(super) fn launches(program: &Program) -> Result<Vec<Launch>> {
     Ok(launches)
 }
 
-/// Adds a launch for the first CTA, and for the last where control depends on which it is.
+/// Adds a launch for the first CTA, and for the last where control depends on which it is: [`Launch::cta`] tells those of its cluster.
 fn grid(
     program: &Program,
     reached: &HashSet<u32>,
@@ -148,9 +148,10 @@ fn grid(
 ) -> Result<()> {
     let mut state = State::new(&program.name);
     values.iter().for_each(|(var, value)| state.set(var, *value));
+    let ctas = i128::from(program.schedule.cluster);
     if let Grid::Persistent { count, points, .. } = &program.grid {
-        // So few CTAs that each has three points or more, if there are as many.
-        let few = Scalar::Int((state.index(points)? / 3).max(1));
+        // So few CTAs, in whole clusters, that each has three points or more, if there are as many.
+        let few = Scalar::Int((state.index(points)? / 3 / ctas).max(1) * ctas);
         state.set(count, few);
         values.push((count.clone(), few));
     }

@@ -2,6 +2,8 @@
 //! together. An agent is a group of threads that do the same: of each role the warp of the thread that is
 //! elected and the other warps, of each warpgroup where those matter.
 
+mod ends;
+
 use super::barriers::{Phases, Rounds, Wrong};
 use super::flight::Registers;
 use super::memory::{Access, Parts, SlotState, Stamp};
@@ -10,6 +12,8 @@ use super::{Finding, Scene};
 use crate::error::{Result, TileError};
 use crate::ir::{Arriver, Fence, Grid, Group, Stmt, Turn};
 use crate::lower::FIRST_TURN;
+use std::collections::HashMap;
+use std::ops::Range;
 
 /// Registers of a CTA, and the most of a thread.
 const REGISTERS: u32 = 65536;
@@ -38,8 +42,9 @@ pub(super) fn run(scene: Scene<'_>, plan: &Plan, roles: &[Trace<'_>]) -> Result<
 }
 
 /// A group of threads.
-struct Agent {
+struct Agent<'a> {
     role: usize,
+    /// Its CTA in the cluster.
     cta: usize,
     threads: u32,
     /// Whether the thread that is elected is among them.
@@ -62,14 +67,17 @@ struct Agent {
     /// Groups that an operation belongs to: closed or not.
     issued: u32,
     stored: u32,
+    /// Things done in other CTAs, and the last of them.
+    elsewhere: u32,
+    last: Option<&'a Stmt>,
     registers: Registers,
     /// Registers of a thread, and whether they have changed hands: the ISA wants all warps of a warpgroup to meet before that is done again.
     count: u32,
     changed: bool,
 }
 
-impl Agent {
-    fn event<'t, 'a>(&self, roles: &'t [Trace<'a>]) -> Option<&'t Event<'a>> {
+impl<'a> Agent<'a> {
+    fn event<'t>(&self, roles: &'t [Trace<'a>]) -> Option<&'t Event<'a>> {
         roles[self.role].events.get(self.at)
     }
 }
@@ -79,8 +87,12 @@ struct Machine<'t, 'a> {
     plan: &'t Plan,
     roles: &'t [Trace<'a>],
     parts: Parts,
-    agents: Vec<Agent>,
+    agents: Vec<Agent<'a>>,
+    /// CTAs of the cluster, whose slots, barriers and named barriers follow each other; a slot is as many parts, which CTAs may bring apart.
+    ctas: usize,
     slots: Vec<SlotState<'a>>,
+    /// By slot of a CTA the box that CTAs brought parts of last: in which phase, and where it is.
+    boxes: HashMap<usize, (u32, &'t [Option<i128>])>,
     barriers: Vec<Phases>,
     /// Of each CTA, then the cluster's.
     named: Vec<Rounds>,
@@ -90,8 +102,9 @@ struct Machine<'t, 'a> {
 
 impl<'t, 'a> Machine<'t, 'a> {
     fn new(scene: Scene<'a>, plan: &'t Plan, roles: &'t [Trace<'a>]) -> Self {
-        let ctas = roles.iter().map(|role| role.cta + 1).max().unwrap_or(1);
-        let threads = (roles.iter().map(|role| role.warps * WARP).sum::<u32>() / ctas as u32).max(1);
+        let ctas = scene.program.schedule.cluster as usize;
+        let own = roles.iter().filter(|role| role.cta == 0);
+        let threads: u32 = own.map(|role| role.warps * WARP).sum::<u32>().max(1);
         let per_sm = match scene.program.grid {
             Grid::Persistent { per_sm, .. } => per_sm,
             Grid::Points => 1,
@@ -124,6 +137,8 @@ impl<'t, 'a> Machine<'t, 'a> {
                         closed: vec![],
                         issued: 0,
                         stored: 0,
+                        elsewhere: 0,
+                        last: None,
                         registers: Registers::default(),
                         count,
                         changed: false,
@@ -142,7 +157,9 @@ impl<'t, 'a> Machine<'t, 'a> {
             roles,
             parts,
             agents,
-            slots: vec![SlotState::default(); ctas * plan.slot_count()],
+            ctas,
+            slots: vec![SlotState::default(); plan.slot_count() * ctas * ctas],
+            boxes: HashMap::new(),
             barriers: counts.iter().enumerate().map(phases).collect(),
             named: (0..parts.named).map(|id| Rounds::new(parts.named(id), parts.total())).collect(),
             free: vec![0; ctas],
@@ -159,23 +176,25 @@ impl<'t, 'a> Machine<'t, 'a> {
         self.scene.finding(finding, role, Some(stmt), format!("barrier {name}: {what}"))
     }
 
-    /// Where an agent's CTA has its slot, barrier or named barrier of this number.
-    fn slot(&self, who: usize, slot: usize) -> usize {
-        self.agents[who].cta * self.plan.slot_count() + slot
+    /// Where a CTA has its barrier of this number.
+    fn barrier(&self, cta: usize, barrier: usize) -> usize {
+        cta * self.plan.barrier_count() + barrier
     }
 
-    fn barrier(&self, who: usize, barrier: usize) -> usize {
-        self.agents[who].cta * self.plan.barrier_count() + barrier
+    /// Where it has its named barrier.
+    fn named(&self, cta: usize, id: usize) -> usize {
+        cta * NAMED + id
     }
 
-    fn named(&self, who: usize, id: usize) -> usize {
-        self.agents[who].cta * NAMED + id
+    /// The barrier of the cluster.
+    fn meeting(&self) -> usize {
+        self.ctas * NAMED
     }
 
-    /// What a named barrier is called.
-    fn named_name(&self, number: usize) -> String {
-        let cluster = number + 1 == self.parts.named;
-        if cluster { "of the cluster".to_owned() } else { (number % NAMED).to_string() }
+    /// The parts of a CTA's slot, or that which one CTA brings.
+    fn slot(&self, cta: usize, slot: usize, by: Option<usize>) -> Range<usize> {
+        let first = (cta * self.plan.slot_count() + slot) * self.ctas;
+        by.map_or(first..first + self.ctas, |by| first + by..first + by + 1)
     }
 
     /// Does the next thing of an agent; `false` if it has to wait, or has ended.
@@ -192,16 +211,16 @@ impl<'t, 'a> Machine<'t, 'a> {
         let threads = if event.elected { 1 } else { self.agents[who].threads };
         match &event.act {
             Act::Wait { barrier, parity } => {
-                let (waits, at) = (self.parts.waits(who), self.barrier(who, *barrier));
-                let result = self.barriers[at].wait(&mut self.agents[who].stamp, *parity, waits);
-                return result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong));
+                let (waits, barrier) = (self.parts.waits(who), self.barrier(self.agents[who].cta, *barrier));
+                let result = self.barriers[barrier].wait(&mut self.agents[who].stamp, *parity, waits);
+                return result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong));
             }
             Act::Expect { barrier, bytes } => {
-                let (bytes, at) = (bytes * i64::from(threads), self.barrier(who, *barrier));
-                let result = self.barriers[at].arrive(&self.agents[who].stamp, threads, bytes);
-                result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
+                let (bytes, barrier) = (bytes * i64::from(threads), self.barrier(self.agents[who].cta, *barrier));
+                let result = self.barriers[barrier].arrive(&self.agents[who].stamp, threads, bytes);
+                result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong))?;
             }
-            Act::Arrive { barrier, by } => {
+            Act::Arrive { barrier, by, everywhere } => {
                 let agent = &self.agents[who];
                 let times = match by {
                     Arriver::Thread => threads,
@@ -210,28 +229,39 @@ impl<'t, 'a> Machine<'t, 'a> {
                     Arriver::Warpgroup => u32::from(agent.first),
                 };
                 if times > 0 {
-                    let at = self.barrier(who, *barrier);
-                    let result = self.barriers[at].arrive(&agent.stamp, times, 0);
-                    result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
+                    for to in self.reached(who, stmt, *everywhere)? {
+                        let barrier = self.barrier(to, *barrier);
+                        let result = self.barriers[barrier].arrive(&self.agents[who].stamp, times, 0);
+                        result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong))?;
+                    }
                 }
             }
-            Act::Bring { slot, barrier, bytes } => {
-                let stamp = self.agents[who].stamp.clone();
-                let at = self.barrier(who, *barrier);
-                let step = self.barriers[at].ended() + 1;
-                self.write(who, stmt, *slot, (self.parts.barrier(at), step, true), &stamp)?;
-                let result = self.barriers[at].copy(&stamp, bytes * i64::from(threads));
-                result.map_err(|wrong| self.mbarrier(who, stmt, *barrier, wrong))?;
+            Act::Bring { slot, barrier, bytes, multicast } => {
+                let reached = self.reached(who, stmt, multicast.is_some())?;
+                let (stamp, cta) = (self.agents[who].stamp.clone(), self.agents[who].cta);
+                let bytes = bytes * i64::from(threads) / reached.len() as i64;
+                for to in reached {
+                    let barrier = self.barrier(to, *barrier);
+                    let step = self.barriers[barrier].ended() + 1;
+                    if let Some(origin) = multicast {
+                        self.alike(who, stmt, (to * self.plan.slot_count() + slot, step), origin)?;
+                    }
+                    for part in self.slot(to, *slot, multicast.is_some().then_some(cta)) {
+                        self.write(who, stmt, part, (self.parts.barrier(barrier), step, true), &stamp)?;
+                    }
+                    let result = self.barriers[barrier].copy(&stamp, bytes);
+                    result.map_err(|wrong| self.mbarrier(who, stmt, barrier, wrong))?;
+                }
             }
             Act::Copy { slot } => {
                 let (part, step) = (self.parts.copies(who), self.agents[who].copies + 1);
                 let stamp = self.agents[who].stamp.clone();
-                self.write(who, stmt, *slot, (part, step, false), &stamp)?;
+                self.write_own(who, stmt, *slot, (part, step, false), &stamp)?;
             }
             Act::Store { slot } => {
                 let (part, step) = self.access(who);
                 let stamp = self.agents[who].stamp.clone();
-                self.write(who, stmt, *slot, (part, step, false), &stamp)?;
+                self.write_own(who, stmt, *slot, (part, step, false), &stamp)?;
             }
             Act::Load { slot } => {
                 let (part, step) = self.access(who);
@@ -239,11 +269,10 @@ impl<'t, 'a> Machine<'t, 'a> {
             }
             Act::Gather { slot } => {
                 let (part, step) = self.access(who);
-                for at in (*slot..self.slots.len()).step_by(self.plan.slot_count()) {
-                    let access = self.made(who, stmt, (part, step, false));
-                    let result = self.slots[at].read(access, &self.agents[who].stamp);
-                    self.conflict(who, stmt, *slot, result)?;
+                for cta in 0..self.ctas {
+                    self.read_in(cta, who, stmt, *slot, (part, step, false))?;
                 }
+                self.reached(who, stmt, true)?;
             }
             Act::Out { slot } => {
                 let (part, step) = (self.parts.bulk(who), self.agents[who].bulk + 1);
@@ -284,7 +313,7 @@ impl<'t, 'a> Machine<'t, 'a> {
             Act::Fence(Fence::BarrierInit) => {}
             Act::Meet { id, threads, wait } => return self.meet(who, stmt, *id, *threads, *wait),
             Act::ClusterArrive { threads } => {
-                let id = self.parts.named - 1;
+                let id = self.meeting();
                 let agent = &mut self.agents[who];
                 if agent.arrived.is_some() {
                     let what = "it has arrived at the cluster's barrier, and not waited".to_owned();
@@ -296,7 +325,7 @@ impl<'t, 'a> Machine<'t, 'a> {
                 }
             }
             Act::ClusterWait => {
-                let id = self.parts.named - 1;
+                let id = self.meeting();
                 let agent = &mut self.agents[who];
                 let Some(round) = agent.arrived else {
                     let what = "it has not arrived at the cluster's barrier".to_owned();
@@ -334,7 +363,37 @@ impl<'t, 'a> Machine<'t, 'a> {
     }
 
     fn mbarrier(&self, who: usize, stmt: &Stmt, barrier: usize, wrong: Wrong) -> TileError {
-        self.wrong(who, stmt, &self.plan.barrier_name(self.scene.program, barrier), wrong)
+        self.wrong(who, stmt, &self.barrier_name(barrier), wrong)
+    }
+
+    /// Parts of a slot are of one box.
+    fn alike(&mut self, who: usize, stmt: &Stmt, at: (usize, u32), origin: &'t [Option<i128>]) -> Result<()> {
+        let (slot, step) = at;
+        let known = self.boxes.insert(slot, (step, origin));
+        match known.filter(|(before, other)| *before == step && *other != origin) {
+            Some(_) => {
+                let what = format!("CTAs bring parts of different boxes to {}", self.slot_name(slot * self.ctas));
+                self.fail(Finding::Cluster, who, stmt, what)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The CTAs in which something is done: that of the agent, or all, which must have begun and, as [`Machine::ended`] sees to, not be gone.
+    fn reached(&mut self, who: usize, stmt: &'a Stmt, everywhere: bool) -> Result<Range<usize>> {
+        let met = self.parts.named(self.meeting());
+        let agent = &mut self.agents[who];
+        if !everywhere {
+            return Ok(agent.cta..agent.cta + 1);
+        }
+        if agent.stamp.now[met] == 0 {
+            let what = "another CTA may not have set up its barriers".to_owned();
+            return self.fail(Finding::Cluster, who, stmt, what);
+        }
+        agent.elsewhere += 1;
+        agent.last = Some(stmt);
+        agent.stamp.now[self.parts.elsewhere(who)] = agent.elsewhere;
+        Ok(0..self.ctas)
     }
 
     /// Counts an ordinary access.
@@ -346,12 +405,26 @@ impl<'t, 'a> Machine<'t, 'a> {
     }
 
     fn read(&mut self, who: usize, stmt: &'a Stmt, slot: usize, access: (usize, u32, bool)) -> Result<()> {
-        let (access, at) = (self.made(who, stmt, access), self.slot(who, slot));
-        let result = self.slots[at].read(access, &self.agents[who].stamp);
-        self.conflict(who, stmt, slot, result)
+        self.read_in(self.agents[who].cta, who, stmt, slot, access)
     }
 
-    fn write(
+    /// Reads a slot of any CTA.
+    fn read_in(
+        &mut self,
+        cta: usize,
+        who: usize,
+        stmt: &'a Stmt,
+        slot: usize,
+        access: (usize, u32, bool),
+    ) -> Result<()> {
+        let access = self.made(who, stmt, access);
+        self.slot(cta, slot, None).try_for_each(|part| {
+            let result = self.slots[part].read(access, &self.agents[who].stamp);
+            self.conflict(who, stmt, part, result)
+        })
+    }
+
+    fn write_own(
         &mut self,
         who: usize,
         stmt: &'a Stmt,
@@ -359,25 +432,35 @@ impl<'t, 'a> Machine<'t, 'a> {
         access: (usize, u32, bool),
         stamp: &Stamp,
     ) -> Result<()> {
-        let (access, at) = (self.made(who, stmt, access), self.slot(who, slot));
-        let result = self.slots[at].write(access, stamp);
-        self.conflict(who, stmt, slot, result)
+        self.slot(self.agents[who].cta, slot, None).try_for_each(|part| self.write(who, stmt, part, access, stamp))
+    }
+
+    fn write(
+        &mut self,
+        who: usize,
+        stmt: &'a Stmt,
+        part: usize,
+        access: (usize, u32, bool),
+        stamp: &Stamp,
+    ) -> Result<()> {
+        let access = self.made(who, stmt, access);
+        let result = self.slots[part].write(access, stamp);
+        self.conflict(who, stmt, part, result)
     }
 
     fn made(&self, who: usize, stmt: &'a Stmt, (part, step, asynchronous): (usize, u32, bool)) -> Access<'a> {
-        let Agent { role, cta, .. } = self.agents[who];
-        Access { part, step, asynchronous, stmt, role: self.roles[role].name, cta }
+        Access { part, step, asynchronous, stmt, role: self.roles[self.agents[who].role].name }
     }
 
     fn conflict(
         &self,
         who: usize,
         stmt: &Stmt,
-        slot: usize,
+        part: usize,
         result: std::result::Result<(), super::memory::Conflict<'a>>,
     ) -> Result<()> {
         let Err((finding, other)) = result else { return Ok(()) };
-        let mut what = self.plan.slot_name(self.scene.program, slot);
+        let mut what = self.slot_name(part);
         if let Some(other) = other {
             what.push_str(&format!(", after `{}`", self.scene.text(other.stmt)));
             if !other.role.is_empty() {
@@ -416,7 +499,7 @@ impl<'t, 'a> Machine<'t, 'a> {
     }
 
     fn meet(&mut self, who: usize, stmt: &Stmt, id: usize, threads: u32, wait: bool) -> Result<bool> {
-        let id = self.named(who, id);
+        let id = self.named(self.agents[who].cta, id);
         let agent = &mut self.agents[who];
         let round = match agent.stands {
             Some((_, round)) => round,
@@ -447,90 +530,5 @@ impl<'t, 'a> Machine<'t, 'a> {
             Turn::Start | Turn::Pass => self.meet(who, stmt, other, threads, false),
             Turn::Wait | Turn::End => self.meet(who, stmt, own, threads, true),
         }
-    }
-
-    /// All stand, and some have not ended.
-    fn deadlock(&self) -> Result<()> {
-        let mut waits: Vec<String> = vec![];
-        let mut at = None;
-        let (mut bytes, mut registers) = (false, false);
-        for agent in &self.agents {
-            let Some(event) = agent.event(self.roles) else { continue };
-            at = at.or(Some((agent.role, event.stmt)));
-            let found = match &event.act {
-                Act::Wait { barrier, parity } => {
-                    let state = &self.barriers[agent.cta * self.plan.barrier_count() + barrier];
-                    bytes |= state.bytes_differ();
-                    let name = self.plan.barrier_name(self.scene.program, *barrier);
-                    format!("phase {} of {name} ({})", state.phase(&agent.stamp, *parity), state.describe())
-                }
-                Act::SetRegisters { count, .. } => {
-                    registers = true;
-                    format!("{count} registers a thread ({} are free in all)", self.free[agent.cta])
-                }
-                Act::WaitGroup { .. } => "products that other warps of its warpgroup have not started".to_owned(),
-                _ => agent.stands.map_or(String::new(), |(id, round)| {
-                    let Rounds { arrived, threads, .. } = &self.named[id];
-                    format!("round {round} of named barrier {} ({arrived} of {threads} threads)", self.named_name(id))
-                }),
-            };
-            let role = self.roles[agent.role].name;
-            let text = format!("{} waits for {found}", if role.is_empty() { "the kernel" } else { role });
-            if !waits.contains(&text) {
-                waits.push(text);
-            }
-        }
-        let finding = match (registers, bytes) {
-            (true, _) => Finding::RegisterCount,
-            (_, true) => Finding::Bytes,
-            _ => Finding::Deadlock,
-        };
-        let (role, stmt) = at.map_or(("", None), |(role, stmt)| (self.roles[role].name, Some(stmt)));
-        self.scene.fail(finding, role, stmt, waits.join(", "))
-    }
-
-    /// All have ended: nothing may be left.
-    fn ended(&self) -> Result<()> {
-        let fail = |what: String| self.scene.fail(Finding::Unfinished, "", None, what);
-        for (id, rounds) in self.named.iter().enumerate() {
-            if rounds.arrived > 0 {
-                let (arrived, threads, name) = (rounds.arrived, rounds.threads, self.named_name(id));
-                return fail(format!("{arrived} of {threads} threads have arrived at named barrier {name}"));
-            }
-        }
-        for (i, phases) in self.barriers.iter().enumerate() {
-            if !phases.is_idle() {
-                let name = self.plan.barrier_name(self.scene.program, i % self.plan.barrier_count());
-                return fail(format!("barrier {name}, {}", phases.describe()));
-            }
-        }
-        let known: Vec<&Stamp> = self.agents.iter().map(|agent| &agent.stamp).collect();
-        for (i, slot) in self.slots.iter().enumerate() {
-            let (cta, number) = (i / self.plan.slot_count(), i % self.plan.slot_count());
-            let name = self.plan.slot_name(self.scene.program, number);
-            if let Some(write) = slot.unfinished(&known) {
-                return fail(format!("nobody waits for `{}` to {name}", self.scene.text(write.stmt)));
-            }
-            let own = self.agents.iter().filter(|agent| agent.cta == cta).map(|agent| &agent.stamp);
-            if let Some(read) = slot.outlived(cta, &own.collect::<Vec<_>>()) {
-                let text = self.scene.text(read.stmt);
-                return fail(format!("a CTA may end before another one of its cluster reads its {name} by `{text}`"));
-            }
-        }
-        for (i, agent) in self.agents.iter().enumerate() {
-            if agent.stamp.now[self.parts.products(agent.group)] < agent.issued {
-                return fail(format!(
-                    "a product of group {} that role `{}` does not wait for",
-                    agent.issued, self.roles[agent.role].name
-                ));
-            }
-            if agent.stamp.now[self.parts.bulk(i)] < agent.stored {
-                return fail(format!(
-                    "a bulk store of group {} that role `{}` does not wait for",
-                    agent.stored, self.roles[agent.role].name
-                ));
-            }
-        }
-        Ok(())
     }
 }

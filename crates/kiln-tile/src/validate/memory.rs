@@ -38,7 +38,7 @@ pub(super) struct Parts {
     pub agents: usize,
     pub groups: usize,
     pub barriers: usize,
-    /// Named barriers of all CTAs, the cluster's included.
+    /// Named barriers of all CTAs, then the cluster's.
     pub named: usize,
 }
 
@@ -63,19 +63,24 @@ impl Parts {
         3 * self.agents + agent
     }
 
+    /// What it does in other CTAs of its cluster.
+    pub fn elsewhere(self, agent: usize) -> usize {
+        4 * self.agents + agent
+    }
+
     /// Groups of products of a warpgroup.
     pub fn products(self, group: usize) -> usize {
-        4 * self.agents + group
+        5 * self.agents + group
     }
 
     /// Phases of an mbarrier.
     pub fn barrier(self, barrier: usize) -> usize {
-        4 * self.agents + self.groups + barrier
+        5 * self.agents + self.groups + barrier
     }
 
     /// Rounds of a named barrier.
     pub fn named(self, id: usize) -> usize {
-        4 * self.agents + self.groups + self.barriers + id
+        5 * self.agents + self.groups + self.barriers + id
     }
 
     pub fn total(self) -> usize {
@@ -93,8 +98,6 @@ pub(super) struct Access<'a> {
     pub asynchronous: bool,
     pub stmt: &'a Stmt,
     pub role: &'a str,
-    /// The CTA that makes it.
-    pub cta: usize,
 }
 
 impl Access<'_> {
@@ -148,12 +151,6 @@ impl<'a> SlotState<'a> {
         }
         note(&mut self.writes, access);
         Ok(())
-    }
-
-    /// A read by another CTA than `own`, whose agents all may have ended before it.
-    pub fn outlived(&self, own: usize, known: &[&Stamp]) -> Option<Access<'a>> {
-        let late = |read: &&Access<'_>| read.cta != own && !known.iter().any(|stamp| read.before(stamp));
-        self.reads.iter().find(late).copied()
     }
 
     /// Writes of other parts than agents that nobody knows to have ended.

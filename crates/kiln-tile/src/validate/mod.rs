@@ -7,13 +7,13 @@
 //!
 //! One order of execution is enough. Blocking statements wait for counters that only grow (phases of mbarriers, rounds of named barriers,
 //! committed groups), never for which of two things came first; which phase a wait or an arrival means follows from what its thread knows, and is
-//! refused where that leaves it open. So roles are a Kahn network: every order reaches the same events with the same order between them, and
+//! refused where that leaves it open. CTAs of a cluster are executed together, with slots and barriers of their own. So roles are a Kahn network: every order reaches the same events with the same order between them, and
 //! a deadlock in one is a deadlock in all. (AutoMegaKernel checks counters of task graphs by the same argument.)
 //!
 //! What is proved, for the launches that are tried: every wait ends; arrivals and bytes of a phase are those that the barrier counts; no slot is
 //! read before it is written or written while it is read; ordinary writes pass a proxy fence before asynchronous reads; registers of a product in
 //! flight are left alone (`flight`), and fenced before it; named barriers have their threads; turns are passed; nothing that still uses shared
-//! memory is left behind, by other CTAs of the cluster too; registers that change hands exist; counters in global memory are held by one CTA at a time, each of which waits for
+//! memory is left behind; CTAs of a cluster are there as long as others reach into them; registers that change hands exist; counters in global memory are held by one CTA at a time, each of which waits for
 //! earlier ones alone, and are left zero (`counters`). What is not: values (that the right tile is in a slot is the interpreter's to
 //! show), races in global memory, threads of a warp against each other. Loops and branches that depend on data are refused if they hold anything
 //! of the above, for they cannot be followed.
@@ -64,6 +64,8 @@ pub enum Finding {
     Place,
     /// CTAs that do not hold a counter in turn.
     Counter,
+    /// A CTA of the cluster that may not have begun, or may be gone; CTAs that bring parts of different boxes.
+    Cluster,
     /// Control that cannot be followed.
     Control,
 }
@@ -95,6 +97,10 @@ impl Finding {
             Finding::Counter => {
                 "let each CTA await a counter before it gives it back, but the first; one CTA for each value"
             }
+            Finding::Cluster => {
+                "let the cluster meet (`cluster_sync`) before the first and after the last thing done or read in another CTA; \
+                 share boxes that are the same in all"
+            }
             Finding::Control => {
                 "compute it from parameters, the grid and loop variables, or keep it free of shared memory"
             }
@@ -120,6 +126,7 @@ impl fmt::Display for Finding {
             Finding::RegisterCount => "register counts",
             Finding::Place => "place in shared memory",
             Finding::Counter => "counter held by several CTAs",
+            Finding::Cluster => "CTAs of a cluster",
             Finding::Control => "control that cannot be followed",
         })
     }

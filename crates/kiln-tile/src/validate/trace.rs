@@ -32,12 +32,15 @@ pub(super) enum Act {
     Arrive {
         barrier: usize,
         by: Arriver,
+        everywhere: bool,
     },
     /// A copy by the tensor memory accelerator.
     Bring {
         slot: usize,
         barrier: usize,
         bytes: i64,
+        /// Of a part, for every CTA of the cluster: where the box is, as far as that does not depend on data.
+        multicast: Option<Vec<Option<i128>>>,
     },
     /// A copy by `cp.async`.
     Copy {
@@ -90,9 +93,9 @@ pub(super) enum Act {
 
 /// The threads of a CTA, or of one of its roles, in one launch.
 pub(super) struct Trace<'a> {
-    pub name: &'a str,
     /// The CTA's place in its cluster.
     pub cta: usize,
+    pub name: &'a str,
     pub warps: u32,
     pub events: Vec<Event<'a>>,
 }
@@ -336,15 +339,18 @@ impl<'a> Tracer<'a> {
                     return self.fail(Finding::Control, stmt, "roles inside of other statements".to_owned());
                 }
             }
-            Op::Copy { to, kind, barrier, .. } => {
+            Op::Copy { from, to, kind, barrier } => {
                 let slot = self.slot(stmt, to)?;
                 let shared = self.scene.program.shared(to.buffer);
                 let bits = i64::from(shared.shape.iter().product::<u32>()) * i64::from(shared.dtype.bits());
                 let act = match (kind, barrier) {
-                    (CopyKind::Tma, Some((barrier, index))) => {
-                        Act::Bring { slot, barrier: self.barrier(stmt, *barrier, index)?, bytes: bits / 8 }
+                    (CopyKind::Tma | CopyKind::Multicast, Some((barrier, index))) => {
+                        let barrier = self.barrier(stmt, *barrier, index)?;
+                        let origin = || from.origin.iter().map(|e| self.state.index(e).ok()).collect();
+                        let multicast = (*kind == CopyKind::Multicast).then(origin);
+                        Act::Bring { slot, barrier, bytes: bits / 8, multicast }
                     }
-                    (CopyKind::Tma, None) => {
+                    (CopyKind::Tma | CopyKind::Multicast, None) => {
                         return self.fail(Finding::Unfinished, stmt, "a copy that completes on no barrier".to_owned());
                     }
                     (CopyKind::CpAsync(_), _) => Act::Copy { slot },
@@ -376,10 +382,10 @@ impl<'a> Tracer<'a> {
                 let barrier = self.barrier(stmt, *barrier, index)?;
                 self.push(stmt, Act::Expect { barrier, bytes: i64::from(*bytes) });
             }
-            Op::Arrive { barrier, index } => {
+            Op::Arrive { barrier, index, everywhere } => {
                 let by = self.scene.program.barrier(*barrier).by;
                 let barrier = self.barrier(stmt, *barrier, index)?;
-                self.push(stmt, Act::Arrive { barrier, by });
+                self.push(stmt, Act::Arrive { barrier, by, everywhere: *everywhere });
             }
             Op::Wait { barrier, index, parity } => {
                 let (barrier, parity) = (self.barrier(stmt, *barrier, index)?, self.scalar(stmt, parity)?);

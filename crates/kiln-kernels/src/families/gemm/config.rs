@@ -31,6 +31,8 @@ pub struct Config {
     pub lanes: u32,
     /// Whether the right operand gives the rows: the product is made transposed.
     pub swap: bool,
+    /// CTAs of a cluster along rows and along columns, one of them 1: those along rows share columns, of which each brings a part to all.
+    pub cluster: [u32; 2],
 }
 
 /// How CTAs share the depth of a tile. Sums are always added in the order of the depth, or in its reverse: the same bits in every run.
@@ -60,7 +62,7 @@ impl Depth {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { bm, bn, bk, warps, stages, raster, specialise, persistent, depth, lanes, swap } = self;
+        let Config { bm, bn, bk, warps, stages, raster, specialise, persistent, depth, lanes, swap, cluster } = self;
         write!(f, "{bm}x{bn}x{bk}, {warps} warps")?;
         match lanes {
             0 => write!(f, ", {stages} stages, raster {raster}")?,
@@ -70,6 +72,9 @@ impl fmt::Display for Config {
             if said {
                 write!(f, ", {text}")?;
             }
+        }
+        if self.ctas() > 1 {
+            write!(f, ", clusters of {}x{}", cluster[0], cluster[1])?;
         }
         match depth {
             Depth::Whole => Ok(()),
@@ -120,6 +125,19 @@ impl Config {
     fn elements(&self) -> [u32; 2] {
         let tiles = [self.bm * self.bk, self.bn * self.bk];
         if self.swap { [tiles[1], tiles[0]] } else { tiles }
+    }
+
+    /// CTAs of a cluster.
+    pub fn ctas(&self) -> u32 {
+        self.cluster[0] * self.cluster[1]
+    }
+
+    /// Bytes of a step's operands that a CTA asks for itself; of what a cluster shares its part.
+    pub fn asked_bytes(&self, problem: &Problem) -> u32 {
+        let sides = self.sides();
+        let part =
+            |axis: usize, outer: u32| outer * self.bk * problem.types[sides[axis]].bits() / 8 / self.cluster[1 - axis];
+        part(0, self.bm) + part(1, self.bn)
     }
 
     /// Bytes of shared memory of a step's operands.

@@ -30,9 +30,10 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     };
     let resident = occupancy(gpu.arch, config.resources(problem)).map_or(1, |o| o.blocks.max(1));
     let resident = if config.persistent { 1.0 } else { f64::from(resident) };
-    // CTAs of one SM share it: a turn is that of as many as there are.
-    let together = (ctas / sms).clamp(1.0, resident).ceil();
-    let turns = (ctas / (sms * together)).ceil();
+    // CTAs of one SM share it: a turn is that of as many as there are, in whole clusters.
+    let seats = f64::from((gpu.sms / config.ctas()).max(1) * config.ctas());
+    let together = (ctas / seats).clamp(1.0, resident).ceil();
+    let turns = (ctas / (seats * together)).ceil();
 
     let share = if kind < problem.best && kind == MmaKind::Sync { costs.sync_share } else { 1.0 };
     let peak = 1e12 * atom.map_or(gpu.rates.f32, |atom| rate(atom.a, gpu)) * share / sms;
@@ -40,7 +41,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let clock = gpu.clock_ghz * 1e9;
     let shared = read_bytes(problem, config, kind) / SHARED_BYTES / clock;
     let step_bytes = f64::from(config.step_bytes(problem));
-    let l2 = step_bytes / (costs.l2_sm_bytes * clock);
+    let l2 = f64::from(config.asked_bytes(problem)) / (costs.l2_sm_bytes * clock);
     // What threads load themselves costs instructions, and does not run under products.
     let narrow = |side: usize| {
         let tile = [bm, bn][side ^ usize::from(config.swap)] * bk;
@@ -58,7 +59,9 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let clocks = if kind == MmaKind::Fma { 1.0 } else { 1.0 - (1.0 - costs.tensor_share) * math / busy };
     let lost = if config.specialise { 0.0 } else { costs.overlap_loss * math.min(l2) };
     let busy = busy / clocks + lost;
-    let ahead = f64::from(config.stages.saturating_sub(1).max(1));
+    // A slot is free when all CTAs of a cluster have read theirs: one step less is on its way.
+    let coupled = u32::from(config.ctas() > 1);
+    let ahead = f64::from(config.stages.saturating_sub(1 + coupled).max(1));
     let step =
         ((busy * (1.0 + costs.pipeline_loss / ahead) + instructions) * together).max(costs.latency_seconds / ahead);
     // Boxes of narrow rows take more requests than whole lines.
@@ -91,7 +94,9 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     };
     // Where a group ends comes from memory before its operands do.
     let found = if problem.groups.is_some() { costs.latency_seconds } else { 0.0 };
-    let seconds = gpu.launch_seconds + costs.latency_seconds + found + overlapped + combined;
+    // CTAs of a cluster meet before their first copies and after their last, and one may be half of its slots behind the other.
+    let meetings = f64::from(coupled) * (2.0 * costs.latency_seconds + f64::from(config.stages) / 2.0 * step);
+    let seconds = gpu.launch_seconds + costs.latency_seconds + found + overlapped + combined + meetings;
     Estimate { seconds, bytes, flops: operations, launches }
 }
 
@@ -139,14 +144,14 @@ fn lanes(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     Estimate { seconds: gpu.launch_seconds + overlapped + waits, bytes, flops: 0.0, launches: 1 }
 }
 
-/// Bytes of shared memory that a CTA reads for a step.
+/// Bytes of shared memory that a CTA reads for a step, and of what multiplies by itself those that are written.
 fn read_bytes(problem: &Problem, config: &Config, kind: MmaKind) -> f64 {
     let [bm, bn, bk] = [config.bm, config.bn, config.bk].map(f64::from);
     let size = f64::from(problem.types[0].bits()) / 8.0;
     let warps = f64::from(config.warps);
     match kind {
-        // Every warpgroup reads its rows, and all columns.
-        MmaKind::Wgmma => (bm + bn * warps / 4.0) * bk * size,
+        // Every warpgroup reads its rows, and all columns; copies have written both there.
+        MmaKind::Wgmma => (bm + bn * warps / 4.0 + bm + bn) * bk * size,
         // Warps share the tile as squarely as may be.
         MmaKind::Sync => {
             let across = (warps * bn / bm).sqrt().clamp(1.0, warps);

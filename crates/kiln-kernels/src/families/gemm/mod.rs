@@ -4,7 +4,8 @@
 //! the types have them (Kerr et al., "CUTLASS: Fast Linear Algebra in CUDA C++"; Hopper's roles and boxes as in CUTLASS 3's warp-specialised
 //! kernels and in "FlashAttention-3"). With few rows the product is made transposed, so that what is long fills the rows of instructions, or
 //! operands meet in registers; with few tiles CTAs share the depth of each, and sums are added in one order. Rows may come in groups with a right
-//! operand each.
+//! operand each. CTAs of a cluster share the columns, or the rows, that both read: each brings half of them to both, and where small tiles leave the
+//! level-2 cache behind that is what they wait for.
 //!
 //! State: the tile's sums in registers, operands of a few steps in shared memory. Floor: operands once, results once, the products.
 
@@ -230,7 +231,11 @@ impl Problem {
         let [rows, columns] = if config.swap { [n, m] } else { [m, n] };
         let grid = self.product.grid.iter().map(|(_, dim)| dim.clone()).collect::<Vec<_>>();
         let grid = self.subject.size(&numel(&grid)).max(1.0);
-        grid * (rows / f64::from(config.bm)).ceil() * (columns / f64::from(config.bn)).ceil()
+        // Clusters are whole: some of their tiles may be outside.
+        let [rows, columns] =
+            [(rows, config.bm), (columns, config.bn)].map(|(size, tile)| (size / f64::from(tile)).ceil());
+        let whole = |tiles: f64, ctas: u32| (tiles / f64::from(ctas)).ceil() * f64::from(ctas);
+        grid * whole(rows, config.cluster[0]) * whole(columns, config.cluster[1])
     }
 
     /// Typical number of sums.

@@ -27,6 +27,8 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         raster: config.raster,
         row_threads: config.lanes,
         staged_epilogue: config.staged(),
+        cluster: config.ctas(),
+        across: config.cluster[1] > 1,
         ..Schedule::default()
     };
     k.schedule(schedule);
@@ -398,7 +400,8 @@ impl<'a> Program<'a> {
             if let (0, Some(part)) = (sides[axis], &self.part) {
                 return Some(part.end.clone());
             }
-            let tile = i64::from([self.config.bm, self.config.bn][axis]);
+            // Of a cluster some tiles may be outside.
+            let tile = i64::from([self.config.bm, self.config.bn][axis] * self.config.cluster[axis]);
             let extent = self.problem.product.extent(Along::Outer(sides[axis]));
             let whole = extent.as_const().is_some_and(|extent| extent % tile == 0);
             (!whole).then(|| self.values.dim(k, &extent))

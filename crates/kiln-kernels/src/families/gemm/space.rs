@@ -15,6 +15,10 @@ const MOST_SCATTERED: u32 = 88;
 const MOST_HELD: u32 = 176;
 /// The same of a thread that shares the depth of columns: more would leave too few threads to keep memory busy.
 const MOST_SHARED_SUMS: u32 = 64;
+/// Most elements of a tile that multiplies what it reads so seldom that the level-2 cache may hold it up.
+const SMALL: u32 = 128 * 128;
+/// Rows of shared memory after which the order of a box's elements repeats.
+const BOX_ROWS: u32 = 8;
 /// Most stages.
 const MOST_STAGES: u32 = 8;
 /// Fewest steps of a part.
@@ -52,6 +56,7 @@ pub fn smallest(problem: &Problem) -> Config {
         depth: Depth::Whole,
         lanes: 0,
         swap: false,
+        cluster: [1; 2],
     }
 }
 
@@ -202,7 +207,31 @@ impl Space<'_> {
         let budget = self.gpu.arch.max_shared_per_block() - 1024;
         let fits = |stages: &u32| Config { stages: *stages, ..config }.shared_bytes(problem) <= budget;
         if let Some(stages) = (2..=MOST_STAGES).rev().find(fits) {
-            self.shared(Config { stages, ..config });
+            let config = Config { stages, ..config };
+            self.shared(config);
+            self.clustered(config);
+        }
+    }
+
+    /// Two CTAs that share the greater operand, or else the other, where tiles are so small that the level-2 cache holds them up.
+    fn clustered(&mut self, config: Config) {
+        let Config { bm, bn, bk, .. } = config;
+        // Tiles of groups have matrices and depths of their own.
+        if !self.machine.has_multicast() || bm * bn > SMALL || self.problem.groups.is_some() {
+            return;
+        }
+        let (sides, sizes) = (config.sides(), self.problem.outer_sizes());
+        // The axis along which CTAs are neighbours, and the other's operand, which they share: boxes are cut along their rows.
+        let pairs = |axis: &usize| {
+            let (side, outer) = (sides[1 - axis], [bm, bn][1 - axis]);
+            let rows = if self.problem.deep[side] { outer } else { bk };
+            rows.is_multiple_of(2 * BOX_ROWS) && sizes[sides[*axis]] > f64::from([bm, bn][*axis])
+        };
+        let axis = if bn >= bm { [0, 1] } else { [1, 0] }.into_iter().find(pairs);
+        if let Some(axis) = axis {
+            let mut cluster = [1; 2];
+            cluster[axis] = 2;
+            self.found.push(Config { cluster, ..config });
         }
     }
 

@@ -20,7 +20,8 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     values.know(ranges);
     let mut k = Builder::new(&region.name, &region.summary);
     let row_threads = if config.row_threads < config.threads() { config.row_threads } else { 0 };
-    k.schedule(Schedule { warps: config.warps, row_threads, cluster: config.cluster, ..Schedule::default() });
+    let (warps, cluster) = (config.warps, config.cluster);
+    k.schedule(Schedule { warps, row_threads, cluster, across: cluster > 1, ..Schedule::default() });
     values.declare(&mut k, <[_]>::to_vec);
     let [count, length] = [&problem.count, &problem.length].map(|dim| values.dim(&mut k, dim));
     let rows = i64::from(config.rows);

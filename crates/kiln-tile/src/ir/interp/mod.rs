@@ -33,7 +33,7 @@ pub fn run(program: &Program, args: &mut [Arg]) -> Result<()> {
     run_on(program, NonZeroU32::MIN.saturating_add(2), args)
 }
 
-/// [`run`] with at most so many CTAs in a persistent grid.
+/// [`run`] with at most so many CTAs, or whole clusters of them, in a persistent grid.
 ///
 /// # Errors
 /// Those of [`run`].
@@ -42,7 +42,8 @@ pub fn run_on(program: &Program, ctas: NonZeroU32, args: &mut [Arg]) -> Result<(
     state.bind_args(&program.params, args)?;
     if let Grid::Persistent { count, points, .. } = &program.grid {
         let points = state.index(points)?;
-        state.set(count, Scalar::Int(points.min(ctas.get().into())));
+        let ctas = ctas.get().next_multiple_of(program.schedule.cluster);
+        state.set(count, Scalar::Int(points.min(ctas.into())));
     }
     let extents: Vec<i128> = program.domain.iter().map(|axis| state.index(&axis.extent)).collect::<Result<_>>()?;
     let launched = state.vars.clone();
@@ -359,7 +360,7 @@ impl<'p> Machine<'p> {
                 fiber.cursor_mut(*channel).received += 1;
                 Ok(())
             }
-            Op::Release { channel, behind } => self.release(fibers, who, *channel, *behind),
+            Op::Release(channel) => self.release(fibers, who, *channel),
             Op::Copy { from, to, .. } => {
                 let fill = Expr::int(from.tensor.dtype, 0);
                 let elements = tile::load(&mut self.state, &Place::View(from.clone()), &from.shape, &fill)?;
@@ -459,13 +460,13 @@ impl<'p> Machine<'p> {
         Ok(())
     }
 
-    fn release(&mut self, fibers: &mut [Fiber<'p>], who: usize, channel: ChannelId, behind: u32) -> Result<()> {
+    fn release(&mut self, fibers: &mut [Fiber<'p>], who: usize, channel: ChannelId) -> Result<()> {
         let declared = self.program.channel(channel);
         let cursor = fibers[who].cursor_mut(channel);
         let number = cursor.released;
-        if cursor.received != number + 1 + u64::from(behind) {
+        if cursor.received != number + 1 {
             let what = format!(
-                "channel `{}`: released {behind} behind when {} slots were received and {number} released",
+                "channel `{}`: released when {} slots were received and {number} released",
                 declared.name, cursor.received
             );
             let place = format!("role `{}`", fibers[who].name);

@@ -106,7 +106,7 @@ impl Op {
             Op::Copy { .. } => "copy",
             Op::Publish(_) => "publish",
             Op::Receive(_) => "receive",
-            Op::Release { .. } => "release",
+            Op::Release(_) => "release",
             Op::SharedLoad { .. } => "shared_load",
             Op::SharedStore { .. } => "shared_store",
             Op::CopyOut { .. } => "copy_out",

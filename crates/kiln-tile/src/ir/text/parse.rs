@@ -438,6 +438,7 @@ impl<'s> Parser<'s> {
         if self.eat_word("cluster") {
             schedule.cluster = self.u32("a number of CTAs")?;
         }
+        schedule.across = self.eat_word("across");
         self.program.schedule = schedule;
         Ok(())
     }
@@ -483,11 +484,15 @@ impl<'s> Parser<'s> {
                 self.at += 1;
                 return Ok(CopyKind::Tma);
             }
+            Token::Word("multicast") => {
+                self.at += 1;
+                return Ok(CopyKind::Multicast);
+            }
             Token::Word("cp_async") => {
                 self.at += 1;
                 return Ok(CopyKind::CpAsync(self.u32("bytes a thread")?));
             }
-            _ => return self.fail("one of registers, cp_async, tma"),
+            _ => return self.fail("one of registers, cp_async, tma, multicast"),
         }
         Ok(CopyKind::Registers)
     }

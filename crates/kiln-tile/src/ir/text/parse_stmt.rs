@@ -170,11 +170,7 @@ impl<'s> Parser<'s> {
             "acquire" => Op::Acquire(self.channel()?),
             "publish" => Op::Publish(self.channel()?),
             "receive" => Op::Receive(self.channel()?),
-            "release" => {
-                let channel = self.channel()?;
-                let behind = if self.eat_word("behind") { self.u32("a number of slots")? } else { 0 };
-                Op::Release { channel, behind }
-            }
+            "release" => Op::Release(self.channel()?),
             "copy" => {
                 let to = self.slot()?;
                 self.expect("=")?;
@@ -211,7 +207,7 @@ impl<'s> Parser<'s> {
             }
             "arrive" => {
                 let (barrier, index) = self.phase()?;
-                Op::Arrive { barrier, index }
+                Op::Arrive { barrier, index, everywhere: self.eat_word("everywhere") }
             }
             "wait" => {
                 let (barrier, index) = self.phase()?;

@@ -222,6 +222,7 @@ impl<'a> Printer<'a> {
             overlap,
             ping_pong,
             cluster,
+            across,
         } = schedule;
         let mut line = format!("schedule warps {warps}");
         let mut add = |on: bool, text: &str| {
@@ -241,6 +242,7 @@ impl<'a> Printer<'a> {
         add(*overlap, "overlap");
         add(*ping_pong, "ping_pong");
         add(*cluster != 1, &format!("cluster {cluster}"));
+        add(*across, "across");
         self.line(&line);
     }
 
@@ -411,12 +413,8 @@ impl<'a> Printer<'a> {
             Op::Await { counter, index, value } | Op::Signal { counter, index, value } => {
                 format!("{word} {}[{}] = {}", self.names.tensor(counter), self.list(index), self.expr(value))
             }
-            Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) => {
+            Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) | Op::Release(channel) => {
                 format!("{word} {}", named(&self.names.channels, channel.0))
-            }
-            Op::Release { channel, behind } => {
-                let behind = if *behind == 0 { String::new() } else { format!(" behind {behind}") };
-                format!("{word} {}{behind}", named(&self.names.channels, channel.0))
             }
             Op::Copy { from, to, kind, barrier } => {
                 let from = self.view(from, self.slot_shape(to));
@@ -437,8 +435,9 @@ impl<'a> Printer<'a> {
             Op::Expect { barrier, index, bytes } => {
                 format!("{word} {}[{}] bytes {bytes}", named(&self.names.barriers, barrier.0), self.expr(index))
             }
-            Op::Arrive { barrier, index } => {
-                format!("{word} {}[{}]", named(&self.names.barriers, barrier.0), self.expr(index))
+            Op::Arrive { barrier, index, everywhere } => {
+                let everywhere = if *everywhere { " everywhere" } else { "" };
+                format!("{word} {}[{}]{everywhere}", named(&self.names.barriers, barrier.0), self.expr(index))
             }
             Op::Wait { barrier, index, parity } => {
                 let barrier = named(&self.names.barriers, barrier.0);
@@ -517,5 +516,6 @@ fn copy_kind(kind: CopyKind) -> String {
         CopyKind::Registers => "registers".to_owned(),
         CopyKind::CpAsync(bytes) => format!("cp_async {bytes}"),
         CopyKind::Tma => "tma".to_owned(),
+        CopyKind::Multicast => "multicast".to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! Who fills and who empties what: channels, barriers, and the other statements without results.
 
-use super::super::{BarrierId, Block, ChannelId, Level, Op, Operand, Slot, Stage, Stmt};
+use super::super::{BarrierId, Block, ChannelId, CopyKind, Level, Op, Operand, Slot, Stage, Stmt};
 use super::Verifier;
 use crate::dtype::Type;
 use crate::error::Result;
@@ -23,15 +23,17 @@ impl Verifier<'_> {
     /// A statement that defines nothing and holds no blocks.
     pub(super) fn effect(&self, op: &Op) -> Result<()> {
         match op {
-            Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) => self.channel(*channel, 0),
-            Op::Release { channel, behind } => self.channel(*channel, *behind),
+            Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) | Op::Release(channel) => {
+                let declared = self.program.channels.get(channel.0 as usize).is_some();
+                self.rule(declared, || format!("channel {} is not declared", channel.0), "declare it")
+            }
             Op::Expect { barrier, index, bytes } => {
                 // The count of a phase's bytes has 20 bits (PTX ISA, "mbarrier").
                 let fits = (1..1 << 20).contains(bytes);
                 self.rule(fits, || format!("{bytes} bytes"), "expect 1 to 1048575")?;
                 self.phase(*barrier, index)
             }
-            Op::Arrive { barrier, index } => self.phase(*barrier, index),
+            Op::Arrive { barrier, index, .. } => self.phase(*barrier, index),
             Op::Wait { barrier, index, parity } => {
                 self.phase(*barrier, index)?;
                 self.scalar(parity, "the parity", Type::Index)?;
@@ -51,17 +53,6 @@ impl Verifier<'_> {
             Op::SetRegisters { count, .. } => self.registers(*count),
             _ => Ok(()),
         }
-    }
-
-    fn channel(&self, id: ChannelId, behind: u32) -> Result<()> {
-        let Some(channel) = self.program.channels.get(id.0 as usize) else {
-            return self.fail(format!("channel {} is not declared", id.0), "declare it");
-        };
-        self.rule(
-            behind < channel.stages,
-            || format!("{behind} slots behind in a channel of {}", channel.stages),
-            "release a slot that it has",
-        )
     }
 
     pub(super) fn phase(&self, id: BarrierId, index: &Expr) -> Result<()> {
@@ -126,21 +117,18 @@ impl Verifier<'_> {
                 seen.published.insert(*channel);
             }
             Op::Receive(channel) => _ = seen.reading.insert(*channel),
-            Op::Release { channel, behind } => {
-                let held = seen.reading.contains(channel);
-                self.held(held, "released", "receive a slot first")?;
-                if *behind == 0 {
-                    seen.reading.remove(channel);
-                }
+            Op::Release(channel) => {
+                self.held(seen.reading.remove(channel), "released", "receive a slot first")?;
                 seen.released.insert(*channel);
             }
             Op::Copy { to, kind, barrier, .. } => {
                 if let Stage::Cursor(channel) = to.stage {
                     self.held(seen.filling.contains(&channel), "filled", "acquire it first, publish it after")?;
                     let declared = self.program.channel(channel);
-                    // Copies of any width are waited for in one way.
+                    // Copies of any width are waited for in one way, and boxes whoever asks for them.
+                    let boxes = *kind == CopyKind::Multicast && declared.kind == CopyKind::Tma;
                     self.rule(
-                        std::mem::discriminant(&declared.kind) == std::mem::discriminant(kind),
+                        boxes || std::mem::discriminant(&declared.kind) == std::mem::discriminant(kind),
                         || format!("a copy by {kind:?} in a channel of copies by {:?}", declared.kind),
                         "let all copies of a channel travel alike",
                     )?;

@@ -11,6 +11,8 @@ use std::collections::HashSet;
 /// Most threads of a CTA, and most bytes of shared memory that any architecture has.
 const THREADS: u32 = 1024;
 const SHARED: u32 = 227 << 10;
+/// Most CTAs of a cluster on every GPU that has clusters.
+const CLUSTER: u32 = 8;
 
 impl Verifier<'_> {
     pub(super) fn declarations(&mut self) -> Result<()> {
@@ -98,12 +100,12 @@ impl Verifier<'_> {
         let schedule = &self.program.schedule;
         self.place = "schedule".to_owned();
         self.rule((1..=THREADS / 32).contains(&schedule.warps), || format!("{} warps", schedule.warps), "use 1 to 32")?;
+        self.threads = 32 * schedule.warps;
         self.rule(
-            matches!(schedule.cluster, 1 | 2 | 4 | 8),
+            (1..=CLUSTER).contains(&schedule.cluster) && schedule.cluster.is_power_of_two(),
             || format!("clusters of {} CTAs", schedule.cluster),
             "use 1, 2, 4 or 8, which every GPU with clusters runs",
         )?;
-        self.threads = 32 * schedule.warps;
         for stmt in &self.program.body {
             let Op::Roles(roles) = &stmt.op else { continue };
             let total = roles.iter().map(|role| u64::from(role.warps)).sum::<u64>();

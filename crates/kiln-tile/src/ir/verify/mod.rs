@@ -263,7 +263,7 @@ fn least(op: &Op) -> Level {
         | Op::Copy { .. }
         | Op::Publish(_)
         | Op::Receive(_)
-        | Op::Release { .. }
+        | Op::Release(_)
         | Op::SharedLoad { .. }
         | Op::SharedStore { .. }
         | Op::Sync => Level::Scheduled,
@@ -289,7 +289,7 @@ fn least(op: &Op) -> Level {
 
 /// The last level at which a statement may stand, if there is one.
 fn last(op: &Op) -> Option<Level> {
-    let channel = matches!(op, Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release { .. });
+    let channel = matches!(op, Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release(_));
     (channel || matches!(op, Op::ClusterReduce { .. })).then_some(Level::LaidOut)
 }
 

@@ -140,7 +140,13 @@ impl<'a> Verifier<'a> {
                 self.view(from, &slot.shape, Access::Read)?;
                 self.types(slot.dtype == from.tensor.dtype, slot.dtype, "the buffer", from.tensor.dtype.name())?;
                 self.copy_kind(*kind)?;
-                let asks = *kind == CopyKind::Tma && self.program.level == Level::Async;
+                let boxed = matches!(kind, CopyKind::Tma | CopyKind::Multicast);
+                let asks = boxed && self.program.level == Level::Async;
+                self.rule(
+                    *kind != CopyKind::Multicast || self.program.schedule.cluster > 1,
+                    || "a copy for a cluster of one CTA".to_owned(),
+                    "let the schedule say how many CTAs a cluster has",
+                )?;
                 self.rule(
                     barrier.is_some() == asks,
                     || format!("{} barrier", if barrier.is_some() { "a" } else { "no" }),
@@ -279,13 +285,14 @@ impl<'a> Verifier<'a> {
             || "it stands inside of a statement".to_owned(),
             "let it stand in no loop, branch or role, so that every CTA of the cluster comes to it",
         )?;
-        let Schedule { cluster, persistent, raster, .. } = self.program.schedule;
+        let Schedule { cluster, across, persistent, raster, .. } = self.program.schedule;
+        let last = cluster == 1 || across || self.program.domain.len() <= 1;
         let extent = self.program.domain.last().map_or(Expr::index(1), |axis| axis.extent.clone());
         let whole = Facts::of(&self.program.params).multiple(&extent) % i128::from(cluster) == 0;
         self.rule(
-            whole && !persistent && raster <= 1,
+            whole && last && !persistent && raster <= 1,
             || format!("CTAs that do not follow each other in whole clusters of {cluster} along the last axis"),
-            "give that axis a multiple of the cluster's CTAs, without raster or persistence",
+            "give that axis a multiple of the cluster's CTAs, which are neighbours `across`, without raster or persistence",
         )
     }
 

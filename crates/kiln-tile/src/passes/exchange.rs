@@ -7,8 +7,8 @@ use crate::expr::Expr;
 use crate::ir::{Op, Program, Shared, SharedId, Slot, Stage, Stmt, Value};
 use kiln_layout::SharedLayout;
 
-/// Runs before channels become barriers.
-pub fn clusters(program: &mut Program) -> Result<()> {
+/// Runs the pass before channels become barriers.
+pub fn exchange(program: &mut Program) -> Result<()> {
     let mut out = vec![];
     let mut read = None;
     for stmt in std::mem::take(&mut program.body) {

@@ -2,13 +2,14 @@
 
 use crate::decode::Decode;
 use crate::{Outcome, random};
-use kiln_graph::{Builder, ConvSpec, DType, Dim, Graph, Tensor, ValueId};
+use kiln_graph::{BinaryOp, Builder, ConvSpec, DType, Dim, EinsumSpec, Graph, Tensor, ValueId};
 use serde_json::{Value, json};
 
 /// One kernel, or a few that belong together.
 #[derive(Clone, Copy)]
 pub enum Op {
-    /// `x[m, k] * w`: `w[n, k]` if `linear`, as PyTorch stores it, else `w[k, n]`.
+    /// `x[m, k] * w`: `w[n, k]` if `linear`, as PyTorch stores it, else `w[k, n]`. Bytes of floats have a factor a row and a factor a
+    /// column and give bf16, integers give i32.
     Gemm {
         m: usize,
         n: usize,
@@ -157,7 +158,7 @@ impl Case {
     /// The largest `|found - expected| / |expected|`: a few roundings of the element type, which add up over layers.
     pub fn tolerance(&self) -> f64 {
         let one = match self.dtype {
-            DType::BF16 => 1e-2,
+            DType::BF16 | DType::F8E4M3 => 1e-2,
             DType::F16 => 2e-3,
             _ => 1e-5,
         };
@@ -170,7 +171,7 @@ impl Case {
     /// Fewest bytes that must move: each operand once.
     pub fn bytes(&self) -> f64 {
         let elements = match self.op {
-            Op::Gemm { m, n, k, .. } => m * k + k * n + m * n,
+            Op::Gemm { m, n, k, .. } => m * k + k * n + m * n * self.result_bytes() / self.element_bytes(),
             Op::Softmax { rows, cols } | Op::LayerNorm { rows, cols } | Op::RmsNorm { rows, cols } => 2 * rows * cols,
             Op::SwiGlu { rows, cols } => 3 * rows * cols,
             Op::Attention { heads, seq, head, .. } => 4 * heads * seq * head,
@@ -180,7 +181,19 @@ impl Case {
             }
             Op::Decode(sizes) => sizes.weights() + sizes.cached(),
         };
-        (elements * self.dtype.bytes_for(1).unwrap_or(4)) as f64
+        (elements * self.element_bytes()) as f64
+    }
+
+    fn element_bytes(&self) -> usize {
+        self.dtype.bytes_for(1).unwrap_or(4)
+    }
+
+    fn result_bytes(&self) -> usize {
+        match self.dtype {
+            DType::F8E4M3 => 2,
+            DType::I8 => 4,
+            _ => self.element_bytes(),
+        }
     }
 
     /// The op as a graph whose first axis has `lead` slices.
@@ -208,12 +221,21 @@ impl Case {
         Ok(match self.op {
             Op::Gemm { n, k, linear, .. } => {
                 let x = input(b, "x", &[k])?;
-                if linear {
-                    let w = weight(b, "w", &[n, k], 1)?;
-                    b.linear(x, w, None, true)?
-                } else {
-                    let w = weight(b, "w", &[k, n], 1)?;
-                    b.matmul(x, w)?
+                let w = weight(b, "w", &if linear { [n, k] } else { [k, n] }, 1)?;
+                let rhs = if linear { vec!['n', 'k'] } else { vec!['k', 'n'] };
+                let spec = EinsumSpec { lhs: vec!['m', 'k'], rhs, out: vec!['m', 'n'] };
+                match dtype {
+                    DType::F8E4M3 => {
+                        let y = b.contract(spec, x, w, DType::F32, DType::F32)?;
+                        let of_row = b.input("of_row", DType::F32, &[Dim::from(lead), Dim::from(1)])?;
+                        let of_column = b.weight_data("of_column", random(DType::F32, &[n], 2, 1.0)?)?;
+                        let y = b.binary(BinaryOp::Mul, y, of_row)?;
+                        let y = b.binary(BinaryOp::Mul, y, of_column)?;
+                        b.cast(y, DType::BF16)?
+                    }
+                    DType::I8 => b.contract(spec, x, w, DType::I32, DType::I32)?,
+                    _ if linear => b.linear(x, w, None, true)?,
+                    _ => b.matmul(x, w)?,
                 }
             }
             Op::Softmax { cols, .. } => {
@@ -233,7 +255,7 @@ impl Case {
             Op::SwiGlu { cols, .. } => {
                 let (gate, up) = (input(b, "gate", &[cols])?, input(b, "up", &[cols])?);
                 let gate = b.silu(gate)?;
-                b.binary(kiln_graph::BinaryOp::Mul, gate, up)?
+                b.binary(BinaryOp::Mul, gate, up)?
             }
             Op::Attention { seq, head, causal, .. } => {
                 let [q, k, v] = ["q", "k", "v"].map(|name| input(b, name, &[seq, head]));
@@ -284,7 +306,7 @@ fn in_each(dtypes: &[DType], ops: &[Op]) -> Vec<Case> {
     dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| Case { op, dtype })).collect()
 }
 
-/// Small and odd sizes in every float type.
+/// Small and odd sizes in every float type, and products of bytes.
 pub fn small() -> Vec<Case> {
     let ops = [
         gemm(1, 40, 64, true),
@@ -312,7 +334,8 @@ pub fn small() -> Vec<Case> {
         conv(2, (8, 15, 16, 3, 2)),
         Op::Decode(Decode { layers: 2, heads: 6, kv_heads: 2, head: 32, inner: 200, context: 19 }),
     ];
-    in_each(&FLOATS, &ops)
+    let bytes = [gemm(33, 72, 144, true), gemm(129, 256, 512, true)];
+    [in_each(&FLOATS, &ops), in_each(&[DType::F8E4M3, DType::I8], &bytes)].concat()
 }
 
 /// A few kernels of every family: whole and partial tiles, several steps of a pipeline, reductions within and across warps.
@@ -400,6 +423,9 @@ pub fn full() -> Vec<Case> {
     let square = |s, dtype| Case { op: gemm(s, s, s, false), dtype };
     let mut cases: Vec<Case> = [1024, 2048, 4096, 8192, 16384].map(|s| square(s, DType::BF16)).into();
     cases.extend([square(4096, DType::F16), square(2048, DType::F32)]);
+    for dtype in [DType::F8E4M3, DType::I8] {
+        cases.extend([4096, 8192].map(|s| Case { op: gemm(s, s, s, true), dtype }));
+    }
     for m in [1, 16, 128, 2048, 8192] {
         cases.extend(LLAMA.map(|(n, k)| bf16(gemm(m, n, k, true))));
     }

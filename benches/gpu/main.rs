@@ -137,12 +137,13 @@ fn relative(expected: &Tensor, found: &Tensor) -> f64 {
     if rel.is_finite() { rel } else { f64::INFINITY }
 }
 
-/// Uniform random values of at most `scale` that repeat after a prime number of elements, because generating gigabytes would take longer
-/// than the run.
+/// Uniform random values of at most `scale` (integers: of at most 127) that repeat after a prime number of elements, because generating
+/// gigabytes would take longer than the run.
 fn random(dtype: DType, shape: &[usize], seed: u64, scale: f64) -> Outcome<Tensor> {
     const PERIOD: usize = 1_000_003;
     let n: usize = shape.iter().product();
     let mut rng = kiln_graph::Rng::new(seed);
+    let scale = if dtype.is_float() { scale } else { 127.0 };
     let some = Tensor::generate(dtype, &[n.min(PERIOD)], |_| scale * rng.signed())?;
     let bytes = some.data().len() / n.min(PERIOD) * n;
     let mut data = Vec::with_capacity(bytes);

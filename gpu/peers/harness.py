@@ -15,7 +15,13 @@ import torch
 ROUND_BYTES = 256 << 20
 SAMPLE_SECONDS = 2.5e-3
 SAMPLES = 20
-DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+    "f32": torch.float32,
+    "f8e4m3": torch.float8_e4m3fn,
+    "i8": torch.int8,
+}
 
 
 def full_precision():
@@ -32,6 +38,11 @@ def versions():
 def uniform(dtype, *shape, scale=1.0):
     """Uniform in [-scale, scale)."""
     return torch.rand(shape, device="cuda", dtype=torch.float32).mul_(2 * scale).sub_(scale).to(dtype)
+
+
+def integers(*shape):
+    """Uniform over all values of int8."""
+    return torch.randint(-128, 128, shape, device="cuda", dtype=torch.int8)
 
 
 class Kiln:

@@ -10,7 +10,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from harness import DTYPES, Kiln, full_precision, interleave, uniform, versions
+from harness import DTYPES, Kiln, full_precision, integers, interleave, uniform, versions
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -26,6 +26,17 @@ def candidates(op, dtype, s):
     """Functions by name, and what makes their operands."""
     if op == "gemm":
         m, n, k = s["m"], s["n"], s["k"]
+        if dtype == torch.float8_e4m3fn:
+
+            def scaled(x, w, of_row, of_column):
+                return torch._scaled_mm(x, w.t(), of_row, of_column, out_dtype=torch.bfloat16)
+
+            def operands():
+                return (*(uniform(dtype, rows, k) for rows in (m, n)), uniform(torch.float32, m, 1), uniform(torch.float32, 1, n))
+
+            return {"_scaled_mm": scaled}, operands
+        if dtype == torch.int8:
+            return {"_int_mm": lambda x, w: torch._int_mm(x, w.t())}, lambda: tuple(integers(rows, k) for rows in (m, n))
         if s["linear"]:
             return {"cuBLAS": F.linear}, lambda: (uniform(dtype, m, k), uniform(dtype, n, k))
         return {"cuBLAS": torch.matmul}, lambda: (uniform(dtype, m, k), uniform(dtype, k, n))

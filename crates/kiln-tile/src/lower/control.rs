@@ -7,7 +7,7 @@ use crate::expr::{Expr, Var};
 use crate::ir::{self, Block, Grid, Op, ValueId};
 use crate::pass::facts::{Range, VarFacts};
 use crate::program::product;
-use crate::threads::{self as t, Special, Stmt, Ty};
+use crate::threads::{self as t, Effect, Special, Stmt, Ty};
 
 /// CTAs of a persistent grid: some for each SM.
 const MOST_CTAS: i128 = 1 << 16;
@@ -62,6 +62,7 @@ impl Lower<'_> {
         let firsts: Vec<ValueId> = carried.iter().map(|(_, first)| *first).collect();
         let inside: Vec<ValueId> = carried.iter().map(|(inside, _)| *inside).collect();
         self.hand_over(&firsts, &inside)?;
+        self.pin(body, &inside)?;
         let (first, last, by) = (self.facts.range(start), self.facts.range(end), self.facts.multiple(step));
         let multiple = crate::pass::facts::gcd(self.facts.multiple(start), by);
         // The counter goes one step past the end.
@@ -79,6 +80,24 @@ impl Lower<'_> {
             lower.hand_over(yields, &inside)
         })?;
         self.push(Stmt::For { var: counter, start, end, step, unroll: false, body });
+        Ok(())
+    }
+
+    /// Has sums that products of the loop add to, which run on their own, in their registers before the first of them: nothing else may define these
+    /// beside them, else the assembler has products wait for each other (C7515).
+    fn pin(&mut self, body: &Block, sums: &[ValueId]) -> Result<()> {
+        for stmt in body {
+            let Op::Dot { acc, atom: Some(atom), .. } = &stmt.op else { continue };
+            if atom.starts_with("wgmma") && sums.contains(acc) {
+                let (array, count) = (self.array(*acc)?, self.layout(*acc)?.registers());
+                let counter = self.counter("i", count, false);
+                self.unrolled(&counter, count, |lower| {
+                    let at = lower.expr(&Expr::var(&counter))?;
+                    lower.push(Stmt::Effect(Effect::Pin(array.place(at))));
+                    Ok(())
+                })?;
+            }
+        }
         Ok(())
     }
 

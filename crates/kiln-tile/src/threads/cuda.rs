@@ -312,6 +312,7 @@ impl Printer<'_> {
             Effect::CounterWait { pointer, index, value } | Effect::CounterSet { pointer, index, value } => {
                 vec![self.address(pointer, index), self.expr(value)]
             }
+            Effect::Pin(place) => vec![self.place(place)],
             effect => effect.exprs().into_iter().map(|e| self.expr(e)).collect(),
         };
         let with = |number: u32| args.iter().cloned().chain([number.to_string()]).collect::<Vec<_>>();
@@ -370,6 +371,7 @@ impl Printer<'_> {
                 };
                 return self.line(depth, &format!(r#"asm volatile("{text}" ::: "memory");"#));
             }
+            Effect::Pin(_) => ("pin".to_owned(), args, Some(Piece::Pin)),
             Effect::SetRegisters { count, increase } => {
                 let name = if *increase { "take_registers" } else { "give_registers" };
                 (format!("{name}<{count}>"), args, Some(Piece::SetRegisters))

@@ -322,6 +322,8 @@ pub enum Effect {
     },
     /// Orders accesses.
     Fence(crate::ir::Fence),
+    /// Makes a register's value here and no later.
+    Pin(Place),
     /// Gives up or takes registers.
     SetRegisters {
         /// Registers a thread.

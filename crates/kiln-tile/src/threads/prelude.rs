@@ -36,6 +36,7 @@ pub enum Piece {
     CounterWait,
     CounterSet,
     Opaque,
+    Pin,
 }
 
 impl Piece {
@@ -103,6 +104,7 @@ impl Piece {
             Piece::CounterWait => COUNTER_WAIT.to_owned(),
             Piece::CounterSet => COUNTER_SET.to_owned(),
             Piece::Opaque => OPAQUE.to_owned(),
+            Piece::Pin => PIN.to_owned(),
             Piece::SetRegisters => [
                 template("take_registers()", "setmaxnreg.inc.sync.aligned.u32 %0;"),
                 template("give_registers()", "setmaxnreg.dec.sync.aligned.u32 %0;"),
@@ -255,6 +257,11 @@ __device__ __forceinline__ int opaque(int number) {
     asm volatile("" : "+r"(number));
     return number;
 }
+"#;
+
+const PIN: &str = r#"// The value is made here and no later.
+__device__ __forceinline__ void pin(float& value) { asm volatile("" : "+f"(value)); }
+__device__ __forceinline__ void pin(int& value) { asm volatile("" : "+r"(value)); }
 "#;
 
 const COPY_ASYNC: &str = r#"// Starts a copy to shared memory; writes zeros if the source does not exist.

@@ -80,6 +80,7 @@ impl Effect {
             | Effect::WaitGroup { .. }
             | Effect::Fence(_)
             | Effect::SetRegisters { .. } => vec![],
+            Effect::Pin(place) => place.index().into_iter().collect(),
             Effect::NamedBarrier { id, .. } => vec![id],
             Effect::BarrierInit { address, .. }
             | Effect::BarrierExpect { address, .. }

@@ -30,10 +30,11 @@ fn ranked(case: &Case, device: &str, compiler: &Compiler) -> Outcome<Value> {
     let start = Instant::now();
     let graph = case.graph(case.op.lead())?;
     let inputs = case.inputs(&graph, 12)?;
-    let target = open_device(device)?.target();
-    let mut engine = engine(&graph, &target)?;
+    let processor = open_device(device)?.processor()?;
+    let target = processor.to_string();
+    let mut engine = engine(&graph, processor.clone())?;
     let image = &engine.targets[0];
-    let Target::Gpu(gpu) = target.parse()? else { return Err("only GPUs have Configs".into()) };
+    let Target::Gpu(gpu) = processor else { return Err("only GPUs have Configs".into()) };
     let [region] = &image.plan.regions[..] else { return Err("a product is one region".into()) };
     let (mut configs, mut first) = (Vec::new(), None);
     let (id, subject) = (region.identity(), Arc::new(Subject::of(region)));

@@ -21,6 +21,7 @@ mod typical;
 use case::Case;
 use kiln_engine::{BuildOptions, Engine, Session, build, open_device};
 use kiln_graph::{DType, Graph, Tensor, interpret};
+use kiln_target::Target;
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -91,7 +92,7 @@ fn checks(cases: &[Case], device: &str) -> (Vec<Value>, usize) {
 fn check(case: &Case, device: &str) -> Outcome<f64> {
     let graph = case.graph(case.op.lead())?;
     let device = open_device(device)?;
-    let engine = engine(&graph, &device.target())?;
+    let engine = engine(&graph, device.processor()?)?;
     let mut session = Session::new(&engine, device)?;
     let inputs = case.inputs(&graph, 11)?;
     session.run(&borrow(&inputs))?;
@@ -108,14 +109,14 @@ fn once(name: &str, device: &str) -> Outcome<()> {
     let case = case.ok_or_else(|| format!("no case is called `{name}`"))?;
     let graph = case.graph(case.op.lead())?;
     let device = open_device(device)?;
-    let engine = engine(&graph, &device.target())?;
+    let engine = engine(&graph, device.processor()?)?;
     let mut session = Session::new(&engine, device)?;
     session.run_observed(&borrow(&case.inputs(&graph, 12)?), &mut |_| {})?;
     Ok(())
 }
 
-fn engine(graph: &Graph, target: &str) -> Outcome<Engine> {
-    let options = BuildOptions { targets: vec![target.parse()?], ..BuildOptions::new(kiln_cuda::Home::from_env()?) };
+fn engine(graph: &Graph, target: Target) -> Outcome<Engine> {
+    let options = BuildOptions { targets: vec![target], ..BuildOptions::new(kiln_cuda::Home::from_env()?) };
     Ok(build(graph, &options, &|_| {})?.0)
 }
 

@@ -2,6 +2,7 @@
 
 use kiln_engine::{Action, Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, Result};
 use kiln_graph::Bindings;
+use kiln_target::Target;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -247,6 +248,10 @@ impl Device for Rotating {
 
     fn target(&self) -> String {
         self.state().inner.target()
+    }
+
+    fn processor(&self) -> Result<Target> {
+        self.state().inner.processor()
     }
 
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {

@@ -15,6 +15,7 @@ use crate::rotating::Rotating;
 use crate::{Outcome, borrow, case, engine, relative};
 use kiln_engine::{Device, Session, open_device};
 use kiln_graph::{Graph, Tensor};
+use kiln_target::Target;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Instant;
@@ -64,7 +65,7 @@ fn prepare(case: &Case, device: &str) -> Outcome<(Ready, Value)> {
     let graph = case.graph(lead)?;
     let timer = Rotating::new(open_device(device)?);
     let start = Instant::now();
-    let engine = engine(&graph, &timer.target())?;
+    let engine = engine(&graph, timer.processor()?)?;
     let build_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut session = Session::new(&engine, Box::new(timer.clone()))?;
     let inputs = case.inputs(&graph, 12)?;
@@ -82,7 +83,7 @@ fn prepare(case: &Case, device: &str) -> Outcome<(Ready, Value)> {
 
 /// The first result of a graph on the CPU.
 fn on_cpu(graph: &Graph, inputs: &[(String, Tensor)]) -> Outcome<Tensor> {
-    let mut session = Session::new(&engine(graph, "cpu")?, open_device("cpu")?)?;
+    let mut session = Session::new(&engine(graph, Target::cpu())?, open_device("cpu")?)?;
     Ok(session.run(&borrow(inputs))?.swap_remove(0).1)
 }
 

@@ -36,7 +36,7 @@ pub fn bench() -> Outcome<()> {
 fn time(group: &mut BenchmarkGroup<'_, WallTime>, case: &Case, device: &str) -> Outcome<()> {
     let graph = case.graph(case.op.lead())?;
     let timer = Rotating::new(open_device(device)?);
-    let mut session = Session::new(&engine(&graph, &timer.target())?, Box::new(timer.clone()))?;
+    let mut session = Session::new(&engine(&graph, timer.processor()?)?, Box::new(timer.clone()))?;
     session.run(&borrow(&case.inputs(&graph, 12)?))?;
     let runs = timer.shape().ok_or("the run is more than launches")?.runs as u64;
     group.throughput(match case.op.is_arithmetic() {

@@ -271,6 +271,26 @@ fn clusters_share_operands_of_every_orientation() {
     }
 }
 
+/// Two tiles in work, of which one multiplies.
+#[test]
+fn tiles_take_turns() {
+    let extent = |l: char| if l == 'k' { 208 } else { 264 };
+    for (n, (text, dtype)) in
+        [("mk,nk->mn", DType::BF16), ("km,kn->mn", DType::F16), ("mk,nk->mn", DType::I8)].iter().enumerate()
+    {
+        let case = einsum(&format!("turns_{text}_{dtype}"), text, *dtype, &extent);
+        let offers = case.offers(Arch::Sm90a);
+        let offer = offers.iter().find(|offer| offer.text.contains("ping-pong")).expect("ping-pong");
+        let built = offer.build().unwrap();
+        for level in [Level::Tile, Level::LaidOut] {
+            case.compare(&case.interpret_built(&built, Arch::Sm90a, level).0, 1.0);
+        }
+        let made = implementation(offer, &built, Arch::Sm90a, &mut |_, _, _| {}).unwrap();
+        assert!(made.kernels[0].source.contains("consumer_second"), "{}", offer.text);
+        sim::simulate_made(&case, &made, Arch::Sm90a, [None, Some(n as u64)]);
+    }
+}
+
 /// All Configs of products with few rows or columns, whichever of their axes is dense in memory.
 #[test]
 fn every_config_of_small_products_becomes_cuda() {

@@ -109,6 +109,22 @@ fn clusters_load_by_multicast() {
     }
 }
 
+/// Whoever has a part of the depth, its products run on by themselves (C7515).
+#[test]
+fn products_of_shared_depths_run_on() {
+    for dtype in [DType::BF16, DType::I8] {
+        let (few, uneven) = ([128, 640, 4096], [1280, 2048, 512]);
+        for (size, depth) in [(few, "parts"), (few, "turns"), (uneven, "streamed"), (uneven, "ping-pong")] {
+            let case = product(dtype, "mk,nk->mn", size);
+            let offers = case.offers(Arch::Sm90a);
+            let shared = |offer: &&Offer| offer.text.contains("specialised") && offer.text.contains(depth);
+            let offer = offers.iter().find(shared).unwrap_or_else(|| panic!("no {depth} for {dtype}"));
+            let found = complaints(&case, offer, Arch::Sm90a);
+            assert!(found.is_empty(), "{found:?}");
+        }
+    }
+}
+
 #[test]
 fn the_best_product_of_hopper_has_roles() {
     for dtype in [DType::BF16, DType::F16, DType::F8E4M3, DType::I8] {
@@ -192,6 +208,7 @@ fn no_config_spills() {
         problems.push(product(dtype, "mk,nk->mn", size));
     }
     problems.push(product(DType::F16, "mk,kn->mn", size));
+    problems.push(product(DType::BF16, "mk,nk->mn", [128, 640, 4096]));
     problems.push(product(DType::F16, "km,kn->mn", [33, 768, 1040]));
     problems.push(product(DType::I8, "mk,kn->mn", size));
     problems.push(product(DType::F16, "mk,nk->mn", [8, 768, 2048]));

@@ -45,6 +45,27 @@ fn products_by_every_instruction() {
     }
 }
 
+/// One CTA takes all tiles, an odd number of them and an even one, whose steps end at every slot of the ring.
+#[test]
+fn two_roles_take_tiles_in_turn() {
+    for (sizes, tile, stages, staged_epilogue) in [
+        ([150, 200, 200], [64, 64, 64], 3, true),
+        ([200, 136, 328], [128, 64, 64], 2, false),
+        ([64, 64, 72], [64, 64, 64], 4, true),
+    ] {
+        let atoms = AtomTable::new(Arch::Sm90a);
+        let schedule = Schedule { ping_pong: true, staged_epilogue, ..hopper(4) };
+        let ready = ready(scheduled(gemm(DType::BF16, tile, stages, schedule), &atoms), &atoms).unwrap();
+        assert!(ready.kernel.source.contains("consumer_second"), "{}", ready.kernel.source);
+        let problem = product_of(DType::BF16, sizes, 1);
+        for seed in 0..20 {
+            problem
+                .holds(&ready, (seed > 0).then_some(seed))
+                .unwrap_or_else(|e| panic!("{e}\n{}", ready.kernel.source));
+        }
+    }
+}
+
 /// CTAs of a cluster bring halves, or quarters, to all; some rows or columns of tiles are odd, the last tile is outside.
 #[test]
 fn clusters_share_what_they_multiply() {

@@ -69,10 +69,14 @@ pub struct Costs {
     /// Time for the CTAs of a cluster to wait for each other and read what the others have, in seconds for each doubling of their number: the latency
     /// from SM to SM (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking").
     pub cluster_seconds: f64,
+    /// What a launch of clusters takes more than one of CTAs that each are for themselves, in seconds: they start together, and meet at both ends.
+    pub cluster_launch_seconds: f64,
     /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
     pub overlap_loss: f64,
     /// Bytes that the level-2 cache gives one SM in a cycle.
     pub l2_sm_bytes: f64,
+    /// Bytes that an SM takes in a cycle, whoever asked for them: what a cluster's CTAs bring each other counts too.
+    pub sm_bytes: f64,
     /// Share of their highest that clocks keep while tensor cores are always busy.
     pub tensor_share: f64,
     /// Share of that that `mma.sync` reaches where a GPU has better instructions.
@@ -92,8 +96,10 @@ impl Default for Costs {
             shuffle_ops: 4.0,
             barrier_seconds: 1e-7,
             cluster_seconds: 1e-7,
+            cluster_launch_seconds: 1.8e-6,
             overlap_loss: 0.1,
             l2_sm_bytes: 46.0,
+            sm_bytes: 50.0,
             tensor_share: 0.78,
             sync_share: 0.6,
             pipeline_loss: 0.05,

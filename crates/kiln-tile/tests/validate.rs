@@ -79,6 +79,47 @@ fn accepts_specialised_products() {
     accepted(&asynchronous(gemm(DType::F16, [64, 96, 64], 2, hopper(4)), Arch::Sm90a), "one warpgroup");
 }
 
+/// Two roles that have tiles of their own.
+fn alternating(tile: [u32; 3], stages: u32, staged_epilogue: bool) -> Program {
+    let schedule = Schedule { ping_pong: true, staged_epilogue, ..hopper(4) };
+    asynchronous(gemm(DType::BF16, tile, stages, schedule), Arch::Sm90a)
+}
+
+#[test]
+fn accepts_tiles_in_turn() {
+    for (tile, stages, staged) in [([64, 96, 64], 2, true), ([128, 64, 64], 3, false), ([64, 64, 64], 5, true)] {
+        let program = alternating(tile, stages, staged);
+        let text = program.to_string();
+        assert!(text.contains("consumer_second") && text.contains("named_barrier 6"), "{text}");
+        accepted(&program, &format!("{tile:?} in {stages} stages, staged {staged}"));
+    }
+}
+
+/// Without turns a role may take the phase before the last for that of its slot; with one of them left out somebody waits for ever.
+#[test]
+fn rejects_tiles_without_turns() {
+    let is = |op: &Op, waits: bool| matches!(op, Op::NamedBarrier { wait, .. } if *wait == waits);
+    for (waits, passes) in [(true, true), (true, false), (false, true)] {
+        let mut program = alternating([64, 96, 64], 3, true);
+        let mut left_out = 0;
+        let dropped = |op: &Op| waits && is(op, true) || passes && is(op, false);
+        edit_blocks(&mut program.body, &mut |block| {
+            let before = block.len();
+            block.retain(|stmt| !dropped(&stmt.op));
+            left_out += before - block.len();
+        });
+        assert!(left_out >= 2);
+        assert!(validate(&program).is_err(), "waits {waits}, passes {passes} left out");
+    }
+}
+
+fn edit_blocks(block: &mut Vec<kiln_tile::ir::Stmt>, edit: &mut dyn FnMut(&mut Vec<kiln_tile::ir::Stmt>)) {
+    edit(block);
+    for stmt in block {
+        stmt.op.blocks_mut().into_iter().for_each(|inner| edit_blocks(inner, edit));
+    }
+}
+
 #[test]
 fn accepts_clusters() {
     for (cluster, across, warps, persistent) in

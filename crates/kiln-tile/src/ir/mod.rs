@@ -344,6 +344,13 @@ pub enum Op {
     Receive(ChannelId),
     /// Consumer: has read the slot at its cursor; moves its cursor on.
     Release(ChannelId),
+    /// Consumer: leaves so many slots to another consumer; moves its cursor past them.
+    Skip {
+        /// The channel.
+        channel: ChannelId,
+        /// How many.
+        slots: Expr,
+    },
     /// A tile from a slot.
     SharedLoad {
         /// From where.
@@ -579,7 +586,8 @@ pub struct Schedule {
     pub staged_epilogue: bool,
     /// Whether the last dot of a loop with two is delayed by an iteration, so that what stands between them runs under products.
     pub overlap: bool,
-    /// Whether warpgroups take turns at the tensor cores.
+    /// Whether those who multiply take turns at the tensor cores: warpgroups of a tile whose loop has two dots, else two roles that have tiles of
+    /// their own.
     pub ping_pong: bool,
     /// CTAs of a cluster, which run together and reach each other's shared memory; 1: each for itself. They have neighbouring points along an axis of
     /// the domain. For [`Op::ClusterReduce`] that is the last, which has a multiple of them; else clusters are for multicast where the target has

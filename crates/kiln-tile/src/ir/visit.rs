@@ -163,6 +163,7 @@ impl Op {
                 visit(parity);
             }
             Op::NamedBarrier { id, .. } => visit(id),
+            Op::Skip { slots, .. } => visit(slots),
             _ => {}
         }
     }

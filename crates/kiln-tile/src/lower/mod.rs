@@ -473,7 +473,7 @@ impl<'a> Lower<'a> {
             Op::Copy { from, to, kind, barrier } => self.copy(from, to, *kind, barrier.as_ref()),
             Op::CopyOut { from, to } => self.copy_out(from, to),
             Op::Roles(roles) => self.roles(roles),
-            Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release(_) => {
+            Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release(_) | Op::Skip { .. } => {
                 Err(self.internal("channels are barriers by now"))
             }
             Op::Elected(body) => self.elected(body),

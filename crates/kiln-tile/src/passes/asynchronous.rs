@@ -270,6 +270,15 @@ impl<'a> Pass<'a> {
         out
     }
 
+    fn skip(&mut self, channel: ChannelId, slots: &Expr) -> Block {
+        let Cursor { stage, phase, .. } = self.cursor(channel, false);
+        let stages = self.program.channel(channel).stages;
+        let (past, count) = (Expr::var(&stage) + slots, i64::from(stages));
+        let set = |var: Var, value: Expr, below: u32| Stmt::effect(Op::Assign { var, value, below });
+        let phase = phase.map(|phase| set(phase.clone(), (Expr::var(&phase) + &past / count) % 2, 2));
+        phase.into_iter().chain([set(stage, past % count, stages)]).collect()
+    }
+
     fn block(&mut self, block: Block) -> Block {
         let mut out = vec![];
         let mut flights: Vec<Flight> = vec![];
@@ -388,6 +397,7 @@ impl<'a> Pass<'a> {
                 }
                 out.extend(self.advance(channel, false));
             }
+            Op::Skip { channel, slots } => out.extend(self.skip(*channel, slots)),
             Op::Sync => out.push(self.sync()),
             Op::Await { .. } => out.extend([Stmt::effect(Op::Elected(vec![stmt])), self.sync()]),
             Op::Signal { .. } => out.extend([self.sync(), Stmt::effect(Op::Elected(vec![stmt]))]),

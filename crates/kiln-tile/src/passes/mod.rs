@@ -1,5 +1,6 @@
 //! The passes of the tile compiler, in order: [`PASSES`].
 
+mod alternate;
 mod asynchronous;
 mod bounds;
 mod canonicalise;
@@ -53,7 +54,7 @@ macro_rules! pass {
 }
 
 /// All of them, in order.
-pub const PASSES: [Pass; 14] = [
+pub const PASSES: [Pass; 15] = [
     pass!("canonicalise", Tile, "transposes of loads become loads, what is unused goes", |p, _| {
         canonicalise::canonicalise(p);
         Ok(())
@@ -80,6 +81,10 @@ pub const PASSES: [Pass; 14] = [
     }),
     pass!("specialise", Scheduled, "a role copies, one computes, channels between them", |p, m| {
         specialise::specialise(p, m);
+        Ok(())
+    }),
+    pass!("alternate", Scheduled, "two roles compute, and take tiles in turn", |p, _| {
+        alternate::alternate(p);
         Ok(())
     }),
     pass!("pipeline", Scheduled, "operands that no role copies are brought ahead", |p, m| {

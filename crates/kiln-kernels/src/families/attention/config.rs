@@ -53,8 +53,9 @@ impl fmt::Display for Config {
     }
 }
 
-/// Queries of a CTA and the warps that share them where tensor cores multiply: 16 rows of one or two instructions each.
-const ROWS: [(u32, u32); 4] = [(128, 8), (64, 4), (32, 2), (16, 1)];
+/// Queries of a CTA and the warps that share them where tensor cores multiply: 16 rows of one instruction each. Three warpgroups are for heads
+/// that leave more to do between products than in them.
+const ROWS: [(u32, u32); 5] = [(192, 12), (128, 8), (64, 4), (32, 2), (16, 1)];
 /// The same where threads do, each a block of rows and columns.
 const BLOCKS: [(u32, u32); 7] = [(128, 8), (64, 8), (64, 4), (32, 4), (32, 2), (16, 2), (16, 1)];
 const KEYS: [u32; 5] = [16, 32, 64, 96, 128];
@@ -62,10 +63,12 @@ const KEYS: [u32; 5] = [16, 32, 64, 96, 128];
 /// difference comes first.
 const WAYS: [(bool, bool, bool); 5] =
     [(true, true, false), (true, false, false), (true, true, true), (true, false, true), (false, false, false)];
-/// Registers of a thread that copies and of one that multiplies, of two warpgroups.
-const REGISTERS: (u32, u32) = (40, 232);
+/// Registers of a thread that copies and of one that multiplies, of two warpgroups and of three.
+const REGISTERS: [(u32, u32); 2] = [(40, 232), (32, 160)];
 /// Most 32-bit registers of a thread for elements of tiles.
 const MOST_HELD: u32 = 184;
+/// The same of three warpgroups.
+const MOST_HELD_OF_THREE: u32 = 128;
 /// The same where threads multiply: they have more addresses.
 const MOST_HELD_OF_BLOCKS: u32 = 168;
 /// Most registers of a thread for weighted sums beside which the assembler lets products run on where one warpgroup multiplies, or two take turns
@@ -97,7 +100,11 @@ impl Config {
         Schedule {
             warps: self.warps,
             specialise: self.specialise,
-            registers: (self.specialise && self.warps == 8).then_some(REGISTERS),
+            registers: match self.warps {
+                8 if self.specialise => Some(REGISTERS[0]),
+                12 if self.specialise => Some(REGISTERS[1]),
+                _ => None,
+            },
             persistent: self.persistent,
             staged_epilogue: self.staged,
             overlap: self.overlap,
@@ -211,16 +218,23 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
                 let boxed = || {
                     problem.machine.has_tma() && problem.boxed() && kind == Some(MmaKind::Wgmma) && bn >= 64 && flies()
                 };
-                let plain =
-                    || bn.is_power_of_two() && kind.is_some_and(|kind| (kind != MmaKind::Fma) == problem.tensor());
+                let plain = || {
+                    bm.is_power_of_two()
+                        && bn.is_power_of_two()
+                        && kind.is_some_and(|kind| (kind != MmaKind::Fma) == problem.tensor())
+                };
                 if config.shared_bytes(problem) <= budget && if specialise { boxed() } else { plain() } {
                     legal.push(config);
                 }
             }
         }
     }
-    let most = if problem.tensor() { MOST_HELD } else { MOST_HELD_OF_BLOCKS };
-    let fits = |config: &&Config| config.held(problem) <= most;
+    let most = |config: &Config| match (problem.tensor(), config.warps) {
+        (true, 12) => MOST_HELD_OF_THREE,
+        (true, _) => MOST_HELD,
+        (false, _) => MOST_HELD_OF_BLOCKS,
+    };
+    let fits = |config: &&Config| config.held(problem) <= most(config);
     let found: Vec<Config> = legal.iter().filter(fits).copied().collect();
     // Heads may be so large that nothing fits registers well.
     if found.is_empty() {

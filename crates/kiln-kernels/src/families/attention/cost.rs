@@ -71,7 +71,9 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         _ => elements,
     };
     let copies = copies * costs.access_ops / threads;
-    let (apart, overlapped) = (math + softmax, math.max(softmax) + costs.overlap_loss * math.min(softmax));
+    // More warpgroups have more to do under each other's products.
+    let lost = costs.overlap_loss * 2.0 / (f64::from(config.warps) / 4.0).max(2.0);
+    let (apart, overlapped) = (math + softmax, math.max(softmax) + lost * math.min(softmax));
     // What several CTAs do at a time overlaps by chance.
     let busy = match config.overlap {
         true => overlapped,

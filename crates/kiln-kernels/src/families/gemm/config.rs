@@ -33,6 +33,8 @@ pub struct Config {
     pub swap: bool,
     /// CTAs of a cluster along rows and along columns, one of them 1: those along rows share columns, of which each brings a part to all.
     pub cluster: [u32; 2],
+    /// Whether two tiles are in work, of which one multiplies while the other's results leave; each has as many warps.
+    pub ping_pong: bool,
 }
 
 /// How CTAs share the depth of a tile. Sums are always added in the order of the depth, or in its reverse: the same bits in every run.
@@ -62,13 +64,29 @@ impl Depth {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { bm, bn, bk, warps, stages, raster, specialise, persistent, depth, lanes, swap, cluster } = self;
+        let Config {
+            bm,
+            bn,
+            bk,
+            warps,
+            stages,
+            raster,
+            specialise,
+            persistent,
+            depth,
+            lanes,
+            swap,
+            cluster,
+            ping_pong,
+        } = self;
         write!(f, "{bm}x{bn}x{bk}, {warps} warps")?;
         match lanes {
             0 => write!(f, ", {stages} stages, raster {raster}")?,
             lanes => write!(f, ", {lanes} lanes a column")?,
         }
-        for (said, text) in [(*specialise, "specialised"), (*persistent, "persistent"), (*swap, "swapped")] {
+        let said =
+            [(*specialise, "specialised"), (*persistent, "persistent"), (*swap, "swapped"), (*ping_pong, "ping-pong")];
+        for (said, text) in said {
             if said {
                 write!(f, ", {text}")?;
             }
@@ -106,7 +124,12 @@ pub const RASTER: u32 = 16;
 impl Config {
     /// Threads of a CTA.
     pub fn threads(&self) -> u32 {
-        32 * (self.warps + if self.specialise { 4 } else { 0 })
+        32 * (self.tiles() * self.warps + if self.specialise { 4 } else { 0 })
+    }
+
+    /// Tiles that a CTA has in work.
+    pub fn tiles(&self) -> u32 {
+        1 + u32::from(self.ping_pong)
     }
 
     /// 32-bit registers of a thread for sums.
@@ -162,13 +185,13 @@ impl Config {
         }
         // Where threads multiply, rows are padded by 16 bytes.
         let padded = if problem.tensor() { 0 } else { 16 * (self.bm + self.bn + 2 * self.bk) };
-        let staged = if self.staged() { self.bm * self.bn * problem.stored_bytes } else { 0 };
+        let staged = if self.staged(problem) { self.tiles() * self.bm * self.bn * problem.stored_bytes } else { 0 };
         self.stages * (self.step_bytes(problem) + padded) + staged
     }
 
-    /// Whether results leave through shared memory.
-    pub fn staged(&self) -> bool {
-        self.specialise && !matches!(self.depth, Depth::Parts(_))
+    /// Whether results leave through shared memory. Those of 32 bits fill whole sectors as warps hold them, and more stages are worth more.
+    pub fn staged(&self, problem: &Problem) -> bool {
+        self.specialise && !matches!(self.depth, Depth::Parts(_)) && problem.narrow
     }
 
     /// What a CTA takes of an SM.

@@ -41,7 +41,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let clock = gpu.clock_ghz * 1e9;
     let shared = read_bytes(problem, config, kind) / SHARED_BYTES / clock;
     let step_bytes = f64::from(config.step_bytes(problem));
-    let l2 = f64::from(config.asked_bytes(problem)) / (costs.l2_sm_bytes * clock);
+    let l2 = (f64::from(config.asked_bytes(problem)) / costs.l2_sm_bytes).max(step_bytes / costs.sm_bytes) / clock;
     // What threads load themselves costs instructions, and does not run under products.
     let narrow = |side: usize| {
         let tile = [bm, bn][side ^ usize::from(config.swap)] * bk;
@@ -66,9 +66,14 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
         ((busy * (1.0 + costs.pipeline_loss / ahead) + instructions) * together).max(costs.latency_seconds / ahead);
     // Boxes of narrow rows take more requests than whole lines.
     let line = f64::from(1 << (config.bn * problem.stored_bytes.max(1)).trailing_zeros().min(7));
-    let boxes = if config.staged() { 0.85 + 0.15 * 128.0 / line } else { 1.0 };
+    let boxes = if config.staged(problem) { 0.85 + 0.15 * 128.0 / line } else { 1.0 };
     let stored = boxes * bm * bn * f64::from(problem.stored_bytes.max(1)) / (gpu.bandwidth_gbs * 1e9 / sms);
-    let work = turns * (steps * step + stored * together + costs.tile_seconds);
+    let (products, rest) = (steps * step, stored * together + costs.tile_seconds);
+    // Of two tiles in turn one's products hide what the other has to do beside them.
+    let work = match config.ping_pong {
+        true => turns * products.max(rest) + rest,
+        false => turns * (products + rest),
+    };
 
     let bytes = problem.subject.bytes();
     // What several CTAs load comes from memory once: of what is on its way this share.
@@ -94,8 +99,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     };
     // Where a group ends comes from memory before its operands do.
     let found = if problem.groups.is_some() { costs.latency_seconds } else { 0.0 };
-    // CTAs of a cluster meet before their first copies and after their last, and one may be half of its slots behind the other.
-    let meetings = f64::from(coupled) * (2.0 * costs.latency_seconds + f64::from(config.stages) / 2.0 * step);
+    // One CTA of a cluster may be half of its slots behind the other.
+    let meetings = f64::from(coupled) * (costs.cluster_launch_seconds + f64::from(config.stages) / 2.0 * step);
     let seconds = gpu.launch_seconds + costs.latency_seconds + found + overlapped + combined + meetings;
     Estimate { seconds, bytes, flops: operations, launches }
 }
@@ -128,9 +133,12 @@ fn lanes(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let (ctas, sms) = (problem.tiles(config), f64::from(gpu.sms));
     let steps = (problem.depth_size() / bk).ceil();
     let resident = occupancy(gpu.arch, config.resources(problem)).map_or(1, |o| o.blocks.max(1));
-    let running = ctas.min(f64::from(resident) * sms);
+    let seats = f64::from(resident) * sms;
+    let running = ctas.min(seats);
     let bytes = problem.subject.bytes();
-    let memory = memory(bytes, running * bn * bk * size(many), gpu);
+    // The last CTAs may be too few to keep memory busy.
+    let turn = |running: f64| memory(bytes * running / ctas, running * bn * bk * size(many), gpu);
+    let memory = (ctas / seats).floor() * turn(seats) + turn(ctas % seats);
     // A conversion, and a multiplication and addition for each row; loads; shuffles.
     let loads = (bn * size(many) + bm * size(few) * threads / lanes) * bk / 16.0;
     let step = bn * bk * (1.0 + 2.0 * bm) + costs.access_ops * loads;

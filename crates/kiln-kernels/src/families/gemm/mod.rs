@@ -56,6 +56,8 @@ pub struct Problem {
     deep: [bool; 2],
     /// Bytes of an element of all results that are boxes.
     stored_bytes: u32,
+    /// Whether any of these results has less than 32 bits.
+    narrow: bool,
     /// The groups that rows come in, if each has a right operand of its own.
     groups: Option<Groups>,
 }
@@ -124,9 +126,11 @@ impl KernelFamily for Gemm {
             feeds[side] == Feed::Computed || lies.is_none_or(|(_, axes)| axes.dense() == Some(Along::Depth))
         });
         let outputs = region.graph.outputs.iter().zip(&product.boxes).filter(|(_, axes)| axes.is_some());
-        let stored_bytes = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits() / 8).sum();
-        let problem =
-            Problem { subject: subject.clone(), product, types, sums, tf32, best, feeds, deep, stored_bytes, groups };
+        let bits: Vec<u32> = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits()).collect();
+        let stored_bytes = bits.iter().map(|bits| bits / 8).sum();
+        let narrow = bits.iter().any(|bits| *bits < 32);
+        let subject = subject.clone();
+        let problem = Problem { subject, product, types, sums, tf32, best, feeds, deep, stored_bytes, narrow, groups };
         // What one Config can express all can.
         self.build(&problem, &space::smallest(&problem))?;
         Ok(Some(problem))

@@ -22,13 +22,14 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         warps: config.warps,
         specialise: config.specialise,
         // Of fewer threads each has enough from the start.
-        registers: (config.specialise && config.warps >= 8).then_some(REGISTERS),
+        registers: (config.specialise && config.tiles() * config.warps >= 8).then_some(REGISTERS),
         persistent: config.persistent,
         raster: config.raster,
         row_threads: config.lanes,
-        staged_epilogue: config.staged(),
+        staged_epilogue: config.staged(problem),
         cluster: config.ctas(),
         across: config.cluster[1] > 1,
+        ping_pong: config.ping_pong,
         ..Schedule::default()
     };
     k.schedule(schedule);

@@ -57,6 +57,7 @@ pub fn smallest(problem: &Problem) -> Config {
         lanes: 0,
         swap: false,
         cluster: [1; 2],
+        ping_pong: false,
     }
 }
 
@@ -115,6 +116,7 @@ impl Space<'_> {
                 self.plain(config);
                 if line == 128 {
                     self.specialised(config);
+                    self.alternating(config);
                 }
             }
         }
@@ -196,7 +198,8 @@ impl Space<'_> {
         let sides = config.sides();
         let boxed = (0..2).all(|axis| self.boxed(sides[axis], [config.bm, config.bn][axis], config.bk));
         // A warpgroup has 64 rows, or 128.
-        let wide = config.bm >= 64 && (config.bm / 16 == config.warps || config.bm == 256 && config.warps == 8);
+        let rows = config.bm / (config.warps / 4);
+        let wide = rows == 64 || rows == 128 && (config.bm == 256 || config.ping_pong);
         if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > self.most_sums() {
             return;
         }
@@ -208,8 +211,20 @@ impl Space<'_> {
         let fits = |stages: &u32| Config { stages: *stages, ..config }.shared_bytes(problem) <= budget;
         if let Some(stages) = (2..=MOST_STAGES).rev().find(fits) {
             let config = Config { stages, ..config };
+            if config.ping_pong {
+                self.found.push(config);
+                return;
+            }
             self.shared(config);
             self.clustered(config);
+        }
+    }
+
+    /// The same by two warpgroups that have a tile each.
+    fn alternating(&mut self, config: Config) {
+        // Steps of groups are not as many in every tile; small tiles have little to store.
+        if config.warps == 4 && config.bn >= 64 && !config.swap && self.problem.groups.is_none() {
+            self.specialised(Config { ping_pong: true, ..config });
         }
     }
 

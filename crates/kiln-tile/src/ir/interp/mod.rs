@@ -361,6 +361,13 @@ impl<'p> Machine<'p> {
                 Ok(())
             }
             Op::Release(channel) => self.release(fibers, who, *channel),
+            Op::Skip { channel, slots } => {
+                let slots = self.state.index(slots)?.max(0) as u64;
+                let cursor = fibers[who].cursor_mut(*channel);
+                cursor.received += slots;
+                cursor.released += slots;
+                Ok(())
+            }
             Op::Copy { from, to, .. } => {
                 let fill = Expr::int(from.tensor.dtype, 0);
                 let elements = tile::load(&mut self.state, &Place::View(from.clone()), &from.shape, &fill)?;
@@ -376,15 +383,15 @@ impl<'p> Machine<'p> {
                 let elements = self.read_slot(fiber, from)?;
                 tile::store(&mut self.state, &Place::View(to.clone()), &to.shape, &elements)
             }
-            // A fiber is all threads of its role.
-            Op::Sync => Ok(()),
+            // A fiber is all threads of its role; roles wait for each other at channels.
+            Op::Sync | Op::NamedBarrier { .. } => Ok(()),
             Op::Convert { value } => self.rename(fiber, &[*value], &stmt.results),
             Op::Assign { .. } => self.asynchronous("an assignment"),
             Op::Elected(_) => self.asynchronous("an elected thread"),
             Op::Expect { .. } | Op::Arrive { .. } | Op::Wait { .. } => self.asynchronous("an mbarrier"),
             Op::Commit(_) | Op::WaitGroup { .. } => self.asynchronous("a group"),
             Op::Fence(_) => self.asynchronous("a fence"),
-            Op::NamedBarrier { .. } | Op::Turn(_) => self.asynchronous("a barrier"),
+            Op::Turn(_) => self.asynchronous("a barrier"),
             Op::ClusterSync | Op::ClusterArrive | Op::ClusterWait => self.asynchronous("a cluster's barrier"),
             Op::ClusterLoad { .. } => self.asynchronous("another CTA's memory"),
             Op::SetRegisters { .. } => self.asynchronous("a register count"),

@@ -107,6 +107,7 @@ impl Op {
             Op::Publish(_) => "publish",
             Op::Receive(_) => "receive",
             Op::Release(_) => "release",
+            Op::Skip { .. } => "skip",
             Op::SharedLoad { .. } => "shared_load",
             Op::SharedStore { .. } => "shared_store",
             Op::CopyOut { .. } => "copy_out",

@@ -171,6 +171,11 @@ impl<'s> Parser<'s> {
             "publish" => Op::Publish(self.channel()?),
             "receive" => Op::Receive(self.channel()?),
             "release" => Op::Release(self.channel()?),
+            "skip" => {
+                let channel = self.channel()?;
+                self.expect_word("slots")?;
+                Op::Skip { channel, slots: self.expr()? }
+            }
             "copy" => {
                 let to = self.slot()?;
                 self.expect("=")?;

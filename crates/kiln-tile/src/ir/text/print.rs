@@ -416,6 +416,9 @@ impl<'a> Printer<'a> {
             Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) | Op::Release(channel) => {
                 format!("{word} {}", named(&self.names.channels, channel.0))
             }
+            Op::Skip { channel, slots } => {
+                format!("{word} {} slots {}", named(&self.names.channels, channel.0), self.expr(slots))
+            }
             Op::Copy { from, to, kind, barrier } => {
                 let from = self.view(from, self.slot_shape(to));
                 let on = barrier.as_ref().map(|(barrier, index)| {

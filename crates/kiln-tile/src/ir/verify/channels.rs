@@ -27,6 +27,11 @@ impl Verifier<'_> {
                 let declared = self.program.channels.get(channel.0 as usize).is_some();
                 self.rule(declared, || format!("channel {} is not declared", channel.0), "declare it")
             }
+            Op::Skip { channel, slots } => {
+                let declared = self.program.channels.get(channel.0 as usize).is_some();
+                self.rule(declared, || format!("channel {} is not declared", channel.0), "declare it")?;
+                self.scalar(slots, "the number of slots", Type::Index)
+            }
             Op::Expect { barrier, index, bytes } => {
                 // The count of a phase's bytes has 20 bits (PTX ISA, "mbarrier").
                 let fits = (1..1 << 20).contains(bytes);
@@ -120,6 +125,13 @@ impl Verifier<'_> {
             Op::Release(channel) => {
                 self.held(seen.reading.remove(channel), "released", "receive a slot first")?;
                 seen.released.insert(*channel);
+            }
+            Op::Skip { channel, .. } => {
+                self.rule(
+                    !seen.reading.contains(channel),
+                    || "slots are skipped while one is held".to_owned(),
+                    "release it first",
+                )?;
             }
             Op::Copy { to, kind, barrier, .. } => {
                 if let Stage::Cursor(channel) = to.stage {

@@ -264,6 +264,8 @@ fn least(op: &Op) -> Level {
         | Op::Publish(_)
         | Op::Receive(_)
         | Op::Release(_)
+        | Op::Skip { .. }
+        | Op::NamedBarrier { .. }
         | Op::SharedLoad { .. }
         | Op::SharedStore { .. }
         | Op::Sync => Level::Scheduled,
@@ -277,7 +279,6 @@ fn least(op: &Op) -> Level {
         | Op::Commit(_)
         | Op::WaitGroup { .. }
         | Op::Fence(_)
-        | Op::NamedBarrier { .. }
         | Op::SetRegisters { .. }
         | Op::Turn(_)
         | Op::ClusterSync
@@ -289,7 +290,7 @@ fn least(op: &Op) -> Level {
 
 /// The last level at which a statement may stand, if there is one.
 fn last(op: &Op) -> Option<Level> {
-    let channel = matches!(op, Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release(_));
+    let channel = matches!(op, Op::Acquire(_) | Op::Publish(_) | Op::Receive(_) | Op::Release(_) | Op::Skip { .. });
     (channel || matches!(op, Op::ClusterReduce { .. })).then_some(Level::LaidOut)
 }
 

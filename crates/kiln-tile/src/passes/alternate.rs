@@ -1,0 +1,104 @@
+//! Two roles that compute take tile after tile in turn ("ping-pong"): while one multiplies, the other stores its results. They share the channels:
+//! each moves past the slots of the other's tile.
+//!
+//! ```text
+//! for tile from cta by ctas { for k { receive; dot; release }; store }
+//! ```
+//! becomes, of the first,
+//! ```text
+//! for tile from cta by 2 ctas { wait for the turn; for k { receive; dot; release }; pass it on; store; skip what the other has }
+//! ```
+//!
+//! Turns are more than order: an mbarrier tells a phase from the next alone, so nobody may wait for a slot before the one before has been filled.
+
+use crate::expr::Expr;
+use crate::ir::{Block, ChannelId, Op, Program, Renaming, Role, Stmt};
+use crate::lower::FIRST_TURN;
+
+/// Runs the pass if the schedule asks for it and every tile has as many slots.
+pub fn alternate(program: &mut Program) {
+    if !program.schedule.ping_pong {
+        return;
+    }
+    let body = std::mem::take(&mut program.body);
+    program.body = match &body[..] {
+        [Stmt { op: Op::Roles(roles), .. }] => match &roles[..] {
+            [producer, consumer] => match taken(&consumer.body) {
+                Some(taken) => {
+                    let second = program.copy_block(&consumer.body, &mut Renaming::default());
+                    let of = |first: bool, body: Block| {
+                        let name = if first { "consumer_first" } else { "consumer_second" };
+                        Role { name: name.into(), body: turns(body, &taken, consumer.warps, first), ..*consumer }
+                    };
+                    let roles = vec![producer.clone(), of(true, consumer.body.clone()), of(false, second)];
+                    vec![Stmt::effect(Op::Roles(roles))]
+                }
+                None => body,
+            },
+            _ => body,
+        },
+        _ => body,
+    };
+}
+
+/// What a tile takes: slots of each channel, in the statement of that number of the loop over tiles.
+struct Taken {
+    at: usize,
+    slots: Vec<(ChannelId, Expr)>,
+}
+
+/// What every tile takes, if the role is a loop over tiles, in each of which one loop multiplies, and as often.
+fn taken(role: &Block) -> Option<Taken> {
+    let Op::For { body, carried, .. } = &role.last()?.op else { return None };
+    let receives = |stmt: &Stmt| {
+        let mut found = false;
+        stmt.walk(&mut |stmt| found |= matches!(stmt.op, Op::Receive(_)));
+        found
+    };
+    let all: Vec<usize> = (0..body.len()).filter(|i| receives(&body[*i])).collect();
+    let ([at], true) = (&all[..], carried.is_empty()) else { return None };
+    let Op::For { start, end, step, body: inner, .. } = &body[*at].op else { return None };
+    let count = (end - start).max(0).ceil_div(step.clone());
+    let named: Vec<u32> = body
+        .iter()
+        .filter_map(|stmt| if let Op::Bind { var, .. } = &stmt.op { Some(var.id) } else { None })
+        .chain(if let Op::For { var, .. } = &role.last()?.op { Some(var.id) } else { None })
+        .collect();
+    let mut same = true;
+    count.walk(&mut |e| same &= !matches!(e.kind(), crate::expr::ExprKind::Var(var) if named.contains(&var.id)));
+    let slots: Vec<(ChannelId, Expr)> = inner
+        .iter()
+        .filter_map(|stmt| if let Op::Receive(channel) = stmt.op { Some((channel, count.clone())) } else { None })
+        .collect();
+    let direct = inner.iter().filter(|stmt| receives(stmt)).count() == slots.len();
+    (same && direct).then_some(Taken { at: *at, slots })
+}
+
+/// The tiles of one of the two roles.
+fn turns(mut role: Block, taken: &Taken, warps: u32, first: bool) -> Block {
+    let own = i64::from(!first);
+    let meet = |of: i64, wait: bool| {
+        Stmt::effect(Op::NamedBarrier { id: Expr::index(FIRST_TURN + of), threads: 2 * 32 * warps, wait })
+    };
+    let (wait, pass) = (meet(own, true), meet(1 - own, false));
+    let skip =
+        |(channel, slots): &(ChannelId, Expr)| Stmt::effect(Op::Skip { channel: *channel, slots: slots.clone() });
+    let Some(Stmt { op: Op::For { start, end, step, body, .. }, .. }) = role.last_mut() else { return role };
+    let tiles = (&*end - &*start).max(0).ceil_div(step.clone());
+    if !first {
+        *start = &*start + &*step;
+    }
+    *step = &*step * 2;
+    body.insert(taken.at + 1, pass.clone());
+    body.insert(taken.at, wait.clone());
+    body.extend(taken.slots.iter().map(skip));
+    // The turn that nobody waits for is taken back by whose it is.
+    let last = Op::If { cond: (tiles % 2).eq(own), then: (vec![wait], vec![]), otherwise: (vec![], vec![]) };
+    role.push(Stmt::effect(last));
+    if !first {
+        let at = role.len() - 2;
+        let before: Block = taken.slots.iter().map(skip).chain([pass]).collect();
+        role.splice(at..at, before);
+    }
+    role
+}

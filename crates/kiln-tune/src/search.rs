@@ -1,0 +1,205 @@
+//! What to measure next.
+
+use crate::{Features, Surrogate};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One way to make a kernel.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its Config.
+    pub config: Value,
+    /// Its time by the cost model, in seconds.
+    pub seconds: f64,
+}
+
+/// How long to search.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// How many of the cost model's best are measured in any case.
+    pub first: usize,
+    /// How many are measured at a time after those, so that they can be compiled together.
+    pub batch: usize,
+    /// Most of all candidates that are measured, as a share; `first` if that is more.
+    pub share: f64,
+    /// What no kernel can be faster than, in seconds; close to it the search ends.
+    pub floor: f64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { first: 8, batch: 4, share: 0.15, floor: 0.0 }
+    }
+}
+
+/// A candidate to be timed so many times. Those of one batch are best timed in turns, so that a clock that drops is all candidates' loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Place of the candidate.
+    pub candidate: usize,
+    /// How many times.
+    pub samples: usize,
+}
+
+/// What became of a candidate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measured {
+    /// Times of single runs, in seconds.
+    Times(Vec<f64>),
+    /// It cannot be used, and why: it does not compile, spills, or computes something else.
+    Invalid(String),
+}
+
+impl Measured {
+    /// The median time, if there is one.
+    pub fn seconds(&self) -> Option<f64> {
+        let Measured::Times(times) = self else { return None };
+        let mut times = times.clone();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied()
+    }
+}
+
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// There was nothing left to measure.
+    Exhausted,
+    /// Nothing faster is possible.
+    Floor,
+    /// Nothing faster is to be expected.
+    Converged,
+    /// As much was measured as was allowed.
+    Share,
+}
+
+/// Times of a first look, and of those that may be the fastest.
+const LOOK: usize = 3;
+const CLOSE_LOOK: usize = 17;
+/// How far from the best a candidate may be to be looked at closely, and how many are.
+const CLOSE: f64 = 1.04;
+const MOST_CLOSE: usize = 4;
+/// How near to the floor is near enough.
+const AT_FLOOR: f64 = 1.02;
+/// What is not worth looking for.
+const GAIN: f64 = 0.005;
+
+/// A search among candidates.
+pub struct Search {
+    candidates: Vec<Candidate>,
+    features: Features,
+    options: Options,
+    measured: BTreeMap<usize, Measured>,
+    ended: Option<Stop>,
+}
+
+impl Search {
+    /// A search that has not begun. Candidates without a usable estimate come last.
+    pub fn new(candidates: Vec<Candidate>, options: Options) -> Search {
+        let features = Features::new(candidates.iter().map(|candidate| &candidate.config));
+        Search { candidates, features, options, measured: BTreeMap::new(), ended: None }
+    }
+
+    /// What is known of each candidate that was measured.
+    pub fn measured(&self) -> impl Iterator<Item = (usize, &Measured)> {
+        self.measured.iter().map(|(at, measured)| (*at, measured))
+    }
+
+    /// The fastest so far and its time.
+    pub fn best(&self) -> Option<(usize, f64)> {
+        let times = self.measured().filter_map(|(at, measured)| Some((at, measured.seconds()?)));
+        times.min_by(|(_, a), (_, b)| a.total_cmp(b))
+    }
+
+    /// Why the search ended, if it has.
+    pub fn ended(&self) -> Option<Stop> {
+        self.ended
+    }
+
+    /// Notes what became of a candidate; times join those that are known.
+    pub fn tell(&mut self, candidate: usize, measured: Measured) {
+        match (self.measured.get_mut(&candidate), measured) {
+            (Some(Measured::Times(known)), Measured::Times(more)) => known.extend(more),
+            (_, measured) => {
+                self.measured.insert(candidate, measured);
+            }
+        }
+    }
+
+    /// What to measure next; nothing: the search has ended.
+    pub fn ask(&mut self) -> Vec<Job> {
+        if self.ended.is_none() {
+            let next = self.next();
+            match next {
+                Ok(candidates) => {
+                    return candidates.into_iter().map(|candidate| Job { candidate, samples: LOOK }).collect();
+                }
+                Err(stop) => self.ended = Some(stop),
+            }
+        }
+        self.close()
+    }
+
+    /// Candidates for a first look.
+    fn next(&self) -> Result<Vec<usize>, Stop> {
+        let mut left: Vec<usize> = (0..self.candidates.len()).filter(|at| !self.measured.contains_key(at)).collect();
+        let modelled = |at: &usize| match self.candidates[*at].seconds {
+            seconds if seconds > 0.0 && seconds.is_finite() => seconds,
+            _ => f64::INFINITY,
+        };
+        left.sort_by(|a, b| modelled(a).total_cmp(&modelled(b)));
+        if left.is_empty() {
+            return Err(Stop::Exhausted);
+        }
+        let best = self.best();
+        if best.is_some_and(|(_, seconds)| seconds <= self.options.floor * AT_FLOOR) {
+            return Err(Stop::Floor);
+        }
+        let Some((_, best)) = best.filter(|_| self.measured.len() >= self.options.first) else {
+            // Also where all that was measured is invalid.
+            let most = self.options.first.saturating_sub(self.measured.len()).max(1);
+            return Ok(left.into_iter().take(most).collect());
+        };
+        let allowed = (self.candidates.len() as f64 * self.options.share) as usize;
+        let allowed = allowed.saturating_sub(self.measured.len()).min(self.options.batch);
+        if allowed == 0 {
+            return Err(Stop::Share);
+        }
+        let errors: Vec<(usize, f64)> = self
+            .measured()
+            .filter_map(|(at, measured)| Some((at, (measured.seconds()? / modelled(&at)).ln())))
+            .filter(|(_, error)| error.is_finite())
+            .collect();
+        let surrogate = Surrogate::new(&self.features, &errors);
+        // How fast each may well be.
+        let hoped = |at: &usize| {
+            let (mean, deviation) = surrogate.predict(*at);
+            modelled(at).ln() + mean - 2.0 * deviation
+        };
+        let mut left: Vec<(f64, usize)> = left.iter().map(|at| (hoped(at), *at)).collect();
+        left.retain(|(hoped, _)| *hoped < best.ln() - GAIN);
+        left.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        if left.is_empty() {
+            return Err(Stop::Converged);
+        }
+        Ok(left.into_iter().take(allowed).map(|(_, at)| at).collect())
+    }
+
+    /// Those that are close to the best and were only looked at once.
+    fn close(&self) -> Vec<Job> {
+        let Some((_, best)) = self.best() else { return vec![] };
+        let mut close: Vec<(f64, usize, usize)> = self
+            .measured()
+            .filter_map(|(at, measured)| match measured {
+                Measured::Times(times) => Some((measured.seconds()?, at, times.len())),
+                Measured::Invalid(_) => None,
+            })
+            .filter(|(seconds, ..)| *seconds <= best * CLOSE)
+            .collect();
+        close.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
+        close.truncate(MOST_CLOSE);
+        let again = close.len() > 1;
+        let once = close.into_iter().filter(|(_, _, samples)| again && *samples < CLOSE_LOOK);
+        once.map(|(_, candidate, _)| Job { candidate, samples: CLOSE_LOOK }).collect()
+    }
+}

@@ -22,17 +22,20 @@ pub struct Options {
     pub batch: usize,
     /// Most of all candidates that are measured, as a share; `first` if that is more.
     pub share: f64,
+    /// Most candidates that are measured, however many there are.
+    pub most: usize,
     /// What no kernel can be faster than, in seconds; close to it the search ends.
     pub floor: f64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { first: 8, batch: 4, share: 0.15, floor: 0.0 }
+        Options { first: 8, batch: 4, share: 0.15, most: 48, floor: 0.0 }
     }
 }
 
-/// A candidate to be timed so many times. Those of one batch are best timed in turns, so that a clock that drops is all candidates' loss.
+/// A candidate to be timed so many times. Those of one batch are best timed in turns, so that a clock that drops is all candidates' loss; one that is
+/// too fast to be believed comes alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Place of the candidate.
@@ -67,22 +70,22 @@ pub enum Stop {
     Exhausted,
     /// Nothing faster is possible.
     Floor,
-    /// Nothing faster is to be expected.
-    Converged,
     /// As much was measured as was allowed.
     Share,
 }
 
 /// Times of a first look, and of those that may be the fastest.
-const LOOK: usize = 3;
+const LOOK: usize = 5;
 const CLOSE_LOOK: usize = 17;
 /// How far from the best a candidate may be to be looked at closely, and how many are.
-const CLOSE: f64 = 1.04;
-const MOST_CLOSE: usize = 4;
+const CLOSE: f64 = 1.05;
+const MOST_CLOSE: usize = 6;
 /// How near to the floor is near enough.
 const AT_FLOOR: f64 = 1.02;
-/// What is not worth looking for.
-const GAIN: f64 = 0.005;
+/// Whoever is faster than all others by this, or than the floor, is looked at alone before it is believed.
+const SUSPICIOUS: f64 = 0.9;
+/// How fast a candidate may well be lies this many standard deviations under what is expected of it.
+const HOPE: f64 = 1.0;
 
 /// A search among candidates.
 pub struct Search {
@@ -126,7 +129,8 @@ impl Search {
         }
     }
 
-    /// What to measure next; nothing: the search has ended.
+    /// What to measure next; nothing: the search has ended. It follows from what is known alone, whatever the order in which that was told: a search
+    /// that is told everything of another one ends as that did.
     pub fn ask(&mut self) -> Vec<Job> {
         if self.ended.is_none() {
             let next = self.next();
@@ -151,17 +155,19 @@ impl Search {
         if left.is_empty() {
             return Err(Stop::Exhausted);
         }
-        let best = self.best();
-        if best.is_some_and(|(_, seconds)| seconds <= self.options.floor * AT_FLOOR) {
+        let best = self.best().map(|(_, seconds)| seconds);
+        // What is faster than possible is no reason to stop.
+        let possible = self.options.floor..=self.options.floor * AT_FLOOR;
+        if best.is_some_and(|seconds| possible.contains(&seconds)) {
             return Err(Stop::Floor);
         }
-        let Some((_, best)) = best.filter(|_| self.measured.len() >= self.options.first) else {
+        if best.is_none() || self.measured.len() < self.options.first {
             // Also where all that was measured is invalid.
             let most = self.options.first.saturating_sub(self.measured.len()).max(1);
             return Ok(left.into_iter().take(most).collect());
-        };
-        let allowed = (self.candidates.len() as f64 * self.options.share) as usize;
-        let allowed = allowed.saturating_sub(self.measured.len()).min(self.options.batch);
+        }
+        let most = ((self.candidates.len() as f64 * self.options.share) as usize).min(self.options.most);
+        let allowed = most.saturating_sub(self.measured.len()).min(self.options.batch);
         if allowed == 0 {
             return Err(Stop::Share);
         }
@@ -171,35 +177,33 @@ impl Search {
             .filter(|(_, error)| error.is_finite())
             .collect();
         let surrogate = Surrogate::new(&self.features, &errors);
-        // How fast each may well be.
+        // It never says that nothing is left to gain: after a few measurements of Configs that are alike it is too sure of itself.
         let hoped = |at: &usize| {
             let (mean, deviation) = surrogate.predict(*at);
-            modelled(at).ln() + mean - 2.0 * deviation
+            modelled(at).ln() + mean - HOPE * deviation
         };
         let mut left: Vec<(f64, usize)> = left.iter().map(|at| (hoped(at), *at)).collect();
-        left.retain(|(hoped, _)| *hoped < best.ln() - GAIN);
         left.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        if left.is_empty() {
-            return Err(Stop::Converged);
-        }
         Ok(left.into_iter().take(allowed).map(|(_, at)| at).collect())
     }
 
-    /// Those that are close to the best and were only looked at once.
+    /// The best, alone if it is suspiciously fast; then those that are close to it. Each that was only looked at once.
     fn close(&self) -> Vec<Job> {
-        let Some((_, best)) = self.best() else { return vec![] };
-        let mut close: Vec<(f64, usize, usize)> = self
+        let mut known: Vec<(f64, usize, usize)> = self
             .measured()
             .filter_map(|(at, measured)| match measured {
                 Measured::Times(times) => Some((measured.seconds()?, at, times.len())),
                 Measured::Invalid(_) => None,
             })
-            .filter(|(seconds, ..)| *seconds <= best * CLOSE)
             .collect();
-        close.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
-        close.truncate(MOST_CLOSE);
-        let again = close.len() > 1;
-        let once = close.into_iter().filter(|(_, _, samples)| again && *samples < CLOSE_LOOK);
+        known.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
+        let Some(&(best, ..)) = known.first() else { return vec![] };
+        let alone = best < self.options.floor || known.get(1).is_some_and(|(second, ..)| best < second * SUSPICIOUS);
+        known.retain(|(seconds, ..)| *seconds <= best * CLOSE);
+        known.truncate(if alone { 1 } else { MOST_CLOSE });
+        // What has no rival and is to be believed needs no closer look.
+        let again = alone || known.len() > 1;
+        let once = known.into_iter().filter(|(_, _, samples)| again && *samples < CLOSE_LOOK);
         once.map(|(_, candidate, _)| Job { candidate, samples: CLOSE_LOOK }).collect()
     }
 }

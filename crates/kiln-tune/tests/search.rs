@@ -5,7 +5,7 @@ use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Builder, DType, Dim, Rng};
 use kiln_kernels::families::{Subject, offers};
 use kiln_target::Gpu;
-use kiln_tune::{Candidate, Measured, Options, Search, Stop};
+use kiln_tune::{Candidate, Job, Measured, Options, Search, Stop};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,6 +38,7 @@ struct Device {
     seconds: Vec<f64>,
     broken: Vec<bool>,
     rng: Rng,
+    samples: usize,
 }
 
 impl Device {
@@ -58,11 +59,12 @@ impl Device {
             seconds.push(candidate.seconds * error.exp());
         }
         let broken = candidates.iter().map(|_| rng.unit() < 0.03).collect();
-        Device { seconds, broken, rng }
+        Device { seconds, broken, rng, samples: 0 }
     }
 
     fn time(&mut self, candidate: usize) -> f64 {
-        let noise = 1.0 + 0.01 * normal(&mut self.rng).abs();
+        self.samples += 1;
+        let noise = 1.0 + 0.025 * normal(&mut self.rng);
         let spike = if self.rng.unit() < 0.05 { 1.5 } else { 1.0 };
         self.seconds[candidate] * noise * spike
     }
@@ -89,6 +91,9 @@ fn run(search: &mut Search, device: &mut Device) {
     }
 }
 
+/// Samples of each candidate where all are measured.
+const EXHAUSTIVE: usize = 20;
+
 #[test]
 fn the_best_is_found_by_few_measurements() {
     let spaces = [
@@ -97,7 +102,7 @@ fn the_best_is_found_by_few_measurements() {
         product(384, 768, 3072, DType::F16, "rtx4090"),
         product(512, 512, 2048, DType::I8, "h100"),
     ];
-    let (mut good, mut model, mut share) = (0, 0, 0.0f64);
+    let (mut good, mut model, mut share, mut effort) = (0, 0, 0.0f64, 0.0f64);
     let trials = 200;
     for trial in 0..trials {
         let candidates = &spaces[trial % spaces.len()];
@@ -111,10 +116,13 @@ fn the_best_is_found_by_few_measurements() {
         good += usize::from(device.seconds[found] <= 1.03 * best);
         model += usize::from(device.seconds[0] <= 1.03 * best);
         share = share.max(search.measured().count() as f64 / candidates.len() as f64);
+        effort = effort.max(device.samples as f64 / (EXHAUSTIVE * candidates.len()) as f64);
     }
-    println!("{good} of {trials} within 3 %, the model alone {model}; at most {share:.3} of a space measured");
+    println!(
+        "{good} of {trials} within 3 %, the model alone {model}; at most {share:.3} of a space and {effort:.3} of all samples"
+    );
     assert!(good * 100 >= trials * 95, "{good} of {trials}, {share}");
-    assert!(share <= 0.15, "{share}");
+    assert!(share <= 0.15 && effort <= 0.15, "{share} {effort}");
     // Else the test would show nothing.
     assert!(model * 2 < trials, "{model}");
 }
@@ -127,9 +135,28 @@ fn a_search_ends_where_nothing_can_be_gained() {
     let mut at_floor = Search::new(candidates.clone(), floor);
     let first = at_floor.ask();
     assert_eq!(first.iter().map(|job| job.candidate).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
-    first.iter().for_each(|job| at_floor.tell(job.candidate, Measured::Times(vec![candidates[job.candidate].seconds; 3])));
+    first
+        .iter()
+        .for_each(|job| at_floor.tell(job.candidate, Measured::Times(vec![candidates[job.candidate].seconds; 3])));
+    // Twice as fast as the next is looked at again.
+    let again = at_floor.ask();
+    assert_eq!(again.iter().map(|job| job.candidate).collect::<Vec<_>>(), [0]);
+    at_floor.tell(0, Measured::Times(vec![1.0; again[0].samples]));
     assert!(at_floor.ask().is_empty());
     assert_eq!((at_floor.ended(), at_floor.best()), (Some(Stop::Floor), Some((0, 1.0))));
+
+    // As many as are allowed, and no more.
+    let few = Options { most: 10, share: 1.0, ..Options::default() };
+    let mut counted = Search::new(candidates.clone(), few);
+    loop {
+        let jobs = counted.ask();
+        if jobs.is_empty() {
+            break;
+        }
+        let times = |job: &Job| Measured::Times(vec![candidates[job.candidate].seconds; job.samples]);
+        jobs.iter().for_each(|job| counted.tell(job.candidate, times(job)));
+    }
+    assert_eq!((counted.ended(), counted.measured().count()), (Some(Stop::Share), 10));
 
     // All invalid: everything is tried, and there is no best.
     let mut hopeless = Search::new(candidates[..20].to_vec(), Options::default());
@@ -143,4 +170,43 @@ fn a_search_ends_where_nothing_can_be_gained() {
     assert_eq!((hopeless.ended(), hopeless.best()), (Some(Stop::Exhausted), None));
     assert_eq!(hopeless.measured().count(), 20);
     assert!(Search::new(vec![], Options::default()).ask().is_empty());
+}
+
+#[test]
+fn who_is_too_fast_to_be_believed_is_measured_alone() {
+    let config = |i: i32| Candidate { config: serde_json::json!({"a": i}), seconds: 1.0 + f64::from(i) / 100.0 };
+    let candidates: Vec<Candidate> = (0..40).map(config).collect();
+    for (floor, wrong) in [(0.0, 0.5), (0.99, 0.985)] {
+        let mut search = Search::new(candidates.clone(), Options { floor, ..Options::default() });
+        let mut alone = false;
+        loop {
+            let jobs = search.ask();
+            if jobs.is_empty() {
+                break;
+            }
+            alone |= jobs.len() == 1 && jobs[0].candidate == 5;
+            for job in &jobs {
+                // A first look at it that was wrong.
+                let first = job.candidate == 5 && search.measured().all(|(at, _)| at != 5);
+                let seconds = if first { wrong } else { candidates[job.candidate].seconds };
+                search.tell(job.candidate, Measured::Times(vec![seconds; job.samples]));
+            }
+        }
+        assert!(alone, "{floor}");
+        assert_eq!(search.best(), Some((0, 1.0)), "{floor}");
+    }
+}
+
+#[test]
+fn a_search_that_is_told_everything_ends_at_once_and_alike() {
+    let candidates = product(384, 768, 3072, DType::F16, "rtx4090");
+    let mut device = Device::new(&candidates, 3);
+    let mut search = Search::new(candidates.clone(), Options::default());
+    run(&mut search, &mut device);
+    let mut again = Search::new(candidates, Options::default());
+    let mut told: Vec<(usize, Measured)> = search.measured().map(|(at, measured)| (at, measured.clone())).collect();
+    told.reverse();
+    told.into_iter().for_each(|(at, measured)| again.tell(at, measured));
+    assert!(again.ask().is_empty());
+    assert_eq!((again.best(), again.ended()), (search.best(), search.ended()));
 }

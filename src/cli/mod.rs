@@ -21,6 +21,7 @@ mod run;
 mod setup;
 mod sim;
 mod tensors;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ enum Command {
     Run(run::Args),
     /// Compare a model's outputs with expected ones; on a difference, find the first layer that departs.
     Compare(compare::Args),
+    Tune(tune::Args),
     /// Show what is in an engine.
     Inspect(inspect::Args),
     /// Measure latency and throughput.
@@ -66,6 +68,7 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Build(args) => build::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Cache(args) => cache::run(&args),

@@ -1,6 +1,7 @@
 //! What to measure next.
 
 use crate::{Features, Surrogate};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -54,6 +55,14 @@ pub enum Measured {
 }
 
 impl Measured {
+    /// How many times there are.
+    pub fn samples(&self) -> usize {
+        match self {
+            Measured::Times(times) => times.len(),
+            Measured::Invalid(_) => 0,
+        }
+    }
+
     /// The median time, if there is one.
     pub fn seconds(&self) -> Option<f64> {
         let Measured::Times(times) = self else { return None };
@@ -64,7 +73,8 @@ impl Measured {
 }
 
 /// Why a search ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stop {
     /// There was nothing left to measure.
     Exhausted,
@@ -72,6 +82,8 @@ pub enum Stop {
     Floor,
     /// As much was measured as was allowed.
     Share,
+    /// Time was over.
+    Budget,
 }
 
 /// Times of a first look, and of those that may be the fastest.
@@ -101,6 +113,11 @@ impl Search {
     pub fn new(candidates: Vec<Candidate>, options: Options) -> Search {
         let features = Features::new(candidates.iter().map(|candidate| &candidate.config));
         Search { candidates, features, options, measured: BTreeMap::new(), ended: None }
+    }
+
+    /// The same search before it began.
+    pub fn anew(&self) -> Search {
+        Search::new(self.candidates.clone(), self.options)
     }
 
     /// What is known of each candidate that was measured.

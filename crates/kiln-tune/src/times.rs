@@ -31,6 +31,10 @@ pub struct Problem {
     pub arch: String,
     /// The compiler.
     pub nvrtc: String,
+    /// Its options.
+    pub options: Vec<String>,
+    /// Whether products of f32 may round their operands.
+    pub tf32: bool,
     /// What generated the code.
     pub kiln: String,
 }
@@ -45,6 +49,8 @@ pub struct Record {
     pub family: String,
     /// How.
     pub config: Value,
+    /// The start of the BLAKE3 hash of its CUDA C, by which it shows that what is generated now is something else; empty if there was none.
+    pub code: String,
     /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -54,7 +60,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Single runs in nanoseconds.
+    /// Single runs in nanoseconds; none: what was known is of other code.
     Ns(Vec<u64>),
     /// It cannot be used.
     Invalid(String),

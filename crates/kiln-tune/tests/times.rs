@@ -12,13 +12,16 @@ fn problem(region: u64) -> Problem {
         clock_mhz: 1980,
         arch: "sm_90a".into(),
         nvrtc: "13.0.88".into(),
+        options: vec!["--fmad=false".into()],
+        tf32: false,
         kiln: "0.1.0".into(),
     }
 }
 
 fn record(region: u64, bm: u64, ns: u64) -> Record {
     let outcome = if ns > 0 { Outcome::Ns(vec![ns, ns + 7]) } else { Outcome::Invalid("it spills\n\"4\"".into()) };
-    Record { problem: problem(region), family: "gemm".into(), config: json!({"bm": bm, "depth": "whole"}), outcome }
+    let config = json!({"bm": bm, "depth": "whole"});
+    Record { problem: problem(region), family: "gemm".into(), config, code: "5f0c".into(), outcome }
 }
 
 #[test]

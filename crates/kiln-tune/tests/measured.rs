@@ -1,0 +1,103 @@
+//! Measuring on a device, here the simulator, whose times are its own: what is timed, and what is refused.
+
+use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
+use kiln_engine::{BuildOptions, Device, Engine, Session, build, open_device};
+use kiln_graph::{Builder, DType, Dim, Graph, Tensor};
+use kiln_target::{Gpu, Target};
+use kiln_tune::{Error, OnDevice, Options, Rotating, Tuning, tune};
+use std::time::Duration;
+
+const DEVICE: &str = "sim:sm_80:fast";
+
+/// A softmax of few rows.
+fn graph() -> Graph {
+    let mut b = Builder::new("rows");
+    let x = b.input("x", DType::F16, &[Dim::from(12), Dim::from(200)]).unwrap();
+    let y = b.softmax(x, -1).unwrap();
+    b.output("y", y);
+    b.finish()
+}
+
+fn engine() -> Engine {
+    let targets = vec![Target::Gpu(Gpu::typical("sm_80".parse().unwrap()).unwrap())];
+    let options = BuildOptions { targets, ..BuildOptions::new(Home::from_env().unwrap()) };
+    build(&graph(), &options, &|_| {}).unwrap().0
+}
+
+fn compiler() -> Compiler {
+    let home = Home::from_env().unwrap();
+    Compiler::new(&Nvrtc::discover(&home).unwrap()).with_cache(CubinCache::in_home(&home))
+}
+
+#[test]
+fn candidates_are_checked_before_they_are_timed() {
+    let mut engine = engine();
+    let (id, compiled) = engine.targets[0].kernels.iter_mut().next().unwrap();
+    let id = *id;
+    // What the engine has is somebody's own kernel, and wrong: it leaves out the last row.
+    let wrong = &mut compiled.variants[0].implementation;
+    wrong.family = "kernel wrong".into();
+    let kernel = &mut wrong.kernels[0];
+    let before = kernel.source.clone();
+    kernel.source = before.replacen("extern \"C\"", "#define gridDim_ 0\nextern \"C\"", 1);
+    let body = kernel.source.find('{').and_then(|_| kernel.source.rfind("__global__")).unwrap();
+    let open = body + kernel.source[body..].find('{').unwrap();
+    kernel.source.insert_str(open + 1, "\n  if (blockIdx.x == gridDim.x - 1) return;\n");
+    let gpu = Gpu::typical("sm_80".parse().unwrap()).unwrap();
+    let compiler = compiler();
+    let nvrtc = compiler.nvrtc().release().to_owned();
+    let mut device = OnDevice::new(DEVICE, 64 << 10, compiler).unwrap();
+    let search = Options { first: 4, most: 4, share: 1.0, ..Options::default() };
+    let tuning = Tuning { budget: Duration::from_secs(600), search, ..Tuning::default() };
+    let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &tuning, &mut |_| {}).unwrap();
+    let [region] = &found.regions[..] else { panic!("{found:?}") };
+    assert_eq!((region.present, region.failure.as_deref()), (0, None));
+    let why = region.candidates[0].invalid.as_deref().unwrap();
+    assert!(why.contains("it computes something else"), "{why}");
+    let timed = region.candidates.iter().filter(|row| row.samples > 0).count();
+    assert!(timed >= 2 && region.chosen > 0, "{region:?}");
+    // The wrong one is gone, and what took its place is right.
+    assert_ne!(engine.targets[0].kernels[&id].variants[0].implementation.family, "kernel wrong");
+    let x = Tensor::random(DType::F16, &[12, 200], 5).unwrap();
+    let expected = kiln_graph::interpret(&graph(), std::slice::from_ref(&x)).unwrap();
+    let given = Session::new(&engine, open_device(DEVICE).unwrap()).unwrap().run(&[("x", &x)]).unwrap();
+    let pairs = expected[0].to_f64_vec().into_iter().zip(given[0].1.to_f64_vec());
+    assert!(pairs.map(|(e, g)| (e - g).abs()).fold(0.0, f64::max) < 1e-4);
+}
+
+#[test]
+fn a_region_that_memory_does_not_hold_is_left_alone() {
+    let mut engine = engine();
+    let compiler = compiler();
+    let nvrtc = compiler.nvrtc().release().to_owned();
+    let mut device = OnDevice::new(DEVICE, 6 << 10, compiler).unwrap();
+    let gpu = Gpu::typical("sm_80".parse().unwrap()).unwrap();
+    let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &Tuning::default(), &mut |_| {}).unwrap();
+    assert!(found.regions[0].failure.as_deref().unwrap().contains("cannot allocate 9600 bytes"), "{found:?}");
+}
+
+#[test]
+fn samples_run_over_copies_and_leave_a_session_as_it_was() {
+    let timer = Rotating::within(open_device(DEVICE).unwrap(), 64 << 10);
+    let mut session = Session::new(&engine(), Box::new(timer.clone())).unwrap();
+    let x = Tensor::random(DType::F16, &[12, 200], 5).unwrap();
+    assert!(timer.sample().unwrap().is_none());
+    let before = session.run(&[("x", &x)]).unwrap();
+    let shape = timer.shape().unwrap();
+    // Operands and flush within 64 KiB.
+    assert!((2..=6).contains(&shape.sets) && shape.runs >= shape.sets, "{} {}", shape.sets, shape.runs);
+    assert!(timer.sample().unwrap().unwrap() > 0.0);
+    let after = session.run(&[("x", &x)]).unwrap();
+    assert_eq!(before[0].1.data(), after[0].1.data());
+    assert!(before[0].1.to_f64_vec().iter().all(|v| *v > 0.0));
+    assert_eq!(timer.target(), "sm_80");
+}
+
+#[test]
+fn devices_without_a_clock_are_refused() {
+    for device in ["cpu", DEVICE] {
+        let e = OnDevice::gpu(device).unwrap_err();
+        assert!(matches!(e, Error::Untimed { .. }), "{e}");
+        assert!(e.to_string().contains("tune on a GPU, `--device cuda:0`"), "{e}");
+    }
+}

@@ -16,7 +16,7 @@ pub fn measure(device: &str) -> Outcome<(Vec<Value>, usize)> {
     let nvrtc = Nvrtc::discover(&home)?;
     let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&home));
     let gpu = OnDevice::gpu(device)?;
-    let everything = Options { share: 1.0, most: usize::MAX, ..Options::default() };
+    let everything = Options { first: 64, batch: 64, share: 1.0, most: usize::MAX, ..Options::default() };
     let tuning = Tuning { budget: Duration::from_secs(600), search: everything, ..Tuning::default() };
     let (mut rows, mut failed) = (vec![], 0);
     for case in case::ranked() {

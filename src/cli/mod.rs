@@ -21,6 +21,7 @@ mod run;
 mod setup;
 mod sim;
 mod tensors;
+mod timings;
 mod tune;
 
 use clap::{Parser, Subcommand};
@@ -48,6 +49,7 @@ enum Command {
     /// Compare a model's outputs with expected ones; on a difference, find the first layer that departs.
     Compare(compare::Args),
     Tune(tune::Args),
+    Timings(timings::Args),
     /// Show what is in an engine.
     Inspect(inspect::Args),
     /// Measure latency and throughput.
@@ -69,6 +71,7 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Timings(args) => timings::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Cache(args) => cache::run(&args),

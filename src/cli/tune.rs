@@ -66,6 +66,8 @@ fn parse_time(text: &str) -> std::result::Result<Duration, String> {
     Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())
 }
 
+/// Candidates of one batch where all are measured.
+const ALL_AT_ONCE: usize = 64;
 /// Most device memory, unless something else is said.
 const MOST_MEMORY: usize = 16 << 30;
 
@@ -93,7 +95,9 @@ impl TuneArgs {
         let memory = self.max_memory.map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let timings = self.timings.clone().unwrap_or_else(|| home.root().join("timings.jsonl"));
         let search = match self.exhaustive {
-            true => Options { share: 1.0, most: usize::MAX, ..Options::default() },
+            true => {
+                Options { first: ALL_AT_ONCE, batch: ALL_AT_ONCE, share: 1.0, most: usize::MAX, ..Options::default() }
+            }
             false => Options::default(),
         };
         let budget = self.budget.unwrap_or(Tuning::default().budget);

@@ -45,6 +45,14 @@ pub trait Measure {
     fn done(&mut self, _task: &Arc<Task>) {}
 }
 
+/// A candidate that is timed with others.
+struct InTurns {
+    candidate: usize,
+    code: String,
+    ready: Timed,
+    times: Vec<f64>,
+}
+
 /// Measures on a device that Kiln can open.
 pub struct OnDevice {
     name: String,
@@ -105,17 +113,21 @@ impl Measure for OnDevice {
     }
 
     fn ahead(&mut self, task: &Arc<Task>, candidates: &[usize]) {
-        self.compiling.ahead(task, candidates);
+        match self.bench.as_ref().is_some_and(|bench| bench.id == task.id) {
+            // Before those of other tasks.
+            true => self.compiling.urgent(task, candidates),
+            false => self.compiling.ahead(task, candidates),
+        }
     }
 
     fn measure(&mut self, task: &Arc<Task>, jobs: &[Job], until: Duration) -> Result<Vec<Report>> {
         let mut wanted: Vec<usize> = jobs.iter().map(|job| job.candidate).collect();
         self.compiling.urgent(task, &wanted);
         self.bench(task)?;
-        let (mut reports, mut timed): (Vec<Report>, Vec<(usize, String, Timed, Vec<f64>)>) = (vec![], vec![]);
+        let (mut reports, mut timed): (Vec<Report>, Vec<InTurns>) = (vec![], vec![]);
         let samples = |candidate| jobs.iter().find(|job| job.candidate == candidate).map_or(0, |job| job.samples);
         loop {
-            let short = timed.iter().any(|(candidate, .., times)| times.len() < samples(*candidate));
+            let short = timed.iter().any(|one| one.times.len() < samples(one.candidate));
             let left = until.saturating_sub(self.start.elapsed());
             // While there is something to time, compilers are not waited for.
             let patience = if short { Duration::ZERO } else { left };
@@ -127,7 +139,7 @@ impl Measure for OnDevice {
                 };
                 let code = outcome.map(|made| made.code.clone()).unwrap_or_default();
                 match ready {
-                    Ok(ready) => timed.push((candidate, code, ready, vec![])),
+                    Ok(ready) => timed.push(InTurns { candidate, code, ready, times: vec![] }),
                     Err(why) => reports.push(Report { candidate, measured: Measured::Invalid(why), code }),
                 }
                 continue;
@@ -136,13 +148,13 @@ impl Measure for OnDevice {
                 break;
             }
             // One sample of each: a clock that drops is all candidates' loss.
-            for (candidate, _, ready, times) in &mut timed {
-                if times.len() < samples(*candidate) {
-                    times.push(self.bench(task)?.timer.sample_of(*ready)?);
+            for one in &mut timed {
+                if one.times.len() < samples(one.candidate) {
+                    one.times.push(self.bench(task)?.timer.sample_of(one.ready)?);
                 }
             }
         }
-        for (candidate, code, _, times) in timed {
+        for InTurns { candidate, code, times, .. } in timed {
             if !times.is_empty() {
                 reports.push(Report { candidate, measured: Measured::Times(times), code });
             }

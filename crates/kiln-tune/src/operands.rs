@@ -214,15 +214,9 @@ const OUTLIERS: usize = 100_000;
 pub fn agrees(subject: &Subject, expected: &Tensor, found: &Tensor) -> std::result::Result<(), String> {
     let graph = &subject.region.graph;
     let produced = graph.nodes.iter().filter(|node| !matches!(node.op, Op::Input { .. })).flat_map(|n| &n.outputs);
-    let unit = |dtype: DType| match dtype {
-        DType::F64 => 0.0,
-        DType::F32 if subject.tf32 => 2f64.powi(-11),
-        DType::F32 => 2f64.powi(-24),
-        DType::F16 => 2f64.powi(-11),
-        DType::BF16 => 2f64.powi(-8),
-        dtype if dtype.is_float() => 2f64.powi(-4),
-        _ => 0.0,
-    };
+    // TF32 has the mantissa of f16.
+    let bits = |dtype: DType| dtype.mantissa_bits().map_or(0, |bits| if subject.tf32 { bits.min(10) } else { bits });
+    let unit = |dtype: DType| 0.5 * 2f64.powi(-(bits(dtype) as i32));
     let floats: Vec<DType> = produced.map(|v| graph.ty(*v).dtype).filter(|dtype| dtype.is_float()).collect();
     let coarsest = floats.iter().map(|dtype| unit(*dtype)).fold(0.0, f64::max);
     let (values, some) = sampled(expected);
@@ -247,7 +241,7 @@ pub fn agrees(subject: &Subject, expected: &Tensor, found: &Tensor) -> std::resu
 mod tests {
     use super::*;
     use kiln_fuse::{Anchor, Region};
-    use kiln_graph::Builder;
+    use kiln_graph::{BinaryOp, Builder};
 
     fn subject(graph: Graph) -> Subject {
         Subject::of(&Region { name: "r".into(), summary: "r".into(), anchor: Anchor::Map, graph })
@@ -257,7 +251,7 @@ mod tests {
     fn a_tile_that_is_missing_or_off_shows_in_any_result() {
         let mut b = Builder::new("g");
         let x = b.input("x", DType::F16, &[Dim::from(2048), Dim::from(2048)]).unwrap();
-        let y = b.add(x, x).unwrap();
+        let y = b.binary(BinaryOp::Add, x, x).unwrap();
         b.output("y", y);
         let subject = subject(b.finish());
         let inputs = draw(&subject, false).unwrap();

@@ -92,6 +92,8 @@ const CLOSE_LOOK: usize = 17;
 /// How far from the best a candidate may be to be looked at closely, and how many are.
 const CLOSE: f64 = 1.05;
 const MOST_CLOSE: usize = 6;
+/// Times that differ by less are alike.
+const ALIKE: f64 = 1.005;
 /// How near to the floor is near enough.
 const AT_FLOOR: f64 = 1.02;
 /// Whoever is faster than all others by this, or than the floor, is looked at alone before it is believed.
@@ -125,10 +127,22 @@ impl Search {
         self.measured.iter().map(|(at, measured)| (*at, measured))
     }
 
-    /// The fastest so far and its time.
+    /// The fastest so far and its time. Of those that measuring hardly tells apart it is the one that the cost model ranks first, so that another search
+    /// chooses it too.
     pub fn best(&self) -> Option<(usize, f64)> {
-        let times = self.measured().filter_map(|(at, measured)| Some((at, measured.seconds()?)));
-        times.min_by(|(_, a), (_, b)| a.total_cmp(b))
+        let times: Vec<(usize, f64)> =
+            self.measured().filter_map(|(at, measured)| Some((at, measured.seconds()?))).collect();
+        let fastest = times.iter().map(|(_, seconds)| *seconds).min_by(f64::total_cmp)?;
+        let alike = times.into_iter().filter(|(_, seconds)| *seconds <= fastest * ALIKE);
+        alike.min_by(|(a, _), (b, _)| self.modelled(*a).total_cmp(&self.modelled(*b)).then(a.cmp(b)))
+    }
+
+    /// A usable estimate, or infinity.
+    fn modelled(&self, at: usize) -> f64 {
+        match self.candidates[at].seconds {
+            seconds if seconds > 0.0 && seconds.is_finite() => seconds,
+            _ => f64::INFINITY,
+        }
     }
 
     /// Why the search ended, if it has.
@@ -163,13 +177,7 @@ impl Search {
 
     /// Candidates for a first look.
     fn next(&self) -> Result<Vec<usize>, Stop> {
-        let mut left: Vec<usize> = (0..self.candidates.len()).filter(|at| !self.measured.contains_key(at)).collect();
-        let modelled = |at: &usize| match self.candidates[*at].seconds {
-            seconds if seconds > 0.0 && seconds.is_finite() => seconds,
-            _ => f64::INFINITY,
-        };
-        left.sort_by(|a, b| modelled(a).total_cmp(&modelled(b)));
-        if left.is_empty() {
+        if self.measured.len() == self.candidates.len() {
             return Err(Stop::Exhausted);
         }
         let best = self.best().map(|(_, seconds)| seconds);
@@ -180,28 +188,36 @@ impl Search {
         }
         if best.is_none() || self.measured.len() < self.options.first {
             // Also where all that was measured is invalid.
-            let most = self.options.first.saturating_sub(self.measured.len()).max(1);
-            return Ok(left.into_iter().take(most).collect());
+            return Ok(self.likely(self.options.first.saturating_sub(self.measured.len()).max(1)));
         }
         let most = ((self.candidates.len() as f64 * self.options.share) as usize).min(self.options.most);
         let allowed = most.saturating_sub(self.measured.len()).min(self.options.batch);
-        if allowed == 0 {
-            return Err(Stop::Share);
+        match allowed {
+            0 => Err(Stop::Share),
+            _ => Ok(self.likely(allowed)),
         }
+    }
+
+    /// Those that are most likely to be wanted for a first look next, if nothing more is told: at first in the cost model's order.
+    pub fn likely(&self, most: usize) -> Vec<usize> {
+        let left = (0..self.candidates.len()).filter(|at| !self.measured.contains_key(at));
         let errors: Vec<(usize, f64)> = self
             .measured()
-            .filter_map(|(at, measured)| Some((at, (measured.seconds()? / modelled(&at)).ln())))
+            .filter_map(|(at, measured)| Some((at, (measured.seconds()? / self.modelled(at)).ln())))
             .filter(|(_, error)| error.is_finite())
             .collect();
         let surrogate = Surrogate::new(&self.features, &errors);
         // It never says that nothing is left to gain: after a few measurements of Configs that are alike it is too sure of itself.
-        let hoped = |at: &usize| {
-            let (mean, deviation) = surrogate.predict(*at);
-            modelled(at).ln() + mean - HOPE * deviation
+        let hoped = |at: usize| {
+            let (mean, deviation) = match self.measured.len() < self.options.first {
+                true => (0.0, 0.0),
+                false => surrogate.predict(at),
+            };
+            self.modelled(at).ln() + mean - HOPE * deviation
         };
-        let mut left: Vec<(f64, usize)> = left.iter().map(|at| (hoped(at), *at)).collect();
+        let mut left: Vec<(f64, usize)> = left.map(|at| (hoped(at), at)).collect();
         left.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        Ok(left.into_iter().take(allowed).map(|(_, at)| at).collect())
+        left.into_iter().take(most).map(|(_, at)| at).collect()
     }
 
     /// The best, alone if it is suspiciously fast; then those that are close to it. Each that was only looked at once.

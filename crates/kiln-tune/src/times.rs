@@ -66,6 +66,16 @@ pub enum Outcome {
     Invalid(String),
 }
 
+impl Outcome {
+    /// The median time in nanoseconds, if there is one.
+    pub fn median(&self) -> Option<u64> {
+        let Outcome::Ns(times) = self else { return None };
+        let mut times = times.clone();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+}
+
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -138,6 +148,22 @@ impl Times {
     pub fn retain(&mut self, keep: impl Fn(&Record) -> bool) {
         self.known.values_mut().for_each(|ways| ways.retain(|_, record| keep(record)));
         self.known.retain(|_, ways| !ways.is_empty());
+    }
+
+    /// Drops problems of which least was measured until the contents of a file take at most so many bytes.
+    pub fn shrink(&mut self, limit: u64) {
+        let size = |ways: &BTreeMap<Way, Record>| ways.values().map(|record| line(record).len() as u64).sum::<u64>();
+        let mut sizes: Vec<(u64, Problem)> =
+            self.known.iter().map(|(problem, ways)| (size(ways), problem.clone())).collect();
+        sizes.sort();
+        let mut all: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
+        for (bytes, problem) in sizes {
+            if all <= limit {
+                return;
+            }
+            self.known.remove(&problem);
+            all -= bytes;
+        }
     }
 
     /// The contents of a file.

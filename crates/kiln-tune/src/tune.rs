@@ -43,6 +43,9 @@ pub struct News<'a> {
 /// Least weight of a region in the division of the budget, over an equal share.
 const LEAST_WEIGHT: f64 = 0.25;
 
+/// Candidates that are compiled before the search asks for them.
+const LIKELY: usize = 16;
+
 /// Gives the regions of an engine's code for a GPU the fastest kernels that are found within the budget.
 ///
 /// # Errors
@@ -177,6 +180,8 @@ impl Region<'_> {
             if jobs.is_empty() || now >= until {
                 return Ok(None);
             }
+            // Compiled while these are measured.
+            self.measure.ahead(self.task, &self.search.likely(LIKELY));
             let reports = match self.measure.measure(self.task, &jobs, until) {
                 Ok(reports) => reports,
                 // What it has now stays; the other regions are none the worse.

@@ -36,6 +36,11 @@ fn what_is_appended_is_read_and_the_last_of_a_config_counts() {
     assert_eq!(known, [&record(1, 128, 0), &record(1, 64, 2500)]);
     assert_eq!((times.records().count(), times.damaged), (3, 0));
     assert_eq!(times.of(&Problem { clock_mhz: 1500, ..problem(1) }).count(), 0);
+    // Of the two problems the one of which less is known goes first.
+    let mut small = times.clone();
+    small.shrink(small.to_bytes().len() as u64 - 1);
+    assert_eq!(small.records().collect::<Vec<_>>(), known);
+    assert_eq!(known.iter().map(|record| record.outcome.median()).collect::<Vec<_>>(), [None, Some(2507)]);
     // Merged and pruned.
     let mut other = Times::default();
     other.read(&times.to_bytes());

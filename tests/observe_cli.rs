@@ -197,7 +197,7 @@ fn tuning_is_for_gpus_and_its_options_for_tuning() {
         }
     }
     let ran = place.kiln("build m.onnx --budget 30s", None);
-    assert!(ran.code == Some(2) && ran.err.contains("are for `--tune`"), "{}", ran.err);
+    assert!(ran.code == Some(2) && ran.err.contains("add `--tune`"), "{}", ran.err);
     assert!(!place.0.path().join("m.kiln").exists());
 }
 

@@ -68,7 +68,10 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let home = Home::from_env().into_diagnostic()?;
     let mut targets = args.target.clone();
     if args.tuning.given() && !args.tune {
-        return Err(miette!("`--device`, `--budget`, `--max-memory`, `--timings` and `--exhaustive` are for `--tune`"));
+        return Err(miette!(
+            help = "add `--tune`, or leave out `--device`, `--budget`, `--max-memory`, `--timings` and `--exhaustive`",
+            "how to measure is said, but not to tune"
+        ));
     }
     // Before the time of a build is spent.
     let gpu = if args.tune { Some(args.tuning.gpu()?) } else { None };

@@ -100,14 +100,15 @@ pub struct Compiling {
 }
 
 impl Compiling {
-    /// One thread a core.
+    /// One thread a core but the one that measures, if there are several.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn new(compiler: Compiler) -> Result<Compiling> {
         let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), compiler });
         let mut compiling = Compiling { shared, threads: vec![] };
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..(cores - 1).max(1) {
             let shared = compiling.shared.clone();
             let thread = Builder::new().name("kiln-tune".into()).stack_size(STACK_BYTES).spawn(move || shared.work());
             compiling.threads.push(thread.map_err(Error::Thread)?);

@@ -21,8 +21,10 @@ pub struct Options {
     pub first: usize,
     /// How many are measured at a time after those, so that they can be compiled together.
     pub batch: usize,
-    /// Most of all candidates that are measured, as a share; `first` if that is more.
+    /// Most of all candidates that are measured, as a share, but this many in any case.
     pub share: f64,
+    /// See `share`.
+    pub least: usize,
     /// Most candidates that are measured, however many there are.
     pub most: usize,
     /// What no kernel can be faster than, in seconds; close to it the search ends.
@@ -31,7 +33,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { first: 8, batch: 4, share: 0.15, most: 48, floor: 0.0 }
+        Options { first: 8, batch: 4, share: 0.15, least: 16, most: 48, floor: 0.0 }
     }
 }
 
@@ -190,16 +192,29 @@ impl Search {
             // Also where all that was measured is invalid.
             return Ok(self.likely(self.options.first.saturating_sub(self.measured.len()).max(1)));
         }
-        let most = ((self.candidates.len() as f64 * self.options.share) as usize).min(self.options.most);
-        let allowed = most.saturating_sub(self.measured.len()).min(self.options.batch);
-        match allowed {
+        match self.allowed().min(self.options.batch) {
             0 => Err(Stop::Share),
-            _ => Ok(self.likely(allowed)),
+            batch => Ok(self.likely(batch)),
         }
     }
 
-    /// Those that are most likely to be wanted for a first look next, if nothing more is told: at first in the cost model's order.
-    pub fn likely(&self, most: usize) -> Vec<usize> {
+    /// How many more may be looked at.
+    fn allowed(&self) -> usize {
+        let share = (self.candidates.len() as f64 * self.options.share) as usize;
+        let Options { first, least, most, .. } = self.options;
+        share.max(least).min(most).max(first).saturating_sub(self.measured.len())
+    }
+
+    /// At most so many that will be wanted for a first look, as far as is known now; none once the search has ended.
+    pub fn ahead(&self, most: usize) -> Vec<usize> {
+        match self.ended {
+            None => self.likely(most.min(self.allowed())),
+            Some(_) => vec![],
+        }
+    }
+
+    /// Those that may well be the fastest of what was not measured: at first in the cost model's order.
+    fn likely(&self, most: usize) -> Vec<usize> {
         let left = (0..self.candidates.len()).filter(|at| !self.measured.contains_key(at));
         let errors: Vec<(usize, f64)> = self
             .measured()

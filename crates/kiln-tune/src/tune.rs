@@ -44,7 +44,7 @@ pub struct News<'a> {
 const LEAST_WEIGHT: f64 = 0.25;
 
 /// Candidates that are compiled before the search asks for them.
-const LIKELY: usize = 16;
+const AHEAD: usize = 16;
 
 /// Gives the regions of an engine's code for a GPU the fastest kernels that are found within the budget.
 ///
@@ -86,8 +86,11 @@ pub fn tune(
         let options = Options { floor: task.floor, ..tuning.search };
         let mut search = Search::new(task.candidates(), options);
         cache.tell(&task, &mut search);
-        let first: Vec<usize> = search.ask().into_iter().map(|job| job.candidate).collect();
-        measure.ahead(&task, &first);
+        let mut wanted: Vec<usize> = search.ask().into_iter().map(|job| job.candidate).collect();
+        if wanted.is_empty() {
+            wanted.extend(search.best().map(|(best, _)| best));
+        }
+        measure.ahead(&task, &wanted);
         run.push((weight, task, search));
     }
     let (mut regions, count) = (vec![], run.len());
@@ -181,7 +184,7 @@ impl Region<'_> {
                 return Ok(None);
             }
             // Compiled while these are measured.
-            self.measure.ahead(self.task, &self.search.likely(LIKELY));
+            self.measure.ahead(self.task, &self.search.ahead(AHEAD));
             let reports = match self.measure.measure(self.task, &jobs, until) {
                 Ok(reports) => reports,
                 // What it has now stays; the other regions are none the worse.

@@ -2,7 +2,7 @@
 
 use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
 use kiln_engine::{BuildOptions, Device, Engine, Session, build, open_device};
-use kiln_graph::{Builder, DType, Dim, Graph, Tensor};
+use kiln_graph::{Builder, ConvSpec, DType, Dim, Graph, Tensor};
 use kiln_target::{Gpu, Target};
 use kiln_tune::{Error, OnDevice, Options, Rotating, Tuning, tune};
 use std::time::Duration;
@@ -18,10 +18,41 @@ fn graph() -> Graph {
     b.finish()
 }
 
+/// An embedding, products of two kinds, a softmax, a convolution and an attention, all small.
+fn kinds() -> Graph {
+    let mut b = Builder::new("kinds");
+    let input = |b: &mut Builder, name: &str, dtype, shape: &[Dim]| b.input(name, dtype, shape).unwrap();
+    let rows = input(&mut b, "rows", DType::I64, &[Dim::from("N")]);
+    let table = input(&mut b, "table", DType::F16, &[100, 64].map(Dim::from));
+    let w = input(&mut b, "w", DType::F16, &[64, 64].map(Dim::from));
+    let image = input(&mut b, "image", DType::F16, &[1, 8, 12, 12].map(Dim::from));
+    let kernel = input(&mut b, "kernel", DType::F16, &[16, 8, 3, 3].map(Dim::from));
+    let bytes = input(&mut b, "bytes", DType::I8, &[32, 64].map(Dim::from));
+    let heads = input(&mut b, "heads", DType::F16, &[2, 32, 64].map(Dim::from));
+    let embedded = b.gather(table, rows, 0).unwrap();
+    let product = b.einsum("mk,nk->mn", &[embedded, w]).unwrap();
+    let softmax = b.softmax(product, -1).unwrap();
+    let root = b.sqrt(softmax).unwrap();
+    let spec = ConvSpec { strides: vec![1; 2], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups: 1 };
+    let conv = b.conv(image, kernel, None, spec).unwrap();
+    let exact = b.einsum("mk,nk->mn", &[bytes, bytes]).unwrap();
+    let scores = b.einsum("hqd,hkd->hqk", &[heads, heads]).unwrap();
+    let weights = b.softmax(scores, -1).unwrap();
+    let attention = b.einsum("hqk,hkd->hqd", &[weights, heads]).unwrap();
+    for (name, value) in [("root", root), ("conv", conv), ("exact", exact), ("attention", attention)] {
+        b.output(name, value);
+    }
+    b.finish()
+}
+
 fn engine() -> Engine {
+    engine_of(&graph())
+}
+
+fn engine_of(graph: &Graph) -> Engine {
     let targets = vec![Target::Gpu(Gpu::typical("sm_80".parse().unwrap()).unwrap())];
     let options = BuildOptions { targets, ..BuildOptions::new(Home::from_env().unwrap()) };
-    build(&graph(), &options, &|_| {}).unwrap().0
+    build(graph, &options, &|_| {}).unwrap().0
 }
 
 fn compiler() -> Compiler {
@@ -45,7 +76,7 @@ fn candidates_are_checked_before_they_are_timed() {
     let compiler = compiler();
     let nvrtc = compiler.nvrtc().release().to_owned();
     let mut device = OnDevice::new(DEVICE, 64 << 10, compiler).unwrap();
-    let search = Options { first: 4, most: 4, share: 1.0, ..Options::default() };
+    let search = Options { first: 4, least: 4, most: 4, ..Options::default() };
     let tuning = Tuning { budget: Duration::from_secs(600), search, ..Tuning::default() };
     let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &tuning, &mut |_| {}).unwrap();
     let [region] = &found.regions[..] else { panic!("{found:?}") };
@@ -61,6 +92,23 @@ fn candidates_are_checked_before_they_are_timed() {
     let given = Session::new(&engine, open_device(DEVICE).unwrap()).unwrap().run(&[("x", &x)]).unwrap();
     let pairs = expected[0].to_f64_vec().into_iter().zip(given[0].1.to_f64_vec());
     assert!(pairs.map(|(e, g)| (e - g).abs()).fold(0.0, f64::max) < 1e-4);
+}
+
+#[test]
+fn regions_of_every_kind_have_data_and_right_candidates() {
+    let mut engine = engine_of(&kinds());
+    let compiler = compiler();
+    let nvrtc = compiler.nvrtc().release().to_owned();
+    let gpu = Gpu::typical("sm_80".parse().unwrap()).unwrap();
+    let mut device = OnDevice::new(DEVICE, 192 << 10, compiler).unwrap();
+    let search = Options { first: 2, least: 2, most: 2, ..Options::default() };
+    let tuning = Tuning { budget: Duration::from_secs(600), search, ..Tuning::default() };
+    let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &tuning, &mut |_| {}).unwrap();
+    assert_eq!(found.regions.len(), 6);
+    for region in &found.regions {
+        assert!(region.failure.is_none() && region.tried() == 2, "{region:?}");
+        assert!(region.candidates.iter().all(|row| row.invalid.is_none()), "{region:?}");
+    }
 }
 
 #[test]

@@ -133,6 +133,7 @@ fn a_search_ends_where_nothing_can_be_gained() {
         (0..100).map(|i| Candidate { config: serde_json::json!({"a": i}), seconds: 1.0 + f64::from(i) }).collect();
     let floor = Options { floor: 0.99, ..Options::default() };
     let mut at_floor = Search::new(candidates.clone(), floor);
+    assert_eq!(at_floor.ahead(20), (0..16).collect::<Vec<_>>());
     let first = at_floor.ask();
     assert_eq!(first.iter().map(|job| job.candidate).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
     first
@@ -144,6 +145,7 @@ fn a_search_ends_where_nothing_can_be_gained() {
     at_floor.tell(0, Measured::Times(vec![1.0; again[0].samples]));
     assert!(at_floor.ask().is_empty());
     assert_eq!((at_floor.ended(), at_floor.best()), (Some(Stop::Floor), Some((0, 1.0))));
+    assert!(at_floor.ahead(20).is_empty());
 
     // As many as are allowed, and no more.
     let few = Options { most: 10, share: 1.0, ..Options::default() };

@@ -95,3 +95,50 @@ fn processes_that_append_at_once_lose_nothing() {
     let times = Times::load(&path).unwrap();
     assert_eq!((times.records().count(), times.damaged), (320, 0));
 }
+
+/// What a process of its own does until it is killed.
+#[test]
+#[ignore = "run by processes_that_are_killed_leave_whole_lines in a process of its own"]
+fn append_in_this_process() {
+    let path = std::env::var_os("KILN_TEST_TIMES").unwrap();
+    for i in 0.. {
+        append(path.as_ref(), &[record(i, 64, 1000 + i), record(i, 128, 0)]).unwrap();
+    }
+}
+
+#[test]
+fn processes_that_are_killed_leave_whole_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("times.jsonl");
+    let mut before = 0;
+    for kill in 0..5 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "append_in_this_process"])
+            .env("KILN_TEST_TIMES", &path)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let length = || std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        // It has written since, by some moment that is another one each time.
+        let start = length();
+        while length() <= start + 1000 * kill {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        append(&path, &[record(1_000_000 + kill, 8, 900)]).unwrap();
+        let times = Times::load(&path).unwrap();
+        // At most the line that each kill cut.
+        assert!(times.damaged as u64 <= kill + 1 && times.records().count() > before, "{kill}");
+        before = times.records().count();
+        assert!((0..=kill).all(|k| times.of(&problem(1_000_000 + k)).count() == 1), "{kill}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error() {
+    let e = append(std::path::Path::new("/dev/full"), &[record(1, 64, 3250)]).unwrap_err();
+    assert_eq!(e.kind(), std::io::ErrorKind::StorageFull);
+}

@@ -3,6 +3,7 @@
 use crate::compile::{Compiling, Made, Outcome};
 use crate::operands::{agrees, result_bytes, results, with_results};
 use crate::rotating::{Rotating, Timed};
+use crate::search::median;
 use crate::{Error, Job, Measured, Result, Task};
 use kiln_cuda::Compiler;
 use kiln_engine::Error::{Findings, Launch, OutOfRange};
@@ -43,6 +44,18 @@ pub trait Measure {
 
     /// Nothing more is asked of a task.
     fn done(&mut self, _task: &Arc<Task>) {}
+}
+
+/// A round of samples that are this much slower than those before, all in all, does not count: the GPU became hot, or somebody else uses it.
+const DROPPED: f64 = 1.05;
+/// Then it is left alone for so long, and so often at most.
+const PAUSE: Duration = Duration::from_millis(100);
+const MOST_PAUSES: usize = 3;
+
+/// Whether samples, each beside what is known of the same candidate, show that clocks dropped.
+fn clocks_dropped(samples: impl Iterator<Item = (f64, f64)>) -> bool {
+    let slower: Vec<f64> = samples.map(|(seconds, known)| seconds / known).collect();
+    median(&slower).is_some_and(|slower| slower > DROPPED)
 }
 
 /// A candidate that is timed with others.
@@ -125,6 +138,7 @@ impl Measure for OnDevice {
         self.compiling.urgent(task, &wanted);
         self.bench(task)?;
         let (mut reports, mut timed): (Vec<Report>, Vec<InTurns>) = (vec![], vec![]);
+        let mut pauses = 0;
         let samples = |candidate| jobs.iter().find(|job| job.candidate == candidate).map_or(0, |job| job.samples);
         loop {
             let short = timed.iter().any(|one| one.times.len() < samples(one.candidate));
@@ -147,12 +161,18 @@ impl Measure for OnDevice {
             if !short || left.is_zero() {
                 break;
             }
-            // One sample of each: a clock that drops is all candidates' loss.
-            for one in &mut timed {
-                if one.times.len() < samples(one.candidate) {
-                    one.times.push(self.bench(task)?.timer.sample_of(one.ready)?);
-                }
+            // One sample of each that lacks some.
+            let mut round = vec![];
+            for (i, one) in timed.iter().enumerate().filter(|(_, one)| one.times.len() < samples(one.candidate)) {
+                round.push((i, self.bench(task)?.timer.sample_of(one.ready)?));
             }
+            let known = round.iter().filter_map(|(i, seconds)| Some((*seconds, median(&timed[*i].times)?)));
+            if pauses < MOST_PAUSES && clocks_dropped(known) {
+                pauses += 1;
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            round.into_iter().for_each(|(i, seconds)| timed[i].times.push(seconds));
         }
         for InTurns { candidate, code, times, .. } in timed {
             if !times.is_empty() {
@@ -314,4 +334,16 @@ impl Bench {
 
 fn block(device: &mut dyn Device, bytes: usize) -> Result<Place> {
     Ok(Place { mem: device.alloc(bytes)?, offset: 0, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_drop_for_all_candidates_or_not_at_all() {
+        let dropped = |slower: &[f64]| clocks_dropped(slower.iter().map(|slower| (slower * 2e-6, 2e-6)));
+        assert!(dropped(&[1.15, 1.14, 1.16, 1.01]));
+        assert!(!dropped(&[1.5, 1.01, 0.99, 1.02]) && !dropped(&[]) && !dropped(&[1.04, 1.03]));
+    }
 }

@@ -67,11 +67,18 @@ impl Measured {
 
     /// The median time, if there is one.
     pub fn seconds(&self) -> Option<f64> {
-        let Measured::Times(times) = self else { return None };
-        let mut times = times.clone();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied()
+        match self {
+            Measured::Times(times) => median(times),
+            Measured::Invalid(_) => None,
+        }
     }
+}
+
+/// The middle of some numbers, the higher of two.
+pub(crate) fn median(numbers: &[f64]) -> Option<f64> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// Why a search ended.

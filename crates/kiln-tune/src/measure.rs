@@ -23,6 +23,8 @@ pub struct Report {
     pub measured: Measured,
     /// [`Made::code`]; empty where there is none.
     pub code: String,
+    /// Whether it would be so another time: memory that does not suffice says nothing of the candidate.
+    pub lasting: bool,
 }
 
 /// What measures candidates: a device, or what takes its place in tests.
@@ -149,13 +151,18 @@ impl Measure for OnDevice {
                 wanted.retain(|other| *other != candidate);
                 let ready = match &outcome {
                     Ok(made) => self.bench(task)?.ready(task, candidate, made)?,
-                    Err(why) => Err(why.clone()),
+                    Err(why) => Ready::Unusable(why.clone()),
                 };
                 let code = outcome.map(|made| made.code.clone()).unwrap_or_default();
-                match ready {
-                    Ok(ready) => timed.push(InTurns { candidate, code, ready, times: vec![] }),
-                    Err(why) => reports.push(Report { candidate, measured: Measured::Invalid(why), code }),
-                }
+                let (why, lasting) = match ready {
+                    Ready::Timed(ready) => {
+                        timed.push(InTurns { candidate, code, ready, times: vec![] });
+                        continue;
+                    }
+                    Ready::Unusable(why) => (why, true),
+                    Ready::NoRoom(why) => (why, false),
+                };
+                reports.push(Report { candidate, measured: Measured::Invalid(why), code, lasting });
                 continue;
             }
             if !short || left.is_zero() {
@@ -176,7 +183,7 @@ impl Measure for OnDevice {
         }
         for InTurns { candidate, code, times, .. } in timed {
             if !times.is_empty() {
-                reports.push(Report { candidate, measured: Measured::Times(times), code });
+                reports.push(Report { candidate, measured: Measured::Times(times), code, lasting: true });
             }
         }
         Ok(reports)
@@ -207,7 +214,18 @@ struct Bench {
     input_places: Vec<Place>,
     output_places: Vec<Place>,
     scratch: Option<Place>,
-    ready: BTreeMap<usize, std::result::Result<Timed, String>>,
+    ready: BTreeMap<usize, Ready>,
+    max_memory: usize,
+}
+
+/// What became of a candidate before it is timed.
+#[derive(Clone)]
+enum Ready {
+    Timed(Timed),
+    /// It cannot be used, and why.
+    Unusable(String),
+    /// There is too little memory for what it needs beside the operands.
+    NoRoom(String),
 }
 
 impl Bench {
@@ -229,11 +247,11 @@ impl Bench {
         }
         let output_places = outputs.into_iter().map(|bytes| block(&mut timer, bytes)).collect::<Result<_>>()?;
         let (id, ready) = (task.id, BTreeMap::new());
-        Ok(Bench { id, timer, inputs, expected, input_places, output_places, scratch: None, ready })
+        Ok(Bench { id, timer, inputs, expected, input_places, output_places, scratch: None, ready, max_memory })
     }
 
     /// Readies a candidate, or says why it cannot be used.
-    fn ready(&mut self, task: &Task, candidate: usize, made: &Made) -> Result<std::result::Result<Timed, String>> {
+    fn ready(&mut self, task: &Task, candidate: usize, made: &Made) -> Result<Ready> {
         if let Some(known) = self.ready.get(&candidate) {
             return Ok(known.clone());
         }
@@ -243,7 +261,7 @@ impl Bench {
     }
 
     /// Runs a candidate twice over poisoned outputs, compares what it gives, and prepares its samples.
-    fn checked(&mut self, task: &Task, made: &Made) -> Result<std::result::Result<Timed, String>> {
+    fn checked(&mut self, task: &Task, made: &Made) -> Result<Ready> {
         let implementation = &made.implementation;
         let images = implementation.kernels.iter().zip(&made.images);
         let module = Module {
@@ -258,8 +276,12 @@ impl Bench {
         let loaded = self.timer.load(&module).and_then(|kernel| self.timer.prepare(kernel, &task.subject.sizes));
         let prepared = match loaded {
             Ok(prepared) => prepared,
-            Err(e) => return Ok(Err(e.to_string())),
+            Err(e) => return Ok(Ready::Unusable(e.to_string())),
         };
+        let beside = prepared.scratch_bytes.saturating_add(prepared.zeroed_bytes);
+        if (task.subject.bytes() as usize).saturating_add(beside) > self.max_memory {
+            return Ok(Ready::NoRoom(format!("it needs {beside} bytes beside its operands, more than memory allows")));
+        }
         let scratch = self.scratch(prepared.scratch_bytes)?;
         let zeroed = match prepared.zeroed_bytes {
             0 => None,
@@ -272,7 +294,7 @@ impl Bench {
         let mut packed = vec![];
         for packing in &implementation.packed {
             let Some(from) = self.inputs.get(packing.input) else {
-                return Ok(Err(format!("it packs input {}", packing.input)));
+                return Ok(Ready::Unusable(format!("it packs input {}", packing.input)));
             };
             match packing.apply(from) {
                 Ok(tensor) => {
@@ -280,7 +302,7 @@ impl Bench {
                     self.timer.upload(place, tensor.data())?;
                     packed.push(place);
                 }
-                Err(e) => return Ok(Err(format!("it packs what {e}"))),
+                Err(e) => return Ok(Ready::Unusable(format!("it packs what {e}"))),
             }
         }
         let (inputs, outputs) = (&self.input_places, &self.output_places);
@@ -295,14 +317,14 @@ impl Bench {
                 Ok(found) => found,
                 // Its own fault; others may be the device's, after which nothing that is measured counts.
                 Err(Error::Engine(e @ (Launch { .. } | OutOfRange { .. } | Findings { .. }))) => {
-                    return Ok(Err(e.to_string()));
+                    return Ok(Ready::Unusable(e.to_string()));
                 }
                 Err(e) => return Err(e),
             };
             let expected = self.expected.as_ref().or(given.as_ref());
             for (expected, found) in expected.into_iter().flatten().zip(&found) {
                 if let Err(why) = agrees(&task.subject, expected, found) {
-                    return Ok(Err(why));
+                    return Ok(Ready::Unusable(why));
                 }
             }
             given = Some(found);
@@ -316,7 +338,7 @@ impl Bench {
             zeroed,
             packed,
         };
-        Ok(Ok(self.timer.ready(&[action])?))
+        Ok(Ready::Timed(self.timer.ready(&[action])?))
     }
 
     /// Scratch that candidates share.

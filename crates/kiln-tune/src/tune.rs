@@ -197,7 +197,9 @@ impl Region<'_> {
             for report in reports {
                 // As the cache keeps them, so that who reads it later decides alike.
                 self.search.tell(report.candidate, rounded(report.measured));
-                candidates.push((report.candidate, report.code));
+                if report.lasting {
+                    candidates.push((report.candidate, report.code));
+                }
             }
             self.cache.keep(self.task, self.search, &candidates)?;
         }

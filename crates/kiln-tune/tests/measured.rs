@@ -94,6 +94,34 @@ fn candidates_are_checked_before_they_are_timed() {
     assert!(pairs.map(|(e, g)| (e - g).abs()).fold(0.0, f64::max) < 1e-4);
 }
 
+/// Products whose depth is in parts have them in scratch: as much as they write, for each part.
+#[test]
+fn candidates_that_memory_does_not_hold_are_left_out_this_time() {
+    let mut b = Builder::new("deep");
+    let x = b.input("x", DType::F16, &[16, 1024].map(Dim::from)).unwrap();
+    let w = b.input("w", DType::F16, &[32, 1024].map(Dim::from)).unwrap();
+    let y = b.einsum("mk,nk->mn", &[x, w]).unwrap();
+    b.output("y", y);
+    let graph = b.finish();
+    let operands = 2 * (16 * 1024 + 32 * 1024 + 16 * 32);
+    let gpu = Gpu::typical("sm_80".parse().unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    for (memory, all) in [(operands + 512, false), (2 * operands, true)] {
+        let mut engine = engine_of(&graph);
+        let compiler = compiler();
+        let nvrtc = compiler.nvrtc().release().to_owned();
+        let mut device = OnDevice::new(DEVICE, memory, compiler).unwrap();
+        let search = Options { first: 3, least: 3, most: 3, ..Options::default() };
+        let tuning = Tuning { budget: Duration::from_secs(600), search, timings: Some(path.clone()) };
+        let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &tuning, &mut |_| {}).unwrap();
+        let left_out = found.regions[0].candidates.iter().filter_map(|row| row.invalid.as_ref());
+        let left_out: Vec<&String> = left_out.collect();
+        assert_eq!(left_out.is_empty(), all, "{found:?}");
+        assert!(left_out.iter().all(|why| why.contains("beside its operands")), "{left_out:?}");
+    }
+}
+
 #[test]
 fn regions_of_every_kind_have_data_and_right_candidates() {
     let mut engine = engine_of(&kinds());

@@ -75,7 +75,7 @@ impl Measure for Device {
                 3 => Measured::Invalid("it spills".into()),
                 _ => Measured::Times(times),
             };
-            reports.push(Report { candidate: job.candidate, measured, code: self.version.into() });
+            reports.push(Report { candidate: job.candidate, measured, code: self.version.into(), lasting: true });
         }
         Ok(reports)
     }

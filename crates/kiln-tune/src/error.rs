@@ -50,6 +50,14 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A region that is not measured.
+    #[error("its operands take {needed} bytes, and at most {allowed} may be used; raise `--max-memory`")]
+    Memory {
+        /// Bytes of operands and results.
+        needed: usize,
+        /// Bytes that may be used.
+        allowed: usize,
+    },
     /// No thread for the compiler.
     #[error("cannot start a thread that compiles: {0}")]
     Thread(std::io::Error),

@@ -145,6 +145,9 @@ impl Measure for OnDevice {
         loop {
             let short = timed.iter().any(|one| one.times.len() < samples(one.candidate));
             let left = until.saturating_sub(self.start.elapsed());
+            if left.is_zero() {
+                break;
+            }
             // While there is something to time, compilers are not waited for.
             let patience = if short { Duration::ZERO } else { left };
             if let Some((candidate, outcome)) = self.compiling.next(task, &wanted, patience) {
@@ -165,7 +168,7 @@ impl Measure for OnDevice {
                 reports.push(Report { candidate, measured: Measured::Invalid(why), code, lasting });
                 continue;
             }
-            if !short || left.is_zero() {
+            if !short {
                 break;
             }
             // One sample of each that lacks some.
@@ -234,7 +237,7 @@ impl Bench {
         let outputs = result_bytes(subject)?;
         let needed = subject.bytes() as usize;
         if needed > max_memory {
-            return Err(kiln_engine::Error::OutOfMemory { device: device.name(), bytes: needed }.into());
+            return Err(Error::Memory { needed, allowed: max_memory });
         }
         let flops = task.ways.iter().filter_map(|way| way.estimate).map(|e| e.flops).fold(0.0, f64::max);
         let (inputs, expected) = with_results(subject, flops)?;

@@ -42,6 +42,7 @@ pub use kiln_graph as graph;
 pub use kiln_import as import;
 pub use kiln_macros::{Config, kernel, model};
 pub use kiln_target as target;
+pub use kiln_tune as tune;
 pub use models::Model;
 
 /// What most programs need.

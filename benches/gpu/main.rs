@@ -14,7 +14,6 @@ mod case;
 mod common;
 mod configs;
 mod decode;
-mod rotating;
 mod serve;
 mod typical;
 

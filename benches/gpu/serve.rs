@@ -11,11 +11,11 @@
 //! A request that fails is answered by `{"error": ..}`.
 
 use crate::case::Case;
-use crate::rotating::Rotating;
 use crate::{Outcome, borrow, case, engine, relative};
 use kiln_engine::{Device, Session, open_device};
 use kiln_graph::{Graph, Tensor};
 use kiln_target::Target;
+use kiln_tune::Rotating;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Instant;

@@ -1,11 +1,11 @@
 //! A few cases under criterion.
 
 use crate::case::{self, Case};
-use crate::rotating::Rotating;
 use crate::{Outcome, borrow, common, engine};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Throughput};
 use kiln_engine::{Device, Session, open_device};
+use kiln_tune::Rotating;
 use std::time::Duration;
 
 /// Times [`case::typical`] on the device of `KILN_DEVICE`, or on `cuda:0` if there is one.

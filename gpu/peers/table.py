@@ -111,12 +111,9 @@ def configs(part):
     for row in part["rows"]:
         times = [config["us"] for config in row["configs"]]
         best = times.index(min(times))
-        row.update({"spearman": spearman(times), "regret": times[0] / times[best], "best": row["configs"][best]["config"]})
-        c = row["best"]
-        extents = "x".join(str(c[key]) for key in ("tile_m", "tile_n", "tile_k", "rows", "keys") if key in c)
-        tile = f"{extents}, {c['threads']} threads, {c['stages']} stages"
+        row.update({"spearman": spearman(times), "regret": times[0] / times[best], "best": row["configs"][best]["text"]})
         numbers = [len(times), number(row["spearman"], 2), number(times[0]), number(times[best]), number(row["regret"], 2)]
-        lines.append([row["name"], *numbers, tile, number(row["seconds"])])
+        lines.append([row["name"], *numbers, row["best"], number(row["seconds"])])
     header = ["kernel", "Configs", "Spearman", "formula's first us", "best us", "regret", "best", "s to time all"]
     return table(header, lines)
 

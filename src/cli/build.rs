@@ -2,6 +2,7 @@
 
 use super::dump::{self, Dump, Dumper};
 use super::model::{self, ModelArgs};
+use super::tune::TuneArgs;
 use kiln_cuda::Home;
 use kiln_graph::{Graph, widen};
 use kiln_target::Target;
@@ -33,6 +34,11 @@ pub struct Args {
     /// Write that to files in this folder: TARGET/PASS and TARGET/KERNEL/PASS; default: to standard output.
     #[arg(long, value_name = "FOLDER", requires = "dump")]
     dump_to: Option<PathBuf>,
+    /// Measure ways to make each kernel on this machine's GPU, and take the fastest: see `kiln tune`. The GPU's own target is built for too.
+    #[arg(long)]
+    tune: bool,
+    #[command(flatten)]
+    tuning: TuneArgs,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -61,13 +67,29 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let warnings = warnings(&graph);
     let home = Home::from_env().into_diagnostic()?;
     let mut targets = args.target.clone();
+    if args.tuning.given() && !args.tune {
+        return Err(miette!(
+            help = "add `--tune`, or leave out `--device`, `--budget`, `--max-memory`, `--timings` and `--exhaustive`",
+            "how to measure is said, but not to tune"
+        ));
+    }
+    // Before the time of a build is spent.
+    let gpu = if args.tune { Some(args.tuning.gpu()?) } else { None };
+    if let Some(gpu) = &gpu {
+        targets.retain(|target| target.arch() != Some(gpu.arch));
+        targets.push(Target::Gpu(gpu.clone()));
+    }
     if args.portable {
         Target::add_portable(&mut targets);
     }
     let dumper = Dumper::new(passes, args.dump_to.clone());
-    let built = model::build(&graph, &targets, &args.options, home, args.json, &|news| dumper.hear(news));
+    let built = model::build(&graph, &targets, &args.options, home.clone(), args.json, &|news| dumper.hear(news));
     dumper.finish()?;
-    let (engine, report) = built?;
+    let (mut engine, report) = built?;
+    let tuned = match &gpu {
+        Some(gpu) => Some(args.tuning.run(&mut engine, gpu, &home, args.json)?),
+        None => None,
+    };
     let writing = Instant::now();
     engine.save(&output).into_diagnostic()?;
     if args.json {
@@ -78,10 +100,15 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
             "total_ms": start.elapsed().as_secs_f64() * 1e3,
             "warnings": warnings,
             "build": report,
+            "tune": tuned,
         }))?;
     } else {
         warnings.iter().for_each(|w| note!("warning: {w}"));
         super::report::print(&report)?;
+        if let Some(tuned) = &tuned {
+            outln!()?;
+            super::tune::print(tuned)?;
+        }
         outln!(
             "\nimport {:.0} ms, write {:.0} ms, all {:.1} s -> {}",
             imported.as_secs_f64() * 1e3,

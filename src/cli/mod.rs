@@ -21,6 +21,8 @@ mod run;
 mod setup;
 mod sim;
 mod tensors;
+mod timings;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -46,6 +48,8 @@ enum Command {
     Run(run::Args),
     /// Compare a model's outputs with expected ones; on a difference, find the first layer that departs.
     Compare(compare::Args),
+    Tune(tune::Args),
+    Timings(timings::Args),
     /// Show what is in an engine.
     Inspect(inspect::Args),
     /// Measure latency and throughput.
@@ -66,6 +70,8 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Build(args) => build::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Tune(args) => tune::run(&args),
+        Command::Timings(args) => timings::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Cache(args) => cache::run(&args),

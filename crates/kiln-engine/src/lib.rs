@@ -20,7 +20,8 @@ mod validate;
 mod values;
 
 pub use build::{
-    BuildOptions, BuildReport, KernelReport, Pass, Progress, RegionReport, StageTime, TargetReport, build, graph_hash,
+    BuildOptions, BuildReport, KernelReport, Pass, Progress, RegionReport, StageTime, TargetReport, Used, build,
+    compile_single, graph_hash,
 };
 pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};

@@ -3,6 +3,7 @@
 use crate::device::Place;
 use crate::engine::{Compiled, Engine};
 use crate::schedule::WeightPlaces;
+use crate::validate::weight_names;
 use crate::{Error, Result};
 use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
 use kiln_graph::Tensor;
@@ -111,12 +112,18 @@ pub fn check(plan: &Plan, kernels: &Kernels, weights: &BTreeMap<String, Tensor>)
 }
 
 impl Engine {
-    /// Makes the packed forms of weights that kernels read, from the weights as they are: part of a build, and due again when weights were
-    /// replaced.
+    /// Makes the packed forms of weights that kernels read, from the weights as they are, and lets go of what nobody reads: part of a build, and due
+    /// again when weights or kernels were replaced.
     ///
     /// # Errors
     /// A kernel that wants what cannot be packed: no weight, or one of another rank than its steps are for.
     pub fn pack_weights(&mut self) -> Result<()> {
+        let mut read = BTreeSet::new();
+        for target in &self.targets {
+            read.extend(weight_names(&target.plan).into_iter().map(str::to_owned));
+            read.extend(uses(&target.plan, &target.kernels).map_err(failed)?.into_keys());
+        }
+        self.weights.retain(|name, _| read.contains(name));
         for target in &self.targets {
             let uses = uses(&target.plan, &target.kernels);
             for (name, (weight, packing)) in uses.map_err(failed)? {

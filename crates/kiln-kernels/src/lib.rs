@@ -23,7 +23,7 @@ pub use error::{Error, Result};
 pub use guard::{Condition, Guard};
 pub use kernel::{Grid, Implementation, Kernel, Launch, MAX_CLUSTER, Param};
 pub use kiln_tile::pass::Pass;
-pub use lower::{Variants, Watch, candidates, lower, lower_watched, tile_programs};
+pub use lower::{Variants, Watch, Way, candidates, lower, lower_watched, tile_programs};
 pub use packing::{Packing, Pointer, Transform};
 pub use program::{Argument, TileProgram};
 pub use tensor_map::{Element, Promotion, Swizzle, TENSOR_MAP_BYTES, TensorMap, TensorMapParam, Window};

@@ -6,10 +6,11 @@ use crate::program::TileProgram;
 use crate::{Error, Guard, Implementation, Result};
 use kiln_fuse::Region;
 use kiln_graph::Symbols;
-use kiln_target::Gpu;
 use kiln_target::arch::Arch;
+use kiln_target::{Estimate, Gpu};
 use kiln_tile::pass::Pass;
 use kiln_tile::pass::lower::entry;
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub fn lower_watched(subject: &Arc<Subject>, gpu: &Gpu, watch: &mut Watch<'_>) -
     let _span = tracing::debug_span!("region", name = region.name).entered();
     let (offers, arch) = (families::offers(subject, gpu)?, gpu.arch);
     if offers.is_empty() {
-        return Ok(vec![(Guard::always(), implementation(first(region, arch, symbols, ranges)?, arch, watch)?)]);
+        return Ok(vec![(Guard::always(), implementation(&first(region, arch, symbols, ranges)?, arch, watch)?)]);
     }
     // The cheapest, and where that is not for all sizes, the cheapest that is.
     let mut variants = vec![];
@@ -46,17 +47,62 @@ pub fn lower_watched(subject: &Arc<Subject>, gpu: &Gpu, watch: &mut Watch<'_>) -
     Err(Error::Malformed { region: region.name.clone(), what: "no kernel is for all sizes".into() })
 }
 
-/// [`lower`] with every Config that the region's family has, in the order in which the cost formula ranks them: the first is the one that
-/// [`lower`] takes.
-pub fn candidates(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Implementation>> {
+/// One way to make a region, compiled on demand.
+pub struct Way {
+    /// The family that makes it.
+    pub family: Cow<'static, str>,
+    /// Its Config, as JSON.
+    pub config: serde_json::Value,
+    /// The Config, for people.
+    pub text: String,
+    /// Modelled cost; none where the family has no cost model but an order.
+    pub estimate: Option<Estimate>,
+    make: Box<dyn Fn() -> Result<(Guard, Implementation)> + Send + Sync>,
+}
+
+impl Way {
+    /// What is made already.
+    pub fn made(guard: Guard, implementation: Implementation) -> Way {
+        let (family, config) = (implementation.family.clone().into(), implementation.config.clone());
+        let make = move || Ok((guard.clone(), implementation.clone()));
+        Way { family, text: config.to_string(), config, estimate: None, make: Box::new(make) }
+    }
+
+    /// Its kernels, and for which sizes they may run.
+    ///
+    /// # Errors
+    /// Defects of the family, or of the tile compiler.
+    pub fn make(&self) -> Result<(Guard, Implementation)> {
+        (self.make)()
+    }
+}
+
+/// Every way to make a region on a GPU, in the order in which the cost model ranks them: the first is the one that [`lower`] takes.
+pub fn candidates(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Way>> {
     let Subject { region, symbols, ranges, .. } = &**subject;
     let (offers, arch) = (families::offers(subject, gpu)?, gpu.arch);
     if !offers.is_empty() {
-        let compile = |offer: &Offer| families::implementation(offer, &offer.build()?, arch, &mut |_, _, _| {});
-        return offers.iter().map(compile).collect();
+        let way = |offer: Offer| Way {
+            family: offer.family.clone(),
+            config: offer.config.clone(),
+            text: offer.text.clone(),
+            estimate: Some(offer.estimate),
+            make: Box::new(move || {
+                let built = offer.build()?;
+                let made = families::implementation(&offer, &built, arch, &mut |_, _, _| {})?;
+                Ok((built.guard, made))
+            }),
+        };
+        return Ok(offers.into_iter().map(way).collect());
     }
-    let all = family::programs(region, arch, symbols, ranges, usize::MAX)?;
-    all.into_iter().map(|candidate| implementation(candidate, arch, &mut |_, _, _| {})).collect()
+    let way = |candidate: Candidate| Way {
+        family: candidate.family.into(),
+        config: candidate.config.clone(),
+        text: candidate.config.to_string(),
+        estimate: None,
+        make: Box::new(move || Ok((Guard::always(), implementation(&candidate, arch, &mut |_, _, _| {})?))),
+    };
+    Ok(family::programs(region, arch, symbols, ranges, usize::MAX)?.into_iter().map(way).collect())
 }
 
 /// The tile programs that [`lower`] compiles for regions that [`families`] do not take, in launch order: what the tile interpreter can run in
@@ -70,11 +116,11 @@ fn first(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, 
     candidate.ok_or_else(|| Error::Malformed { region: region.name.clone(), what: "no family takes it".into() })
 }
 
-fn implementation(candidate: Candidate, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
+fn implementation(candidate: &Candidate, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
     let mut compile = |p: &TileProgram| {
         let name = entry(&p.program);
         p.compile_watched(arch, &mut |pass, text| watch(&name, pass, text))
     };
     let kernels = candidate.programs.iter().map(&mut compile).collect::<Result<_>>()?;
-    Ok(Implementation::new(candidate.family, candidate.config, kernels))
+    Ok(Implementation::new(candidate.family, candidate.config.clone(), kernels))
 }

@@ -1,19 +1,11 @@
 //! A region's kernels on a device: run once over poisoned memory, or over and over for their time.
 
-use kiln_engine::{Action, Arguments, Device, Error, Module, Place, Prepared, RecordingId, Result};
+use kiln_engine::{Action, Arguments, Device, Error, Module, Place, Prepared, Result};
 use kiln_fuse::Region;
 use kiln_graph::{Bindings, Tensor};
 use kiln_kernels::Packing;
-use std::time::Instant;
+use kiln_tune::Rotating;
 
-/// Data of the sets that take turns: several times the L2 cache of any GPU of today, so that no launch finds its operands there.
-const ROUND_BYTES: usize = 256 << 20;
-/// Device memory that they may take.
-const MOST_BYTES: usize = 16 << 30;
-/// Most sets: a kernel so small that they all stay in the cache waits for its launch, not for memory.
-const MOST_SETS: usize = 1024;
-/// Seconds that one sample should take at least, so that the host's share of it vanishes.
-const SAMPLE_SECONDS: f64 = 2.5e-3;
 /// Samples, of which the median counts.
 const SAMPLES: usize = 21;
 /// What memory holds that a kernel has to write.
@@ -32,34 +24,6 @@ impl Loaded {
         let prepared = device.prepare(kernel, &Bindings::new())?;
         let zeroed = filled(device, prepared.zeroed_bytes, 0)?;
         Ok(Loaded { prepared, zeroed: Some(zeroed) })
-    }
-
-    /// The median time of a launch of `first` and of as many more sets as keep operands out of the caches.
-    pub fn seconds(
-        &self,
-        device: &mut dyn Device,
-        first: Set,
-        mut more: impl FnMut(&mut dyn Device) -> Result<Set>,
-    ) -> Result<f64> {
-        let bytes = first.places().map(|place| place.bytes).sum::<usize>().max(1);
-        let once = Batch::new(device, vec![first.action(self)])?;
-        let mut shortest = f64::INFINITY;
-        for _ in 0..3 {
-            shortest = shortest.min(once.seconds(device)?);
-        }
-        let sets = ROUND_BYTES.div_ceil(bytes).min(MOST_BYTES / bytes).clamp(1, MOST_SETS);
-        let mut all = vec![first];
-        while all.len() < sets {
-            all.push(more(device)?);
-        }
-        let needed = (SAMPLE_SECONDS / shortest).ceil() as usize;
-        let runs = needed.div_ceil(sets).max(1) * sets;
-        let round = Batch::new(device, all.iter().cycle().take(runs).map(|set| set.action(self)).collect())?;
-        // Warm: caches of instructions, the recording's first upload.
-        round.seconds(device)?;
-        let mut samples = (0..SAMPLES).map(|_| round.seconds(device)).collect::<Result<Vec<f64>>>()?;
-        samples.sort_by(f64::total_cmp);
-        Ok(samples[SAMPLES / 2] / runs as f64)
     }
 }
 
@@ -112,8 +76,12 @@ impl Set {
         results.collect()
     }
 
-    fn places(&self) -> impl Iterator<Item = &Place> {
-        self.inputs.iter().chain(&self.outputs).chain(&self.scratch).chain(&self.packed)
+    /// The median time of a launch, over copies of this memory that no cache holds.
+    pub fn seconds(&self, timer: &Rotating, loaded: &Loaded) -> Result<f64> {
+        let timed = timer.ready(&[self.action(loaded)])?;
+        let mut samples = (0..SAMPLES).map(|_| timer.sample_of(timed)).collect::<Result<Vec<f64>>>()?;
+        samples.sort_by(f64::total_cmp);
+        Ok(samples[SAMPLES / 2])
     }
 
     fn action(&self, loaded: &Loaded) -> Action {
@@ -125,33 +93,6 @@ impl Set {
             zeroed: loaded.zeroed,
             packed: self.packed.clone(),
         }
-    }
-}
-
-/// Launches in a row, recorded where the device can.
-struct Batch {
-    actions: Vec<Action>,
-    recording: Option<RecordingId>,
-}
-
-impl Batch {
-    fn new(device: &mut dyn Device, actions: Vec<Action>) -> Result<Batch> {
-        Ok(Batch { recording: device.record(&actions)?, actions })
-    }
-
-    fn seconds(&self, device: &mut dyn Device) -> Result<f64> {
-        device.synchronize()?;
-        let start = Instant::now();
-        match self.recording {
-            Some(recording) => device.replay(recording)?,
-            None => {
-                for (prepared, arguments) in self.actions.iter().filter_map(Action::launch) {
-                    device.launch(prepared, arguments)?;
-                }
-            }
-        }
-        device.synchronize()?;
-        Ok(start.elapsed().as_secs_f64())
     }
 }
 

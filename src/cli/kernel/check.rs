@@ -10,6 +10,7 @@ use kiln_graph::{DType, Dim, Op, Tensor, interpret};
 use kiln_kernels::families::Subject;
 use kiln_sim::Options;
 use kiln_target::{Gpu, Work};
+use kiln_tune::Rotating;
 use miette::{IntoDiagnostic, Result, miette};
 use serde::Serialize;
 use std::sync::mpsc;
@@ -123,7 +124,7 @@ fn run(
             _ => interpret(&region.graph, &inputs).into_diagnostic()?,
         };
         let (sender, launches) = mpsc::channel();
-        let mut opened: Box<dyn Device> = match device {
+        let opened: Box<dyn Device> = match device {
             Some(name) => open(name, gpu)?,
             None => {
                 let options = Options { seed: seed.checked_sub(1), ..Options::default() };
@@ -131,9 +132,10 @@ fn run(
                 Box::new(if seed == 0 { device.with_counters(sender) } else { device })
             }
         };
-        let loaded = Loaded::new(&mut *opened, &module(region, made))?;
-        let set = Set::new(&mut *opened, &loaded, region, &made.implementation.packed, &inputs)?;
-        let results = set.run(&mut *opened, &loaded, region)?;
+        let mut opened = Rotating::new(opened);
+        let loaded = Loaded::new(&mut opened, &module(region, made))?;
+        let set = Set::new(&mut opened, &loaded, region, &made.implementation.packed, &inputs)?;
+        let results = set.run(&mut opened, &loaded, region)?;
         let error =
             results.iter().zip(&expected).map(|(found, expected)| relative(found, expected)).fold(0.0, f64::max);
         found.rel_error = Some(found.rel_error.unwrap_or(0.0).max(error));
@@ -141,9 +143,7 @@ fn run(
             found.device = opened.name();
             found.counters = counters::add_up(launches.try_iter());
             if device.is_some_and(|name| name.starts_with("cuda")) {
-                let more =
-                    |device: &mut dyn Device| Set::new(device, &loaded, region, &made.implementation.packed, &inputs);
-                found.measured = Some(Speed::of(loaded.seconds(&mut *opened, set, more)?, work, gpu));
+                found.measured = Some(Speed::of(set.seconds(&opened, &loaded)?, work, gpu));
             }
         }
     }

@@ -82,8 +82,10 @@ impl Choice<'_> {
         let built = offer.build().map_err(|e| e.to_string())?;
         let made = families::implementation(offer, &built, self.gpu.arch, watch).map_err(|e| e.to_string())?;
         for kernel in &made.kernels {
-            let image =
-                self.compiler.compile(&request(kernel, self.gpu.arch.name(), self.build)).map_err(|e| e.to_string())?;
+            let image = self
+                .compiler
+                .compile(&request(kernel, self.gpu.arch.name(), self.build.numerics, self.build.line_info))
+                .map_err(|e| e.to_string())?;
             let spilled = image.log.spill_stores() + image.log.spill_loads();
             if spilled > 0 {
                 return Err(format!("it spills {spilled} bytes of registers"));

@@ -3,10 +3,12 @@
 mod choice;
 mod pass;
 mod report;
+mod single;
 
 use choice::Choice;
 pub use pass::Pass;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
+pub use single::{Used, compile_single};
 
 use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
 use crate::validate::regions;
@@ -143,7 +145,7 @@ pub fn build(
             };
             let mut choice = Choice { compiler, kernels: &kernels, gpu, build: options, refused: vec![] };
             let regions = tracing::info_span!("generate", target = name).in_scope(|| {
-                let chosen = subjects(&plan, &table, options)
+                let chosen = subjects(&plan, &table, &options.sizes, options.tf32)
                     .into_iter()
                     .map(|(id, subject)| Ok((id, choice.lower(&subject, watch)?)));
                 chosen.collect::<Result<Vec<(RegionId, Variants)>>>()
@@ -266,14 +268,19 @@ fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
 }
 
 /// Every distinct region of a plan and its nested plans, and what is known where it is used.
-fn subjects(plan: &Plan, weights: &BTreeMap<String, Tensor>, options: &BuildOptions) -> Vec<(RegionId, Arc<Subject>)> {
+fn subjects(
+    plan: &Plan,
+    weights: &BTreeMap<String, Tensor>,
+    sizes: &Bindings,
+    tf32: bool,
+) -> Vec<(RegionId, Arc<Subject>)> {
     let (mut ranges, mut typical) = (Ranges::new(), BTreeMap::new());
     input_ranges(plan, weights, &mut ranges);
-    typical_sizes(plan, &options.sizes, &mut typical);
+    typical_sizes(plan, sizes, &mut typical);
     let known = regions(plan).into_iter().map(|(id, region)| {
         let ranges = ranges.get(&id).map(Vec::as_slice).unwrap_or_default();
-        let sizes = typical.get(&id).unwrap_or(&options.sizes);
-        (id, Arc::new(Subject::new(region, &region.graph.symbols, ranges, sizes).with_tf32(options.tf32)))
+        let sizes = typical.get(&id).unwrap_or(sizes);
+        (id, Arc::new(Subject::new(region, &region.graph.symbols, ranges, sizes).with_tf32(tf32)))
     });
     known.collect()
 }
@@ -329,14 +336,25 @@ fn numeric_options(numerics: Numerics) -> &'static [&'static str] {
     }
 }
 
-fn request(kernel: &Kernel, target: &str, build: &BuildOptions) -> CompileRequest {
+fn request(kernel: &Kernel, target: &str, numerics: Numerics, line_info: bool) -> CompileRequest {
     CompileRequest {
         name: kernel.entry.clone(),
         source: kernel.source.clone(),
         arch: target.to_owned(),
-        options: numeric_options(build.numerics).iter().map(|&option| option.to_owned()).collect(),
-        line_info: build.line_info,
+        options: numeric_options(numerics).iter().map(|&option| option.to_owned()).collect(),
+        line_info,
     }
+}
+
+fn image(compiled: kiln_cuda::Compiled, kernel: &Kernel) -> Image {
+    let log = &compiled.log;
+    let resources = Resources {
+        registers: log.registers(),
+        spill_bytes: log.spill_stores() + log.spill_loads(),
+        shared_bytes: log.static_smem() + kernel.launch.dynamic_shared,
+        stack_bytes: log.stack(),
+    };
+    Image { cubin: Bytes::from(compiled.cubin), ptx: Bytes::from(compiled.ptx), resources }
 }
 
 /// A compiled region and, for each kernel, its compile time in milliseconds and whether the cache had it.
@@ -354,7 +372,7 @@ fn compile(
         .iter()
         .flat_map(|(_, variants)| variants)
         .flat_map(|(_, i)| &i.kernels)
-        .map(|kernel| request(kernel, target, build))
+        .map(|kernel| request(kernel, target, build.numerics, build.line_info))
         .collect();
     let results = compiler.compile_all(&requests, |news| {
         progress(Progress::Kernel { name: &news.request.name, done: news.done, total: news.total });
@@ -383,14 +401,8 @@ fn compile(
                     |pass, text: &dyn Display| progress(Progress::Pass { pass, target, kernel: &kernel.entry, text });
                 show(Pass::Ptx, &compiled.ptx);
                 show(Pass::Resources, &format_args!("{log:#?}"));
-                let resources = Resources {
-                    registers: log.registers(),
-                    spill_bytes: log.spill_stores() + log.spill_loads(),
-                    shared_bytes: log.static_smem() + kernel.launch.dynamic_shared,
-                    stack_bytes: log.stack(),
-                };
                 times.push((compiled.compile_time.as_secs_f64() * 1e3, compiled.cache == CacheOutcome::Hit));
-                images.push(Image { cubin: Bytes::from(compiled.cubin), ptx: Bytes::from(compiled.ptx), resources });
+                images.push(image(compiled, kernel));
             }
             variants.push(Variant { guard, implementation, images });
         }

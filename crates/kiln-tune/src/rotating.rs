@@ -1,8 +1,9 @@
-//! A device that times what a session runs.
+//! A device that times launches: over many copies of their operands, together larger than any cache, which take turns.
 
-use kiln_engine::{Action, Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, Result};
+use kiln_engine::{Action, Arguments, Device, Error, KernelId, MemId, Module, Place, Prepared, RecordingId, Result};
 use kiln_graph::Bindings;
 use kiln_target::Target;
+use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,8 +12,10 @@ use std::time::Instant;
 const ROUND_BYTES: usize = 256 << 20;
 /// Seconds that one sample should take at least, so that the host's share of it vanishes.
 const SAMPLE_SECONDS: f64 = 2.5e-3;
-/// Device memory that the sets may take.
+/// Device memory that all blocks may take, unless something else is said.
 const MOST_BYTES: usize = 16 << 30;
+/// Sets of small operands: as many launches fill a sample, and each set serves once, after the caches were emptied.
+const MOST_SETS: usize = 1024;
 
 /// Which block stands in for the one of that number.
 type Set = BTreeMap<usize, MemId>;
@@ -72,10 +75,6 @@ fn moved(place: &Place, set: &Set) -> Place {
     Place { mem: set.get(&place.mem.0).copied().unwrap_or(place.mem), ..*place }
 }
 
-fn overlap(a: &Place, b: &Place) -> bool {
-    a.mem == b.mem && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
-}
-
 /// Launches to issue together, recorded where the device can.
 struct Batch {
     launches: Vec<Launch>,
@@ -89,20 +88,31 @@ struct Round {
     sets: usize,
     /// Operands that a run overwrites, because their memory serves later values too: where they belong, and a copy.
     restore: Vec<(Place, Place)>,
-    /// Filled before each sample: evicts what the caches hold, and wakes a GPU that another process has used.
-    flush: Place,
 }
 
 struct State {
     inner: Box<dyn Device>,
     sizes: HashMap<MemId, usize>,
-    round: Option<Round>,
+    /// Copies of a block: that of each set but the first.
+    copies: HashMap<MemId, Vec<MemId>>,
+    /// Bytes of all blocks, and how many there may be.
+    allocated: usize,
+    limit: usize,
+    /// Filled before each sample: evicts what the caches hold, and wakes a GPU that another process has used.
+    flush: Option<Place>,
+    rounds: Slab<Arc<Round>>,
+    /// What a session runs.
+    recorded: Option<Timed>,
 }
 
-/// Passes everything on to a device. The launches that a session would record are also prepared for timing, over many copies of their
-/// memory. Clones are one device.
+/// Passes everything on to a device. Launches are also prepared for timing, over many copies of their memory: those that a session would record, and
+/// those of [`Rotating::ready`]. Clones are one device.
 #[derive(Clone)]
 pub struct Rotating(Arc<Mutex<State>>);
+
+/// Launches that are ready to be timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timed(usize);
 
 /// The shape of a sample.
 pub struct Shape {
@@ -113,38 +123,99 @@ pub struct Shape {
 }
 
 impl Rotating {
+    /// Over a device that nothing else uses.
     pub fn new(inner: Box<dyn Device>) -> Rotating {
-        Rotating(Arc::new(Mutex::new(State { inner, sizes: HashMap::new(), round: None })))
+        Rotating::within(inner, MOST_BYTES)
+    }
+
+    /// [`Rotating::new`] where copies are made as long as all blocks take at most so many bytes.
+    pub fn within(inner: Box<dyn Device>, limit: usize) -> Rotating {
+        let (sizes, copies, rounds) = Default::default();
+        let state = State { inner, sizes, copies, allocated: 0, limit, flush: None, rounds, recorded: None };
+        Rotating(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How a sample is made, once a session has run.
+    /// How a sample of what a session runs is made, once it has run.
     pub fn shape(&self) -> Option<Shape> {
-        self.state().round.as_ref().map(|round| Shape { sets: round.sets, runs: round.runs })
+        let state = self.state();
+        let round = state.rounds.get(state.recorded?.0)?;
+        Some(Shape { sets: round.sets, runs: round.runs })
     }
 
-    /// Seconds of one run, from one sample; none before a session has run, or if what it ran is more than launches.
+    /// Seconds of one run of a session, from one sample; none before it has run, or if what it ran is more than launches.
+    ///
+    /// # Errors
+    /// The device's.
     pub fn sample(&self) -> Result<Option<f64>> {
-        let mut state = self.state();
-        let Some(round) = state.round.take() else { return Ok(None) };
-        let seconds = state.sampled(&round);
-        state.round = Some(round);
-        seconds.map(Some)
+        let Some(timed) = self.state().recorded else { return Ok(None) };
+        self.sample_of(timed).map(Some)
     }
+
+    /// Prepares samples of launches, one after the other. What they write is what one run leaves behind.
+    ///
+    /// # Errors
+    /// Actions that are more than launches, and the device's.
+    pub fn ready(&self, actions: &[Action]) -> Result<Timed> {
+        let mut state = self.state();
+        let Some(launches) = launches(actions) else {
+            return Err(Error::Unsupported { device: state.inner.name(), what: "timing more than launches".into() });
+        };
+        let single = Batch { launches, recording: None };
+        let round = state.round(&single)?;
+        Ok(Timed(state.rounds.insert(Arc::new(round))))
+    }
+
+    /// Seconds of one run, from one sample.
+    ///
+    /// # Errors
+    /// Samples that are gone, and the device's errors.
+    pub fn sample_of(&self, timed: Timed) -> Result<f64> {
+        let mut state = self.state();
+        match state.rounds.get(timed.0).cloned() {
+            Some(round) => state.sampled(&round),
+            None => Err(Error::Internal { place: "timing".into(), message: format!("{timed:?} is gone") }),
+        }
+    }
+}
+
+/// The launches that actions are, if they are nothing else.
+fn launches(actions: &[Action]) -> Option<Vec<Launch>> {
+    let all = actions.iter().map(Action::launch);
+    all.map(|launch| launch.map(|(prepared, arguments)| Launch::new(prepared, &arguments))).collect()
 }
 
 impl State {
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         let mem = self.inner.alloc(bytes)?;
         self.sizes.insert(mem, bytes);
+        self.allocated += bytes;
         Ok(mem)
     }
 
     fn bytes(&self, mem: MemId) -> usize {
         self.sizes.get(&mem).copied().unwrap_or(0)
+    }
+
+    /// The copy of a block in a set, with whatever is in it.
+    fn copy_of(&mut self, mem: MemId, set: usize) -> Result<MemId> {
+        if let Some(&copy) = self.copies.get(&mem).and_then(|copies| copies.get(set)) {
+            return Ok(copy);
+        }
+        let copy = self.alloc(self.bytes(mem))?;
+        self.copies.entry(mem).or_default().push(copy);
+        Ok(copy)
+    }
+
+    fn free(&mut self, mem: MemId) -> Result<()> {
+        for mem in self.copies.remove(&mem).unwrap_or_default().into_iter().chain([mem]) {
+            self.allocated -= self.sizes.remove(&mem).unwrap_or(0);
+            self.inner.free(mem)?;
+        }
+        Ok(())
     }
 
     /// A copy of a place in a block of its own.
@@ -178,7 +249,9 @@ impl State {
     }
 
     fn sampled(&mut self, round: &Round) -> Result<f64> {
-        self.inner.fill(round.flush, 0)?;
+        if let Some(flush) = self.flush {
+            self.inner.fill(flush, 0)?;
+        }
         for (to, from) in &round.restore {
             self.inner.copy(*to, *from)?;
         }
@@ -192,14 +265,14 @@ impl State {
         // What a run starts from: read before anything writes there.
         let (mut origins, mut written) = (Vec::<Place>::new(), Vec::<Place>::new());
         for launch in launches {
-            let fresh = |place: &&Place| !origins.contains(place) && !written.iter().any(|w| overlap(w, place));
+            let fresh = |place: &&Place| !origins.contains(place) && !written.iter().any(|w| w.overlaps(place));
             let fresh: Vec<Place> = launch.inputs.iter().chain(&launch.packed).filter(fresh).copied().collect();
             origins.extend(fresh);
             written.extend(launch.written());
         }
         let mut pristine = Vec::new();
         for origin in &origins {
-            let overwritten = written.iter().any(|w| overlap(w, origin));
+            let overwritten = written.iter().any(|w| w.overlaps(origin));
             pristine.push(if overwritten { self.copied(origin)? } else { *origin });
         }
         let once = self.run(single)?.min(self.run(single)?).min(self.run(single)?);
@@ -207,14 +280,20 @@ impl State {
         let needed = (SAMPLE_SECONDS / once).ceil() as usize;
         let overwrites = pristine != origins;
         // A set that a run spoils serves one run of a sample.
-        let sets =
-            ROUND_BYTES.div_ceil(bytes).max(if overwrites { needed } else { 1 }).min((MOST_BYTES / bytes).max(1));
-        let runs = if overwrites { sets } else { needed.div_ceil(sets) * sets };
+        if self.flush.is_none() {
+            let bytes = ROUND_BYTES.min(self.limit / 4).max(1);
+            self.flush = Some(Place { mem: self.alloc(bytes)?, offset: 0, bytes });
+        }
+        let present = used.values().map(|mem| self.copies.get(mem).map_or(0, Vec::len)).min().unwrap_or(0);
+        let room = 1 + (self.limit.saturating_sub(self.allocated) / bytes).max(present);
+        let wanted = ROUND_BYTES.div_ceil(bytes).min(MOST_SETS).max(if overwrites { needed } else { 1 });
+        let sets = wanted.min(room);
+        let runs = if overwrites || sets == MOST_SETS { sets } else { needed.div_ceil(sets) * sets };
         let mut all = vec![used];
         while all.len() < sets {
             let mut set = Set::new();
             for (&key, &mem) in &all[0] {
-                set.insert(key, self.alloc(self.bytes(mem))?);
+                set.insert(key, self.copy_of(mem, all.len() - 1)?);
             }
             for (origin, from) in origins.iter().zip(&pristine) {
                 self.inner.copy(moved(origin, &set), *from)?;
@@ -230,8 +309,7 @@ impl State {
         }
         let turns = all.iter().cycle().take(runs);
         let batch = self.batch(turns.flat_map(|set| launches.iter().map(|launch| launch.over(set))).collect())?;
-        let flush = Place { mem: self.alloc(ROUND_BYTES)?, offset: 0, bytes: ROUND_BYTES };
-        let round = Round { batch, runs, sets, restore, flush };
+        let round = Round { batch, runs, sets, restore };
         // Warm: modules, caches of instructions, the graph's first upload.
         self.sampled(&round)?;
         for (to, from) in &round.restore[..spoiled.len()] {
@@ -263,11 +341,12 @@ impl Device for Rotating {
         let bytes = data.len();
         let mem = state.inner.map(data)?;
         state.sizes.insert(mem, bytes);
+        state.allocated += bytes;
         Ok(mem)
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
-        self.state().inner.free(mem)
+        self.state().free(mem)
     }
 
     fn upload(&mut self, to: Place, data: &[u8]) -> Result<()> {
@@ -308,11 +387,16 @@ impl Device for Rotating {
 
     fn record(&mut self, actions: &[Action]) -> Result<Option<RecordingId>> {
         let mut state = self.state();
-        let launches: Option<Vec<_>> = actions.iter().map(Action::launch).collect();
-        let Some(launches) = launches else { return Ok(None) };
-        let launches = launches.iter().map(|(prepared, arguments)| Launch::new(*prepared, arguments)).collect();
+        let Some(launches) = launches(actions) else { return Ok(None) };
         let single = state.batch(launches)?;
-        state.round = Some(state.round(&single)?);
+        let round = state.round(&single)?;
+        if let Some(before) = state.recorded.take().and_then(|timed| state.rounds.try_remove(timed.0))
+            && let Some(recording) = before.batch.recording
+        {
+            state.inner.forget(recording);
+        }
+        let timed = Timed(state.rounds.insert(Arc::new(round)));
+        state.recorded = Some(timed);
         Ok(single.recording)
     }
 

@@ -1,0 +1,35 @@
+//! Which way to make each kernel is fastest: measured on the device, kept in a timing cache.
+//!
+//! Knows: what regions could be made of ([`kiln_kernels::candidates`]), measuring on a [`kiln_engine::Device`], the timing cache. Must not know: how a
+//! model was imported, the engine file.
+//!
+//! Measuring all candidates takes minutes; the cost model alone picks one that is some percent slower than the best. Between the two: what the
+//! model ranks first is measured, what was measured corrects the model for those that are like it ([`Surrogate`], a Gaussian process over
+//! Configs), and the next to be measured are those that may still win. The few that end close together are measured again, in turns.
+//!
+//! [`Search`] decides and never measures, [`Measure`] measures and never decides, and [`tune`] drives both over the regions of an engine.
+
+mod compile;
+mod error;
+mod features;
+mod measure;
+mod operands;
+mod report;
+mod rotating;
+mod search;
+mod surrogate;
+mod task;
+mod times;
+mod tune;
+
+pub use compile::Made;
+pub use error::{Error, Result};
+pub use features::Features;
+pub use measure::{Measure, OnDevice, Report};
+pub use report::{Row, Tuned, TunedRegion};
+pub use rotating::{Rotating, Shape, Timed};
+pub use search::{Candidate, Job, Measured, Options, Search, Stop};
+pub use surrogate::Surrogate;
+pub use task::Task;
+pub use times::{Outcome, Problem, Record, Times, append};
+pub use tune::{News, Tuning, tune};

@@ -1,0 +1,214 @@
+//! The timing cache: what was measured, kept for the next build.
+//!
+//! A file of lines, each a [`Record`] as JSON with a checksum of its own. Lines are appended whole under a lock, so that several processes
+//! may keep their times in one file, and two files are merged by writing one after the other. A line that is damaged, or of another format, is
+//! as if it were not there.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// Changes with what [`Record`] holds.
+const FORMAT: u32 = 1;
+/// Bytes of a file that are read at most.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// What times depend on, beside the Config.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Problem {
+    /// The region's identity: what is computed, with every fused operation.
+    pub region: String,
+    /// The sizes of its symbols.
+    pub sizes: BTreeMap<String, i64>,
+    /// The GPU's product name.
+    pub gpu: String,
+    /// Its highest clock in MHz.
+    pub clock_mhz: u32,
+    /// What code is compiled for.
+    pub arch: String,
+    /// The compiler.
+    pub nvrtc: String,
+    /// Its options.
+    pub options: Vec<String>,
+    /// Whether products of f32 may round their operands.
+    pub tf32: bool,
+    /// What generated the code.
+    pub kiln: String,
+}
+
+/// What became of one Config.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Of what.
+    #[serde(flatten)]
+    pub problem: Problem,
+    /// Who made it.
+    pub family: String,
+    /// How.
+    pub config: Value,
+    /// The start of the BLAKE3 hash of its CUDA C, by which it shows that what is generated now is something else; empty if there was none.
+    pub code: String,
+    /// The outcome.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// Times, or why there are none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Single runs in nanoseconds; none: what was known is of other code.
+    Ns(Vec<u64>),
+    /// It cannot be used.
+    Invalid(String),
+}
+
+impl Outcome {
+    /// The median time in nanoseconds, if there is one.
+    pub fn median(&self) -> Option<u64> {
+        let Outcome::Ns(times) = self else { return None };
+        let mut times = times.clone();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+}
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    format: u32,
+    #[serde(flatten)]
+    record: Record,
+    /// The start of the BLAKE3 hash of `record`.
+    sum: String,
+}
+
+/// A Config of a family, ordered as its text.
+type Way = (String, String);
+
+/// Times in memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Times {
+    known: BTreeMap<Problem, BTreeMap<Way, Record>>,
+    /// Lines of files that were of no use.
+    pub damaged: usize,
+}
+
+impl Times {
+    /// Those of a file; none if there is no such file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is larger than a gigabyte.
+    pub fn load(path: &Path) -> io::Result<Times> {
+        let mut times = Times::default();
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(times),
+            Err(e) => return Err(e),
+        };
+        if file.metadata()?.len() > MOST_BYTES {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a timing cache has at most a gigabyte; prune it"));
+        }
+        let mut bytes = vec![];
+        file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+        times.read(&bytes);
+        Ok(times)
+    }
+
+    /// Adds the lines of a file's contents; a later line of the same Config counts.
+    pub fn read(&mut self, bytes: &[u8]) {
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice::<Line>(line) {
+                Ok(line) if line.format == FORMAT && line.sum == sum(&line.record) => self.add(line.record),
+                _ => self.damaged += 1,
+            }
+        }
+    }
+
+    /// Adds a record, in the place of one of the same Config.
+    pub fn add(&mut self, record: Record) {
+        let way = (record.family.clone(), record.config.to_string());
+        self.known.entry(record.problem.clone()).or_default().insert(way, record);
+    }
+
+    /// What is known of a problem.
+    pub fn of(&self, problem: &Problem) -> impl Iterator<Item = &Record> {
+        self.known.get(problem).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Everything.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.known.values().flat_map(BTreeMap::values)
+    }
+
+    /// Keeps the records of which this holds.
+    pub fn retain(&mut self, keep: impl Fn(&Record) -> bool) {
+        self.known.values_mut().for_each(|ways| ways.retain(|_, record| keep(record)));
+        self.known.retain(|_, ways| !ways.is_empty());
+    }
+
+    /// Drops problems of which least was measured until the contents of a file take at most so many bytes.
+    pub fn shrink(&mut self, limit: u64) {
+        let size = |ways: &BTreeMap<Way, Record>| ways.values().map(|record| line(record).len() as u64).sum::<u64>();
+        let mut sizes: Vec<(u64, Problem)> =
+            self.known.iter().map(|(problem, ways)| (size(ways), problem.clone())).collect();
+        sizes.sort();
+        let mut all: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
+        for (bytes, problem) in sizes {
+            if all <= limit {
+                return;
+            }
+            self.known.remove(&problem);
+            all -= bytes;
+        }
+    }
+
+    /// The contents of a file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.records().flat_map(line).collect()
+    }
+}
+
+/// Adds records to a file, whole or not at all. Other processes wait.
+///
+/// # Errors
+/// The file cannot be written: what was there stays.
+pub fn append(path: &Path, records: &[Record]) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    file.lock()?;
+    let before = file.metadata()?.len();
+    let mut bytes: Vec<u8> = records.iter().flat_map(line).collect();
+    if before > 0 && !ends_whole(&mut file, before)? {
+        // Another process was stopped in the middle of a line, which is damaged for good.
+        bytes.insert(0, b'\n');
+    }
+    let written = file.write_all(&bytes).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // Not worth a second error: the line would be found damaged.
+        let _ = file.set_len(before);
+    }
+    written
+}
+
+/// Whether a file ends with a whole line.
+fn ends_whole(file: &mut File, length: u64) -> io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::Start(length - 1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+fn line(record: &Record) -> Vec<u8> {
+    let line = Line { format: FORMAT, record: record.clone(), sum: sum(record) };
+    let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+fn sum(record: &Record) -> String {
+    let bytes = serde_json::to_vec(record).unwrap_or_default();
+    blake3::hash(&bytes).to_hex()[..16].to_owned()
+}

@@ -1,0 +1,212 @@
+//! Tuning an engine on a device whose times are made up: budgets, the timing cache, what is stale.
+
+use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
+use kiln_engine::{BuildOptions, Engine, build};
+use kiln_graph::{Builder, DType, Dim};
+use kiln_target::{Gpu, Target};
+use kiln_tune::{Error, Job, Made, Measure, Measured, Report, Task, Times, Tuned, Tuning, tune};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Two products that are two steps each, and a softmax.
+fn engine(gpu: &Gpu) -> Engine {
+    let mut b = Builder::new("twice");
+    let x = b.input("x", DType::F16, &[Dim::from(256), Dim::from(512)]).unwrap();
+    let w = b.weight("w", DType::F16, &[512, 512]).unwrap();
+    let v = b.weight("v", DType::F16, &[512, 512]).unwrap();
+    let h = b.einsum("mk,nk->mn", &[x, w]).unwrap();
+    let y = b.einsum("mk,nk->mn", &[h, v]).unwrap();
+    let y = b.softmax(y, -1).unwrap();
+    b.output("y", y);
+    let mut graph = b.finish();
+    for (i, name) in ["w", "v"].into_iter().enumerate() {
+        let weight = kiln_graph::Tensor::random(DType::F16, &[512, 512], i as u64).unwrap();
+        graph.weights.insert(name.to_owned(), weight);
+    }
+    let targets = vec![Target::Gpu(gpu.clone()), Target::cpu()];
+    let options = BuildOptions { targets, ..BuildOptions::new(Home::from_env().unwrap()) };
+    build(&graph, &options, &|_| {}).unwrap().0
+}
+
+fn gpu() -> Gpu {
+    Gpu::named("a100").unwrap()
+}
+
+/// A device with a clock of its own, on which a candidate takes the longer the earlier the cost model ranks it.
+struct Device {
+    compiler: Compiler,
+    now: Duration,
+    samples: usize,
+    /// What code is said to be.
+    version: &'static str,
+    /// Whether regions of this name cannot be measured.
+    broken: &'static str,
+}
+
+impl Device {
+    fn new(version: &'static str) -> Device {
+        let home = Home::from_env().unwrap();
+        let nvrtc = Nvrtc::discover(&home).unwrap();
+        let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&home));
+        Device { compiler, now: Duration::ZERO, samples: 0, version, broken: "nothing" }
+    }
+}
+
+impl Measure for Device {
+    fn elapsed(&self) -> Duration {
+        self.now
+    }
+
+    fn measure(&mut self, task: &Arc<Task>, jobs: &[Job], until: Duration) -> kiln_tune::Result<Vec<Report>> {
+        if task.subject.region.name.starts_with(self.broken) {
+            return Err(Error::Untimed { device: "test".into() });
+        }
+        let mut reports = vec![];
+        for job in jobs {
+            let mut times = vec![];
+            while times.len() < job.samples && self.now < until {
+                self.now += Duration::from_millis(3);
+                self.samples += 1;
+                times.push(1e-3 / (2.0 + job.candidate as f64));
+            }
+            let measured = match job.candidate {
+                _ if times.is_empty() => continue,
+                3 => Measured::Invalid("it spills".into()),
+                _ => Measured::Times(times),
+            };
+            reports.push(Report { candidate: job.candidate, measured, code: self.version.into(), lasting: true });
+        }
+        Ok(reports)
+    }
+
+    fn code(&mut self, task: &Arc<Task>, candidate: usize) -> Result<Arc<Made>, String> {
+        let made = Made::new(task, candidate, &self.compiler)?;
+        Ok(Arc::new(Made { code: self.version.into(), ..made }))
+    }
+}
+
+fn tuned(engine: &Engine, device: &mut Device, timings: Option<&Path>, budget: Duration) -> (Engine, Tuned) {
+    let mut engine = engine.clone();
+    let tuning = Tuning { budget, timings: timings.map(Path::to_owned), ..Tuning::default() };
+    let nvrtc = device.compiler.nvrtc().release().to_owned();
+    let found = tune(&mut engine, &gpu(), &nvrtc, device, &tuning, &mut |_| {}).unwrap();
+    (engine, found)
+}
+
+fn bytes(engine: &Engine, folder: &Path) -> Vec<u8> {
+    let path = folder.join("e.kiln");
+    engine.save(&path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[test]
+fn builds_with_one_timing_cache_are_equal_and_measure_nothing_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    let model_ranked = engine(&gpu());
+    let mut first = Device::new("one");
+    let (engine, found) = tuned(&model_ranked, &mut first, Some(&path), LONG);
+    assert!(found.regions.len() == 2 && first.samples > 0, "{found:?}");
+    // Products that are equal are one region, and take most of the time.
+    assert_eq!(found.regions[0].uses, 2);
+    for region in &found.regions {
+        let (before, after) = region.gain().unwrap();
+        assert!(region.present == 0 && region.chosen > 0 && after < before, "{region:?}");
+        assert!(region.candidates.iter().all(|row| row.modelled_us > 0.0));
+        assert!(region.candidates[3].invalid.is_some());
+        // The engine has what was chosen.
+        let row = &region.candidates[region.chosen];
+        let made = &engine.target("sm_80").unwrap().kernels[&region.identity].variants[0].implementation;
+        assert_eq!((&made.config, made.family.as_str()), (&row.config, row.family.as_str()));
+    }
+    let (before, after) = found.totals();
+    assert!(after < before);
+    let first_bytes = bytes(&engine, folder.path());
+    assert_ne!(first_bytes, bytes(&model_ranked, folder.path()));
+
+    let mut second = Device::new("one");
+    let (engine, again) = tuned(&model_ranked, &mut second, Some(&path), LONG);
+    assert_eq!(second.samples, 0);
+    assert!(first_bytes == bytes(&engine, folder.path()));
+    assert_eq!(again.regions[0].chosen, found.regions[0].chosen);
+    // An engine that is tuned already, as a file is.
+    let loaded = Engine::load(folder.path().join("e.kiln")).unwrap();
+    let mut third = Device::new("one");
+    let (engine, _) = tuned(&loaded, &mut third, Some(&path), LONG);
+    assert_eq!(third.samples, 0);
+    assert!(first_bytes == bytes(&engine, folder.path()));
+
+    // Generated code is not what it was: all is measured anew, once.
+    let mut other = Device::new("two");
+    let (engine, _) = tuned(&model_ranked, &mut other, Some(&path), LONG);
+    assert_eq!(other.samples, first.samples);
+    assert!(first_bytes == bytes(&engine, folder.path()));
+    let mut last = Device::new("two");
+    tuned(&model_ranked, &mut last, Some(&path), LONG);
+    assert_eq!(last.samples, 0);
+}
+
+#[test]
+fn a_budget_is_kept_and_what_was_found_by_then_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    let model_ranked = engine(&gpu());
+    let mut none = Device::new("one");
+    let (engine, found) = tuned(&model_ranked, &mut none, Some(&path), Duration::ZERO);
+    assert_eq!(none.samples, 0);
+    assert!(found.regions.iter().all(|region| region.chosen == region.present && region.gain().is_none()));
+    assert!(bytes(&engine, folder.path()) == bytes(&model_ranked, folder.path()));
+
+    let mut all = Device::new("one");
+    let (_, whole) = tuned(&model_ranked, &mut all, None, LONG);
+    let (mut samples, mut builds) = (0, 0);
+    // Resumed until nothing is left to do.
+    loop {
+        let mut device = Device::new("one");
+        let budget = Duration::from_millis(300);
+        let (_, found) = tuned(&model_ranked, &mut device, Some(&path), budget);
+        assert!(device.now <= budget + Duration::from_millis(3), "{:?}", device.now);
+        // Each region has its share.
+        assert!(found.regions.iter().all(|region| region.tried() > 0), "{found:?}");
+        samples += device.samples;
+        builds += 1;
+        if device.samples == 0 {
+            let chosen = |found: &Tuned| found.regions.iter().map(|region| region.chosen).collect::<Vec<_>>();
+            assert_eq!(chosen(&found), chosen(&whole));
+            break;
+        }
+        assert!(builds < 100);
+    }
+    // What a budget cut short was not measured in vain.
+    assert!(builds > 3 && samples < all.samples * 3 / 2, "{builds} {samples} {}", all.samples);
+}
+
+#[test]
+fn what_cannot_be_measured_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let model_ranked = engine(&gpu());
+    let mut device = Device { broken: "softmax", ..Device::new("one") };
+    let (engine, found) = tuned(&model_ranked, &mut device, None, LONG);
+    let (broken, others): (Vec<_>, Vec<_>) = found.regions.iter().partition(|region| region.failure.is_some());
+    assert!(broken.len() == 1 && !others.is_empty());
+    let kernel = |engine: &Engine| engine.target("sm_80").unwrap().kernels[&broken[0].identity].variants[0].clone();
+    assert_eq!(kernel(&engine).implementation, kernel(&model_ranked).implementation);
+    assert!(others.iter().all(|region| region.chosen != region.present));
+
+    let mut damaged = std::fs::read(folder.path().join("t.jsonl")).unwrap_or_default();
+    damaged.extend_from_slice(b"{\"format\":1}\n");
+    let path = folder.path().join("t.jsonl");
+    std::fs::write(&path, &damaged).unwrap();
+    let (_, found) = tuned(&model_ranked, &mut device, Some(&path), LONG);
+    assert!(found.warnings[0].contains("1 lines are damaged"), "{:?}", found.warnings);
+    assert_eq!(Times::load(&path).unwrap().damaged, 1);
+
+    let mut other = model_ranked.clone();
+    let e = tune(&mut other, &gpu(), "12.9.86", &mut device, &Tuning::default(), &mut |_| {}).unwrap_err();
+    assert!(e.to_string().contains("kiln setup --nvrtc 13"), "{e}");
+    let e = tune(&mut other, &Gpu::named("h100").unwrap(), "13.0.88", &mut device, &Tuning::default(), &mut |_| {});
+    assert!(e.unwrap_err().to_string().contains("--target"), "the target is missing");
+}

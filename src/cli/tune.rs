@@ -1,0 +1,205 @@
+//! `kiln tune`, and what `kiln build --tune` shares with it.
+
+use super::model::{self, ModelArgs};
+use indicatif::{ProgressBar, ProgressStyle};
+use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
+use kiln_engine::Engine;
+use kiln_host::parse_size;
+use kiln_target::{Gpu, Target};
+use kiln_tune::{News, OnDevice, Options, Tuned, TunedRegion, Tuning, tune};
+use miette::{IntoDiagnostic, Result, miette};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Measures ways to make each kernel of a model on this machine's GPU, and writes an engine with the fastest.
+///
+/// Kernels are compared with the CPU's results before their times count, and run over operands that no cache holds. What was measured is kept in a
+/// timing cache, which later builds ask first: two builds with one cache are equal.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An engine (`.kiln`) with code for the GPU, or a model as `kiln build` takes.
+    model: PathBuf,
+    /// The engine to write; default: the model's name with `.kiln`, or the engine itself.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    tune: TuneArgs,
+    #[command(flatten)]
+    options: ModelArgs,
+    /// Print as JSON: for each region all candidates with modelled and measured times.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How to tune.
+#[derive(clap::Args, Clone, Debug)]
+pub struct TuneArgs {
+    /// The GPU to measure on: `cuda:N`; default: `cuda:0`.
+    #[arg(long)]
+    pub device: Option<String>,
+    /// How long to measure at most, as `30s` or `5min`; default: a minute. What was found by then is taken.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub budget: Option<Duration>,
+    /// Device memory to use at most, such as `2GiB`; default: half of what the GPU has, and no more than 16GiB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_memory: Option<u64>,
+    /// The timing cache; default: `timings.jsonl` in $KILN_HOME.
+    #[arg(long, value_name = "FILE")]
+    pub timings: Option<PathBuf>,
+    /// Measure every candidate: what the cost model and the search miss.
+    #[arg(long)]
+    pub exhaustive: bool,
+}
+
+fn parse_time(text: &str) -> std::result::Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time; expected something like `30s`, `1.5min` or `500ms`");
+    let unit = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
+    let scale = match text[unit..].trim() {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = text[..unit].trim().parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())
+}
+
+/// Candidates of one batch where all are measured.
+const ALL_AT_ONCE: usize = 64;
+/// Most device memory, unless something else is said.
+const MOST_MEMORY: usize = 16 << 30;
+
+impl TuneArgs {
+    /// Whether anything is said.
+    pub fn given(&self) -> bool {
+        let TuneArgs { device, budget, max_memory, timings, exhaustive } = self;
+        device.is_some() || budget.is_some() || max_memory.is_some() || timings.is_some() || *exhaustive
+    }
+
+    fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or("cuda:0")
+    }
+
+    /// The GPU to measure on.
+    pub fn gpu(&self) -> Result<Gpu> {
+        OnDevice::gpu(self.device()).into_diagnostic()
+    }
+
+    /// Tunes an engine's code for the GPU, with a progress bar on standard error.
+    pub fn run(&self, engine: &mut Engine, gpu: &Gpu, home: &Home, quiet: bool) -> Result<Tuned> {
+        let nvrtc = Nvrtc::discover(home).into_diagnostic()?;
+        let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(home));
+        let most = ((gpu.memory_gb * 0.5e9) as usize).min(MOST_MEMORY);
+        let memory = self.max_memory.map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let timings = self.timings.clone().unwrap_or_else(|| home.root().join("timings.jsonl"));
+        let search = match self.exhaustive {
+            true => {
+                Options { first: ALL_AT_ONCE, batch: ALL_AT_ONCE, share: 1.0, most: usize::MAX, ..Options::default() }
+            }
+            false => Options::default(),
+        };
+        let budget = self.budget.unwrap_or(Tuning::default().budget);
+        let tuning = Tuning { budget, timings: Some(timings), search };
+        let mut measure = OnDevice::new(self.device(), memory, compiler).into_diagnostic()?;
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let style = "{prefix:>18} {wide_bar} {pos}/{len} kernels {msg:60!}";
+        bar.set_style(ProgressStyle::with_template(style).into_diagnostic()?);
+        bar.set_prefix(format!("tune {}", gpu.arch));
+        let tuned = tune(engine, gpu, nvrtc.release(), &mut measure, &tuning, &mut |news| show(&bar, &news));
+        bar.finish_and_clear();
+        let tuned = tuned.into_diagnostic()?;
+        tuned.warnings.iter().for_each(|warning| note!("warning: {warning}"));
+        Ok(tuned)
+    }
+}
+
+fn show(bar: &ProgressBar, news: &News<'_>) {
+    let best = news.best.map(|seconds| format!(", best {:.1} us", seconds * 1e6)).unwrap_or_default();
+    bar.set_length(news.regions.1 as u64);
+    bar.set_position(news.regions.0 as u64);
+    let (measured, all) = news.measured;
+    bar.set_message(format!("at most {:.0} s; {measured} of {all}{best}: {}", news.left.as_secs_f64(), news.region));
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let is_model = model::is_model(&args.model);
+    let output = match (&args.output, is_model) {
+        (Some(output), _) => output.clone(),
+        (None, true) => args.model.with_extension("kiln"),
+        (None, false) => args.model.clone(),
+    };
+    kiln_host::destination(&output).map_err(|e| miette!("cannot write {}: {e}", output.display()))?;
+    let home = Home::from_env().into_diagnostic()?;
+    let gpu = args.tune.gpu()?;
+    let mut engine = match is_model {
+        true => {
+            super::not_over(&output, &model::files(&args.model)?)?;
+            let graph = model::import(&args.model, &args.options, &[])?;
+            let target = Target::Gpu(gpu.clone());
+            model::build(&graph, &[target], &args.options, home.clone(), args.json, &|_| {})?.0
+        }
+        false => Engine::load(&args.model).into_diagnostic()?,
+    };
+    let tuned = args.tune.run(&mut engine, &gpu, &home, args.json)?;
+    engine.save(&output).into_diagnostic()?;
+    match args.json {
+        true => super::print_json(&serde_json::json!({ "engine": output, "tune": tuned }))?,
+        false => {
+            print(&tuned)?;
+            outln!("-> {}", output.display())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Columns of a region's name.
+const NAME_WIDTH: usize = 36;
+
+/// Prints what tuning found as a table.
+pub fn print(tuned: &Tuned) -> Result<()> {
+    outln!("{} on {}: microseconds by the model's choice and tuned, candidates tried", tuned.target, tuned.gpu)?;
+    for region in &tuned.regions {
+        print_region(region)?;
+    }
+    let (before, after) = tuned.totals();
+    let gain = if after > 0.0 { before / after } else { 1.0 };
+    outln!(
+        "{:>5} {:NAME_WIDTH$} {before:>10.1} {after:>10.1} {gain:>6.2}x; {} regions can be made in one way only",
+        "all",
+        "",
+        tuned.fixed
+    )?;
+    outln!("measured for {:.1} s of {:.0}", tuned.seconds, tuned.budget_seconds)
+}
+
+fn print_region(region: &TunedRegion) -> Result<()> {
+    let count = format!("{}/{}", region.tried(), region.candidates.len());
+    let name: String = region.name.chars().take(NAME_WIDTH).collect();
+    let start = format!("{:>4}x {name:NAME_WIDTH$}", region.uses);
+    match (region.gain(), &region.failure) {
+        (_, Some(failure)) => outln!("{start} {failure}"),
+        (None, None) => outln!("{start} {:>29} {count}", "not measured"),
+        (Some((before, after)), None) => {
+            let row = &region.candidates[region.chosen];
+            let gain = before / after;
+            outln!("{start} {before:>10.1} {after:>10.1} {gain:>6.2}x {count:>9}  {} {}", row.family, row.text)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, seconds) in [("30s", 30.0), ("1.5min", 90.0), ("500ms", 0.5), ("0s", 0.0), ("2 h", 7200.0)] {
+            assert_eq!(parse_time(text).map(|time| time.as_secs_f64()), Ok(seconds), "{text}");
+        }
+        for text in ["30", "s", "-1s", "1 week", "nans", "infs", ""] {
+            assert!(parse_time(text).unwrap_err().contains("expected something like `30s`"), "{text}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::expr::{BinaryOp, Expr, ExprKind, Var};
 use crate::ir::{Scalar as Named, ValueId};
 use crate::pass::facts::{Range, VarFacts};
 use crate::program::Buffer;
-use crate::threads::{self as t, Function, Scalar, Stmt, Ty};
+use crate::threads::{self as t, Binary, Function, Scalar, Stmt, Ty};
 use std::collections::HashMap;
 
 /// Elements that are rounded to 16 bits before the next ones are computed.
@@ -72,7 +72,7 @@ impl Lower<'_> {
                 lower.scalars(&body, nest.width())?;
                 lower.results(&nest, &values, &arrays, &rounded)
             })?;
-            lower.round(&nest, &arrays, &rounded)
+            lower.round(&nest, &values, &arrays, &rounded)
         })?;
         self.prepared.clear();
         Ok(())
@@ -127,7 +127,7 @@ impl Lower<'_> {
     }
 
     /// Rounds them.
-    fn round(&mut self, nest: &Nest, arrays: &[t::Var], rounded: &[Option<t::Var>]) -> Result<()> {
+    fn round(&mut self, nest: &Nest, values: &[Expr], arrays: &[t::Var], rounded: &[Option<t::Var>]) -> Result<()> {
         let Some((lane, width)) = nest.lane.clone() else { return Ok(()) };
         let pair = self.counter("pair", width / 2, false);
         let at = |which: i64| {
@@ -135,18 +135,31 @@ impl Lower<'_> {
             (place.clone(), nest.register.substitute(&|var| (*var == lane).then(|| place.clone())))
         };
         let both = [at(0), at(1)];
-        for (array, wide) in arrays.iter().zip(rounded).filter_map(|(array, wide)| Some((array, wide.as_ref()?))) {
+        for ((array, wide), value) in arrays.iter().zip(rounded).zip(values) {
+            let Some(wide) = wide else { continue };
+            let to = match value.ty() {
+                Type::Element(dtype) => Scalar::of(dtype, false),
+                Type::Index => return Err(self.internal("an index that is rounded")),
+            };
             self.unrolled(&pair, width / 2, |lower| {
                 let mut values = vec![];
                 for (place, _) in &both {
                     values.push(wide.at(lower.expr(place)?));
                 }
-                let to = array.ty().element();
-                let rounded = lower.var("rounded", Ty::Vector(to, 2));
-                lower.push(Stmt::constant(&rounded, t::Expr::call(Function::RoundPair(to), values)));
+                let pair = t::Expr::call(Function::RoundPair(to), values);
+                if array.ty().element() == Scalar::U32 {
+                    let word = lower.expr(&(&both[0].1 / 2))?;
+                    lower.push(Stmt::Assign(array.place(word), pair));
+                    return Ok(());
+                }
+                let rounded = lower.var("rounded", Ty::Scalar(Scalar::U32));
+                lower.push(Stmt::constant(&rounded, pair));
                 for (which, (_, register)) in both.iter().enumerate() {
                     let register = lower.expr(register)?;
-                    lower.push(Stmt::Assign(array.place(register), rounded.at(t::Expr::int(which as u32))));
+                    let half = t::Expr::from(&rounded);
+                    let half = if which == 0 { half } else { half.op(Binary::Shr, t::Expr::Int(16, Scalar::U32)) };
+                    let half = t::Expr::call(Function::FromBits(to), [half.cast(Scalar::U16)]);
+                    lower.push(Stmt::Assign(array.place(register), half));
                 }
                 Ok(())
             })?;

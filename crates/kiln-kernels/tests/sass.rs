@@ -153,9 +153,9 @@ fn halves_of_words_are_widened_at_once() {
     }
 }
 
-/// Weights of attention are words of two from where they are rounded on.
+/// Scores of two rows that are as far from the diagonal share a comparison, and weights are words of two from where they are rounded on.
 #[test]
-fn weights_of_attention_take_few_instructions() {
+fn masks_and_weights_of_attention_take_few_instructions() {
     let case = attention::stream_of(128, true, "nqhd,nkhd->nhqk", 256, 256);
     let offers = case.offers(Arch::Sm90a);
     let tile =
@@ -165,9 +165,11 @@ fn weights_of_attention_take_few_instructions() {
     assert!(found.is_empty(), "{found:?}");
     let Some(code) = sass(offer, Arch::Sm90a) else { return };
     let count = |name: &str| instructions(&code).filter(|op| op.starts_with(name)).count();
-    // The first step and those of the loop: 64 weights of a thread.
-    let [rounded, moved] = ["F2FP", "PRMT"].map(count);
-    assert!(rounded >= 2 * 32 && moved <= 40, "{rounded} roundings, {moved} permutations of bytes");
+    // The first step and those of the loop: 64 scores of a thread, under the diagonal and before the last key, 64 weights. Results are put together
+    // where they leave.
+    let [selects, comparisons, rounded, moved] = ["FSEL", "ISETP", "F2FP", "PRMT"].map(count);
+    assert!(selects >= 2 * 64 && rounded >= 2 * 32, "{selects} selects, {rounded} roundings");
+    assert!(comparisons <= 300 && moved <= 40, "{comparisons} comparisons, {moved} permutations of bytes");
 }
 
 /// What the compiler and the assembler say against an offer's kernels.

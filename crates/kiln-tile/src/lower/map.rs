@@ -57,6 +57,7 @@ impl Lower<'_> {
         let (body, values) = at_coordinates(axes, &nest.at, body, values);
         let mut inner = nest.counters();
         inner.extend(args.iter().map(|(var, _)| var.id));
+        let (body, values) = self.limits(&inner, body, values)?;
         let body = self.hoist(body, &mut inner)?;
         let vectors = self.prepare(&nest, &inner, &body, &values)?;
         let arrays = results.iter().map(|id| self.array(*id)).collect::<Result<Vec<_>>>()?;
@@ -76,6 +77,26 @@ impl Lower<'_> {
         })?;
         self.prepared.clear();
         Ok(())
+    }
+
+    /// A body and its results with the comparisons of coordinates by [`Lower::compared`], where they guard no loads.
+    fn limits(&mut self, inner: &[u32], body: Vec<Named>, values: Vec<Expr>) -> Result<(Vec<Named>, Vec<Expr>)> {
+        if !guarded_loads(&body, &values).is_empty() {
+            return Ok((body, values));
+        }
+        let mut bound = HashMap::new();
+        let mut out = vec![];
+        for scalar in body {
+            let Named::Bind { var, value } = scalar else {
+                out.push(scalar);
+                continue;
+            };
+            let known = see_through(&value, &bound);
+            out.push(Named::Bind { var: var.clone(), value: self.compared(&value, &bound, inner)? });
+            bound.insert(var.id, known);
+        }
+        let values = values.iter().map(|value| self.compared(value, &bound, inner)).collect::<Result<_>>()?;
+        Ok((out, values))
     }
 
     /// Writes the values of one element.

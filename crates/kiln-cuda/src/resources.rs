@@ -118,6 +118,11 @@ impl ResourceLog {
         self.warnings.iter().any(|warning| warning.contains("wgmma.mma_async instructions are serialized"))
     }
 
+    /// True if ptxas put synchronization of its own between wgmma instructions, whose operands something wrote there (notes C7519 and others).
+    pub fn wgmma_interrupted(&self) -> bool {
+        self.warnings.iter().any(|warning| warning.contains("is injected"))
+    }
+
     fn most(&self, of: impl Fn(&FunctionResources) -> u32) -> u32 {
         self.functions.iter().map(of).max().unwrap_or(0)
     }
@@ -153,6 +158,8 @@ ptxas info    : Function properties for helper
     16 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to \
 function call in function 'rows'
+ptxas info    : (C7519) warpgroup.arrive is injected in around line 12 by compiler to allow use of registers in GMMA in \
+function 'rows'
 ptxas info    : Compiling entry function 'small' for 'sm_90a'
 ptxas info    : Function properties for small
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
@@ -169,8 +176,8 @@ ptxas info    : Used 8 registers, used 0 barriers, 384 bytes cmem[0]
         assert_eq!((small.registers, small.static_smem, small.barriers), (8, 0, 0));
         assert!(log.entry("helper").is_none(), "a device function is no entry");
         assert_eq!((log.registers(), log.stack(), log.static_smem()), (255, 40, 8448));
-        assert!(log.spills() && log.wgmma_serialized());
-        assert_eq!(log.warnings.len(), 2);
+        assert!(log.spills() && log.wgmma_serialized() && log.wgmma_interrupted());
+        assert_eq!(log.warnings.len(), 3);
     }
 
     #[test]

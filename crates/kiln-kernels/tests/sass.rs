@@ -169,6 +169,25 @@ fn halves_of_words_are_widened_at_once() {
     }
 }
 
+/// Scores of two rows that are as far from the diagonal share a comparison, and weights are words of two from where they are rounded on.
+#[test]
+fn masks_and_weights_of_attention_take_few_instructions() {
+    let case = attention::stream_of(128, true, "nqhd,nkhd->nhqk", 256, 256);
+    let offers = case.offers(Arch::Sm90a);
+    let tile =
+        |offer: &&Offer| offer.text.starts_with("128 queries, 128 keys") && offer.text.contains("overlapped, staged");
+    let offer = offers.iter().find(tile).expect("a Config with roles");
+    let found = complaints(&case, offer, Arch::Sm90a);
+    assert!(found.is_empty(), "{found:?}");
+    let Some(code) = sass(offer, Arch::Sm90a) else { return };
+    let count = |name: &str| instructions(&code).filter(|op| op.starts_with(name)).count();
+    // The first step and those of the loop: 64 scores of a thread, under the diagonal and before the last key, 64 weights. Results are put together
+    // where they leave.
+    let [selects, comparisons, rounded, moved] = ["FSEL", "ISETP", "F2FP", "PRMT"].map(count);
+    assert!(selects >= 2 * 64 && rounded >= 2 * 32, "{selects} selects, {rounded} roundings");
+    assert!(comparisons <= 300 && moved <= 40, "{comparisons} comparisons, {moved} permutations of bytes");
+}
+
 /// What the compiler and the assembler say against an offer's kernels.
 fn complaints(case: &Case, offer: &Offer, arch: Arch) -> Vec<String> {
     let made = match implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}) {
@@ -178,7 +197,7 @@ fn complaints(case: &Case, offer: &Offer, arch: Arch) -> Vec<String> {
     let mut found = vec![];
     for (kernel, compiled) in made.kernels.iter().zip(sim::compile(&made, arch)) {
         let own = compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
-        let waits = compiled.log.wgmma_serialized();
+        let waits = compiled.log.wgmma_serialized() || compiled.log.wgmma_interrupted();
         if compiled.log.spills() || own.stack > 0 || waits {
             let spilled = own.spill_stores + own.spill_loads;
             found.push(format!(
@@ -194,7 +213,8 @@ fn complaints(case: &Case, offer: &Offer, arch: Arch) -> Vec<String> {
     found
 }
 
-/// No Config of the spaces spills, has local memory, or makes the assembler wait for a product that could run on (C7510).
+/// No Config of the spaces spills, has local memory, or makes the assembler wait for a product that could run on (C7510), or take
+/// turns with its registers (C7519).
 #[test]
 fn no_config_spills() {
     let all = std::env::var("KILN_CONFIGS").is_ok_and(|which| which == "all");

@@ -6,6 +6,7 @@ use crate::dtype::Type;
 use crate::error::Result;
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
 use crate::ir::{Place, Scalar as Named};
+use crate::pass::facts::Range;
 use crate::pass::simplify::simplify_div_mod;
 use crate::program::{AtomicOp, Buffer};
 use crate::threads as t;
@@ -127,13 +128,40 @@ impl Lower<'_> {
                 let a = self.condition(a, inner)?;
                 Ok(a.binary(*op, self.condition(b, inner)?))
             }
-            ExprKind::Compare(op, a, b) if a.ty() == Type::Index && !depends(b, inner) => {
-                let (outer, rest) = split(a, inner);
-                let limit = self.name("limit", &(b - outer))?;
+            ExprKind::Compare(op, a, b) if a.ty() == Type::Index => {
+                let ((a0, a1), (b0, b1)) = (split(a, inner), split(b, inner));
+                let (rest, mut limit) = (a1 - b1, b0 - a0);
+                let of_rest = self.facts.range(&rest);
+                let around = Range::new(of_rest.lo - 1, of_rest.hi + 1);
+                if around.fits_int() && !self.facts.range(&limit).fits_int() {
+                    // What lies beyond all that is compared with it may as well lie next to that, in 32 bits.
+                    let end = |at: i128| Expr::wide_int(Type::Index, at);
+                    limit = limit.max(end(around.lo)).min(end(around.hi));
+                }
+                let limit = self.name("limit", &limit)?;
                 Ok(rest.compare(*op, limit))
             }
             _ => Ok(cond.clone()),
         }
+    }
+
+    /// An expression whose comparisons of coordinates are [`Lower::condition`]s, names written out: what is left of them differs between registers
+    /// alone, and where it is the same, so is the comparison.
+    pub(super) fn compared(&mut self, e: &Expr, bound: &HashMap<u32, Expr>, inner: &[u32]) -> Result<Expr> {
+        if let ExprKind::Compare(_, a, _) = e.kind()
+            && a.ty() == Type::Index
+        {
+            let written = see_through(e, bound);
+            return if depends(&written, inner) { self.condition(&written, inner) } else { Ok(e.clone()) };
+        }
+        let mut failed = Ok(());
+        let out = e.map_operands(&mut |operand| {
+            self.compared(operand, bound, inner).unwrap_or_else(|err| {
+                failed = Err(err);
+                operand.clone()
+            })
+        });
+        failed.map(|()| out)
     }
 
     /// Where the elements of a tile at coordinates `at` are.

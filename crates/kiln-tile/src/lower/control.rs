@@ -140,18 +140,20 @@ impl Lower<'_> {
                 return Err(self.internal("a tile is handed over in another layout"));
             }
             if crossed {
-                let kept = self.registers(source.name(), self.program.value(from).dtype, layout);
-                self.copy_registers(&source, &kept, layout.registers())?;
-                later.push((kept, target, layout.registers()));
+                let kept = self.var(source.name(), source.ty());
+                self.push(Stmt::declare(&kept));
+                self.copy_registers(&source, &kept)?;
+                later.push((kept, target));
             } else {
-                self.copy_registers(&source, &target, layout.registers())?;
+                self.copy_registers(&source, &target)?;
             }
         }
-        later.iter().try_for_each(|(from, to, count)| self.copy_registers(from, to, *count))
+        later.iter().try_for_each(|(from, to)| self.copy_registers(from, to))
     }
 
     /// Copies an array.
-    pub(super) fn copy_registers(&mut self, from: &t::Var, to: &t::Var, count: u32) -> Result<()> {
+    pub(super) fn copy_registers(&mut self, from: &t::Var, to: &t::Var) -> Result<()> {
+        let Ty::Array(_, count) = to.ty() else { return Err(self.internal("a copy to what is no array")) };
         let counter = self.counter("i", count, false);
         self.unrolled(&counter, count, |lower| {
             let at = lower.expr(&Expr::var(&counter))?;

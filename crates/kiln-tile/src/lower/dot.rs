@@ -446,8 +446,11 @@ fn rounded(tf32: Option<Round>, word: t::Expr) -> t::Expr {
     tf32.map_or(word.clone(), |round| t::Expr::call(Function::RoundTf32(round), [word]))
 }
 
-/// `count` neighbouring registers of an array in one word.
+/// `count` neighbouring registers of an array in one word, which it may hold already.
 pub(super) fn packed(from: &t::Var, first: u32, count: u32) -> t::Expr {
+    if count > 1 && from.ty().element() == Scalar::U32 {
+        return from.at(t::Expr::int(first / count));
+    }
     word(from.ty().element(), (0..count).map(|i| from.at(t::Expr::int(first + i))).collect())
 }
 

@@ -9,7 +9,7 @@ use crate::expr::{BinaryOp, Expr, ExprKind, Var};
 use crate::ir::{Scalar as Named, ValueId};
 use crate::pass::facts::{Range, VarFacts};
 use crate::program::Buffer;
-use crate::threads::{self as t, Function, Scalar, Stmt, Ty};
+use crate::threads::{self as t, Binary, Function, Scalar, Stmt, Ty};
 use std::collections::HashMap;
 
 /// Elements that are rounded to 16 bits before the next ones are computed.
@@ -57,6 +57,7 @@ impl Lower<'_> {
         let (body, values) = at_coordinates(axes, &nest.at, body, values);
         let mut inner = nest.counters();
         inner.extend(args.iter().map(|(var, _)| var.id));
+        let (body, values) = self.limits(&inner, body, values)?;
         let body = self.hoist(body, &mut inner)?;
         let vectors = self.prepare(&nest, &inner, &body, &values)?;
         let arrays = results.iter().map(|id| self.array(*id)).collect::<Result<Vec<_>>>()?;
@@ -72,10 +73,30 @@ impl Lower<'_> {
                 lower.scalars(&body, nest.width())?;
                 lower.results(&nest, &values, &arrays, &rounded)
             })?;
-            lower.round(&nest, &arrays, &rounded)
+            lower.round(&nest, &values, &arrays, &rounded)
         })?;
         self.prepared.clear();
         Ok(())
+    }
+
+    /// A body and its results with the comparisons of coordinates by [`Lower::compared`], where they guard no loads.
+    fn limits(&mut self, inner: &[u32], body: Vec<Named>, values: Vec<Expr>) -> Result<(Vec<Named>, Vec<Expr>)> {
+        if !guarded_loads(&body, &values).is_empty() {
+            return Ok((body, values));
+        }
+        let mut bound = HashMap::new();
+        let mut out = vec![];
+        for scalar in body {
+            let Named::Bind { var, value } = scalar else {
+                out.push(scalar);
+                continue;
+            };
+            let known = see_through(&value, &bound);
+            out.push(Named::Bind { var: var.clone(), value: self.compared(&value, &bound, inner)? });
+            bound.insert(var.id, known);
+        }
+        let values = values.iter().map(|value| self.compared(value, &bound, inner)).collect::<Result<_>>()?;
+        Ok((out, values))
     }
 
     /// Writes the values of one element.
@@ -127,7 +148,7 @@ impl Lower<'_> {
     }
 
     /// Rounds them.
-    fn round(&mut self, nest: &Nest, arrays: &[t::Var], rounded: &[Option<t::Var>]) -> Result<()> {
+    fn round(&mut self, nest: &Nest, values: &[Expr], arrays: &[t::Var], rounded: &[Option<t::Var>]) -> Result<()> {
         let Some((lane, width)) = nest.lane.clone() else { return Ok(()) };
         let pair = self.counter("pair", width / 2, false);
         let at = |which: i64| {
@@ -135,18 +156,31 @@ impl Lower<'_> {
             (place.clone(), nest.register.substitute(&|var| (*var == lane).then(|| place.clone())))
         };
         let both = [at(0), at(1)];
-        for (array, wide) in arrays.iter().zip(rounded).filter_map(|(array, wide)| Some((array, wide.as_ref()?))) {
+        for ((array, wide), value) in arrays.iter().zip(rounded).zip(values) {
+            let Some(wide) = wide else { continue };
+            let to = match value.ty() {
+                Type::Element(dtype) => Scalar::of(dtype, false),
+                Type::Index => return Err(self.internal("an index that is rounded")),
+            };
             self.unrolled(&pair, width / 2, |lower| {
                 let mut values = vec![];
                 for (place, _) in &both {
                     values.push(wide.at(lower.expr(place)?));
                 }
-                let to = array.ty().element();
-                let rounded = lower.var("rounded", Ty::Vector(to, 2));
-                lower.push(Stmt::constant(&rounded, t::Expr::call(Function::RoundPair(to), values)));
+                let pair = t::Expr::call(Function::RoundPair(to), values);
+                if array.ty().element() == Scalar::U32 {
+                    let word = lower.expr(&(&both[0].1 / 2))?;
+                    lower.push(Stmt::Assign(array.place(word), pair));
+                    return Ok(());
+                }
+                let rounded = lower.var("rounded", Ty::Scalar(Scalar::U32));
+                lower.push(Stmt::constant(&rounded, pair));
                 for (which, (_, register)) in both.iter().enumerate() {
                     let register = lower.expr(register)?;
-                    lower.push(Stmt::Assign(array.place(register), rounded.at(t::Expr::int(which as u32))));
+                    let half = t::Expr::from(&rounded);
+                    let half = if which == 0 { half } else { half.op(Binary::Shr, t::Expr::Int(16, Scalar::U32)) };
+                    let half = t::Expr::call(Function::FromBits(to), [half.cast(Scalar::U16)]);
+                    lower.push(Stmt::Assign(array.place(register), half));
                 }
                 Ok(())
             })?;

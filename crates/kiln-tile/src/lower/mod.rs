@@ -18,6 +18,7 @@ mod shared;
 mod storage;
 mod store;
 mod sync;
+mod words;
 
 use crate::compile::{Kernel, KernelParam};
 use crate::dtype::Type;
@@ -79,6 +80,8 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
             help: "clusters need sm_90 or newer: choose a Config without".to_owned(),
         });
     }
+    let storage = Storage::of(program)?;
+    let words = if arch.has_bf16() { words::words(program, &storage) } else { HashSet::new() };
     let mut lower = Lower {
         program,
         arch,
@@ -86,7 +89,8 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         facts: Facts::default(),
         vars: HashMap::new(),
         buffers: HashMap::new(),
-        storage: Storage::of(program)?,
+        storage,
+        words,
         arrays: HashMap::new(),
         position: 0,
         shared: plan,
@@ -212,6 +216,8 @@ pub(crate) struct Lower<'a> {
     /// Pointers to tensors, by their number.
     buffers: HashMap<u32, t::Var>,
     storage: Storage,
+    /// Those of its classes whose arrays hold words of two elements.
+    words: HashSet<usize>,
     /// Arrays of registers, by their number in the storage.
     arrays: HashMap<usize, t::Var>,
     /// Number of the next statement, in order.
@@ -440,7 +446,11 @@ impl<'a> Lower<'a> {
             let id = self.storage.first(class);
             let layout = self.layout(id)?;
             let value = self.program.value(id);
-            let array = self.registers(&value.name, value.dtype, layout);
+            let array = match self.words.contains(&class) {
+                true => self.var(&value.name, Ty::Array(Scalar::U32, layout.registers() / 2)),
+                false => self.var(&value.name, Ty::Array(Scalar::of(value.dtype, false), layout.registers())),
+            };
+            self.push(Stmt::declare(&array));
             self.arrays.insert(class, array);
         }
         let result = |i: usize| stmt.results.get(i).copied().ok_or_else(|| self.internal("a statement lacks a result"));

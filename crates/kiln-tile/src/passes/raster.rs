@@ -1,10 +1,15 @@
 //! Which CTA takes which point of the domain, in bands along the last two axes that share what they read in L2; a persistent grid takes point
 //! after point. CTAs of a cluster have neighbouring points along an axis.
+//!
+//! Where loops are longer at some points than at others, families put the long ones first. If the CTAs of a persistent grid took them in one order
+//! in every round, the first would have the longest each time: so every other round goes backwards, and the last, which may not be whole,
+//! forwards.
 
 use crate::dtype::Type;
-use crate::expr::Expr;
+use crate::expr::{Expr, ExprKind};
 use crate::ir::{Block, Grid, Op, Program, Stmt};
 use crate::program::{Axis, product};
+use std::collections::HashSet;
 
 /// Runs the pass: the domain becomes one axis of CTAs.
 pub fn raster(program: &mut Program) {
@@ -35,18 +40,48 @@ pub fn raster(program: &mut Program) {
         return;
     }
     let point = program.add_var("point", Type::Index);
-    let mut inner = vec![];
-    place(program, &domain, &Expr::var(&point), rank, &mut inner);
-    inner.append(&mut body);
     let count = program.add_var("ctas", Type::Index);
     let each = |e: &Expr| if axis.is_some() { e / ctas } else { e.clone() };
     let (end, step) = (each(&points), each(&Expr::var(&count)));
+    let mut inner = vec![];
+    let mut taken = Expr::var(&point);
+    if uneven(&domain, &body) {
+        let round = bind(program, "round", &taken - &first, &mut inner);
+        let backwards = ((&end - 1 - &round) / &step % 2).eq(1);
+        let var = program.add_var("taken", Type::Index);
+        let value = backwards.select(&(round + &step - 1 - &first), taken);
+        taken = Expr::var(&var);
+        inner.push(Stmt::effect(Op::Bind { var, value, below: Some(end.clone()) }));
+    }
+    place(program, &domain, &taken, rank, &mut inner);
+    inner.append(&mut body);
     program.domain = vec![Axis { var: cta, extent: Expr::var(&count) }];
     program.grid = Grid::Persistent { per_sm: 1, count, points };
     let op =
         Op::For { var: point, start: first, end, step, carried: vec![], body: inner, yields: vec![], stages: None };
     out.push(Stmt::effect(op));
     program.body = out;
+}
+
+/// Whether how often a loop runs depends on the point. CTAs that wait for those before them take points in order.
+fn uneven(domain: &[Axis], body: &Block) -> bool {
+    let mut of_point: HashSet<u32> = domain.iter().map(|axis| axis.var.id).collect();
+    let (mut found, mut ordered) = (false, false);
+    for stmt in body {
+        stmt.walk(&mut |stmt| {
+            let depends =
+                |e: &Expr| e.any(&mut |e| matches!(e.kind(), ExprKind::Var(var) if of_point.contains(&var.id)));
+            match &stmt.op {
+                Op::Bind { var, value, .. } if depends(value) => {
+                    of_point.insert(var.id);
+                }
+                Op::For { start, end, .. } => found |= depends(start) || depends(end),
+                Op::Await { .. } | Op::Signal { .. } => ordered = true,
+                _ => {}
+            }
+        });
+    }
+    found && !ordered
 }
 
 fn bind(program: &mut Program, name: &str, value: Expr, out: &mut Block) -> Expr {

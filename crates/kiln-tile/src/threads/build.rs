@@ -55,8 +55,7 @@ impl Expr {
                     Function::Math(UnaryOp::IsNan | UnaryOp::IsInf) => Ty::Scalar(Scalar::Bool),
                     Function::ToF32 | Function::OddF32 => Ty::Scalar(Scalar::F32),
                     Function::Round(to) | Function::FromBits(to) | Function::ClusterLoad(to) => Ty::Scalar(*to),
-                    Function::RoundPair(to) => Ty::Vector(*to, 2),
-                    Function::Pack | Function::RoundTf32(_) => Ty::Scalar(Scalar::U32),
+                    Function::RoundPair(_) | Function::Pack | Function::RoundTf32(_) => Ty::Scalar(Scalar::U32),
                     Function::Bits => Ty::Scalar(match (first, first.element().bytes()) {
                         (Ty::Vector(..), _) | (_, 4) => Scalar::U32,
                         (_, 1) => Scalar::U8,

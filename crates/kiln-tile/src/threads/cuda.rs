@@ -41,7 +41,6 @@ pub fn print(kernel: &Kernel, arch: Arch) -> Result<Source> {
         known: HashMap::new(),
         helpers: BTreeSet::new(),
         pieces: BTreeSet::new(),
-        runs: kernel.body.iter().all(Stmt::products_surely_run),
         shared: false,
         address: false,
     };
@@ -65,8 +64,6 @@ struct Printer<'a> {
     known: HashMap<Var, String>,
     helpers: BTreeSet<Helper>,
     pieces: BTreeSet<Piece>,
-    /// Whether the compiler knows that every loop of asynchronous products runs. Elsewhere it takes apart what a loop carries.
-    runs: bool,
     /// Whether shared memory is named, as a pointer and as an address.
     shared: bool,
     address: bool,
@@ -576,11 +573,8 @@ impl Printer<'_> {
             }
             Function::Round(to) => format!("to_{}({list})", self.scalar(to)),
             Function::RoundPair(to) => {
-                self.helpers.insert(Helper::Vec);
-                let half = to == Scalar::F16;
-                self.helpers.insert(if half { Helper::PackF16 } else { Helper::PackBf16 });
-                self.pieces.insert(if half { Piece::RoundPairF16 } else { Piece::RoundPairBf16 });
-                format!("round_pair_{}({list})", self.scalar(to))
+                self.helpers.insert(if to == Scalar::F16 { Helper::PackF16 } else { Helper::PackBf16 });
+                format!("pack_{}({list})", self.scalar(to))
             }
             Function::RoundTf32(round) => {
                 let away = round == Round::NearestAway;
@@ -606,8 +600,7 @@ impl Printer<'_> {
             Function::FromBits(to) => format!("({})({list})", self.scalar(to)),
             Function::Pack => {
                 let wide = args.len() == 2;
-                let pack16 = if self.runs { Piece::Pack16 } else { Piece::Pack16Together };
-                self.pieces.insert(if wide { pack16 } else { Piece::Pack8 });
+                self.pieces.insert(if wide { Piece::Pack16 } else { Piece::Pack8 });
                 let bits: Vec<String> =
                     args.iter().map(|arg| self.call(Function::Bits, std::slice::from_ref(arg))).collect();
                 format!("pack({})", bits.join(", "))

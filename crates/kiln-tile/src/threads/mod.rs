@@ -140,7 +140,7 @@ pub enum Function {
     OddF32,
     /// `f32` rounded to this small float.
     Round(Scalar),
-    /// Two `f32` rounded to a vector of two `F16` or `Bf16`.
+    /// Two `f32` rounded to `F16` or `Bf16`, in a `U32`, the first lowest.
     RoundPair(Scalar),
     /// The bits of an `f32`, as a `U32`, rounded to TF32 to nearest; ties to even, or away from zero.
     RoundTf32(Round),

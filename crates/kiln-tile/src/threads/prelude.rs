@@ -5,12 +5,9 @@
 #[allow(missing_docs)] // each variant is the piece of its name
 pub enum Piece {
     Bits,
-    RoundPairF16,
-    RoundPairBf16,
     RoundTf32,
     RoundTf32Away,
     Pack16,
-    Pack16Together,
     Pack8,
     ShuffleXor,
     Shuffle,
@@ -44,12 +41,9 @@ impl Piece {
     pub fn source(self) -> String {
         match self {
             Piece::Bits => BITS.to_owned(),
-            Piece::RoundPairF16 => round_pair("f16"),
-            Piece::RoundPairBf16 => round_pair("bf16"),
             Piece::RoundTf32 => round_tf32("round_tf32", "ties to even", "rn"),
             Piece::RoundTf32Away => round_tf32("round_tf32_away", "ties away from zero", "rna"),
             Piece::Pack16 => PACK16.to_owned(),
-            Piece::Pack16Together => PACK16_TOGETHER.to_owned(),
             Piece::Pack8 => PACK8.to_owned(),
             Piece::ShuffleXor => shuffle("shuffle_xor", "whose number differs in these bits", "__shfl_xor_sync"),
             Piece::Shuffle => shuffle("shuffle", "of this number", "__shfl_sync"),
@@ -139,18 +133,6 @@ template <class T> __device__ __forceinline__ unsigned bits_of(const T& x) {
 }
 ";
 
-fn round_pair(ty: &str) -> String {
-    format!(
-        "\
-// Two neighbours rounded together.
-__device__ __forceinline__ Vec<{ty}, 2> round_pair_{ty}(float first, float second) {{
-    const unsigned pair = pack_{ty}(first, second);
-    return {{{{{{(unsigned short)pair}}, {{(unsigned short)(pair >> 16)}}}}}};
-}}
-"
-    )
-}
-
 fn round_tf32(name: &str, ties: &str, mode: &str) -> String {
     format!(
         "\
@@ -170,14 +152,6 @@ __device__ __forceinline__ unsigned pack(unsigned short first, unsigned short se
     return first | (unsigned)second << 16;
 }
 ";
-
-const PACK16_TOGETHER: &str = r#"// The same by an instruction, which the compiler does not move halves across.
-__device__ __forceinline__ unsigned pack(unsigned short first, unsigned short second) {
-    unsigned pair;
-    asm("mov.b32 %0, {%1, %2};" : "=r"(pair) : "h"(first), "h"(second));
-    return pair;
-}
-"#;
 
 const PACK8: &str = "\
 // Four bytes in one register, the first lowest.

@@ -122,20 +122,6 @@ impl Stmt {
         matches!(self, Stmt::For { start, end, unroll: false, .. } if start.as_int().is_some() && end.as_int().is_some())
     }
 
-    /// Whether all loops in it that begin asynchronous products, and have no such loop inside, are known to run.
-    pub fn products_surely_run(&self) -> bool {
-        let inside = self.blocks().into_iter().flatten();
-        let outer = inside.clone().any(|s| s.has_loop() && s.multiplies_asynchronously());
-        match self {
-            Stmt::For { .. } if !outer && self.multiplies_asynchronously() => self.known_trips(),
-            _ => inside.into_iter().all(Stmt::products_surely_run),
-        }
-    }
-
-    fn has_loop(&self) -> bool {
-        matches!(self, Stmt::For { .. }) || self.blocks().into_iter().flatten().any(Stmt::has_loop)
-    }
-
     /// Whether products are begun in it that run on by themselves.
     pub fn multiplies_asynchronously(&self) -> bool {
         let wgmma = |atom: &Atom| matches!(atom, Atom::Mma { row, .. } if row.kind == MmaKind::Wgmma);

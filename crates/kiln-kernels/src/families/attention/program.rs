@@ -111,7 +111,7 @@ impl<'e> Emit<'e> {
         axes.insert(if heavy { 0 } else { axes.len() }, tile);
         let mut at = k.grid(&axes);
         let tile = at.remove(if heavy { 0 } else { at.len() - 1 });
-        let tile = if heavy { k.bind("tile", count - 1 - tile) } else { tile };
+        let tile = if heavy { k.bind("tile", (count - 1 - tile).max(0)) } else { tile };
         self.first = tile * i64::from(self.bm);
         self.grid = self.streamed.grid.iter().map(|(label, _)| *label).zip(at).collect();
     }

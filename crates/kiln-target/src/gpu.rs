@@ -58,6 +58,8 @@ pub struct Gpu {
 pub struct Costs {
     /// Time from a load of device memory to its value, in seconds: with it, what must be on its way to keep memory busy.
     pub latency_seconds: f64,
+    /// Share of its nominal bandwidth that device memory reaches.
+    pub memory_share: f64,
     /// Bandwidth of the level-2 cache over that of device memory.
     pub l2_factor: f64,
     /// Integer operations that go with one access to memory.
@@ -91,6 +93,7 @@ impl Default for Costs {
     fn default() -> Costs {
         Costs {
             latency_seconds: 4e-7,
+            memory_share: 0.88,
             l2_factor: 2.5,
             access_ops: 8.0,
             shuffle_ops: 4.0,
@@ -98,8 +101,8 @@ impl Default for Costs {
             cluster_seconds: 1e-7,
             cluster_launch_seconds: 1.8e-6,
             overlap_loss: 0.1,
-            l2_sm_bytes: 46.0,
-            sm_bytes: 50.0,
+            l2_sm_bytes: 48.0,
+            sm_bytes: 52.0,
             tensor_share: 0.78,
             sync_share: 0.6,
             pipeline_loss: 0.05,

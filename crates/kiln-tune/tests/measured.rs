@@ -112,7 +112,7 @@ fn candidates_that_memory_does_not_hold_are_left_out_this_time() {
         let compiler = compiler();
         let nvrtc = compiler.nvrtc().release().to_owned();
         let mut device = OnDevice::new(DEVICE, memory, compiler).unwrap();
-        let search = Options { first: 3, least: 3, most: 3, ..Options::default() };
+        let search = Options { first: 24, least: 24, most: 24, share: 1.0, ..Options::default() };
         let tuning = Tuning { budget: Duration::from_secs(600), search, timings: Some(path.clone()) };
         let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &tuning, &mut |_| {}).unwrap();
         let left_out = found.regions[0].candidates.iter().filter_map(|row| row.invalid.as_ref());

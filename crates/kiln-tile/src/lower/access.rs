@@ -6,7 +6,6 @@ use crate::dtype::Type;
 use crate::error::Result;
 use crate::expr::{BinaryOp, CompareOp, Expr, ExprKind, Var};
 use crate::ir::{Place, Scalar as Named};
-use crate::pass::facts::Range;
 use crate::pass::simplify::simplify_div_mod;
 use crate::program::{AtomicOp, Buffer};
 use crate::threads as t;
@@ -80,6 +79,9 @@ pub(super) fn split(e: &Expr, inner: &[u32]) -> (Expr, Expr) {
     }
 }
 
+/// Beyond all coordinates in a tile.
+const FAR: i128 = 1 << 30;
+
 impl Lower<'_> {
     /// Position of an element, counted from the first of the tensor.
     fn offset(&self, buffer: &Buffer, index: &[Expr]) -> Expr {
@@ -132,11 +134,11 @@ impl Lower<'_> {
                 let ((a0, a1), (b0, b1)) = (split(a, inner), split(b, inner));
                 let (rest, mut limit) = (a1 - b1, b0 - a0);
                 let of_rest = self.facts.range(&rest);
-                let around = Range::new(of_rest.lo - 1, of_rest.hi + 1);
-                if around.fits_int() && !self.facts.range(&limit).fits_int() {
-                    // What lies beyond all that is compared with it may as well lie next to that, in 32 bits.
+                if -FAR < of_rest.lo && of_rest.hi < FAR && !self.facts.range(&limit).fits_int() {
+                    // What lies beyond all that is compared with it may as well lie nearer, in 32 bits; ends that are always the same make limits of
+                    // one tile the same.
                     let end = |at: i128| Expr::wide_int(Type::Index, at);
-                    limit = limit.max(end(around.lo)).min(end(around.hi));
+                    limit = limit.max(end(-FAR)).min(end(FAR));
                 }
                 let limit = self.name("limit", &limit)?;
                 Ok(rest.compare(*op, limit))

@@ -15,6 +15,9 @@ use crate::expr::Expr;
 use crate::ir::{Block, ChannelId, Op, Program, Renaming, Role, Stmt};
 use crate::lower::FIRST_TURN;
 
+/// Warps of each of the two: more would have too few registers.
+const GROUP: u32 = 4;
+
 /// Runs the pass if the schedule asks for it and every tile has as many slots.
 pub fn alternate(program: &mut Program) {
     if !program.schedule.ping_pong {
@@ -23,7 +26,7 @@ pub fn alternate(program: &mut Program) {
     let body = std::mem::take(&mut program.body);
     program.body = match &body[..] {
         [Stmt { op: Op::Roles(roles), .. }] => match &roles[..] {
-            [producer, consumer] => match taken(&consumer.body) {
+            [producer, consumer] if consumer.warps == GROUP => match taken(&consumer.body) {
                 Some(taken) => {
                     let second = program.copy_block(&consumer.body, &mut Renaming::default());
                     let of = |first: bool, body: Block| {

@@ -123,6 +123,7 @@ impl Generator<'_> {
             row_threads: tape.pick(&[0, 8]),
             staged_epilogue: tape.flip(),
             overlap: tape.flip(),
+            ping_pong: tape.flip(),
             cluster: tape.pick(&[1, 2, 4]),
             across: tape.flip(),
             ..Schedule::default()

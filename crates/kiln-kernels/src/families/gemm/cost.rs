@@ -84,7 +84,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
 
     let sums = bm * bn * f64::from(problem.sums.bits()) / 8.0;
     // One waits for the counter and loads, the next for what it stored, and the counter's own way there and back.
-    let turn = 6.0 * costs.latency_seconds + 2.0 * sums / (costs.l2_sm_bytes * clock);
+    let turn = 8.0 * costs.latency_seconds + 2.0 * sums / (costs.l2_sm_bytes * clock);
     let (combined, launches) = match config.depth {
         Depth::Whole => (0.0, 1),
         // Sums are written and read again, and a kernel adds them.
@@ -120,7 +120,7 @@ fn rate(of: MatrixType, gpu: &Gpu) -> f64 {
 /// Time of memory for so many bytes of which so many are on their way at a time: its own, or the latency of each, whichever is longer; where
 /// they are alike, more than either.
 fn memory(bytes: f64, asked: f64, gpu: &Gpu) -> f64 {
-    let peak = gpu.bandwidth_gbs * 1e9;
+    let peak = gpu.bandwidth_gbs * 1e9 * gpu.costs.memory_share;
     bytes / peak * 1f64.hypot(peak * gpu.costs.latency_seconds / asked.max(1.0))
 }
 

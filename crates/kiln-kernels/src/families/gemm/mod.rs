@@ -5,7 +5,8 @@
 //! kernels and in "FlashAttention-3"). With few rows the product is made transposed, so that what is long fills the rows of instructions, or
 //! operands meet in registers; with few tiles CTAs share the depth of each, and sums are added in one order. Rows may come in groups with a right
 //! operand each. CTAs of a cluster share the columns, or the rows, that both read: each brings half of them to both, and where small tiles leave the
-//! level-2 cache behind that is what they wait for.
+//! level-2 cache behind that is what they wait for. Two warpgroups with a tile each may take turns: one multiplies while the other stores
+//! (CUTLASS 3's "ping-pong" kernel).
 //!
 //! State: the tile's sums in registers, operands of a few steps in shared memory. Floor: operands once, results once, the products.
 

@@ -11,7 +11,7 @@
 //!
 //! Turns are more than order: an mbarrier tells a phase from the next alone, so nobody may wait for a slot before the one before has been filled.
 
-use crate::expr::Expr;
+use crate::expr::{Expr, ExprKind};
 use crate::ir::{Block, ChannelId, Op, Program, Renaming, Role, Stmt};
 use crate::lower::FIRST_TURN;
 
@@ -23,25 +23,14 @@ pub fn alternate(program: &mut Program) {
     if !program.schedule.ping_pong {
         return;
     }
-    let body = std::mem::take(&mut program.body);
-    program.body = match &body[..] {
-        [Stmt { op: Op::Roles(roles), .. }] => match &roles[..] {
-            [producer, consumer] if consumer.warps == GROUP => match taken(&consumer.body) {
-                Some(taken) => {
-                    let second = program.copy_block(&consumer.body, &mut Renaming::default());
-                    let of = |first: bool, body: Block| {
-                        let name = if first { "consumer_first" } else { "consumer_second" };
-                        Role { name: name.into(), body: turns(body, &taken, consumer.warps, first), ..*consumer }
-                    };
-                    let roles = vec![producer.clone(), of(true, consumer.body.clone()), of(false, second)];
-                    vec![Stmt::effect(Op::Roles(roles))]
-                }
-                None => body,
-            },
-            _ => body,
-        },
-        _ => body,
-    };
+    let [Stmt { op: Op::Roles(roles), .. }] = &program.body[..] else { return };
+    let [producer, consumer] = &roles[..] else { return };
+    let (Some(taken), GROUP) = (taken(&consumer.body), consumer.warps) else { return };
+    let (producer, consumer) = (producer.clone(), consumer.clone());
+    let copy = program.copy_block(&consumer.body, &mut Renaming::default());
+    let second = Role { name: "consumer_second".into(), body: turns(copy, &taken, false), ..consumer };
+    let first = Role { name: "consumer_first".into(), body: turns(consumer.body, &taken, true), ..second };
+    program.body = vec![Stmt::effect(Op::Roles(vec![producer, first, second]))];
 }
 
 /// What a tile takes: slots of each channel, in the statement of that number of the loop over tiles.
@@ -52,7 +41,7 @@ struct Taken {
 
 /// What every tile takes, if the role is a loop over tiles, in each of which one loop multiplies, and as often.
 fn taken(role: &Block) -> Option<Taken> {
-    let Op::For { body, carried, .. } = &role.last()?.op else { return None };
+    let Op::For { var: tile, body, carried, .. } = &role.last()?.op else { return None };
     let receives = |stmt: &Stmt| {
         let mut found = false;
         stmt.walk(&mut |stmt| found |= matches!(stmt.op, Op::Receive(_)));
@@ -62,13 +51,11 @@ fn taken(role: &Block) -> Option<Taken> {
     let ([at], true) = (&all[..], carried.is_empty()) else { return None };
     let Op::For { start, end, step, body: inner, .. } = &body[*at].op else { return None };
     let count = (end - start).max(0).ceil_div(step.clone());
-    let named: Vec<u32> = body
-        .iter()
-        .filter_map(|stmt| if let Op::Bind { var, .. } = &stmt.op { Some(var.id) } else { None })
-        .chain(if let Op::For { var, .. } = &role.last()?.op { Some(var.id) } else { None })
-        .collect();
+    // What differs between tiles.
+    let bound = body.iter().filter_map(|stmt| if let Op::Bind { var, .. } = &stmt.op { Some(var.id) } else { None });
+    let named: Vec<u32> = bound.chain([tile.id]).collect();
     let mut same = true;
-    count.walk(&mut |e| same &= !matches!(e.kind(), crate::expr::ExprKind::Var(var) if named.contains(&var.id)));
+    count.walk(&mut |e| same &= !matches!(e.kind(), ExprKind::Var(var) if named.contains(&var.id)));
     let slots: Vec<(ChannelId, Expr)> = inner
         .iter()
         .filter_map(|stmt| if let Op::Receive(channel) = stmt.op { Some((channel, count.clone())) } else { None })
@@ -78,10 +65,10 @@ fn taken(role: &Block) -> Option<Taken> {
 }
 
 /// The tiles of one of the two roles.
-fn turns(mut role: Block, taken: &Taken, warps: u32, first: bool) -> Block {
+fn turns(mut role: Block, taken: &Taken, first: bool) -> Block {
     let own = i64::from(!first);
     let meet = |of: i64, wait: bool| {
-        Stmt::effect(Op::NamedBarrier { id: Expr::index(FIRST_TURN + of), threads: 2 * 32 * warps, wait })
+        Stmt::effect(Op::NamedBarrier { id: Expr::index(FIRST_TURN + of), threads: 2 * 32 * GROUP, wait })
     };
     let (wait, pass) = (meet(own, true), meet(1 - own, false));
     let skip =

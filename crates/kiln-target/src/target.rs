@@ -31,6 +31,7 @@ impl Default for Cpu {
 /// What a model is compiled for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[allow(clippy::large_enum_variant, reason = "a build has a few of them")]
 pub enum Target {
     /// A GPU: one cubin a kernel for its architecture.
     Gpu(Gpu),

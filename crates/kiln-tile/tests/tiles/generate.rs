@@ -126,7 +126,6 @@ impl Generator<'_> {
             ping_pong: tape.flip(),
             cluster: tape.pick(&[1, 2, 4]),
             across: tape.flip(),
-            ..Schedule::default()
         }
     }
 

@@ -103,20 +103,13 @@ fn rejects_tiles_without_turns() {
         let mut program = alternating([64, 96, 64], 3, true);
         let mut left_out = 0;
         let dropped = |op: &Op| waits && is(op, true) || passes && is(op, false);
-        edit_blocks(&mut program.body, &mut |block| {
+        mutants::blocks(&mut program.body, &mut |block| {
             let before = block.len();
             block.retain(|stmt| !dropped(&stmt.op));
             left_out += before - block.len();
         });
         assert!(left_out >= 2);
         assert!(validate(&program).is_err(), "waits {waits}, passes {passes} left out");
-    }
-}
-
-fn edit_blocks(block: &mut Vec<kiln_tile::ir::Stmt>, edit: &mut dyn FnMut(&mut Vec<kiln_tile::ir::Stmt>)) {
-    edit(block);
-    for stmt in block {
-        stmt.op.blocks_mut().into_iter().for_each(|inner| edit_blocks(inner, edit));
     }
 }
 

@@ -26,7 +26,7 @@ fn orders(op: &Op) -> bool {
 }
 
 /// Blocks that hold statements that order others.
-fn blocks<'a>(block: &'a mut Block, visit: &mut dyn FnMut(&mut Block)) {
+pub fn blocks(block: &mut Block, visit: &mut dyn FnMut(&mut Block)) {
     for stmt in block.iter_mut() {
         stmt.op.blocks_mut().into_iter().for_each(|inner| blocks(inner, visit));
     }

@@ -24,12 +24,10 @@ impl Verifier<'_> {
     pub(super) fn effect(&self, op: &Op) -> Result<()> {
         match op {
             Op::Acquire(channel) | Op::Publish(channel) | Op::Receive(channel) | Op::Release(channel) => {
-                let declared = self.program.channels.get(channel.0 as usize).is_some();
-                self.rule(declared, || format!("channel {} is not declared", channel.0), "declare it")
+                self.declared(*channel)
             }
             Op::Skip { channel, slots } => {
-                let declared = self.program.channels.get(channel.0 as usize).is_some();
-                self.rule(declared, || format!("channel {} is not declared", channel.0), "declare it")?;
+                self.declared(*channel)?;
                 self.scalar(slots, "the number of slots", Type::Index)
             }
             Op::Expect { barrier, index, bytes } => {
@@ -58,6 +56,11 @@ impl Verifier<'_> {
             Op::SetRegisters { count, .. } => self.registers(*count),
             _ => Ok(()),
         }
+    }
+
+    fn declared(&self, channel: ChannelId) -> Result<()> {
+        let declared = self.program.channels.get(channel.0 as usize).is_some();
+        self.rule(declared, || format!("channel {} is not declared", channel.0), "declare it")
     }
 
     pub(super) fn phase(&self, id: BarrierId, index: &Expr) -> Result<()> {

@@ -32,6 +32,12 @@ fn programs() -> Vec<(&'static str, Program, Arch, Problem)> {
     let all = [
         ("tma", gemm(DType::BF16, [128, 64, 64], 3, hopper(8)), Arch::Sm90a, product()),
         (
+            "turns",
+            gemm(DType::BF16, [64, 64, 64], 3, Schedule { ping_pong: true, ..hopper(4) }),
+            Arch::Sm90a,
+            product(),
+        ),
+        (
             "flash",
             attention(DType::BF16, 64, [128, 64, 64], 2, overlapped),
             Arch::Sm90a,

@@ -448,7 +448,13 @@ pub fn full() -> Vec<Case> {
     cases
 }
 
-/// Matrix products on which every Config is timed.
+/// The full-size case of that name.
+pub fn named(name: &str) -> crate::Outcome<Case> {
+    let case = full().into_iter().find(|case| case.name() == name);
+    case.ok_or_else(|| format!("no case is called `{name}`").into())
+}
+
+/// Kernels of which every Config is timed, unless others are named.
 pub fn ranked() -> Vec<Case> {
     let mut cases = in_each(
         &[DType::BF16],

@@ -7,7 +7,8 @@
 //! * `slice [DEVICE]`: a few of them, for tools that slow everything down.
 //! * `serve [DEVICE]`: times the sizes of real models at another program's bidding: see [`serve`].
 //! * `once NAME [DEVICE]`: launches each kernel of one of them once, for a profiler.
-//! * `configs OUT.json [DEVICE]`: times every Config of some matrix products.
+//! * `configs OUT.json [DEVICE [NAME..]]`: times every Config of some products and attentions, or of the full-size cases of these names.
+//! * `fit CONFIGS.json..`: fits the cost model's coefficients to what `configs` has written, and says how good they are.
 
 mod case;
 #[path = "../common/mod.rs"]
@@ -29,11 +30,14 @@ fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (mode, rest) = match args[..] {
-        ["slice" | "serve", ..] => (args[0], &args[1..]),
+        ["slice" | "serve" | "fit", ..] => (args[0], &args[1..]),
         ["check" | "once" | "configs", _, ..] => (args[0], &args[2..]),
         // Criterion's own arguments.
         _ => return typical::bench(),
     };
+    if mode == "fit" {
+        return configs::fit(rest);
+    }
     let device = rest.first().copied().unwrap_or("cuda:0");
     // Keeps the GPU's context alive between the cases.
     let opened = open_device(device)?;
@@ -48,8 +52,8 @@ fn main() -> Outcome<()> {
         "slice" => verdict(checks(&case::slice(), device).1),
         "once" => once(args[1], device),
         "configs" => {
-            let (rows, failed) = configs::measure(device)?;
-            write(args[1], &json!({ "device": name, "rows": rows }))?;
+            let (measured, failed) = configs::measure(device, rest.get(1..).unwrap_or_default())?;
+            write(args[1], &measured)?;
             verdict(failed)
         }
         _ => serve::serve(device, &name),
@@ -104,8 +108,7 @@ fn check(case: &Case, device: &str) -> Outcome<f64> {
 
 /// Runs the full-size case of that name without a recording: each launch once.
 fn once(name: &str, device: &str) -> Outcome<()> {
-    let case = case::full().into_iter().find(|case| case.name() == name);
-    let case = case.ok_or_else(|| format!("no case is called `{name}`"))?;
+    let case = case::named(name)?;
     let graph = case.graph(case.op.lead())?;
     let device = open_device(device)?;
     let engine = engine(&graph, device.processor()?)?;

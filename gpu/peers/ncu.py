@@ -13,15 +13,20 @@ import subprocess
 import sys
 
 CASES = [
+    "gemm i8 4096x4096x4096xlinear",
+    "gemm i8 8192x8192x8192xlinear",
+    "gemm f8e4m3 8192x8192x8192xlinear",
     "gemm bf16 8192x8192x8192",
-    "gemm bf16 128x6144x4096xlinear",
-    "gemm bf16 1x4096x4096xlinear",
+    "gemm bf16 128x8192x8192xlinear",
+    "gemm bf16 128x4096x14336xlinear",
+    "gemm bf16 16x28672x4096xlinear",
+    "gemm bf16 16x4096x4096xlinear",
     "gemm f32 2048x2048x2048",
-    "softmax bf16 32768x1024",
+    "layer_norm bf16 32768x1024",
     "attention bf16 256x1024x64",
+    "attention bf16 256x1024x64xcausal",
     "conv bf16 32x128x28x128x3x1",
     "conv bf16 32x2048x7x512x1x1",
-    "conv bf16 32x3x224x64x7x2",
 ]
 METRICS = {
     "ns": "gpu__time_duration.sum",

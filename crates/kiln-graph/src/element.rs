@@ -106,7 +106,8 @@ impl Tensor {
         match self.dtype() {
             DType::F64 => all(self, |v: f64| v),
             DType::F32 => all(self, |v: f32| f64::from(v)),
-            dtype @ (DType::F16 | DType::BF16) => all(self, |v: u16| float_from_bits(dtype, v.into())),
+            DType::F16 => all(self, half::f16::to_f64),
+            DType::BF16 => all(self, half::bf16::to_f64),
             dtype if dtype.is_f8() => all(self, |v: u8| float_from_bits(dtype, v.into())),
             _ => self.integers().map(|v| v as f64).collect(),
         }

@@ -1,6 +1,6 @@
 //! From a region to its kernels.
 
-use crate::families::{self, Offer, Subject};
+use crate::families::{self, Model, Offer, Subject};
 use crate::family::{self, Candidate};
 use crate::program::TileProgram;
 use crate::{Error, Guard, Implementation, Result};
@@ -57,6 +57,8 @@ pub struct Way {
     pub text: String,
     /// Modelled cost; none where the family has no cost model but an order.
     pub estimate: Option<Estimate>,
+    /// The same for another GPU, or other coefficients.
+    pub model: Option<Model>,
     make: Box<dyn Fn() -> Result<(Guard, Implementation)> + Send + Sync>,
 }
 
@@ -65,7 +67,7 @@ impl Way {
     pub fn made(guard: Guard, implementation: Implementation) -> Way {
         let (family, config) = (implementation.family.clone().into(), implementation.config.clone());
         let make = move || Ok((guard.clone(), implementation.clone()));
-        Way { family, text: config.to_string(), config, estimate: None, make: Box::new(make) }
+        Way { family, text: config.to_string(), config, estimate: None, model: None, make: Box::new(make) }
     }
 
     /// Its kernels, and for which sizes they may run.
@@ -82,16 +84,21 @@ pub fn candidates(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Way>> {
     let Subject { region, symbols, ranges, .. } = &**subject;
     let (offers, arch) = (families::offers(subject, gpu)?, gpu.arch);
     if !offers.is_empty() {
-        let way = |offer: Offer| Way {
-            family: offer.family.clone(),
-            config: offer.config.clone(),
-            text: offer.text.clone(),
-            estimate: Some(offer.estimate),
-            make: Box::new(move || {
-                let built = offer.build()?;
-                let made = families::implementation(&offer, &built, arch, &mut |_, _, _| {})?;
-                Ok((built.guard, made))
-            }),
+        let way = |offer: Offer| {
+            let offer = Arc::new(offer);
+            let modelled = offer.clone();
+            Way {
+                family: offer.family.clone(),
+                config: offer.config.clone(),
+                text: offer.text.clone(),
+                estimate: Some(offer.estimate),
+                model: Some(Box::new(move |gpu| (modelled.model)(gpu))),
+                make: Box::new(move || {
+                    let built = offer.build()?;
+                    let made = families::implementation(&offer, &built, arch, &mut |_, _, _| {})?;
+                    Ok((built.guard, made))
+                }),
+            }
         };
         return Ok(offers.into_iter().map(way).collect());
     }
@@ -100,6 +107,7 @@ pub fn candidates(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Way>> {
         config: candidate.config.clone(),
         text: candidate.config.to_string(),
         estimate: None,
+        model: None,
         make: Box::new(move || Ok((Guard::always(), implementation(&candidate, arch, &mut |_, _, _| {})?))),
     };
     Ok(family::programs(region, arch, symbols, ranges, usize::MAX)?.into_iter().map(way).collect())

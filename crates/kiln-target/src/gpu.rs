@@ -44,8 +44,6 @@ pub struct Gpu {
     pub l2_bytes: u64,
     /// Peak rates.
     pub rates: Rates,
-    /// Time that one launch adds to a stream, in seconds (within a replayed CUDA graph; a lone launch costs about twice that).
-    pub launch_seconds: f64,
     /// What kernels make of the rates.
     #[serde(default)]
     pub costs: Costs,
@@ -56,12 +54,19 @@ pub struct Gpu {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Costs {
-    /// Time from a load of device memory to its value, in seconds: with it, what must be on its way to keep memory busy.
+    /// Time that one launch adds to a stream, in seconds (within a replayed CUDA graph; a lone launch costs about twice that).
+    pub launch_seconds: f64,
+    /// Time from a load of device memory to its value, in seconds.
     pub latency_seconds: f64,
+    /// The same where memory is busy, which says how much must be on its way to keep it so.
+    pub loaded_latency_seconds: f64,
     /// Share of its nominal bandwidth that device memory reaches.
     pub memory_share: f64,
     /// Bandwidth of the level-2 cache over that of device memory.
     pub l2_factor: f64,
+    /// Time from what one CTA leaves in memory to its use by the next, or by the next kernel, in seconds: a counter's way there and back, loads, what
+    /// drains and fills.
+    pub handover_seconds: f64,
     /// Integer operations that go with one access to memory.
     pub access_ops: f64,
     /// Operations of one thread in one step of a reduction across threads: a shuffle and what combines.
@@ -92,17 +97,20 @@ pub struct Costs {
 impl Default for Costs {
     fn default() -> Costs {
         Costs {
+            launch_seconds: 2.5e-6,
             latency_seconds: 4e-7,
+            loaded_latency_seconds: 6e-7,
             memory_share: 0.88,
             l2_factor: 2.5,
+            handover_seconds: 3.2e-6,
             access_ops: 8.0,
             shuffle_ops: 4.0,
-            barrier_seconds: 1e-7,
+            barrier_seconds: 2e-7,
             cluster_seconds: 1e-7,
-            cluster_launch_seconds: 1.8e-6,
+            cluster_launch_seconds: 1.2e-6,
             overlap_loss: 0.1,
-            l2_sm_bytes: 48.0,
-            sm_bytes: 52.0,
+            l2_sm_bytes: 49.0,
+            sm_bytes: 60.0,
             tensor_share: 0.78,
             sync_share: 0.6,
             pipeline_loss: 0.05,
@@ -156,7 +164,6 @@ impl From<&Row> for Gpu {
             bandwidth_gbs: row.bandwidth_gbs,
             l2_bytes: row.l2_mib << 20,
             rates: Rates { f64, f32, tf32, f16, f8, i8 },
-            launch_seconds: 2.5e-6,
             costs: Costs::default(),
         }
     }

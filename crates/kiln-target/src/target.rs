@@ -91,7 +91,7 @@ impl Target {
     /// Time that starting one kernel adds, in seconds.
     pub fn launch_seconds(&self) -> f64 {
         match self {
-            Target::Gpu(gpu) => gpu.launch_seconds,
+            Target::Gpu(gpu) => gpu.costs.launch_seconds,
             Target::Cpu(cpu) => cpu.launch_seconds,
         }
     }

@@ -12,6 +12,7 @@
 mod compile;
 mod error;
 mod features;
+mod fit;
 mod measure;
 mod operands;
 mod report;
@@ -25,6 +26,7 @@ mod tune;
 pub use compile::Made;
 pub use error::{Error, Result};
 pub use features::Features;
+pub use fit::{Fit, Measurements, Quality, fit, quality_of};
 pub use measure::{Measure, OnDevice, Report};
 pub use report::{Row, Tuned, TunedRegion};
 pub use rotating::{Rotating, Shape, Timed};

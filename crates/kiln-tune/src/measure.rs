@@ -324,10 +324,13 @@ impl Bench {
                 }
                 Err(e) => return Err(e),
             };
-            let expected = self.expected.as_ref().or(given.as_ref());
-            for (expected, found) in expected.into_iter().flatten().zip(&found) {
-                if let Err(why) = agrees(&task.subject, expected, found) {
-                    return Ok(Ready::Unusable(why));
+            // The same bits again were compared before.
+            if given.as_ref() != Some(&found) {
+                let expected = self.expected.as_ref().or(given.as_ref());
+                for (expected, found) in expected.into_iter().flatten().zip(&found) {
+                    if let Err(why) = agrees(&task.subject, expected, found) {
+                        return Ok(Ready::Unusable(why));
+                    }
                 }
             }
             given = Some(found);

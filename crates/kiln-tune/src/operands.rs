@@ -180,7 +180,7 @@ pub fn results(subject: &Subject, device: &mut dyn Device, places: &[Place]) -> 
 }
 
 /// Elements that are compared, in runs of so many: all of them, or some of every tile.
-const MOST_COMPARED: usize = 1 << 20;
+const MOST_COMPARED: usize = 1 << 18;
 const RUN: usize = 64;
 
 /// Some elements, and the tensor of them.
@@ -212,6 +212,9 @@ const OUTLIERS: usize = 100_000;
 /// Whether a result is what was expected; else what is wrong. Differences are relative to an element and to the size of all of them, by the coarsest
 /// type that the region rounds to.
 pub fn agrees(subject: &Subject, expected: &Tensor, found: &Tensor) -> std::result::Result<(), String> {
+    if (expected.shape(), expected.data()) == (found.shape(), found.data()) {
+        return Ok(());
+    }
     let graph = &subject.region.graph;
     let produced = graph.nodes.iter().filter(|node| !matches!(node.op, Op::Input { .. })).flat_map(|n| &n.outputs);
     // TF32 has the mantissa of f16.

@@ -68,7 +68,7 @@ impl Task {
         let bytes = ways.iter().filter_map(|way| way.estimate).map(|e| e.bytes).reduce(f64::min).unwrap_or(0.0);
         let floor = bytes / (gpu.bandwidth_gbs * 1e9);
         let (target, settings) = (target.to_owned(), settings.clone());
-        let launch = gpu.launch_seconds + subject.bytes() / (gpu.bandwidth_gbs * 1e9);
+        let launch = gpu.costs.launch_seconds + subject.bytes() / (gpu.bandwidth_gbs * 1e9);
         Ok(Task { id, subject, uses, ways, present: at.unwrap_or(0), target, settings, problem, floor, launch })
     }
 

@@ -60,7 +60,7 @@ impl Stream {
         let overlapped = memory.max(arithmetic) + costs.overlap_loss * memory.min(arithmetic);
         // Of the turns that CTAs of an SM take, the last one's latency is seen; the others' run under each other.
         let beside = (running / f64::from(gpu.sms)).max(1.0);
-        let seconds = gpu.launch_seconds + overlapped + waits / beside;
+        let seconds = gpu.costs.launch_seconds + overlapped + waits / beside;
         Estimate { seconds, bytes: self.bytes, flops: self.flops, launches: 1 }
     }
 }

@@ -64,6 +64,9 @@ pub trait KernelFamily: Send + Sync + 'static {
     fn build(&self, problem: &Self::Problem, config: &Self::Config) -> Result<Built>;
 }
 
+/// What a Config would cost if the GPU, or what is known of it, were another.
+pub type Model = Box<dyn Fn(&Gpu) -> Estimate + Send + Sync>;
+
 /// One way to make a region: a family's Config, what it would cost, and the programs on demand.
 pub struct Offer {
     /// The family's name, or `kernel` and that of one's own.
@@ -74,6 +77,7 @@ pub struct Offer {
     pub text: String,
     /// Modelled cost.
     pub estimate: Estimate,
+    pub(crate) model: Model,
     pub(crate) build: Box<dyn Fn() -> Result<Built> + Send + Sync>,
 }
 
@@ -109,12 +113,13 @@ impl<F: KernelFamily> Family for F {
         ranked.sort_by(|(a, x), (b, y)| a.seconds.total_cmp(&b.seconds).then_with(|| x.cmp(y)));
         let problem = Arc::new(problem);
         let offer = |(estimate, config): (Estimate, F::Config)| {
-            let problem = problem.clone();
+            let (problem, modelled, again) = (problem.clone(), problem.clone(), config.clone());
             Offer {
                 family: KernelFamily::name(self).into(),
                 config: serde_json::json!(config),
                 text: config.to_string(),
                 estimate,
+                model: Box::new(move |gpu| KernelFamily::estimate(self, &modelled, &again, gpu)),
                 build: Box::new(move || KernelFamily::build(self, &problem, &config)),
             }
         };

@@ -53,11 +53,13 @@ fn bound_offers(kernel: &Kernel, instance: &Instance, bound: &Bound, subject: &A
     ranked.sort_by(|(a, i, _), (b, j, _)| a.seconds.total_cmp(&b.seconds).then(i.cmp(j)));
     let offer = |(estimate, i, built): (Estimate, usize, Built)| {
         let config = instance.candidates[i].config.clone();
+        let (modelled, subject) = (built.launches[0].clone(), subject.clone());
         Offer {
             family: family(&kernel.name).into(),
             text: describe(&config),
             config,
             estimate,
+            model: Box::new(move |gpu| self::estimate(&modelled, &subject, gpu)),
             build: Box::new(move || Result::Ok(built.clone())),
         }
     };
@@ -147,7 +149,7 @@ fn estimate(launch: &TileLaunch, subject: &Subject, gpu: &Gpu) -> Estimate {
     let tile = seconds(work.products, work.elements, work.bytes) + gpu.costs.tile_seconds;
     let memory = bytes / (gpu.bandwidth_gbs * 1e9 * (points / sms).min(1.0));
     let busy = (turns * tile).max(memory) + gpu.costs.overlap_loss * (turns * tile).min(memory);
-    let seconds = gpu.launch_seconds + gpu.costs.latency_seconds + busy;
+    let seconds = gpu.costs.launch_seconds + gpu.costs.latency_seconds + busy;
     Estimate { seconds, bytes, flops: points * (work.products + work.elements), launches: 1 }
 }
 

@@ -97,6 +97,6 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let tile = steps * step + costs.tile_seconds + leave;
     let bytes = subject.bytes();
     let memory = bytes / (gpu.bandwidth_gbs * 1e9 * (tiles / sms).min(1.0));
-    let seconds = gpu.launch_seconds + costs.latency_seconds + (turns * tile).max(memory);
+    let seconds = costs.launch_seconds + costs.latency_seconds + (turns * tile).max(memory);
     Estimate { seconds, bytes, flops: flops(subject), launches: 1 }
 }

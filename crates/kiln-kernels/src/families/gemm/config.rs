@@ -197,8 +197,14 @@ impl Config {
     /// What a CTA takes of an SM.
     pub fn resources(&self, problem: &Problem) -> BlockResources {
         let held = problem.feeds.iter().filter(|feed| **feed <= Feed::Registers).count() as u32;
-        let operands = if held > 0 || self.lanes > 0 { self.step_bytes(problem) / 4 / (32 * self.warps) } else { 0 };
-        let registers = (self.sums(problem) + operands + 40).min(255);
+        let operands = self.step_bytes(problem) / 4 / (32 * self.warps);
+        // Half of a step's operands wait where nothing else is done.
+        let beside = match (self.lanes, held) {
+            (0, 0) => 40,
+            (0, _) => operands + 40,
+            _ => operands / 2 + 20,
+        };
+        let registers = (self.sums(problem) + beside).min(255);
         // Of roles, the ones that multiply have what the ones that copy give up.
         let registers = if self.specialise { 65536 / self.threads() / 8 * 8 } else { registers };
         BlockResources { threads: self.threads(), registers, shared_bytes: self.shared_bytes(problem) }

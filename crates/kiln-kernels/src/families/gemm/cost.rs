@@ -55,8 +55,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     };
     let instructions = costs.access_ops * (narrow(0) + narrow(1)) / (gpu.peak_ops(kiln_tile::DType::F32, false) / sms);
     let busy = math.max(shared).max(l2);
-    // Busy tensor cores slow the clocks of everything.
-    let clocks = if kind == MmaKind::Fma { 1.0 } else { 1.0 - (1.0 - costs.tensor_share) * math / busy };
+    // Busy tensor cores slow the clocks of everything, where power is short.
+    let clocks = if kind == MmaKind::Fma { 1.0 } else { 1.0 - (1.0 - costs.tensor_share) * (math / busy).powi(2) };
     let lost = if config.specialise { 0.0 } else { costs.overlap_loss * math.min(l2) };
     let busy = busy / clocks + lost;
     // A slot is free when all CTAs of a cluster have read theirs: one step less is on its way.
@@ -83,15 +83,13 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let overlapped = work.max(memory) + costs.overlap_loss * work.min(memory);
 
     let sums = bm * bn * f64::from(problem.sums.bits()) / 8.0;
-    // One waits for the counter and loads, the next for what it stored, and the counter's own way there and back.
-    let turn = 8.0 * costs.latency_seconds + 2.0 * sums / (costs.l2_sm_bytes * clock);
+    let turn = costs.handover_seconds + 2.0 * sums / (costs.l2_sm_bytes * clock);
     let (combined, launches) = match config.depth {
         Depth::Whole => (0.0, 1),
         // Sums are written and read again, and a kernel adds them.
         Depth::Parts(parts) => {
             let bytes = 2.0 * f64::from(parts) * problem.results() * f64::from(problem.sums.bits()) / 8.0;
-            // One kernel drains, the next fills.
-            (bytes / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor) + gpu.launch_seconds + 8.0 * costs.latency_seconds, 2)
+            (bytes / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor) + costs.launch_seconds + costs.handover_seconds, 2)
         }
         Depth::Turns(parts) => (f64::from(parts - 1) * turn, 1),
         // Its first tile waits for another CTA, its last is waited for.
@@ -101,7 +99,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let found = if problem.groups.is_some() { costs.latency_seconds } else { 0.0 };
     // One CTA of a cluster may be half of its slots behind the other.
     let meetings = f64::from(coupled) * (costs.cluster_launch_seconds + f64::from(config.stages) / 2.0 * step);
-    let seconds = gpu.launch_seconds + costs.latency_seconds + found + overlapped + combined + meetings;
+    let seconds = costs.launch_seconds + costs.latency_seconds + found + overlapped + combined + meetings;
     Estimate { seconds, bytes, flops: operations, launches }
 }
 
@@ -121,7 +119,7 @@ fn rate(of: MatrixType, gpu: &Gpu) -> f64 {
 /// they are alike, more than either.
 fn memory(bytes: f64, asked: f64, gpu: &Gpu) -> f64 {
     let peak = gpu.bandwidth_gbs * 1e9 * gpu.costs.memory_share;
-    bytes / peak * 1f64.hypot(peak * gpu.costs.latency_seconds / asked.max(1.0))
+    bytes / peak * 1f64.hypot(peak * gpu.costs.loaded_latency_seconds / asked.max(1.0))
 }
 
 /// Where operands meet in registers memory is most of it.
@@ -139,17 +137,19 @@ fn lanes(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     // The last CTAs may be too few to keep memory busy.
     let turn = |running: f64| memory(bytes * running / ctas, running * bn * bk * size(many), gpu);
     let memory = (ctas / seats).floor() * turn(seats) + turn(ctas % seats);
-    // A conversion, and a multiplication and addition for each row; loads; shuffles.
+    // A conversion, and a multiplication and addition for each row; loads; shuffles within warps.
     let loads = (bn * size(many) + bm * size(few) * threads / lanes) * bk / 16.0;
     let step = bn * bk * (1.0 + 2.0 * bm) + costs.access_ops * loads;
-    let end = costs.shuffle_ops * bm * bn * lanes * lanes.log2();
+    let end = costs.shuffle_ops * bm * bn * lanes * lanes.min(32.0).log2();
     let busy = (ctas / sms).min(1.0);
     let work = ctas * (steps * step + end) / (gpu.peak_ops(kiln_tile::DType::F32, false) * busy);
-    let overlapped = work.max(memory) + costs.overlap_loss * work.min(memory);
+    // CTAs that begin together load together and then multiply together; those that come later run under them.
+    let alone = (running / ctas).max(costs.overlap_loss);
+    let overlapped = work.max(memory) + alone * work.min(memory);
     // CTAs that come later begin under the others.
     let waits = costs.latency_seconds + if config.lanes > 32 { bm * costs.barrier_seconds } else { 0.0 };
     let waits = waits * (1.0 + (ctas / running - 1.0) / f64::from(resident));
-    Estimate { seconds: gpu.launch_seconds + overlapped + waits, bytes, flops: 0.0, launches: 1 }
+    Estimate { seconds: costs.launch_seconds + overlapped + waits, bytes, flops: 0.0, launches: 1 }
 }
 
 /// Bytes of shared memory that a CTA reads for a step, and of what multiplies by itself those that are written.

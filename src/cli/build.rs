@@ -39,6 +39,9 @@ pub struct Args {
     tune: bool,
     #[command(flatten)]
     tuning: TuneArgs,
+    /// Leave the weights out: such an engine is small, and runs once `kiln refit` has given it its weights.
+    #[arg(long)]
+    strip_weights: bool,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -91,6 +94,9 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         None => None,
     };
     let writing = Instant::now();
+    if args.strip_weights {
+        engine.strip_weights(&graph.weights).into_diagnostic()?;
+    }
     engine.save(&output).into_diagnostic()?;
     if args.json {
         super::print_json(&serde_json::json!({

@@ -65,15 +65,21 @@ impl<'a> Offer<'a> {
     }
 }
 
+/// Why a GPU runs none of an engine's images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refusal {
+    /// `driver` where there is code for the GPU, and its driver does not take it; else `target`.
+    field: &'static str,
+    /// What each image lacks; nothing for an engine without a GPU's code.
+    why: String,
+}
+
 /// Index of the image that the GPU runs, and whether that is its own.
-///
-/// # Errors
-/// In words: what each image lacks.
-fn choose(offers: &[Offer<'_>], gpu: &GpuInfo) -> std::result::Result<(usize, bool), String> {
+fn choose(offers: &[Offer<'_>], gpu: &GpuInfo) -> std::result::Result<(usize, bool), Refusal> {
     let capability = |offer: &Offer<'_>| offer.target.parse::<Arch>().ok().map(Arch::capability);
     if let Some(own) = offers.iter().position(|offer| capability(offer) == Some(gpu.capability)) {
         return match cubin_refused(offers[own].nvrtc, gpu.cuda) {
-            Some(refused) => Err(refused),
+            Some(why) => Err(Refusal { field: "driver", why }),
             None => Ok((own, true)),
         };
     }
@@ -86,7 +92,7 @@ fn choose(offers: &[Offer<'_>], gpu: &GpuInfo) -> std::result::Result<(usize, bo
             Some(refused) => refusals.push(format!("{}: {refused}", offers[i].target)),
         }
     }
-    Err(refusals.join("; "))
+    Err(Refusal { field: "target", why: refusals.join("; ") })
 }
 
 /// The image of an engine that a device runs.
@@ -101,16 +107,16 @@ pub(crate) fn for_device<'e>(engine: &'e Engine, device: &dyn Device) -> Result<
         Ok((i, true)) => Ok((&engine.targets[i], Code::Own(engine.targets[i].target.clone()))),
         Ok((i, false)) => Ok((&engine.targets[i], Code::Portable(engine.targets[i].target.clone()))),
         // It has no GPU's code at all.
-        Err(refused) if refused.is_empty() => Ok((engine.target(&target)?, Code::Own(target))),
-        Err(refused) => {
+        Err(Refusal { why, .. }) if why.is_empty() => Ok((engine.target(&target)?, Code::Own(target))),
+        Err(Refusal { field, why }) => {
             let present: Vec<&str> = engine.targets.iter().map(|t| t.target.as_str()).collect();
             let (major, minor) = (gpu.capability / 10, gpu.capability % 10);
             Err(Error::Mismatch {
                 path: engine.path.clone(),
-                field: "target",
+                field,
                 expected: format!("code for compute capability {major}.{minor} under a driver for CUDA {}", gpu.cuda),
                 found: present.join(", "),
-                fix: format!("{refused}; or build the model again with `--target {target}`"),
+                fix: format!("{why}; or build the model again with `--target {target}`"),
             })
         }
     }
@@ -148,11 +154,13 @@ mod tests {
         ] {
             assert_eq!(choose(&engine, &gpu(capability, 13, 0)), Ok(expected), "{capability}");
         }
-        let text = choose(&engine[2..3], &gpu(100, 13, 0)).unwrap_err();
+        let refused = |offers: &[Offer<'_>], gpu: &GpuInfo| choose(offers, gpu).unwrap_err();
+        let Refusal { field: "target", why: text } = refused(&engine[2..3], &gpu(100, 13, 0)) else {
+            panic!("the target")
+        };
         assert!(text.contains("sm_90a: its code is for that architecture alone"), "{text}");
-        let text = choose(&engine[..2], &gpu(75, 13, 0)).unwrap_err();
-        assert_eq!(text, "sm_80: its code is for newer GPUs");
-        assert_eq!(choose(&engine[..1], &gpu(75, 13, 0)), Err(String::new()));
+        assert_eq!(refused(&engine[..2], &gpu(75, 13, 0)).why, "sm_80: its code is for newer GPUs");
+        assert_eq!(refused(&engine[..1], &gpu(75, 13, 0)).why, "");
     }
 
     #[test]
@@ -161,10 +169,12 @@ mod tests {
         let engine = [offer("sm_80", "12.9.86", PTX_12)];
         assert_eq!(choose(&engine, &gpu(80, 12, 0)), Ok((0, true)));
         assert_eq!(choose(&engine, &gpu(89, 12, 9)), Ok((0, false)));
-        let text = choose(&engine, &gpu(89, 12, 8)).unwrap_err();
+        let text = choose(&engine, &gpu(89, 12, 8)).unwrap_err().why;
         assert!(text.contains("sm_80: PTX 8.8") && text.contains("CUDA 12.9 (r575)"), "{text}");
         let engine = [offer("sm_80", "13.0.88", PTX_13)];
-        let text = choose(&engine, &gpu(80, 12, 9)).unwrap_err();
+        let Refusal { field: "driver", why: text } = choose(&engine, &gpu(80, 12, 9)).unwrap_err() else {
+            panic!("there is code for it")
+        };
         assert!(text.contains("NVRTC 13.0.88") && text.contains("r580") && text.contains("--nvrtc 12"), "{text}");
     }
 
@@ -172,7 +182,7 @@ mod tests {
     fn shared_memory_must_suffice() {
         let large = |target| Offer { shared_bytes: 163 << 10, ..offer(target, "13.0.88", PTX_13) };
         assert_eq!(choose(&[large("sm_80")], &gpu(80, 13, 0)), Ok((0, true)));
-        let text = choose(&[large("sm_80")], &gpu(121, 13, 0)).unwrap_err();
+        let text = choose(&[large("sm_80")], &gpu(121, 13, 0)).unwrap_err().why;
         assert!(text.contains("166912 bytes of shared memory") && text.contains("101376"), "{text}");
         assert_eq!(choose(&[offer("sm_75", "13.0.88", PTX_13), large("sm_80")], &gpu(121, 13, 0)), Ok((0, false)));
     }

@@ -1,5 +1,6 @@
 //! An engine in memory: plans, code for each target, and weights.
 
+use crate::refit::Refit;
 use crate::{Error, Result, Session};
 use bytes::Bytes;
 use kiln_fuse::{Plan, Region, RegionId};
@@ -130,7 +131,7 @@ pub struct Engine {
     pub model: String,
     /// Version of Kiln that built it.
     pub kiln: String,
-    /// BLAKE3 of the canonical graph with its weights.
+    /// BLAKE3 of the canonical graph with its weights: those that it has, or was built with.
     pub graph_hash: String,
     /// How it was built.
     pub settings: Settings,
@@ -146,6 +147,10 @@ pub struct Engine {
     pub targets: Vec<TargetImage>,
     /// Weights of all plans by name.
     pub weights: BTreeMap<String, Tensor>,
+    /// Whether the weights were taken out: see [`Engine::strip_weights`].
+    pub stripped: bool,
+    /// How the weights come of the model's.
+    pub refit: Refit,
     /// The file, when it came from one.
     pub path: PathBuf,
 }

@@ -62,6 +62,16 @@ pub enum Error {
         /// The command that helps.
         fix: String,
     },
+    /// Weights that an engine does not take.
+    #[error("weight `{name}`: expected {expected}, found {found}")]
+    Weight {
+        /// The weight.
+        name: String,
+        /// What the engine takes.
+        expected: String,
+        /// What it was given.
+        found: String,
+    },
     /// A run was given the wrong input.
     #[error("input `{name}`: {message}")]
     Input {

@@ -14,6 +14,8 @@ mod file;
 mod kept;
 mod memory;
 mod packed;
+mod preflight;
+mod refit;
 mod schedule;
 mod session;
 mod validate;
@@ -21,7 +23,7 @@ mod values;
 
 pub use build::{
     BuildOptions, BuildReport, KernelReport, Pass, Progress, RegionReport, StageTime, TargetReport, Used, build,
-    compile_single, graph_hash,
+    compile_single, graph_hash, structure,
 };
 pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};
@@ -33,6 +35,8 @@ pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage
 pub use error::{Error, Result};
 pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, parse, read_header};
 pub use kept::Kept;
+pub use preflight::{Finding, Preflight, preflight};
+pub use refit::Refit;
 pub use schedule::{Action, Activation, Schedule, activations};
 pub use session::{Memory, Observation, RunTimes, Session};
 pub use values::{Number, Statistics, numbers};

@@ -7,7 +7,7 @@ use kiln_kernels::{Guard, Implementation};
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format. A reader takes exactly its own.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// What any tool can read about an engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Header {
     pub symbols: Symbols,
     /// One a target.
     pub targets: Vec<TargetHeader>,
+    /// Whether the weights were taken out: there is no section `weights` then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stripped: bool,
     /// Where each weight lies in the section `weights`.
     pub weights: Vec<WeightEntry>,
     /// All sections.

@@ -17,6 +17,8 @@ mod read;
 mod write;
 
 pub use header::{FORMAT, Header, Section, Stamp, TargetHeader};
+pub(crate) use map::map;
+pub(crate) use read::{assemble, contents, format, header_of, version};
 pub use read::{parse, read_header};
 
 /// First bytes of every engine.

@@ -3,6 +3,7 @@
 use super::header::{Header, KernelRecord, Section, VariantRecord};
 use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR, map};
 use crate::engine::{Compiled, Engine, Image, TargetImage, Variant};
+use crate::refit::Refit;
 use crate::{Error, Result, packed, validate};
 use bytes::Bytes;
 use kiln_graph::Tensor;
@@ -28,15 +29,20 @@ fn corrupt(path: &Path, message: impl Into<String>) -> Error {
     Error::Corrupt { path: path.to_owned(), message: message.into() }
 }
 
-fn header(file: &Bytes, path: &Path) -> Result<Header> {
+/// An unsigned little-endian number of the fixed part of a file.
+fn word(file: &[u8], at: usize, n: usize) -> u64 {
+    file.iter().skip(at).take(n).rev().fold(0u64, |v, &b| v << 8 | u64::from(b))
+}
+
+/// Checks that the file is an engine of this version of the format.
+pub(crate) fn format(file: &[u8], path: &Path) -> Result<()> {
     if file.len() < HEADER_AT || !file.starts_with(MAGIC) {
         return Err(corrupt(
             path,
             format!("expected the magic bytes KILNENG at the start, in a file of {} bytes", file.len()),
         ));
     }
-    let word = |at: usize, n: usize| file[at..at + n].iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
-    let format = word(8, 4);
+    let format = word(file, 8, 4);
     if format != u64::from(FORMAT) {
         return Err(Error::Mismatch {
             path: path.to_owned(),
@@ -46,7 +52,12 @@ fn header(file: &Bytes, path: &Path) -> Result<Header> {
             fix: "build the engine again with this version of Kiln, or use the version that built it".into(),
         });
     }
-    let length = usize::try_from(word(16, 8)).unwrap_or(usize::MAX);
+    Ok(())
+}
+
+/// The header of a file of this [`format()`], whatever version of Kiln wrote it.
+pub(crate) fn header_of(file: &[u8], path: &Path) -> Result<Header> {
+    let length = usize::try_from(word(file, 16, 8)).unwrap_or(usize::MAX);
     let Some(json) = HEADER_AT.checked_add(length).and_then(|end| file.get(HEADER_AT..end)) else {
         return Err(corrupt(
             path,
@@ -57,16 +68,27 @@ fn header(file: &Bytes, path: &Path) -> Result<Header> {
     if hash.as_bytes()[..] != file[24..56] {
         return Err(corrupt(path, "the header does not match its hash"));
     }
-    let header: Header = serde_json::from_slice(json).map_err(|e| corrupt(path, format!("header: {e}")))?;
-    if header.stamp.kiln != env!("CARGO_PKG_VERSION") {
-        return Err(Error::Mismatch {
-            path: path.to_owned(),
-            field: "Kiln version",
-            expected: env!("CARGO_PKG_VERSION").into(),
-            found: header.stamp.kiln,
-            fix: "build the engine again with this version of Kiln, or use the version that built it".into(),
-        });
+    serde_json::from_slice(json).map_err(|e| corrupt(path, format!("header: {e}")))
+}
+
+/// Checks that this version of Kiln wrote the file.
+pub(crate) fn version(header: &Header, path: &Path) -> Result<()> {
+    if header.stamp.kiln == env!("CARGO_PKG_VERSION") {
+        return Ok(());
     }
+    Err(Error::Mismatch {
+        path: path.to_owned(),
+        field: "Kiln version",
+        expected: env!("CARGO_PKG_VERSION").into(),
+        found: header.stamp.kiln.clone(),
+        fix: "build the engine again with this version of Kiln, or use the version that built it".into(),
+    })
+}
+
+fn header(file: &Bytes, path: &Path) -> Result<Header> {
+    format(file, path)?;
+    let header = header_of(file, path)?;
+    version(&header, path)?;
     Ok(header)
 }
 
@@ -74,9 +96,18 @@ fn header(file: &Bytes, path: &Path) -> Result<Header> {
 pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
     let _span = tracing::info_span!("load", path = %path.display()).entered();
     let header = header(file, path)?;
-    let mut sections: BTreeMap<&str, Bytes> = BTreeMap::new();
+    let mut sections = Vec::with_capacity(header.sections.len());
     for section in &header.sections {
-        if sections.insert(&section.name, contents(file, section, path)?).is_some() {
+        sections.push(contents(file, section, path)?);
+    }
+    assemble(header, sections, path)
+}
+
+/// An engine of the contents of its header's sections.
+pub(crate) fn assemble(header: Header, contents: Vec<Bytes>, path: &Path) -> Result<Engine> {
+    let mut sections: BTreeMap<&str, Bytes> = BTreeMap::new();
+    for (section, contents) in header.sections.iter().zip(contents) {
+        if sections.insert(&section.name, contents).is_some() {
             return Err(corrupt(path, format!("section `{}` occurs twice", section.name)));
         }
     }
@@ -107,7 +138,13 @@ pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
         targets.push(TargetImage { target: t.target.clone(), toolchain: t.toolchain.clone(), plan, kernels });
     }
     validate::symbols(&header.symbols).map_err(|message| corrupt(path, message))?;
-    let data = get("weights")?;
+    let refit: Refit =
+        serde_json::from_slice(&get("refit")?).map_err(|e| corrupt(path, format!("section `refit`: {e}")))?;
+    refit.check().map_err(|message| corrupt(path, message))?;
+    let data = if header.stripped { Bytes::new() } else { get("weights")? };
+    if header.stripped && !header.weights.is_empty() {
+        return Err(corrupt(path, "it is without weights, and says where they are"));
+    }
     let mut weights = BTreeMap::new();
     for w in &header.weights {
         let bytes = w.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| w.dtype.bytes_for(n));
@@ -126,7 +163,7 @@ pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
             return Err(corrupt(path, format!("weight `{}` occurs twice", w.name)));
         }
     }
-    for target in &targets {
+    for target in targets.iter().filter(|_| !header.stripped) {
         validate::weights(&target.plan, &weights).map_err(|message| corrupt(path, message))?;
         packed::check(&target.plan, &target.kernels, &weights).map_err(|message| corrupt(path, message))?;
     }
@@ -143,11 +180,14 @@ pub fn parse(file: &Bytes, path: &Path) -> Result<Engine> {
         symbols: header.symbols,
         targets,
         weights,
+        stripped: header.stripped,
+        refit,
         path: path.to_owned(),
     })
 }
 
-fn contents(file: &Bytes, section: &Section, path: &Path) -> Result<Bytes> {
+/// The bytes of a section, checked against its hash.
+pub(crate) fn contents(file: &Bytes, section: &Section, path: &Path) -> Result<Bytes> {
     let Section { name, offset, length, blake3 } = section;
     let Some(end) = offset.checked_add(*length).filter(|&end| end <= file.len()) else {
         return Err(corrupt(

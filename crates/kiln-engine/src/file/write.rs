@@ -67,7 +67,8 @@ impl Contents {
         for image in &engine.targets {
             targets.push(target_sections(image, &mut sections)?);
         }
-        let weights = weight_section(engine, &mut sections);
+        sections.push(json_free("refit", json(&engine.refit)?.into()));
+        let weights = if engine.stripped { Vec::new() } else { weight_section(engine, &mut sections) };
         let mut header = Header {
             stamp: Stamp {
                 format: FORMAT,
@@ -80,6 +81,7 @@ impl Contents {
             outputs: engine.outputs.clone(),
             symbols: engine.symbols.clone(),
             targets,
+            stripped: engine.stripped,
             weights,
             sections: sections
                 .iter()

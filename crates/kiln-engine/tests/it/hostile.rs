@@ -320,11 +320,12 @@ fn mutated_launches_never_panic() {
 #[test]
 fn mutated_headers_and_plans_never_panic() {
     let dir = tempfile::tempdir().unwrap();
-    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    let graph = crate::refit::folds();
+    let good = saved(&engine(&graph, &["cpu"], dir.path()));
     let mut rng = Rng::new(31);
     let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
     let dims = ["B*(S+1)", "floor(B, 0)", "-9223372036854775808", "min(B, S)*S", "", "Q", "(B+S)*(B+S)*(B+S)"];
-    let (mut refused, mut accepted) = (0, 0);
+    let (mut refused, mut accepted, mut refitted) = (0, 0, 0);
     for round in 0..3000 {
         let mut edit = |json: &mut Value| {
             let kind = pick(6);
@@ -338,20 +339,25 @@ fn mutated_headers_and_plans_never_panic() {
             };
             *leaf(json, &mut pick) = value;
         };
-        let bytes = match round % 2 {
+        let bytes = match round % 3 {
             0 => edited_header(&good, &mut edit),
+            1 => resectioned(&good, "refit", &mut edit),
             _ => resectioned(&good, "plan.cpu", &mut edit),
         };
         match parse(&bytes.into(), "e.kiln".as_ref()) {
             Err(_) => refused += 1,
             Ok(engine) => {
                 accepted += 1;
+                refitted += usize::from(engine.refit(&graph.weights).is_ok());
                 // What is accepted runs or fails, and says why.
                 let Ok(mut session) = Session::new(&engine, open_device("cpu:1").unwrap()) else { continue };
-                let x = Tensor::random(DType::F32, &[2, 3, 24], 4).unwrap();
+                let x = Tensor::random(DType::F32, &[3, 24], 4).unwrap();
                 let _ = session.run(&[("x", &x)]);
             }
         }
     }
-    assert!(refused > 1000 && accepted > 20, "{refused} refused, {accepted} accepted");
+    assert!(
+        refused > 1000 && accepted > 20 && refitted > 10,
+        "{refused} refused, {accepted} accepted, {refitted} refitted"
+    );
 }

@@ -106,6 +106,14 @@ const char *kiln_version(void);
 // `path` is a text that ends with 0.
 struct KilnEngine *kiln_engine_load(const char *path);
 
+// kiln_engine_load() for an engine that must be signed by the Ed25519 key whose public part is in the file `key` (PEM, DER, or its 32 bytes): the signature is checked before anything
+// else of the engine is looked at.
+//
+// # Safety
+// `path` and `key` are texts that end with 0.
+struct KilnEngine *kiln_engine_load_signed(const char *path,
+                                           const char *key);
+
 // Lets go of an engine; its sessions stay. Null is nothing to do.
 //
 // # Safety

@@ -244,8 +244,8 @@ fn two_builds_are_compared_by_stamp_region_kernel_and_time() {
     });
     profiles[0]["kernels"].as_array_mut().unwrap().iter_mut().for_each(|k| k["ms"] = 1.0.into());
     profiles[1]["kernels"].as_array_mut().unwrap().iter_mut().for_each(|k| k["ms"] = 1.0.into());
-    let slow = profiles[1]["kernels"].as_array_mut().unwrap().iter_mut();
-    let slow = slow.filter(|k| k["kernel"].as_str().unwrap().starts_with("softmax")).next_back().unwrap();
+    let mut slow = profiles[1]["kernels"].as_array_mut().unwrap().iter_mut();
+    let slow = slow.rfind(|k| k["kernel"].as_str().unwrap().starts_with("softmax")).unwrap();
     slow["ms"] = 3.5.into();
     for (name, profile) in ["pa.json", "pb.json"].iter().zip(&profiles) {
         std::fs::write(dir.path().join(name), profile.to_string()).unwrap();

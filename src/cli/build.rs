@@ -20,7 +20,7 @@ pub struct Args {
     /// The engine to write; default: the model's name with `.kiln`.
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Targets: `cpu`, architectures such as `sm_90a`, or GPUs such as `h100`.
+    /// Targets: `cpu`, architectures such as `sm_90a`, or GPUs such as `h100`. Of GPUs of one architecture each has kernels of its own.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
     /// Build for `sm_80` too: the driver assembles its PTX on any newer GPU for which the engine has no code of its own.
@@ -79,8 +79,9 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     // Before the time of a build is spent.
     let gpu = if args.tune { Some(args.tuning.gpu()?) } else { None };
     if let Some(gpu) = &gpu {
-        targets.retain(|target| target.arch() != Some(gpu.arch));
-        targets.push(Target::Gpu(gpu.clone()));
+        let own = Target::Gpu(gpu.clone());
+        targets.retain(|target| target.label() != own.label());
+        targets.push(own);
     }
     if args.portable {
         Target::add_portable(&mut targets);

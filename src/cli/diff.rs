@@ -5,7 +5,7 @@ use super::report::bytes;
 use kiln_engine::{Compiled, Engine, Resources, TargetImage, read_header};
 use kiln_fuse::{RegionId, Step};
 use kiln_kernels::candidates;
-use kiln_target::{Gpu, Target};
+use kiln_target::Gpu;
 use miette::{IntoDiagnostic, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -71,7 +71,7 @@ struct RegionSide {
     /// Steps that launch it.
     uses: usize,
     kernels: Vec<KernelSide>,
-    /// What the cost model says of its first variant on the target's typical GPU, in microseconds a launch; none where its family has no model.
+    /// What the cost model says of its first variant on the target's GPU, in microseconds a launch; none where its family has no model.
     modelled_us: Option<f64>,
     /// All its launches in a run, in milliseconds, where it was profiled.
     measured_ms: Option<f64>,
@@ -145,10 +145,10 @@ pub fn diff(a: &PathBuf, b: &PathBuf, profiles: &[Profile]) -> Result<Diff> {
         let [a, b] = [0, 1].map(|i| lengths[i].get(name).copied());
         (name.clone(), Sides { a, b })
     });
-    let names: BTreeSet<&String> = engines.iter().flat_map(|engine| &engine.targets).map(|t| &t.target).collect();
+    let names: BTreeSet<String> = engines.iter().flat_map(|engine| &engine.targets).map(TargetImage::label).collect();
     let mut targets = BTreeMap::new();
     for name in names {
-        let of = |engine: &Engine| engine.targets.iter().find(|image| image.target == *name).cloned();
+        let of = |engine: &Engine| engine.targets.iter().find(|image| image.label() == name).cloned();
         let images = Sides { a: of(a_engine), b: of(b_engine) };
         let profile = |i: usize| profiles.get(i).filter(|profile| profile.target() == name);
         let sides = [(a_engine, &images.a, profile(0)), (b_engine, &images.b, profile(1))];
@@ -215,12 +215,10 @@ fn of_regions(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -
             }
         }
     }
-    let gpu = match image.target.parse() {
-        Ok(Target::Gpu(gpu)) => Some(gpu),
-        _ => None,
-    };
+    let typical = || image.target.parse().ok().and_then(Gpu::typical);
+    let gpu = image.gpu.as_deref().and_then(Gpu::named).or_else(typical);
     let mut all = BTreeMap::new();
-    for used in engine.subjects(&image.target).into_diagnostic()? {
+    for used in engine.subjects(&image.label()).into_diagnostic()? {
         let region = &used.subject.region;
         let compiled = image.kernels.get(&used.id);
         let side = RegionSide {

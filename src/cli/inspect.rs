@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         false => outln!("weights: {} in {} tensors", bytes(engine.weight_bytes()), engine.weights.len())?,
     }
     for (image, target) in engine.targets.iter().zip(&header.targets) {
-        outln!("\n{}: {} steps, {} regions", image.target, image.plan.steps.len(), image.plan.regions.len())?;
+        outln!("\n{}: {} steps, {} regions", image.label(), image.plan.steps.len(), image.plan.regions.len())?;
         if let Some(t) = &image.toolchain {
             outln!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "))?;
             outln!("  configs {}", target.config_hash)?;
@@ -184,7 +184,10 @@ fn count(args: &Args, path: &Path) -> Result<ExitCode> {
     let engine = Engine::load(path).into_diagnostic()?;
     let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
     let inputs = tensors::given("--input", &args.input)?.read("input", &known)?;
-    let target = gpu_image(&engine, args.target.as_deref())?.target.clone();
+    let image = gpu_image(&engine, args.target.as_deref())?.clone();
+    let target = image.target.clone();
+    // Of several images for one architecture the simulator would take another.
+    let engine = Engine { targets: vec![image], ..engine };
     if target == "cpu" {
         return Err(miette!(
             "`--counters` runs GPU kernels on the simulator; name a GPU target such as `--target sm_80`"

@@ -22,6 +22,7 @@ mod refit;
 mod report;
 mod run;
 mod setup;
+mod sign;
 mod sim;
 mod tensors;
 mod timings;
@@ -49,6 +50,7 @@ enum Command {
     Build(build::Args),
     Refit(refit::Args),
     CheckEngine(check::Args),
+    Sign(sign::Args),
     /// Run a model or an engine on named inputs.
     Run(run::Args),
     /// Compare a model's outputs with expected ones; on a difference, find the first layer that departs.
@@ -75,6 +77,7 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Build(args) => build::run(&args),
         Command::Refit(args) => refit::run(&args),
         Command::CheckEngine(args) => check::run(&args),
+        Command::Sign(args) => sign::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Tune(args) => tune::run(&args),

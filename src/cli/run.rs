@@ -26,6 +26,9 @@ pub struct Args {
     /// `cpu`, `cuda:N`, `sim:sm_XX`.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// The public key that must have signed the engine: see `kiln sign`.
+    #[arg(long, value_name = "FILE")]
+    verify_key: Option<PathBuf>,
     #[command(flatten)]
     options: ModelArgs,
     /// Print timings and outputs as JSON: of each output the first 1000 values in row-major order (`truncated` says whether there are more), and its smallest and
@@ -75,7 +78,8 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::given("--input", &args.input)?;
     let sources: Vec<PathBuf> = given.files().map(Path::to_owned).collect();
     let device = open_device(&args.device).into_diagnostic()?;
-    let Opened { engine, inputs, .. } = model::open(&args.model, &*device, &args.options, given)?;
+    let Opened { engine, inputs, .. } =
+        model::open_signed(&args.model, &*device, &args.options, given, args.verify_key.as_deref())?;
     let mut session = model::session(&engine, device)?;
     let (outputs, times) = session.run_timed(&tensors::borrow(&inputs)).into_diagnostic()?;
     let files = match &args.output {

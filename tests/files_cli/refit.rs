@@ -98,3 +98,29 @@ fn what_is_in_an_engines_way_is_told_at_once() {
     assert_eq!(json["findings"][1]["field"], "target");
     place.run("check-engine none.kiln").fails(&["none.kiln", "check the path"]);
 }
+
+#[test]
+fn engines_are_signed_and_run_only_as_they_were_signed() {
+    let place = Place::new();
+    place.scale("a.onnx", 2.0);
+    place.run("build a.onnx -o a.kiln").ok();
+    // Keys as their 32 bytes: those of RFC 8032's first example.
+    let bytes =
+        |hex: &str| (0..32).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect::<Vec<_>>();
+    let public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    fs::write(place.path("key"), bytes("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")).unwrap();
+    fs::write(place.path("pub"), bytes(public)).unwrap();
+    place.run("run a.kiln --input x=x.npy --verify-key pub").fails(&["a.kiln: its signature", "found none"]);
+    assert!(place.run("sign a.kiln --key key -o s.kiln").ok().out.contains(&format!("signed by {public} -> s.kiln")));
+    assert!(place.run("run s.kiln --input x=x.npy --verify-key pub").ok().out.contains("2.000000, -4.000000"));
+    place.run("check-engine s.kiln --verify-key pub").ok();
+    let mut bytes = fs::read(place.path("s.kiln")).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(place.path("s.kiln"), bytes).unwrap();
+    place.run("run s.kiln --input x=x.npy --verify-key pub").fails(&["changed after it was signed"]);
+    let checked = place.run("check-engine s.kiln --verify-key pub");
+    assert!(checked.code == Some(1) && checked.out.contains("signature: d75a98"), "{checked:?}");
+    place.run("run a.onnx --input x=x.npy --verify-key pub").fails(&["a.onnx is a model"]);
+    place.run("sign a.kiln --key x.npy").fails(&["x.npy: expected an Ed25519 private key"]);
+    place.run("sign a.kiln --key key -o key").fails(&["it is the input"]);
+}

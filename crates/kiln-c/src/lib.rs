@@ -8,7 +8,7 @@
 mod boundary;
 
 use boundary::{Failure, fail, guarded, object, slice, slice_mut, text};
-use kiln_engine::{Engine, Port, Session, open_device};
+use kiln_engine::{Engine, Port, PublicKey, Session, open_device};
 use kiln_graph::DType;
 use std::ffi::{CString, c_char, c_void};
 use std::ptr;
@@ -143,11 +143,28 @@ pub extern "C" fn kiln_version() -> *const c_char {
 pub unsafe extern "C" fn kiln_engine_load(path: *const c_char) -> *mut KilnEngine {
     guarded(ptr::null_mut(), || {
         // SAFETY: the caller's word.
-        let engine = Engine::load(unsafe { text(path, "path") }?)?;
-        let ports = |ports: &[Port]| ports.iter().map(Signature::of).collect::<Result<Vec<_>, _>>();
-        let (inputs, outputs) = (ports(&engine.inputs)?, ports(&engine.outputs)?);
-        Ok(Box::into_raw(Box::new(KilnEngine { engine, inputs, outputs })))
+        opened(Engine::load(unsafe { text(path, "path") }?)?)
     })
+}
+
+/// kiln_engine_load() for an engine that must be signed by the Ed25519 key whose public part is in the file `key` (PEM, DER, or its 32 bytes): the signature is checked before anything
+/// else of the engine is looked at.
+///
+/// # Safety
+/// `path` and `key` are texts that end with 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_engine_load_signed(path: *const c_char, key: *const c_char) -> *mut KilnEngine {
+    guarded(ptr::null_mut(), || {
+        // SAFETY: the caller's word.
+        let (path, key) = unsafe { (text(path, "path")?, text(key, "key")?) };
+        opened(Engine::load_signed(path, &PublicKey::load(key)?)?)
+    })
+}
+
+fn opened(engine: Engine) -> Result<*mut KilnEngine, Failure> {
+    let ports = |ports: &[Port]| ports.iter().map(Signature::of).collect::<Result<Vec<_>, _>>();
+    let (inputs, outputs) = (ports(&engine.inputs)?, ports(&engine.outputs)?);
+    Ok(Box::into_raw(Box::new(KilnEngine { engine, inputs, outputs })))
 }
 
 /// Lets go of an engine; its sessions stay. Null is nothing to do.

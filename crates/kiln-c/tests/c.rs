@@ -87,6 +87,12 @@ fn error() -> String {
     unsafe { CStr::from_ptr(kiln_error()) }.to_str().unwrap().to_owned()
 }
 
+/// The public key of RFC 8032's first example.
+fn public_key() -> [u8; 32] {
+    let text = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
+}
+
 fn c(text: &str) -> CString {
     CString::new(text).unwrap()
 }
@@ -105,6 +111,11 @@ fn null_and_nonsense_are_errors() {
         assert_eq!(error(), "`path` is null");
         assert!(kiln_engine_load(c"\xff.kiln".as_ptr()).is_null());
         assert!(error().contains("not UTF-8"), "{}", error());
+        let key = c(folder.path().join("key").to_str().unwrap());
+        std::fs::write(folder.path().join("key"), public_key()).unwrap();
+        assert!(kiln_engine_load_signed(path.as_ptr(), key.as_ptr()).is_null());
+        assert!(error().contains("signature: expected one at the end"), "{}", error());
+        assert!(kiln_engine_load_signed(path.as_ptr(), null()).is_null());
         assert!(kiln_session_new(null(), c"cpu".as_ptr()).is_null());
         assert_eq!((error().as_str(), kiln_input_count(null())), ("`engine` is null", 0));
         let engine = kiln_engine_load(path.as_ptr());

@@ -33,7 +33,7 @@ pub use device::{
 };
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
 pub use error::{Error, Result};
-pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, parse, read_header};
+pub use file::{FORMAT, Header, PrivateKey, PublicKey, Section, Stamp, TargetHeader, parse, read_header, sign};
 pub use kept::Kept;
 pub use preflight::{Finding, Preflight, preflight};
 pub use refit::Refit;

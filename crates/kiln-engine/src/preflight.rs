@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::engine::{Engine, TargetImage};
 use crate::file::{assemble, contents, format, header_of, map, version};
 use crate::schedule::activation_bytes;
-use crate::{Error, Result, packed};
+use crate::{Error, PublicKey, Result, packed};
 use bytes::Bytes;
 use kiln_graph::Bindings;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use std::path::Path;
 /// Something that keeps an engine from running.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What does not fit: `file`, `format version`, `header`, `Kiln version`, `section NAME`, `contents`, `weights`, `target`, `driver`, `device memory`.
+    /// What does not fit: `file`, `signature`, `format version`, `header`, `Kiln version`, `section NAME`, `contents`, `weights`, `target`, `driver`, `device memory`.
     pub field: String,
     /// What was expected and found, and what to do.
     pub message: String,
@@ -27,7 +27,7 @@ impl Finding {
             Error::Mismatch { field, expected, found, fix, .. } => {
                 ((*field).to_owned(), format!("expected {expected}, found {found}; {fix}"))
             }
-            Error::Corrupt { message, .. } => (field.into(), message.clone()),
+            Error::Corrupt { message, .. } | Error::Signature { message, .. } => (field.into(), message.clone()),
             other => (field.into(), other.to_string()),
         };
         Finding { field, message }
@@ -46,10 +46,15 @@ pub struct Preflight {
 /// Checks an engine as [`Engine::load`] and [`crate::Session::new`] would, without loading it on the device, and goes on after what it finds as far as that can be
 /// read. Of shapes it takes the smallest of the profile.
 ///
+/// With a key nothing is looked at of a file that it did not sign.
+///
 /// # Errors
 /// The file cannot be opened.
-pub fn preflight(path: &Path, device: Option<&dyn Device>) -> Result<Preflight> {
+pub fn preflight(path: &Path, device: Option<&dyn Device>, key: Option<&PublicKey>) -> Result<Preflight> {
     let file = map(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+    if let Some(Err(e)) = key.map(|key| key.verify(&file, path)) {
+        return Ok(Preflight { code: None, findings: vec![Finding::new("signature", &e)] });
+    }
     Ok(check(&file, path, device))
 }
 

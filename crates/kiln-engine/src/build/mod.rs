@@ -116,7 +116,11 @@ pub fn build(
     let mut targets = Vec::new();
     let mut compiler = None;
     for target in &options.targets {
-        let name = target.to_string();
+        // Of GPUs of one architecture each has an image, for which its kernels are chosen.
+        let name = target.label();
+        if targets.iter().any(|image: &TargetImage| image.label() == name) {
+            continue;
+        }
         let mut stages = Vec::new();
         let mut kernels = if target.arch().is_some() { options.kernels.clone() } else { vec![] };
         // Fused anew without those of one's own kernels that turn out to be of no use on the target.
@@ -172,7 +176,7 @@ pub fn build(
                     regions.iter().flat_map(|(_, variants)| variants).map(|(_, i)| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
                 let result = tracing::info_span!("compile", target = name, kernels = total)
-                    .in_scope(|| compile(compiler, regions, &name, options, progress, &mut report.warnings))?;
+                    .in_scope(|| compile(compiler, regions, target, options, progress, &mut report.warnings))?;
                 stages.push(StageTime::since("compile", start));
                 (result.0, Some(result.1))
             }
@@ -180,7 +184,11 @@ pub fn build(
         };
         report.targets.push(TargetReport::new(&name, &plan, &kernels, stages, &fusion));
         let kernels = kernels.into_iter().map(|(id, (compiled, _))| (id, compiled)).collect();
-        targets.push(TargetImage { target: name, toolchain, plan, kernels });
+        let gpu = match target {
+            Target::Gpu(gpu) => Some(gpu.key()),
+            Target::Cpu(_) => None,
+        };
+        targets.push(TargetImage { target: target.to_string(), gpu, toolchain, plan, kernels });
     }
     let port = |name: &str, id| Port { name: name.to_owned(), ty: graph.ty(id).clone() };
     let inputs = graph
@@ -318,16 +326,18 @@ pub(crate) type Timed = (Compiled, Vec<(f64, bool)>);
 fn compile(
     compiler: &Compiler,
     regions: Vec<(RegionId, Variants)>,
-    target: &str,
+    target: &Target,
     build: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
     warnings: &mut Vec<String>,
 ) -> Result<(BTreeMap<RegionId, Timed>, Toolchain)> {
+    let (label, arch) = (target.label(), target.to_string());
+    let target = label.as_str();
     let requests: Vec<CompileRequest> = regions
         .iter()
         .flat_map(|(_, variants)| variants)
         .flat_map(|(_, i)| &i.kernels)
-        .map(|kernel| request(kernel, target, build.numerics, build.line_info))
+        .map(|kernel| request(kernel, &arch, build.numerics, build.line_info))
         .collect();
     let results = compiler.compile_all(&requests, |news| {
         progress(Progress::Kernel { name: &news.request.name, done: news.done, total: news.total });

@@ -51,6 +51,9 @@ pub struct Stamp {
 pub struct TargetHeader {
     /// `cpu` or `sm_XX[a]`.
     pub target: String,
+    /// The GPU that kernels were chosen for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Compiler versions and options, for GPUs.
     pub toolchain: Option<Toolchain>,
     /// BLAKE3 over the kernels' configs and sources.

@@ -1,7 +1,7 @@
 //! Reading an engine: every length and offset is checked against the file before it is used.
 
 use super::header::{Header, KernelRecord, Section, VariantRecord};
-use super::{FORMAT, HEADER_AT, MAGIC, PAGE, TENSOR, map};
+use super::{FORMAT, HEADER_AT, MAGIC, PAGE, PublicKey, TENSOR, map};
 use crate::engine::{Compiled, Engine, Image, TargetImage, Variant};
 use crate::refit::Refit;
 use crate::{Error, Result, packed, validate};
@@ -21,6 +21,17 @@ impl Engine {
     pub fn load(path: impl AsRef<Path>) -> Result<Engine> {
         let path = path.as_ref();
         let file = map::map(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        parse(&file, path)
+    }
+
+    /// [`Engine::load`] for an engine that `key` signed: its signature is checked before anything else of the file is looked at.
+    ///
+    /// # Errors
+    /// [`Error::Signature`], and what loading reports.
+    pub fn load_signed(path: impl AsRef<Path>, key: &PublicKey) -> Result<Engine> {
+        let path = path.as_ref();
+        let file = map::map(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        key.verify(&file, path)?;
         parse(&file, path)
     }
 }
@@ -135,7 +146,12 @@ pub(crate) fn assemble(header: Header, contents: Vec<Bytes>, path: &Path) -> Res
         };
         validate::plan(&plan, &t.target, &kernels).map_err(|message| corrupt(path, message))?;
         validate::signature(&plan, &header.inputs, &header.outputs).map_err(|message| corrupt(path, message))?;
-        targets.push(TargetImage { target: t.target.clone(), toolchain: t.toolchain.clone(), plan, kernels });
+        let image =
+            TargetImage { target: t.target.clone(), gpu: t.gpu.clone(), toolchain: t.toolchain.clone(), plan, kernels };
+        if targets.iter().any(|other: &TargetImage| other.label() == image.label()) {
+            return Err(corrupt(path, format!("target {} occurs twice", image.label())));
+        }
+        targets.push(image);
     }
     validate::symbols(&header.symbols).map_err(|message| corrupt(path, message))?;
     let refit: Refit =

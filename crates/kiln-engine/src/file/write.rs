@@ -136,19 +136,20 @@ fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
 }
 
 fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<TargetHeader> {
+    let label = image.label();
     let plan = Bytes::from(json(&image.plan)?);
     // Targets often share a plan: equal ones are stored once.
     let shared = sections.iter().find(|s| s.name.starts_with("plan.") && s.pieces == [plan.clone()]);
     let plan_name = match shared {
         Some(s) => s.name.clone(),
         None => {
-            let name = format!("plan.{}", image.target);
+            let name = format!("plan.{label}");
             sections.push(json_free(&name, plan));
             name
         }
     };
     let mut config = blake3::Hasher::new();
-    let mut code = Content { name: format!("code.{}", image.target), pieces: Vec::new() };
+    let mut code = Content { name: format!("code.{label}"), pieces: Vec::new() };
     let mut at = 0;
     let mut put = |data: &Bytes| {
         let range = (at, data.len());
@@ -175,7 +176,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
         records.push(KernelRecord { region, variants });
     }
     let (kernels, code_name) = if image.toolchain.is_some() {
-        let name = format!("kernels.{}", image.target);
+        let name = format!("kernels.{label}");
         sections.push(json_free(&name, json(&records)?.into()));
         let code_name = code.name.clone();
         sections.push(code);
@@ -185,6 +186,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
     };
     Ok(TargetHeader {
         target: image.target.clone(),
+        gpu: image.gpu.clone(),
         toolchain: image.toolchain.clone(),
         config_hash: config.finalize().to_hex().to_string(),
         plan: plan_name,

@@ -15,6 +15,7 @@ mod range;
 mod refit;
 mod run;
 mod scratch;
+mod sign;
 mod sim;
 mod symbols;
 mod tf32;

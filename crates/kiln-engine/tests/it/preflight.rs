@@ -8,6 +8,7 @@ use kiln_engine::{
     preflight, read_header,
 };
 use kiln_graph::Bindings;
+use kiln_target::Target;
 use std::path::Path;
 
 /// A GPU as far as a preflight asks: it does nothing.
@@ -15,6 +16,8 @@ struct Absent {
     capability: u32,
     cuda: (u32, u32),
     memory: u64,
+    /// Its short name.
+    name: &'static str,
 }
 
 fn nothing<T>() -> Result<T> {
@@ -27,6 +30,9 @@ impl Device for Absent {
     }
     fn target(&self) -> String {
         "sm_80".into()
+    }
+    fn processor(&self) -> Result<Target> {
+        Ok(self.name.parse()?)
     }
     fn gpu(&self) -> Option<GpuInfo> {
         let cuda = CudaVersion::new(self.cuda.0, self.cuda.1);
@@ -76,7 +82,7 @@ impl Device for Absent {
 
 /// Fields and messages of what is found on a device.
 fn found(path: &Path, device: &dyn Device) -> Vec<(String, String)> {
-    let found = preflight(path, Some(device)).unwrap();
+    let found = preflight(path, Some(device), None).unwrap();
     assert!(!found.findings.is_empty() || found.code.is_some());
     found.findings.into_iter().map(|f| (f.field, f.message)).collect()
 }
@@ -153,10 +159,10 @@ fn what_a_machine_lacks_is_found_by_field() {
     let toolchain = built.targets[0].toolchain.as_mut().unwrap();
     toolchain.nvrtc = "13.0.88".into();
     built.save(&path).unwrap();
-    let gpu = |capability, cuda, memory| Absent { capability, cuda, memory };
+    let gpu = |capability, cuda, memory| Absent { capability, cuda, memory, name: "a100" };
     let plenty = 80 << 30;
     assert!(fields(&path, &gpu(80, (13, 0), plenty)).is_empty());
-    assert_eq!(preflight(&path, Some(&gpu(80, (13, 0), plenty))).unwrap().code, Some(Code::Own("sm_80".into())));
+    assert_eq!(preflight(&path, Some(&gpu(80, (13, 0), plenty)), None).unwrap().code, Some(Code::Own("sm_80".into())));
     let [(field, message)] = &found(&path, &gpu(75, (13, 0), plenty))[..] else { panic!("one finding") };
     assert!(field == "target" && message.contains("7.5") && message.contains("newer GPUs"), "{message}");
     assert_eq!(fields(&path, &*open_device("cpu:1").unwrap()), ["target"]);
@@ -182,5 +188,37 @@ fn what_a_machine_lacks_is_found_by_field() {
     bytes[last] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(fields(&path, &gpu(80, (13, 0), 16)), ["Kiln version", "section refit"]);
-    assert!(preflight(&dir.path().join("none.kiln"), None).is_err());
+    assert!(preflight(&dir.path().join("none.kiln"), None, None).is_err());
+}
+
+#[test]
+fn gpus_of_one_architecture_have_an_image_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("e.kiln");
+    engine_at(&block(), &["h200", "cpu", "h100", "sm_90a"], home()).save(&path).unwrap();
+    let loaded = Engine::load(&path).unwrap();
+    let labels: Vec<String> = loaded.targets.iter().map(|image| image.label()).collect();
+    assert_eq!(labels, ["sm_90a:h200", "cpu", "sm_90a"], "sm_90a is the H100's");
+    for label in &labels {
+        assert_eq!(loaded.target(label).unwrap().label(), *label);
+    }
+    let ran = |name, capability| {
+        let device = Absent { capability, cuda: (13, 0), memory: 80 << 30, name };
+        preflight(&path, Some(&device), None).unwrap().code
+    };
+    assert_eq!(ran("h200", 90), Some(Code::Own("sm_90a:h200".into())));
+    assert_eq!(ran("h100", 90), Some(Code::Own("sm_90a".into())));
+    // Of a GPU that none was built for, by the architecture.
+    assert_eq!(ran("a100", 90), Some(Code::Own("sm_90a".into())));
+    let of = |name: &str| match name.parse().unwrap() {
+        Target::Gpu(gpu) => loaded.target_of(&gpu).unwrap().label(),
+        Target::Cpu(_) => String::new(),
+    };
+    assert_eq!([of("h200"), of("h100")], ["sm_90a:h200", "sm_90a"]);
+    assert!(loaded.target("sm_80").unwrap_err().to_string().contains("found sm_90a:h200, cpu, sm_90a"));
+    // The simulator knows the architecture alone, and takes what there is.
+    let alone = dir.path().join("alone.kiln");
+    engine_at(&block(), &["h200"], home()).save(&alone).unwrap();
+    let code = preflight(&alone, Some(&*open_device("sim:sm_90a").unwrap()), None).unwrap().code;
+    assert_eq!(code, Some(Code::Own("sm_90a:h200".into())));
 }

@@ -23,6 +23,7 @@ pub struct EngineBuilder<'a> {
     targets: Vec<Target>,
     portable: bool,
     strip_weights: bool,
+    keep_model: bool,
     numerics: Numerics,
     tf32: bool,
     sizes: kiln_graph::Bindings,
@@ -40,6 +41,7 @@ impl<'a> EngineBuilder<'a> {
             targets,
             portable: false,
             strip_weights: false,
+            keep_model: false,
             numerics: Numerics::Reassoc,
             tf32: false,
             sizes,
@@ -67,6 +69,12 @@ impl<'a> EngineBuilder<'a> {
     /// Leaves the weights out of the engine, for [`Engine::refit`] to give them: it is small, and runs nothing before.
     pub fn strip_weights(mut self) -> EngineBuilder<'a> {
         self.strip_weights = true;
+        self
+    }
+
+    /// Keeps the model's weights beside the engine's, so that another version of Kiln, or one for another GPU, can build it anew: see [`Engine::open`].
+    pub fn keep_model(mut self) -> EngineBuilder<'a> {
+        self.keep_model = true;
         self
     }
 
@@ -131,6 +139,9 @@ impl<'a> EngineBuilder<'a> {
         let progress = self.progress.unwrap_or(&|_| {});
         let graph = self.model.graph();
         let (mut engine, report) = kiln_engine::build(graph, &self.options()?, progress)?;
+        if self.keep_model {
+            engine.keep_model(graph)?;
+        }
         if self.strip_weights {
             engine.strip_weights(&graph.weights)?;
         }

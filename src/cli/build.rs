@@ -42,6 +42,9 @@ pub struct Args {
     /// Leave the weights out: such an engine is small, and runs once `kiln refit` has given it its weights.
     #[arg(long)]
     strip_weights: bool,
+    /// Keep the model's own weights too, so that `kiln run --on-mismatch rebuild` can build the engine anew where it does not fit.
+    #[arg(long, conflicts_with = "strip_weights")]
+    keep_model: bool,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -95,6 +98,9 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         None => None,
     };
     let writing = Instant::now();
+    if args.keep_model {
+        engine.keep_model(&graph).into_diagnostic()?;
+    }
     if args.strip_weights {
         engine.strip_weights(&graph.weights).into_diagnostic()?;
     }

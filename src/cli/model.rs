@@ -212,26 +212,39 @@ pub struct Opened {
 /// Opens an engine file, or builds a model for a device; also reads the inputs that were `given`, without those that became constants of the model.
 /// Built engines are kept under `$KILN_HOME/engines`; the user is told.
 pub fn open(path: &Path, device: &dyn Device, args: &ModelArgs, given: Given) -> Result<Opened> {
-    open_signed(path, device, args, given, None)
+    open_as(path, device, args, given, (None, OnMismatch::Error))
 }
 
-/// [`open`] for an engine that must be signed, if a public key is given.
-pub fn open_signed(
+/// [`kiln_engine::OnMismatch`] as a command-line value.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum OnMismatch {
+    /// Say what does not fit.
+    Error,
+    /// Build the model that the engine keeps.
+    Rebuild,
+}
+
+/// [`open`] for an engine that must be signed, if a public key is given, and may be built anew.
+pub fn open_as(
     path: &Path,
     device: &dyn Device,
     args: &ModelArgs,
     given: Given,
-    key: Option<&Path>,
+    (key, on_mismatch): (Option<&Path>, OnMismatch),
 ) -> Result<Opened> {
     if let Some(key) = key.filter(|_| is_model(path)) {
         return Err(miette!("`--verify-key {}`: engines are signed, and {} is a model", key.display(), path.display()));
     }
     if !is_model(path) {
-        let engine = match key {
-            Some(key) => PublicKey::load(key).and_then(|key| Engine::load_signed(path, &key)),
-            None => Engine::load(path),
+        let key = key.map(PublicKey::load).transpose().into_diagnostic()?;
+        let on = match on_mismatch {
+            OnMismatch::Error => kiln_engine::OnMismatch::Error,
+            OnMismatch::Rebuild => kiln_engine::OnMismatch::Rebuild(Home::from_env().into_diagnostic()?),
         };
-        let engine = engine.into_diagnostic()?;
+        let engine = Engine::open(path, device, key.as_ref(), &on).into_diagnostic()?;
+        if !kiln_host::same(&engine.path, path) {
+            note!("{} does not fit: running what was built again from it", path.display());
+        }
         let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
         return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
     }

@@ -100,6 +100,28 @@ fn what_is_in_an_engines_way_is_told_at_once() {
 }
 
 #[test]
+fn an_engine_is_built_again_where_it_does_not_fit_if_that_is_wanted() {
+    let place = Place::new();
+    model(&place, "a", 1, 2.0);
+    place.put("in.npy", &[20], &[0.25; 20]);
+    place.run("build a.onnx -o a.kiln --keep-model").ok();
+    let run = |args: &str| place.run(&format!("run a.kiln --input x=in.npy {args}"));
+    let expected = run("").ok().out.clone();
+    // Another release's format, whose fixed part is the same.
+    let mut bytes = fs::read(place.path("a.kiln")).unwrap();
+    bytes[8] = 200;
+    fs::write(place.path("a.kiln"), bytes).unwrap();
+    fs::remove_file(place.path("a.onnx")).unwrap();
+    run("").fails(&["format version does not match"]);
+    let again = run("--on-mismatch rebuild");
+    assert!(again.ok().err.contains("a.kiln does not fit: running what was built again from it"), "{again:?}");
+    let values = |out: &str| out.split(" in ").next().unwrap().to_owned();
+    assert_eq!(values(&again.out), values(&expected));
+    assert!(place.engine().exists());
+    place.run("build a.onnx --keep-model --strip-weights").fails(&["cannot be used with"]);
+}
+
+#[test]
 fn engines_are_signed_and_run_only_as_they_were_signed() {
     let place = Place::new();
     place.scale("a.onnx", 2.0);

@@ -154,6 +154,8 @@ pub struct Engine {
     pub targets: Vec<TargetImage>,
     /// Weights of all plans by name.
     pub weights: BTreeMap<String, Tensor>,
+    /// The model's weights, where they are kept so that the model can be built again: see [`Engine::keep_model`]. Else none.
+    pub sources: BTreeMap<String, Tensor>,
     /// Whether the weights were taken out: see [`Engine::strip_weights`].
     pub stripped: bool,
     /// How the weights come of the model's.

@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod kept;
 mod memory;
+mod open;
 mod packed;
 mod preflight;
 mod refit;
@@ -35,6 +36,7 @@ pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage
 pub use error::{Error, Result};
 pub use file::{FORMAT, Header, PrivateKey, PublicKey, Section, Stamp, TargetHeader, parse, read_header, sign};
 pub use kept::Kept;
+pub use open::OnMismatch;
 pub use preflight::{Finding, Preflight, preflight};
 pub use refit::Refit;
 pub use schedule::{Action, Activation, Schedule, activations};

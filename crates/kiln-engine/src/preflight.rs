@@ -3,7 +3,7 @@
 use crate::choose::{Code, for_device};
 use crate::device::Device;
 use crate::engine::{Engine, TargetImage};
-use crate::file::{assemble, contents, format, header_of, map, version};
+use crate::file::{Header, assemble, contents, format, header_of, map, version};
 use crate::schedule::activation_bytes;
 use crate::{Error, PublicKey, Result, packed};
 use bytes::Bytes;
@@ -83,7 +83,7 @@ fn read(file: &Bytes, path: &Path, findings: &mut Vec<Finding>) -> Option<Engine
     let mut note = |field: String, error: Error| findings.push(Finding::new(field, &error));
     // Whatever follows is of another form.
     format(file, path).map_err(|e| note("file".into(), e)).ok()?;
-    let header = header_of(file, path).map_err(|e| note("header".into(), e)).ok()?;
+    let header: Header = header_of(file, path).map_err(|e| note("header".into(), e)).ok()?;
     let known = version(&header, path).map_err(|e| note("Kiln version".into(), e)).is_ok();
     let sections: Vec<Bytes> = header
         .sections

@@ -59,7 +59,7 @@ impl Refit {
     }
 
     /// An error unless the weights are the parameters, all of them; others are left alone.
-    fn expect(&self, weights: &BTreeMap<String, Tensor>) -> Result<()> {
+    pub(crate) fn expect(&self, weights: &BTreeMap<String, Tensor>) -> Result<()> {
         for Port { name, ty } in &self.parameters {
             let found = match weights.get(name) {
                 Some(t) if t.dtype() == ty.dtype && ty.const_shape().as_deref() == Some(t.shape()) => continue,
@@ -121,7 +121,8 @@ impl Engine {
                 .map_err(|message| Error::Corrupt { path: self.path.clone(), message })?;
         }
         let graph_hash = hash_with_weights(&self.refit.structure, &weights);
-        let mut engine = Engine { weights: made, stripped: false, graph_hash, ..self.clone() };
+        let sources = if self.sources.is_empty() { BTreeMap::new() } else { weights };
+        let mut engine = Engine { weights: made, sources, stripped: false, graph_hash, ..self.clone() };
         engine.pack_weights()?;
         Ok(engine)
     }
@@ -158,6 +159,7 @@ impl Engine {
             return Err(Error::Weight { name: name.clone(), expected, found });
         }
         self.weights.clear();
+        self.sources.clear();
         self.stripped = true;
         Ok(())
     }

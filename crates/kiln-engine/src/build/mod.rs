@@ -210,6 +210,7 @@ pub fn build(
         symbols: graph.symbols.clone(),
         targets,
         weights: constants.weights,
+        sources: BTreeMap::new(),
         stripped: false,
         refit: constants.refit,
         path: PathBuf::from("(in memory)"),

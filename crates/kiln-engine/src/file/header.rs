@@ -29,6 +29,9 @@ pub struct Header {
     pub stripped: bool,
     /// Where each weight lies in the section `weights`.
     pub weights: Vec<WeightEntry>,
+    /// Where each weight of the model lies in the section `weights`, if they are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<WeightEntry>,
     /// All sections.
     pub sections: Vec<Section>,
 }
@@ -64,6 +67,21 @@ pub struct TargetHeader {
     pub kernels: Option<String>,
     /// Section with cubins and PTX.
     pub code: Option<String>,
+}
+
+/// What of the header is the same in every version, so that an engine that keeps its model can be built again by another one.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Portable {
+    pub stamp: PortableStamp,
+    #[serde(default)]
+    pub sources: Vec<WeightEntry>,
+    pub sections: Vec<Section>,
+}
+
+/// What of the stamp is.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PortableStamp {
+    pub settings: Settings,
 }
 
 /// One weight.

@@ -20,7 +20,7 @@ mod write;
 
 pub use header::{FORMAT, Header, Section, Stamp, TargetHeader};
 pub(crate) use map::map;
-pub(crate) use read::{assemble, contents, format, header_of, version};
+pub(crate) use read::{assemble, contents, format, header_of, model, version};
 pub use read::{parse, read_header};
 pub use sign::{PrivateKey, PublicKey, sign};
 

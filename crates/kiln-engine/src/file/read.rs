@@ -1,12 +1,13 @@
 //! Reading an engine: every length and offset is checked against the file before it is used.
 
-use super::header::{Header, KernelRecord, Section, VariantRecord};
+use super::header::{Header, KernelRecord, Portable, Section, VariantRecord, WeightEntry};
 use super::{FORMAT, HEADER_AT, MAGIC, PAGE, PublicKey, TENSOR, map};
-use crate::engine::{Compiled, Engine, Image, TargetImage, Variant};
+use crate::engine::{Compiled, Engine, Image, Settings, TargetImage, Variant};
 use crate::refit::Refit;
 use crate::{Error, Result, packed, validate};
 use bytes::Bytes;
-use kiln_graph::Tensor;
+use kiln_graph::{Graph, Op, Tensor};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -66,8 +67,8 @@ pub(crate) fn format(file: &[u8], path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The header of a file of this [`format()`], whatever version of Kiln wrote it.
-pub(crate) fn header_of(file: &[u8], path: &Path) -> Result<Header> {
+/// What is wanted of the header of a file, whatever version of Kiln wrote it.
+pub(crate) fn header_of<T: DeserializeOwned>(file: &[u8], path: &Path) -> Result<T> {
     let length = usize::try_from(word(file, 16, 8)).unwrap_or(usize::MAX);
     let Some(json) = HEADER_AT.checked_add(length).and_then(|end| file.get(HEADER_AT..end)) else {
         return Err(corrupt(
@@ -98,7 +99,7 @@ pub(crate) fn version(header: &Header, path: &Path) -> Result<()> {
 
 fn header(file: &Bytes, path: &Path) -> Result<Header> {
     format(file, path)?;
-    let header = header_of(file, path)?;
+    let header: Header = header_of(file, path)?;
     version(&header, path)?;
     Ok(header)
 }
@@ -161,23 +162,10 @@ pub(crate) fn assemble(header: Header, contents: Vec<Bytes>, path: &Path) -> Res
     if header.stripped && !header.weights.is_empty() {
         return Err(corrupt(path, "it is without weights, and says where they are"));
     }
-    let mut weights = BTreeMap::new();
-    for w in &header.weights {
-        let bytes = w.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| w.dtype.bytes_for(n));
-        if w.offset % TENSOR != 0 {
-            return Err(corrupt(
-                path,
-                format!("weight `{}` lies at {}; expected a multiple of {TENSOR}", w.name, w.offset),
-            ));
-        }
-        let range = bytes.and_then(|b| Some(w.offset..w.offset.checked_add(b)?)).filter(|r| r.end <= data.len());
-        let Some(range) = range else {
-            return Err(corrupt(path, format!("weight `{}` leaves its section of {} bytes", w.name, data.len())));
-        };
-        let tensor = Tensor::new(w.dtype, w.shape.clone(), data.slice(range))?;
-        if weights.insert(w.name.clone(), tensor).is_some() {
-            return Err(corrupt(path, format!("weight `{}` occurs twice", w.name)));
-        }
+    let weights = tensors(&header.weights, &data, path)?;
+    let sources = tensors(&header.sources, &data, path)?;
+    if !sources.is_empty() {
+        refit.expect(&sources).map_err(|e| corrupt(path, e.to_string()))?;
     }
     for target in targets.iter().filter(|_| !header.stripped) {
         validate::weights(&target.plan, &weights).map_err(|message| corrupt(path, message))?;
@@ -196,10 +184,58 @@ pub(crate) fn assemble(header: Header, contents: Vec<Bytes>, path: &Path) -> Res
         symbols: header.symbols,
         targets,
         weights,
+        sources,
         stripped: header.stripped,
         refit,
         path: path.to_owned(),
     })
+}
+
+/// The tensors that lie in a section.
+fn tensors(entries: &[WeightEntry], data: &Bytes, path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let mut all = BTreeMap::new();
+    for w in entries {
+        let bytes = w.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| w.dtype.bytes_for(n));
+        if w.offset % TENSOR != 0 {
+            return Err(corrupt(
+                path,
+                format!("weight `{}` lies at {}; expected a multiple of {TENSOR}", w.name, w.offset),
+            ));
+        }
+        let range = bytes.and_then(|b| Some(w.offset..w.offset.checked_add(b)?)).filter(|r| r.end <= data.len());
+        let Some(range) = range else {
+            return Err(corrupt(path, format!("weight `{}` leaves its section of {} bytes", w.name, data.len())));
+        };
+        let tensor = Tensor::new(w.dtype, w.shape.clone(), data.slice(range))?;
+        if all.insert(w.name.clone(), tensor).is_some() {
+            return Err(corrupt(path, format!("weight `{}` occurs twice", w.name)));
+        }
+    }
+    Ok(all)
+}
+
+/// The model that an engine of any version keeps, and how it was built; `None` if it keeps none.
+pub(crate) fn model(file: &Bytes, path: &Path) -> Result<Option<(Graph, Settings)>> {
+    if file.len() < HEADER_AT || !file.starts_with(MAGIC) {
+        format(file, path)?;
+    }
+    let Portable { stamp, sources, sections } = header_of(file, path)?;
+    let section = |name: &str| match sections.iter().find(|section| section.name == name) {
+        Some(section) => contents(file, section, path),
+        None => Err(corrupt(path, format!("section `{name}` is missing"))),
+    };
+    let text = section("graph")?;
+    let text = std::str::from_utf8(&text).map_err(|e| corrupt(path, format!("section `graph`: {e}")))?;
+    let mut graph: Graph = text.parse().map_err(|e| corrupt(path, format!("section `graph`: {e}")))?;
+    let weighs = graph.nodes.iter().any(|node| matches!(node.op, Op::Weight { .. }));
+    if weighs && sources.is_empty() {
+        return Ok(None);
+    }
+    if !sources.is_empty() {
+        graph.weights = tensors(&sources, &section("weights")?, path)?;
+    }
+    kiln_graph::verify(&graph).map_err(|e| corrupt(path, format!("section `graph`: {e}")))?;
+    Ok(Some((graph, stamp.settings)))
 }
 
 /// The bytes of a section, checked against its hash.

@@ -68,7 +68,10 @@ impl Contents {
             targets.push(target_sections(image, &mut sections)?);
         }
         sections.push(json_free("refit", json(&engine.refit)?.into()));
-        let weights = if engine.stripped { Vec::new() } else { weight_section(engine, &mut sections) };
+        let (weights, sources) = match engine.stripped {
+            true => (Vec::new(), Vec::new()),
+            false => weight_section(engine, &mut sections),
+        };
         let mut header = Header {
             stamp: Stamp {
                 format: FORMAT,
@@ -83,6 +86,7 @@ impl Contents {
             targets,
             stripped: engine.stripped,
             weights,
+            sources,
             sections: sections
                 .iter()
                 .map(|s| Section { name: s.name.clone(), offset: 0, length: s.length(), blake3: s.hash() })
@@ -195,13 +199,14 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
     })
 }
 
-fn weight_section(engine: &Engine, sections: &mut Vec<Content>) -> Vec<WeightEntry> {
+/// The section of all weights, and where the engine's and the model's lie in it.
+fn weight_section(engine: &Engine, sections: &mut Vec<Content>) -> (Vec<WeightEntry>, Vec<WeightEntry>) {
     let mut content = Content { name: "weights".into(), pieces: Vec::new() };
     let mut entries = Vec::new();
     let mut at = 0usize;
     // Plans of different targets may name one tensor differently: its bytes are stored once.
     let mut stored: HashMap<blake3::Hash, usize> = HashMap::new();
-    for (name, tensor) in &engine.weights {
+    for (name, tensor) in engine.weights.iter().chain(&engine.sources) {
         let hash = blake3::Hasher::new().update_rayon(tensor.data()).finalize();
         let offset = *stored.entry(hash).or_insert(at);
         let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
@@ -215,5 +220,6 @@ fn weight_section(engine: &Engine, sections: &mut Vec<Content>) -> Vec<WeightEnt
         content.pieces.push(Bytes::from(vec![0; at - end]));
     }
     sections.push(content);
-    entries
+    let sources = entries.split_off(engine.weights.len());
+    (entries, sources)
 }

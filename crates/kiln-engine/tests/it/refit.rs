@@ -1,7 +1,7 @@
 //! Engines without weights, and with others.
 
 use crate::models::{block, convnet, engine, engine_at, home};
-use kiln_engine::{Engine, Error, Session, graph_hash, open_device};
+use kiln_engine::{Engine, Error, OnMismatch, Session, Settings, graph_hash, open_device};
 use kiln_graph::{Builder, DType, Dim, EinsumSpec, Graph, Op, Tensor};
 use std::collections::BTreeMap;
 
@@ -194,4 +194,96 @@ fn what_cannot_be_replayed_is_an_error_of_the_build() {
     let foreign = graph(2);
     let text = engine(&foreign, &["cpu"], dir.path()).strip_weights(&foreign.weights).unwrap_err().to_string();
     assert!(text.contains("cannot be replayed"), "{text}");
+}
+
+/// An engine's bytes with another version, as another release would write them.
+fn of_version(bytes: &[u8], format: u8, kiln: &str) -> Vec<u8> {
+    let length = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[56..56 + length].to_vec()).unwrap();
+    let version = format!("\"kiln\":\"{}\"", env!("CARGO_PKG_VERSION"));
+    let mut header = header.replacen(&version, &format!("\"kiln\":\"{kiln}\",\"unheard\":[1]"), 1);
+    if u32::from(format) != kiln_engine::FORMAT {
+        header = header.replacen("\"targets\"", "\"goals\"", 1);
+    }
+    let mut out = bytes[..16].to_vec();
+    out[8] = format;
+    out.extend((header.len() as u64).to_le_bytes());
+    out.extend(blake3::hash(header.as_bytes()).as_bytes());
+    out.extend(header.as_bytes());
+    let sections = (56 + length).next_multiple_of(4096);
+    assert!(out.len() <= sections);
+    out.resize(sections, 0);
+    out.extend(&bytes[sections..]);
+    out
+}
+
+#[test]
+fn an_engine_that_keeps_its_model_is_built_again_where_it_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("e.kiln");
+    let graph = folds();
+    let mut built = engine(&graph, &["cpu"], dir.path());
+    let plain = bytes(&built).len();
+    assert!(built.keep_model(&other(&graph)).is_err());
+    built.keep_model(&graph).unwrap();
+    let kept = bytes(&built);
+    // `w`, `p` and `v` are there as constants that were made of them too, `q` and `order` once.
+    let sources: usize = graph.weights.values().map(|t| t.data().len()).sum();
+    assert!((plain + 2 * 24 * 24 * 4..plain + sources + 8192).contains(&kept.len()), "{plain}, {}", kept.len());
+    built.save(&path).unwrap();
+    assert_eq!(Engine::load(&path).unwrap().sources, graph.weights);
+    // With other weights it keeps those.
+    assert_eq!(built.refit(&other(&graph).weights).unwrap().sources, other(&graph).weights);
+    let home = kiln_cuda::Home::at(dir.path().join("home"));
+    let rebuild = OnMismatch::Rebuild(home.clone());
+    let x = Tensor::random(DType::F32, &[3, 24], 4).unwrap();
+    let run = |engine: &Engine| {
+        let mut session = Session::new(engine, open_device("cpu:1").unwrap()).unwrap();
+        session.poison(0xcb).unwrap();
+        session.run(&[("x", &x)]).unwrap()
+    };
+    let cpu = open_device("cpu:1").unwrap();
+    let open = |on: &OnMismatch| Engine::open(&path, &*cpu, None, on);
+    // One that fits is left as it is.
+    assert_eq!(open(&rebuild).unwrap().path, path);
+    for (format, version) in [(kiln_engine::FORMAT as u8, "9.9.9"), (99, "9.9.9")] {
+        std::fs::write(&path, of_version(&kept, format, version)).unwrap();
+        let field = if format == 99 { "format version" } else { "Kiln version" };
+        let error = open(&OnMismatch::Error).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+    let again = open(&rebuild).unwrap();
+    assert_eq!(
+        (again.graph_hash.as_str(), &again.settings),
+        (built.graph_hash.as_str(), &Settings { line_info: true, ..built.settings.clone() })
+    );
+    assert_eq!(run(&again), run(&built));
+    // The second time it is found.
+    assert_eq!(open(&rebuild).unwrap().path.parent(), Some(home.engine_cache().folder()));
+    // For a device that it has no code for.
+    built.save(&path).unwrap();
+    let sim = open_device("sim:sm_80").unwrap();
+    let Err(Error::Mismatch { field: "target", .. }) = Engine::open(&path, &*sim, None, &OnMismatch::Error) else {
+        panic!("there is no code for sm_80")
+    };
+    let again = Engine::open(&path, &*sim, None, &OnMismatch::Rebuild(crate::models::home())).unwrap();
+    let mut session = Session::new(&again, sim).unwrap();
+    session.poison(0xcb).unwrap();
+    for ((name, found), (_, expected)) in session.run(&[("x", &x)]).unwrap().iter().zip(&run(&built)) {
+        let d = kiln_engine::Tolerance { rtol: 1e-4, atol: 1e-4 }.compare(expected, found);
+        assert!(d.agrees(), "{name}: {d}");
+    }
+    // Without its model, and damaged, it is an error.
+    let bare = engine(&graph, &["cpu"], dir.path());
+    std::fs::write(&path, of_version(&bytes(&bare), 99, "9.9.9")).unwrap();
+    let text = open(&rebuild).unwrap_err().to_string();
+    assert!(text.contains("format version") && text.contains("--keep-model"), "{text}");
+    let mut broken = of_version(&kept, 99, "9.9.9");
+    let last = broken.len() - 1;
+    broken[last] ^= 1;
+    std::fs::write(&path, broken).unwrap();
+    assert!(open(&rebuild).unwrap_err().to_string().contains("does not match its hash"));
+    built.strip_weights(&graph.weights).unwrap();
+    built.save(&path).unwrap();
+    assert!(open(&rebuild).unwrap_err().to_string().contains("--keep-model"));
 }

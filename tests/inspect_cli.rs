@@ -236,6 +236,7 @@ fn two_builds_are_compared_by_stamp_region_kernel_and_time() {
     ] {
         assert!(text.contains(part), "expected `{part}` in {text}");
     }
+    assert_eq!(diff["targets"]["sm_80"]["nvrtc"], serde_json::Value::Null);
     // Measured, on the CPU: what a step took more is its region's blame.
     let mut profiles = ["a", "b"].map(|name| {
         json(&format!(

@@ -19,12 +19,6 @@ struct Sides<T> {
     b: T,
 }
 
-impl<T> Sides<T> {
-    fn map<U>(self, f: impl Fn(T) -> U) -> Sides<U> {
-        Sides { a: f(self.a), b: f(self.b) }
-    }
-}
-
 impl<T: PartialEq> Sides<T> {
     fn differ(&self) -> bool {
         self.a != self.b
@@ -46,8 +40,10 @@ pub struct Diff {
 struct TargetDiff {
     /// Whether each has it. What follows is of targets that both have.
     present: Sides<bool>,
-    /// NVRTC and its options, where they differ.
-    toolchain: Option<Sides<Value>>,
+    /// NVRTC's release, where it differs.
+    nvrtc: Option<Sides<String>>,
+    /// Options of NVRTC that the other has not.
+    options: Sides<Vec<String>>,
     launches: Sides<usize>,
     /// Milliseconds of all steps, where both were profiled.
     measured_ms: Option<Sides<f64>>,
@@ -175,11 +171,22 @@ type Side<'s> = (&'s Engine, &'s Option<TargetImage>, Option<&'s Profile>);
 
 fn target(sides: [Side<'_>; 2]) -> Result<TargetDiff> {
     let present = Sides { a: sides[0].1.is_some(), b: sides[1].1.is_some() };
-    let mut diff =
-        TargetDiff { present, toolchain: None, launches: Sides { a: 0, b: 0 }, measured_ms: None, regions: Vec::new() };
+    let mut diff = TargetDiff {
+        present,
+        nvrtc: None,
+        options: Sides { a: Vec::new(), b: Vec::new() },
+        launches: Sides { a: 0, b: 0 },
+        measured_ms: None,
+        regions: Vec::new(),
+    };
     let [(engine_a, Some(a), profile_a), (engine_b, Some(b), profile_b)] = sides else { return Ok(diff) };
-    let toolchains = Sides { a, b }.map(|image| serde_json::to_value(&image.toolchain).unwrap_or_default());
-    diff.toolchain = toolchains.differ().then_some(toolchains);
+    let [own, other] = [a, b].map(|image| image.toolchain.clone().unwrap_or_default());
+    let without = |these: &[String], those: &[String]| {
+        these.iter().filter(|option| !those.contains(option)).cloned().collect::<Vec<_>>()
+    };
+    diff.options = Sides { a: without(&own.options, &other.options), b: without(&other.options, &own.options) };
+    let nvrtc = Sides { a: own.nvrtc, b: other.nvrtc };
+    diff.nvrtc = nvrtc.differ().then_some(nvrtc);
     let found = [of_regions(engine_a, a, profile_a)?, of_regions(engine_b, b, profile_b)?];
     let launches = |i: usize| found[i].values().map(|(_, _, side)| side.uses).sum();
     diff.launches = Sides { a: launches(0), b: launches(1) };
@@ -284,8 +291,11 @@ fn print_target(name: &str, target: &TargetDiff) -> Result<()> {
         count("removed"),
         count("added")
     )?;
-    if let Some(Sides { a, b }) = &target.toolchain {
-        outln!("  compiler: {} -> {}", word(a), word(b))?;
+    if let Some(Sides { a, b }) = &target.nvrtc {
+        outln!("  NVRTC {a} -> {b}")?;
+    }
+    for (sign, options) in [('-', &target.options.a), ('+', &target.options.b)] {
+        options.iter().try_for_each(|option| outln!("  {sign} {option}"))?;
     }
     if let Some(Sides { a, b }) = target.measured_ms {
         outln!("  measured: {a:.4} -> {b:.4} ms, {:+.4}; by region, what grew most first:", b - a)?;

@@ -362,6 +362,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn threads_may_use_what_they_are_said_to() {
+        fn shared<T: Send + Sync>() {}
+        fn sent<T: Send>() {}
+        shared::<KilnEngine>();
+        sent::<KilnSession>();
+    }
+
+    #[test]
     fn every_type_has_one_number() {
         for dtype in DType::ALL {
             assert_eq!(DTYPES.iter().filter(|other| **other == dtype).count(), 1, "{dtype}");

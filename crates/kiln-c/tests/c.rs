@@ -1,6 +1,6 @@
 //! The interface from C, and from Rust with what C must not pass.
 #![allow(missing_docs)]
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use kiln_c::*;
 use kiln_engine::{BuildOptions, Engine, Session, build, open_device};

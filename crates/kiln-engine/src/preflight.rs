@@ -7,8 +7,10 @@ use crate::file::{Header, assemble, contents, format, header_of, map, version};
 use crate::schedule::activation_bytes;
 use crate::{Error, PublicKey, Result, packed};
 use bytes::Bytes;
+use kiln_fuse::{Buffer, BufferKind};
 use kiln_graph::Bindings;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Something that keeps an engine from running.
@@ -104,7 +106,13 @@ fn memory(engine: &Engine, image: &TargetImage, device: &dyn Device) -> Option<F
     let plan = &image.plan;
     let packed = packed::uses(plan, &image.kernels).ok()?;
     let names = packed::plain(plan, &image.kernels).into_iter().chain(packed.keys().map(String::as_str));
-    let weights: usize = names.filter_map(|name| engine.weights.get(name)).map(|tensor| tensor.data().len()).sum();
+    // Those that were stripped take what their buffers say.
+    let declared: BTreeMap<&str, usize> = plan.buffers.iter().filter_map(declared).collect();
+    let bytes = |name: &str| match engine.weights.get(name) {
+        Some(tensor) => tensor.data().len(),
+        None => declared.get(name).copied().unwrap_or(0),
+    };
+    let weights = names.map(bytes).fold(0, usize::saturating_add);
     let smallest: Bindings = plan.symbols.iter().map(|(name, (low, _))| (name.to_owned(), low)).collect();
     // Shapes that cannot be counted are an error of the run that has them.
     let activations = activation_bytes(plan, &smallest).unwrap_or(0);
@@ -114,4 +122,12 @@ fn memory(engine: &Engine, image: &TargetImage, device: &dyn Device) -> Option<F
         device.name()
     );
     (needed as u64 > available).then(|| Finding { field: "device memory".into(), message })
+}
+
+/// A weight's name and bytes by its buffer.
+fn declared(buffer: &Buffer) -> Option<(&str, usize)> {
+    let BufferKind::Weight(name) = &buffer.kind else { return None };
+    let elements = buffer.ty.const_shape()?.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let bytes = buffer.ty.dtype.bytes_for(elements).filter(|_| buffer.alias_of.is_none())?;
+    Some((name, bytes))
 }

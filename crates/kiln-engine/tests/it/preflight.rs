@@ -178,7 +178,8 @@ fn what_a_machine_lacks_is_found_by_field() {
     built.kiln = env!("CARGO_PKG_VERSION").into();
     built.save(&path).unwrap();
     assert_eq!(fields(&path, &gpu(80, (12, 9), 16)), ["weights", "driver"]);
-    assert_eq!(fields(&path, &gpu(80, (13, 0), 16)), ["weights", "device memory"]);
+    assert_eq!(fields(&path, &gpu(80, (13, 0), weights)), ["weights", "device memory"]);
+    assert_eq!(fields(&path, &gpu(80, (13, 0), plenty)), ["weights"]);
     // Of another version, what damage there is is still told.
     built.kiln = "9.9.9".into();
     built.save(&path).unwrap();

@@ -22,6 +22,8 @@ pub struct EngineBuilder<'a> {
     model: &'a Model,
     targets: Vec<Target>,
     portable: bool,
+    strip_weights: bool,
+    keep_model: bool,
     numerics: Numerics,
     tf32: bool,
     sizes: kiln_graph::Bindings,
@@ -38,6 +40,8 @@ impl<'a> EngineBuilder<'a> {
             model,
             targets,
             portable: false,
+            strip_weights: false,
+            keep_model: false,
             numerics: Numerics::Reassoc,
             tf32: false,
             sizes,
@@ -59,6 +63,18 @@ impl<'a> EngineBuilder<'a> {
     /// Builds for `sm_80` too: the driver assembles its PTX on any newer GPU for which the engine has no code of its own.
     pub fn portable(mut self) -> EngineBuilder<'a> {
         self.portable = true;
+        self
+    }
+
+    /// Leaves the weights out of the engine, for [`Engine::refit`] to give them: it is small, and runs nothing before.
+    pub fn strip_weights(mut self) -> EngineBuilder<'a> {
+        self.strip_weights = true;
+        self
+    }
+
+    /// Keeps the model's weights beside the engine's, so that another version of Kiln, or one for another GPU, can build it anew: see [`Engine::open`].
+    pub fn keep_model(mut self) -> EngineBuilder<'a> {
+        self.keep_model = true;
         self
     }
 
@@ -109,7 +125,8 @@ impl<'a> EngineBuilder<'a> {
     /// Builds.
     ///
     /// # Errors
-    /// A model that is not well-formed or lacks weights, no NVRTC for a GPU target, and kernels that do not compile.
+    /// A model that is not well-formed or lacks weights, no NVRTC for a GPU target, and kernels that do not compile; of one that is to be stripped, a
+    /// constant that cannot be made of its weights again.
     pub fn build(self) -> Result<Engine> {
         Ok(self.build_with_report()?.0)
     }
@@ -120,7 +137,15 @@ impl<'a> EngineBuilder<'a> {
     /// As for `build`.
     pub fn build_with_report(self) -> Result<(Engine, BuildReport)> {
         let progress = self.progress.unwrap_or(&|_| {});
-        Ok(kiln_engine::build(self.model.graph(), &self.options()?, progress)?)
+        let graph = self.model.graph();
+        let (mut engine, report) = kiln_engine::build(graph, &self.options()?, progress)?;
+        if self.keep_model {
+            engine.keep_model(graph)?;
+        }
+        if self.strip_weights {
+            engine.strip_weights(&graph.weights)?;
+        }
+        Ok((engine, report))
     }
 
     /// Builds for the device, or finds what was built before on this machine, and loads it.

@@ -47,6 +47,12 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// A file that no weights are read from.
+    #[error("{}: expected weights: one ONNX file, or `.safetensors` files", path.display())]
+    NoWeights {
+        /// The file.
+        path: PathBuf,
+    },
     /// Weights that do not fit the model.
     #[error("weight `{name}`: {message}")]
     Weight {

@@ -31,6 +31,7 @@ mod builder;
 mod error;
 pub mod kernels;
 mod models;
+mod refit;
 
 pub use builder::{EngineBuilder, jit};
 pub use error::{Error, Result};
@@ -44,6 +45,7 @@ pub use kiln_macros::{Config, kernel, model};
 pub use kiln_target as target;
 pub use kiln_tune as tune;
 pub use models::Model;
+pub use refit::refit;
 
 /// What most programs need.
 pub mod prelude {

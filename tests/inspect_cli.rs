@@ -161,3 +161,114 @@ fn variants_are_listed_with_their_guards() {
     let svg = std::fs::read_to_string(dir.path().join("plan.svg")).unwrap();
     assert!(svg.contains(&format!("{} otherwise", &entry[entry.len() - 8..])), "{svg}");
 }
+
+/// `counted.kiln` of any number of rows, with kernels chosen for so many; `more` adds an output.
+fn sized(dir: &std::path::Path, name: &str, rows: i64, more: bool) {
+    let mut b = Builder::new("sized");
+    let n = b.symbol("N", 1, 8192);
+    let x = b.input("x", DType::F16, &[n, 256.into()]).unwrap();
+    let w = b.weight_data("w", Tensor::random(DType::F16, &[256, 256], 1).unwrap()).unwrap();
+    let y = b.linear(x, w, None, false).unwrap();
+    let s = b.softmax(y, -1).unwrap();
+    b.output("s", s);
+    if more {
+        let exp = b.exp(x).unwrap();
+        b.output("exp", exp);
+    }
+    let home = Home::from_env().unwrap();
+    setup::setup(&home, |_| {}).unwrap();
+    let targets = ["cpu", "sm_80"].map(|t| t.parse().unwrap()).to_vec();
+    let options = BuildOptions { targets, sizes: [("N".to_owned(), rows)].into(), ..BuildOptions::new(home) };
+    build(&b.finish(), &options, &|_| {}).unwrap().0.save(dir.join(name)).unwrap();
+}
+
+#[test]
+fn two_builds_are_compared_by_stamp_region_kernel_and_time() {
+    let dir = tempfile::tempdir().unwrap();
+    sized(dir.path(), "a.kiln", 8192, false);
+    sized(dir.path(), "b.kiln", 16, true);
+    let kiln = |args: &str| {
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        let out = kiln.args(args.split_whitespace()).current_dir(dir.path()).output().unwrap();
+        let [text, error] = [out.stdout, out.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (out.status.code(), text, error)
+    };
+    let json = |args: &str| -> serde_json::Value {
+        let (code, text, error) = kiln(args);
+        assert_eq!(code, Some(0), "{error}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let same = json("inspect --diff a.kiln a.kiln --json");
+    assert_eq!(same["stamp"], serde_json::json!({}));
+    let changes = |diff: &serde_json::Value, target: &str| -> Vec<(String, String)> {
+        let regions = diff["targets"][target]["regions"].as_array().unwrap().iter();
+        let word = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
+        let mut all: Vec<_> = regions.map(|r| (word(&r["name"]), word(&r["change"]))).collect();
+        all.sort();
+        all
+    };
+    assert!(changes(&same, "sm_80").iter().all(|(_, change)| change == "same"));
+    let diff = json("inspect --diff a.kiln b.kiln --json");
+    let settings = &diff["stamp"]["stamp.settings.sizes.N"];
+    assert_eq!((&settings["a"], &settings["b"]), (&8192.into(), &16.into()));
+    assert!(diff["stamp"]["stamp.graph_hash"]["a"] != diff["stamp"]["stamp.graph_hash"]["b"]);
+    assert_eq!(diff["stamp"]["outputs"]["b"].as_array().unwrap().len(), 2);
+    let gpu = changes(&diff, "sm_80");
+    let with = |start: &str, change: &str| gpu.iter().any(|(name, found)| name.starts_with(start) && found == change);
+    assert!(with("gemm", "changed") && with("map_exp", "added"), "{gpu:?}");
+    let gemm = diff["targets"]["sm_80"]["regions"].as_array().unwrap();
+    let gemm = &gemm.iter().find(|r| r["name"].as_str().unwrap().starts_with("gemm")).unwrap()["sides"];
+    assert_ne!(gemm["a"]["kernels"][0]["config"], gemm["b"]["kernels"][0]["config"]);
+    for side in ["a", "b"] {
+        assert!(
+            gemm[side]["modelled_us"].as_f64().unwrap() > 0.0
+                && gemm[side]["kernels"][0]["registers"].as_u64().unwrap() > 0
+        );
+    }
+    let (_, text, _) = kiln("inspect --diff a.kiln b.kiln");
+    for part in [
+        "stamp.settings.sizes.N: 8192 -> 16",
+        "sm_80: 2 -> 3 launches",
+        " only in A, 1 only in B",
+        "us modelled",
+        "- gemm",
+        "+ gemm",
+    ] {
+        assert!(text.contains(part), "expected `{part}` in {text}");
+    }
+    assert_eq!(diff["targets"]["sm_80"]["nvrtc"], serde_json::Value::Null);
+    // Measured, on the CPU: what a step took more is its region's blame.
+    let mut profiles = ["a", "b"].map(|name| {
+        json(&format!(
+            "bench {name}.kiln --shape x=4x256 --iterations 1 --duration 0 --warm-up 0 --profile-kernels --json"
+        ))
+    });
+    profiles[0]["kernels"].as_array_mut().unwrap().iter_mut().for_each(|k| k["ms"] = 1.0.into());
+    profiles[1]["kernels"].as_array_mut().unwrap().iter_mut().for_each(|k| k["ms"] = 1.0.into());
+    let mut slow = profiles[1]["kernels"].as_array_mut().unwrap().iter_mut();
+    let slow = slow.rfind(|k| k["kernel"].as_str().unwrap().starts_with("softmax")).unwrap();
+    slow["ms"] = 3.5.into();
+    for (name, profile) in ["pa.json", "pb.json"].iter().zip(&profiles) {
+        std::fs::write(dir.path().join(name), profile.to_string()).unwrap();
+    }
+    let cpu = &json("inspect --diff a.kiln b.kiln --profile pa.json,pb.json --json")["targets"]["cpu"];
+    assert_eq!((&cpu["measured_ms"]["a"], &cpu["measured_ms"]["b"]), (&2.0.into(), &5.5.into()));
+    let first = &cpu["regions"][0];
+    assert!(
+        first["name"].as_str().unwrap().starts_with("softmax") && first["sides"]["b"]["measured_ms"] == 3.5,
+        "{first}"
+    );
+    let (_, text, _) = kiln("inspect --diff a.kiln b.kiln --profile pa.json,pb.json");
+    assert!(
+        text.contains("measured: 2.0000 -> 5.5000 ms, +3.5000") && text.contains("+2.5000 ms    same softmax"),
+        "{text}"
+    );
+    for (args, why) in [
+        ("--diff a.kiln b.kiln --profile pa.json", "1 profiles are given; expected 2"),
+        ("--diff a.kiln b.kiln --profile pb.json,pa.json", "the profile has 3 steps, and the plan 2"),
+        ("--diff a.kiln", "2 values required"),
+    ] {
+        let (code, _, error) = kiln(&format!("inspect {args}"));
+        assert!(code == Some(2) && error.contains(why), "{args}: {error}");
+    }
+}

@@ -108,7 +108,6 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::given("--input", &args.input)?;
     let draw = given.is_empty();
     let device = open_device(&args.device).into_diagnostic()?;
-    let target = device.target();
     let loading = Instant::now();
     let Opened { engine, mut inputs, .. } = model::open(&args.model, &*device, &args.options, given)?;
     let mut session = model::session(&engine, device)?;
@@ -146,7 +145,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let report = Report {
         device: session.device_name(),
         code: session.code().clone(),
-        target,
+        target: session.code().target().to_owned(),
         iterations: times.len(),
         seconds,
         throughput_qps: times.len() as f64 / seconds,

@@ -20,7 +20,7 @@ pub struct Args {
     /// The engine to write; default: the model's name with `.kiln`.
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Targets: `cpu`, architectures such as `sm_90a`, or GPUs such as `h100`.
+    /// Targets: `cpu`, architectures such as `sm_90a`, or GPUs such as `h100`. Of GPUs of one architecture each has kernels of its own.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
     /// Build for `sm_80` too: the driver assembles its PTX on any newer GPU for which the engine has no code of its own.
@@ -39,6 +39,12 @@ pub struct Args {
     tune: bool,
     #[command(flatten)]
     tuning: TuneArgs,
+    /// Leave the weights out: such an engine is small, and runs once `kiln refit` has given it its weights.
+    #[arg(long)]
+    strip_weights: bool,
+    /// Keep the model's own weights too, so that `kiln run --on-mismatch rebuild` can build the engine anew where it does not fit.
+    #[arg(long, conflicts_with = "strip_weights")]
+    keep_model: bool,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -76,8 +82,9 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     // Before the time of a build is spent.
     let gpu = if args.tune { Some(args.tuning.gpu()?) } else { None };
     if let Some(gpu) = &gpu {
-        targets.retain(|target| target.arch() != Some(gpu.arch));
-        targets.push(Target::Gpu(gpu.clone()));
+        let own = Target::Gpu(gpu.clone());
+        targets.retain(|target| target.label() != own.label());
+        targets.push(own);
     }
     if args.portable {
         Target::add_portable(&mut targets);
@@ -91,6 +98,12 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         None => None,
     };
     let writing = Instant::now();
+    if args.keep_model {
+        engine.keep_model(&graph).into_diagnostic()?;
+    }
+    if args.strip_weights {
+        engine.strip_weights(&graph.weights).into_diagnostic()?;
+    }
     engine.save(&output).into_diagnostic()?;
     if args.json {
         super::print_json(&serde_json::json!({

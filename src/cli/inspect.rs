@@ -1,7 +1,7 @@
 //! `kiln inspect`.
 
 use super::report::bytes;
-use super::{counters, draw, tensors};
+use super::{counters, diff, draw, tensors};
 use kiln_cuda::CudaVersion;
 use kiln_engine::{Engine, TargetImage};
 use kiln_target::arch::Arch;
@@ -15,7 +15,8 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 pub struct Args {
     /// The engine.
-    engine: PathBuf,
+    #[arg(required_unless_present = "diff")]
+    engine: Option<PathBuf>,
     /// Print the header, or the counters, as JSON.
     #[arg(long, conflicts_with_all = ["cuda", "graph", "plan"])]
     json: bool,
@@ -38,9 +39,13 @@ pub struct Args {
     /// Or the model's graph before fusion as Graphviz text to `.dot`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cuda", "plan"])]
     graph: Option<PathBuf>,
-    /// Show in the picture of the plan how long each step took: what `kiln bench ENGINE --profile-kernels --json` printed, on any machine.
-    #[arg(long, value_name = "JSON", requires = "graph")]
-    profile: Option<PathBuf>,
+    /// What two engines differ in, the second being the later: stamps, sizes, targets, and by region the kernels, Configs and resources, with the time that each took more
+    /// or less: measured where `--profile A.json,B.json` says, else modelled.
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["engine", "cuda", "graph", "plan", "memory", "counters", "target"])]
+    diff: Vec<PathBuf>,
+    /// How long each step took: what `kiln bench ENGINE --profile-kernels --json` printed, on any machine. One for the picture of the plan, one of each engine for `--diff`.
+    #[arg(long, value_name = "JSON", value_delimiter = ',')]
+    profile: Vec<PathBuf>,
     /// Write the activation arena over time as a picture to `.svg`: which buffer lies where, from which step to which; its size, and the lower bound.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cuda", "plan", "json", "counters"])]
     memory: Option<PathBuf>,
@@ -50,15 +55,34 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if args.counters {
-        return count(args);
+    let expected = if args.diff.is_empty() { usize::from(args.graph.is_some()) } else { 2 };
+    if !args.profile.is_empty() && args.profile.len() != expected {
+        return Err(miette!(
+            help = "`--graph FILE.svg --profile JSON`, or `--diff A B --profile A.json,B.json`",
+            "{} profiles are given; expected {expected}",
+            args.profile.len()
+        ));
     }
-    let header = kiln_engine::read_header(&args.engine).into_diagnostic()?;
+    if let [a, b] = &args.diff[..] {
+        let profiles = args.profile.iter().map(|path| read_profile(path)).collect::<Result<Vec<_>>>()?;
+        let found = diff::diff(a, b, &profiles)?;
+        if args.json {
+            super::print_json(&found)?
+        } else {
+            diff::print(&found)?
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(path) = &args.engine else { return Err(miette!("no engine is given")) };
+    if args.counters {
+        return count(args, path);
+    }
+    let header = kiln_engine::read_header(path).into_diagnostic()?;
     if args.json {
         super::print_json(&header)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let engine = Engine::load(&args.engine).into_diagnostic()?;
+    let engine = Engine::load(path).into_diagnostic()?;
     if args.graph.is_some() || args.memory.is_some() {
         pictures(args, &engine)?;
         return Ok(ExitCode::SUCCESS);
@@ -70,7 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(name) = &args.cuda {
         return print_cuda(&engine, name, args.target.as_deref());
     }
-    outln!("{}: {} (Kiln {}, format {})", args.engine.display(), header.model, header.stamp.kiln, header.stamp.format)?;
+    outln!("{}: {} (Kiln {}, format {})", path.display(), header.model, header.stamp.kiln, header.stamp.format)?;
     outln!("graph {}", header.stamp.graph_hash)?;
     for (what, ports) in [("input ", &header.inputs), ("output", &header.outputs)] {
         for port in ports {
@@ -81,9 +105,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let max = if max == i64::MAX { "any".to_owned() } else { max.to_string() };
         outln!("symbol {name}: {min}..={max}")?;
     }
-    outln!("weights: {} in {} tensors", bytes(engine.weight_bytes()), engine.weights.len())?;
+    match engine.stripped {
+        true => outln!("weights: stripped; `kiln refit` takes {} tensors", engine.refit.parameters.len())?,
+        false => outln!("weights: {} in {} tensors", bytes(engine.weight_bytes()), engine.weights.len())?,
+    }
     for (image, target) in engine.targets.iter().zip(&header.targets) {
-        outln!("\n{}: {} steps, {} regions", image.target, image.plan.steps.len(), image.plan.regions.len())?;
+        outln!("\n{}: {} steps, {} regions", image.label(), image.plan.steps.len(), image.plan.regions.len())?;
         if let Some(t) = &image.toolchain {
             outln!("  NVRTC {} with {}", t.nvrtc, t.options.join(" "))?;
             outln!("  configs {}", target.config_hash)?;
@@ -153,11 +180,14 @@ fn gpu_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a TargetI
     }
 }
 
-fn count(args: &Args) -> Result<ExitCode> {
-    let engine = Engine::load(&args.engine).into_diagnostic()?;
+fn count(args: &Args, path: &Path) -> Result<ExitCode> {
+    let engine = Engine::load(path).into_diagnostic()?;
     let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
     let inputs = tensors::given("--input", &args.input)?.read("input", &known)?;
-    let target = gpu_image(&engine, args.target.as_deref())?.target.clone();
+    let image = gpu_image(&engine, args.target.as_deref())?.clone();
+    let target = image.target.clone();
+    // Of several images for one architecture the simulator would take another.
+    let engine = Engine { targets: vec![image], ..engine };
     if target == "cpu" {
         return Err(miette!(
             "`--counters` runs GPU kernels on the simulator; name a GPU target such as `--target sm_80`"
@@ -198,9 +228,9 @@ fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitC
 /// Draws what `--graph` and `--memory` ask for.
 fn pictures(args: &Args, engine: &Engine) -> Result<()> {
     for file in args.graph.iter().chain(&args.memory) {
-        super::not_over(file, args.profile.iter().chain([&args.engine]))?;
+        super::not_over(file, args.profile.iter().chain(&args.engine))?;
     }
-    let profile = args.profile.as_deref().map(read_profile).transpose()?;
+    let profile = args.profile.first().map(|path| read_profile(path)).transpose()?;
     let target = args.target.as_deref().or(profile.as_ref().map(draw::Profile::target));
     let image = first_image(engine, target)?;
     if let Some(file) = &args.graph {

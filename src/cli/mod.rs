@@ -6,8 +6,10 @@ mod out;
 mod bench;
 mod build;
 mod cache;
+mod check;
 mod compare;
 mod counters;
+mod diff;
 mod doctor;
 mod draw;
 mod dump;
@@ -16,9 +18,11 @@ mod kernel;
 mod kernel_args;
 mod log;
 mod model;
+mod refit;
 mod report;
 mod run;
 mod setup;
+mod sign;
 mod sim;
 mod tensors;
 mod timings;
@@ -44,6 +48,9 @@ enum Command {
     Doctor(doctor::Args),
     /// Compile a model into an engine file.
     Build(build::Args),
+    Refit(refit::Args),
+    CheckEngine(check::Args),
+    Sign(sign::Args),
     /// Run a model or an engine on named inputs.
     Run(run::Args),
     /// Compare a model's outputs with expected ones; on a difference, find the first layer that departs.
@@ -68,6 +75,9 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Setup(args) => setup::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Build(args) => build::run(&args),
+        Command::Refit(args) => refit::run(&args),
+        Command::CheckEngine(args) => check::run(&args),
+        Command::Sign(args) => sign::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Tune(args) => tune::run(&args),

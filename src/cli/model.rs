@@ -3,7 +3,7 @@
 use super::tensors::Given;
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
-use kiln_engine::{BuildOptions, BuildReport, Code, Device, Engine, Kept, Progress, Session};
+use kiln_engine::{BuildOptions, BuildReport, Code, Device, Engine, Kept, Progress, PublicKey, Session};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, ValueId, widen};
 use kiln_import::onnx;
 use kiln_target::Target;
@@ -190,7 +190,7 @@ pub fn session(engine: &Engine, device: Box<dyn Device>) -> Result<Session> {
     let target = device.target();
     let session = Session::new(engine, device).into_diagnostic()?;
     if let Code::Portable(of) = session.code() {
-        let advice = match *of == target {
+        let advice = match of.split(':').next() == Some(target.as_str()) {
             true => "Kiln has no target of its own for this GPU".to_owned(),
             false => format!("`kiln build --target {target}` makes code for this GPU"),
         };
@@ -212,8 +212,39 @@ pub struct Opened {
 /// Opens an engine file, or builds a model for a device; also reads the inputs that were `given`, without those that became constants of the model.
 /// Built engines are kept under `$KILN_HOME/engines`; the user is told.
 pub fn open(path: &Path, device: &dyn Device, args: &ModelArgs, given: Given) -> Result<Opened> {
+    open_as(path, device, args, given, (None, OnMismatch::Error))
+}
+
+/// [`kiln_engine::OnMismatch`] as a command-line value.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum OnMismatch {
+    /// Say what does not fit.
+    Error,
+    /// Build the model that the engine keeps.
+    Rebuild,
+}
+
+/// [`open`] for an engine that must be signed, if a public key is given, and may be built anew.
+pub fn open_as(
+    path: &Path,
+    device: &dyn Device,
+    args: &ModelArgs,
+    given: Given,
+    (key, on_mismatch): (Option<&Path>, OnMismatch),
+) -> Result<Opened> {
+    if let Some(key) = key.filter(|_| is_model(path)) {
+        return Err(miette!("`--verify-key {}`: engines are signed, and {} is a model", key.display(), path.display()));
+    }
     if !is_model(path) {
-        let engine = Engine::load(path).into_diagnostic()?;
+        let key = key.map(PublicKey::load).transpose().into_diagnostic()?;
+        let on = match on_mismatch {
+            OnMismatch::Error => kiln_engine::OnMismatch::Error,
+            OnMismatch::Rebuild => kiln_engine::OnMismatch::Rebuild(Home::from_env().into_diagnostic()?),
+        };
+        let engine = Engine::open(path, device, key.as_ref(), &on).into_diagnostic()?;
+        if !kiln_host::same(&engine.path, path) {
+            note!("{} does not fit: running what was built again from it", path.display());
+        }
         let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
         return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
     }

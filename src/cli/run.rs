@@ -26,6 +26,13 @@ pub struct Args {
     /// `cpu`, `cuda:N`, `sim:sm_XX`.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// The public key that must have signed the engine: see `kiln sign`.
+    #[arg(long, value_name = "FILE")]
+    verify_key: Option<PathBuf>,
+    /// What to do with an engine of another version of Kiln, or without code for the device: it is an error, or the model that it keeps (`kiln build --keep-model`)
+    /// is built for the device.
+    #[arg(long, value_enum, default_value = "error")]
+    on_mismatch: model::OnMismatch,
     #[command(flatten)]
     options: ModelArgs,
     /// Print timings and outputs as JSON: of each output the first 1000 values in row-major order (`truncated` says whether there are more), and its smallest and
@@ -75,7 +82,8 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::given("--input", &args.input)?;
     let sources: Vec<PathBuf> = given.files().map(Path::to_owned).collect();
     let device = open_device(&args.device).into_diagnostic()?;
-    let Opened { engine, inputs, .. } = model::open(&args.model, &*device, &args.options, given)?;
+    let Opened { engine, inputs, .. } =
+        model::open_as(&args.model, &*device, &args.options, given, (args.verify_key.as_deref(), args.on_mismatch))?;
     let mut session = model::session(&engine, device)?;
     let (outputs, times) = session.run_timed(&tensors::borrow(&inputs)).into_diagnostic()?;
     let files = match &args.output {

@@ -3,6 +3,7 @@
 
 mod dtypes;
 mod onnx;
+mod refit;
 
 use kiln::prelude::Tensor;
 use kiln_import::npy;

@@ -10,15 +10,15 @@ fn varint(mut n: u64) -> Vec<u8> {
     out
 }
 
-fn number(field: u64, n: u64) -> Vec<u8> {
+pub fn number(field: u64, n: u64) -> Vec<u8> {
     [varint(field << 3), varint(n)].concat()
 }
 
-fn bytes(field: u64, data: &[u8]) -> Vec<u8> {
+pub fn bytes(field: u64, data: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(data.len() as u64), data.to_vec()].concat()
 }
 
-fn text(field: u64, text: &str) -> Vec<u8> {
+pub fn text(field: u64, text: &str) -> Vec<u8> {
     bytes(field, text.as_bytes())
 }
 

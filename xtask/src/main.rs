@@ -7,6 +7,7 @@ mod compare;
 mod demo;
 mod deny;
 mod fuzz;
+mod generated;
 mod gpu_pack;
 mod onnx_suite;
 mod proto;
@@ -26,6 +27,7 @@ const HELP: &str = "cargo xtask COMMAND
   deny                licences, sources and bans of dependencies
   fuzz [--minutes N] [--seed S]
                        random ONNX models on the CPU and the simulator against onnxruntime, or that of one seed
+  header [--check]     generate include/kiln.h, or check that it is current
   gpu-pack             collect in gpu-pack/ all that a machine with a GPU needs to check and time Kiln: gpu-pack/run.sh
   onnx-suite [--check] [..]
                        run the ONNX backend node tests, write docs/onnx-coverage.md or check that it is current
@@ -44,6 +46,8 @@ fn main() -> std::process::ExitCode {
         ["fuzz"] => fuzz::run(1, None),
         ["fuzz", "--minutes", n] => n.parse().map_err(Into::into).and_then(|n| fuzz::run(n, None)),
         ["fuzz", "--seed", n] => n.parse().map_err(Into::into).and_then(|n| fuzz::run(0, Some(n))),
+        ["header"] => header(false),
+        ["header", "--check"] => header(true),
         ["gpu-pack"] => gpu_pack::run(),
         ["onnx-suite", "--check"] => onnx_suite::run(true, &[]),
         ["onnx-suite", rest @ ..] => onnx_suite::run(false, rest),
@@ -62,6 +66,12 @@ fn main() -> std::process::ExitCode {
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+/// Writes the C header, or with `check` only compares it.
+fn header(check: bool) -> Outcome<()> {
+    let source = workspace().join("crates/kiln-c/src/lib.rs");
+    generated::run("headergen", &source, "include/kiln.h", "cargo xtask header", check)
 }
 
 /// The workspace folder.

@@ -3,7 +3,7 @@
 use crate::cases::{self, CASES};
 use crate::python::NVDISASM;
 use crate::step::{Steps, cargo, cargo_with, command, tested_kiln};
-use crate::{Outcome, demo, deny, onnx_suite, proto};
+use crate::{Outcome, demo, deny, header, onnx_suite, proto};
 use kiln_cuda::{Home, RELEASES, setup};
 use std::process::Command;
 
@@ -17,6 +17,7 @@ pub fn run() -> Outcome<()> {
         steps.run(&format!("NVRTC {}", release.version), || Ok(setup::setup_release(&home, release, |_| {})?))?;
     }
     steps.run("ONNX message types are current", || proto::run(true))?;
+    steps.run("the C header is current", || header(true))?;
     steps.run("lints", || cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     steps.run("documentation", || {
         cargo_with(&["doc", "--quiet", "--workspace", "--no-deps"], "RUSTDOCFLAGS", "-D warnings")

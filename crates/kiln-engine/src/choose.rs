@@ -4,6 +4,7 @@ use crate::device::{Device, GpuInfo};
 use crate::engine::{Engine, TargetImage};
 use crate::{Error, Result};
 use kiln_cuda::{cubin_refused, ptx_refused};
+use kiln_target::Target;
 use kiln_target::arch::Arch;
 use serde::Serialize;
 use std::fmt;
@@ -12,10 +13,18 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// What was built for the very device: `cpu`, or `sm_80` on a GPU of that architecture.
+    /// What was built for the very device: `cpu`, or `sm_80` on a GPU of that architecture, `sm_90a:h200` on that GPU.
     Own(String),
     /// PTX of an older architecture, assembled by the driver as it is loaded: the engine has nothing for this GPU's own, which would be faster.
     Portable(String),
+}
+
+impl Code {
+    /// The label of the image that it is of.
+    pub fn target(&self) -> &str {
+        let (Code::Own(target) | Code::Portable(target)) = self;
+        target
+    }
 }
 
 impl fmt::Display for Code {
@@ -30,6 +39,8 @@ impl fmt::Display for Code {
 /// What bears on the choice of one image.
 struct Offer<'a> {
     target: &'a str,
+    /// The GPU that its kernels were chosen for.
+    gpu: Option<&'a str>,
     /// NVRTC release.
     nvrtc: &'a str,
     /// Of one kernel; all are of one compilation.
@@ -43,6 +54,7 @@ impl<'a> Offer<'a> {
         let images = || image.kernels.values().flat_map(|c| &c.variants).flat_map(|v| &v.images);
         Offer {
             target: &image.target,
+            gpu: image.gpu.as_deref(),
             nvrtc: image.toolchain.as_ref().map_or("", |toolchain| &toolchain.nvrtc),
             ptx: images().next().and_then(|i| std::str::from_utf8(&i.ptx).ok()).unwrap_or_default(),
             shared_bytes: images().map(|i| i.resources.shared_bytes).max().unwrap_or(0),
@@ -65,28 +77,39 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// Index of the image that the GPU runs, and whether that is its own.
-///
-/// # Errors
-/// In words: what each image lacks.
-fn choose(offers: &[Offer<'_>], gpu: &GpuInfo) -> std::result::Result<(usize, bool), String> {
+/// Why a GPU runs none of an engine's images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refusal {
+    /// `driver` where there is code for the GPU, and its driver does not take it; else `target`.
+    field: &'static str,
+    /// What each image lacks; nothing for an engine without a GPU's code.
+    why: String,
+}
+
+/// Index of the image that the GPU runs, and whether that is of its own architecture. Of several for one architecture that of the GPU's own `name` is taken, else that of the typical GPU, else the first.
+fn choose(offers: &[Offer<'_>], gpu: &GpuInfo, name: &str) -> std::result::Result<(usize, bool), Refusal> {
     let capability = |offer: &Offer<'_>| offer.target.parse::<Arch>().ok().map(Arch::capability);
-    if let Some(own) = offers.iter().position(|offer| capability(offer) == Some(gpu.capability)) {
+    let strange =
+        |offer: &Offer<'_>| (offer.gpu != Some(name), kiln_target::label(offer.target, offer.gpu) != offer.target);
+    let own = (0..offers.len()).filter(|&i| capability(&offers[i]) == Some(gpu.capability));
+    if let Some(own) = own.min_by_key(|&i| strange(&offers[i])) {
         return match cubin_refused(offers[own].nvrtc, gpu.cuda) {
-            Some(refused) => Err(refused),
+            Some(why) => Err(Refusal { field: "driver", why }),
             None => Ok((own, true)),
         };
     }
     let mut newest: Vec<usize> = (0..offers.len()).filter(|&i| capability(&offers[i]).is_some()).collect();
-    newest.sort_by_key(|&i| std::cmp::Reverse(capability(&offers[i])));
+    newest.sort_by_key(|&i| (std::cmp::Reverse(capability(&offers[i])), strange(&offers[i])));
     let mut refusals = Vec::new();
     for i in newest {
         match offers[i].ptx_refused(gpu) {
             None => return Ok((i, false)),
-            Some(refused) => refusals.push(format!("{}: {refused}", offers[i].target)),
+            Some(refused) => {
+                refusals.push(format!("{}: {refused}", kiln_target::label(offers[i].target, offers[i].gpu)))
+            }
         }
     }
-    Err(refusals.join("; "))
+    Err(Refusal { field: "target", why: refusals.join("; ") })
 }
 
 /// The image of an engine that a device runs.
@@ -95,22 +118,30 @@ fn choose(offers: &[Offer<'_>], gpu: &GpuInfo) -> std::result::Result<(usize, bo
 /// [`Error::Mismatch`], which says what each image of the engine lacks.
 pub(crate) fn for_device<'e>(engine: &'e Engine, device: &dyn Device) -> Result<(&'e TargetImage, Code)> {
     let target = device.target();
-    let Some(gpu) = device.gpu() else { return Ok((engine.target(&target)?, Code::Own(target))) };
+    let Some(gpu) = device.gpu() else {
+        let image = engine.target(&target)?;
+        return Ok((image, Code::Own(image.label())));
+    };
     let offers: Vec<Offer<'_>> = engine.targets.iter().map(Offer::of).collect();
-    match choose(&offers, &gpu) {
-        Ok((i, true)) => Ok((&engine.targets[i], Code::Own(engine.targets[i].target.clone()))),
-        Ok((i, false)) => Ok((&engine.targets[i], Code::Portable(engine.targets[i].target.clone()))),
+    // A GPU that Kiln has no target for has no name among those of targets.
+    let name = match device.processor() {
+        Ok(Target::Gpu(gpu)) => gpu.key(),
+        _ => String::new(),
+    };
+    match choose(&offers, &gpu, &name) {
+        Ok((i, true)) => Ok((&engine.targets[i], Code::Own(engine.targets[i].label()))),
+        Ok((i, false)) => Ok((&engine.targets[i], Code::Portable(engine.targets[i].label()))),
         // It has no GPU's code at all.
-        Err(refused) if refused.is_empty() => Ok((engine.target(&target)?, Code::Own(target))),
-        Err(refused) => {
-            let present: Vec<&str> = engine.targets.iter().map(|t| t.target.as_str()).collect();
+        Err(Refusal { why, .. }) if why.is_empty() => Ok((engine.target(&target)?, Code::Own(target))),
+        Err(Refusal { field, why }) => {
+            let present: Vec<String> = engine.targets.iter().map(TargetImage::label).collect();
             let (major, minor) = (gpu.capability / 10, gpu.capability % 10);
             Err(Error::Mismatch {
                 path: engine.path.clone(),
-                field: "target",
+                field,
                 expected: format!("code for compute capability {major}.{minor} under a driver for CUDA {}", gpu.cuda),
                 found: present.join(", "),
-                fix: format!("{refused}; or build the model again with `--target {target}`"),
+                fix: format!("{why}; or build the model again with `--target {target}`"),
             })
         }
     }
@@ -122,11 +153,16 @@ mod tests {
     use kiln_cuda::CudaVersion;
 
     fn offer<'a>(target: &'a str, nvrtc: &'a str, ptx: &'a str) -> Offer<'a> {
-        Offer { target, nvrtc, ptx, shared_bytes: 90_000 }
+        Offer { target, gpu: None, nvrtc, ptx, shared_bytes: 90_000 }
     }
 
     fn gpu(capability: u32, major: u32, minor: u32) -> GpuInfo {
         GpuInfo { capability, shared_bytes: 101_376, cuda: CudaVersion::new(major, minor) }
+    }
+
+    /// On a GPU without a name.
+    fn choose(offers: &[Offer<'_>], gpu: &GpuInfo) -> std::result::Result<(usize, bool), Refusal> {
+        super::choose(offers, gpu, "")
     }
 
     const PTX_13: &str = "//\n.version 9.0\n.target sm_80\n";
@@ -148,11 +184,30 @@ mod tests {
         ] {
             assert_eq!(choose(&engine, &gpu(capability, 13, 0)), Ok(expected), "{capability}");
         }
-        let text = choose(&engine[2..3], &gpu(100, 13, 0)).unwrap_err();
+        let refused = |offers: &[Offer<'_>], gpu: &GpuInfo| choose(offers, gpu).unwrap_err();
+        let Refusal { field: "target", why: text } = refused(&engine[2..3], &gpu(100, 13, 0)) else {
+            panic!("the target")
+        };
         assert!(text.contains("sm_90a: its code is for that architecture alone"), "{text}");
-        let text = choose(&engine[..2], &gpu(75, 13, 0)).unwrap_err();
-        assert_eq!(text, "sm_80: its code is for newer GPUs");
-        assert_eq!(choose(&engine[..1], &gpu(75, 13, 0)), Err(String::new()));
+        assert_eq!(refused(&engine[..2], &gpu(75, 13, 0)).why, "sm_80: its code is for newer GPUs");
+        assert_eq!(refused(&engine[..1], &gpu(75, 13, 0)).why, "");
+    }
+
+    #[test]
+    fn of_gpus_of_one_architecture_each_runs_its_own_image() {
+        let of = |target, gpu| Offer { gpu: Some(gpu), ..offer(target, "13.0.88", PTX_13) };
+        let engine = [
+            of("sm_90a", "h200"),
+            of("sm_80", "a100"),
+            of("sm_90a", "h100"),
+            of("sm_89", "l40s"),
+            of("sm_89", "rtx4090"),
+        ];
+        let chosen = |capability, name| super::choose(&engine, &gpu(capability, 13, 0), name).unwrap();
+        assert_eq!([chosen(90, "h200"), chosen(90, "h100")], [(0, true), (2, true)]);
+        // One that none was built for: the typical GPU's, else the first; of PTX too.
+        assert_eq!([chosen(90, "h20"), chosen(89, "l4")], [(2, true), (3, true)]);
+        assert_eq!([chosen(89, "rtx4090"), chosen(100, "b200")], [(4, true), (3, false)]);
     }
 
     #[test]
@@ -161,10 +216,12 @@ mod tests {
         let engine = [offer("sm_80", "12.9.86", PTX_12)];
         assert_eq!(choose(&engine, &gpu(80, 12, 0)), Ok((0, true)));
         assert_eq!(choose(&engine, &gpu(89, 12, 9)), Ok((0, false)));
-        let text = choose(&engine, &gpu(89, 12, 8)).unwrap_err();
+        let text = choose(&engine, &gpu(89, 12, 8)).unwrap_err().why;
         assert!(text.contains("sm_80: PTX 8.8") && text.contains("CUDA 12.9 (r575)"), "{text}");
         let engine = [offer("sm_80", "13.0.88", PTX_13)];
-        let text = choose(&engine, &gpu(80, 12, 9)).unwrap_err();
+        let Refusal { field: "driver", why: text } = choose(&engine, &gpu(80, 12, 9)).unwrap_err() else {
+            panic!("there is code for it")
+        };
         assert!(text.contains("NVRTC 13.0.88") && text.contains("r580") && text.contains("--nvrtc 12"), "{text}");
     }
 
@@ -172,7 +229,7 @@ mod tests {
     fn shared_memory_must_suffice() {
         let large = |target| Offer { shared_bytes: 163 << 10, ..offer(target, "13.0.88", PTX_13) };
         assert_eq!(choose(&[large("sm_80")], &gpu(80, 13, 0)), Ok((0, true)));
-        let text = choose(&[large("sm_80")], &gpu(121, 13, 0)).unwrap_err();
+        let text = choose(&[large("sm_80")], &gpu(121, 13, 0)).unwrap_err().why;
         assert!(text.contains("166912 bytes of shared memory") && text.contains("101376"), "{text}");
         assert_eq!(choose(&[offer("sm_75", "13.0.88", PTX_13), large("sm_80")], &gpu(121, 13, 0)), Ok((0, false)));
     }

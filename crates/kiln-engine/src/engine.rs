@@ -1,5 +1,6 @@
 //! An engine in memory: plans, code for each target, and weights.
 
+use crate::refit::Refit;
 use crate::{Error, Result, Session};
 use bytes::Bytes;
 use kiln_fuse::{Plan, Region, RegionId};
@@ -80,6 +81,8 @@ pub struct Toolchain {
 pub struct TargetImage {
     /// `cpu` or `sm_XX[a]`.
     pub target: String,
+    /// The GPU that kernels were chosen for, by its short name ([`kiln_target::Gpu::key`]).
+    pub gpu: Option<String>,
     /// Absent for the CPU, whose regions need no compilation.
     pub toolchain: Option<Toolchain>,
     /// What runs.
@@ -89,6 +92,11 @@ pub struct TargetImage {
 }
 
 impl TargetImage {
+    /// What it is called in the engine: `cpu`, `sm_90a`, `sm_90a:h200`. See [`kiln_target::Target::label`].
+    pub fn label(&self) -> String {
+        kiln_target::label(&self.target, self.gpu.as_deref())
+    }
+
     /// The distinct regions of the plan, then of its nested plans, with their kernels, which there are none of for the CPU.
     pub fn regions(&self) -> Vec<(&Region, Option<&Compiled>)> {
         let regions = crate::validate::regions(&self.plan);
@@ -130,7 +138,7 @@ pub struct Engine {
     pub model: String,
     /// Version of Kiln that built it.
     pub kiln: String,
-    /// BLAKE3 of the canonical graph with its weights.
+    /// BLAKE3 of the canonical graph with its weights: those that it has, or was built with.
     pub graph_hash: String,
     /// How it was built.
     pub settings: Settings,
@@ -146,23 +154,42 @@ pub struct Engine {
     pub targets: Vec<TargetImage>,
     /// Weights of all plans by name.
     pub weights: BTreeMap<String, Tensor>,
+    /// The model's weights, where they are kept so that the model can be built again: see [`Engine::keep_model`]. Else none.
+    pub sources: BTreeMap<String, Tensor>,
+    /// Whether the weights were taken out: see [`Engine::strip_weights`].
+    pub stripped: bool,
+    /// How the weights come of the model's.
+    pub refit: Refit,
     /// The file, when it came from one.
     pub path: PathBuf,
 }
 
 impl Engine {
-    /// The image for a target; the error names those present.
+    /// The image of that label, else the first one for that architecture; the error names those present.
     pub fn target(&self, target: &str) -> Result<&TargetImage> {
-        self.targets.iter().find(|t| t.target == target).ok_or_else(|| {
-            let present: Vec<&str> = self.targets.iter().map(|t| t.target.as_str()).collect();
+        let labelled = self.targets.iter().find(|image| image.label() == target);
+        labelled.or_else(|| self.targets.iter().find(|image| image.target == target)).ok_or_else(|| {
+            let present: Vec<String> = self.targets.iter().map(TargetImage::label).collect();
             Error::Mismatch {
                 path: self.path.clone(),
                 field: "target",
                 expected: target.to_owned(),
                 found: present.join(", "),
-                fix: format!("build the model again with `--target {}`", [&present[..], &[target]].concat().join(",")),
+                fix: format!(
+                    "build the model again with `--target {}`",
+                    [&present[..], &[target.to_owned()]].concat().join(",")
+                ),
             }
         })
+    }
+
+    /// The image whose kernels are for a GPU: chosen for it by name, else for its architecture.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn target_of(&self, gpu: &kiln_target::Gpu) -> Result<&TargetImage> {
+        let own = kiln_target::label(gpu.arch.name(), Some(&gpu.key()));
+        self.target(&own).or_else(|_| self.target(gpu.arch.name()))
     }
 
     /// Checks that this is the engine of a graph with this [`graph_hash`](crate::graph_hash), built with these settings for this target; the error names

@@ -62,6 +62,32 @@ pub enum Error {
         /// The command that helps.
         fix: String,
     },
+    /// An engine is not signed by whom it is to be.
+    #[error("{path}: its signature: {message}")]
+    Signature {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found.
+        message: String,
+    },
+    /// A file is no key.
+    #[error("{path}: {message}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What was expected.
+        message: String,
+    },
+    /// Weights that an engine does not take.
+    #[error("weight `{name}`: expected {expected}, found {found}")]
+    Weight {
+        /// The weight.
+        name: String,
+        /// What the engine takes.
+        expected: String,
+        /// What it was given.
+        found: String,
+    },
     /// A run was given the wrong input.
     #[error("input `{name}`: {message}")]
     Input {

@@ -13,7 +13,10 @@ mod error;
 mod file;
 mod kept;
 mod memory;
+mod open;
 mod packed;
+mod preflight;
+mod refit;
 mod schedule;
 mod session;
 mod validate;
@@ -21,7 +24,7 @@ mod values;
 
 pub use build::{
     BuildOptions, BuildReport, KernelReport, Pass, Progress, RegionReport, StageTime, TargetReport, Used, build,
-    compile_single, graph_hash,
+    compile_single, graph_hash, structure,
 };
 pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};
@@ -31,8 +34,11 @@ pub use device::{
 };
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
 pub use error::{Error, Result};
-pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, parse, read_header};
+pub use file::{FORMAT, Header, PrivateKey, PublicKey, Section, Stamp, TargetHeader, parse, read_header, sign};
 pub use kept::Kept;
+pub use open::OnMismatch;
+pub use preflight::{Finding, Preflight, preflight};
+pub use refit::Refit;
 pub use schedule::{Action, Activation, Schedule, activations};
 pub use session::{Memory, Observation, RunTimes, Session};
 pub use values::{Number, Statistics, numbers};

@@ -113,11 +113,14 @@ pub fn check(plan: &Plan, kernels: &Kernels, weights: &BTreeMap<String, Tensor>)
 
 impl Engine {
     /// Makes the packed forms of weights that kernels read, from the weights as they are, and lets go of what nobody reads: part of a build, and due
-    /// again when weights or kernels were replaced.
+    /// again when weights or kernels were replaced. An engine without weights has them made when it is given some.
     ///
     /// # Errors
     /// A kernel that wants what cannot be packed: no weight, or one of another rank than its steps are for.
     pub fn pack_weights(&mut self) -> Result<()> {
+        if self.stripped {
+            return Ok(());
+        }
         let mut read = BTreeSet::new();
         for target in &self.targets {
             read.extend(weight_names(&target.plan).into_iter().map(str::to_owned));

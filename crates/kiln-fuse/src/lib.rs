@@ -26,6 +26,7 @@ mod rules;
 pub use attention::Attention;
 pub use canonical::{Canonical, RegionId};
 pub use cuts::operations;
+pub use emit::replay;
 pub use error::{Error, Result};
 pub use fuse::{Fused, fuse, fuse_watched};
 pub use interpret::interpret_plan;

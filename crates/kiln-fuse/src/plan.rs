@@ -185,6 +185,9 @@ pub struct Plan {
     /// Weights after constant folding, by name.
     #[serde(skip)]
     pub weights: BTreeMap<String, Tensor>,
+    /// How those that folding made come of the model's weights, by name: see [`crate::replay`].
+    #[serde(skip)]
+    pub folded: BTreeMap<String, Graph>,
     /// Symbols of the shapes, with ranges.
     pub symbols: Symbols,
     /// What binding must check of the shapes.

@@ -152,6 +152,18 @@ const TABLE: &[Row] = &[
     Row { key: "rtx5090", name: "GeForce RTX 5090", arch: Arch::Sm120, sms: 170, clock_ghz: 2.407, memory_gb: 32.0, bandwidth_gbs: 1792.0, l2_mib: 96, rates: [1.64, 104.8, 104.8, 209.5, 419.0, 838.0] },
 ];
 
+impl Row {
+    /// The GPU of a product name: the table's own, or a driver's, which has the short name among its words.
+    fn of(arch: Arch, name: &str) -> Option<&'static Row> {
+        let words: Vec<String> = name.split_whitespace().map(str::to_ascii_lowercase).collect();
+        let named = |row: &&Row| {
+            let is = |words: &[String]| words.concat().split('-').any(|word| word == row.key);
+            row.arch == arch && (words.windows(1).any(is) || words.windows(2).any(is))
+        };
+        TABLE.iter().find(|row| row.arch == arch && row.name == name).or_else(|| TABLE.iter().find(named))
+    }
+}
+
 impl From<&Row> for Gpu {
     fn from(row: &Row) -> Gpu {
         let [f64, f32, tf32, f16, f8, i8] = row.rates;
@@ -192,12 +204,7 @@ impl Gpu {
     /// The GPU that a driver has found: the table's of that name, else the typical one of its architecture, with what the driver tells in
     /// its place; rates go with SMs and clock. `None` for an architecture that the table lacks.
     pub fn detected(found: &Detected) -> Option<Gpu> {
-        let words: Vec<String> = found.name.split_whitespace().map(str::to_ascii_lowercase).collect();
-        let named = |row: &&Row| {
-            let is = |words: &[String]| words.concat().split('-').any(|word| word == row.key);
-            row.arch == found.arch && (words.windows(1).any(is) || words.windows(2).any(is))
-        };
-        let known = TABLE.iter().find(named).map(Gpu::from).or_else(|| Gpu::typical(found.arch))?;
+        let known = Row::of(found.arch, &found.name).map(Gpu::from).or_else(|| Gpu::typical(found.arch))?;
         let clock_ghz = found.clock_ghz.unwrap_or(known.clock_ghz);
         let share = f64::from(found.sms) * clock_ghz / (f64::from(known.sms) * known.clock_ghz);
         let Rates { f64, f32, tf32, f16, f8, i8 } = known.rates;
@@ -217,6 +224,14 @@ impl Gpu {
     /// The GPU under a short name such as `h200` or `rtx4090`.
     pub fn named(key: &str) -> Option<Gpu> {
         TABLE.iter().find(|row| row.key == key).map(Gpu::from)
+    }
+
+    /// Its short name, by which engines tell apart GPUs of one architecture: the table's, else its name in small letters and digits.
+    pub fn key(&self) -> String {
+        match Row::of(self.arch, &self.name) {
+            Some(row) => row.key.to_owned(),
+            None => self.name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect(),
+        }
     }
 
     /// Short names that [`Gpu::named`] knows.
@@ -284,6 +299,13 @@ mod tests {
             let gpu = Gpu::detected(&found(name, arch, row.sms)).unwrap();
             assert_eq!((gpu.name.as_str(), gpu.rates, gpu.l2_bytes), (name, row.rates, 3 << 20));
         }
+        for key in Gpu::names() {
+            assert_eq!(Gpu::named(key).unwrap().key(), key);
+        }
+        let gpu = |name: &str, arch| Gpu::detected(&found(name, arch, 100)).unwrap().key();
+        assert_eq!(gpu("NVIDIA H200", Arch::Sm90a), "h200");
+        assert_eq!(gpu("NVIDIA GeForce RTX 4090", Arch::Sm89), "rtx4090");
+        assert_eq!(gpu("NVIDIA RTX A6000", Arch::Sm86), "nvidiartxa6000");
         let half = Detected {
             clock_ghz: Some(0.99),
             bandwidth_gbs: Some(2000.0),

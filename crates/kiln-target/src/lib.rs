@@ -11,4 +11,4 @@ mod target;
 
 pub use gpu::{Costs, Detected, Gpu, Rates};
 pub use occupancy::{BlockResources, Limit, Occupancy, occupancy};
-pub use target::{Cpu, Estimate, Target, UnknownTarget, Work};
+pub use target::{Cpu, Estimate, Target, UnknownTarget, Work, label};

@@ -88,6 +88,14 @@ impl Target {
         }
     }
 
+    /// What an engine calls its part for this: the architecture, and behind a colon which GPU unless it is the architecture's typical one: `sm_90a:h200`.
+    pub fn label(&self) -> String {
+        match self {
+            Target::Gpu(gpu) => label(gpu.arch.name(), Some(&gpu.key())),
+            Target::Cpu(_) => "cpu".to_owned(),
+        }
+    }
+
     /// Time that starting one kernel adds, in seconds.
     pub fn launch_seconds(&self) -> f64 {
         match self {
@@ -111,6 +119,15 @@ impl Target {
             }
         };
         (work.bytes / bandwidth).max(work.scalar_ops / scalar + work.matrix_ops / matrix)
+    }
+}
+
+/// [`Target::label`] from the names of the architecture and of the GPU.
+pub fn label(arch: &str, gpu: Option<&str>) -> String {
+    let typical = arch.parse().ok().and_then(Gpu::typical).map(|gpu| gpu.key());
+    match gpu {
+        Some(gpu) if typical.as_deref() != Some(gpu) => format!("{arch}:{gpu}"),
+        _ => arch.to_owned(),
     }
 }
 
@@ -168,6 +185,11 @@ mod tests {
         }
         let Target::Gpu(h200) = "H200".parse::<Target>().unwrap() else { panic!("a GPU") };
         assert_eq!((h200.arch, h200.bandwidth_gbs), (Arch::Sm90a, 4800.0));
+        let label = |text: &str| text.parse::<Target>().unwrap().label();
+        assert_eq!(
+            ["cpu", "sm_90a", "h100", "h200", "l4", "l40s"].map(label),
+            ["cpu", "sm_90a", "sm_90a", "sm_90a:h200", "sm_89", "sm_89:l40s"]
+        );
         let err = "sm_91".parse::<Target>().unwrap_err().to_string();
         for word in ["sm_91", "cpu", "sm_75", "sm_120", "h100"] {
             assert!(err.contains(word), "{err}");

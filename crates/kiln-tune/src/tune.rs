@@ -59,14 +59,15 @@ pub fn tune(
     hear: &mut dyn FnMut(News<'_>),
 ) -> Result<Tuned> {
     let target = gpu.arch.name();
-    let image = engine.target(target)?;
+    let image = engine.target_of(gpu)?;
+    let label = image.label();
     let toolchain = image.toolchain.clone().unwrap_or_default();
     if toolchain.nvrtc != compiler {
         let (expected, found) = (toolchain.nvrtc, compiler.to_owned());
         return Err(Error::OtherCompiler { target: target.to_owned(), expected, found });
     }
     let mut tasks = vec![];
-    for used in engine.subjects(target)? {
+    for used in engine.subjects(&label)? {
         let Some(present) = image.kernels.get(&used.id) else { continue };
         let task = Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?;
         let candidates = task.candidates();
@@ -117,7 +118,7 @@ pub fn tune(
     for (report, winner) in regions {
         reports.push(report);
         let Some((id, variant)) = winner else { continue };
-        let image = engine.targets.iter_mut().find(|image| image.target == target);
+        let image = engine.targets.iter_mut().find(|image| image.label() == label);
         let Some(compiled) = image.and_then(|image| image.kernels.get_mut(&id)) else { continue };
         let rest = compiled.variants.pop().filter(|_| !variant.guard.is_always());
         compiled.variants = [Some(variant), rest].into_iter().flatten().collect();

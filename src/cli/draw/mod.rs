@@ -28,8 +28,13 @@ impl Profile {
         &self.target
     }
 
+    /// Milliseconds of each step.
+    pub fn ms(&self) -> impl Iterator<Item = f64> {
+        self.kernels.iter().map(|time| time.ms)
+    }
+
     /// An error unless this is a profile of that plan.
-    fn check(&self, plan: &Plan) -> miette::Result<()> {
+    pub fn check(&self, plan: &Plan) -> miette::Result<()> {
         let help = "`kiln bench ENGINE --profile-kernels --json` writes the profile of an engine";
         if self.kernels.len() != plan.steps.len() {
             let (found, expected) = (self.kernels.len(), plan.steps.len());

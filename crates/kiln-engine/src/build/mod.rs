@@ -1,11 +1,15 @@
 //! Graph to engine: fuse, generate, compile, assemble, for every target.
 
 mod choice;
+mod constants;
 mod pass;
 mod report;
 mod single;
 
 use choice::Choice;
+use constants::Constants;
+pub use constants::{graph_hash, structure};
+pub(crate) use constants::{hash_with_weights, range};
 pub use pass::Pass;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 pub use single::{Used, compile_single};
@@ -16,7 +20,7 @@ use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
 use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, RegionId, Step};
-use kiln_graph::{Bindings, Graph, Tensor};
+use kiln_graph::{Bindings, Graph};
 use kiln_kernels::families::Subject;
 use kiln_kernels::{Kernel, Variants, own};
 use kiln_target::Target;
@@ -108,11 +112,15 @@ pub fn build(
     let _span = tracing::info_span!("build", model = graph.name).entered();
     progress(Progress::Pass { pass: Pass::Import, target: "", kernel: "", text: graph });
     let mut report = BuildReport::new(graph);
-    let mut weights: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut constants = Constants::of(graph);
     let mut targets = Vec::new();
     let mut compiler = None;
     for target in &options.targets {
-        let name = target.to_string();
+        // Of GPUs of one architecture each has an image, for which its kernels are chosen.
+        let name = target.label();
+        if targets.iter().any(|image: &TargetImage| image.label() == name) {
+            continue;
+        }
         let mut stages = Vec::new();
         let mut kernels = if target.arch().is_some() { options.kernels.clone() } else { vec![] };
         // Fused anew without those of one's own kernels that turn out to be of no use on the target.
@@ -130,8 +138,8 @@ pub fn build(
                 progress(Progress::Pass { pass: Pass::Fuse(pass), target: &name, kernel: "", text });
             })?;
             stages.push(StageTime::since("fuse", start));
-            let (mut plan, mut table) = (fused.plan, weights.clone());
-            take_weights(&mut plan, &graph.weights, &mut table)?;
+            let (mut plan, mut table) = (fused.plan, constants.clone());
+            table.take(&mut plan, graph)?;
             let Target::Gpu(gpu) = target else { break (fused.report, plan, table, vec![]) };
             let start = Instant::now();
             progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
@@ -144,8 +152,9 @@ pub fn build(
                 progress(Progress::Pass { pass: Pass::Tile(pass), target: &name, kernel, text });
             };
             let mut choice = Choice { compiler, kernels: &kernels, gpu, build: options, refused: vec![] };
+            table.note_ranges(&plan);
             let regions = tracing::info_span!("generate", target = name).in_scope(|| {
-                let chosen = subjects(&plan, &table, &options.sizes, options.tf32)
+                let chosen = subjects(&plan, &table.refit.ranges, &options.sizes, options.tf32)
                     .into_iter()
                     .map(|(id, subject)| Ok((id, choice.lower(&subject, watch)?)));
                 chosen.collect::<Result<Vec<(RegionId, Variants)>>>()
@@ -159,7 +168,7 @@ pub fn build(
             }
             kernels.retain(|kernel| !unused.iter().any(|name| name == kernel.name()));
         };
-        weights = table;
+        constants = table;
         let (kernels, toolchain) = match &compiler {
             Some(compiler) if target.arch().is_some() => {
                 let start = Instant::now();
@@ -167,7 +176,7 @@ pub fn build(
                     regions.iter().flat_map(|(_, variants)| variants).map(|(_, i)| i.kernels.len()).sum();
                 progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
                 let result = tracing::info_span!("compile", target = name, kernels = total)
-                    .in_scope(|| compile(compiler, regions, &name, options, progress, &mut report.warnings))?;
+                    .in_scope(|| compile(compiler, regions, target, options, progress, &mut report.warnings))?;
                 stages.push(StageTime::since("compile", start));
                 (result.0, Some(result.1))
             }
@@ -175,7 +184,11 @@ pub fn build(
         };
         report.targets.push(TargetReport::new(&name, &plan, &kernels, stages, &fusion));
         let kernels = kernels.into_iter().map(|(id, (compiled, _))| (id, compiled)).collect();
-        targets.push(TargetImage { target: name, toolchain, plan, kernels });
+        let gpu = match target {
+            Target::Gpu(gpu) => Some(gpu.key()),
+            Target::Cpu(_) => None,
+        };
+        targets.push(TargetImage { target: target.to_string(), gpu, toolchain, plan, kernels });
     }
     let port = |name: &str, id| Port { name: name.to_owned(), ty: graph.ty(id).clone() };
     let inputs = graph
@@ -196,7 +209,10 @@ pub fn build(
         outputs: graph.outputs.iter().map(|(name, id)| port(name, *id)).collect(),
         symbols: graph.symbols.clone(),
         targets,
-        weights,
+        weights: constants.weights,
+        sources: BTreeMap::new(),
+        stripped: false,
+        refit: constants.refit,
         path: PathBuf::from("(in memory)"),
     };
     engine.pack_weights()?;
@@ -208,69 +224,10 @@ fn no_compiler() -> Error {
     Error::Internal { place: "the build".into(), message: "no compiler".into() }
 }
 
-/// BLAKE3 of the canonical form of a graph and of its weights.
-pub fn graph_hash(graph: &Graph) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&graph.interface_bytes());
-    for (name, tensor) in &graph.weights {
-        hasher.update(name.as_bytes());
-        hasher.update_rayon(tensor.data());
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
-/// Moves the weights of a plan and its nested plans into the engine's table. What is not a weight of the model under its name (folding makes
-/// others of them, differently for each target) is named by its contents, so that no target's names depend on another's.
-fn take_weights(plan: &mut Plan, model: &BTreeMap<String, Tensor>, table: &mut BTreeMap<String, Tensor>) -> Result<()> {
-    let mut names = BTreeMap::new();
-    for (name, tensor) in std::mem::take(&mut plan.weights) {
-        let chosen = match model.get(&name) {
-            Some(own) if *own == tensor => name.clone(),
-            _ => format!("{name}#{}", &tensor_hash(&tensor).to_hex()[..16]),
-        };
-        let kept = table.entry(chosen.clone()).or_insert_with(|| tensor.clone());
-        if *kept != tensor {
-            return Err(Error::Internal {
-                place: "the build".into(),
-                message: format!("two weights are called `{chosen}`"),
-            });
-        }
-        names.insert(name, chosen);
-    }
-    for buffer in &mut plan.buffers {
-        if let BufferKind::Weight(name) = &mut buffer.kind
-            && let Some(chosen) = names.get(name)
-        {
-            name.clone_from(chosen);
-        }
-    }
-    for step in &mut plan.steps {
-        match step {
-            Step::If { then_plan, else_plan, .. } => {
-                take_weights(then_plan, model, table)?;
-                take_weights(else_plan, model, table)?;
-            }
-            Step::Loop { body, .. } => take_weights(body, model, table)?,
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn tensor_hash(tensor: &Tensor) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(tensor.dtype().name().as_bytes());
-    for extent in tensor.shape() {
-        hasher.update(&extent.to_le_bytes());
-    }
-    hasher.update_rayon(tensor.data());
-    hasher.finalize()
-}
-
 /// Every distinct region of a plan and its nested plans, and what is known where it is used.
 fn subjects(
     plan: &Plan,
-    weights: &BTreeMap<String, Tensor>,
+    weights: &BTreeMap<String, (i64, i64)>,
     sizes: &Bindings,
     tf32: bool,
 ) -> Vec<(RegionId, Arc<Subject>)> {
@@ -300,27 +257,34 @@ fn typical_sizes(plan: &Plan, sizes: &Bindings, found: &mut BTreeMap<RegionId, B
 type Ranges = BTreeMap<RegionId, Vec<Option<(i64, i64)>>>;
 
 /// Adds within what the integers lie that gathers and scatters of a plan and its nested plans take from weights: what holds for every use of a region.
-fn input_ranges(plan: &Plan, weights: &BTreeMap<String, Tensor>, ranges: &mut Ranges) {
-    let range = |id: &BufferId| {
-        let BufferKind::Weight(name) = &plan.buffers[plan.root(*id).index()].kind else { return None };
-        let values = weights.get(name)?.to_i128_vec()?;
-        let (low, high) = (values.iter().min()?, values.iter().max()?);
-        Some((i64::try_from(*low).ok()?, i64::try_from(*high).ok()?))
+fn input_ranges(plan: &Plan, known: &BTreeMap<String, (i64, i64)>, ranges: &mut Ranges) {
+    for (region, inputs) in indexing(plan) {
+        let own: Vec<_> = inputs.into_iter().map(|weight| weight.and_then(|name| known.get(name).copied())).collect();
+        let all = match ranges.remove(&region) {
+            None => own,
+            Some(others) => others.into_iter().zip(own).map(|(a, b)| Some(hull(a?, b?))).collect(),
+        };
+        ranges.insert(region, all);
+    }
+}
+
+/// The steps of a plan and its nested plans that take elements by index: the region, and of each input the weight that it is, if it is one.
+fn indexing(plan: &Plan) -> Vec<(RegionId, Vec<Option<&str>>)> {
+    let weight = |id: &BufferId| match &plan.buffers[plan.root(*id).index()].kind {
+        BufferKind::Weight(name) => Some(name.as_str()),
+        _ => None,
     };
+    let mut all = Vec::new();
     for step in &plan.steps {
         if let Step::Run { region, inputs, .. } = step
             && let region = &plan.regions[*region]
             && region.anchor == Anchor::Index
         {
-            let own: Vec<_> = inputs.iter().map(range).collect();
-            let all = match ranges.remove(&region.identity()) {
-                None => own,
-                Some(others) => others.into_iter().zip(own).map(|(a, b)| Some(hull(a?, b?))).collect(),
-            };
-            ranges.insert(region.identity(), all);
+            all.push((region.identity(), inputs.iter().map(weight).collect()));
         }
-        step.nested().iter().for_each(|(_, inner)| input_ranges(inner, weights, ranges));
+        step.nested().iter().for_each(|(_, inner)| all.extend(indexing(inner)));
     }
+    all
 }
 
 fn hull(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
@@ -363,16 +327,18 @@ pub(crate) type Timed = (Compiled, Vec<(f64, bool)>);
 fn compile(
     compiler: &Compiler,
     regions: Vec<(RegionId, Variants)>,
-    target: &str,
+    target: &Target,
     build: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
     warnings: &mut Vec<String>,
 ) -> Result<(BTreeMap<RegionId, Timed>, Toolchain)> {
+    let (label, arch) = (target.label(), target.to_string());
+    let target = label.as_str();
     let requests: Vec<CompileRequest> = regions
         .iter()
         .flat_map(|(_, variants)| variants)
         .flat_map(|(_, i)| &i.kernels)
-        .map(|kernel| request(kernel, target, build.numerics, build.line_info))
+        .map(|kernel| request(kernel, &arch, build.numerics, build.line_info))
         .collect();
     let results = compiler.compile_all(&requests, |news| {
         progress(Progress::Kernel { name: &news.request.name, done: news.done, total: news.total });

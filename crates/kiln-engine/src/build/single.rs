@@ -30,7 +30,7 @@ impl Engine {
         let plan = &self.target(target)?.plan;
         let mut uses = BTreeMap::new();
         count(plan, &mut uses);
-        let all = subjects(plan, &self.weights, &self.settings.sizes, self.settings.tf32);
+        let all = subjects(plan, &self.refit.ranges, &self.settings.sizes, self.settings.tf32);
         let used = |(id, subject)| Used { id, uses: uses.get(&id).copied().unwrap_or(0), subject };
         Ok(all.into_iter().map(used).collect())
     }

@@ -211,6 +211,10 @@ impl Device for GpuDevice {
         Some(GpuInfo { capability, shared_bytes, cuda: kiln_cuda::driver_cuda()? })
     }
 
+    fn memory_bytes(&self) -> Option<u64> {
+        Some(self.device.properties().memory_bytes)
+    }
+
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         Ok(MemId(self.memory.insert(self.device.alloc(bytes)?)))
     }

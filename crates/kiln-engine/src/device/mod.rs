@@ -144,6 +144,11 @@ pub trait Device: Send {
         None
     }
 
+    /// Bytes of memory of its own; `None` where it shares the host's.
+    fn memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Allocates device memory; contents are undefined.
     fn alloc(&mut self, bytes: usize) -> Result<MemId>;
 

@@ -7,7 +7,7 @@ use kiln_kernels::{Guard, Implementation};
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format. A reader takes exactly its own.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// What any tool can read about an engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,8 +24,14 @@ pub struct Header {
     pub symbols: Symbols,
     /// One a target.
     pub targets: Vec<TargetHeader>,
+    /// Whether the weights were taken out: there is no section `weights` then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stripped: bool,
     /// Where each weight lies in the section `weights`.
     pub weights: Vec<WeightEntry>,
+    /// Where each weight of the model lies in the section `weights`, if they are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<WeightEntry>,
     /// All sections.
     pub sections: Vec<Section>,
 }
@@ -48,6 +54,9 @@ pub struct Stamp {
 pub struct TargetHeader {
     /// `cpu` or `sm_XX[a]`.
     pub target: String,
+    /// The GPU that kernels were chosen for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Compiler versions and options, for GPUs.
     pub toolchain: Option<Toolchain>,
     /// BLAKE3 over the kernels' configs and sources.
@@ -58,6 +67,21 @@ pub struct TargetHeader {
     pub kernels: Option<String>,
     /// Section with cubins and PTX.
     pub code: Option<String>,
+}
+
+/// What of the header is the same in every version, so that an engine that keeps its model can be built again by another one.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Portable {
+    pub stamp: PortableStamp,
+    #[serde(default)]
+    pub sources: Vec<WeightEntry>,
+    pub sections: Vec<Section>,
+}
+
+/// What of the stamp is.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PortableStamp {
+    pub settings: Settings,
 }
 
 /// One weight.

@@ -67,7 +67,11 @@ impl Contents {
         for image in &engine.targets {
             targets.push(target_sections(image, &mut sections)?);
         }
-        let weights = weight_section(engine, &mut sections);
+        sections.push(json_free("refit", json(&engine.refit)?.into()));
+        let (weights, sources) = match engine.stripped {
+            true => (Vec::new(), Vec::new()),
+            false => weight_section(engine, &mut sections),
+        };
         let mut header = Header {
             stamp: Stamp {
                 format: FORMAT,
@@ -80,7 +84,9 @@ impl Contents {
             outputs: engine.outputs.clone(),
             symbols: engine.symbols.clone(),
             targets,
+            stripped: engine.stripped,
             weights,
+            sources,
             sections: sections
                 .iter()
                 .map(|s| Section { name: s.name.clone(), offset: 0, length: s.length(), blake3: s.hash() })
@@ -134,19 +140,20 @@ fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
 }
 
 fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<TargetHeader> {
+    let label = image.label();
     let plan = Bytes::from(json(&image.plan)?);
     // Targets often share a plan: equal ones are stored once.
     let shared = sections.iter().find(|s| s.name.starts_with("plan.") && s.pieces == [plan.clone()]);
     let plan_name = match shared {
         Some(s) => s.name.clone(),
         None => {
-            let name = format!("plan.{}", image.target);
+            let name = format!("plan.{label}");
             sections.push(json_free(&name, plan));
             name
         }
     };
     let mut config = blake3::Hasher::new();
-    let mut code = Content { name: format!("code.{}", image.target), pieces: Vec::new() };
+    let mut code = Content { name: format!("code.{label}"), pieces: Vec::new() };
     let mut at = 0;
     let mut put = |data: &Bytes| {
         let range = (at, data.len());
@@ -173,7 +180,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
         records.push(KernelRecord { region, variants });
     }
     let (kernels, code_name) = if image.toolchain.is_some() {
-        let name = format!("kernels.{}", image.target);
+        let name = format!("kernels.{label}");
         sections.push(json_free(&name, json(&records)?.into()));
         let code_name = code.name.clone();
         sections.push(code);
@@ -183,6 +190,7 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
     };
     Ok(TargetHeader {
         target: image.target.clone(),
+        gpu: image.gpu.clone(),
         toolchain: image.toolchain.clone(),
         config_hash: config.finalize().to_hex().to_string(),
         plan: plan_name,
@@ -191,13 +199,14 @@ fn target_sections(image: &TargetImage, sections: &mut Vec<Content>) -> Result<T
     })
 }
 
-fn weight_section(engine: &Engine, sections: &mut Vec<Content>) -> Vec<WeightEntry> {
+/// The section of all weights, and where the engine's and the model's lie in it.
+fn weight_section(engine: &Engine, sections: &mut Vec<Content>) -> (Vec<WeightEntry>, Vec<WeightEntry>) {
     let mut content = Content { name: "weights".into(), pieces: Vec::new() };
     let mut entries = Vec::new();
     let mut at = 0usize;
     // Plans of different targets may name one tensor differently: its bytes are stored once.
     let mut stored: HashMap<blake3::Hash, usize> = HashMap::new();
-    for (name, tensor) in &engine.weights {
+    for (name, tensor) in engine.weights.iter().chain(&engine.sources) {
         let hash = blake3::Hasher::new().update_rayon(tensor.data()).finalize();
         let offset = *stored.entry(hash).or_insert(at);
         let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
@@ -211,5 +220,6 @@ fn weight_section(engine: &Engine, sections: &mut Vec<Content>) -> Vec<WeightEnt
         content.pieces.push(Bytes::from(vec![0; at - end]));
     }
     sections.push(content);
-    entries
+    let sources = entries.split_off(engine.weights.len());
+    (entries, sources)
 }

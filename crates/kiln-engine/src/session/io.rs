@@ -5,7 +5,7 @@ use super::{Session, input_error, internal};
 use crate::device::{MemId, Place};
 use crate::{Error, Result};
 use kiln_fuse::BufferKind;
-use kiln_graph::{Element, Tensor};
+use kiln_graph::{DType, Element, Tensor};
 
 /// Device memory of an input, or of an output that becomes one.
 #[derive(Default)]
@@ -62,6 +62,21 @@ impl Session {
         let at = self.input(input)?;
         self.check(at, tensor.dtype(), tensor.shape())?;
         self.put(at, tensor.shape(), tensor.data())
+    }
+
+    /// [`Session::bind`] for elements that are bytes, little-endian: what other languages have.
+    ///
+    /// # Errors
+    /// As for `bind`.
+    pub fn bind_bytes(&mut self, input: &str, dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<()> {
+        let at = self.input(input)?;
+        self.check(at, dtype, shape)?;
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if elements.and_then(|n| dtype.bytes_for(n)) != Some(bytes.len()) {
+            let message = format!("{dtype}{shape:?} and {} bytes do not go together", bytes.len());
+            return Err(input_error(input, message));
+        }
+        self.put(at, shape, bytes)
     }
 
     /// From now on the value of `output` after a run is that of `input` in the next: the two change places on the device, and nothing is
@@ -151,6 +166,20 @@ impl Session {
         }
     }
 
+    /// [`Session::read`] into bytes, little-endian.
+    ///
+    /// # Errors
+    /// An unknown name, no run before, and a slice of another length.
+    pub fn read_bytes(&mut self, output: &str, into: &mut [u8]) -> Result<()> {
+        let Ran { place, shape } = self.last(self.output_index(output)?)?;
+        let place = *place;
+        if place.bytes != into.len() {
+            let message = format!("of shape {shape:?} takes {} bytes; {} were given", place.bytes, into.len());
+            return Err(Error::Output { name: output.to_owned(), message });
+        }
+        self.device.download(place, into)
+    }
+
     /// An output of the last run.
     ///
     /// # Errors
@@ -198,7 +227,7 @@ impl Session {
         })
     }
 
-    fn check(&self, at: usize, dtype: kiln_graph::DType, shape: &[usize]) -> Result<()> {
+    fn check(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<()> {
         let Some((name, ty)) = self.inputs().nth(at) else { return Err(internal("an input is missing")) };
         if dtype != ty.dtype || shape.len() != ty.rank() {
             return Err(input_error(name, format!("expected {ty}, found {dtype}{shape:?}")));

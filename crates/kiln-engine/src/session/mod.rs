@@ -97,8 +97,12 @@ type Observer<'a> = &'a mut dyn FnMut(Observation<'_>);
 impl Session {
     /// Loads an engine's code and weights. A GPU without an image of its own gets the newest PTX that it can run: see [`Session::code`].
     /// Weights are mapped, not copied, where the device shares memory.
+    ///
+    /// # Errors
+    /// An engine without its weights, no code for the device, and what the device says.
     pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
         let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
+        engine.expect_weights()?;
         let (image, code) = for_device(engine, device.as_ref())?;
         let plan = image.plan.clone();
         let loaded = load(&plan, image, &code, &mut BTreeMap::new(), device.as_mut())?;

@@ -1,6 +1,6 @@
 use crate::models::{block, engine};
 use bytes::Bytes;
-use kiln_engine::{Compiled, Engine, Image, Resources, Session, SimDevice, Toolchain, open_device, parse};
+use kiln_engine::{Compiled, Engine, Image, OnMismatch, Resources, Session, SimDevice, Toolchain, open_device, parse};
 use kiln_graph::{DType, Rng, Tensor};
 use kiln_kernels::families::Subject;
 use kiln_target::Gpu;
@@ -320,11 +320,12 @@ fn mutated_launches_never_panic() {
 #[test]
 fn mutated_headers_and_plans_never_panic() {
     let dir = tempfile::tempdir().unwrap();
-    let good = saved(&engine(&block(), &["cpu"], dir.path()));
+    let graph = crate::refit::folds();
+    let good = saved(&engine(&graph, &["cpu"], dir.path()));
     let mut rng = Rng::new(31);
     let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
     let dims = ["B*(S+1)", "floor(B, 0)", "-9223372036854775808", "min(B, S)*S", "", "Q", "(B+S)*(B+S)*(B+S)"];
-    let (mut refused, mut accepted) = (0, 0);
+    let (mut refused, mut accepted, mut refitted) = (0, 0, 0);
     for round in 0..3000 {
         let mut edit = |json: &mut Value| {
             let kind = pick(6);
@@ -338,20 +339,63 @@ fn mutated_headers_and_plans_never_panic() {
             };
             *leaf(json, &mut pick) = value;
         };
-        let bytes = match round % 2 {
+        let bytes = match round % 3 {
             0 => edited_header(&good, &mut edit),
+            1 => resectioned(&good, "refit", &mut edit),
             _ => resectioned(&good, "plan.cpu", &mut edit),
         };
         match parse(&bytes.into(), "e.kiln".as_ref()) {
             Err(_) => refused += 1,
             Ok(engine) => {
                 accepted += 1;
+                refitted += usize::from(engine.refit(&graph.weights).is_ok());
                 // What is accepted runs or fails, and says why.
                 let Ok(mut session) = Session::new(&engine, open_device("cpu:1").unwrap()) else { continue };
-                let x = Tensor::random(DType::F32, &[2, 3, 24], 4).unwrap();
+                let x = Tensor::random(DType::F32, &[3, 24], 4).unwrap();
                 let _ = session.run(&[("x", &x)]);
             }
         }
     }
-    assert!(refused > 1000 && accepted > 20, "{refused} refused, {accepted} accepted");
+    assert!(
+        refused > 1000 && accepted > 20 && refitted > 10,
+        "{refused} refused, {accepted} accepted, {refitted} refitted"
+    );
+}
+
+#[test]
+fn a_mutated_model_in_an_engine_is_built_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let graph = crate::refit::folds();
+    let mut kept = engine(&graph, &["cpu"], dir.path());
+    kept.keep_model(&graph).unwrap();
+    let mut good = saved(&kept);
+    good[8] = 200;
+    let length = u64::from_le_bytes(good[16..24].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&good[56..56 + length]).unwrap();
+    let section = header["sections"].as_array().unwrap().iter().find(|s| s["name"] == "graph").unwrap();
+    let [at, size] = ["offset", "length"].map(|field| section[field].as_u64().unwrap() as usize);
+    let path = dir.path().join("e.kiln");
+    let on = OnMismatch::Rebuild(kiln_cuda::Home::at(dir.path()));
+    let cpu = open_device("cpu:1").unwrap();
+    let mut rng = Rng::new(33);
+    let mut pick = |n: usize| (rng.next_u64() % n as u64) as usize;
+    let (mut refused, mut built) = (0, 0);
+    for _ in 0..400 {
+        let mut bytes = good.clone();
+        for _ in 0..=pick(2) {
+            let at = at + pick(size);
+            bytes[at] = if bytes[at].is_ascii_digit() { b'0' + pick(10) as u8 } else { b' ' + pick(95) as u8 };
+        }
+        let hash = blake3::hash(&bytes[at..at + size]).to_hex();
+        let bytes = edited_header(&bytes, |header| {
+            let sections = header["sections"].as_array_mut().unwrap();
+            sections.iter_mut().find(|s| s["name"] == "graph").unwrap()["blake3"] = hash.as_str().into();
+        });
+        std::fs::write(&path, bytes).unwrap();
+        match Engine::open(&path, &*cpu, None, &on) {
+            Ok(_) => built += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 200 && built > 10, "{refused} refused, {built} built");
 }

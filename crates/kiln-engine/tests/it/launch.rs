@@ -517,8 +517,10 @@ fn packed_weights_are_kept_and_made_again() {
     }
     // Other weights in the same engine.
     let graph = product(&weight(2));
+    let refitted = engine.refit(&graph.weights).unwrap();
     engine.weights.insert("w".into(), weight(2));
     engine.pack_weights().unwrap();
+    assert_eq!(refitted.weights, engine.weights);
     for device in devices("sm_80") {
         check(&graph, &mut Session::new(&engine, device).unwrap(), [7, 10], 4);
     }

@@ -2,7 +2,7 @@
 
 use crate::egraph::{ClassIx, Dag, DagNode, Effort};
 use crate::{Error, Result};
-use kiln_graph::{Graph, Op, Tensor, TensorType};
+use kiln_graph::{Graph, Op, Tensor, TensorType, ValueId};
 use std::collections::{BTreeMap, HashMap};
 
 /// Evaluates weight-only classes, each at most once.
@@ -64,25 +64,92 @@ impl<'a> Folder<'a> {
 
     fn apply(&self, dag: &Dag, class: ClassIx, node: &DagNode) -> Result<Tensor> {
         let op = node.op.as_ref().ok_or_else(|| no_value(dag, class))?;
-        match op {
-            Op::Const { value } => return Ok(value.clone()),
-            Op::Weight { name, .. } => return self.weights.get(name).cloned().ok_or_else(|| no_value(dag, class)),
-            _ => {}
-        }
-        let mut graph = Graph::new("fold");
-        let mut inputs = Vec::new();
-        let mut data = Vec::new();
-        for (i, operand) in node.operands.iter().enumerate() {
-            let ty = dag.class(*operand).ty().clone();
-            let op = Op::Input { name: format!("x{i}"), ty: ty.clone() };
-            inputs.extend(graph.push_node(op, &[], vec![ty], ""));
-            data.push(self.done.get(operand).cloned().ok_or_else(|| no_value(dag, *operand))?);
-        }
-        let results = graph.push_node(op.clone(), &inputs, dag.class(class).types.clone(), "");
-        graph.outputs.push(("y".to_owned(), results[0]));
-        let results = crate::interpret::evaluate(&graph, &data, &Default::default())?;
-        results.into_iter().next().ok_or_else(|| no_value(dag, class))
+        let operand = |c: &ClassIx| {
+            let value = self.done.get(c).cloned().ok_or_else(|| no_value(dag, *c))?;
+            Ok((dag.class(*c).ty().clone(), value))
+        };
+        let operands = node.operands.iter().map(operand).collect::<Result<Vec<_>>>()?;
+        apply(op, operands, &dag.class(class).types, self.weights)?.ok_or_else(|| no_value(dag, class))
     }
+
+    /// How [`Folder::value`] evaluates a class, for [`replay`]: a graph over the model's weights with one result.
+    pub fn recipe(&self, dag: &Dag, class: ClassIx) -> Result<Graph> {
+        let mut graph = Graph::new("");
+        let mut made: HashMap<ClassIx, ValueId> = HashMap::new();
+        let mut stack = vec![class];
+        while let Some(&c) = stack.last() {
+            if made.contains_key(&c) {
+                stack.pop();
+                continue;
+            }
+            let node = self.way(dag, c)?;
+            let missing: Vec<ClassIx> = node.operands.iter().copied().filter(|o| !made.contains_key(o)).collect();
+            if missing.is_empty() {
+                let op = node.op.clone().ok_or_else(|| no_value(dag, c))?;
+                let operands: Vec<ValueId> = node.operands.iter().map(|o| made[o]).collect();
+                made.insert(c, graph.push_node(op, &operands, dag.class(c).types.clone(), "")[0]);
+                stack.pop();
+            } else {
+                stack.extend(missing);
+            }
+        }
+        graph.outputs.push((String::new(), made[&class]));
+        Ok(graph)
+    }
+}
+
+/// Makes a constant again as the build that recorded how ([`crate::Plan::folded`]) made it: op by op, so that equal weights give equal bits.
+///
+/// # Errors
+/// A graph that takes inputs, or reads a weight that is missing.
+pub fn replay(recipe: &Graph, weights: &BTreeMap<String, Tensor>) -> Result<Tensor> {
+    let lacks =
+        || Error::Plan { plan: recipe.name.clone(), message: "a constant is made of a value that is missing".into() };
+    let [(_, result)] = recipe.outputs.as_slice() else { return Err(lacks()) };
+    let mut uses = vec![0usize; recipe.values.len()];
+    recipe.nodes.iter().flat_map(|node| &node.inputs).chain([result]).for_each(|v| uses[v.index()] += 1);
+    let mut values: Vec<Option<Tensor>> = vec![None; recipe.values.len()];
+    for node in &recipe.nodes {
+        let mut operands = Vec::with_capacity(node.inputs.len());
+        for v in &node.inputs {
+            operands.push((recipe.ty(*v).clone(), values[v.index()].clone().ok_or_else(lacks)?));
+            uses[v.index()] -= 1;
+            if uses[v.index()] == 0 {
+                values[v.index()] = None;
+            }
+        }
+        let types: Vec<TensorType> = node.outputs.iter().map(|v| recipe.ty(*v).clone()).collect();
+        let value = apply(&node.op, operands, &types, weights)?;
+        if let Some(first) = node.outputs.first() {
+            values[first.index()] = value;
+        }
+    }
+    values[result.index()].take().ok_or_else(lacks)
+}
+
+/// The first result of one op, by the reference interpreter; `None` without one.
+fn apply(
+    op: &Op,
+    operands: Vec<(TensorType, Tensor)>,
+    results: &[TensorType],
+    weights: &BTreeMap<String, Tensor>,
+) -> Result<Option<Tensor>> {
+    match op {
+        Op::Const { value } => return Ok(Some(value.clone())),
+        Op::Weight { name, .. } => return Ok(weights.get(name).cloned()),
+        _ => {}
+    }
+    let mut graph = Graph::new("fold");
+    let (mut inputs, mut data) = (Vec::new(), Vec::new());
+    for (i, (ty, value)) in operands.into_iter().enumerate() {
+        let op = Op::Input { name: format!("x{i}"), ty: ty.clone() };
+        inputs.extend(graph.push_node(op, &[], vec![ty], ""));
+        data.push(value);
+    }
+    let results = graph.push_node(op.clone(), &inputs, results.to_vec(), "");
+    let Some(first) = results.first() else { return Ok(None) };
+    graph.outputs.push(("y".to_owned(), *first));
+    Ok(crate::interpret::evaluate(&graph, &data, &Default::default())?.into_iter().next())
 }
 
 fn no_value(dag: &Dag, class: ClassIx) -> Error {

@@ -6,6 +6,7 @@ mod plan_builder;
 mod region_builder;
 
 pub(crate) use fold::Folder;
+pub use fold::replay;
 pub(crate) use names::{Provenance, describe};
 pub(crate) use plan_builder::{Emission, emit};
 pub(crate) use region_builder::region_graph;

@@ -150,6 +150,7 @@ impl PlanBuilder<'_> {
         };
         let name = unique(raw, &mut self.weight_names);
         self.plan.weights.insert(name.clone(), value);
+        self.plan.folded.insert(name.clone(), self.folder.recipe(dag, class)?);
         Ok(self.buffer(ty, BufferKind::Weight(name.clone()), &name, None))
     }
 

@@ -120,7 +120,7 @@ fn show(bar: &ProgressBar, news: &News<'_>) {
     bar.set_length(news.regions.1 as u64);
     bar.set_position(news.regions.0 as u64);
     let (measured, all) = news.measured;
-    bar.set_message(format!("at most {:.0} s; {measured} of {all}{best}: {}", news.left.as_secs_f64(), news.region));
+    bar.set_message(format!("{:.0} s left; {measured} of {all}{best}: {}", news.left.as_secs_f64(), news.region));
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {

@@ -1,6 +1,7 @@
 //! A whole engine: every distinct region that can be made in several ways gets the fastest that was found.
 
 use crate::report::{Row, Tuned, TunedRegion};
+use crate::turns::{TURN, Turns};
 use crate::{Error, Job, Measure, Measured, Options, Outcome, Record, Result, Search, Stop, Task, Times, append};
 use kiln_engine::{Engine, Variant};
 use kiln_target::Gpu;
@@ -28,20 +29,17 @@ impl Default for Tuning {
 /// News while tuning.
 #[derive(Clone, Copy, Debug)]
 pub struct News<'a> {
-    /// The region.
+    /// The region whose turn it is.
     pub region: &'a str,
-    /// Regions that are done, and how many there are.
+    /// Regions whose search has ended, and how many there are.
     pub regions: (usize, usize),
     /// Candidates of it that were measured, and how many there are.
     pub measured: (usize, usize),
     /// Its best time so far, in seconds.
     pub best: Option<f64>,
-    /// How long it may take from now on until everything is done, at most.
+    /// How long it will take until everything is done, at the pace so far; what is left of the budget at most.
     pub left: Duration,
 }
-
-/// Least weight of a region in the division of the budget, over an equal share.
-const LEAST_WEIGHT: f64 = 0.25;
 
 /// Candidates that are compiled before the search asks for them.
 const AHEAD: usize = 16;
@@ -68,55 +66,44 @@ pub fn tune(
     let mut tasks = vec![];
     for used in engine.subjects(target)? {
         let Some(present) = image.kernels.get(&used.id) else { continue };
-        let task = Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?;
-        let candidates = task.candidates();
-        let weight = used.uses as f64 * candidates.get(task.present).map_or(0.0, |present| present.seconds);
-        tasks.push((weight, Arc::new(task)));
+        tasks.push(Arc::new(Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?));
     }
-    let fixed = tasks.iter().filter(|(_, task)| task.ways.len() < 2).count();
-    tasks.retain(|(_, task)| task.ways.len() > 1);
-    tasks.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.id.cmp(&y.id)));
-    let all: f64 = tasks.iter().map(|(weight, _)| weight).sum();
-    let least = LEAST_WEIGHT * all / tasks.len().max(1) as f64;
-    tasks.iter_mut().for_each(|(weight, _)| *weight = weight.max(least));
-
+    let fixed = tasks.iter().filter(|task| task.ways.len() < 2).count();
+    tasks.retain(|task| task.ways.len() > 1);
     let mut cache = Cache::open(tuning.timings.clone())?;
-    let mut run = vec![];
-    for (weight, task) in tasks {
-        let options = Options { floor: task.floor, ..tuning.search };
-        let mut search = Search::new(task.candidates(), options);
-        cache.tell(&task, &mut search);
-        let mut wanted: Vec<usize> = search.ask().into_iter().map(|job| job.candidate).collect();
-        if wanted.is_empty() {
-            wanted.extend(search.best().map(|(best, _)| best));
+    let mut regions: Vec<Region> = tasks.into_iter().map(|task| Region::new(task, tuning.search, &cache)).collect();
+    regions.sort_by(|a, b| b.weight().total_cmp(&a.weight()).then_with(|| a.task.id.cmp(&b.task.id)));
+    // All first turns, then what follows them.
+    for most in [TURN, AHEAD / 2] {
+        for Region { task, search, .. } in &mut regions {
+            let mut wanted = search.ahead(most);
+            wanted.extend(search.best().filter(|_| search.left() == 0).map(|(best, _)| best));
+            measure.ahead(task, &wanted);
         }
-        measure.ahead(&task, &wanted);
-        run.push((weight, task, search));
     }
-    let (mut regions, count) = (vec![], run.len());
-    let mut left: f64 = run.iter().map(|(weight, ..)| weight).sum();
-    for (done, (weight, task, mut search)) in run.into_iter().enumerate() {
-        let now = measure.elapsed();
-        let until = now + tuning.budget.saturating_sub(now).mul_f64((weight / left).clamp(0.0, 1.0));
-        left -= weight;
-        let mut region = Region { task: &task, search: &mut search, cache: &mut cache, measure: &mut *measure };
-        let told = &mut |search: &Search, now: Duration| {
-            hear(News {
-                region: &task.subject.region.name,
-                regions: (done, count),
-                measured: (search.measured().count(), task.ways.len()),
-                best: search.best().map(|(_, seconds)| seconds),
-                left: tuning.budget.saturating_sub(now),
-            });
-        };
-        regions.push(region.tuned(until, told)?);
-        measure.done(&task);
+    let mut spread = Spread { turns: Turns::default(), budget: tuning.budget, start: measure.elapsed(), samples: 0 };
+    regions.iter().for_each(|region| spread.turns.add(region.task.uses, region.modelled, &region.search));
+    loop {
+        spread.search(&mut regions, &mut cache, measure, hear)?;
+        let mut again = false;
+        for (at, region) in regions.iter_mut().enumerate().filter(|(_, region)| region.found.is_none()) {
+            match region.settle(&mut cache, measure)? {
+                true => measure.done(&region.task),
+                false => {
+                    spread.turns.again(at, &region.search);
+                    again = true;
+                }
+            }
+        }
+        if !again {
+            break;
+        }
     }
     // Nothing fails from here on, but for defects.
     let mut reports = vec![];
-    for (report, winner) in regions {
-        reports.push(report);
-        let Some((id, variant)) = winner else { continue };
+    for region in regions {
+        reports.push(region.report());
+        let (id, Some(variant)) = (region.task.id, region.found.flatten()) else { continue };
         let image = engine.targets.iter_mut().find(|image| image.target == target);
         let Some(compiled) = image.and_then(|image| image.kernels.get_mut(&id)) else { continue };
         let rest = compiled.variants.pop().filter(|_| !variant.guard.is_always());
@@ -134,79 +121,151 @@ pub fn tune(
     })
 }
 
-/// One region while it is tuned.
-struct Region<'r> {
-    task: &'r Arc<Task>,
-    search: &'r mut Search,
-    cache: &'r mut Cache,
-    measure: &'r mut dyn Measure,
+/// How the budget is spent.
+struct Spread {
+    turns: Turns,
+    budget: Duration,
+    /// When measuring began, and how many samples were taken since.
+    start: Duration,
+    samples: usize,
 }
 
-type Winner = Option<(kiln_fuse::RegionId, Variant)>;
-
-impl Region<'_> {
-    fn tuned(&mut self, until: Duration, told: &mut dyn FnMut(&Search, Duration)) -> Result<(TunedRegion, Winner)> {
-        let mut stale = false;
-        let (winner, failure) = loop {
-            let failure = self.searched(until, told)?;
-            let Some((best, _)) = self.search.best() else { break (None, failure) };
-            let made = match self.measure.code(self.task, best) {
-                Ok(made) => made,
-                Err(why) => {
-                    // It was usable when it was measured.
-                    self.search.tell(best, Measured::Invalid(why));
-                    continue;
+impl Spread {
+    /// Measures until every search has ended or the time is over.
+    fn search(
+        &mut self,
+        regions: &mut [Region],
+        cache: &mut Cache,
+        measure: &mut dyn Measure,
+        hear: &mut dyn FnMut(News<'_>),
+    ) -> Result<()> {
+        while let Some(turn) = self.turns.next() {
+            let now = measure.elapsed();
+            hear(self.news(regions, turn.search, now));
+            let left = self.budget.saturating_sub(now);
+            if left.is_zero() {
+                break;
+            }
+            let until = now + left / turn.sharers as u32;
+            let region = &mut regions[turn.search];
+            match region.step(turn.first, until, cache, measure)? {
+                0 if measure.elapsed() < until || region.failure.is_some() => self.turns.over(turn.search),
+                samples => {
+                    self.samples += samples;
+                    self.turns.note(turn.search, &region.search);
                 }
-            };
-            let known = self.cache.code(self.task, best);
-            if known.is_some_and(|known| known != made.code) && !stale {
-                stale = true;
-                self.cache.forget(self.task)?;
-                *self.search = self.search.anew();
-                continue;
             }
-            if best == self.task.present {
-                break (None, failure);
-            }
-            let (guard, implementation) = (made.guard.clone(), made.implementation.clone());
-            break (Some((self.task.id, Variant { guard, implementation, images: made.images.clone() })), failure);
-        };
-        Ok((self.report(failure), winner))
+        }
+        Ok(())
     }
 
-    /// Measures until the search ends or the time is over; what went wrong with the region as a whole.
-    fn searched(&mut self, until: Duration, told: &mut dyn FnMut(&Search, Duration)) -> Result<Option<String>> {
-        loop {
-            let now = self.measure.elapsed();
-            told(self.search, now);
-            let jobs: Vec<Job> = self.search.ask();
-            if jobs.is_empty() || now >= until {
-                return Ok(None);
-            }
-            // Compiled while these are measured.
-            self.measure.ahead(self.task, &self.search.ahead(AHEAD));
-            let reports = match self.measure.measure(self.task, &jobs, until) {
-                Ok(reports) => reports,
-                // What it has now stays; the other regions are none the worse.
-                Err(e) => return Ok(Some(e.to_string())),
-            };
-            if reports.is_empty() {
-                return Ok(None);
-            }
-            let mut candidates = vec![];
-            for report in reports {
-                // As the cache keeps them, so that who reads it later decides alike.
-                self.search.tell(report.candidate, rounded(report.measured));
-                if report.lasting {
-                    candidates.push((report.candidate, report.code));
-                }
-            }
-            self.cache.keep(self.task, self.search, &candidates)?;
+    fn news<'r>(&self, regions: &'r [Region], at: usize, now: Duration) -> News<'r> {
+        let Region { task, search, .. } = &regions[at];
+        let to_come: usize = regions.iter().map(|region| region.search.left()).sum();
+        let pace = now.saturating_sub(self.start).as_secs_f64() / self.samples.max(1) as f64;
+        let left = self.budget.saturating_sub(now);
+        // Nothing is known of the pace before the first sample.
+        let expected = if self.samples > 0 { pace * to_come as f64 } else { f64::INFINITY };
+        News {
+            region: &task.subject.region.name,
+            regions: (regions.iter().filter(|region| region.search.left() == 0).count(), regions.len()),
+            measured: (search.measured().count(), task.ways.len()),
+            best: search.best().map(|(_, seconds)| seconds),
+            left: Duration::try_from_secs_f64(expected).map_or(left, |expected| expected.min(left)),
         }
     }
+}
 
-    fn report(&self, failure: Option<String>) -> TunedRegion {
-        let (task, candidates) = (self.task, self.task.candidates());
+/// One region while it is tuned.
+struct Region {
+    task: Arc<Task>,
+    /// Seconds of what the engine has, by the cost model.
+    modelled: f64,
+    search: Search,
+    /// Whether what is known of it turned out to be of other code.
+    stale: bool,
+    /// What went wrong with it as a whole.
+    failure: Option<String>,
+    /// Once that is settled: what it gets in the place of what it has, if anything.
+    found: Option<Option<Variant>>,
+}
+
+impl Region {
+    fn new(task: Arc<Task>, options: Options, cache: &Cache) -> Region {
+        let candidates = task.candidates();
+        let modelled = candidates.get(task.present).map_or(0.0, |present| present.seconds);
+        let mut search = Search::new(candidates, Options { floor: task.floor, ..options });
+        cache.tell(&task, &mut search);
+        Region { task, modelled, search, stale: false, failure: None, found: None }
+    }
+
+    /// Its share of a run, by the cost model.
+    fn weight(&self) -> f64 {
+        self.task.uses as f64 * self.modelled
+    }
+
+    /// One turn; how many samples were taken.
+    fn step(&mut self, first: bool, until: Duration, cache: &mut Cache, measure: &mut dyn Measure) -> Result<usize> {
+        let mut jobs: Vec<Job> = self.search.ask();
+        match first {
+            true => jobs.truncate(TURN.saturating_sub(self.search.measured().count()).max(1)),
+            // Compiled while these are measured.
+            false => measure.ahead(&self.task, &self.search.ahead(AHEAD)),
+        }
+        if jobs.is_empty() {
+            return Ok(0);
+        }
+        let reports = match measure.measure(&self.task, &jobs, until) {
+            Ok(reports) => reports,
+            // What it has now stays; the other regions are none the worse.
+            Err(e) => {
+                self.failure = Some(e.to_string());
+                return Ok(0);
+            }
+        };
+        let (mut samples, mut candidates) = (0, vec![]);
+        for report in reports {
+            samples += report.measured.samples().max(1);
+            // As the cache keeps them, so that who reads it later decides alike.
+            self.search.tell(report.candidate, rounded(report.measured));
+            if report.lasting {
+                candidates.push((report.candidate, report.code));
+            }
+        }
+        cache.keep(&self.task, &self.search, &candidates)?;
+        Ok(samples)
+    }
+
+    /// Takes the code of the fastest. False: what was known is of other code, and the search begins anew.
+    fn settle(&mut self, cache: &mut Cache, measure: &mut dyn Measure) -> Result<bool> {
+        let (best, made) = loop {
+            let Some((best, _)) = self.search.best() else {
+                self.found = Some(None);
+                return Ok(true);
+            };
+            match measure.code(&self.task, best) {
+                Ok(made) => break (best, made),
+                // It was usable when it was measured.
+                Err(why) => self.search.tell(best, Measured::Invalid(why)),
+            }
+        };
+        let known = cache.code(&self.task, best);
+        if known.is_some_and(|known| known != made.code) && !self.stale {
+            self.stale = true;
+            cache.forget(&self.task)?;
+            self.search = self.search.anew();
+            return Ok(false);
+        }
+        let variant = || {
+            let (guard, implementation) = (made.guard.clone(), made.implementation.clone());
+            Variant { guard, implementation, images: made.images.clone() }
+        };
+        self.found = Some((best != self.task.present).then(variant));
+        Ok(true)
+    }
+
+    fn report(&self) -> TunedRegion {
+        let (task, candidates) = (&self.task, self.task.candidates());
         let measured = |at: usize| self.search.measured().find(|(other, _)| *other == at).map(|(_, measured)| measured);
         let row = |(at, candidate): (usize, &crate::Candidate)| Row {
             family: task.ways[at].family.to_string(),
@@ -230,7 +289,7 @@ impl Region<'_> {
             present: task.present,
             chosen: self.search.best().map_or(task.present, |(best, _)| best),
             ended: self.search.ended().unwrap_or(Stop::Budget),
-            failure,
+            failure: self.failure.clone(),
             candidates: candidates.iter().enumerate().map(row).collect(),
         }
     }

@@ -42,6 +42,8 @@ struct Device {
     version: &'static str,
     /// Whether regions of this name cannot be measured.
     broken: &'static str,
+    /// Whose turn it was, with how many candidates.
+    turns: Vec<(String, usize)>,
 }
 
 impl Device {
@@ -49,7 +51,7 @@ impl Device {
         let home = Home::from_env().unwrap();
         let nvrtc = Nvrtc::discover(&home).unwrap();
         let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&home));
-        Device { compiler, now: Duration::ZERO, samples: 0, version, broken: "nothing" }
+        Device { compiler, now: Duration::ZERO, samples: 0, version, broken: "nothing", turns: vec![] }
     }
 }
 
@@ -62,6 +64,7 @@ impl Measure for Device {
         if task.subject.region.name.starts_with(self.broken) {
             return Err(Error::Untimed { device: "test".into() });
         }
+        self.turns.push((task.id.to_string(), jobs.len()));
         let mut reports = vec![];
         for job in jobs {
             let mut times = vec![];
@@ -182,6 +185,64 @@ fn a_budget_is_kept_and_what_was_found_by_then_is_not_lost() {
     }
     // What a budget cut short was not measured in vain.
     assert!(builds > 3 && samples < all.samples * 3 / 2, "{builds} {samples} {}", all.samples);
+}
+
+/// Six kernels of very different weight.
+fn six(gpu: &Gpu) -> Engine {
+    let mut b = Builder::new("six");
+    let dims = |shape: &[i64]| shape.iter().copied().map(Dim::from).collect::<Vec<_>>();
+    let x = b.input("x", DType::F16, &dims(&[512, 1024])).unwrap();
+    let w = b.input("w", DType::F16, &dims(&[1024, 1024])).unwrap();
+    let v = b.input("v", DType::F16, &dims(&[2048, 1024])).unwrap();
+    let g = b.input("g", DType::F16, &dims(&[64, 4096])).unwrap();
+    let h = b.einsum("mk,nk->mn", &[x, w]).unwrap();
+    let y = b.einsum("mk,nk->mn", &[h, v]).unwrap();
+    let rows = b.softmax(y, -1).unwrap();
+    let few = b.softmax(g, -1).unwrap();
+    let sum = b.reduce_max(g, &[0], false).unwrap();
+    let map = b.sqrt(x).unwrap();
+    for (name, value) in [("rows", rows), ("few", few), ("sum", sum), ("map", map)] {
+        b.output(name, value);
+    }
+    let options =
+        BuildOptions { targets: vec![Target::Gpu(gpu.clone())], ..BuildOptions::new(Home::from_env().unwrap()) };
+    build(&b.finish(), &options, &|_| {}).unwrap().0
+}
+
+#[test]
+fn every_region_has_a_turn_before_any_is_searched() {
+    let engine = six(&gpu());
+    let mut all = Device::new("one");
+    let (_, whole) = tuned(&engine, &mut all, None, LONG);
+    let regions = whole.regions.len();
+    assert_eq!(regions, 6, "{whole:?}");
+    // What a first look at four candidates of each takes.
+    let round = Duration::from_millis(3 * 5 * 4 * regions as u64);
+    for budget in [round, round * 2, round * 4] {
+        let mut device = Device::new("one");
+        let mut news = 0;
+        let mut engine = engine.clone();
+        let tuning = Tuning { budget, ..Tuning::default() };
+        let nvrtc = device.compiler.nvrtc().release().to_owned();
+        let found = tune(&mut engine, &gpu(), &nvrtc, &mut device, &tuning, &mut |heard| {
+            assert!(heard.left <= budget, "{heard:?}");
+            news += 1;
+        })
+        .unwrap();
+        assert!(news > regions && device.now <= budget, "{:?} of {budget:?}", device.now);
+        assert!(found.regions.iter().all(|region| region.tried() >= 4.min(region.candidates.len())), "{found:?}");
+        let first: std::collections::BTreeSet<_> = device.turns[..regions].iter().collect();
+        assert!(first.len() == regions && first.iter().all(|(_, jobs)| *jobs <= 4), "{:?}", device.turns);
+    }
+    // Halfway it is known how long the rest takes, within a factor of two.
+    let (mut device, end) = (Device::new("one"), all.now);
+    let mut guesses = vec![];
+    let mut engine = engine.clone();
+    let tuning = Tuning { budget: LONG, ..Tuning::default() };
+    let nvrtc = device.compiler.nvrtc().release().to_owned();
+    tune(&mut engine, &gpu(), &nvrtc, &mut device, &tuning, &mut |heard| guesses.push(heard.left)).unwrap();
+    let halfway = guesses[guesses.len() / 2];
+    assert!(halfway < end && halfway > end / 8, "{halfway:?} of {end:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
 use kiln_engine::Engine;
 use kiln_host::parse_size;
 use kiln_target::{Gpu, Target};
-use kiln_tune::{News, OnDevice, Options, Tuned, TunedRegion, Tuning, tune};
+use kiln_tune::{News, OnDevice, Options, Timings, Tuned, TunedRegion, Tuning, tune};
 use miette::{IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,9 +44,10 @@ pub struct TuneArgs {
     /// Device memory to use at most, such as `2GiB`; default: half of what the GPU has, and no more than 16GiB.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_memory: Option<u64>,
-    /// The timing cache; default: `timings.jsonl` in $KILN_HOME.
-    #[arg(long, value_name = "FILE")]
-    pub timings: Option<PathBuf>,
+    /// The timing cache: a file, or what machines share: a folder (`FOLDER/` or `file://..`) or an object store (`s3://BUCKET/FOLDER`, `gs://..`, `az://..`, where
+    /// Kiln is built with the feature `cloud`); default: `timings.jsonl` in $KILN_HOME.
+    #[arg(long, value_name = "PLACE")]
+    pub timings: Option<Timings>,
     /// Measure every candidate: what the cost model and the search miss.
     #[arg(long)]
     pub exhaustive: bool,
@@ -93,7 +94,7 @@ impl TuneArgs {
         let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(home));
         let most = ((gpu.memory_gb * 0.5e9) as usize).min(MOST_MEMORY);
         let memory = self.max_memory.map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let timings = self.timings.clone().unwrap_or_else(|| home.root().join("timings.jsonl"));
+        let timings = self.timings.clone().unwrap_or_else(|| Timings::file(home.root().join("timings.jsonl")));
         let search = match self.exhaustive {
             true => {
                 Options { first: ALL_AT_ONCE, batch: ALL_AT_ONCE, share: 1.0, most: usize::MAX, ..Options::default() }

@@ -10,6 +10,7 @@
 //! [`Search`] decides and never measures, [`Measure`] measures and never decides, [`Turns`] says whose turn it is, and [`tune`] drives them over the
 //! regions of an engine.
 
+mod cache;
 mod compile;
 mod error;
 mod features;
@@ -21,6 +22,7 @@ mod search;
 mod surrogate;
 mod task;
 mod times;
+mod timings;
 mod tune;
 mod turns;
 
@@ -33,6 +35,7 @@ pub use rotating::{Rotating, Shape, Timed};
 pub use search::{Candidate, Job, Measured, Options, Search, Stop};
 pub use surrogate::Surrogate;
 pub use task::Task;
-pub use times::{Outcome, Problem, Record, Times, append};
+pub use times::{Bucket, Outcome, Problem, Record, Times, append};
+pub use timings::{Timings, Writer};
 pub use tune::{News, Tuning, tune};
 pub use turns::{TURN, Turn, Turns};

@@ -118,6 +118,7 @@ pub struct Search {
     features: Features,
     options: Options,
     measured: BTreeMap<usize, Measured>,
+    preferred: Vec<usize>,
     ended: Option<Stop>,
 }
 
@@ -125,12 +126,18 @@ impl Search {
     /// A search that has not begun. Candidates without a usable estimate come last.
     pub fn new(candidates: Vec<Candidate>, options: Options) -> Search {
         let features = Features::new(candidates.iter().map(|candidate| &candidate.config));
-        Search { candidates, features, options, measured: BTreeMap::new(), ended: None }
+        Search { candidates, features, options, measured: BTreeMap::new(), preferred: vec![], ended: None }
     }
 
     /// The same search before it began.
     pub fn anew(&self) -> Search {
-        Search::new(self.candidates.clone(), self.options)
+        let preferred = self.preferred.clone();
+        Search { preferred, ..Search::new(self.candidates.clone(), self.options) }
+    }
+
+    /// Candidates that there is a reason to measure before those that the cost model ranks first.
+    pub fn prefer(&mut self, candidates: Vec<usize>) {
+        self.preferred = candidates;
     }
 
     /// What is known of each candidate that was measured.
@@ -222,10 +229,14 @@ impl Search {
         }
     }
 
-    /// Those that may well be the fastest of what was not measured: at first in the cost model's order.
+    /// Those that may well be the fastest of what was not measured: at first those that are preferred, and then in the cost model's order.
     fn likely(&self, most: usize) -> Vec<usize> {
         let corrected = self.measured.len() >= self.options.first;
-        self.hopes(corrected).into_iter().take(most).map(|(_, at)| at).collect()
+        let mut all: Vec<usize> = self.hopes(corrected).into_iter().map(|(_, at)| at).collect();
+        let rank = |at: &usize| self.preferred.iter().position(|other| other == at).unwrap_or(usize::MAX);
+        all.sort_by_key(rank);
+        all.truncate(most);
+        all
     }
 
     /// The logarithm of how fast each candidate may well be that was not measured, in seconds, the most hopeful first; by the cost model alone, or

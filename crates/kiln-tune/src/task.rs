@@ -1,6 +1,6 @@
 //! One region to tune.
 
-use crate::{Candidate, Problem, Result};
+use crate::{Bucket, Candidate, Problem, Result};
 use kiln_engine::{Compiled, Settings, Toolchain, Used};
 use kiln_fuse::RegionId;
 use kiln_kernels::families::Subject;
@@ -56,9 +56,10 @@ impl Task {
         }
         let problem = Problem {
             region: id.to_string(),
-            sizes: subject.sizes.clone(),
+            shape: subject.sizes.iter().map(|(symbol, size)| (symbol.clone(), Bucket::of(*size))).collect(),
             gpu: gpu.name.clone(),
             clock_mhz: (gpu.clock_ghz * 1e3).round() as u32,
+            memory_gbs: gpu.bandwidth_gbs.round() as u32,
             arch: target.to_owned(),
             nvrtc: toolchain.nvrtc.clone(),
             options: toolchain.options.clone(),

@@ -1,11 +1,11 @@
 //! A whole engine: every distinct region that can be made in several ways gets the fastest that was found.
 
+use crate::cache::{Cache, rounded};
 use crate::report::{Row, Tuned, TunedRegion};
 use crate::turns::{TURN, Turns};
-use crate::{Error, Job, Measure, Measured, Options, Outcome, Record, Result, Search, Stop, Task, Times, append};
+use crate::{Error, Job, Measure, Measured, Options, Result, Search, Stop, Task, Timings};
 use kiln_engine::{Engine, Variant};
 use kiln_target::Gpu;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Tuning {
     /// How long, all together. What was found by then is taken.
     pub budget: Duration,
     /// The timing cache: asked first, and told everything.
-    pub timings: Option<PathBuf>,
+    pub timings: Option<Timings>,
     /// How each region is searched. Its floor is the region's.
     pub search: Options,
 }
@@ -70,7 +70,7 @@ pub fn tune(
     }
     let fixed = tasks.iter().filter(|task| task.ways.len() < 2).count();
     tasks.retain(|task| task.ways.len() > 1);
-    let mut cache = Cache::open(tuning.timings.clone())?;
+    let mut cache = Cache::open(tuning.timings.as_ref())?;
     let mut regions: Vec<Region> = tasks.into_iter().map(|task| Region::new(task, tuning.search, &cache)).collect();
     regions.sort_by(|a, b| b.weight().total_cmp(&a.weight()).then_with(|| a.task.id.cmp(&b.task.id)));
     // All first turns, then what follows them.
@@ -292,97 +292,5 @@ impl Region {
             failure: self.failure.clone(),
             candidates: candidates.iter().enumerate().map(row).collect(),
         }
-    }
-}
-
-fn rounded(measured: Measured) -> Measured {
-    match measured {
-        Measured::Times(times) => Measured::Times(times.into_iter().map(|t| nanoseconds(t) as f64 * 1e-9).collect()),
-        invalid => invalid,
-    }
-}
-
-fn nanoseconds(seconds: f64) -> u64 {
-    (seconds * 1e9).round().max(1.0) as u64
-}
-
-/// The timing cache as a file and in memory.
-struct Cache {
-    path: Option<PathBuf>,
-    times: Times,
-}
-
-impl Cache {
-    fn open(path: Option<PathBuf>) -> Result<Cache> {
-        let times = match &path {
-            Some(path) => {
-                let failed = |source| Error::Timings { action: "read", path: path.clone(), source };
-                Times::load(path).map_err(failed)?
-            }
-            None => Times::default(),
-        };
-        Ok(Cache { path, times })
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        match (self.times.damaged, &self.path) {
-            (0, _) | (_, None) => vec![],
-            (lines, Some(path)) => vec![format!("{}: {lines} lines are damaged and were not used", path.display())],
-        }
-    }
-
-    fn record<'c>(&'c self, task: &Task, at: usize) -> Option<&'c Record> {
-        let way = task.ways.get(at)?;
-        self.times.of(&task.problem).find(|record| record.family == way.family && record.config == way.config)
-    }
-
-    /// What a candidate's code was when it was measured.
-    fn code(&self, task: &Task, at: usize) -> Option<&str> {
-        self.record(task, at).map(|record| record.code.as_str())
-    }
-
-    /// Tells a search what is known.
-    fn tell(&self, task: &Task, search: &mut Search) {
-        for at in 0..task.ways.len() {
-            match self.record(task, at).map(|record| &record.outcome) {
-                Some(Outcome::Ns(times)) if !times.is_empty() => {
-                    search.tell(at, Measured::Times(times.iter().map(|ns| *ns as f64 * 1e-9).collect()));
-                }
-                Some(Outcome::Invalid(why)) => search.tell(at, Measured::Invalid(why.clone())),
-                _ => {}
-            }
-        }
-    }
-
-    /// Keeps all that a search knows of some candidates, each with its code.
-    fn keep(&mut self, task: &Task, search: &Search, candidates: &[(usize, String)]) -> Result<()> {
-        let mut records = vec![];
-        for (at, measured) in search.measured() {
-            let Some((_, code)) = candidates.iter().find(|(other, _)| *other == at) else { continue };
-            let way = &task.ways[at];
-            let outcome = match measured {
-                Measured::Times(times) => Outcome::Ns(times.iter().map(|t| nanoseconds(*t)).collect()),
-                Measured::Invalid(why) => Outcome::Invalid(why.clone()),
-            };
-            let (problem, family) = (task.problem.clone(), way.family.to_string());
-            records.push(Record { problem, family, config: way.config.clone(), code: code.clone(), outcome });
-        }
-        self.add(records)
-    }
-
-    fn add(&mut self, records: Vec<Record>) -> Result<()> {
-        if let Some(path) = &self.path {
-            let failed = |source| Error::Timings { action: "write", path: path.clone(), source };
-            append(path, &records).map_err(failed)?;
-        }
-        records.into_iter().for_each(|record| self.times.add(record));
-        Ok(())
-    }
-
-    /// What is known of a task's problem is of other code: nothing of it counts any more.
-    fn forget(&mut self, task: &Task) -> Result<()> {
-        let nothing = |record: &Record| Record { outcome: Outcome::Ns(vec![]), ..record.clone() };
-        let records: Vec<Record> = self.times.of(&task.problem).map(nothing).collect();
-        self.add(records)
     }
 }

@@ -69,9 +69,13 @@ impl Turns {
         }
         self.note(at, search);
     }
+}
+
+impl Iterator for Turns {
+    type Item = Turn;
 
     /// Whose turn it is; nobody's once nothing is left to be gained.
-    pub fn next(&mut self) -> Option<Turn> {
+    fn next(&mut self) -> Option<Turn> {
         let waiting = || self.standings.iter().enumerate().filter(|(_, standing)| !standing.opened);
         // Who was not ready in its turn waits for the others'.
         if let Some((search, _)) = waiting().min_by_key(|(at, standing)| (standing.attempts, *at)) {

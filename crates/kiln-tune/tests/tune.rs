@@ -4,7 +4,7 @@ use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
 use kiln_engine::{BuildOptions, Engine, build};
 use kiln_graph::{Builder, DType, Dim};
 use kiln_target::{Gpu, Target};
-use kiln_tune::{Error, Job, Made, Measure, Measured, Report, Task, Times, Tuned, Tuning, tune};
+use kiln_tune::{Error, Job, Made, Measure, Measured, Report, Task, Times, Timings, Tuned, Tuning, tune};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +42,8 @@ struct Device {
     version: &'static str,
     /// Whether regions of this name cannot be measured.
     broken: &'static str,
-    /// Whose turn it was, with how many candidates.
-    turns: Vec<(String, usize)>,
+    /// Whose turn it was, with which candidates.
+    turns: Vec<(String, Vec<usize>)>,
 }
 
 impl Device {
@@ -64,7 +64,7 @@ impl Measure for Device {
         if task.subject.region.name.starts_with(self.broken) {
             return Err(Error::Untimed { device: "test".into() });
         }
-        self.turns.push((task.id.to_string(), jobs.len()));
+        self.turns.push((task.id.to_string(), jobs.iter().map(|job| job.candidate).collect()));
         let mut reports = vec![];
         for job in jobs {
             let mut times = vec![];
@@ -90,8 +90,12 @@ impl Measure for Device {
 }
 
 fn tuned(engine: &Engine, device: &mut Device, timings: Option<&Path>, budget: Duration) -> (Engine, Tuned) {
+    tuned_by(engine, device, timings.map(Timings::file), budget)
+}
+
+fn tuned_by(engine: &Engine, device: &mut Device, timings: Option<Timings>, budget: Duration) -> (Engine, Tuned) {
     let mut engine = engine.clone();
-    let tuning = Tuning { budget, timings: timings.map(Path::to_owned), ..Tuning::default() };
+    let tuning = Tuning { budget, timings, ..Tuning::default() };
     let nvrtc = device.compiler.nvrtc().release().to_owned();
     let found = tune(&mut engine, &gpu(), &nvrtc, device, &tuning, &mut |_| {}).unwrap();
     (engine, found)
@@ -150,6 +154,58 @@ fn builds_with_one_timing_cache_are_equal_and_measure_nothing_twice() {
     let mut last = Device::new("two");
     tuned(&model_ranked, &mut last, Some(&path), LONG);
     assert_eq!(last.samples, 0);
+}
+
+#[test]
+fn machines_that_share_a_store_tune_each_kernel_once() {
+    let store: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let fleet = || Some(Timings::store("fleet", store.clone(), "timings/a100"));
+    let (folder, model_ranked) = (tempfile::tempdir().unwrap(), engine(&gpu()));
+    let mut first = Device::new("one");
+    let (tuned_first, _) = tuned_by(&model_ranked, &mut first, fleet(), LONG);
+    let mut second = Device::new("one");
+    let (tuned_second, _) = tuned_by(&model_ranked, &mut second, fleet(), LONG);
+    assert!(first.samples > 0 && second.samples == 0);
+    assert!(bytes(&tuned_first, folder.path()) == bytes(&tuned_second, folder.path()));
+    // One object a run, and none of a run that had nothing to say.
+    let written = fleet().unwrap().load().unwrap();
+    assert_eq!((written.damaged, written.records().count() > 16), (0, true));
+}
+
+/// Rows of a number that is known at run time alone.
+fn rows(n: i64) -> Engine {
+    let mut b = Builder::new("rows");
+    let x = b.input("x", DType::F16, &[Dim::from("N"), Dim::from(512)]).unwrap();
+    let w = b.input("w", DType::F16, &[512, 512].map(Dim::from)).unwrap();
+    let y = b.einsum("mk,nk->mn", &[x, w]).unwrap();
+    b.output("y", y);
+    let options = BuildOptions {
+        targets: vec![Target::Gpu(gpu())],
+        sizes: [("N".to_owned(), n)].into(),
+        ..BuildOptions::new(Home::from_env().unwrap())
+    };
+    build(&b.finish(), &options, &|_| {}).unwrap().0
+}
+
+#[test]
+fn times_count_in_their_bucket_and_are_guesses_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    let mut first = Device::new("one");
+    let (_, found) = tuned(&rows(456), &mut first, Some(&path), LONG);
+    let winner = &found.regions[0].candidates[found.regions[0].chosen];
+    // 456 and 472 are between 448 and 512, and 8 divides both, 16 neither.
+    let mut same = Device::new("one");
+    let (_, again) = tuned(&rows(472), &mut same, Some(&path), LONG);
+    assert_eq!((same.samples, &again.regions[0].candidates[again.regions[0].chosen].config), (0, &winner.config));
+    for n in [464, 1000] {
+        let mut other = Device::new("one");
+        let (_, near) = tuned(&rows(n), &mut other, Some(&path), Duration::from_millis(3 * 5));
+        let (_, tried) = &other.turns[0];
+        assert_eq!(near.regions[0].candidates[tried[0]].config, winner.config, "{n}");
+        // It was timed there, rather than believed.
+        assert_eq!((other.samples, near.regions[0].tried()), (5, 1), "{n}");
+    }
 }
 
 #[test]
@@ -232,7 +288,7 @@ fn every_region_has_a_turn_before_any_is_searched() {
         assert!(news > regions && device.now <= budget, "{:?} of {budget:?}", device.now);
         assert!(found.regions.iter().all(|region| region.tried() >= 4.min(region.candidates.len())), "{found:?}");
         let first: std::collections::BTreeSet<_> = device.turns[..regions].iter().collect();
-        assert!(first.len() == regions && first.iter().all(|(_, jobs)| *jobs <= 4), "{:?}", device.turns);
+        assert!(first.len() == regions && first.iter().all(|(_, jobs)| jobs.len() <= 4), "{:?}", device.turns);
     }
     // Halfway it is known how long the rest takes, within a factor of two.
     let (mut device, end) = (Device::new("one"), all.now);

@@ -29,11 +29,13 @@
 
 mod builder;
 mod error;
+mod jit;
 pub mod kernels;
 mod models;
 
-pub use builder::{EngineBuilder, jit};
+pub use builder::EngineBuilder;
 pub use error::{Error, Result};
+pub use jit::{Jit, jit};
 pub use kernels::{Config, Kernel, export};
 pub use kiln_engine as engine;
 pub use kiln_engine::{Engine, Session};

@@ -11,6 +11,7 @@ use miette::{Context, IntoDiagnostic, Result, miette};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A model or engine and how to build it.
 #[derive(clap::Args, Clone, Debug)]
@@ -207,15 +208,32 @@ pub struct Opened {
     pub inputs: Vec<(String, Tensor)>,
     /// The model, if it was none yet.
     pub graph: Option<Graph>,
+    /// Where the engine of a model is kept.
+    pub kept: Option<Kept>,
+    /// What that took.
+    pub opening: Opening,
+}
+
+/// How an engine came to be ready.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// Reading a model.
+    pub import: Duration,
+    /// Finding the engine, or building it.
+    pub engine: Duration,
+    /// Whether it was there.
+    pub warm: bool,
 }
 
 /// Opens an engine file, or builds a model for a device; also reads the inputs that were `given`, without those that became constants of the model.
 /// Built engines are kept under `$KILN_HOME/engines`; the user is told.
 pub fn open(path: &Path, device: &dyn Device, args: &ModelArgs, given: Given) -> Result<Opened> {
+    let start = Instant::now();
     if !is_model(path) {
         let engine = Engine::load(path).into_diagnostic()?;
+        let opening = Opening { engine: start.elapsed(), warm: true, ..Opening::default() };
         let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
-        return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
+        return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None, kept: None, opening });
     }
     let home = Home::from_env().into_diagnostic()?;
     let target = device.processor().into_diagnostic()?;
@@ -231,13 +249,15 @@ pub fn open(path: &Path, device: &dyn Device, args: &ModelArgs, given: Given) ->
     };
     let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.input_name(id) == name);
     let inputs = inputs.into_iter().filter(|(name, _)| is_input(name)).collect();
+    let import = start.elapsed();
+    let opening = |warm| Opening { import, engine: start.elapsed() - import, warm };
     let options = options(args, std::slice::from_ref(&target), home.clone())?;
     let kept = Kept::new(&graph, &target, &options).into_diagnostic()?;
     match kept.find() {
         Ok(None) => {}
         Ok(Some(engine)) => {
             note!("using the engine built before: {}", engine.path.display());
-            return Ok(Opened { engine, inputs, graph: Some(graph) });
+            return Ok(Opened { engine, inputs, graph: Some(graph), kept: Some(kept), opening: opening(true) });
         }
         Err(why) => note!("the engine built before cannot be used: {why}"),
     }
@@ -247,5 +267,5 @@ pub fn open(path: &Path, device: &dyn Device, args: &ModelArgs, given: Given) ->
         Ok(path) => note!("saved {}", path.display()),
         Err(e) => note!("the engine is not kept for the next time: {e}"),
     }
-    Ok(Opened { engine, inputs, graph: Some(graph) })
+    Ok(Opened { engine, inputs, graph: Some(graph), kept: Some(kept), opening: opening(false) })
 }

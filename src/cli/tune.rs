@@ -53,7 +53,7 @@ pub struct TuneArgs {
     pub exhaustive: bool,
 }
 
-fn parse_time(text: &str) -> std::result::Result<Duration, String> {
+pub fn parse_time(text: &str) -> std::result::Result<Duration, String> {
     let wrong = || format!("`{text}` is no time; expected something like `30s`, `1.5min` or `500ms`");
     let unit = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
     let scale = match text[unit..].trim() {
@@ -69,8 +69,6 @@ fn parse_time(text: &str) -> std::result::Result<Duration, String> {
 
 /// Candidates of one batch where all are measured.
 const ALL_AT_ONCE: usize = 64;
-/// Most device memory, unless something else is said.
-const MOST_MEMORY: usize = 16 << 30;
 
 impl TuneArgs {
     /// Whether anything is said.
@@ -92,9 +90,9 @@ impl TuneArgs {
     pub fn run(&self, engine: &mut Engine, gpu: &Gpu, home: &Home, quiet: bool) -> Result<Tuned> {
         let nvrtc = Nvrtc::discover(home).into_diagnostic()?;
         let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(home));
-        let most = ((gpu.memory_gb * 0.5e9) as usize).min(MOST_MEMORY);
-        let memory = self.max_memory.map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let timings = self.timings.clone().unwrap_or_else(|| Timings::file(home.root().join("timings.jsonl")));
+        let memory =
+            self.max_memory.map_or(OnDevice::memory(gpu), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let timings = self.timings.clone().unwrap_or_else(|| Timings::in_home(home.root()));
         let search = match self.exhaustive {
             true => {
                 Options { first: ALL_AT_ONCE, batch: ALL_AT_ONCE, share: 1.0, most: usize::MAX, ..Options::default() }

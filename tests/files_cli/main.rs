@@ -3,6 +3,7 @@
 
 mod dtypes;
 mod onnx;
+mod robust;
 
 use kiln::prelude::Tensor;
 use kiln_import::npy;

@@ -34,5 +34,5 @@ pub use error::{Error, Result};
 pub use file::{FORMAT, Header, Section, Stamp, TargetHeader, parse, read_header};
 pub use kept::Kept;
 pub use schedule::{Action, Activation, Schedule, activations};
-pub use session::{Memory, Observation, RunTimes, Session};
+pub use session::{Memory, Observation, RunTimes, Session, Updates};
 pub use values::{Number, Statistics, numbers};

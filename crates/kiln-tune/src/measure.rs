@@ -84,6 +84,9 @@ pub struct OnDevice {
 /// Bytes of data of other regions that are kept: to draw it again takes less than what the CPU makes of it.
 const KEPT_BYTES: usize = 1 << 30;
 
+/// Most device memory, unless something else is said.
+const MOST_MEMORY: usize = 16 << 30;
+
 /// Data of a region.
 struct Drawn {
     inputs: Vec<Tensor>,
@@ -120,6 +123,11 @@ impl OnDevice {
             bench: None,
             drawn: BTreeMap::new(),
         })
+    }
+
+    /// Bytes of a GPU's memory that are used unless something else is said: half of it, and no more than 16 GiB.
+    pub fn memory(gpu: &Gpu) -> usize {
+        ((gpu.memory_gb * 0.5e9) as usize).min(MOST_MEMORY)
     }
 
     /// What is known of a GPU whose kernels can be timed.

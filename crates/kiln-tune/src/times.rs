@@ -274,10 +274,15 @@ pub fn append(path: &Path, records: &[Record]) -> io::Result<()> {
 /// # Errors
 /// The file cannot be read or written: what was there stays.
 pub fn rewrite(path: &Path, change: impl FnOnce(&mut Times)) -> io::Result<()> {
-    let _lock = locked(path)?;
+    let lock = locked(path)?;
     let mut times = Times::load(path)?;
     change(&mut times);
-    kiln_host::write(path, |out| out.write_all(&times.to_bytes()))
+    let written = kiln_host::write(path, |out| out.write_all(&times.to_bytes()));
+    if written.is_err() && lock.metadata().is_ok_and(|made| made.is_file() && made.len() == 0) {
+        // It was made for the lock.
+        let _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 /// Opens a file that nobody else has open in this way until it is dropped.

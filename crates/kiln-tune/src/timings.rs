@@ -92,6 +92,11 @@ impl Timings {
         Timings { name: path.display().to_string(), place: Place::File(path) }
     }
 
+    /// The one of a machine, in Kiln's own folder there.
+    pub fn in_home(home: &Path) -> Timings {
+        Timings::file(home.join("timings.jsonl"))
+    }
+
     /// A folder, which need not exist.
     pub fn folder(path: impl Into<PathBuf>) -> Timings {
         let path = path.into();

@@ -175,7 +175,10 @@ pub fn print(tuned: &Tuned) -> Result<()> {
 
 fn print_region(region: &TunedRegion) -> Result<()> {
     let count = format!("{}/{}", region.tried(), region.candidates.len());
-    let name: String = region.name.chars().take(NAME_WIDTH).collect();
+    let sizes = region.sizes.iter().map(|(symbol, size)| format!(" {symbol}={size}"));
+    // That kernels are chosen for some sizes goes without saying.
+    let sizes: String = if region.typical { String::new() } else { sizes.collect() };
+    let name: String = region.name.chars().take(NAME_WIDTH.saturating_sub(sizes.len())).chain(sizes.chars()).collect();
     let start = format!("{:>4}x {name:NAME_WIDTH$}", region.uses);
     match (region.gain(), &region.failure) {
         (_, Some(failure)) => outln!("{start} {failure}"),

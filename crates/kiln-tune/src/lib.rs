@@ -16,6 +16,7 @@ mod error;
 mod features;
 mod measure;
 mod operands;
+mod points;
 mod report;
 mod rotating;
 mod search;

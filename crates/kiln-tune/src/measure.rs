@@ -4,11 +4,11 @@ use crate::compile::{Compiling, Made, Outcome};
 use crate::operands::{agrees, result_bytes, results, with_results};
 use crate::rotating::{Rotating, Timed};
 use crate::search::median;
+use crate::task::TaskKey;
 use crate::{Error, Job, Measured, Result, Task};
 use kiln_cuda::Compiler;
 use kiln_engine::Error::{Findings, Launch, OutOfRange};
 use kiln_engine::{Action, Arguments, Device, KernelImage, Module, Place, open_device};
-use kiln_fuse::RegionId;
 use kiln_graph::Tensor;
 use kiln_target::{Gpu, Target};
 use std::collections::BTreeMap;
@@ -78,7 +78,7 @@ pub struct OnDevice {
     _opened: Box<dyn Device>,
     bench: Option<Bench>,
     /// Data of regions that had the device before.
-    drawn: BTreeMap<RegionId, Drawn>,
+    drawn: BTreeMap<TaskKey, Drawn>,
 }
 
 /// Bytes of data of other regions that are kept: to draw it again takes less than what the CPU makes of it.
@@ -144,16 +144,16 @@ impl OnDevice {
 
     fn bench(&mut self, task: &Task) -> Result<&mut Bench> {
         let bench = match self.bench.take() {
-            Some(bench) if bench.id == task.id => bench,
+            Some(bench) if bench.key == task.key() => bench,
             before => {
                 // Its memory goes first.
-                if let Some((id, drawn)) = before.map(Bench::into_drawn) {
+                if let Some((key, drawn)) = before.map(Bench::into_drawn) {
                     let kept: usize = self.drawn.values().map(Drawn::bytes).sum();
                     if kept + drawn.bytes() <= KEPT_BYTES {
-                        self.drawn.insert(id, drawn);
+                        self.drawn.insert(key, drawn);
                     }
                 }
-                let drawn = self.drawn.remove(&task.id);
+                let drawn = self.drawn.remove(&task.key());
                 Bench::new(task, drawn, open_device(&self.name)?, self.max_memory)?
             }
         };
@@ -167,7 +167,7 @@ impl Measure for OnDevice {
     }
 
     fn ahead(&mut self, task: &Arc<Task>, candidates: &[usize]) {
-        match self.bench.as_ref().is_some_and(|bench| bench.id == task.id) {
+        match self.bench.as_ref().is_some_and(|bench| bench.key == task.key()) {
             // Before those of other tasks.
             true => self.compiling.urgent(task, candidates),
             false => self.compiling.ahead(task, candidates),
@@ -239,8 +239,8 @@ impl Measure for OnDevice {
 
     fn done(&mut self, task: &Arc<Task>) {
         self.compiling.forget(task);
-        self.drawn.remove(&task.id);
-        if self.bench.as_ref().is_some_and(|bench| bench.id == task.id) {
+        self.drawn.remove(&task.key());
+        if self.bench.as_ref().is_some_and(|bench| bench.key == task.key()) {
             self.bench = None;
         }
     }
@@ -251,7 +251,7 @@ const POISON: u8 = 0xcb;
 
 /// The operands of one region on a device, and the candidates that were checked on them.
 struct Bench {
-    id: RegionId,
+    key: TaskKey,
     timer: Rotating,
     drawn: Drawn,
     input_places: Vec<Place>,
@@ -288,13 +288,13 @@ impl Bench {
             input_places.push(place);
         }
         let output_places = outputs.into_iter().map(|bytes| block(&mut timer, bytes)).collect::<Result<_>>()?;
-        let (id, ready) = (task.id, BTreeMap::new());
-        Ok(Bench { id, timer, drawn, input_places, output_places, scratch: None, ready, max_memory })
+        let (key, ready) = (task.key(), BTreeMap::new());
+        Ok(Bench { key, timer, drawn, input_places, output_places, scratch: None, ready, max_memory })
     }
 
     /// Lets go of the device.
-    fn into_drawn(self) -> (RegionId, Drawn) {
-        (self.id, self.drawn)
+    fn into_drawn(self) -> (TaskKey, Drawn) {
+        (self.key, self.drawn)
     }
 
     /// Readies a candidate, or says why it cannot be used.

@@ -47,6 +47,13 @@ pub struct Job {
     pub samples: usize,
 }
 
+impl Job {
+    /// A first look.
+    pub fn look(candidate: usize) -> Job {
+        Job { candidate, samples: LOOK }
+    }
+}
+
 /// What became of a candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Measured {
@@ -182,7 +189,7 @@ impl Search {
     /// that is told everything of another one ends as that did.
     pub fn ask(&mut self) -> Vec<Job> {
         match self.wanted() {
-            Ok(most) => self.likely(most).into_iter().map(|candidate| Job { candidate, samples: LOOK }).collect(),
+            Ok(most) => self.likely(most).into_iter().map(Job::look).collect(),
             Err(stop) => {
                 self.ended = Some(stop);
                 self.close()

@@ -228,19 +228,19 @@ impl Folder {
     /// What all objects hold, and which those are.
     fn read(&self) -> io::Result<(Times, Vec<Key>)> {
         block_on(async {
-            let mut listings = 0;
-            loop {
-                listings += 1;
-                match self.listed().await {
+            for _ in 0..LISTINGS {
+                match self.listed(false).await {
                     // Somebody put it together with others.
-                    Err(object_store::Error::NotFound { .. }) if listings < LISTINGS => {}
+                    Err(object_store::Error::NotFound { .. }) => {}
                     done => return done,
                 }
             }
+            // Somebody goes on and on: without what is gone by then.
+            self.listed(true).await
         })
     }
 
-    async fn listed(&self) -> object_store::Result<(Times, Vec<Key>)> {
+    async fn listed(&self, gone: bool) -> object_store::Result<(Times, Vec<Key>)> {
         let mut objects = self.store.list_with_delimiter(Some(&self.key)).await?.objects;
         objects.retain(|object| object.location.extension() == Some(EXTENSION));
         objects.sort_by(|a, b| (a.last_modified, &a.location).cmp(&(b.last_modified, &b.location)));
@@ -248,17 +248,24 @@ impl Folder {
             let source = "a timing cache has at most a gigabyte; prune it".into();
             return Err(object_store::Error::Generic { store: "timing cache", source });
         }
-        let mut times = Times::default();
+        let (mut times, mut read) = (Times::default(), vec![]);
         for some in objects.chunks(AT_ONCE) {
             let fetch = |object: &ObjectMeta| {
                 let (store, key) = (self.store.clone(), object.location.clone());
                 tokio::spawn(async move { store.get(&key).await?.bytes().await })
             };
             let fetches: Vec<_> = some.iter().map(fetch).collect();
-            for fetch in fetches {
-                times.read(&fetch.await??);
+            for (object, fetch) in some.iter().zip(fetches) {
+                match fetch.await? {
+                    Ok(bytes) => {
+                        times.read(&bytes);
+                        read.push(object.location.clone());
+                    }
+                    Err(object_store::Error::NotFound { .. }) if gone => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
-        Ok((times, objects.into_iter().map(|object| object.location).collect()))
+        Ok((times, read))
     }
 }

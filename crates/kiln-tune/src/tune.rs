@@ -1,11 +1,16 @@
 //! A whole engine: every distinct region that can be made in several ways gets the fastest that was found.
 
 use crate::cache::{Cache, rounded};
+use crate::points::{at_most, cover, points};
 use crate::report::{Row, Tuned, TunedRegion};
 use crate::turns::{TURN, Turns};
-use crate::{Error, Job, Measure, Measured, Options, Result, Search, Stop, Task, Timings};
-use kiln_engine::{Engine, Variant};
+use crate::{Error, Job, Made, Measure, Measured, Options, Result, Search, Stop, Task, Timings};
+use kiln_engine::{Compiled, Engine, Variant};
+use kiln_fuse::RegionId;
+use kiln_graph::{Bindings, Dim};
+use kiln_kernels::{Condition, Guard};
 use kiln_target::Gpu;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,16 +68,27 @@ pub fn tune(
         let (expected, found) = (toolchain.nvrtc, compiler.to_owned());
         return Err(Error::OtherCompiler { target: target.to_owned(), expected, found });
     }
-    let mut tasks = vec![];
-    for used in engine.subjects(target)? {
-        let Some(present) = image.kernels.get(&used.id) else { continue };
-        tasks.push(Arc::new(Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?));
+    let (mut tasks, mut typical) = (Vec::<Arc<Task>>::new(), BTreeSet::new());
+    for (point, sizes) in points(engine).into_iter().enumerate() {
+        for used in engine.subjects_at(target, &sizes)? {
+            let Some(present) = image.kernels.get(&used.id) else { continue };
+            let own = &used.subject.sizes;
+            // Larger in everything than some, smaller than the others: a table can tell them apart.
+            let apart = |other: &Bindings| at_most(own, other) != at_most(other, own);
+            if tasks.iter().filter(|task| task.id == used.id).all(|task| apart(&task.subject.sizes)) {
+                let task = Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?;
+                if point == 0 {
+                    typical.insert(task.key());
+                }
+                tasks.push(Arc::new(task));
+            }
+        }
     }
-    let fixed = tasks.iter().filter(|task| task.ways.len() < 2).count();
-    tasks.retain(|task| task.ways.len() > 1);
+    let fixed: BTreeSet<RegionId> = tasks.iter().filter(|task| task.ways.len() < 2).map(|task| task.id).collect();
+    tasks.retain(|task| !fixed.contains(&task.id));
     let mut cache = Cache::open(tuning.timings.as_ref())?;
     let mut regions: Vec<Region> = tasks.into_iter().map(|task| Region::new(task, tuning.search, &cache)).collect();
-    regions.sort_by(|a, b| b.weight().total_cmp(&a.weight()).then_with(|| a.task.id.cmp(&b.task.id)));
+    regions.sort_by(|a, b| b.weight().total_cmp(&a.weight()).then_with(|| a.task.key().cmp(&b.task.key())));
     // All first turns, then what follows them.
     for most in [TURN, AHEAD / 2] {
         for Region { task, search, .. } in &mut regions {
@@ -83,31 +99,36 @@ pub fn tune(
     }
     let mut spread = Spread { turns: Turns::default(), budget: tuning.budget, start: measure.elapsed(), samples: 0 };
     regions.iter().for_each(|region| spread.turns.add(region.task.uses, region.modelled, &region.search));
+    // The regions of one identity, from the smallest sizes to the largest.
+    let mut groups: BTreeMap<RegionId, Vec<usize>> = BTreeMap::new();
+    regions.iter().enumerate().for_each(|(at, region)| groups.entry(region.task.id).or_default().push(at));
+    for group in groups.values_mut() {
+        group.sort_by(|a, b| regions[*a].sizes().cmp(regions[*b].sizes()));
+    }
     loop {
         spread.search(&mut regions, &mut cache, measure, hear)?;
+        if spread.beside(&mut regions, &groups, &mut cache, measure)? {
+            continue;
+        }
+        groups.values().for_each(|group| choose(&mut regions, group));
         let mut again = false;
-        for (at, region) in regions.iter_mut().enumerate().filter(|(_, region)| region.found.is_none()) {
-            match region.settle(&mut cache, measure)? {
-                true => measure.done(&region.task),
-                false => {
-                    spread.turns.again(at, &region.search);
-                    again = true;
-                }
+        for (at, region) in regions.iter_mut().enumerate() {
+            if !region.settle(&mut cache, measure)? {
+                spread.turns.again(at, &region.search);
+                again = true;
             }
         }
         if !again {
             break;
         }
     }
+    regions.iter().for_each(|region| measure.done(&region.task));
     // Nothing fails from here on, but for defects.
-    let mut reports = vec![];
-    for region in regions {
-        reports.push(region.report());
-        let (id, Some(variant)) = (region.task.id, region.found.flatten()) else { continue };
+    for (id, group) in &groups {
         let image = engine.targets.iter_mut().find(|image| image.target == target);
-        let Some(compiled) = image.and_then(|image| image.kernels.get_mut(&id)) else { continue };
-        let rest = compiled.variants.pop().filter(|_| !variant.guard.is_always());
-        compiled.variants = [Some(variant), rest].into_iter().flatten().collect();
+        let Some(compiled) = image.and_then(|image| image.kernels.get_mut(id)) else { continue };
+        let group: Vec<&Region> = group.iter().map(|at| &regions[*at]).collect();
+        table(&group, compiled);
     }
     engine.pack_weights()?;
     Ok(Tuned {
@@ -115,9 +136,9 @@ pub fn tune(
         gpu: gpu.name.clone(),
         seconds: measure.elapsed().as_secs_f64(),
         budget_seconds: tuning.budget.as_secs_f64(),
-        fixed,
+        fixed: fixed.len(),
         warnings: cache.warnings(),
-        regions: reports,
+        regions: regions.iter().map(|region| region.report(typical.contains(&region.task.key()))).collect(),
     })
 }
 
@@ -159,6 +180,36 @@ impl Spread {
         Ok(())
     }
 
+    /// Measures at each of several sizes what won at the others, as long as there is time; whether anything was measured.
+    fn beside(
+        &mut self,
+        regions: &mut [Region],
+        groups: &BTreeMap<RegionId, Vec<usize>>,
+        cache: &mut Cache,
+        measure: &mut dyn Measure,
+    ) -> Result<bool> {
+        let mut measured = false;
+        for group in groups.values().filter(|group| group.len() > 1) {
+            let won = |at: &usize| regions[*at].search.best().map(|(best, _)| regions[*at].way(best));
+            let winners: Vec<WayKey> = group.iter().filter_map(won).collect();
+            for &at in group {
+                let region = &mut regions[at];
+                let place = |key: &WayKey| (0..region.task.ways.len()).find(|way| region.way(*way) == *key);
+                let known = |way: &usize| region.search.measured().any(|(other, _)| other == *way);
+                let jobs: Vec<Job> =
+                    winners.iter().filter_map(place).filter(|way| !known(way)).map(Job::look).collect();
+                if jobs.is_empty() || region.failure.is_some() || measure.elapsed() >= self.budget {
+                    continue;
+                }
+                let samples = region.measure(&jobs, self.budget, cache, measure)?;
+                self.samples += samples;
+                measured |= samples > 0;
+                self.turns.note(at, &region.search);
+            }
+        }
+        Ok(measured)
+    }
+
     fn news<'r>(&self, regions: &'r [Region], at: usize, now: Duration) -> News<'r> {
         let Region { task, search, .. } = &regions[at];
         let to_come: usize = regions.iter().map(|region| region.search.left()).sum();
@@ -186,9 +237,13 @@ struct Region {
     stale: bool,
     /// What went wrong with it as a whole.
     failure: Option<String>,
-    /// Once that is settled: what it gets in the place of what it has, if anything.
-    found: Option<Option<Variant>>,
+    /// Which way it gets, if anything is known of any, and its code.
+    chosen: Option<usize>,
+    made: Option<Arc<Made>>,
 }
+
+/// A way to make a region, whatever its place at some sizes: family and Config.
+type WayKey = (String, String);
 
 impl Region {
     fn new(task: Arc<Task>, options: Options, cache: &Cache) -> Region {
@@ -196,7 +251,16 @@ impl Region {
         let modelled = candidates.get(task.present).map_or(0.0, |present| present.seconds);
         let mut search = Search::new(candidates, Options { floor: task.floor, ..options });
         cache.tell(&task, &mut search);
-        Region { task, modelled, search, stale: false, failure: None, found: None }
+        Region { task, modelled, search, stale: false, failure: None, chosen: None, made: None }
+    }
+
+    fn sizes(&self) -> &Bindings {
+        &self.task.subject.sizes
+    }
+
+    fn way(&self, at: usize) -> WayKey {
+        let way = &self.task.ways[at];
+        (way.family.to_string(), way.config.to_string())
     }
 
     /// Its share of a run, by the cost model.
@@ -212,10 +276,21 @@ impl Region {
             // Compiled while these are measured.
             false => measure.ahead(&self.task, &self.search.ahead(AHEAD)),
         }
+        self.measure(&jobs, until, cache, measure)
+    }
+
+    /// Measures some candidates; how many samples were taken.
+    fn measure(
+        &mut self,
+        jobs: &[Job],
+        until: Duration,
+        cache: &mut Cache,
+        measure: &mut dyn Measure,
+    ) -> Result<usize> {
         if jobs.is_empty() {
             return Ok(0);
         }
-        let reports = match measure.measure(&self.task, &jobs, until) {
+        let reports = match measure.measure(&self.task, jobs, until) {
             Ok(reports) => reports,
             // What it has now stays; the other regions are none the worse.
             Err(e) => {
@@ -236,35 +311,30 @@ impl Region {
         Ok(samples)
     }
 
-    /// Takes the code of the fastest. False: what was known is of other code, and the search begins anew.
+    /// Gets the code of what was chosen. False: it cannot be used after all, or what was known is of other code, and the search goes on.
     fn settle(&mut self, cache: &mut Cache, measure: &mut dyn Measure) -> Result<bool> {
-        let (best, made) = loop {
-            let Some((best, _)) = self.search.best() else {
-                self.found = Some(None);
-                return Ok(true);
-            };
-            match measure.code(&self.task, best) {
-                Ok(made) => break (best, made),
-                // It was usable when it was measured.
-                Err(why) => self.search.tell(best, Measured::Invalid(why)),
+        self.made = None;
+        let Some(chosen) = self.chosen else { return Ok(true) };
+        let made = match measure.code(&self.task, chosen) {
+            Ok(made) => made,
+            // It was usable when it was measured.
+            Err(why) => {
+                self.search.tell(chosen, Measured::Invalid(why));
+                return Ok(false);
             }
         };
-        let known = cache.code(&self.task, best);
+        let known = cache.code(&self.task, chosen);
         if known.is_some_and(|known| known != made.code) && !self.stale {
             self.stale = true;
             cache.forget(&self.task)?;
             self.search = self.search.anew();
             return Ok(false);
         }
-        let variant = || {
-            let (guard, implementation) = (made.guard.clone(), made.implementation.clone());
-            Variant { guard, implementation, images: made.images.clone() }
-        };
-        self.found = Some((best != self.task.present).then(variant));
+        self.made = Some(made);
         Ok(true)
     }
 
-    fn report(&self) -> TunedRegion {
+    fn report(&self, typical: bool) -> TunedRegion {
         let (task, candidates) = (&self.task, self.task.candidates());
         let measured = |at: usize| self.search.measured().find(|(other, _)| *other == at).map(|(_, measured)| measured);
         let row = |(at, candidate): (usize, &crate::Candidate)| Row {
@@ -285,12 +355,61 @@ impl Region {
             summary: task.subject.region.summary.clone(),
             uses: task.uses,
             sizes: task.subject.sizes.clone(),
+            typical,
             floor_us: task.floor * 1e6,
             present: task.present,
-            chosen: self.search.best().map_or(task.present, |(best, _)| best),
+            chosen: self.chosen.unwrap_or(task.present),
             ended: self.search.ended().unwrap_or(Stop::Budget),
             failure: self.failure.clone(),
             candidates: candidates.iter().enumerate().map(row).collect(),
         }
     }
+}
+
+/// Chooses the ways of a region at all of its sizes: the fastest, or where there are several sizes the fewest that are near to it everywhere.
+fn choose(regions: &mut [Region], group: &[usize]) {
+    if let [at] = group {
+        regions[*at].chosen = regions[*at].search.best().map(|(best, _)| best);
+        return;
+    }
+    let times = |at: &usize| {
+        let measured = regions[*at].search.measured();
+        measured.filter_map(|(way, measured)| Some((regions[*at].way(way), measured.seconds()?))).collect()
+    };
+    let points: Vec<BTreeMap<WayKey, f64>> = group.iter().map(times).collect();
+    for (at, way) in group.iter().zip(cover(&points)) {
+        let region = &regions[*at];
+        let place = way.and_then(|way| (0..region.task.ways.len()).find(|at| region.way(*at) == way));
+        regions[*at].chosen = place;
+    }
+}
+
+/// Gives a region the kernels that were chosen for its sizes, from the smallest to the largest: each up to the sizes that it was chosen for, the last beyond
+/// them too.
+fn table(group: &[&Region], compiled: &mut Compiled) {
+    let mut runs: Vec<(&Region, &Made)> = vec![];
+    for region in group {
+        let Some(made) = &region.made else { continue };
+        match runs.last_mut() {
+            Some(last) if last.1.implementation == made.implementation => *last = (*region, made.as_ref()),
+            _ => runs.push((*region, made.as_ref())),
+        }
+    }
+    let Some(((_, last), before)) = runs.split_last() else { return };
+    let unchanged = group.iter().all(|region| region.chosen.is_none_or(|chosen| chosen == region.task.present));
+    if before.is_empty() && unchanged && compiled.variants.len() <= 2 {
+        return;
+    }
+    let rest = compiled.variants.pop().filter(|_| !last.guard.is_always());
+    let variant = |made: &Made, up_to: Option<&Bindings>| {
+        let bounds = up_to.into_iter().flatten().map(|(symbol, size)| Condition::AtMost(Dim::sym(symbol), *size));
+        let mut guard = Guard(bounds.collect());
+        let own = made.guard.0.iter().filter(|condition| !guard.0.contains(condition)).cloned().collect::<Vec<_>>();
+        guard.0.extend(own);
+        Variant { guard, implementation: made.implementation.clone(), images: made.images.clone() }
+    };
+    let mut variants: Vec<Variant> = before.iter().map(|(region, made)| variant(made, Some(region.sizes()))).collect();
+    variants.push(variant(last, None));
+    variants.extend(rest);
+    compiled.variants = variants;
 }

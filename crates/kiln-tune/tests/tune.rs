@@ -42,6 +42,8 @@ struct Device {
     version: &'static str,
     /// Whether regions of this name cannot be measured.
     broken: &'static str,
+    /// Whether it depends on the sizes which candidates are fast.
+    by_sizes: bool,
     /// Whose turn it was, with which candidates.
     turns: Vec<(String, Vec<usize>)>,
 }
@@ -51,7 +53,7 @@ impl Device {
         let home = Home::from_env().unwrap();
         let nvrtc = Nvrtc::discover(&home).unwrap();
         let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&home));
-        Device { compiler, now: Duration::ZERO, samples: 0, version, broken: "nothing", turns: vec![] }
+        Device { compiler, now: Duration::ZERO, samples: 0, version, broken: "nothing", by_sizes: false, turns: vec![] }
     }
 }
 
@@ -71,11 +73,14 @@ impl Measure for Device {
             while times.len() < job.samples && self.now < until {
                 self.now += Duration::from_millis(3);
                 self.samples += 1;
-                times.push(1e-3 / (2.0 + job.candidate as f64));
+                times.push(match self.by_sizes {
+                    true => at_sizes(task, job.candidate),
+                    false => 1e-3 / (2.0 + job.candidate as f64),
+                });
             }
             let measured = match job.candidate {
                 _ if times.is_empty() => continue,
-                3 => Measured::Invalid("it spills".into()),
+                3 if !self.by_sizes => Measured::Invalid("it spills".into()),
                 _ => Measured::Times(times),
             };
             reports.push(Report { candidate: job.candidate, measured, code: self.version.into(), lasting: true });
@@ -87,6 +92,13 @@ impl Measure for Device {
         let made = Made::new(task, candidate, &self.compiler)?;
         Ok(Arc::new(Made { code: self.version.into(), ..made }))
     }
+}
+
+/// Up to a millisecond, as chance will have it for a Config at some sizes.
+fn at_sizes(task: &Task, candidate: usize) -> f64 {
+    let text = format!("{} {:?}", task.ways[candidate].config, task.subject.sizes);
+    let chance = text.bytes().fold(7u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    1e-4 + 9e-4 * kiln_graph::Rng::new(chance).unit()
 }
 
 fn tuned(engine: &Engine, device: &mut Device, timings: Option<&Path>, budget: Duration) -> (Engine, Tuned) {
@@ -206,6 +218,83 @@ fn times_count_in_their_bucket_and_are_guesses_beside_it() {
         // It was timed there, rather than believed.
         assert_eq!((other.samples, near.regions[0].tried()), (5, 1), "{n}");
     }
+}
+
+/// A product and a softmax of up to 300 rows, their kernels chosen for 64.
+fn profile() -> Engine {
+    let mut b = Builder::new("profile");
+    let n = b.symbol("N", 1, 300);
+    let x = b.input("x", DType::F16, &[n, Dim::from(64)]).unwrap();
+    let w = b.input("w", DType::F16, &[64, 64].map(Dim::from)).unwrap();
+    let y = b.einsum("mk,nk->mn", &[x, w]).unwrap();
+    let y = b.softmax(y, -1).unwrap();
+    b.output("y", y);
+    let options = BuildOptions {
+        targets: vec![Target::Gpu(gpu())],
+        sizes: [("N".to_owned(), 64)].into(),
+        ..BuildOptions::new(Home::from_env().unwrap())
+    };
+    build(&b.finish(), &options, &|_| {}).unwrap().0
+}
+
+#[test]
+fn a_profile_is_tuned_at_its_ends_too_and_a_table_says_what_runs_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jsonl");
+    let model_ranked = profile();
+    let device = || Device { by_sizes: true, ..Device::new("one") };
+    let mut first = device();
+    let (engine, found) = tuned(&model_ranked, &mut first, Some(&path), LONG);
+    assert_eq!(found.regions.len(), 6, "{found:?}");
+    let kernels = &engine.target("sm_80").unwrap().kernels;
+    let mut tables = 0;
+    for (id, compiled) in kernels {
+        let (last, before) = compiled.variants.split_last().unwrap();
+        assert!(last.guard.is_always() && before.iter().all(|variant| !variant.guard.is_always()));
+        tables += usize::from(!before.is_empty());
+        for region in found.regions.iter().filter(|region| region.identity == *id) {
+            // What runs at these sizes is what was chosen for them, and near to the best that is known there.
+            let runs = compiled.variants.iter().find(|variant| variant.guard.holds(&region.sizes).unwrap()).unwrap();
+            let chosen = &region.candidates[region.chosen];
+            assert_eq!(runs.implementation.config, chosen.config, "{:?}", region.sizes);
+            let times = region.candidates.iter().filter_map(|row| row.measured_us);
+            let best = times.fold(f64::INFINITY, f64::min);
+            assert!(chosen.measured_us.unwrap() <= 1.03 * best, "{:?}", region.sizes);
+        }
+        // Who won at some sizes was measured at the others, where it can be made.
+        let own: Vec<_> = found.regions.iter().filter(|region| region.identity == *id).collect();
+        assert_eq!((own.len(), own.iter().filter(|region| region.typical).count()), (3, 1));
+        for (at, other) in own.iter().flat_map(|at| own.iter().map(move |other| (at, other))) {
+            let timed = at.candidates.iter().filter(|row| row.measured_us.is_some());
+            let won = timed.min_by(|a, b| a.measured_us.unwrap().total_cmp(&b.measured_us.unwrap())).unwrap();
+            let there = other.candidates.iter().find(|row| row.config == won.config);
+            assert!(there.is_none_or(|row| row.samples > 0), "{:?} {:?}", at.sizes, other.sizes);
+        }
+    }
+    assert!(tables > 0);
+    // Each size runs, on either side of every limit.
+    let mut session = engine.session("sim:sm_80:fast").unwrap();
+    let w = kiln_graph::Tensor::random(DType::F16, &[64, 64], 2).unwrap();
+    for rows in [1, 2, 64, 65, 300] {
+        let x = kiln_graph::Tensor::random(DType::F16, &[rows, 64], rows as u64).unwrap();
+        session.poison(0xcb).unwrap();
+        let given = session.run(&[("x", &x), ("w", &w)]).unwrap();
+        let sums: Vec<f64> = given[0].1.to_f64_vec().chunks(64).map(|row| row.iter().sum()).collect();
+        assert!(sums.len() == rows && sums.iter().all(|sum| (sum - 1.0).abs() < 0.02), "{rows}: {sums:?}");
+    }
+    // With all known nothing is measured, and the same comes out, from the engine that has it too.
+    let before = bytes(&engine, folder.path());
+    for from in [&model_ranked, &engine] {
+        let mut second = device();
+        let (again, _) = tuned(from, &mut second, Some(&path), LONG);
+        assert!(second.samples == 0 && before == bytes(&again, folder.path()), "{}", second.samples);
+    }
+    // With time for little, what there is covers all sizes.
+    let mut short = device();
+    let (engine, _) = tuned(&model_ranked, &mut short, None, Duration::from_millis(45));
+    assert!(
+        engine.target("sm_80").unwrap().kernels.values().all(|made| made.variants.last().unwrap().guard.is_always())
+    );
 }
 
 #[test]

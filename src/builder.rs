@@ -1,9 +1,9 @@
 //! Building engines, with defaults for everything.
 
 use crate::kernels::Kernel;
-use crate::{Model, Result};
+use crate::{Jit, Model, Result};
 use kiln_cuda::Home;
-use kiln_engine::{BuildOptions, BuildReport, Engine, Kept, Progress, Session};
+use kiln_engine::{BuildOptions, BuildReport, Engine, Kept, Progress};
 use kiln_fuse::Numerics;
 use kiln_target::Target;
 use std::path::PathBuf;
@@ -148,10 +148,14 @@ impl<'a> EngineBuilder<'a> {
         Ok((engine, report))
     }
 
-    /// Builds for the device, or finds what was built before on this machine, and loads it.
-    pub(crate) fn jit(mut self, device: &str) -> Result<Session> {
-        let device = kiln_engine::open_device(device)?;
-        self.targets = vec![device.processor()?];
+    /// Builds for a device on the first run on this machine: see [`Jit`].
+    pub fn jit(self, device: &str) -> Jit<'a> {
+        Jit::new(self, device)
+    }
+
+    /// Builds for a target, or finds what was built before on this machine.
+    pub(crate) fn kept(mut self, target: Target) -> Result<(Engine, Kept, Home)> {
+        self.targets = vec![target];
         let options = self.options()?;
         let kept = Kept::new(self.model.graph(), &self.targets[0], &options)?;
         // What cannot be used is built again, what cannot be kept costs time alone.
@@ -163,7 +167,7 @@ impl<'a> EngineBuilder<'a> {
                 engine
             }
         };
-        Ok(Session::new(&engine, device)?)
+        Ok((engine, kept, options.home))
     }
 
     fn options(&self) -> Result<BuildOptions> {
@@ -192,13 +196,4 @@ impl<'a> EngineBuilder<'a> {
         }
         Ok(options)
     }
-}
-
-/// Compiles a model for a device (`cpu`, `cpu:THREADS`, `cuda:N`, `sim:sm_XX`) on its first run on this machine, and loads it. Engines and kernels
-/// are kept in `$KILN_HOME`.
-///
-/// # Errors
-/// No such device, and what [`EngineBuilder::build`] reports.
-pub fn jit(model: &Model, device: &str) -> Result<Session> {
-    EngineBuilder::new(model).jit(device)
 }

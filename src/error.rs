@@ -38,6 +38,9 @@ pub enum Error {
         /// The line, and what was expected and found there.
         source: kiln_kernels::Error,
     },
+    /// Tuning.
+    #[error(transparent)]
+    Tune(#[from] kiln_tune::Error),
     /// A target that does not exist.
     #[error(transparent)]
     Target(#[from] kiln_target::UnknownTarget),

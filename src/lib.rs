@@ -29,12 +29,14 @@
 
 mod builder;
 mod error;
+mod jit;
 pub mod kernels;
 mod models;
 mod refit;
 
-pub use builder::{EngineBuilder, jit};
+pub use builder::EngineBuilder;
 pub use error::{Error, Result};
+pub use jit::{Jit, jit};
 pub use kernels::{Config, Kernel, export};
 pub use kiln_engine as engine;
 pub use kiln_engine::{Engine, Session};

@@ -152,10 +152,11 @@ fn variants_are_listed_with_their_guards() {
     small.guard = Guard(vec![Condition::AtMost("s0".into(), 16), Condition::MultipleOf("s0".into(), 8)]);
     variants.insert(0, small);
     let entry = variants[0].implementation.kernels[0].entry.clone();
+    let config = variants[0].implementation.config.to_string();
     engine.save(&path).unwrap();
     let text = inspect(&[]);
-    assert!(text.contains(&format!("{entry} [gemm] if s0 <= 16 and s0 % 8 == 0")), "{text}");
-    assert!(text.contains(&format!("{entry} [gemm] otherwise")), "{text}");
+    assert!(text.contains(&format!("{entry} [gemm] if s0 <= 16 and s0 % 8 == 0: {config}")), "{text}");
+    assert!(text.contains(&format!("{entry} [gemm] otherwise: {config}")), "{text}");
     // A picture cuts what is long in the middle: the last variant is seen.
     inspect(&["--graph", "plan.svg", "--target", "sm_80"]);
     let svg = std::fs::read_to_string(dir.path().join("plan.svg")).unwrap();

@@ -117,8 +117,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             outln!("  {}", runs_on(image))?;
             for compiled in image.regions().into_iter().filter_map(|(_, compiled)| compiled) {
                 for (variant, kernel, i) in compiled.kernels() {
+                    // Where there are several they are a table: what runs when.
+                    let config = match compiled.variants.len() {
+                        0 | 1 => String::new(),
+                        _ => format!(": {}", variant.implementation.config),
+                    };
                     outln!(
-                        "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]{}",
+                        "  {:>4} regs {:>3} spilled {:>8} shared {:>8} cubin  {} [{}]{}{config}",
                         i.resources.registers,
                         i.resources.spill_bytes,
                         bytes(i.resources.shared_bytes as usize),

@@ -11,6 +11,7 @@ use miette::{Context, IntoDiagnostic, Result, miette};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A model or engine and how to build it.
 #[derive(clap::Args, Clone, Debug)]
@@ -207,6 +208,21 @@ pub struct Opened {
     pub inputs: Vec<(String, Tensor)>,
     /// The model, if it was none yet.
     pub graph: Option<Graph>,
+    /// Where the engine of a model is kept.
+    pub kept: Option<Kept>,
+    /// What that took.
+    pub opening: Opening,
+}
+
+/// How an engine came to be ready.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// Reading a model.
+    pub import: Duration,
+    /// Finding the engine, or building it.
+    pub engine: Duration,
+    /// Whether it was there.
+    pub warm: bool,
 }
 
 /// Opens an engine file, or builds a model for a device; also reads the inputs that were `given`, without those that became constants of the model.
@@ -235,6 +251,7 @@ pub fn open_as(
     if let Some(key) = key.filter(|_| is_model(path)) {
         return Err(miette!("`--verify-key {}`: engines are signed, and {} is a model", key.display(), path.display()));
     }
+    let start = Instant::now();
     if !is_model(path) {
         let key = key.map(PublicKey::load).transpose().into_diagnostic()?;
         let on = match on_mismatch {
@@ -245,8 +262,9 @@ pub fn open_as(
         if !kiln_host::same(&engine.path, path) {
             note!("{} does not fit: running what was built again from it", path.display());
         }
+        let opening = Opening { engine: start.elapsed(), warm: true, ..Opening::default() };
         let known: Vec<_> = engine.inputs.iter().map(|port| (port.name.clone(), Some(port.ty.dtype))).collect();
-        return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None });
+        return Ok(Opened { engine, inputs: given.read("input", &known)?, graph: None, kept: None, opening });
     }
     let home = Home::from_env().into_diagnostic()?;
     let target = device.processor().into_diagnostic()?;
@@ -262,13 +280,15 @@ pub fn open_as(
     };
     let is_input = |name: &str| graph.inputs.iter().any(|&id| graph.input_name(id) == name);
     let inputs = inputs.into_iter().filter(|(name, _)| is_input(name)).collect();
+    let import = start.elapsed();
+    let opening = |warm| Opening { import, engine: start.elapsed() - import, warm };
     let options = options(args, std::slice::from_ref(&target), home.clone())?;
     let kept = Kept::new(&graph, &target, &options).into_diagnostic()?;
     match kept.find() {
         Ok(None) => {}
         Ok(Some(engine)) => {
             note!("using the engine built before: {}", engine.path.display());
-            return Ok(Opened { engine, inputs, graph: Some(graph) });
+            return Ok(Opened { engine, inputs, graph: Some(graph), kept: Some(kept), opening: opening(true) });
         }
         Err(why) => note!("the engine built before cannot be used: {why}"),
     }
@@ -278,5 +298,5 @@ pub fn open_as(
         Ok(path) => note!("saved {}", path.display()),
         Err(e) => note!("the engine is not kept for the next time: {e}"),
     }
-    Ok(Opened { engine, inputs, graph: Some(graph) })
+    Ok(Opened { engine, inputs, graph: Some(graph), kept: Some(kept), opening: opening(false) })
 }

@@ -2,18 +2,17 @@
 
 use clap::Subcommand;
 use kiln_host::parse_size;
-use kiln_tune::{Outcome, Record, Times};
-use miette::{Result, miette};
+use kiln_tune::{Outcome, Record, Times, Timings};
+use miette::{IntoDiagnostic, Result, miette};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Show, merge or shrink timing caches: what `kiln tune` measured.
 ///
-/// A timing cache is a file of lines, one a candidate of a kernel. It may be copied, shared by several processes, and merged with those of other
-/// machines: times belong to a GPU, its clock, the compiler and the sizes.
+/// A timing cache is a file of lines, one a candidate of a kernel, or a folder or object store with such a file for each run that wrote to it, which `--timings`
+/// names as well. It may be copied, shared by several processes, and merged with those of other machines: times belong to a GPU, its clocks, the compiler
+/// and the sizes.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -25,24 +24,24 @@ enum Action {
     /// Show for each kernel how many candidates were measured, and the fastest.
     List {
         /// The timing cache.
-        file: PathBuf,
+        place: Timings,
         /// Print all records as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Write what several timing caches hold into one file. Of a candidate that several hold the last one's times count.
+    /// Add what several timing caches hold to another. Of a candidate that several hold those times count that are most, of as many the last.
     Merge {
         /// The timing caches.
         #[arg(required = true)]
-        files: Vec<PathBuf>,
-        /// The file to write.
+        places: Vec<Timings>,
+        /// The timing cache to add to, or to make.
         #[arg(short, long)]
-        output: PathBuf,
+        output: Timings,
     },
     /// Remove what is damaged, of another GPU, compiler or version, or no longer counts.
     Prune {
         /// The timing cache.
-        file: PathBuf,
+        place: Timings,
         /// Keep this GPU's times alone: a part of its name, such as `H200`.
         #[arg(long)]
         gpu: Option<String>,
@@ -65,56 +64,55 @@ struct Summary<'t> {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.action {
-        Action::List { file, json } => list(file, *json)?,
-        Action::Merge { files, output } => {
-            let mut all = Times::default();
-            for file in files {
-                let bytes = load(file)?.to_bytes();
-                all.read(&bytes);
-            }
-            write(output, &all)?;
-            outln!("{} records -> {}", all.records().count(), output.display())?;
+        Action::List { place, json } => list(place, *json)?,
+        Action::Merge { places, output } => {
+            let loaded = places.iter().map(load).collect::<Result<Vec<Times>>>()?;
+            let mut count = 0;
+            let all = |times: &mut Times| {
+                loaded.iter().flat_map(Times::records).for_each(|record| times.add(record.clone()));
+                count = times.records().count();
+            };
+            output.rewrite(all).into_diagnostic()?;
+            outln!("{count} records -> {output}")?;
         }
-        Action::Prune { file, gpu, nvrtc, limit } => {
-            let mut times = load(file)?;
-            let before = times.records().count() + times.damaged;
-            let version = env!("CARGO_PKG_VERSION");
-            times.retain(|record| {
-                let problem = &record.problem;
-                gpu.as_ref().is_none_or(|gpu| problem.gpu.contains(gpu.as_str()))
-                    && nvrtc.as_ref().is_none_or(|nvrtc| problem.nvrtc == *nvrtc)
-                    && problem.kiln == version
-                    && record.outcome != Outcome::Ns(vec![])
-            });
-            if let Some(limit) = limit {
-                times.shrink(*limit);
-            }
-            write(file, &times)?;
-            let left = times.records().count();
+        Action::Prune { place, gpu, nvrtc, limit } => {
+            load(place)?;
+            let (mut before, mut left) = (0, 0);
+            let prune = |times: &mut Times| {
+                before = times.records().count() + times.damaged;
+                let version = env!("CARGO_PKG_VERSION");
+                times.retain(|record| {
+                    let problem = &record.problem;
+                    gpu.as_ref().is_none_or(|gpu| problem.gpu.contains(gpu.as_str()))
+                        && nvrtc.as_ref().is_none_or(|nvrtc| problem.nvrtc == *nvrtc)
+                        && problem.kiln == version
+                        && record.outcome != Outcome::Ns(vec![])
+                });
+                if let Some(limit) = limit {
+                    times.shrink(*limit);
+                }
+                left = times.records().count();
+            };
+            place.rewrite(prune).into_diagnostic()?;
             outln!("removed {} records, left {left}", before - left)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(file: &Path) -> Result<Times> {
-    if !file.exists() {
-        return Err(miette!("there is no timing cache {}", file.display()));
+fn load(place: &Timings) -> Result<Times> {
+    if !place.exists() {
+        return Err(miette!("there is no timing cache {place}"));
     }
-    let times = Times::load(file).map_err(|e| miette!("cannot read the timing cache {}: {e}", file.display()))?;
+    let times = place.load().into_diagnostic()?;
     if times.damaged > 0 {
-        note!("{}: {} lines are damaged and do not count", file.display(), times.damaged);
+        note!("{place}: {} lines are damaged and do not count", times.damaged);
     }
     Ok(times)
 }
 
-fn write(file: &Path, times: &Times) -> Result<()> {
-    kiln_host::write(file, |out| out.write_all(&times.to_bytes()))
-        .map_err(|e| miette!("cannot write {}: {e}", file.display()))
-}
-
-fn list(file: &Path, json: bool) -> Result<()> {
-    let times = load(file)?;
+fn list(place: &Timings, json: bool) -> Result<()> {
+    let times = load(place)?;
     if json {
         #[derive(Serialize)]
         struct Listing<'t> {
@@ -138,12 +136,12 @@ fn list(file: &Path, json: bool) -> Result<()> {
     }
     for (problem, Summary { measured, unusable, best }) in problems {
         let region: String = problem.region.chars().take(12).collect();
-        let sizes: Vec<String> = problem.sizes.iter().map(|(symbol, size)| format!("{symbol}={size}")).collect();
+        let shape: Vec<String> = problem.shape.iter().map(|(symbol, bucket)| format!("{symbol}={bucket}")).collect();
         let best = best.map_or("none is usable".to_owned(), |(ns, record)| {
             format!("{:.2} us {} {}", ns as f64 / 1e3, record.family, record.config)
         });
         let place = format!("{} {} MHz, NVRTC {}", problem.gpu, problem.clock_mhz, problem.nvrtc);
-        outln!("{region} {}  {place}: {measured} measured, {unusable} unusable; {best}", sizes.join(" "))?;
+        outln!("{region} {}  {place}: {measured} measured, {unusable} unusable; {best}", shape.join(" "))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
 use kiln_engine::Engine;
 use kiln_host::parse_size;
 use kiln_target::{Gpu, Target};
-use kiln_tune::{News, OnDevice, Options, Tuned, TunedRegion, Tuning, tune};
+use kiln_tune::{News, OnDevice, Options, Timings, Tuned, TunedRegion, Tuning, tune};
 use miette::{IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,15 +44,16 @@ pub struct TuneArgs {
     /// Device memory to use at most, such as `2GiB`; default: half of what the GPU has, and no more than 16GiB.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_memory: Option<u64>,
-    /// The timing cache; default: `timings.jsonl` in $KILN_HOME.
-    #[arg(long, value_name = "FILE")]
-    pub timings: Option<PathBuf>,
+    /// The timing cache: a file, or what machines share: a folder (`FOLDER/` or `file://..`) or an object store (`s3://BUCKET/FOLDER`, `gs://..`, `az://..`, where
+    /// Kiln is built with the feature `cloud`); default: `timings.jsonl` in $KILN_HOME.
+    #[arg(long, value_name = "PLACE")]
+    pub timings: Option<Timings>,
     /// Measure every candidate: what the cost model and the search miss.
     #[arg(long)]
     pub exhaustive: bool,
 }
 
-fn parse_time(text: &str) -> std::result::Result<Duration, String> {
+pub fn parse_time(text: &str) -> std::result::Result<Duration, String> {
     let wrong = || format!("`{text}` is no time; expected something like `30s`, `1.5min` or `500ms`");
     let unit = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
     let scale = match text[unit..].trim() {
@@ -68,8 +69,6 @@ fn parse_time(text: &str) -> std::result::Result<Duration, String> {
 
 /// Candidates of one batch where all are measured.
 const ALL_AT_ONCE: usize = 64;
-/// Most device memory, unless something else is said.
-const MOST_MEMORY: usize = 16 << 30;
 
 impl TuneArgs {
     /// Whether anything is said.
@@ -91,9 +90,9 @@ impl TuneArgs {
     pub fn run(&self, engine: &mut Engine, gpu: &Gpu, home: &Home, quiet: bool) -> Result<Tuned> {
         let nvrtc = Nvrtc::discover(home).into_diagnostic()?;
         let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(home));
-        let most = ((gpu.memory_gb * 0.5e9) as usize).min(MOST_MEMORY);
-        let memory = self.max_memory.map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let timings = self.timings.clone().unwrap_or_else(|| home.root().join("timings.jsonl"));
+        let memory =
+            self.max_memory.map_or(OnDevice::memory(gpu), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let timings = self.timings.clone().unwrap_or_else(|| Timings::in_home(home.root()));
         let search = match self.exhaustive {
             true => {
                 Options { first: ALL_AT_ONCE, batch: ALL_AT_ONCE, share: 1.0, most: usize::MAX, ..Options::default() }
@@ -120,7 +119,7 @@ fn show(bar: &ProgressBar, news: &News<'_>) {
     bar.set_length(news.regions.1 as u64);
     bar.set_position(news.regions.0 as u64);
     let (measured, all) = news.measured;
-    bar.set_message(format!("at most {:.0} s; {measured} of {all}{best}: {}", news.left.as_secs_f64(), news.region));
+    bar.set_message(format!("{:.0} s left; {measured} of {all}{best}: {}", news.left.as_secs_f64(), news.region));
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -176,7 +175,10 @@ pub fn print(tuned: &Tuned) -> Result<()> {
 
 fn print_region(region: &TunedRegion) -> Result<()> {
     let count = format!("{}/{}", region.tried(), region.candidates.len());
-    let name: String = region.name.chars().take(NAME_WIDTH).collect();
+    let sizes = region.sizes.iter().map(|(symbol, size)| format!(" {symbol}={size}"));
+    // That kernels are chosen for some sizes goes without saying.
+    let sizes: String = if region.typical { String::new() } else { sizes.collect() };
+    let name: String = region.name.chars().take(NAME_WIDTH.saturating_sub(sizes.len())).chain(sizes.chars()).collect();
     let start = format!("{:>4}x {name:NAME_WIDTH$}", region.uses);
     match (region.gain(), &region.failure) {
         (_, Some(failure)) => outln!("{start} {failure}"),

@@ -4,6 +4,7 @@
 mod dtypes;
 mod onnx;
 mod refit;
+mod robust;
 
 use kiln::prelude::Tensor;
 use kiln_import::npy;

@@ -24,7 +24,7 @@ pub struct Resources {
 }
 
 /// Machine code of one kernel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Image {
     /// For the exact architecture.
     pub cubin: Bytes,
@@ -35,14 +35,14 @@ pub struct Image {
 }
 
 /// A region's kernels for one target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Compiled {
     /// In order: the first runs whose guard holds, and the last one's always does.
     pub variants: Vec<Variant>,
 }
 
 /// One way to run a region, compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     /// When it may run.
     pub guard: Guard,

@@ -40,5 +40,5 @@ pub use open::OnMismatch;
 pub use preflight::{Finding, Preflight, preflight};
 pub use refit::Refit;
 pub use schedule::{Action, Activation, Schedule, activations};
-pub use session::{Memory, Observation, RunTimes, Session};
+pub use session::{Memory, Observation, RunTimes, Session, Updates};
 pub use values::{Number, Statistics, numbers};

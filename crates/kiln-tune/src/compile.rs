@@ -1,9 +1,9 @@
 //! Compiling candidates on all cores, while the device measures what is ready.
 
+use crate::task::TaskKey;
 use crate::{Error, Result, Task};
 use kiln_cuda::Compiler;
 use kiln_engine::{Image, compile_single};
-use kiln_fuse::RegionId;
 use kiln_kernels::{Guard, Implementation};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,7 +54,7 @@ impl Made {
     }
 }
 
-type Key = (RegionId, usize);
+type Key = (TaskKey, usize);
 
 #[derive(Default)]
 struct Queue {
@@ -82,12 +82,12 @@ impl Shared {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            queue.known.insert((task.id, at), None);
+            queue.known.insert((task.key(), at), None);
             drop(queue);
             let made = catch_unwind(AssertUnwindSafe(|| Made::new(&task, at, &self.compiler)));
             let outcome = made.unwrap_or_else(|_| Err("the compiler failed, which is a bug in Kiln".into()));
             queue = self.queue();
-            queue.known.insert((task.id, at), Some(outcome.map(Arc::new)));
+            queue.known.insert((task.key(), at), Some(outcome.map(Arc::new)));
             self.changed.notify_all();
         }
     }
@@ -120,8 +120,8 @@ impl Compiling {
     pub fn ahead(&self, task: &Arc<Task>, candidates: &[usize]) {
         let mut queue = self.shared.queue();
         for &at in candidates {
-            let waits = |(other, other_at): &(Arc<Task>, usize)| (other.id, *other_at) == (task.id, at);
-            if !queue.known.contains_key(&(task.id, at)) && !queue.waiting.iter().any(waits) {
+            let waits = |(other, other_at): &(Arc<Task>, usize)| (other.key(), *other_at) == (task.key(), at);
+            if !queue.known.contains_key(&(task.key(), at)) && !queue.waiting.iter().any(waits) {
                 queue.waiting.push_back((task.clone(), at));
             }
         }
@@ -131,9 +131,9 @@ impl Compiling {
     /// Asks for candidates that are wanted now.
     pub fn urgent(&self, task: &Arc<Task>, candidates: &[usize]) {
         let mut queue = self.shared.queue();
-        queue.waiting.retain(|(other, at)| other.id != task.id || !candidates.contains(at));
+        queue.waiting.retain(|(other, at)| other.key() != task.key() || !candidates.contains(at));
         for &at in candidates.iter().rev() {
-            if !queue.known.contains_key(&(task.id, at)) {
+            if !queue.known.contains_key(&(task.key(), at)) {
                 queue.waiting.push_front((task.clone(), at));
             }
         }
@@ -145,7 +145,7 @@ impl Compiling {
         let end = Instant::now().checked_add(patience);
         let mut queue = self.shared.queue();
         loop {
-            let ready = wanted.iter().find_map(|&at| Some((at, queue.known.get(&(task.id, at))?.clone()?)));
+            let ready = wanted.iter().find_map(|&at| Some((at, queue.known.get(&(task.key(), at))?.clone()?)));
             let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
             if ready.is_some() || wanted.is_empty() || left.is_zero() {
                 return ready;
@@ -158,8 +158,8 @@ impl Compiling {
     /// Lets go of everything of a task.
     pub fn forget(&self, task: &Task) {
         let mut queue = self.shared.queue();
-        queue.waiting.retain(|(other, _)| other.id != task.id);
-        queue.known.retain(|(id, _), _| *id != task.id);
+        queue.waiting.retain(|(other, _)| other.key() != task.key());
+        queue.known.retain(|(key, _), _| *key != task.key());
     }
 }
 

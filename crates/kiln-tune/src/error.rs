@@ -1,7 +1,5 @@
 //! What can go wrong when kernels are tuned.
 
-use std::path::PathBuf;
-
 /// Shorthand.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -41,14 +39,25 @@ pub enum Error {
         found: String,
     },
     /// The timing cache.
-    #[error("cannot {action} the timing cache {}: {source}; `--timings FILE` names another", path.display())]
+    #[error("cannot {action} the timing cache {place}: {source}; `--timings` names another")]
     Timings {
-        /// `read` or `write`.
+        /// `read`, `write` or `open`.
         action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
+        /// Where it is.
+        place: String,
+        /// The system's or the store's reason.
         source: std::io::Error,
+    },
+    /// A place that no timing cache can be in.
+    #[error(
+        "`{place}` is no place for a timing cache: {message}; expected a file, a folder, `file://FOLDER`{}",
+        crate::timings::CLOUDS
+    )]
+    Place {
+        /// What was given.
+        place: String,
+        /// Why not.
+        message: String,
     },
     /// A region that is not measured.
     #[error("its operands take {needed} bytes, and at most {allowed} may be used; raise `--max-memory`")]

@@ -7,21 +7,26 @@
 //! model ranks first is measured, what was measured corrects the model for those that are like it ([`Surrogate`], a Gaussian process over
 //! Configs), and the next to be measured are those that may still win. The few that end close together are measured again, in turns.
 //!
-//! [`Search`] decides and never measures, [`Measure`] measures and never decides, and [`tune`] drives both over the regions of an engine.
+//! [`Search`] decides and never measures, [`Measure`] measures and never decides, [`Turns`] says whose turn it is, and [`tune`] drives them over the
+//! regions of an engine.
 
+mod cache;
 mod compile;
 mod error;
 mod features;
 mod fit;
 mod measure;
 mod operands;
+mod points;
 mod report;
 mod rotating;
 mod search;
 mod surrogate;
 mod task;
 mod times;
+mod timings;
 mod tune;
+mod turns;
 
 pub use compile::Made;
 pub use error::{Error, Result};
@@ -33,5 +38,7 @@ pub use rotating::{Rotating, Shape, Timed};
 pub use search::{Candidate, Job, Measured, Options, Search, Stop};
 pub use surrogate::Surrogate;
 pub use task::Task;
-pub use times::{Outcome, Problem, Record, Times, append};
+pub use times::{Bucket, Outcome, Problem, Record, Times, append};
+pub use timings::{Timings, Writer};
 pub use tune::{News, Tuning, tune};
+pub use turns::{TURN, Turn, Turns};

@@ -4,11 +4,11 @@ use crate::compile::{Compiling, Made, Outcome};
 use crate::operands::{agrees, result_bytes, results, with_results};
 use crate::rotating::{Rotating, Timed};
 use crate::search::median;
+use crate::task::TaskKey;
 use crate::{Error, Job, Measured, Result, Task};
 use kiln_cuda::Compiler;
 use kiln_engine::Error::{Findings, Launch, OutOfRange};
 use kiln_engine::{Action, Arguments, Device, KernelImage, Module, Place, open_device};
-use kiln_fuse::RegionId;
 use kiln_graph::Tensor;
 use kiln_target::{Gpu, Target};
 use std::collections::BTreeMap;
@@ -77,6 +77,33 @@ pub struct OnDevice {
     /// Keeps the GPU's context alive between regions.
     _opened: Box<dyn Device>,
     bench: Option<Bench>,
+    /// Data of regions that had the device before.
+    drawn: BTreeMap<TaskKey, Drawn>,
+}
+
+/// Bytes of data of other regions that are kept: to draw it again takes less than what the CPU makes of it.
+const KEPT_BYTES: usize = 1 << 30;
+
+/// Most device memory, unless something else is said.
+const MOST_MEMORY: usize = 16 << 30;
+
+/// Data of a region.
+struct Drawn {
+    inputs: Vec<Tensor>,
+    /// What the region makes of them: by the CPU, or where that would take long by the first candidate that gives the same twice.
+    expected: Option<Vec<Tensor>>,
+}
+
+impl Drawn {
+    fn new(task: &Task) -> Result<Drawn> {
+        let flops = task.ways.iter().filter_map(|way| way.estimate).map(|e| e.flops).fold(0.0, f64::max);
+        let (inputs, expected) = with_results(&task.subject, flops)?;
+        Ok(Drawn { inputs, expected })
+    }
+
+    fn bytes(&self) -> usize {
+        self.inputs.iter().chain(self.expected.iter().flatten()).map(|tensor| tensor.data().len()).sum()
+    }
 }
 
 impl OnDevice {
@@ -94,7 +121,13 @@ impl OnDevice {
             compiling,
             _opened: opened,
             bench: None,
+            drawn: BTreeMap::new(),
         })
+    }
+
+    /// Bytes of a GPU's memory that are used unless something else is said: half of it, and no more than 16 GiB.
+    pub fn memory(gpu: &Gpu) -> usize {
+        ((gpu.memory_gb * 0.5e9) as usize).min(MOST_MEMORY)
     }
 
     /// What is known of a GPU whose kernels can be timed.
@@ -111,11 +144,17 @@ impl OnDevice {
 
     fn bench(&mut self, task: &Task) -> Result<&mut Bench> {
         let bench = match self.bench.take() {
-            Some(bench) if bench.id == task.id => bench,
+            Some(bench) if bench.key == task.key() => bench,
             before => {
-                // Its memory first.
-                drop(before);
-                Bench::new(task, open_device(&self.name)?, self.max_memory)?
+                // Its memory goes first.
+                if let Some((key, drawn)) = before.map(Bench::into_drawn) {
+                    let kept: usize = self.drawn.values().map(Drawn::bytes).sum();
+                    if kept + drawn.bytes() <= KEPT_BYTES {
+                        self.drawn.insert(key, drawn);
+                    }
+                }
+                let drawn = self.drawn.remove(&task.key());
+                Bench::new(task, drawn, open_device(&self.name)?, self.max_memory)?
             }
         };
         Ok(self.bench.insert(bench))
@@ -128,7 +167,7 @@ impl Measure for OnDevice {
     }
 
     fn ahead(&mut self, task: &Arc<Task>, candidates: &[usize]) {
-        match self.bench.as_ref().is_some_and(|bench| bench.id == task.id) {
+        match self.bench.as_ref().is_some_and(|bench| bench.key == task.key()) {
             // Before those of other tasks.
             true => self.compiling.urgent(task, candidates),
             false => self.compiling.ahead(task, candidates),
@@ -200,7 +239,10 @@ impl Measure for OnDevice {
 
     fn done(&mut self, task: &Arc<Task>) {
         self.compiling.forget(task);
-        self.bench = None;
+        self.drawn.remove(&task.key());
+        if self.bench.as_ref().is_some_and(|bench| bench.key == task.key()) {
+            self.bench = None;
+        }
     }
 }
 
@@ -209,11 +251,9 @@ const POISON: u8 = 0xcb;
 
 /// The operands of one region on a device, and the candidates that were checked on them.
 struct Bench {
-    id: RegionId,
+    key: TaskKey,
     timer: Rotating,
-    inputs: Vec<Tensor>,
-    /// What the region makes of them: by the CPU, or where that would take long by the first candidate that gives the same twice.
-    expected: Option<Vec<Tensor>>,
+    drawn: Drawn,
     input_places: Vec<Place>,
     output_places: Vec<Place>,
     scratch: Option<Place>,
@@ -232,25 +272,29 @@ enum Ready {
 }
 
 impl Bench {
-    fn new(task: &Task, device: Box<dyn Device>, max_memory: usize) -> Result<Bench> {
+    fn new(task: &Task, drawn: Option<Drawn>, device: Box<dyn Device>, max_memory: usize) -> Result<Bench> {
         let subject = &task.subject;
         let outputs = result_bytes(subject)?;
         let needed = subject.bytes() as usize;
         if needed > max_memory {
             return Err(Error::Memory { needed, allowed: max_memory });
         }
-        let flops = task.ways.iter().filter_map(|way| way.estimate).map(|e| e.flops).fold(0.0, f64::max);
-        let (inputs, expected) = with_results(subject, flops)?;
+        let drawn = drawn.map_or_else(|| Drawn::new(task), Ok)?;
         let mut timer = Rotating::within(device, max_memory);
         let mut input_places = vec![];
-        for tensor in &inputs {
+        for tensor in &drawn.inputs {
             let place = block(&mut timer, tensor.data().len())?;
             timer.upload(place, tensor.data())?;
             input_places.push(place);
         }
         let output_places = outputs.into_iter().map(|bytes| block(&mut timer, bytes)).collect::<Result<_>>()?;
-        let (id, ready) = (task.id, BTreeMap::new());
-        Ok(Bench { id, timer, inputs, expected, input_places, output_places, scratch: None, ready, max_memory })
+        let (key, ready) = (task.key(), BTreeMap::new());
+        Ok(Bench { key, timer, drawn, input_places, output_places, scratch: None, ready, max_memory })
+    }
+
+    /// Lets go of the device.
+    fn into_drawn(self) -> (TaskKey, Drawn) {
+        (self.key, self.drawn)
     }
 
     /// Readies a candidate, or says why it cannot be used.
@@ -296,7 +340,7 @@ impl Bench {
         };
         let mut packed = vec![];
         for packing in &implementation.packed {
-            let Some(from) = self.inputs.get(packing.input) else {
+            let Some(from) = self.drawn.inputs.get(packing.input) else {
                 return Ok(Ready::Unusable(format!("it packs input {}", packing.input)));
             };
             match packing.apply(from) {
@@ -326,7 +370,7 @@ impl Bench {
             };
             // The same bits again were compared before.
             if given.as_ref() != Some(&found) {
-                let expected = self.expected.as_ref().or(given.as_ref());
+                let expected = self.drawn.expected.as_ref().or(given.as_ref());
                 for (expected, found) in expected.into_iter().flatten().zip(&found) {
                     if let Err(why) = agrees(&task.subject, expected, found) {
                         return Ok(Ready::Unusable(why));
@@ -335,7 +379,7 @@ impl Bench {
             }
             given = Some(found);
         }
-        self.expected = self.expected.take().or(given);
+        self.drawn.expected = self.drawn.expected.take().or(given);
         let action = Action::Launch {
             prepared: prepared.id,
             inputs: inputs.clone(),

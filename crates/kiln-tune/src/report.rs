@@ -37,6 +37,8 @@ pub struct TunedRegion {
     pub uses: usize,
     /// The sizes of its symbols.
     pub sizes: Bindings,
+    /// Whether those are the sizes that the engine's kernels were chosen for, rather than an end of the profile.
+    pub typical: bool,
     /// What no kernel can be faster than; 0 if that is not known.
     pub floor_us: f64,
     /// Which candidate the engine had.
@@ -84,12 +86,16 @@ impl TunedRegion {
 }
 
 impl Tuned {
-    /// Microseconds of all launches of the regions that were timed, each as often as steps launch it: before and after.
+    /// Microseconds of all launches of the regions that were timed, each as often as steps launch it, at the typical sizes: before and after.
     pub fn totals(&self) -> (f64, f64) {
         let of = |region: &TunedRegion| {
             let (before, after) = region.gain()?;
             Some((before * region.uses as f64, after * region.uses as f64))
         };
-        self.regions.iter().filter_map(of).fold((0.0, 0.0), |(a, b), (before, after)| (a + before, b + after))
+        self.regions
+            .iter()
+            .filter(|region| region.typical)
+            .filter_map(of)
+            .fold((0.0, 0.0), |(a, b), (before, after)| (a + before, b + after))
     }
 }

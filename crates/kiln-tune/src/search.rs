@@ -47,6 +47,13 @@ pub struct Job {
     pub samples: usize,
 }
 
+impl Job {
+    /// A first look.
+    pub fn look(candidate: usize) -> Job {
+        Job { candidate, samples: LOOK }
+    }
+}
+
 /// What became of a candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Measured {
@@ -109,6 +116,8 @@ const AT_FLOOR: f64 = 1.02;
 const SUSPICIOUS: f64 = 0.9;
 /// How fast a candidate may well be lies this many standard deviations under what is expected of it.
 const HOPE: f64 = 1.0;
+/// What any step of a search that has not ended may gain.
+const LEAST_GAIN: f64 = 0.01;
 
 /// A search among candidates.
 pub struct Search {
@@ -116,6 +125,7 @@ pub struct Search {
     features: Features,
     options: Options,
     measured: BTreeMap<usize, Measured>,
+    preferred: Vec<usize>,
     ended: Option<Stop>,
 }
 
@@ -123,12 +133,18 @@ impl Search {
     /// A search that has not begun. Candidates without a usable estimate come last.
     pub fn new(candidates: Vec<Candidate>, options: Options) -> Search {
         let features = Features::new(candidates.iter().map(|candidate| &candidate.config));
-        Search { candidates, features, options, measured: BTreeMap::new(), ended: None }
+        Search { candidates, features, options, measured: BTreeMap::new(), preferred: vec![], ended: None }
     }
 
     /// The same search before it began.
     pub fn anew(&self) -> Search {
-        Search::new(self.candidates.clone(), self.options)
+        let preferred = self.preferred.clone();
+        Search { preferred, ..Search::new(self.candidates.clone(), self.options) }
+    }
+
+    /// Candidates that there is a reason to measure before those that the cost model ranks first.
+    pub fn prefer(&mut self, candidates: Vec<usize>) {
+        self.preferred = candidates;
     }
 
     /// What is known of each candidate that was measured.
@@ -154,9 +170,9 @@ impl Search {
         }
     }
 
-    /// Why the search ended, if it has.
+    /// Why the search ended, if it has: all but a closer look at those that are near to each other.
     pub fn ended(&self) -> Option<Stop> {
-        self.ended
+        self.wanted().err()
     }
 
     /// Notes what became of a candidate; times join those that are known.
@@ -172,20 +188,20 @@ impl Search {
     /// What to measure next; nothing: the search has ended. It follows from what is known alone, whatever the order in which that was told: a search
     /// that is told everything of another one ends as that did.
     pub fn ask(&mut self) -> Vec<Job> {
-        if self.ended.is_none() {
-            let next = self.next();
-            match next {
-                Ok(candidates) => {
-                    return candidates.into_iter().map(|candidate| Job { candidate, samples: LOOK }).collect();
-                }
-                Err(stop) => self.ended = Some(stop),
+        match self.wanted() {
+            Ok(most) => self.likely(most).into_iter().map(Job::look).collect(),
+            Err(stop) => {
+                self.ended = Some(stop);
+                self.close()
             }
         }
-        self.close()
     }
 
-    /// Candidates for a first look.
-    fn next(&self) -> Result<Vec<usize>, Stop> {
+    /// How many candidates get a first look next.
+    fn wanted(&self) -> Result<usize, Stop> {
+        if let Some(stop) = self.ended {
+            return Err(stop);
+        }
         if self.measured.len() == self.candidates.len() {
             return Err(Stop::Exhausted);
         }
@@ -197,11 +213,11 @@ impl Search {
         }
         if best.is_none() || self.measured.len() < self.options.first {
             // Also where all that was measured is invalid.
-            return Ok(self.likely(self.options.first.saturating_sub(self.measured.len()).max(1)));
+            return Ok(self.options.first.saturating_sub(self.measured.len()).max(1));
         }
         match self.allowed().min(self.options.batch) {
             0 => Err(Stop::Share),
-            batch => Ok(self.likely(batch)),
+            batch => Ok(batch),
         }
     }
 
@@ -214,14 +230,25 @@ impl Search {
 
     /// At most so many that will be wanted for a first look, as far as is known now; none once the search has ended.
     pub fn ahead(&self, most: usize) -> Vec<usize> {
-        match self.ended {
-            None => self.likely(most.min(self.allowed())),
-            Some(_) => vec![],
+        match self.wanted() {
+            Ok(_) => self.likely(most.min(self.allowed())),
+            Err(_) => vec![],
         }
     }
 
-    /// Those that may well be the fastest of what was not measured: at first in the cost model's order.
+    /// Those that may well be the fastest of what was not measured: at first those that are preferred, and then in the cost model's order.
     fn likely(&self, most: usize) -> Vec<usize> {
+        let corrected = self.measured.len() >= self.options.first;
+        let mut all: Vec<usize> = self.hopes(corrected).into_iter().map(|(_, at)| at).collect();
+        let rank = |at: &usize| self.preferred.iter().position(|other| other == at).unwrap_or(usize::MAX);
+        all.sort_by_key(rank);
+        all.truncate(most);
+        all
+    }
+
+    /// The logarithm of how fast each candidate may well be that was not measured, in seconds, the most hopeful first; by the cost model alone, or
+    /// corrected by what was measured.
+    fn hopes(&self, corrected: bool) -> Vec<(f64, usize)> {
         let left = (0..self.candidates.len()).filter(|at| !self.measured.contains_key(at));
         let errors: Vec<(usize, f64)> = self
             .measured()
@@ -231,15 +258,34 @@ impl Search {
         let surrogate = Surrogate::new(&self.features, &errors);
         // It never says that nothing is left to gain: after a few measurements of Configs that are alike it is too sure of itself.
         let hoped = |at: usize| {
-            let (mean, deviation) = match self.measured.len() < self.options.first {
-                true => (0.0, 0.0),
-                false => surrogate.predict(at),
-            };
+            let (mean, deviation) = if corrected { surrogate.predict(at) } else { (0.0, 0.0) };
             self.modelled(at).ln() + mean - HOPE * deviation
         };
         let mut left: Vec<(f64, usize)> = left.map(|at| (hoped(at), at)).collect();
         left.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        left.into_iter().take(most).map(|(_, at)| at).collect()
+        left
+    }
+
+    /// What share of the best time so far the next step may well save: all of it before there is one, nothing once there is nothing left to measure.
+    pub fn gain(&self) -> f64 {
+        let looks = self.wanted().is_ok();
+        let Some((_, best)) = self.best() else { return f64::from(looks) };
+        let possible = 1.0 - self.options.floor / best;
+        let hoped = match looks {
+            true => self.hopes(true).first().map_or(0.0, |(hoped, _)| 1.0 - (hoped - best.ln()).exp()),
+            false if self.close().is_empty() => return 0.0,
+            // Which of some that are close is the fastest.
+            false => 0.0,
+        };
+        hoped.min(possible).max(LEAST_GAIN)
+    }
+
+    /// How many samples there are still to be taken, at most.
+    pub fn left(&self) -> usize {
+        match self.wanted() {
+            Ok(_) => self.allowed().max(1) * LOOK + MOST_CLOSE * CLOSE_LOOK,
+            Err(_) => self.close().iter().map(|job| job.samples).sum(),
+        }
     }
 
     /// The best, alone if it is suspiciously fast; then those that are close to it. Each that was only looked at once.

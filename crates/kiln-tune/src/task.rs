@@ -1,14 +1,18 @@
 //! One region to tune.
 
-use crate::{Candidate, Problem, Result};
+use crate::{Bucket, Candidate, Problem, Result};
 use kiln_engine::{Compiled, Settings, Toolchain, Used};
 use kiln_fuse::RegionId;
+use kiln_graph::Bindings;
 use kiln_kernels::families::Subject;
 use kiln_kernels::{Way, candidates};
 use kiln_target::Gpu;
 use std::sync::Arc;
 
-/// A region, the ways to make it, and what decides how they are compiled.
+/// A region at some sizes, for maps.
+pub type TaskKey = (RegionId, Bindings);
+
+/// A region at some sizes, the ways to make it, and what decides how they are compiled.
 pub struct Task {
     /// Which.
     pub id: RegionId,
@@ -48,17 +52,19 @@ impl Task {
             // Nothing but a kernel of one's own takes it.
             false => Ok(vec![]),
         })?;
-        let first = present.variants.first().map(|variant| &variant.implementation);
-        let same = |way: &Way| first.is_some_and(|made| made.family == way.family && made.config == way.config);
+        let runs = present.variants.iter().find(|variant| variant.guard.holds(&subject.sizes).unwrap_or(false));
+        let made = runs.map(|variant| &variant.implementation);
+        let same = |way: &Way| made.is_some_and(|made| made.family == way.family && made.config == way.config);
         let at = ways.iter().position(same);
-        if let (None, Some(variant)) = (at, present.variants.first()) {
+        if let (None, Some(variant)) = (at, runs) {
             ways.insert(0, Way::made(variant.guard.clone(), variant.implementation.clone()));
         }
         let problem = Problem {
             region: id.to_string(),
-            sizes: subject.sizes.clone(),
+            shape: subject.sizes.iter().map(|(symbol, size)| (symbol.clone(), Bucket::of(*size))).collect(),
             gpu: gpu.name.clone(),
             clock_mhz: (gpu.clock_ghz * 1e3).round() as u32,
+            memory_gbs: gpu.bandwidth_gbs.round() as u32,
             arch: target.to_owned(),
             nvrtc: toolchain.nvrtc.clone(),
             options: toolchain.options.clone(),
@@ -70,6 +76,11 @@ impl Task {
         let (target, settings) = (target.to_owned(), settings.clone());
         let launch = gpu.costs.launch_seconds + subject.bytes() / (gpu.bandwidth_gbs * 1e9);
         Ok(Task { id, subject, uses, ways, present: at.unwrap_or(0), target, settings, problem, floor, launch })
+    }
+
+    /// What tells it from others.
+    pub fn key(&self) -> TaskKey {
+        (self.id, self.subject.sizes.clone())
     }
 
     /// The ways as the search sees them. Where a family has no cost model its order counts, and what the engine has now is as good as the best.

@@ -1,32 +1,35 @@
 //! The timing cache: what was measured, kept for the next build.
 //!
-//! A file of lines, each a [`Record`] as JSON with a checksum of its own. Lines are appended whole under a lock, so that several processes
-//! may keep their times in one file, and two files are merged by writing one after the other. A line that is damaged, or of another format, is
-//! as if it were not there.
+//! Lines, each a [`Record`] as JSON with a checksum of its own. In a file they are appended whole under a lock, so that several processes
+//! may keep their times in one, and two files are merged by writing one after the other. A line that is damaged, or of another format, is
+//! as if it were not there. [`Timings`](crate::Timings) says where they are.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// Changes with what [`Record`] holds.
-const FORMAT: u32 = 1;
-/// Bytes of a file that are read at most.
-const MOST_BYTES: u64 = 1 << 30;
+const FORMAT: u32 = 2;
+/// Bytes of a timing cache that are read at most.
+pub(crate) const MOST_BYTES: u64 = 1 << 30;
 
 /// What times depend on, beside the Config.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     /// The region's identity: what is computed, with every fused operation.
     pub region: String,
-    /// The sizes of its symbols.
-    pub sizes: BTreeMap<String, i64>,
+    /// The buckets of the sizes of its symbols.
+    pub shape: BTreeMap<String, Bucket>,
     /// The GPU's product name.
     pub gpu: String,
     /// Its highest clock in MHz.
     pub clock_mhz: u32,
+    /// Bandwidth of its memory in GB/s, which follows from the memory's clock.
+    pub memory_gbs: u32,
     /// What code is compiled for.
     pub arch: String,
     /// The compiler.
@@ -39,12 +42,59 @@ pub struct Problem {
     pub kiln: String,
 }
 
+/// Sizes that share their times: those that are the same when they are rounded up to three significant binary digits, so that they are at most a quarter
+/// apart, and that the same power of two divides, up to 16. Up to 16 each size is a bucket of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Its largest size.
+    to: i64,
+    /// What divides all of its sizes.
+    by: i64,
+}
+
+impl Bucket {
+    /// Of a size.
+    pub fn of(size: i64) -> Bucket {
+        let size = size.max(0).unsigned_abs();
+        let digits = if size > 16 { 64 - size.leading_zeros() } else { 0 };
+        let to = size.next_multiple_of(1 << digits.saturating_sub(3));
+        let to = i64::try_from(to).unwrap_or(i64::MAX);
+        Bucket { to, by: 1 << size.trailing_zeros().min(4) }
+    }
+
+    /// How far apart sizes of two buckets are, in doublings; that not the same divides them counts for half of one.
+    fn apart(self, other: Bucket) -> f64 {
+        let size = |bucket: Bucket| bucket.to.max(1) as f64;
+        (size(self) / size(other)).log2().abs() + if self.by == other.by { 0.0 } else { 0.5 }
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to {
+            ..=16 => write!(f, "{}", self.to),
+            to => write!(f, "<={to} by {}", self.by),
+        }
+    }
+}
+
+impl Problem {
+    /// How far apart the shapes of two problems are that are alike in everything else.
+    fn apart(&self, other: &Problem) -> Option<f64> {
+        let alike = Problem { shape: other.shape.clone(), ..self.clone() } == *other
+            && self.shape.keys().eq(other.shape.keys());
+        alike.then(|| self.shape.values().zip(other.shape.values()).map(|(a, b)| a.apart(*b)).sum())
+    }
+}
+
 /// What became of one Config.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Of what.
     #[serde(flatten)]
     pub problem: Problem,
+    /// The sizes that it was measured at.
+    pub sizes: BTreeMap<String, i64>,
     /// Who made it.
     pub family: String,
     /// How.
@@ -64,6 +114,18 @@ pub enum Outcome {
     Ns(Vec<u64>),
     /// It cannot be used.
     Invalid(String),
+}
+
+impl Record {
+    /// Whether another of the same Config tells nothing that this one does not: it is of the same code, and has fewer times.
+    fn says_more_than(&self, other: &Record) -> bool {
+        match (&self.outcome, &other.outcome) {
+            (Outcome::Ns(own), Outcome::Ns(others)) => {
+                self.code == other.code && own.len() > others.len() && !others.is_empty()
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Outcome {
@@ -118,7 +180,7 @@ impl Times {
         Ok(times)
     }
 
-    /// Adds the lines of a file's contents; a later line of the same Config counts.
+    /// Adds the lines of a file's contents; see [`Times::add`].
     pub fn read(&mut self, bytes: &[u8]) {
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice::<Line>(line) {
@@ -128,10 +190,25 @@ impl Times {
         }
     }
 
-    /// Adds a record, in the place of one of the same Config.
+    /// Adds a record, in the place of one of the same Config, unless that has more times of the same code.
     pub fn add(&mut self, record: Record) {
         let way = (record.family.clone(), record.config.to_string());
-        self.known.entry(record.problem.clone()).or_default().insert(way, record);
+        let known = self.known.entry(record.problem.clone()).or_default();
+        if known.get(&way).is_none_or(|before| !before.says_more_than(&record)) {
+            known.insert(way, record);
+        }
+    }
+
+    /// The fastest Config of each problem that is like this one but for its shape, the nearest shape first.
+    pub fn near(&self, problem: &Problem) -> Vec<&Record> {
+        let others = self.known.iter().filter(|(other, _)| *other != problem);
+        let fastest = |ways: &'_ BTreeMap<Way, Record>| -> Option<(u64, Way)> {
+            ways.iter().filter_map(|(way, record)| Some((record.outcome.median()?, way.clone()))).min()
+        };
+        let mut near: Vec<(f64, &Record)> =
+            others.filter_map(|(other, ways)| Some((problem.apart(other)?, &ways[&fastest(ways)?.1]))).collect();
+        near.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        near.into_iter().map(|(_, record)| record).collect()
     }
 
     /// What is known of a problem.
@@ -177,8 +254,7 @@ impl Times {
 /// # Errors
 /// The file cannot be written: what was there stays.
 pub fn append(path: &Path, records: &[Record]) -> io::Result<()> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-    file.lock()?;
+    let mut file = locked(path)?;
     let before = file.metadata()?.len();
     let mut bytes: Vec<u8> = records.iter().flat_map(line).collect();
     if before > 0 && !ends_whole(&mut file, before)? {
@@ -191,6 +267,52 @@ pub fn append(path: &Path, records: &[Record]) -> io::Result<()> {
         let _ = file.set_len(before);
     }
     written
+}
+
+/// Puts other lines in the place of those of a file, whole or not at all. Other processes wait.
+///
+/// # Errors
+/// The file cannot be read or written: what was there stays.
+pub fn rewrite(path: &Path, change: impl FnOnce(&mut Times)) -> io::Result<()> {
+    let lock = locked(path)?;
+    let mut times = Times::load(path)?;
+    change(&mut times);
+    let written = kiln_host::write(path, |out| out.write_all(&times.to_bytes()));
+    if written.is_err() && lock.metadata().is_ok_and(|made| made.is_file() && made.len() == 0) {
+        // It was made for the lock.
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}
+
+/// Opens a file that nobody else has open in this way until it is dropped.
+fn locked(path: &Path) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        file.lock()?;
+        // It may have been replaced while this one waited.
+        if is_at(&file, path)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// Whether an open file is the one of that name.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let own = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((own.dev(), own.ino()) == (there.dev(), there.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Elsewhere a file that is open cannot be replaced.
+#[cfg(not(unix))]
+fn is_at(_file: &File, _path: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Whether a file ends with a whole line.

@@ -1,10 +1,16 @@
 //! A whole engine: every distinct region that can be made in several ways gets the fastest that was found.
 
+use crate::cache::{Cache, rounded};
+use crate::points::{at_most, cover, points};
 use crate::report::{Row, Tuned, TunedRegion};
-use crate::{Error, Job, Measure, Measured, Options, Outcome, Record, Result, Search, Stop, Task, Times, append};
-use kiln_engine::{Engine, Variant};
+use crate::turns::{TURN, Turns};
+use crate::{Error, Job, Made, Measure, Measured, Options, Result, Search, Stop, Task, Timings};
+use kiln_engine::{Compiled, Engine, Variant};
+use kiln_fuse::RegionId;
+use kiln_graph::{Bindings, Dim};
+use kiln_kernels::{Condition, Guard};
 use kiln_target::Gpu;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +20,7 @@ pub struct Tuning {
     /// How long, all together. What was found by then is taken.
     pub budget: Duration,
     /// The timing cache: asked first, and told everything.
-    pub timings: Option<PathBuf>,
+    pub timings: Option<Timings>,
     /// How each region is searched. Its floor is the region's.
     pub search: Options,
 }
@@ -28,20 +34,17 @@ impl Default for Tuning {
 /// News while tuning.
 #[derive(Clone, Copy, Debug)]
 pub struct News<'a> {
-    /// The region.
+    /// The region whose turn it is.
     pub region: &'a str,
-    /// Regions that are done, and how many there are.
+    /// Regions whose search has ended, and how many there are.
     pub regions: (usize, usize),
     /// Candidates of it that were measured, and how many there are.
     pub measured: (usize, usize),
     /// Its best time so far, in seconds.
     pub best: Option<f64>,
-    /// How long it may take from now on until everything is done, at most.
+    /// How long it will take until everything is done, at the pace so far; what is left of the budget at most.
     pub left: Duration,
 }
-
-/// Least weight of a region in the division of the budget, over an equal share.
-const LEAST_WEIGHT: f64 = 0.25;
 
 /// Candidates that are compiled before the search asks for them.
 const AHEAD: usize = 16;
@@ -66,62 +69,67 @@ pub fn tune(
         let (expected, found) = (toolchain.nvrtc, compiler.to_owned());
         return Err(Error::OtherCompiler { target: target.to_owned(), expected, found });
     }
-    let mut tasks = vec![];
-    for used in engine.subjects(&label)? {
-        let Some(present) = image.kernels.get(&used.id) else { continue };
-        let task = Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?;
-        let candidates = task.candidates();
-        let weight = used.uses as f64 * candidates.get(task.present).map_or(0.0, |present| present.seconds);
-        tasks.push((weight, Arc::new(task)));
-    }
-    let fixed = tasks.iter().filter(|(_, task)| task.ways.len() < 2).count();
-    tasks.retain(|(_, task)| task.ways.len() > 1);
-    tasks.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.id.cmp(&y.id)));
-    let all: f64 = tasks.iter().map(|(weight, _)| weight).sum();
-    let least = LEAST_WEIGHT * all / tasks.len().max(1) as f64;
-    tasks.iter_mut().for_each(|(weight, _)| *weight = weight.max(least));
-
-    let mut cache = Cache::open(tuning.timings.clone())?;
-    let mut run = vec![];
-    for (weight, task) in tasks {
-        let options = Options { floor: task.floor, ..tuning.search };
-        let mut search = Search::new(task.candidates(), options);
-        cache.tell(&task, &mut search);
-        let mut wanted: Vec<usize> = search.ask().into_iter().map(|job| job.candidate).collect();
-        if wanted.is_empty() {
-            wanted.extend(search.best().map(|(best, _)| best));
+    let (mut tasks, mut typical) = (Vec::<Arc<Task>>::new(), BTreeSet::new());
+    for (point, sizes) in points(engine).into_iter().enumerate() {
+        for used in engine.subjects_at(&label, &sizes)? {
+            let Some(present) = image.kernels.get(&used.id) else { continue };
+            let own = &used.subject.sizes;
+            // Larger in everything than some, smaller than the others: a table can tell them apart.
+            let apart = |other: &Bindings| at_most(own, other) != at_most(other, own);
+            if tasks.iter().filter(|task| task.id == used.id).all(|task| apart(&task.subject.sizes)) {
+                let task = Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?;
+                if point == 0 {
+                    typical.insert(task.key());
+                }
+                tasks.push(Arc::new(task));
+            }
         }
-        measure.ahead(&task, &wanted);
-        run.push((weight, task, search));
     }
-    let (mut regions, count) = (vec![], run.len());
-    let mut left: f64 = run.iter().map(|(weight, ..)| weight).sum();
-    for (done, (weight, task, mut search)) in run.into_iter().enumerate() {
-        let now = measure.elapsed();
-        let until = now + tuning.budget.saturating_sub(now).mul_f64((weight / left).clamp(0.0, 1.0));
-        left -= weight;
-        let mut region = Region { task: &task, search: &mut search, cache: &mut cache, measure: &mut *measure };
-        let told = &mut |search: &Search, now: Duration| {
-            hear(News {
-                region: &task.subject.region.name,
-                regions: (done, count),
-                measured: (search.measured().count(), task.ways.len()),
-                best: search.best().map(|(_, seconds)| seconds),
-                left: tuning.budget.saturating_sub(now),
-            });
-        };
-        regions.push(region.tuned(until, told)?);
-        measure.done(&task);
+    let fixed: BTreeSet<RegionId> = tasks.iter().filter(|task| task.ways.len() < 2).map(|task| task.id).collect();
+    tasks.retain(|task| !fixed.contains(&task.id));
+    let mut cache = Cache::open(tuning.timings.as_ref())?;
+    let mut regions: Vec<Region> = tasks.into_iter().map(|task| Region::new(task, tuning.search, &cache)).collect();
+    regions.sort_by(|a, b| b.weight().total_cmp(&a.weight()).then_with(|| a.task.key().cmp(&b.task.key())));
+    // All first turns, then what follows them.
+    for most in [TURN, AHEAD / 2] {
+        for Region { task, search, .. } in &mut regions {
+            let mut wanted = search.ahead(most);
+            wanted.extend(search.best().filter(|_| search.left() == 0).map(|(best, _)| best));
+            measure.ahead(task, &wanted);
+        }
     }
+    let mut spread = Spread { turns: Turns::default(), budget: tuning.budget, start: measure.elapsed(), samples: 0 };
+    regions.iter().for_each(|region| spread.turns.add(region.task.uses, region.modelled, &region.search));
+    // The regions of one identity, from the smallest sizes to the largest.
+    let mut groups: BTreeMap<RegionId, Vec<usize>> = BTreeMap::new();
+    regions.iter().enumerate().for_each(|(at, region)| groups.entry(region.task.id).or_default().push(at));
+    for group in groups.values_mut() {
+        group.sort_by(|a, b| regions[*a].sizes().cmp(regions[*b].sizes()));
+    }
+    loop {
+        spread.search(&mut regions, &mut cache, measure, hear)?;
+        if spread.beside(&mut regions, &groups, &mut cache, measure)? {
+            continue;
+        }
+        groups.values().for_each(|group| choose(&mut regions, group));
+        let mut again = false;
+        for (at, region) in regions.iter_mut().enumerate() {
+            if !region.settle(&mut cache, measure)? {
+                spread.turns.again(at, &region.search);
+                again = true;
+            }
+        }
+        if !again {
+            break;
+        }
+    }
+    regions.iter().for_each(|region| measure.done(&region.task));
     // Nothing fails from here on, but for defects.
-    let mut reports = vec![];
-    for (report, winner) in regions {
-        reports.push(report);
-        let Some((id, variant)) = winner else { continue };
+    for (id, group) in &groups {
         let image = engine.targets.iter_mut().find(|image| image.label() == label);
-        let Some(compiled) = image.and_then(|image| image.kernels.get_mut(&id)) else { continue };
-        let rest = compiled.variants.pop().filter(|_| !variant.guard.is_always());
-        compiled.variants = [Some(variant), rest].into_iter().flatten().collect();
+        let Some(compiled) = image.and_then(|image| image.kernels.get_mut(id)) else { continue };
+        let group: Vec<&Region> = group.iter().map(|at| &regions[*at]).collect();
+        table(&group, compiled);
     }
     engine.pack_weights()?;
     Ok(Tuned {
@@ -129,85 +137,206 @@ pub fn tune(
         gpu: gpu.name.clone(),
         seconds: measure.elapsed().as_secs_f64(),
         budget_seconds: tuning.budget.as_secs_f64(),
-        fixed,
+        fixed: fixed.len(),
         warnings: cache.warnings(),
-        regions: reports,
+        regions: regions.iter().map(|region| region.report(typical.contains(&region.task.key()))).collect(),
     })
 }
 
-/// One region while it is tuned.
-struct Region<'r> {
-    task: &'r Arc<Task>,
-    search: &'r mut Search,
-    cache: &'r mut Cache,
-    measure: &'r mut dyn Measure,
+/// How the budget is spent.
+struct Spread {
+    turns: Turns,
+    budget: Duration,
+    /// When measuring began, and how many samples were taken since.
+    start: Duration,
+    samples: usize,
 }
 
-type Winner = Option<(kiln_fuse::RegionId, Variant)>;
+impl Spread {
+    /// Measures until every search has ended or the time is over.
+    fn search(
+        &mut self,
+        regions: &mut [Region],
+        cache: &mut Cache,
+        measure: &mut dyn Measure,
+        hear: &mut dyn FnMut(News<'_>),
+    ) -> Result<()> {
+        while let Some(turn) = self.turns.next() {
+            let now = measure.elapsed();
+            hear(self.news(regions, turn.search, now));
+            let left = self.budget.saturating_sub(now);
+            if left.is_zero() {
+                break;
+            }
+            let until = now + left / turn.sharers as u32;
+            let region = &mut regions[turn.search];
+            match region.step(turn.first, until, cache, measure)? {
+                0 if measure.elapsed() < until || region.failure.is_some() => self.turns.over(turn.search),
+                samples => {
+                    self.samples += samples;
+                    self.turns.note(turn.search, &region.search);
+                }
+            }
+        }
+        Ok(())
+    }
 
-impl Region<'_> {
-    fn tuned(&mut self, until: Duration, told: &mut dyn FnMut(&Search, Duration)) -> Result<(TunedRegion, Winner)> {
-        let mut stale = false;
-        let (winner, failure) = loop {
-            let failure = self.searched(until, told)?;
-            let Some((best, _)) = self.search.best() else { break (None, failure) };
-            let made = match self.measure.code(self.task, best) {
-                Ok(made) => made,
-                Err(why) => {
-                    // It was usable when it was measured.
-                    self.search.tell(best, Measured::Invalid(why));
+    /// Measures at each of several sizes what won at the others, as long as there is time; whether anything was measured.
+    fn beside(
+        &mut self,
+        regions: &mut [Region],
+        groups: &BTreeMap<RegionId, Vec<usize>>,
+        cache: &mut Cache,
+        measure: &mut dyn Measure,
+    ) -> Result<bool> {
+        let mut measured = false;
+        for group in groups.values().filter(|group| group.len() > 1) {
+            let won = |at: &usize| regions[*at].search.best().map(|(best, _)| regions[*at].way(best));
+            let winners: Vec<WayKey> = group.iter().filter_map(won).collect();
+            for &at in group {
+                let region = &mut regions[at];
+                let place = |key: &WayKey| (0..region.task.ways.len()).find(|way| region.way(*way) == *key);
+                let known = |way: &usize| region.search.measured().any(|(other, _)| other == *way);
+                let jobs: Vec<Job> =
+                    winners.iter().filter_map(place).filter(|way| !known(way)).map(Job::look).collect();
+                if jobs.is_empty() || region.failure.is_some() || measure.elapsed() >= self.budget {
                     continue;
                 }
-            };
-            let known = self.cache.code(self.task, best);
-            if known.is_some_and(|known| known != made.code) && !stale {
-                stale = true;
-                self.cache.forget(self.task)?;
-                *self.search = self.search.anew();
-                continue;
+                let samples = region.measure(&jobs, self.budget, cache, measure)?;
+                self.samples += samples;
+                measured |= samples > 0;
+                self.turns.note(at, &region.search);
             }
-            if best == self.task.present {
-                break (None, failure);
-            }
-            let (guard, implementation) = (made.guard.clone(), made.implementation.clone());
-            break (Some((self.task.id, Variant { guard, implementation, images: made.images.clone() })), failure);
-        };
-        Ok((self.report(failure), winner))
+        }
+        Ok(measured)
     }
 
-    /// Measures until the search ends or the time is over; what went wrong with the region as a whole.
-    fn searched(&mut self, until: Duration, told: &mut dyn FnMut(&Search, Duration)) -> Result<Option<String>> {
-        loop {
-            let now = self.measure.elapsed();
-            told(self.search, now);
-            let jobs: Vec<Job> = self.search.ask();
-            if jobs.is_empty() || now >= until {
-                return Ok(None);
-            }
-            // Compiled while these are measured.
-            self.measure.ahead(self.task, &self.search.ahead(AHEAD));
-            let reports = match self.measure.measure(self.task, &jobs, until) {
-                Ok(reports) => reports,
-                // What it has now stays; the other regions are none the worse.
-                Err(e) => return Ok(Some(e.to_string())),
-            };
-            if reports.is_empty() {
-                return Ok(None);
-            }
-            let mut candidates = vec![];
-            for report in reports {
-                // As the cache keeps them, so that who reads it later decides alike.
-                self.search.tell(report.candidate, rounded(report.measured));
-                if report.lasting {
-                    candidates.push((report.candidate, report.code));
-                }
-            }
-            self.cache.keep(self.task, self.search, &candidates)?;
+    fn news<'r>(&self, regions: &'r [Region], at: usize, now: Duration) -> News<'r> {
+        let Region { task, search, .. } = &regions[at];
+        let to_come: usize = regions.iter().map(|region| region.search.left()).sum();
+        let pace = now.saturating_sub(self.start).as_secs_f64() / self.samples.max(1) as f64;
+        let left = self.budget.saturating_sub(now);
+        // Nothing is known of the pace before the first sample.
+        let expected = if self.samples > 0 { pace * to_come as f64 } else { f64::INFINITY };
+        News {
+            region: &task.subject.region.name,
+            regions: (regions.iter().filter(|region| region.search.left() == 0).count(), regions.len()),
+            measured: (search.measured().count(), task.ways.len()),
+            best: search.best().map(|(_, seconds)| seconds),
+            left: Duration::try_from_secs_f64(expected).map_or(left, |expected| expected.min(left)),
         }
     }
+}
 
-    fn report(&self, failure: Option<String>) -> TunedRegion {
-        let (task, candidates) = (self.task, self.task.candidates());
+/// One region while it is tuned.
+struct Region {
+    task: Arc<Task>,
+    /// Seconds of what the engine has, by the cost model.
+    modelled: f64,
+    search: Search,
+    /// Whether what is known of it turned out to be of other code.
+    stale: bool,
+    /// What went wrong with it as a whole.
+    failure: Option<String>,
+    /// Which way it gets, if anything is known of any, and its code.
+    chosen: Option<usize>,
+    made: Option<Arc<Made>>,
+}
+
+/// A way to make a region, whatever its place at some sizes: family and Config.
+type WayKey = (String, String);
+
+impl Region {
+    fn new(task: Arc<Task>, options: Options, cache: &Cache) -> Region {
+        let candidates = task.candidates();
+        let modelled = candidates.get(task.present).map_or(0.0, |present| present.seconds);
+        let mut search = Search::new(candidates, Options { floor: task.floor, ..options });
+        cache.tell(&task, &mut search);
+        Region { task, modelled, search, stale: false, failure: None, chosen: None, made: None }
+    }
+
+    fn sizes(&self) -> &Bindings {
+        &self.task.subject.sizes
+    }
+
+    fn way(&self, at: usize) -> WayKey {
+        let way = &self.task.ways[at];
+        (way.family.to_string(), way.config.to_string())
+    }
+
+    /// Its share of a run, by the cost model.
+    fn weight(&self) -> f64 {
+        self.task.uses as f64 * self.modelled
+    }
+
+    /// One turn; how many samples were taken.
+    fn step(&mut self, first: bool, until: Duration, cache: &mut Cache, measure: &mut dyn Measure) -> Result<usize> {
+        let mut jobs: Vec<Job> = self.search.ask();
+        match first {
+            true => jobs.truncate(TURN.saturating_sub(self.search.measured().count()).max(1)),
+            // Compiled while these are measured.
+            false => measure.ahead(&self.task, &self.search.ahead(AHEAD)),
+        }
+        self.measure(&jobs, until, cache, measure)
+    }
+
+    /// Measures some candidates; how many samples were taken.
+    fn measure(
+        &mut self,
+        jobs: &[Job],
+        until: Duration,
+        cache: &mut Cache,
+        measure: &mut dyn Measure,
+    ) -> Result<usize> {
+        if jobs.is_empty() {
+            return Ok(0);
+        }
+        let reports = match measure.measure(&self.task, jobs, until) {
+            Ok(reports) => reports,
+            // What it has now stays; the other regions are none the worse.
+            Err(e) => {
+                self.failure = Some(e.to_string());
+                return Ok(0);
+            }
+        };
+        let (mut samples, mut candidates) = (0, vec![]);
+        for report in reports {
+            samples += report.measured.samples().max(1);
+            // As the cache keeps them, so that who reads it later decides alike.
+            self.search.tell(report.candidate, rounded(report.measured));
+            if report.lasting {
+                candidates.push((report.candidate, report.code));
+            }
+        }
+        cache.keep(&self.task, &self.search, &candidates)?;
+        Ok(samples)
+    }
+
+    /// Gets the code of what was chosen. False: it cannot be used after all, or what was known is of other code, and the search goes on.
+    fn settle(&mut self, cache: &mut Cache, measure: &mut dyn Measure) -> Result<bool> {
+        self.made = None;
+        let Some(chosen) = self.chosen else { return Ok(true) };
+        let made = match measure.code(&self.task, chosen) {
+            Ok(made) => made,
+            // It was usable when it was measured.
+            Err(why) => {
+                self.search.tell(chosen, Measured::Invalid(why));
+                return Ok(false);
+            }
+        };
+        let known = cache.code(&self.task, chosen);
+        if known.is_some_and(|known| known != made.code) && !self.stale {
+            self.stale = true;
+            cache.forget(&self.task)?;
+            self.search = self.search.anew();
+            return Ok(false);
+        }
+        self.made = Some(made);
+        Ok(true)
+    }
+
+    fn report(&self, typical: bool) -> TunedRegion {
+        let (task, candidates) = (&self.task, self.task.candidates());
         let measured = |at: usize| self.search.measured().find(|(other, _)| *other == at).map(|(_, measured)| measured);
         let row = |(at, candidate): (usize, &crate::Candidate)| Row {
             family: task.ways[at].family.to_string(),
@@ -227,104 +356,61 @@ impl Region<'_> {
             summary: task.subject.region.summary.clone(),
             uses: task.uses,
             sizes: task.subject.sizes.clone(),
+            typical,
             floor_us: task.floor * 1e6,
             present: task.present,
-            chosen: self.search.best().map_or(task.present, |(best, _)| best),
+            chosen: self.chosen.unwrap_or(task.present),
             ended: self.search.ended().unwrap_or(Stop::Budget),
-            failure,
+            failure: self.failure.clone(),
             candidates: candidates.iter().enumerate().map(row).collect(),
         }
     }
 }
 
-fn rounded(measured: Measured) -> Measured {
-    match measured {
-        Measured::Times(times) => Measured::Times(times.into_iter().map(|t| nanoseconds(t) as f64 * 1e-9).collect()),
-        invalid => invalid,
+/// Chooses the ways of a region at all of its sizes: the fastest, or where there are several sizes the fewest that are near to it everywhere.
+fn choose(regions: &mut [Region], group: &[usize]) {
+    if let [at] = group {
+        regions[*at].chosen = regions[*at].search.best().map(|(best, _)| best);
+        return;
+    }
+    let times = |at: &usize| {
+        let measured = regions[*at].search.measured();
+        measured.filter_map(|(way, measured)| Some((regions[*at].way(way), measured.seconds()?))).collect()
+    };
+    let points: Vec<BTreeMap<WayKey, f64>> = group.iter().map(times).collect();
+    for (at, way) in group.iter().zip(cover(&points)) {
+        let region = &regions[*at];
+        let place = way.and_then(|way| (0..region.task.ways.len()).find(|at| region.way(*at) == way));
+        regions[*at].chosen = place;
     }
 }
 
-fn nanoseconds(seconds: f64) -> u64 {
-    (seconds * 1e9).round().max(1.0) as u64
-}
-
-/// The timing cache as a file and in memory.
-struct Cache {
-    path: Option<PathBuf>,
-    times: Times,
-}
-
-impl Cache {
-    fn open(path: Option<PathBuf>) -> Result<Cache> {
-        let times = match &path {
-            Some(path) => {
-                let failed = |source| Error::Timings { action: "read", path: path.clone(), source };
-                Times::load(path).map_err(failed)?
-            }
-            None => Times::default(),
-        };
-        Ok(Cache { path, times })
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        match (self.times.damaged, &self.path) {
-            (0, _) | (_, None) => vec![],
-            (lines, Some(path)) => vec![format!("{}: {lines} lines are damaged and were not used", path.display())],
+/// Gives a region the kernels that were chosen for its sizes, from the smallest to the largest: each up to the sizes that it was chosen for, the last beyond
+/// them too.
+fn table(group: &[&Region], compiled: &mut Compiled) {
+    let mut runs: Vec<(&Region, &Made)> = vec![];
+    for region in group {
+        let Some(made) = &region.made else { continue };
+        match runs.last_mut() {
+            Some(last) if last.1.implementation == made.implementation => *last = (*region, made.as_ref()),
+            _ => runs.push((*region, made.as_ref())),
         }
     }
-
-    fn record<'c>(&'c self, task: &Task, at: usize) -> Option<&'c Record> {
-        let way = task.ways.get(at)?;
-        self.times.of(&task.problem).find(|record| record.family == way.family && record.config == way.config)
+    let Some(((_, last), before)) = runs.split_last() else { return };
+    let unchanged = group.iter().all(|region| region.chosen.is_none_or(|chosen| chosen == region.task.present));
+    if before.is_empty() && unchanged && compiled.variants.len() <= 2 {
+        return;
     }
-
-    /// What a candidate's code was when it was measured.
-    fn code(&self, task: &Task, at: usize) -> Option<&str> {
-        self.record(task, at).map(|record| record.code.as_str())
-    }
-
-    /// Tells a search what is known.
-    fn tell(&self, task: &Task, search: &mut Search) {
-        for at in 0..task.ways.len() {
-            match self.record(task, at).map(|record| &record.outcome) {
-                Some(Outcome::Ns(times)) if !times.is_empty() => {
-                    search.tell(at, Measured::Times(times.iter().map(|ns| *ns as f64 * 1e-9).collect()));
-                }
-                Some(Outcome::Invalid(why)) => search.tell(at, Measured::Invalid(why.clone())),
-                _ => {}
-            }
-        }
-    }
-
-    /// Keeps all that a search knows of some candidates, each with its code.
-    fn keep(&mut self, task: &Task, search: &Search, candidates: &[(usize, String)]) -> Result<()> {
-        let mut records = vec![];
-        for (at, measured) in search.measured() {
-            let Some((_, code)) = candidates.iter().find(|(other, _)| *other == at) else { continue };
-            let way = &task.ways[at];
-            let outcome = match measured {
-                Measured::Times(times) => Outcome::Ns(times.iter().map(|t| nanoseconds(*t)).collect()),
-                Measured::Invalid(why) => Outcome::Invalid(why.clone()),
-            };
-            let (problem, family) = (task.problem.clone(), way.family.to_string());
-            records.push(Record { problem, family, config: way.config.clone(), code: code.clone(), outcome });
-        }
-        self.add(records)
-    }
-
-    fn add(&mut self, records: Vec<Record>) -> Result<()> {
-        if let Some(path) = &self.path {
-            let failed = |source| Error::Timings { action: "write", path: path.clone(), source };
-            append(path, &records).map_err(failed)?;
-        }
-        records.into_iter().for_each(|record| self.times.add(record));
-        Ok(())
-    }
-
-    /// What is known of a task's problem is of other code: nothing of it counts any more.
-    fn forget(&mut self, task: &Task) -> Result<()> {
-        let nothing = |record: &Record| Record { outcome: Outcome::Ns(vec![]), ..record.clone() };
-        let records: Vec<Record> = self.times.of(&task.problem).map(nothing).collect();
-        self.add(records)
-    }
+    let rest = compiled.variants.pop().filter(|_| !last.guard.is_always());
+    let variant = |made: &Made, up_to: Option<&Bindings>| {
+        let bounds = up_to.into_iter().flatten().map(|(symbol, size)| Condition::AtMost(Dim::sym(symbol), *size));
+        let mut guard = Guard(bounds.collect());
+        let own = made.guard.0.iter().filter(|condition| !guard.0.contains(condition)).cloned().collect::<Vec<_>>();
+        guard.0.extend(own);
+        Variant { guard, implementation: made.implementation.clone(), images: made.images.clone() }
+    };
+    let mut variants: Vec<Variant> = before.iter().map(|(region, made)| variant(made, Some(region.sizes()))).collect();
+    variants.push(variant(last, None));
+    variants.extend(rest);
+    compiled.variants = variants;
 }

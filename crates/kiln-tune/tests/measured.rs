@@ -4,7 +4,7 @@ use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
 use kiln_engine::{BuildOptions, Device, Engine, Session, build, open_device};
 use kiln_graph::{Builder, ConvSpec, DType, Dim, Graph, Tensor};
 use kiln_target::{Gpu, Target};
-use kiln_tune::{Error, OnDevice, Options, Rotating, Tuning, tune};
+use kiln_tune::{Error, OnDevice, Options, Rotating, Timings, Tuning, tune};
 use std::time::Duration;
 
 const DEVICE: &str = "sim:sm_80:fast";
@@ -113,7 +113,7 @@ fn candidates_that_memory_does_not_hold_are_left_out_this_time() {
         let nvrtc = compiler.nvrtc().release().to_owned();
         let mut device = OnDevice::new(DEVICE, memory, compiler).unwrap();
         let search = Options { first: 24, least: 24, most: 24, share: 1.0, ..Options::default() };
-        let tuning = Tuning { budget: Duration::from_secs(600), search, timings: Some(path.clone()) };
+        let tuning = Tuning { budget: Duration::from_secs(600), search, timings: Some(Timings::file(&path)) };
         let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &tuning, &mut |_| {}).unwrap();
         let left_out = found.regions[0].candidates.iter().filter_map(|row| row.invalid.as_ref());
         let left_out: Vec<&String> = left_out.collect();

@@ -5,7 +5,7 @@ use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Builder, DType, Dim, Rng};
 use kiln_kernels::families::{Subject, offers};
 use kiln_target::Gpu;
-use kiln_tune::{Candidate, Job, Measured, Options, Search, Stop};
+use kiln_tune::{Candidate, Job, Measured, Options, Search, Stop, TURN, Turns};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,19 +75,23 @@ impl Device {
     }
 }
 
+fn measure(search: &mut Search, device: &mut Device, jobs: Vec<Job>) {
+    for job in jobs {
+        let measured = match device.broken[job.candidate] {
+            true => Measured::Invalid("it spills".into()),
+            false => Measured::Times((0..job.samples).map(|_| device.time(job.candidate)).collect()),
+        };
+        search.tell(job.candidate, measured);
+    }
+}
+
 fn run(search: &mut Search, device: &mut Device) {
     loop {
         let jobs = search.ask();
         if jobs.is_empty() {
             return;
         }
-        for job in jobs {
-            let measured = match device.broken[job.candidate] {
-                true => Measured::Invalid("it spills".into()),
-                false => Measured::Times((0..job.samples).map(|_| device.time(job.candidate)).collect()),
-            };
-            search.tell(job.candidate, measured);
-        }
+        measure(search, device, jobs);
     }
 }
 
@@ -125,6 +129,147 @@ fn the_best_is_found_by_few_measurements() {
     assert!(share <= 0.15 && effort <= 0.15, "{share} {effort}");
     // Else the test would show nothing.
     assert!(model * 2 < trials, "{model}");
+}
+
+/// A kernel that is searched beside others.
+struct Kernel {
+    launches: usize,
+    modelled: f64,
+    search: Search,
+    device: Device,
+}
+
+impl Kernel {
+    /// Seconds of a run in what is best as far as is known, the cost model's choice before anything is.
+    fn seconds(&self) -> f64 {
+        self.launches as f64 * self.device.seconds[self.search.best().map_or(0, |(best, _)| best)]
+    }
+}
+
+/// Kernels of a model, the heaviest first: none takes more than three times as much of it as another.
+fn kernels(spaces: &[Vec<Candidate>], seed: u64) -> Vec<Kernel> {
+    let slowest = spaces.iter().map(|candidates| candidates[0].seconds).fold(0.0, f64::max);
+    let kernel = |(i, candidates): (usize, &Vec<Candidate>)| Kernel {
+        launches: ((1 + i % 3) as f64 * slowest / candidates[0].seconds).ceil() as usize,
+        modelled: candidates[0].seconds,
+        search: Search::new(candidates.clone(), Options::default()),
+        device: Device::new(candidates, 100 * seed + i as u64),
+    };
+    let mut kernels: Vec<Kernel> = spaces.iter().enumerate().map(kernel).collect();
+    kernels.sort_by(|a, b| (b.launches as f64 * b.modelled).total_cmp(&(a.launches as f64 * a.modelled)));
+    kernels
+}
+
+/// Samples that were taken.
+fn taken(kernels: &[Kernel]) -> usize {
+    kernels.iter().map(|kernel| kernel.device.samples).sum()
+}
+
+/// Spreads a budget of samples by turns, and says in which order that was.
+fn spread(kernels: &mut [Kernel], budget: usize) -> Vec<usize> {
+    let (mut turns, mut order) = (Turns::default(), vec![]);
+    kernels.iter().for_each(|kernel| turns.add(kernel.launches, kernel.modelled, &kernel.search));
+    while let Some(turn) = turns.next() {
+        let mut jobs = kernels[turn.search].search.ask();
+        if turn.first {
+            jobs.truncate(TURN - kernels[turn.search].search.measured().count());
+        }
+        if taken(kernels) + jobs.iter().map(|job| job.samples).sum::<usize>() > budget {
+            break;
+        }
+        let Kernel { search, device, .. } = &mut kernels[turn.search];
+        measure(search, device, jobs);
+        turns.note(turn.search, search);
+        order.push(turn.search);
+    }
+    order
+}
+
+#[test]
+fn every_kernel_has_its_turn_and_the_rest_goes_where_most_is_gained() {
+    let spaces = [
+        product(4096, 4096, 4096, DType::BF16, "h200"),
+        product(2048, 1024, 1000, DType::F16, "a100"),
+        product(384, 768, 3072, DType::F16, "rtx4090"),
+        product(512, 512, 2048, DType::I8, "h100"),
+        product(64, 512, 2048, DType::F16, "h100"),
+        product(1024, 1024, 512, DType::F16, "a100"),
+    ];
+    let round = spaces.len() * TURN * 5;
+    for budget in [round, 3 * round] {
+        let (mut in_turns, mut in_order) = (0.0, 0.0);
+        for seed in 0..6 {
+            let mut model = kernels(&spaces, seed);
+            let order = spread(&mut model, budget);
+            assert!(taken(&model) <= budget, "{budget} {seed}");
+            assert!(order.len() >= 6 && order[..6].iter().copied().eq(0..6), "{order:?}");
+            assert!(model.iter().all(|kernel| kernel.search.measured().count() >= TURN), "{budget} {seed}");
+            // As good as those that are searched to the end, the heaviest first, until the budget is used up.
+            let mut other = kernels(&spaces, seed);
+            let mut left = budget;
+            for kernel in &mut other {
+                loop {
+                    let mut jobs = kernel.search.ask();
+                    jobs.truncate(left / 5);
+                    if jobs.is_empty() {
+                        break;
+                    }
+                    let before = kernel.device.samples;
+                    measure(&mut kernel.search, &mut kernel.device, jobs);
+                    left = left.saturating_sub(kernel.device.samples - before);
+                }
+            }
+            let best = |kernel: &Kernel| kernel.launches as f64 * kernel.device.best();
+            let all: f64 = model.iter().map(best).sum();
+            in_turns += model.iter().map(Kernel::seconds).sum::<f64>() / all;
+            in_order += other.iter().map(Kernel::seconds).sum::<f64>() / all;
+        }
+        println!("{budget} samples: {:.3} of the best in turns, {:.3} in order", in_turns / 6.0, in_order / 6.0);
+        assert!(in_turns < in_order, "{budget}: {in_turns} {in_order}");
+    }
+    // With time for all, each ends as it would alone.
+    let mut model = kernels(&spaces, 1);
+    spread(&mut model, usize::MAX);
+    for (kernel, alone) in model.iter().zip(&mut kernels(&spaces, 1)) {
+        run(&mut alone.search, &mut alone.device);
+        let measured = |kernel: &Kernel| kernel.search.measured().count();
+        assert!(kernel.search.ended().is_some() && measured(kernel) == measured(alone));
+    }
+}
+
+#[test]
+fn what_may_be_gained_follows_time_launches_and_how_unsure_the_model_is() {
+    let candidates: Vec<Candidate> = (0..64)
+        .map(|i| Candidate { config: serde_json::json!({"a": i % 8, "b": i / 8}), seconds: 1.0 + 0.002 * f64::from(i) })
+        .collect();
+    let told = |wrong: f64| {
+        let mut search = Search::new(candidates.clone(), Options::default());
+        assert_eq!(search.gain(), 1.0);
+        for job in search.ask() {
+            // Every other value of a field is worse than the model says.
+            let seconds = candidates[job.candidate].seconds * if job.candidate % 2 == 0 { 1.0 + wrong } else { 1.0 };
+            search.tell(job.candidate, Measured::Times(vec![seconds; job.samples]));
+        }
+        search
+    };
+    let (sure, unsure) = (told(0.0), told(0.5));
+    assert!(unsure.gain() > 2.0 * sure.gain() && sure.gain() > 0.0, "{} {}", unsure.gain(), sure.gain());
+    for (launches, seconds, first) in [([1, 1], [1.0, 1.0], 1), ([40, 1], [1.0, 1.0], 0)] {
+        let mut turns = Turns::default();
+        turns.add(launches[0], seconds[0], &sure);
+        turns.add(launches[1], seconds[1], &unsure);
+        assert_eq!(turns.next().map(|turn| (turn.search, turn.first)), Some((first, false)));
+    }
+    // At the roofline nothing is left.
+    let mut search = Search::new(candidates.clone(), Options { floor: 0.995, ..Options::default() });
+    search
+        .ask()
+        .iter()
+        .for_each(|job| search.tell(job.candidate, Measured::Times(vec![candidates[job.candidate].seconds; 17])));
+    assert_eq!((search.gain(), search.left(), search.ended()), (0.0, 0, Some(Stop::Floor)));
+    let mut turns = Turns::default();
+    turns.add(1, 1.0, &search);
+    assert_eq!(turns.next(), None);
 }
 
 #[test]

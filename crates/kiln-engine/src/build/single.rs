@@ -5,6 +5,7 @@ use crate::Result;
 use crate::engine::{Engine, Image, Settings};
 use kiln_cuda::Compiler;
 use kiln_fuse::{Plan, RegionId, Step};
+use kiln_graph::Bindings;
 use kiln_kernels::Implementation;
 use kiln_kernels::families::Subject;
 use std::collections::BTreeMap;
@@ -27,10 +28,18 @@ impl Engine {
     /// # Errors
     /// The engine lacks the target.
     pub fn subjects(&self, target: &str) -> Result<Vec<Used>> {
+        self.subjects_at(target, &self.settings.sizes)
+    }
+
+    /// [`Engine::subjects`] as kernels would be chosen for other sizes of the model's symbols.
+    ///
+    /// # Errors
+    /// As for `subjects`.
+    pub fn subjects_at(&self, target: &str, sizes: &Bindings) -> Result<Vec<Used>> {
         let plan = &self.target(target)?.plan;
         let mut uses = BTreeMap::new();
         count(plan, &mut uses);
-        let all = subjects(plan, &self.refit.ranges, &self.settings.sizes, self.settings.tf32);
+        let all = subjects(plan, &self.refit.ranges, sizes, self.settings.tf32);
         let used = |(id, subject)| Used { id, uses: uses.get(&id).copied().unwrap_or(0), subject };
         Ok(all.into_iter().map(used).collect())
     }

@@ -3,10 +3,11 @@
 mod io;
 mod shapes;
 mod steps;
+mod swap;
 
 use crate::choose::{Code, for_device};
 use crate::device::{Device, KernelImage, MemId, Module, Place};
-use crate::engine::{Engine, TargetImage, Variant};
+use crate::engine::{Compiled, Engine, Settings, TargetImage, Variant};
 use crate::schedule::{Action, LoadedPlan, LoadedVariant, WeightPlaces, schedule, signature};
 use crate::{Error, Result, packed};
 use io::{Donation, Io, Ran};
@@ -14,9 +15,10 @@ use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
 use kiln_kernels::Guard;
 use shapes::Shapes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use steps::run_schedule;
+pub use swap::Updates;
 
 /// An engine loaded on a device.
 ///
@@ -28,6 +30,14 @@ pub struct Session {
     code: Code,
     plan: Plan,
     loaded: LoadedPlan,
+    /// What is loaded for each region.
+    known: Known,
+    /// Of which build that is.
+    graph_hash: String,
+    settings: Settings,
+    /// Where other kernels come from.
+    updates: Option<Updates>,
+    swaps: usize,
     signature: Graph,
     weights: WeightPlaces,
     weight_bytes: usize,
@@ -105,23 +115,11 @@ impl Session {
         engine.expect_weights()?;
         let (image, code) = for_device(engine, device.as_ref())?;
         let plan = image.plan.clone();
-        let loaded = load(&plan, image, &code, &mut BTreeMap::new(), device.as_mut())?;
+        let mut known = Known::new();
+        let loaded = load(&plan, image, &code, &mut known, device.as_mut())?;
         let mut weights = WeightPlaces::new();
-        let mut weight_bytes = 0;
-        let packed = packed::uses(&plan, &image.kernels).map_err(|e| internal(&e))?;
-        let plain = packed::plain(&plan, &image.kernels);
-        for name in crate::validate::weight_names(&plan).into_iter().chain(packed.keys().map(String::as_str)) {
-            // A missing one is reported by the schedule, with its name.
-            let Some(tensor) = engine.weights.get(name) else { continue };
-            if !plain.contains(name) && !packed.contains_key(name) {
-                weights.insert(name.to_owned(), None);
-                continue;
-            }
-            let bytes = tensor.data().len();
-            let mem = device.map(tensor.data().clone())?;
-            weight_bytes += bytes;
-            weights.insert(name.to_owned(), Some(Place { mem, offset: 0, bytes }));
-        }
+        place_weights(engine, image, device.as_mut(), &mut weights)?;
+        let weight_bytes = weights.values().flatten().map(|place| place.bytes).sum();
         let signature = signature(&plan);
         let io = plan.inputs.iter().map(|_| Io::default()).collect();
         Ok(Session {
@@ -129,6 +127,11 @@ impl Session {
             code,
             plan,
             loaded,
+            known,
+            graph_hash: engine.graph_hash.clone(),
+            settings: engine.settings.clone(),
+            updates: None,
+            swaps: 0,
             signature,
             weights,
             weight_bytes,
@@ -320,6 +323,7 @@ impl Session {
     /// Finds or makes the schedule of what is bound, its memory, and the places of its outputs.
     fn prepare(&mut self) -> Result<()> {
         self.ran = false;
+        self.update();
         if !self.fresh {
             self.choose()?;
             self.fresh = true;
@@ -409,19 +413,22 @@ impl Session {
     }
 }
 
+/// Loaded kernels, and what of, by region. On the CPU of nothing.
+type Known = BTreeMap<RegionId, (Compiled, Vec<LoadedVariant>)>;
+
 /// Loads the kernels of every region of a plan and its nested plans, each distinct region once.
 fn load(
     plan: &Plan,
     image: &TargetImage,
     code: &Code,
-    known: &mut BTreeMap<RegionId, Vec<LoadedVariant>>,
+    known: &mut Known,
     device: &mut dyn Device,
 ) -> Result<LoadedPlan> {
     let own = matches!(code, Code::Own(_));
     let mut loaded = LoadedPlan::default();
     for region in &plan.regions {
         let id = region.identity();
-        if let Some(variants) = known.get(&id) {
+        if let Some((_, variants)) = known.get(&id) {
             loaded.regions.push(variants.clone());
             continue;
         }
@@ -437,21 +444,52 @@ fn load(
             let (guard, packed) = (guard.clone(), made.packed.clone());
             Ok(LoadedVariant { guard, kernel: device.load(&module)?, packed })
         };
-        let variants = match image.kernels.get(&id) {
-            Some(compiled) => compiled.variants.iter().map(load).collect::<Result<Vec<_>>>()?,
+        let (compiled, variants) = match image.kernels.get(&id) {
+            Some(compiled) => (compiled.clone(), compiled.variants.iter().map(load).collect::<Result<Vec<_>>>()?),
             None => {
                 let [scratch_bytes, zeroed_bytes] = [Dim::from(0), Dim::from(0)];
                 let module = Module { region, kernels: Vec::new(), scratch_bytes, zeroed_bytes };
-                vec![LoadedVariant { guard: Guard::always(), kernel: device.load(&module)?, packed: Vec::new() }]
+                let kernel = device.load(&module)?;
+                let variants = vec![LoadedVariant { guard: Guard::always(), kernel, packed: Vec::new() }];
+                (Compiled { variants: vec![] }, variants)
             }
         };
         loaded.regions.push(variants.clone());
-        known.insert(id, variants);
+        known.insert(id, (compiled, variants));
     }
     for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
         loaded.nested.push(load(inner, image, code, known, device)?);
     }
     Ok(loaded)
+}
+
+/// Makes the weights readable that the kernels of an image read, beside those that are; the others have no place.
+fn place_weights(
+    engine: &Engine,
+    image: &TargetImage,
+    device: &mut dyn Device,
+    weights: &mut WeightPlaces,
+) -> Result<()> {
+    let packed = packed::uses(&image.plan, &image.kernels).map_err(|e| internal(&e))?;
+    let plain = packed::plain(&image.plan, &image.kernels);
+    let names = crate::validate::weight_names(&image.plan);
+    let all: BTreeSet<&str> = names.into_iter().chain(packed.keys().map(String::as_str)).collect();
+    weights.retain(|name, place| {
+        let read = plain.contains(name.as_str()) || packed.contains_key(name);
+        *place = place.filter(|_| read);
+        all.contains(name.as_str())
+    });
+    for name in all {
+        // A missing one is reported by the schedule, with its name.
+        let Some(tensor) = engine.weights.get(name) else { continue };
+        let read = plain.contains(name) || packed.contains_key(name);
+        let place = weights.entry(name.to_owned()).or_default();
+        if read && place.is_none() {
+            let bytes = tensor.data().len();
+            *place = Some(Place { mem: device.map(tensor.data().clone())?, offset: 0, bytes });
+        }
+    }
+    Ok(())
 }
 
 fn internal(message: &str) -> Error {

@@ -5,7 +5,6 @@ mod onnx;
 
 use kiln::graph::{DType, Tensor};
 use kiln::import::npy;
-use kiln::tune::{Outcome, Problem, Record, append};
 use kiln_cuda::{Home, Nvrtc};
 use std::fs;
 use std::path::PathBuf;
@@ -199,46 +198,4 @@ fn tuning_is_for_gpus_and_its_options_for_tuning() {
     let ran = place.kiln("build m.onnx --budget 30s", None);
     assert!(ran.code == Some(2) && ran.err.contains("add `--tune`"), "{}", ran.err);
     assert!(!place.0.path().join("m.kiln").exists());
-}
-
-#[test]
-fn timing_caches_are_listed_merged_and_pruned() {
-    let place = Place::new();
-    let record = |region: &str, gpu: &str, bm: u32, ns: Vec<u64>| {
-        let problem = Problem {
-            region: region.into(),
-            sizes: [("batch".to_owned(), 8)].into(),
-            gpu: gpu.into(),
-            clock_mhz: 1980,
-            arch: "sm_90a".into(),
-            nvrtc: "13.0.88".into(),
-            options: vec![],
-            tf32: false,
-            kiln: env!("CARGO_PKG_VERSION").into(),
-        };
-        let config = serde_json::json!({ "bm": bm });
-        Record { problem, family: "gemm".into(), config, code: "c".into(), outcome: Outcome::Ns(ns) }
-    };
-    let (a, b) = (place.0.path().join("a"), place.0.path().join("b"));
-    append(&a, &[record("aaaa", "NVIDIA H200", 64, vec![3250; 3]), record("aaaa", "NVIDIA H200", 128, vec![])])
-        .unwrap();
-    append(&b, &[record("aaaa", "NVIDIA H200", 64, vec![2500; 5]), record("bbbb", "NVIDIA L4", 64, vec![9; 3])])
-        .unwrap();
-    fs::write(&b, [fs::read(&b).unwrap(), b"{\"half a line".to_vec()].concat()).unwrap();
-
-    let merged = place.kiln("timings merge a b -o c", None);
-    assert_eq!((merged.code, merged.out.as_str()), (Some(0), "3 records -> c\n"), "{}", merged.err);
-    assert!(merged.err.contains("b: 1 lines are damaged"), "{}", merged.err);
-    let listed = place.kiln("timings list c", None).out;
-    assert!(
-        listed.contains("aaaa batch=8  NVIDIA H200 1980 MHz, NVRTC 13.0.88: 1 measured, 1 unusable; 2.50 us gemm"),
-        "{listed}"
-    );
-    assert_eq!(listed.lines().count(), 2);
-    let pruned = place.kiln("timings prune c --gpu H200", None);
-    assert_eq!(pruned.out, "removed 2 records, left 1\n", "{}", pruned.err);
-    let json: serde_json::Value = serde_json::from_str(&place.kiln("timings list c --json", None).out).unwrap();
-    assert_eq!((json["records"][0]["ns"][4].as_u64(), json["records"].as_array().unwrap().len()), (Some(2500), 1));
-    let none = place.kiln("timings list d", None);
-    assert!(none.code == Some(2) && none.err.contains("there is no timing cache d"), "{}", none.err);
 }

@@ -3,6 +3,7 @@
 use crate::case::{self, Case};
 use crate::{Outcome, engine};
 use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
+use kiln_kernels::families::Model;
 use kiln_kernels::{Way, candidates};
 use kiln_target::{Gpu, Target};
 use kiln_tune::{Measurements, OnDevice, Options, Tuning, quality_of, tune};
@@ -36,34 +37,35 @@ pub fn measure(device: &str, names: &[&str]) -> Outcome<(Value, usize)> {
 
 /// Fits the coefficients of the GPU that files of [`measure`] name to all of them, and prints them with what they are worth, family by family.
 pub fn fit(files: &[&str]) -> Outcome<()> {
-    let (mut gpu, mut regions) = (None, vec![]);
+    let (mut gpu, mut timed) = (None, vec![]);
     for file in files {
         let measured: Value = serde_json::from_slice(&std::fs::read(file)?)?;
         let of: Gpu = serde_json::from_value(measured["gpu"].clone())?;
         for row in measured["rows"].as_array().into_iter().flatten() {
             let case = case::named(row["name"].as_str().unwrap_or_default())?;
-            regions.push((case.op.name(), measurements(&case, row, &of)?));
+            timed.push((case.op.name(), measured_ways(&case, row, &of)?));
         }
         gpu = gpu.or(Some(of));
     }
     let gpu = gpu.ok_or("no files are named")?;
-    regions.sort_by_key(|(family, _)| *family);
-    let (families, regions): (Vec<&str>, Vec<Measurements>) = regions.into_iter().unzip();
+    timed.sort_by_key(|(family, _)| *family);
+    let regions: Vec<Measurements<'_>> =
+        timed.iter().map(|(_, ways)| ways.iter().map(|(model, seconds)| (model, *seconds)).collect()).collect();
     let found = kiln_tune::fit(&regions, &gpu);
     println!("{}", serde_json::to_string_pretty(&found)?);
     let fitted = Gpu { costs: found.costs, ..gpu.clone() };
     let mut from = 0;
-    for family in families.chunk_by(|a, b| a == b) {
+    for family in timed.chunk_by(|(a, _), (b, _)| a == b) {
         let some = &regions[from..from + family.len()];
         from += family.len();
         let [before, after] = [&gpu, &fitted].map(|gpu| quality_of(some, gpu));
-        println!("{}: {before:.3?}\n  now {after:.3?}", family[0]);
+        println!("{}: {before:.3?}\n  now {after:.3?}", family[0].0);
     }
     Ok(())
 }
 
 /// What a row says was measured, each beside the model.
-fn measurements(case: &Case, row: &Value, gpu: &Gpu) -> Outcome<Measurements> {
+fn measured_ways(case: &Case, row: &Value, gpu: &Gpu) -> Outcome<Vec<(Model, f64)>> {
     let engine = engine(&case.graph(case.op.lead())?, Target::Gpu(gpu.clone()))?;
     let subjects = engine.subjects(gpu.arch.name())?;
     let [used] = &subjects[..] else { return Err(format!("{} is not one region", case.name()).into()) };

@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let mut targets = args.target.clone();
     if args.tuning.given() && !args.tune {
         return Err(miette!(
-            help = "add `--tune`, or leave out `--device`, `--budget`, `--max-memory`, `--timings` and `--exhaustive`",
+            help = "add `--tune`, or leave out `--device`, `--budget`, `--max-memory`, `--timings`, `--exhaustive` and `--fit`",
             "how to measure is said, but not to tune"
         ));
     }

@@ -199,6 +199,7 @@ fn tuned(args: &Args, budget: Duration, engine: &mut Engine, kept: &Kept) -> mie
         max_memory: None,
         timings: args.timings.clone(),
         exhaustive: false,
+        fit: false,
     };
     let tuned = tuning.run(engine, &gpu, &Home::from_env().into_diagnostic()?, args.json)?;
     match kept.store(engine) {

@@ -6,7 +6,7 @@ use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
 use kiln_engine::Engine;
 use kiln_host::parse_size;
 use kiln_target::{Gpu, Target};
-use kiln_tune::{News, OnDevice, Options, Timings, Tuned, TunedRegion, Tuning, tune};
+use kiln_tune::{Fit, News, OnDevice, Options, Timings, Tuned, TunedRegion, Tuning, tune};
 use miette::{IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +51,9 @@ pub struct TuneArgs {
     /// Measure every candidate: what the cost model and the search miss.
     #[arg(long)]
     pub exhaustive: bool,
+    /// Fit the cost model's coefficients to what is known of the kernels, and print them with their errors: what `kiln-target` has of a GPU as data.
+    #[arg(long)]
+    pub fit: bool,
 }
 
 pub fn parse_time(text: &str) -> std::result::Result<Duration, String> {
@@ -73,8 +76,8 @@ const ALL_AT_ONCE: usize = 64;
 impl TuneArgs {
     /// Whether anything is said.
     pub fn given(&self) -> bool {
-        let TuneArgs { device, budget, max_memory, timings, exhaustive } = self;
-        device.is_some() || budget.is_some() || max_memory.is_some() || timings.is_some() || *exhaustive
+        let TuneArgs { device, budget, max_memory, timings, exhaustive, fit } = self;
+        device.is_some() || budget.is_some() || max_memory.is_some() || timings.is_some() || *exhaustive || *fit
     }
 
     fn device(&self) -> &str {
@@ -100,7 +103,7 @@ impl TuneArgs {
             false => Options::default(),
         };
         let budget = self.budget.unwrap_or(Tuning::default().budget);
-        let tuning = Tuning { budget, timings: Some(timings), search };
+        let tuning = Tuning { budget, timings: Some(timings), search, fit: self.fit };
         let mut measure = OnDevice::new(self.device(), memory, compiler).into_diagnostic()?;
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let style = "{prefix:>18} {wide_bar} {pos}/{len} kernels {msg:60!}";
@@ -170,7 +173,19 @@ pub fn print(tuned: &Tuned) -> Result<()> {
         "",
         tuned.fixed
     )?;
-    outln!("measured for {:.1} s of {:.0}", tuned.seconds, tuned.budget_seconds)
+    outln!("measured for {:.1} s of {:.0}", tuned.seconds, tuned.budget_seconds)?;
+    tuned.fit.as_ref().map_or(Ok(()), print_fit)
+}
+
+/// Prints fitted coefficients, and how good the model is with them and was before.
+fn print_fit(fit: &Fit) -> Result<()> {
+    let Fit { costs, before, after, held_out } = fit;
+    outln!("coefficients fitted to {} candidates of {} kernels:", after.candidates, after.regions)?;
+    outln!("{:>24} {:>10} {:>10} {:>10} {:>10}", "", "times off", "rank corr.", "first", "of eight")?;
+    for (name, q) in [("before", before), ("fitted", after), ("kernels not fitted to", held_out)] {
+        outln!("{name:>24} {:>9.3}x {:>10.3} {:>9.3}x {:>9.3}x", q.error, q.spearman, q.first, q.of_eight)?;
+    }
+    outln!("{}", serde_json::to_string_pretty(costs).into_diagnostic()?)
 }
 
 fn print_region(region: &TunedRegion) -> Result<()> {

@@ -144,6 +144,11 @@ struct Case {
     coords: Vec<i32>,
 }
 
+/// The same place or one before it where a row of the box may start.
+fn aligned(at: &mut i32, elem: u64) {
+    *at -= at.rem_euclid(16 / elem as i32);
+}
+
 impl Case {
     fn draw(rng: &mut Rng, rank: usize) -> Case {
         let dtype = TYPES[rng.below(TYPES.len() as u64) as usize];
@@ -165,7 +170,8 @@ impl Case {
             bytes = bytes * dims[dims.len() - 1] + 16 * rng.below(2);
         }
         let coords = dims.iter().zip(&box_dims).map(|(d, b)| rng.below(d + 2 * u64::from(*b)) as i32 - *b as i32);
-        let coords = coords.collect();
+        let mut coords: Vec<i32> = coords.collect();
+        aligned(&mut coords[0], elem);
         let device = Device::default();
         let memory: Vec<u8> = (0..bytes).map(|_| rng.next() as u8).collect();
         let address = put(&device, &memory);
@@ -309,12 +315,12 @@ fn tiles_are_reduced_into_the_tensor() {
             "cp.reduce.async.bulk.tensor.2d.global.shared::cta.{op}.tile.bulk_group [m, {{c0, c1}}], [shared];"
         );
         let m = storing(&copy);
-        let found = launch(&d, &m, map(TensorType::U32).encode().unwrap(), from, (&[6, 5], &[]), 64, 0);
+        let found = launch(&d, &m, map(TensorType::U32).encode().unwrap(), from, (&[8, 5], &[]), 64, 0);
         assert_none(&found, op);
         let got = get::<u32>(&d, address, 120);
         for (i, (got, old)) in got.iter().zip(&old).enumerate() {
             let (x, y) = (i % 12, i / 12);
-            let want = if x >= 6 && y >= 5 { f(*old, data[(y - 5) * 8 + x - 6]) } else { *old };
+            let want = if x >= 8 && y >= 5 { f(*old, data[(y - 5) * 8 + x - 8]) } else { *old };
             assert_eq!(*got, want, "{op} at {x}, {y}");
         }
         // Floats are added only.
@@ -417,7 +423,8 @@ fn im2col_of_every_rank_is_loaded() {
         let windows = windows(&map);
         let pixels = map.pixels_per_column as usize;
         let first = rng.below(windows.len().saturating_sub(pixels).max(1) as u64) as usize;
-        let c = rng.below(dims[0] + channels) as i32 - channels as i32 / 2;
+        let mut c = rng.below(dims[0] + channels) as i32 - channels as i32 / 2;
+        aligned(&mut c, elem);
         let offsets: Vec<u32> = filter.iter().map(|f| rng.below(*f) as u32).collect();
         if first + pixels > windows.len() {
             continue;
@@ -487,6 +494,14 @@ fn copies_that_the_hardware_refuses_are_findings() {
     assert_finds(&small(&load_text(3), |_| {}, 64), FindingKind::InvalidOperand, "3 coordinates");
     let im2col = im2col_text(4);
     assert_finds(&small(&im2col, |_| {}, 64), FindingKind::InvalidOperand, "a tensor map for tiles");
+    for at in ["1", "-4", "12"] {
+        let between = load_text(2).replacen(&coordinates(2), &format!("{at}, 0"), 1);
+        assert_finds(&small(&between, |_| {}, 64), FindingKind::InvalidOperand, "expected a multiple of 16");
+    }
+    assert_none(
+        &small(&load_text(2).replacen(&coordinates(2), "-8, 3", 1), |_| {}, 64),
+        "a box that starts at 16 bytes",
+    );
     let odd = load_text(2).replace("[shared]", "[shared+64]");
     assert_finds(&small(&odd, |_| {}, 64), FindingKind::Misaligned, "multiple of 128");
     let map = load_text(2).replace("[m,", "[base,");

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// One region: its candidates, each with what the model says and what was measured, in seconds.
-pub type Measurements = Vec<(Model, f64)>;
+pub type Measurements<'m> = Vec<(&'m Model, f64)>;
 
 /// How good a model is over some regions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -54,10 +54,10 @@ const STEPS: [f64; 4] = [0.2, 0.1, 0.05, 0.02];
 const MOST_ROUNDS: usize = 40;
 
 /// Fits the coefficients of a GPU to regions of which candidates were measured.
-pub fn fit(regions: &[Measurements], gpu: &Gpu) -> Fit {
-    let all: Vec<&Measurements> = regions.iter().filter(|region| region.len() > 1).collect();
+pub fn fit(regions: &[Measurements<'_>], gpu: &Gpu) -> Fit {
+    let all: Vec<&Measurements<'_>> = regions.iter().filter(|region| region.len() > 1).collect();
     let costs = fitted(&all, gpu);
-    let half = |odd: bool| -> Vec<&Measurements> {
+    let half = |odd: bool| -> Vec<&Measurements<'_>> {
         all.iter().enumerate().filter(|(i, _)| (i % 2 == 1) == odd).map(|(_, region)| *region).collect()
     };
     let [even, odd] = [half(false), half(true)];
@@ -73,7 +73,7 @@ pub fn fit(regions: &[Measurements], gpu: &Gpu) -> Fit {
 }
 
 /// How good the model is with the coefficients of a GPU.
-pub fn quality_of(regions: &[Measurements], gpu: &Gpu) -> Quality {
+pub fn quality_of(regions: &[Measurements<'_>], gpu: &Gpu) -> Quality {
     quality(&regions.iter().filter(|region| region.len() > 1).collect::<Vec<_>>(), gpu)
 }
 
@@ -81,7 +81,7 @@ fn with(gpu: &Gpu, costs: Costs) -> Gpu {
     Gpu { costs, ..gpu.clone() }
 }
 
-fn fitted(regions: &[&Measurements], gpu: &Gpu) -> Costs {
+fn fitted(regions: &[&Measurements<'_>], gpu: &Gpu) -> Costs {
     let Ok(Value::Object(first)) = serde_json::to_value(gpu.costs) else { return gpu.costs };
     let names: Vec<String> = first.keys().cloned().collect();
     let value = |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_f64).unwrap_or(0.0);
@@ -123,12 +123,12 @@ fn fitted(regions: &[&Measurements], gpu: &Gpu) -> Costs {
 }
 
 /// Modelled and measured times of a region's candidates.
-fn pairs(region: &Measurements, gpu: &Gpu) -> Vec<(f64, f64)> {
+fn pairs(region: &Measurements<'_>, gpu: &Gpu) -> Vec<(f64, f64)> {
     region.iter().map(|(model, measured)| (model(gpu).seconds, *measured)).collect()
 }
 
-fn loss(regions: &[&Measurements], gpu: &Gpu) -> f64 {
-    let of = |region: &&Measurements| {
+fn loss(regions: &[&Measurements<'_>], gpu: &Gpu) -> f64 {
+    let of = |region: &&Measurements<'_>| {
         let pairs = pairs(region, gpu);
         let [modelled, measured] = least(&pairs);
         let (mut near, mut squares, mut likely, mut regret) = (0.0, 0.0, 0.0, 0.0);
@@ -150,8 +150,8 @@ fn least(pairs: &[(f64, f64)]) -> [f64; 2] {
     pairs.iter().fold([f64::MAX; 2], |[a, b], (x, y)| [a.min(*x), b.min(*y)])
 }
 
-fn quality(regions: &[&Measurements], gpu: &Gpu) -> Quality {
-    let one = |region: &&Measurements| {
+fn quality(regions: &[&Measurements<'_>], gpu: &Gpu) -> Quality {
+    let one = |region: &&Measurements<'_>| {
         let mut pairs = pairs(region, gpu);
         let spearman = spearman(&pairs);
         pairs.sort_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -227,8 +227,10 @@ mod tests {
         })
     }
 
+    type Timed = Vec<(Model, f64)>;
+
     /// Regions of which some are bound by memory and some by work, with times by other coefficients and noise.
-    fn regions(truth: &Gpu, seed: u64) -> Vec<Measurements> {
+    fn regions(truth: &Gpu, seed: u64) -> Vec<Timed> {
         let mut rng = Rng::new(seed);
         let candidate = |bytes: f64, rng: &mut Rng| {
             let bytes = bytes * (1.0 + rng.unit());
@@ -239,11 +241,16 @@ mod tests {
         (0..12).map(|i| (0..30).map(|_| candidate(1e6 * f64::from(1 << i), &mut rng)).collect()).collect()
     }
 
+    fn measurements(timed: &[Timed]) -> Vec<Measurements<'_>> {
+        timed.iter().map(|region| region.iter().map(|(model, time)| (model, *time)).collect()).collect()
+    }
+
     #[test]
     fn coefficients_that_times_came_from_are_found() {
         let gpu = Gpu::named("h200").unwrap();
         let costs = Costs { memory_share: 0.6, access_ops: 21.0, ..gpu.costs };
-        let found = fit(&regions(&with(&gpu, costs), 3), &gpu);
+        let timed = regions(&with(&gpu, costs), 3);
+        let found = fit(&measurements(&timed), &gpu);
         assert!((found.costs.memory_share / 0.6).ln().abs() < 0.03, "{:?}", found.costs);
         assert!((found.costs.access_ops / 21.0).ln().abs() < 0.03, "{:?}", found.costs);
         // Nothing was measured that they matter to.
@@ -252,7 +259,7 @@ mod tests {
         assert!(found.held_out.error < 1.03 && found.held_out.first < 1.03, "{found:?}");
         assert_eq!((found.after.regions, found.after.candidates), (12, 360));
         // The same again: nothing is left to chance.
-        assert_eq!(fit(&regions(&with(&gpu, costs), 3), &gpu).costs, found.costs);
+        assert_eq!(fit(&measurements(&timed), &gpu).costs, found.costs);
     }
 
     #[test]
@@ -261,13 +268,13 @@ mod tests {
             |seconds: f64| -> Model { Box::new(move |_| Estimate { seconds, bytes: 0.0, flops: 0.0, launches: 1 }) };
         let region = |pairs: &[(f64, f64)]| pairs.iter().map(|(model, time)| (fixed(*model), *time)).collect();
         let gpu = Gpu::named("t4").unwrap();
-        let regions: Vec<Measurements> = vec![
+        let timed: Vec<Timed> = vec![
             region(&[(1.0, 2.0), (2.0, 1.0), (3.0, 3.0)]),
             region(&[(1.0, 1.0), (2.0, 2.0), (2.0, 4.0)]),
             // No choice.
             region(&[(1.0, 5.0)]),
         ];
-        let found = quality_of(&regions, &gpu);
+        let found = quality_of(&measurements(&timed), &gpu);
         assert_eq!((found.regions, found.candidates), (2, 6));
         assert!((found.first - 2f64.sqrt()).abs() < 1e-12 && (found.of_eight - 1.0).abs() < 1e-12, "{found:?}");
         assert!((found.spearman - (0.5 + 0.75f64.sqrt()) / 2.0).abs() < 1e-12, "{found:?}");

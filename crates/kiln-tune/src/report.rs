@@ -1,6 +1,6 @@
 //! What tuning found, for people and scripts.
 
-use crate::Stop;
+use crate::{Fit, Stop};
 use kiln_fuse::RegionId;
 use kiln_graph::Bindings;
 use serde::Serialize;
@@ -18,6 +18,8 @@ pub struct Tuned {
     pub budget_seconds: f64,
     /// Distinct regions that can be made in one way only.
     pub fixed: usize,
+    /// The cost model's coefficients, if they were fitted.
+    pub fit: Option<Fit>,
     /// What did not go as it should, though the engine is good.
     pub warnings: Vec<String>,
     /// The others, those first that take most of the time by the cost model.

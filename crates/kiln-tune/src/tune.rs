@@ -1,6 +1,7 @@
 //! A whole engine: every distinct region that can be made in several ways gets the fastest that was found.
 
 use crate::cache::{Cache, rounded};
+use crate::fit::{Measurements, fit};
 use crate::points::{at_most, cover, points};
 use crate::report::{Row, Tuned, TunedRegion};
 use crate::turns::{TURN, Turns};
@@ -23,11 +24,13 @@ pub struct Tuning {
     pub timings: Option<Timings>,
     /// How each region is searched. Its floor is the region's.
     pub search: Options,
+    /// Whether the cost model's coefficients are then fitted to all that is known of the regions.
+    pub fit: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { budget: Duration::from_secs(60), timings: None, search: Options::default() }
+        Tuning { budget: Duration::from_secs(60), timings: None, search: Options::default(), fit: false }
     }
 }
 
@@ -132,6 +135,7 @@ pub fn tune(
         table(&group, compiled);
     }
     engine.pack_weights()?;
+    let fitted = tuning.fit.then(|| fit(&regions.iter().map(Region::timed).collect::<Vec<_>>(), gpu));
     Ok(Tuned {
         target: target.to_owned(),
         gpu: gpu.name.clone(),
@@ -139,6 +143,7 @@ pub fn tune(
         budget_seconds: tuning.budget.as_secs_f64(),
         fixed: fixed.len(),
         warnings: cache.warnings(),
+        fit: fitted,
         regions: regions.iter().map(|region| region.report(typical.contains(&region.task.key()))).collect(),
     })
 }
@@ -253,6 +258,13 @@ impl Region {
         let mut search = Search::new(candidates, Options { floor: task.floor, ..options });
         cache.tell(&task, &mut search);
         Region { task, modelled, search, stale: false, failure: None, chosen: None, made: None }
+    }
+
+    /// What was measured beside what the model says.
+    fn timed(&self) -> Measurements<'_> {
+        let timed =
+            |(at, measured): (usize, &Measured)| Some((self.task.ways[at].model.as_ref()?, measured.seconds()?));
+        self.search.measured().filter_map(timed).collect()
     }
 
     fn sizes(&self) -> &Bindings {

@@ -113,7 +113,12 @@ fn candidates_that_memory_does_not_hold_are_left_out_this_time() {
         let nvrtc = compiler.nvrtc().release().to_owned();
         let mut device = OnDevice::new(DEVICE, memory, compiler).unwrap();
         let search = Options { first: 24, least: 24, most: 24, share: 1.0, ..Options::default() };
-        let tuning = Tuning { budget: Duration::from_secs(600), search, timings: Some(Timings::file(&path)) };
+        let tuning = Tuning {
+            budget: Duration::from_secs(600),
+            search,
+            timings: Some(Timings::file(&path)),
+            ..Tuning::default()
+        };
         let found = tune(&mut engine, &gpu, &nvrtc, &mut device, &tuning, &mut |_| {}).unwrap();
         let left_out = found.regions[0].candidates.iter().filter_map(|row| row.invalid.as_ref());
         let left_out: Vec<&String> = left_out.collect();

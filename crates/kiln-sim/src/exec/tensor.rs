@@ -380,6 +380,11 @@ impl Map {
         if self.rank != coords.len() {
             return Err(format!("{} coordinates for a tensor map of rank {}", coords.len(), self.rank));
         }
+        // The ISA does not say so, but an H200 calls it an illegal instruction, wherever the rest of the box is.
+        let start = i64::from(coords[0]) * i64::from(self.dtype.bytes());
+        if start % 16 != 0 {
+            return Err(format!("the box starts {start} bytes into a row, expected a multiple of 16"));
+        }
         let Some([lower, upper]) = self.corners else { return Ok(()) };
         let most = match self.rank {
             3 => u32::from(u16::MAX),

@@ -158,8 +158,8 @@ fn read_bytes(problem: &Problem, config: &Config, kind: MmaKind) -> f64 {
     let size = f64::from(problem.types[0].bits()) / 8.0;
     let warps = f64::from(config.warps);
     match kind {
-        // Every warpgroup reads its rows, and all columns; copies have written both there.
-        MmaKind::Wgmma => (bm + bn * warps / 4.0 + bm + bn) * bk * size,
+        // Every 64 rows are read with all columns; copies have written both there.
+        MmaKind::Wgmma => (bm + bn * bm / 64.0 + bm + bn) * bk * size,
         // Warps share the tile as squarely as may be.
         MmaKind::Sync => {
             let across = (warps * bn / bm).sqrt().clamp(1.0, warps);

@@ -79,7 +79,7 @@ fn measured_ways(case: &Case, row: &Value, gpu: &Gpu) -> Outcome<Vec<(Model, f64
 }
 
 fn row(case: &Case, regions: &[kiln_tune::TunedRegion], start: Instant) -> Outcome<(Value, usize)> {
-    let [region] = regions else { return Err("a product is one region with several Configs".into()) };
+    let [region] = regions else { return Err("a case is one region with several Configs".into()) };
     if let Some(failure) = &region.failure {
         return Err(format!("{}: {failure}", case.name()).into());
     }

@@ -108,10 +108,13 @@ fn timing_caches_are_merged_listed_and_pruned_wherever_they_are() {
     let place = Place::new();
     place.times("h200.jsonl", "NVIDIA H200", 3);
     place.times("l4.jsonl", "NVIDIA L4", 2);
+    let half = [fs::read(place.path("l4.jsonl")).unwrap(), b"{\"half a line".to_vec()].concat();
+    fs::write(place.path("l4.jsonl"), half).unwrap();
     for fleet in ["fleet/", "all.jsonl"] {
         assert!(place.run(&format!("timings merge h200.jsonl -o {fleet}")).ok().out.contains("3 records"));
         // What is there stays.
-        assert!(place.run(&format!("timings merge l4.jsonl h200.jsonl -o {fleet}")).ok().out.contains("5 records"));
+        let merged = place.run(&format!("timings merge l4.jsonl h200.jsonl -o {fleet}"));
+        assert!(merged.ok().out.contains("5 records") && merged.err.contains("1 lines are damaged"), "{merged:?}");
         let list = place.run(&format!("timings list {fleet}"));
         let lines = ["NVIDIA H200 1980 MHz, NVRTC 13.0.88: 3 measured", "N=<=112 by 4", "1.10 us gemm"];
         assert!(lines.iter().all(|line| list.ok().out.contains(line)), "{list:?}");

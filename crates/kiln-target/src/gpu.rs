@@ -49,8 +49,8 @@ pub struct Gpu {
     pub costs: Costs,
 }
 
-/// Coefficients of the cost models: round figures for all GPUs, of which products on an H200 gave what an SM gets of tensor cores and of the
-/// level-2 cache. They rank Configs of one region; times are within a factor.
+/// Coefficients of the cost models: round figures for all GPUs, near the best for 47 kernels whose Configs were all timed on an H200
+/// (`docs/performance-gpu.md`). They rank Configs of one region; times are within a factor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Costs {

@@ -287,7 +287,7 @@ fn tiles_take_turns() {
             case.compare(&case.interpret_built(&built, Arch::Sm90a, level).0, 1.0);
         }
         let made = implementation(offer, &built, Arch::Sm90a, &mut |_, _, _| {}).unwrap();
-        assert!(made.kernels[0].source.contains("consumer_second"), "{}", offer.text);
+        assert!(made.kernels[0].source.contains("group_ + 6"), "{}", offer.text);
         sim::simulate_made(&case, &made, Arch::Sm90a, [None, Some(n as u64)]);
     }
 }

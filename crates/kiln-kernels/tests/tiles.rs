@@ -47,7 +47,7 @@ fn products_by_every_instruction() {
 
 /// One CTA takes all tiles, an odd number of them and an even one, whose steps end at every slot of the ring.
 #[test]
-fn two_roles_take_tiles_in_turn() {
+fn two_groups_take_tiles_in_turn() {
     for (sizes, tile, stages, staged_epilogue) in [
         ([150, 200, 200], [64, 64, 64], 3, true),
         ([200, 136, 328], [128, 64, 64], 2, false),
@@ -56,7 +56,7 @@ fn two_roles_take_tiles_in_turn() {
         let atoms = AtomTable::new(Arch::Sm90a);
         let schedule = Schedule { ping_pong: true, staged_epilogue, ..hopper(4) };
         let ready = ready(scheduled(gemm(DType::BF16, tile, stages, schedule), &atoms), &atoms).unwrap();
-        assert!(ready.kernel.source.contains("consumer_second"), "{}", ready.kernel.source);
+        assert!(ready.kernel.source.contains("group_ + 6"), "{}", ready.kernel.source);
         let problem = product_of(DType::BF16, sizes, 1);
         for seed in 0..20 {
             problem

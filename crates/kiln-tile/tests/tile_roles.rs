@@ -98,7 +98,7 @@ impl Parts {
 }
 
 fn role(name: &str, body: Block) -> Role {
-    Role { name: name.into(), warps: 4, registers: None, body }
+    Role { name: name.into(), warps: 4, groups: None, registers: None, body }
 }
 
 fn points(k: &mut Builder, [m, n]: [&Expr; 2]) -> [Expr; 2] {

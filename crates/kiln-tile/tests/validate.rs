@@ -79,7 +79,7 @@ fn accepts_specialised_products() {
     accepted(&asynchronous(gemm(DType::F16, [64, 96, 64], 2, hopper(4)), Arch::Sm90a), "one warpgroup");
 }
 
-/// Two roles that have tiles of their own.
+/// Two groups of a role that have tiles of their own.
 fn alternating(tile: [u32; 3], stages: u32, staged_epilogue: bool) -> Program {
     let schedule = Schedule { ping_pong: true, staged_epilogue, ..hopper(4) };
     asynchronous(gemm(DType::BF16, tile, stages, schedule), Arch::Sm90a)
@@ -90,7 +90,7 @@ fn accepts_tiles_in_turn() {
     for (tile, stages, staged) in [([64, 96, 64], 2, true), ([128, 64, 64], 3, false), ([64, 64, 64], 5, true)] {
         let program = alternating(tile, stages, staged);
         let text = program.to_string();
-        assert!(text.contains("consumer_second") && text.contains("named_barrier 6"), "{text}");
+        assert!(text.contains("groups group below 2") && text.contains("named_barrier group + 6"), "{text}");
         accepted(&program, &format!("{tile:?} in {stages} stages, staged {staged}"));
     }
 }

@@ -505,12 +505,26 @@ pub enum Fence {
 pub struct Role {
     /// `producer`, `consumer`...
     pub name: Arc<str>,
-    /// Its warps, a multiple of 4.
+    /// Warps that run it together, a multiple of 4.
     pub warps: u32,
+    /// How many groups of so many warps run it, each for itself, and what tells a group its number, from 0. `None`: one.
+    pub groups: Option<(Var, u32)>,
     /// Registers of its threads, if they change hands.
     pub registers: Option<u32>,
     /// What it runs.
     pub body: Block,
+}
+
+impl Role {
+    /// How many groups run it.
+    pub fn group_count(&self) -> u32 {
+        self.groups.as_ref().map_or(1, |(_, count)| *count)
+    }
+
+    /// Warps of all its groups.
+    pub fn all_warps(&self) -> u32 {
+        self.warps.saturating_mul(self.group_count())
+    }
 }
 
 /// Declaration of a buffer in shared memory.
@@ -709,7 +723,7 @@ impl Program {
     /// Threads of a CTA.
     pub fn threads(&self) -> u32 {
         let roles = self.body.iter().find_map(|stmt| match &stmt.op {
-            Op::Roles(roles) => Some(roles.iter().map(|role| role.warps).sum()),
+            Op::Roles(roles) => Some(roles.iter().map(Role::all_warps).sum()),
             _ => None,
         });
         32 * roles.unwrap_or(self.schedule.warps)

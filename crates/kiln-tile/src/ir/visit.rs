@@ -179,6 +179,9 @@ impl Op {
         };
         match self {
             Op::Bind { var, .. } | Op::Assign { var, .. } | Op::For { var, .. } => visit(var),
+            Op::Roles(roles) => {
+                roles.iter_mut().filter_map(|role| role.groups.as_mut()).for_each(|(var, _)| visit(var))
+            }
             Op::Map { axes, args, body, .. } => {
                 axes.iter_mut().for_each(&mut *visit);
                 args.iter_mut().for_each(|(var, _)| visit(var));

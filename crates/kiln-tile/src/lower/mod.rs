@@ -104,7 +104,8 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         rounded: rounded(program),
     };
     let mut params: Vec<t::Var> = program.params.iter().map(|param| lower.param(param)).collect();
-    let body = lower.frame(Threads { first: 0, count: program.threads(), role: 0 }, |lower| lower.domain())?;
+    let body =
+        lower.frame(Threads { first: 0, count: program.threads(), role: 0, groups: 1 }, |lower| lower.domain())?;
     let persistent = match &program.grid {
         ir::Grid::Points => None,
         ir::Grid::Persistent { per_sm, .. } => Some(*per_sm),
@@ -181,15 +182,19 @@ pub struct Threads {
     pub first: u32,
     /// How many.
     pub count: u32,
-    /// The role's place among the roles, from 1; 0: all.
+    /// The role's place among the roles, from 1; 0: all. Each group of a role counts.
     pub role: u32,
+    /// How many groups of as many threads run the same, and are of the roles that follow.
+    pub groups: u32,
 }
 
 /// What the threads of a role have in common.
 struct Frame {
     threads: Threads,
-    /// Number of the thread in the role.
+    /// Number of the thread in its group of the role.
     thread: Var,
+    /// The number of the group, where there are several.
+    group: Option<Var>,
     /// What stands before the block: names of what threads are.
     prologue: t::Block,
     /// Names of the parts that threads add to coordinates, by what they are.
@@ -350,9 +355,12 @@ impl<'a> Lower<'a> {
         let range = Range::new(0, i128::from(threads.count) - 1);
         self.facts.set(&thread, VarFacts { range, multiple: 1, lane_step: Some(0) });
         let named = self.declare(&thread);
-        let number = t::Expr::thread().op(t::Binary::Sub, t::Expr::int(threads.first));
+        let mut number = t::Expr::thread().op(t::Binary::Sub, t::Expr::int(threads.first));
+        if threads.groups > 1 {
+            number = number.op(t::Binary::Rem, t::Expr::int(threads.count));
+        }
         let prologue = vec![Stmt::constant(&named, number)];
-        self.frames.push(Frame { threads, thread, prologue, parts: HashMap::new() });
+        self.frames.push(Frame { threads, thread, group: None, prologue, parts: HashMap::new() });
         let body = self.nested(write);
         let frame = self.frames.pop().ok_or_else(|| self.internal("no frame"))?;
         let mut block = frame.prologue;

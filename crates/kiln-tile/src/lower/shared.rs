@@ -23,7 +23,7 @@ const ALIGNMENT: u32 = 128;
 pub struct SharedPlan {
     /// Byte offset of each ring of mbarriers.
     pub barriers: Vec<u32>,
-    /// Byte offset of the scratch: of all threads, then of each role.
+    /// Byte offset of the scratch: of all threads, then of each group of each role.
     pub scratch: Vec<u32>,
     /// Bytes in all.
     pub total: u32,
@@ -69,7 +69,7 @@ fn missing(program: &Program, name: &str) -> TileError {
     }
 }
 
-/// Raises the scratch that each role needs to what a block needs.
+/// Raises the scratch that a role needs to what a block needs; each group of a role has its own.
 fn scratch_bytes(program: &Program, block: &Block, role: usize, needs: &mut Vec<u32>) -> Result<()> {
     let layout = |id: ValueId| {
         let value = program.value(id);
@@ -88,14 +88,16 @@ fn scratch_bytes(program: &Program, block: &Block, role: usize, needs: &mut Vec<
             _ => 0,
         };
         needs[role] = needs[role].max(bytes);
+        if let Op::Roles(roles) = &stmt.op {
+            for role in roles {
+                let own = needs.len();
+                needs.push(0);
+                scratch_bytes(program, &role.body, own, needs)?;
+                needs.resize(own + role.group_count() as usize, needs[own]);
+            }
+            continue;
+        }
         for inside in stmt.op.blocks() {
-            let role = match &stmt.op {
-                Op::Roles(_) => {
-                    needs.push(0);
-                    needs.len() - 1
-                }
-                _ => role,
-            };
             scratch_bytes(program, inside, role, needs)?;
         }
     }
@@ -128,10 +130,11 @@ impl<'a> Lower<'a> {
     }
 
     /// Byte of the scratch of the threads that run what is being written.
-    pub(super) fn scratch(&self) -> Result<t::Expr> {
+    pub(super) fn scratch(&mut self) -> Result<t::Expr> {
         let role = self.threads()?.role as usize;
-        let start = self.shared.scratch.get(role).ok_or_else(|| self.internal("a role has no scratch"))?;
-        Ok(t::Expr::int(*start))
+        let start = *self.shared.scratch.get(role).ok_or_else(|| self.internal("a role has no scratch"))?;
+        let next = self.shared.scratch.get(role + 1).map_or(0, |next| next - start);
+        self.in_group(t::Expr::int(start), t::Binary::Add, next)
     }
 
     /// A tile from a slot.

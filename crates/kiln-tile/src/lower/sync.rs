@@ -2,7 +2,7 @@
 
 use super::{Lower, Threads};
 use crate::error::Result;
-use crate::expr::Expr;
+use crate::expr::{Expr, Var};
 use crate::ir::{self, Arriver, BarrierId, Block, Fence, Group, Op, Role, Turn};
 use crate::program::Buffer;
 use crate::threads::{self as t, Effect, Stmt};
@@ -23,7 +23,7 @@ impl Lower<'_> {
         } else if threads.count == 32 {
             Effect::SyncWarp
         } else {
-            let id = t::Expr::int((LAST_BARRIER + 1).saturating_sub(threads.role));
+            let id = self.in_group(t::Expr::int((LAST_BARRIER + 1).saturating_sub(threads.role)), t::Binary::Sub, 1)?;
             Effect::NamedBarrier { id, threads: threads.count, wait: true }
         };
         self.push(Stmt::Effect(effect));
@@ -73,14 +73,19 @@ impl Lower<'_> {
         let thread = self.thread()?;
         let mut first = 0;
         let mut arms = vec![];
-        for (i, role) in roles.iter().enumerate() {
-            let count = 32 * role.warps;
-            let threads = Threads { first, count, role: i as u32 + 1 };
+        let mut number = 1;
+        for role in roles {
+            let (count, groups) = (32 * role.warps, role.group_count());
+            let threads = Threads { first, count, role: number, groups };
             let body = self.frame(threads, |lower| {
                 lower.push(Stmt::Comment(role.name.to_string()));
+                if let Some((var, _)) = &role.groups {
+                    lower.group(var, threads)?;
+                }
                 lower.block(&role.body)
             })?;
-            first += count;
+            first += count * groups;
+            number += groups;
             let within = thread.lt(i64::from(first));
             arms.push((self.expr(&within)?, body));
         }
@@ -94,6 +99,25 @@ impl Lower<'_> {
         }
         rest.into_iter().for_each(|stmt| self.push(stmt));
         Ok(())
+    }
+
+    /// Names the number of the group that a thread of a role is in.
+    fn group(&mut self, var: &Var, threads: Threads) -> Result<()> {
+        self.facts.set_axis(var, &Expr::index(threads.groups.into()));
+        let named = self.declare(var);
+        let within = t::Expr::thread().op(t::Binary::Sub, t::Expr::int(threads.first));
+        self.push(Stmt::constant(&named, within.op(t::Binary::Div, t::Expr::int(threads.count))));
+        if let Some(frame) = self.frames.last_mut() {
+            frame.group = Some(var.clone());
+        }
+        Ok(())
+    }
+
+    /// `first` of the role's first group, and of each that follows so much more or less.
+    pub(super) fn in_group(&mut self, first: t::Expr, sign: t::Binary, each: u32) -> Result<t::Expr> {
+        let Some(group) = self.top()?.group.clone() else { return Ok(first) };
+        let group = self.expr(&Expr::var(&group))?;
+        Ok(first.op(sign, group.times(t::Expr::int(each))))
     }
 
     /// Writes what one thread of the role does.

@@ -1,21 +1,22 @@
-//! Two roles that compute take tile after tile in turn ("ping-pong"): while one multiplies, the other stores its results. They share the channels:
-//! each moves past the slots of the other's tile.
+//! Two groups of warps that compute take tile after tile in turn ("ping-pong"): while one multiplies, the other stores its results. They share the
+//! channels: each moves past the slots of the other's tile. Both run one role's code: twice the code would take twice as long to compile.
 //!
 //! ```text
 //! for tile from cta by ctas { for k { receive; dot; release }; store }
 //! ```
-//! becomes, of the first,
+//! becomes, of group 0 or 1,
 //! ```text
-//! for tile from cta by 2 ctas { wait for the turn; for k { receive; dot; release }; pass it on; store; skip what the other has }
+//! skip group tiles; for tile from cta + group ctas by 2 ctas { wait for the turn; for k { receive; dot; release }; pass it on; store; skip a tile }
 //! ```
 //!
 //! Turns are more than order: an mbarrier tells a phase from the next alone, so nobody may wait for a slot before the one before has been filled.
 
+use crate::dtype::Type;
 use crate::expr::{Expr, ExprKind};
-use crate::ir::{Block, ChannelId, Op, Program, Renaming, Role, Stmt};
+use crate::ir::{Block, ChannelId, Op, Program, Role, Stmt};
 use crate::lower::FIRST_TURN;
 
-/// Warps of each of the two: more would have too few registers.
+/// Warps of each of the two groups: more would have too few registers.
 const GROUP: u32 = 4;
 
 /// Runs the pass if the schedule asks for it and every tile has as many slots.
@@ -27,10 +28,10 @@ pub fn alternate(program: &mut Program) {
     let [producer, consumer] = &roles[..] else { return };
     let (Some(taken), GROUP) = (taken(&consumer.body), consumer.warps) else { return };
     let (producer, consumer) = (producer.clone(), consumer.clone());
-    let copy = program.copy_block(&consumer.body, &mut Renaming::default());
-    let second = Role { name: "consumer_second".into(), body: turns(copy, &taken, false), ..consumer };
-    let first = Role { name: "consumer_first".into(), body: turns(consumer.body, &taken, true), ..second };
-    program.body = vec![Stmt::effect(Op::Roles(vec![producer, first, second]))];
+    let group = program.add_var("group", Type::Index);
+    let body = turns(consumer.body, &taken, &Expr::var(&group));
+    let consumer = Role { body, groups: Some((group, 2)), ..consumer };
+    program.body = vec![Stmt::effect(Op::Roles(vec![producer, consumer]))];
 }
 
 /// What a tile takes: slots of each channel, in the statement of that number of the loop over tiles.
@@ -64,31 +65,26 @@ fn taken(role: &Block) -> Option<Taken> {
     (same && direct).then_some(Taken { at: *at, slots })
 }
 
-/// The tiles of one of the two roles.
-fn turns(mut role: Block, taken: &Taken, first: bool) -> Block {
-    let own = i64::from(!first);
-    let meet = |of: i64, wait: bool| {
-        Stmt::effect(Op::NamedBarrier { id: Expr::index(FIRST_TURN + of), threads: 2 * 32 * GROUP, wait })
+/// The tiles of one of the two groups.
+fn turns(mut role: Block, taken: &Taken, group: &Expr) -> Block {
+    let meet = |id: Expr, wait: bool| Stmt::effect(Op::NamedBarrier { id, threads: 2 * 32 * GROUP, wait });
+    let (wait, pass) = (meet(group + FIRST_TURN, true), meet(Expr::index(FIRST_TURN + 1) - group, false));
+    let skip = |tiles: &Expr| {
+        let skip = |(channel, slots): &(ChannelId, Expr)| Op::Skip { channel: *channel, slots: slots * tiles };
+        taken.slots.iter().map(skip).map(Stmt::effect).collect::<Block>()
     };
-    let (wait, pass) = (meet(own, true), meet(1 - own, false));
-    let skip =
-        |(channel, slots): &(ChannelId, Expr)| Stmt::effect(Op::Skip { channel: *channel, slots: slots.clone() });
+    let when =
+        |cond: Expr, then: Stmt| Stmt::effect(Op::If { cond, then: (vec![then], vec![]), otherwise: (vec![], vec![]) });
     let Some(Stmt { op: Op::For { start, end, step, body, .. }, .. }) = role.last_mut() else { return role };
     let tiles = (&*end - &*start).max(0).ceil_div(step.clone());
-    if !first {
-        *start = &*start + &*step;
-    }
+    *start = &*start + &*step * group;
     *step = &*step * 2;
     body.insert(taken.at + 1, pass.clone());
     body.insert(taken.at, wait.clone());
-    body.extend(taken.slots.iter().map(skip));
+    body.extend(skip(&Expr::index(1)));
+    let at = role.len() - 1;
+    role.splice(at..at, skip(group).into_iter().chain([when(group.eq(1), pass)]));
     // The turn that nobody waits for is taken back by whose it is.
-    let last = Op::If { cond: (tiles % 2).eq(own), then: (vec![wait], vec![]), otherwise: (vec![], vec![]) };
-    role.push(Stmt::effect(last));
-    if !first {
-        let at = role.len() - 2;
-        let before: Block = taken.slots.iter().map(skip).chain([pass]).collect();
-        role.splice(at..at, before);
-    }
+    role.push(when((tiles % 2).eq(group.clone()), wait));
     role
 }

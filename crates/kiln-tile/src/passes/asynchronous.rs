@@ -18,9 +18,13 @@ pub fn asynchronous(program: &mut Program) {
     let mut before = vec![];
     for stmt in &mut body {
         let Op::Roles(roles) = &mut stmt.op else { continue };
-        for (i, role) in roles.iter_mut().enumerate() {
-            let mut pass = Pass::new(program, &rings, [&out, &read], Some((i as u32 + 1, role.warps * 32)));
+        let mut number = 1;
+        for role in roles {
+            let group = role.groups.as_ref().map_or(Expr::index(0), |(var, _)| Expr::var(var));
+            let team = Team { barrier: group + number, threads: role.warps * 32 };
+            let mut pass = Pass::new(program, &rings, [&out, &read], Some(team));
             role.body = pass.role(role);
+            number += i64::from(role.group_count());
         }
     }
     if !body.iter().any(|stmt| matches!(stmt.op, Op::Roles(_))) {
@@ -152,6 +156,13 @@ struct Flight {
     releases: Vec<Stmt>,
 }
 
+/// Those who run a role together.
+struct Team {
+    /// Their named barrier.
+    barrier: Expr,
+    threads: u32,
+}
+
 struct Pass<'a> {
     program: &'a mut Program,
     rings: &'a HashMap<ChannelId, Ring>,
@@ -162,8 +173,8 @@ struct Pass<'a> {
     cursors: HashMap<(ChannelId, bool), Cursor>,
     /// First assignments of cursors.
     declared: Block,
-    /// The role's named barrier and its threads, in a program of roles.
-    team: Option<(u32, u32)>,
+    /// In a program of roles.
+    team: Option<Team>,
     producer: bool,
     /// Whether warpgroups take turns.
     turns: bool,
@@ -176,9 +187,9 @@ impl<'a> Pass<'a> {
         program: &'a mut Program,
         rings: &'a HashMap<ChannelId, Ring>,
         [outgoing, read]: [&'a HashSet<SharedId>; 2],
-        team: Option<(u32, u32)>,
+        team: Option<Team>,
     ) -> Self {
-        let turns = program.schedule.ping_pong && matches!(team, Some((_, 256)));
+        let turns = program.schedule.ping_pong && matches!(team, Some(Team { threads: 256, .. }));
         let (cursors, declared) = (HashMap::new(), vec![]);
         let met = HashSet::new();
         Pass { program, rings, outgoing, read, cursors, declared, team, producer: false, turns, met }
@@ -466,8 +477,10 @@ impl<'a> Pass<'a> {
 
     /// The threads of the role wait for each other.
     fn sync(&self) -> Stmt {
-        match self.team {
-            Some((id, threads)) => Stmt::effect(Op::NamedBarrier { id: Expr::index(id.into()), threads, wait: true }),
+        match &self.team {
+            Some(Team { barrier, threads }) => {
+                Stmt::effect(Op::NamedBarrier { id: barrier.clone(), threads: *threads, wait: true })
+            }
             None => Stmt::effect(Op::Sync),
         }
     }

@@ -483,6 +483,10 @@ impl Accesses {
                     }
                 }
                 Op::For { var, start, end, step, .. } => self.facts.set_loop(var, start, end, step),
+                Op::Roles(roles) => {
+                    let groups = roles.iter().filter_map(|role| role.groups.as_ref());
+                    groups.for_each(|(var, count)| self.facts.set_axis(var, &Expr::index((*count).into())));
+                }
                 Op::Load { from, .. } if self.tiles.contains(&stmt.results[0]) => {
                     let width = self.place(from);
                     self.note(width, from.tensor().dtype.bits());

@@ -36,8 +36,14 @@ pub fn specialise(program: &mut Program, machine: &Machine) -> bool {
     let producer = pass.program.copy_block(&producer, &mut Renaming::default());
     let (give, take) = pass.program.schedule.registers.unzip();
     let roles = vec![
-        Role { name: "producer".into(), warps: PRODUCER_WARPS, registers: give, body: producer },
-        Role { name: "consumer".into(), warps: pass.program.schedule.warps, registers: take, body: consumer },
+        Role { name: "producer".into(), warps: PRODUCER_WARPS, groups: None, registers: give, body: producer },
+        Role {
+            name: "consumer".into(),
+            warps: pass.program.schedule.warps,
+            groups: None,
+            registers: take,
+            body: consumer,
+        },
     ];
     pass.program.body = vec![Stmt::effect(Op::Roles(roles))];
     true

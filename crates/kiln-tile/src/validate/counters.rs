@@ -136,6 +136,12 @@ impl<'a> Walk<'a> {
                 }
                 Ok(())
             }
+            Op::Roles(roles) => roles.iter().try_for_each(|role| {
+                (0..role.group_count()).try_for_each(|group| {
+                    role.groups.iter().for_each(|(var, _)| self.state.set(var, Scalar::Int(group.into())));
+                    self.block(&role.body)
+                })
+            }),
             op => op.blocks().into_iter().try_for_each(|block| self.block(block)),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::launches::Launch;
 use super::{Finding, Scene};
+use crate::dtype::Scalar;
 use crate::error::Result;
 use crate::expr::{Expr, Var};
 use crate::interp::State;
@@ -199,17 +200,25 @@ pub(super) fn is_inert(block: &Block) -> bool {
 pub(super) fn roles<'a>(scene: Scene<'a>, plan: &'a Plan, launch: &Launch) -> Result<Vec<Trace<'a>>> {
     let program = scene.program;
     let roles = program.body.iter().find_map(|stmt| if let Op::Roles(roles) = &stmt.op { Some(roles) } else { None });
-    let of = |rank: u32, role: Option<(usize, &'a Role)>| {
-        let state = launch.cta(scene, rank)?;
+    let of = |rank: u32, role: Option<(usize, &'a Role)>, group: u32| {
+        let mut state = launch.cta(scene, rank)?;
+        if let Some((var, _)) = role.and_then(|(_, role)| role.groups.as_ref()) {
+            state.set(var, Scalar::Int(group.into()));
+        }
         let name = role.map_or("", |(_, role)| &*role.name);
         let mut tracer = Tracer { scene, plan, state, role, within: false, elected: false, events: vec![], name };
         tracer.block(&program.body)?;
         let warps = role.map_or(program.schedule.warps, |(_, role)| role.warps);
         Ok(Trace { name, cta: rank as usize, warps, events: tracer.events })
     };
+    // Every group of a role is a role of its own here.
+    let groups = |role: &'a Role| (0..role.group_count()).map(move |group| (role, group));
     let ctas = (0..program.schedule.cluster).map(|rank| match roles {
-        Some(roles) => roles.iter().enumerate().map(|role| of(rank, Some(role))).collect(),
-        None => Ok(vec![of(rank, None)?]),
+        Some(roles) => {
+            let all = roles.iter().flat_map(groups).enumerate();
+            all.map(|(number, (role, group))| of(rank, Some((number, role)), group)).collect()
+        }
+        None => Ok(vec![of(rank, None, 0)?]),
     });
     Ok(ctas.collect::<Result<Vec<Vec<Trace<'a>>>>>()?.into_iter().flatten().collect())
 }

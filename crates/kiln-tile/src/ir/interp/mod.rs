@@ -448,8 +448,15 @@ impl<'p> Machine<'p> {
     }
 
     fn roles(&mut self, fiber: &mut Fiber<'p>, roles: &'p [Role]) -> Result<()> {
-        let start = |role: &'p Role| fiber.role(&role.name, &role.body, &self.state.vars);
-        let mut fibers: Vec<Fiber<'p>> = roles.iter().map(start).collect();
+        let mut fibers: Vec<Fiber<'p>> = vec![];
+        for role in roles {
+            for group in 0..role.group_count() {
+                if let Some((var, _)) = &role.groups {
+                    self.state.set(var, Scalar::Int(group.into()));
+                }
+                fibers.push(fiber.role(&role.name, &role.body, &self.state.vars));
+            }
+        }
         self.until_done(&mut fibers)?;
         fiber.join(&fibers);
         Ok(())

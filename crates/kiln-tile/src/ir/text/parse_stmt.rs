@@ -161,9 +161,12 @@ impl<'s> Parser<'s> {
                     let name = base(self.word("a role's name")?).into();
                     self.expect_word("warps")?;
                     let warps = self.u32("a number of warps")?;
-                    let registers =
-                        if self.eat_word("registers") { Some(self.u32("a number of registers")?) } else { None };
-                    roles.push(Role { name, warps, registers, body: self.block()? });
+                    roles.push(self.scoped(|p| {
+                        let groups = if p.eat_word("groups") { Some(p.groups()?) } else { None };
+                        let registers =
+                            if p.eat_word("registers") { Some(p.u32("a number of registers")?) } else { None };
+                        Ok(Role { name, warps, groups, registers, body: p.block()? })
+                    })?);
                 }
                 Op::Roles(roles)
             }
@@ -401,6 +404,14 @@ impl<'s> Parser<'s> {
             }
         }
         Ok(body)
+    }
+
+    /// The groups that run a role: the name of their number, and how many.
+    fn groups(&mut self) -> Result<(Var, u32)> {
+        let (at, name) = (self.at, self.word("a name")?);
+        let var = self.new_variable(at, name, Type::Index, false)?;
+        self.expect_word("below")?;
+        Ok((var, self.u32("a number of groups")?))
     }
 
     fn loop_(&mut self) -> Result<Op> {

@@ -502,8 +502,12 @@ impl<'a> Printer<'a> {
         self.line("roles {");
         self.depth += 1;
         for role in roles {
+            let groups = role.groups.as_ref();
+            let groups = groups
+                .map_or(String::new(), |(var, n)| format!(" groups {} below {n}", self.declare(var, Type::Index)));
             let registers = role.registers.map_or(String::new(), |count| format!(" registers {count}"));
-            self.block(&format!("{} warps {}{registers}", identifier(&role.name), role.warps), &role.body, &[]);
+            let head = format!("{} warps {}{groups}{registers}", identifier(&role.name), role.warps);
+            self.block(&head, &role.body, &[]);
         }
         self.depth -= 1;
         self.line("}");

@@ -108,7 +108,7 @@ impl Verifier<'_> {
         )?;
         for stmt in &self.program.body {
             let Op::Roles(roles) = &stmt.op else { continue };
-            let total = roles.iter().map(|role| u64::from(role.warps)).sum::<u64>();
+            let total = roles.iter().map(|role| u64::from(role.all_warps())).sum::<u64>();
             let what = || format!("roles of {total} warps together");
             self.rule(total * 32 <= THREADS.into(), what, "a CTA has up to 32 warps")?;
         }

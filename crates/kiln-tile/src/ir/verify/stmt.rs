@@ -510,10 +510,16 @@ impl<'a> Verifier<'a> {
             )?;
             if let Some(count) = role.registers {
                 self.registers(count)?;
-                registers += count * role.warps * 32;
+                registers += count * role.all_warps() * 32;
             }
             self.threads = 32 * role.warps;
+            let scope = self.scope.clone();
+            if let Some((var, count)) = &role.groups {
+                self.rule(*count > 0, || "no group runs it".to_owned(), "let one or more")?;
+                self.index_variable(var)?;
+            }
             self.block(&role.body, &[])?;
+            self.scope = scope;
         }
         self.threads = all;
         self.place = "`roles`".to_owned();

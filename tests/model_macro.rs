@@ -122,7 +122,7 @@ fn sum<B>(x: Tensor<f32, B, { a }>, y: Tensor<f32, B, { b }>, a: usize, b: usize
 fn what_config_values_decide_is_an_error_of_the_build_with_the_message_of_the_compiler() {
     assert!(sum::graph(8, 8).is_ok());
     let error = sum::graph(784, 10).unwrap_err().to_string();
-    // tests/ui/add_shapes.stderr has the same sentence.
+    // macros/errors/ui/add_shapes.stderr has the same sentence.
     assert!(error.ends_with("broadcast: shapes [B, 784] and [B, 10] differ: 784 and 10"), "{error}");
     assert!(error.starts_with("sum (line ") && error.contains("`x + y`"), "{error}");
     let mut cfg = config();

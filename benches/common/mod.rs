@@ -1,9 +1,11 @@
 //! What the benches share: models made in code, and criterion's settings.
 #![allow(dead_code, reason = "no bench uses all of it")]
 
+pub mod nets;
+
 use criterion::Criterion;
 use kiln::engine::{BuildOptions, Engine, Session, build, open_device};
-use kiln::graph::{Builder, ConvSpec, DType, Dim, Graph, Tensor, ValueId};
+use kiln::graph::{Builder, ConvSpec, DType, Dim, Graph, Rng, Tensor, ValueId};
 use kiln_cuda::Home;
 use std::time::Duration;
 
@@ -128,4 +130,20 @@ pub fn inputs(graph: &Graph) -> Result<Vec<(String, Tensor)>, Fail> {
         Ok((graph.input_name(id).to_owned(), Tensor::random(ty.dtype, &shape, 1000 + i as u64)?))
     };
     graph.inputs.iter().enumerate().map(input).collect()
+}
+
+/// Uniform random values of at most `scale` (integers: of at most 127) that repeat after a prime number of elements, because generating
+/// gigabytes would take longer than the run.
+pub fn random(dtype: DType, shape: &[usize], seed: u64, scale: f64) -> Result<Tensor, Fail> {
+    const PERIOD: usize = 1_000_003;
+    let n: usize = shape.iter().product();
+    let mut rng = Rng::new(seed);
+    let scale = if dtype.is_float() { scale } else { 127.0 };
+    let some = Tensor::generate(dtype, &[n.min(PERIOD)], |_| scale * rng.signed())?;
+    let bytes = some.data().len() / n.min(PERIOD) * n;
+    let mut data = Vec::with_capacity(bytes);
+    while data.len() < bytes {
+        data.extend_from_slice(&some.data()[..some.data().len().min(bytes - data.len())]);
+    }
+    Ok(Tensor::new(dtype, shape.to_vec(), data.into())?)
 }

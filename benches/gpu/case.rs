@@ -1,7 +1,8 @@
 //! What is checked and timed.
 
+use crate::Outcome;
+use crate::common::random;
 use crate::decode::Decode;
-use crate::{Outcome, random};
 use kiln_graph::{BinaryOp, Builder, ConvSpec, DType, Dim, EinsumSpec, Graph, Tensor, ValueId};
 use serde_json::{Value, json};
 

@@ -2,7 +2,8 @@
 //!
 //! No embedding table and no head over the vocabulary. A layer's new key and value are results: appending them is the caller's part.
 
-use crate::{Outcome, random};
+use crate::Outcome;
+use crate::common::random;
 use kiln_graph::{Builder, DType, Dim, ValueId};
 
 /// Sizes of a decoding step; one sequence.
@@ -75,7 +76,7 @@ impl Layer<'_> {
         let [q, k, v] = [("q", heads), ("k", kv_heads), ("v", kv_heads)].map(|(name, heads)| {
             let y = self.linear(normed, name, hidden, heads * head)?;
             // Queries of one key head form its rows.
-            Ok::<_, Box<dyn std::error::Error>>(self.b.reshape(y, &[kv_heads, heads / kv_heads, head].map(Dim::from))?)
+            Ok::<_, crate::common::Fail>(self.b.reshape(y, &[kv_heads, heads / kv_heads, head].map(Dim::from))?)
         });
         let (q, k, v) = (self.rotate(q?, turn)?, self.rotate(k?, turn)?, v?);
         let [keys, values] = [("k", k), ("v", v)].map(|(name, new)| {

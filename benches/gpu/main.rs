@@ -8,6 +8,7 @@
 //! * `serve [DEVICE]`: times the sizes of real models at another program's bidding: see [`serve`].
 //! * `once NAME [DEVICE]`: launches each kernel of one of them once, for a profiler.
 //! * `configs OUT.json [DEVICE [NAME..]]`: times every Config of some products and attentions, or of the full-size cases of these names.
+//! * `tune OUT.json DEVICE SECONDS [NAME..]`: tunes networks and cases: see [`tuning`]; what was measured goes to `OUT.jsonl`.
 //! * `fit CONFIGS.json..`: fits the cost model's coefficients to what `configs` has written, and says how good they are.
 
 mod case;
@@ -16,22 +17,24 @@ mod common;
 mod configs;
 mod decode;
 mod serve;
+mod tuning;
 mod typical;
 
 use case::Case;
 use kiln_engine::{BuildOptions, Engine, Session, build, open_device};
-use kiln_graph::{DType, Graph, Tensor, interpret};
+use kiln_graph::{Graph, Tensor, interpret};
 use kiln_target::Target;
 use serde_json::{Value, json};
+use std::path::Path;
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+type Outcome<T> = Result<T, common::Fail>;
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (mode, rest) = match args[..] {
         ["slice" | "serve" | "fit", ..] => (args[0], &args[1..]),
-        ["check" | "once" | "configs", _, ..] => (args[0], &args[2..]),
+        ["check" | "once" | "configs" | "tune", _, ..] => (args[0], &args[2..]),
         // Criterion's own arguments.
         _ => return typical::bench(),
     };
@@ -53,6 +56,13 @@ fn main() -> Outcome<()> {
         "once" => once(args[1], device),
         "configs" => {
             let (measured, failed) = configs::measure(device, rest.get(1..).unwrap_or_default())?;
+            write(args[1], &measured)?;
+            verdict(failed)
+        }
+        "tune" => {
+            let seconds = rest.get(1).ok_or("for how many seconds at most?")?.parse()?;
+            let timings = Path::new(args[1]).with_extension("jsonl");
+            let (measured, failed) = tuning::measure(device, seconds, &timings, &rest[2..])?;
             write(args[1], &measured)?;
             verdict(failed)
         }
@@ -138,20 +148,4 @@ fn relative(expected: &Tensor, found: &Tensor) -> f64 {
     }
     let rel = (difference / norm).sqrt();
     if rel.is_finite() { rel } else { f64::INFINITY }
-}
-
-/// Uniform random values of at most `scale` (integers: of at most 127) that repeat after a prime number of elements, because generating
-/// gigabytes would take longer than the run.
-fn random(dtype: DType, shape: &[usize], seed: u64, scale: f64) -> Outcome<Tensor> {
-    const PERIOD: usize = 1_000_003;
-    let n: usize = shape.iter().product();
-    let mut rng = kiln_graph::Rng::new(seed);
-    let scale = if dtype.is_float() { scale } else { 127.0 };
-    let some = Tensor::generate(dtype, &[n.min(PERIOD)], |_| scale * rng.signed())?;
-    let bytes = some.data().len() / n.min(PERIOD) * n;
-    let mut data = Vec::with_capacity(bytes);
-    while data.len() < bytes {
-        data.extend_from_slice(&some.data()[..some.data().len().min(bytes - data.len())]);
-    }
-    Ok(Tensor::new(dtype, shape.to_vec(), data.into())?)
 }

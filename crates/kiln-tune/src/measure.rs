@@ -179,7 +179,7 @@ impl Measure for OnDevice {
         self.compiling.urgent(task, &wanted);
         self.bench(task)?;
         let (mut reports, mut timed): (Vec<Report>, Vec<InTurns>) = (vec![], vec![]);
-        let mut pauses = 0;
+        let (mut pauses, mut rounds) = (0, 0);
         let samples = |candidate| jobs.iter().find(|job| job.candidate == candidate).map_or(0, |job| job.samples);
         loop {
             let short = timed.iter().any(|one| one.times.len() < samples(one.candidate));
@@ -210,11 +210,16 @@ impl Measure for OnDevice {
             if !short {
                 break;
             }
-            // One sample of each that lacks some.
+            // One sample of each that lacks some, every time another first: what runs after a hot kernel is slower.
             let mut round = vec![];
-            for (i, one) in timed.iter().enumerate().filter(|(_, one)| one.times.len() < samples(one.candidate)) {
-                round.push((i, self.bench(task)?.timer.sample_of(one.ready)?));
+            let (later, sooner) = timed.split_at(rounds % timed.len());
+            for (i, one) in sooner.iter().chain(later).enumerate() {
+                let i = (i + later.len()) % timed.len();
+                if one.times.len() < samples(one.candidate) {
+                    round.push((i, self.bench(task)?.timer.sample_of(one.ready)?));
+                }
             }
+            rounds += 1;
             let known = round.iter().filter_map(|(i, seconds)| Some((*seconds, median(&timed[*i].times)?)));
             if pauses < MOST_PAUSES && clocks_dropped(known) {
                 pauses += 1;

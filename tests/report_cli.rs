@@ -3,7 +3,8 @@
 use kiln::engine::{BuildOptions, Engine, build};
 use kiln::graph::{Builder, DType, Tensor};
 use kiln_cuda::{Home, setup};
-use kiln_kernels::candidates;
+use kiln_graph::{Dim, Op};
+use kiln_kernels::{Condition, Guard, candidates};
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
 use kiln_tune::{Bucket, Measurements, Outcome, Problem, Record, append, quality_of};
@@ -26,7 +27,7 @@ fn layers(bounded: bool) -> Builder {
         y = b.linear(y, w, None, false).unwrap();
     }
     let y = b.softmax(y, -1).unwrap();
-    b.output(&format!("y{HOSTILE}"), y);
+    b.output(format!("y{HOSTILE}"), y);
     b
 }
 
@@ -254,9 +255,10 @@ fn the_cpu_s_page_has_the_times_of_its_profile() {
     engine(dir, layers(false), &["cpu"]);
     let page = report(dir, &[]);
     let doc = parsed(&page);
-    assert!(hint(&doc, "roofline").unwrap().contains("needs a GPU's rates"));
+    assert!(hint(&doc, "roofline").unwrap().contains("are known of GPUs alone"));
     assert!(hint(&doc, "memory").unwrap().contains("has no largest value"));
     assert!(hint(&doc, "tuning").unwrap().contains("tuned for GPUs"));
+    assert!(hint(&doc, "kernels").unwrap().contains("kiln bench ENGINE --device cpu --profile-kernels --json"));
     assert!(rows(&doc).iter().all(|row| value(*row, "measured").is_none() && value(*row, "floor").is_none()));
 
     let shape = format!("x{HOSTILE}=37x96");
@@ -281,8 +283,7 @@ fn the_cpu_s_page_has_the_times_of_its_profile() {
     let page = report(dir, &["--profile", "p.json", "--shape", &shape]);
     let doc = parsed(&page);
     assert_eq!(hint(&doc, "memory"), None);
-    assert!(page.contains("the shapes given: rows = 37"));
-    // At the shapes of the profile, if no others are given.
+    assert!(report(dir, &["--shape", &shape]).contains("at the sizes of the shapes given: rows = 37"));
     let page = report(dir, &["--profile", "p.json"]);
     let doc = parsed(&page);
     assert!(page.contains("at the sizes of the profile: rows = 37"));
@@ -460,4 +461,89 @@ fn a_timing_cache_gives_history_measured_times_and_the_model_s_quality() {
     append(&dir.join("far.jsonl"), &far).unwrap();
     let page = report(dir, &["--timings", "far.jsonl"]);
     assert!(parsed(&page).descendants().all(|node| !node.has_tag_name("article")));
+}
+
+#[test]
+fn a_profile_s_times_are_those_of_the_variants_that_ran() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut engine = engine(dir, layers(true), &["cpu", "sm_80"]);
+    // Products of up to 16 rows by a kernel of their own.
+    let mut regions = engine.targets[1].kernels.values_mut().map(|compiled| &mut compiled.variants);
+    let variants = regions.find(|variants| variants[0].implementation.family == "gemm").unwrap();
+    let mut small = variants[0].clone();
+    small.guard = Guard(vec![Condition::AtMost("s0".into(), 16)]);
+    variants.insert(0, small);
+    engine.save(dir.join("m.kiln")).unwrap();
+    let rows_of = |page: &str| -> Vec<(bool, bool, bool)> {
+        let doc = parsed(page);
+        let products = rows(&doc).into_iter().filter(|row| text(cell(*row, "family")) == "gemm");
+        let mut found: Vec<_> = products
+            .map(|row| {
+                (text(row).contains("if s0 <= 16"), value(row, "floor").is_some(), value(row, "measured").is_some())
+            })
+            .collect();
+        found.sort();
+        found
+    };
+    assert_eq!(rows_of(&report(dir, &[])), [(false, true, false), (true, false, false)]);
+    let shape = format!("x{HOSTILE}=9x96");
+    assert_eq!(rows_of(&report(dir, &["--shape", &shape])), [(false, false, false), (true, true, false)]);
+
+    // At the profile's shapes the other one runs.
+    let args =
+        ["--shape", &shape, "--iterations", "1", "--duration", "0", "--warm-up", "0", "--profile-kernels", "--json"];
+    let profile = json(dir, &[&["bench", "m.kiln", "--device", "sim:sm_80:fast"], &args[..]].concat());
+    fs::write(dir.join("p.json"), profile.to_string()).unwrap();
+    let page = report(dir, &["--profile", "p.json"]);
+    assert!(page.contains("at the sizes of the profile: rows = 9") && page.contains("on sim:sm_80"));
+    assert_eq!(rows_of(&page), [(false, false, false), (true, true, true)]);
+    let doc = parsed(&page);
+    assert_eq!(hint(&doc, "kernels"), None);
+    let steps = profile["kernels"].as_array().unwrap();
+    for row in rows(&doc).into_iter().filter(|row| value(*row, "floor").is_some()) {
+        let own = |step: &&Value| text(cell(row, "region")).contains(step["kernel"].as_str().unwrap());
+        let times: Vec<f64> = steps.iter().filter(own).map(|step| step["ms"].as_f64().unwrap()).collect();
+        let mean = 1e3 * times.iter().sum::<f64>() / times.len() as f64;
+        assert!(
+            (value(row, "measured").unwrap() / mean - 1.0).abs() < 1e-6 && text(cell(row, "measured")).ends_with('*')
+        );
+    }
+    fails(
+        dir,
+        &["report", "m.kiln", "--profile", "p.json", "--target", "cpu"],
+        "the profile is of target sm_80, expected cpu",
+    );
+}
+
+#[test]
+fn plans_with_branches_and_loops_have_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut body = Builder::new("body");
+    let _ = body.input("i", DType::I64, &[]).unwrap();
+    let go = body.input("go", DType::Bool, &[]).unwrap();
+    let state = body.input("state", DType::F32, &[5.into(), 5.into()]).unwrap();
+    let next = body.softmax(state, 1).unwrap();
+    body.output("go", go);
+    body.output("state", next);
+    let mut b = Builder::new("loop");
+    let x = b.input("x", DType::F32, &[5.into(), 5.into()]).unwrap();
+    let trip = b.scalar_int(DType::I64, 3).unwrap();
+    let go = b.scalar_int(DType::Bool, 1).unwrap();
+    let op = Op::Loop { body: Box::new(body.finish()), carried: 1, trip: Some(Dim::from(3)) };
+    let y = b.add1(op, &[trip, go, x]).unwrap();
+    let y = b.exp(y).unwrap();
+    b.output("y", y);
+    engine(dir, b, &["cpu"]);
+    let profile = json(
+        dir,
+        &["bench", "m.kiln", "--iterations", "1", "--duration", "0", "--warm-up", "0", "--profile-kernels", "--json"],
+    );
+    fs::write(dir.join("p.json"), profile.to_string()).unwrap();
+    let page = report(dir, &["--profile", "p.json"]);
+    let doc = parsed(&page);
+    // The softmax is one of the loop's, whose time is the loop's.
+    let inside = rows(&doc).into_iter().find(|row| text(*row).contains("softmax")).unwrap();
+    assert!(value(inside, "measured").is_none() && page.contains("is inside branches and loops"));
 }

@@ -137,19 +137,17 @@ fn of_region(
         let way = regions::way(&ways, made);
         let config = way.map_or_else(|| made.config.to_string(), |way| way.text.clone());
         let kernels = made.kernels.iter().zip(&variant.images);
-        let entries: Vec<&str> = made.kernels.iter().map(|kernel| kernel.entry.as_str()).collect();
-        // As GPUs say what they run.
-        let entries = entries.join(" + ");
         let mut row = Row {
             guard: (compiled.variants.len() > 1).then(|| variant.guard.to_string()),
             kernels: kernels.map(|(kernel, image)| (kernel.entry.clone(), image.resources)).collect(),
-            profiled: mean(own().filter(|time| time.implementation.as_ref() == Some(&entries))),
+            profiled: None,
             ..row(&made.family, &config)
         };
         if runs.is_some_and(|runs| std::ptr::eq(runs, variant)) {
             row.floor = gpus.map(|gpus| Target::Gpu(gpus.roof.clone()).seconds(&work));
             row.modelled = way.and_then(|way| way.estimate).map(|estimate| estimate.seconds);
             row.alone = history.and_then(|history| history.alone(used, made));
+            row.profiled = mean(own());
         } else {
             row.work = None;
         }

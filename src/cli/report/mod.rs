@@ -6,6 +6,7 @@ mod kernels;
 mod page;
 mod scale;
 mod stamp;
+mod table;
 
 use super::profile::Profile;
 use super::{draw, inspect, regions, tensors, timings};
@@ -40,7 +41,7 @@ pub struct Args {
     /// The timing cache, as `kiln tune` takes it; default: `timings.jsonl` in $KILN_HOME.
     #[arg(long, value_name = "PLACE")]
     timings: Option<Timings>,
-    /// Shape of an input: `name=1x3x64x64`. Kernels are shown at those of the profile, else at the sizes that they were chosen for; memory at the largest.
+    /// Shape of an input: `name=1x3x64x64`. Memory is shown at these, else at the largest of the engine's profile; kernels at those of the bench's, else at these, else at the sizes that they were chosen for.
     #[arg(long, value_name = "INPUT=SHAPE")]
     shape: Vec<String>,
 }
@@ -109,8 +110,8 @@ fn sizes(
 ) -> Result<(Bindings, String)> {
     let profiled = profile.map(|profile| &profile.shapes).filter(|shapes| !shapes.is_empty());
     let (given, whose) = match profiled {
-        _ if !shapes.is_empty() => (Some(shapes), "of the shapes given"),
         Some(_) => (profiled, "of the profile"),
+        None if !shapes.is_empty() => (Some(shapes), "of the shapes given"),
         None => (None, "that kernels were chosen for"),
     };
     let mut known = engine.settings.sizes.clone();

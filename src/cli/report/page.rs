@@ -3,13 +3,12 @@
 use super::history::{History, Search};
 use super::kernels::{Gpus, Row, Source};
 use super::scale::si;
-use super::{chart, stamp};
+use super::{chart, stamp, table};
 use crate::cli::draw::anchor;
 use crate::cli::markup::{Markup, escaped};
 use crate::cli::out::bytes;
 use crate::cli::profile::Profile;
-use kiln_engine::{Engine, Header, TargetImage};
-use std::fmt::Display;
+use kiln_engine::{Engine, Header, Resources, TargetImage};
 use std::path::Path;
 
 const TEMPLATE: &str = include_str!("report.html");
@@ -82,7 +81,7 @@ fn paragraph(page: &mut Markup, class: &str, text: &str) {
 }
 
 fn head(page: &mut Markup, facts: &Facts<'_>) {
-    let Facts { engine, image, rows, .. } = facts;
+    let Facts { engine, image, .. } = facts;
     page.open("header", &[]);
     page.content("h1", &[], &engine.model);
     let hash: String = engine.graph_hash.chars().take(16).collect();
@@ -102,6 +101,12 @@ fn head(page: &mut Markup, facts: &Facts<'_>) {
     }
     page.close("nav");
     page.close("header");
+    tiles(page, facts);
+}
+
+/// Figures of the whole.
+fn tiles(page: &mut Markup, facts: &Facts<'_>) {
+    let Facts { engine, image, rows, .. } = facts;
     page.open("dl", &[("class", &"tiles")]);
     let mut tile = |name: &str, value: String, note: String| {
         page.open("div", &[]);
@@ -144,7 +149,22 @@ fn head(page: &mut Markup, facts: &Facts<'_>) {
     page.close("dl");
 }
 
-const MEASURE: &str = "`kiln bench ENGINE --device cuda:0 --profile-kernels --json > profile.json`, then `kiln report --profile profile.json`; or `kiln tune ENGINE`, whose timing cache is read";
+const COLUMNS: [(&str, bool); 14] = [
+    ("#", true),
+    ("region", false),
+    ("family", false),
+    ("launches", true),
+    ("registers", true),
+    ("spilled", true),
+    ("shared", true),
+    ("bytes", true),
+    ("operations", true),
+    ("floor", true),
+    ("modelled", true),
+    ("measured", true),
+    ("roofline", true),
+    ("of run", true),
+];
 
 fn kernels(page: &mut Markup, facts: &Facts<'_>) {
     let times = match &facts.gpus {
@@ -153,66 +173,52 @@ fn kernels(page: &mut Markup, facts: &Facts<'_>) {
         }
         None => "The CPU runs regions without code of their own: there are no registers, and no roofline.",
     };
-    section(
-        page,
-        "kernels",
-        "Kernels",
-        &format!("One row a kernel that the engine has, times of one launch. {times} Click a heading to sort."),
-    );
+    let about = format!("One row a kernel that the engine has, times of one launch. {times} Click a heading to sort.");
+    section(page, "kernels", "Kernels", &about);
     if facts.rows.is_empty() {
         return end(page, Some("The plan launches nothing: its outputs are constants."));
     }
-    let columns: &[(&str, bool)] = &[
-        ("#", true),
-        ("region", false),
-        ("family", false),
-        ("launches", true),
-        ("registers", true),
-        ("spilled", true),
-        ("shared", true),
-        ("bytes", true),
-        ("operations", true),
-        ("floor", true),
-        ("modelled", true),
-        ("measured", true),
-        ("roofline", true),
-        ("of run", true),
-    ];
-    page.open("div", &[("class", &"scroll")]);
-    page.open("table", &[("class", &"kernels sortable")]);
-    page.open("thead", &[]);
-    page.open("tr", &[]);
-    for (name, number) in columns {
-        page.open("th", &[("class", if *number { &"number" } else { &"" }), ("scope", &"col")]);
-        page.content("button", &[("type", &"button")], name);
-        page.close("th");
-    }
-    page.close("tr");
-    page.close("thead");
-    page.open("tbody", &[]);
+    table::open(page, "kernels", &COLUMNS);
     let launches = facts.rows.iter().filter_map(Row::run_seconds).sum::<f64>();
     let run = facts.profile.map_or(launches, |profile| profile.ms() * 1e-3);
     for (i, row) in facts.rows.iter().enumerate() {
         kernel(page, i + 1, row, run);
     }
-    page.close("tbody");
-    page.close("table");
-    page.close("div");
-    let from = |wanted: Source| facts.rows.iter().any(|row| row.measured().is_some_and(|(_, source)| source == wanted));
-    if from(Source::Profile) {
-        paragraph(page, "about", "* as profiled: waiting for the device is part of each time.");
-    }
+    table::close(page);
     if facts.profile.is_some() && launches < 0.995 * run {
         let share = 100.0 * (1.0 - launches / run);
-        paragraph(
-            page,
-            "about",
-            &format!("{share:.0} % of the profile is inside branches and loops, or of kernels for other sizes."),
-        );
+        paragraph(page, "about", &format!("{share:.0} % of the profile is inside branches and loops."));
     }
-    let timed = from(Source::Profile) || from(Source::TimingCache);
-    let missing = format!("No time was measured; roofline and share of a run are by the cost model. {MEASURE}.");
-    end(page, (!timed).then_some(&missing));
+    sources(page, facts);
+}
+
+/// Ends the table of kernels with where its times come from.
+fn sources(page: &mut Markup, facts: &Facts<'_>) {
+    let from = |wanted: Source| facts.rows.iter().any(|row| row.measured().is_some_and(|(_, source)| source == wanted));
+    if from(Source::Profile) {
+        let simulated = facts.profile.is_some_and(|profile| profile.device.starts_with("sim:"));
+        let note = match simulated {
+            true => "the simulator's time, which says nothing of a GPU's",
+            false => "waiting for the device is part of it",
+        };
+        paragraph(page, "about", &format!("* as profiled: {note}."));
+    }
+    if from(Source::Profile) || from(Source::TimingCache) {
+        return end(page, None);
+    }
+    let profile = |device: &str| {
+        format!(
+            "`kiln bench ENGINE --device {device} --profile-kernels --json > profile.json`, then `kiln report ENGINE --profile profile.json`"
+        )
+    };
+    let missing = match &facts.gpus {
+        Some(_) => format!(
+            "No time was measured; roofline and share of a run are by the cost model. {}; or `kiln tune ENGINE`, whose timing cache is read.",
+            profile("cuda:0")
+        ),
+        None => format!("No time was measured: {}.", profile("cpu")),
+    };
+    end(page, Some(&missing));
 }
 
 /// Ends a section, with a hint if something is missing.
@@ -223,30 +229,9 @@ fn end(page: &mut Markup, missing: Option<&str>) {
     page.close("section");
 }
 
-/// A cell with a number to sort by; nothing where it is not known.
-fn number(page: &mut Markup, label: &str, value: Option<f64>, text: impl Display) {
-    let text = text.to_string();
-    match value {
-        Some(value) => page.content("td", &[("class", &"number"), ("data-label", &label), ("data-v", &value)], &text),
-        None => page.content("td", &[("class", &"number"), ("data-label", &label)], "–"),
-    }
-}
-
-/// A cell with a share as a bar.
-fn bar(page: &mut Markup, label: &str, share: Option<f64>, class: &str, hint: &str) {
-    let Some(share) = share else { return number(page, label, None, "") };
-    page.open("td", &[("class", &"number"), ("data-label", &label), ("data-v", &share), ("title", &hint)]);
-    page.open("span", &[("class", &"bar")]);
-    let width = format!("width:{:.1}%", 100.0 * share.clamp(0.0, 1.0));
-    page.content("i", &[("class", &class), ("style", &width)], "");
-    page.close("span");
-    page.content("span", &[], &format!("{:.0} %", 100.0 * share));
-    page.close("td");
-}
-
 fn kernel(page: &mut Markup, i: usize, row: &Row, run: f64) {
     page.open("tr", &[("id", &format!("k{i}")), ("class", if row.work.is_some() { &"" } else { &"elsewhere" })]);
-    number(page, "#", Some(i as f64), i);
+    table::number(page, "#", Some(i as f64), i);
     page.open("td", &[("class", &"region"), ("data-label", &"region")]);
     page.content("span", &[("class", &"key"), ("style", &format!("background:{}", anchor(row.anchor).1))], "");
     page.content("code", &[("class", &"name")], &row.name);
@@ -260,30 +245,21 @@ fn kernel(page: &mut Markup, i: usize, row: &Row, run: f64) {
     page.close("td");
     let family = if row.family.is_empty() { anchor(row.anchor).0 } else { &row.family };
     page.content("td", &[("data-label", &"family")], family);
-    number(page, "launches", Some(row.uses as f64), row.uses);
-    // Of several kernels each, and the most to sort by.
-    type Resource = fn(&kiln_engine::Resources) -> u32;
-    let resources: [(&str, Resource, fn(u32) -> String); 3] = [
-        ("registers", |used| used.registers, |n| n.to_string()),
-        ("spilled", |used| used.spill_bytes, |n| n.to_string()),
-        ("shared", |used| used.shared_bytes, |n| bytes(n as usize)),
-    ];
-    for (label, of, text) in resources {
-        let all: Vec<u32> = row.kernels.iter().map(|(_, used)| of(used)).collect();
-        let texts: Vec<String> = all.iter().map(|n| text(*n)).collect();
-        number(page, label, all.iter().max().map(|most| f64::from(*most)), texts.join(" + "));
-    }
+    table::number(page, "launches", Some(row.uses as f64), row.uses);
+    resource(page, "registers", row, |used| used.registers, |n| n.to_string());
+    resource(page, "spilled", row, |used| used.spill_bytes, |n| n.to_string());
+    resource(page, "shared", row, |used| used.shared_bytes, |n| bytes(n as usize));
     let moved = row.work.map(|work| work.bytes);
-    number(page, "bytes", moved, bytes(moved.unwrap_or(0.0) as usize));
-    number(page, "operations", row.operations(), si(row.operations().unwrap_or(0.0), ""));
+    table::number(page, "bytes", moved, bytes(moved.unwrap_or(0.0) as usize));
+    table::number(page, "operations", row.operations(), si(row.operations().unwrap_or(0.0), ""));
     let time = |seconds: Option<f64>| (seconds.map(|seconds| seconds * 1e6), si(seconds.unwrap_or(0.0), "s"));
     for (label, seconds) in [("floor", row.floor), ("modelled", row.modelled)] {
         let (value, text) = time(seconds);
-        number(page, label, value, text);
+        table::number(page, label, value, text);
     }
     let (value, text) = time(row.measured().map(|(seconds, _)| seconds));
     let mark = if row.measured().is_some_and(|(_, source)| source == Source::Profile) { " *" } else { "" };
-    number(page, "measured", value, format!("{text}{mark}"));
+    table::number(page, "measured", value, format!("{text}{mark}"));
     let by = |source: Source| match source {
         Source::TimingCache => "measured, alone",
         Source::Profile => "measured, in the profile: waiting is part of it",
@@ -291,16 +267,23 @@ fn kernel(page: &mut Markup, i: usize, row: &Row, run: f64) {
     };
     let (share, source) = row.reached().unzip();
     let class = if source == Some(Source::Model) { "modelled" } else { "measured" };
-    bar(page, "roofline", share, class, source.map(by).unwrap_or_default());
-    bar(page, "of run", row.run_seconds().filter(|_| run > 0.0).map(|seconds| seconds / run), "share", "");
+    table::bar(page, "roofline", share, class, source.map(by).unwrap_or_default());
+    table::bar(page, "of run", row.run_seconds().filter(|_| run > 0.0).map(|seconds| seconds / run), "share", "");
     page.close("tr");
+}
+
+/// A resource of each of a row's kernels; the most is sorted by.
+fn resource(page: &mut Markup, label: &str, row: &Row, of: fn(&Resources) -> u32, text: fn(u32) -> String) {
+    let all: Vec<u32> = row.kernels.iter().map(|(_, used)| of(used)).collect();
+    let texts: Vec<String> = all.iter().map(|n| text(*n)).collect();
+    table::number(page, label, all.iter().max().map(|most| f64::from(*most)), texts.join(" + "));
 }
 
 fn roofline(page: &mut Markup, facts: &Facts<'_>) {
     let about = "Filled dots are measured, hollow ones modelled; their size is their part of a run, their number that of the table.";
     section(page, "roofline", "Roofline", about);
     let Some(gpus) = &facts.gpus else {
-        let text = "A roofline needs a GPU's rates, which the CPU has no table of: build the engine with `--target sm_90a` or another, or name one that it has with `--target`.";
+        let text = "A roofline needs a processor's rates, which are known of GPUs alone: build the engine with `--target sm_90a` or another, or name one that it has with `--target`.";
         return end(page, Some(text));
     };
     let none = "No kernel does arithmetic and has a time.";

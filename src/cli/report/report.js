@@ -27,3 +27,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   }
 }
+
+// A plan begins in the middle of its width.
+for (const box of document.querySelectorAll("#plan .picture")) {
+  box.scrollLeft = (box.scrollWidth - box.clientWidth) / 2;
+}

@@ -1,6 +1,7 @@
 //! What an engine says of itself: versions, hashes, signature, settings, targets, sections.
 
 use super::page::{Facts, section};
+use super::table;
 use crate::cli::inspect::runs_on;
 use crate::cli::markup::Markup;
 use crate::cli::out::bytes;
@@ -66,32 +67,16 @@ fn settings(page: &mut Markup, facts: &Facts<'_>) {
 }
 
 fn sections(page: &mut Markup, facts: &Facts<'_>) {
-    page.open("div", &[("class", &"scroll")]);
-    page.open("table", &[("class", &"sections sortable")]);
-    page.open("thead", &[]);
-    page.open("tr", &[]);
-    for (name, class) in [("section", ""), ("size", "number"), ("offset", "number"), ("BLAKE3", "")] {
-        page.open("th", &[("class", &class), ("scope", &"col")]);
-        page.content("button", &[("type", &"button")], name);
-        page.close("th");
-    }
-    page.close("tr");
-    page.close("thead");
-    page.open("tbody", &[]);
+    table::open(page, "sections", &[("section", false), ("size", true), ("offset", true), ("BLAKE3", false)]);
     for section in &facts.header.sections {
         page.open("tr", &[]);
         page.content("td", &[("data-label", &"section")], &section.name);
-        let number = |page: &mut Markup, label: &str, value: usize, text: &str| {
-            page.content("td", &[("class", &"number"), ("data-label", &label), ("data-v", &value)], text);
-        };
-        number(page, "size", section.length, &bytes(section.length));
-        number(page, "offset", section.offset, &section.offset.to_string());
+        table::number(page, "size", Some(section.length as f64), bytes(section.length));
+        table::number(page, "offset", Some(section.offset as f64), section.offset);
         page.open("td", &[("data-label", &"BLAKE3")]);
         page.content("code", &[], &section.blake3);
         page.close("td");
         page.close("tr");
     }
-    page.close("tbody");
-    page.close("table");
-    page.close("div");
+    table::close(page);
 }

@@ -101,7 +101,7 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_graph::Builder;
+    use kiln_graph::{Builder, ConvSpec};
 
     fn work(anchor: Anchor, build: impl FnOnce(&mut Builder) -> ValueId) -> Work {
         let mut b = Builder::new("work");
@@ -115,12 +115,19 @@ mod tests {
         let (m, k, n) = (5.0, 7.0, 11.0);
         let found = work(Anchor::Contract, |b| {
             let x = b.input("x", DType::F16, &[5.into(), 7.into()]).unwrap();
-            let w = b.input("w", DType::F16, &[11.into(), 7.into()]).unwrap();
+            let w = b.input("w", DType::F16, &[7.into(), 11.into()]).unwrap();
             let y = b.linear(x, w, None, false).unwrap();
             b.exp(y).unwrap()
         });
         assert_eq!((found.bytes, found.matrix_ops), (2.0 * (m * k + n * k + m * n), 2.0 * m * n * k));
         assert_eq!((found.scalar_ops, found.operands), (12.0 * m * n, DType::F16));
+        let found = work(Anchor::Conv, |b| {
+            let x = b.input("x", DType::BF16, &[1.into(), 6.into(), 9.into(), 8.into()]).unwrap();
+            let w = b.input("w", DType::BF16, &[4.into(), 3.into(), 3.into(), 5.into()]).unwrap();
+            let spec = ConvSpec { strides: vec![1, 1], pads: vec![(1, 1), (2, 2)], dilations: vec![1, 1], groups: 2 };
+            b.conv(x, w, None, spec).unwrap()
+        });
+        assert_eq!((found.matrix_ops, found.operands), (2.0 * (4.0 * 72.0) * (3.0 * 15.0), DType::BF16));
         // Of a table of 1000 rows no more is read than there are results.
         let found = work(Anchor::Index, |b| {
             let table = b.input("table", DType::F32, &[1000.into(), 3.into()]).unwrap();

@@ -1,10 +1,11 @@
 //! `kiln bench`, in trtexec's vocabulary.
 
 use super::model::{self, ModelArgs, Opened};
+use super::profile::StepTime;
 use super::tensors;
 use kiln_engine::{Code, RunTimes, open_device};
 use miette::IntoDiagnostic;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -77,6 +78,8 @@ struct Report {
     device: String,
     code: Code,
     target: String,
+    /// Of the inputs.
+    shapes: tensors::Shapes,
     iterations: usize,
     seconds: f64,
     throughput_qps: f64,
@@ -91,17 +94,7 @@ struct Report {
     /// Largest resident set of the process so far; none where the system does not say.
     peak_rss_bytes: Option<usize>,
     warnings: Vec<String>,
-    kernels: Vec<KernelTime>,
-}
-
-/// The time of one step.
-#[derive(Serialize, Deserialize)]
-pub struct KernelTime {
-    pub step: usize,
-    pub kernel: String,
-    /// How the device runs the region; none for control flow and the host.
-    pub implementation: Option<String>,
-    pub ms: f64,
+    kernels: Vec<StepTime>,
 }
 
 pub fn run(args: &Args) -> miette::Result<ExitCode> {
@@ -133,7 +126,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         session
             .run_observed(&inputs, &mut |seen| {
                 let launches = matches!(seen.step, kiln_fuse::Step::Run { .. });
-                kernels.push(KernelTime {
+                kernels.push(StepTime {
                     step: seen.index,
                     kernel: super::draw::step_name(&plan, seen.step).to_owned(),
                     implementation: launches.then(|| implementations.next()).flatten().map(|(_, how)| how),
@@ -146,6 +139,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         device: session.device_name(),
         code: session.code().clone(),
         target: session.code().target().to_owned(),
+        shapes: inputs.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.shape().to_vec())).collect(),
         iterations: times.len(),
         seconds,
         throughput_qps: times.len() as f64 / seconds,
@@ -195,7 +189,7 @@ fn warnings(times: &[RunTimes], device: &str) -> Vec<String> {
 }
 
 fn print(report: &Report) -> miette::Result<()> {
-    use super::report::bytes;
+    use super::out::bytes;
     outln!(
         "{}: {} iterations in {:.2} s, throughput {:.1} qps",
         report.device,
@@ -246,7 +240,7 @@ fn print(report: &Report) -> miette::Result<()> {
     if !report.kernels.is_empty() {
         let total: f64 = report.kernels.iter().map(|k| k.ms).sum();
         outln!("kernels one at a time, {total:.3} ms in all:")?;
-        let mut sorted: Vec<&KernelTime> = report.kernels.iter().collect();
+        let mut sorted: Vec<&StepTime> = report.kernels.iter().collect();
         sorted.sort_by(|a, b| b.ms.total_cmp(&a.ms));
         for k in sorted {
             outln!("  {:>9.4} ms {:>5.1} %  step {:>4} {}", k.ms, 100.0 * k.ms / total, k.step, k.kernel)?;

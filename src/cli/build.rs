@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         }))?;
     } else {
         warnings.iter().for_each(|w| note!("warning: {w}"));
-        super::report::print(&report)?;
+        super::build_report::print(&report)?;
         if let Some(tuned) = &tuned {
             outln!()?;
             super::tune::print(tuned)?;

@@ -1,6 +1,6 @@
 //! `kiln cache`.
 
-use super::report::bytes;
+use super::out::bytes;
 use clap::Subcommand;
 use kiln_cuda::Home;
 use kiln_host::{Cache, Entry, Total, parse_size};

@@ -1,11 +1,10 @@
 //! `kiln inspect --diff`: what two builds differ in.
 
-use super::draw::Profile;
-use super::report::bytes;
+use super::out::bytes;
+use super::profile::Profile;
+use super::regions::{chosen_for, modelled_us};
 use kiln_engine::{Compiled, Engine, Resources, TargetImage, read_header};
-use kiln_fuse::{RegionId, Step};
-use kiln_kernels::candidates;
-use kiln_target::Gpu;
+use kiln_fuse::RegionId;
 use miette::{IntoDiagnostic, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -67,7 +66,7 @@ struct RegionSide {
     /// Steps that launch it.
     uses: usize,
     kernels: Vec<KernelSide>,
-    /// What the cost model says of its first variant on the target's GPU, in microseconds a launch; none where its family has no model.
+    /// What the cost model says of the variant that runs at the sizes chosen for, on the target's GPU, in microseconds a launch; none where its family has no model.
     modelled_us: Option<f64>,
     /// All its launches in a run, in milliseconds, where it was profiled.
     measured_ms: Option<f64>,
@@ -146,7 +145,7 @@ pub fn diff(a: &PathBuf, b: &PathBuf, profiles: &[Profile]) -> Result<Diff> {
     for name in names {
         let of = |engine: &Engine| engine.targets.iter().find(|image| image.label() == name).cloned();
         let images = Sides { a: of(a_engine), b: of(b_engine) };
-        let profile = |i: usize| profiles.get(i).filter(|profile| profile.target() == name);
+        let profile = |i: usize| profiles.get(i).filter(|profile| profile.target == name);
         let sides = [(a_engine, &images.a, profile(0)), (b_engine, &images.b, profile(1))];
         targets.insert(name.clone(), target(sides)?);
     }
@@ -191,7 +190,7 @@ fn target(sides: [Side<'_>; 2]) -> Result<TargetDiff> {
     let launches = |i: usize| found[i].values().map(|(_, _, side)| side.uses).sum();
     diff.launches = Sides { a: launches(0), b: launches(1) };
     if let (Some(a), Some(b)) = (profile_a, profile_b) {
-        diff.measured_ms = Some(Sides { a: a.ms().sum(), b: b.ms().sum() });
+        diff.measured_ms = Some(Sides { a: a.ms(), b: b.ms() });
     }
     for id in found.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>() {
         let side = |i: usize| found[i].get(id).map(|(_, _, side)| side.clone());
@@ -214,16 +213,10 @@ type Regions = BTreeMap<RegionId, (String, String, RegionSide)>;
 
 fn of_regions(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> Result<Regions> {
     let mut measured: BTreeMap<RegionId, f64> = BTreeMap::new();
-    if let Some(profile) = profile {
-        profile.check(&image.plan)?;
-        for (step, ms) in image.plan.steps.iter().zip(profile.ms()) {
-            if let Step::Run { region, .. } = step {
-                *measured.entry(image.plan.regions[*region].identity()).or_default() += ms;
-            }
-        }
+    for (id, time) in profile.map(|profile| profile.launches(&image.plan)).transpose()?.into_iter().flatten() {
+        *measured.entry(id).or_default() += time.ms;
     }
-    let typical = || image.target.parse().ok().and_then(Gpu::typical);
-    let gpu = image.gpu.as_deref().and_then(Gpu::named).or_else(typical);
+    let gpu = chosen_for(image);
     let mut all = BTreeMap::new();
     for used in engine.subjects(&image.label()).into_diagnostic()? {
         let region = &used.subject.region;
@@ -231,7 +224,7 @@ fn of_regions(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -
         let side = RegionSide {
             uses: used.uses,
             kernels: compiled.map(kernels).unwrap_or_default(),
-            modelled_us: gpu.as_ref().zip(compiled).and_then(|(gpu, compiled)| modelled(&used, compiled, gpu)),
+            modelled_us: gpu.as_ref().zip(compiled).and_then(|(gpu, compiled)| modelled_us(&used, compiled, gpu)),
             measured_ms: measured.get(&used.id).copied(),
         };
         all.insert(used.id, (region.name.clone(), region.summary.clone(), side));
@@ -250,14 +243,6 @@ fn kernels(compiled: &Compiled) -> Vec<KernelSide> {
         source: kernel.source.clone(),
     });
     each.collect()
-}
-
-/// Microseconds that the cost model gives the first variant.
-fn modelled(used: &kiln_engine::Used, compiled: &Compiled, gpu: &Gpu) -> Option<f64> {
-    let made = &compiled.variants.first()?.implementation;
-    let ways = candidates(&used.subject, gpu).ok()?;
-    let way = ways.iter().find(|way| way.family == made.family && way.config == made.config)?;
-    Some(way.estimate?.seconds * 1e6)
 }
 
 /// Prints a diff as text: what is equal is left out.

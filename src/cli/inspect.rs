@@ -1,6 +1,7 @@
 //! `kiln inspect`.
 
-use super::report::bytes;
+use super::out::bytes;
+use super::profile::Profile;
 use super::{counters, diff, draw, tensors};
 use kiln_cuda::CudaVersion;
 use kiln_engine::{Engine, TargetImage};
@@ -64,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ));
     }
     if let [a, b] = &args.diff[..] {
-        let profiles = args.profile.iter().map(|path| read_profile(path)).collect::<Result<Vec<_>>>()?;
+        let profiles = args.profile.iter().map(|path| Profile::read(path)).collect::<Result<Vec<_>>>()?;
         let found = diff::diff(a, b, &profiles)?;
         if args.json {
             super::print_json(&found)?
@@ -156,7 +157,7 @@ fn first_image<'a>(engine: &'a Engine, target: Option<&str>) -> Result<&'a Targe
 }
 
 /// Which GPUs and drivers take an image.
-fn runs_on(image: &TargetImage) -> String {
+pub fn runs_on(image: &TargetImage) -> String {
     let Ok(arch) = image.target.parse::<Arch>() else { return String::new() };
     let (major, minor) = (arch.capability() / 10, arch.capability() % 10);
     let toolkit = image.toolchain.as_ref().and_then(|t| CudaVersion::of_release(&t.nvrtc));
@@ -235,8 +236,8 @@ fn pictures(args: &Args, engine: &Engine) -> Result<()> {
     for file in args.graph.iter().chain(&args.memory) {
         super::not_over(file, args.profile.iter().chain(&args.engine))?;
     }
-    let profile = args.profile.first().map(|path| read_profile(path)).transpose()?;
-    let target = args.target.as_deref().or(profile.as_ref().map(draw::Profile::target));
+    let profile = args.profile.first().map(|path| Profile::read(path)).transpose()?;
+    let target = args.target.as_deref().or(profile.as_ref().map(|profile| profile.target.as_str()));
     let image = first_image(engine, target)?;
     if let Some(file) = &args.graph {
         let text = match extension(file) {
@@ -257,16 +258,8 @@ fn extension(file: &Path) -> Option<&str> {
     file.extension().and_then(|extension| extension.to_str())
 }
 
-fn write(file: &Path, text: &str) -> Result<()> {
+/// Writes a file whole, or not at all.
+pub fn write(file: &Path, text: &str) -> Result<()> {
     kiln_host::write(file, |f| f.write_all(text.as_bytes()))
         .map_err(|e| miette!("cannot write {}: {e}", file.display()))
-}
-
-fn read_profile(path: &Path) -> Result<draw::Profile> {
-    let failed = |e: &dyn std::fmt::Display| {
-        let help = "`kiln bench ENGINE --profile-kernels --json` prints a profile";
-        miette!(help = help, "cannot read the profile {}: {e}", path.display())
-    };
-    let file = kiln_host::open(path).map_err(|e| failed(&e))?;
-    serde_json::from_reader(std::io::BufReader::new(file)).map_err(|e| failed(&e))
 }

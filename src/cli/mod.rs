@@ -5,6 +5,7 @@ mod out;
 
 mod bench;
 mod build;
+mod build_report;
 mod cache;
 mod check;
 mod compare;
@@ -17,8 +18,11 @@ mod inspect;
 mod kernel;
 mod kernel_args;
 mod log;
+mod markup;
 mod model;
+mod profile;
 mod refit;
+mod regions;
 mod report;
 mod run;
 mod setup;
@@ -59,6 +63,7 @@ enum Command {
     Timings(timings::Args),
     /// Show what is in an engine.
     Inspect(inspect::Args),
+    Report(report::Args),
     /// Measure latency and throughput.
     Bench(bench::Args),
     Cache(cache::Args),
@@ -83,6 +88,7 @@ pub fn run(cli: Cli) -> miette::Result<ExitCode> {
         Command::Tune(args) => tune::run(&args),
         Command::Timings(args) => timings::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Cache(args) => cache::run(&args),
         Command::Kernel(args) => kernel::run(&args),

@@ -1,4 +1,4 @@
-//! Printing: a full disk or a closed terminal behind standard output is an error, not a panic.
+//! Printing, and sizes for people: a full disk or a closed terminal behind standard output is an error, not a panic.
 
 use miette::{Result, miette};
 use std::fmt::Arguments;
@@ -37,4 +37,20 @@ fn failed(error: std::io::Error) -> miette::Report {
 /// Writes a line to standard error.
 pub fn note(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A byte count in binary units.
+pub fn bytes(n: usize) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }

@@ -1,6 +1,6 @@
 //! `kiln refit`.
 
-use super::report::bytes;
+use super::out::bytes;
 use kiln_engine::Engine;
 use miette::{IntoDiagnostic, miette};
 use std::path::PathBuf;

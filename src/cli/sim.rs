@@ -1,7 +1,7 @@
 //! `kiln sim`: a kernel of any PTX file, Kiln's or not, on the simulator.
 
 use super::kernel_args::{self, Saved};
-use super::report::bytes;
+use super::out::bytes;
 use kiln_sim::{Checks, Device, LaunchConfig, Module, Options, Report};
 use miette::{Context, IntoDiagnostic, Result, miette};
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! Tensors on the command line: `name=file.npy`, `.npz` and `.safetensors` files, and random inputs for benchmarks.
 
 use kiln_engine::{Session, numbers};
-use kiln_graph::{DType, Dim, Tensor, TensorType};
+use kiln_fuse::{BufferKind, Plan};
+use kiln_graph::{Bindings, DType, Dim, Graph, Op, Tensor, TensorType};
 use kiln_import::{npy, safetensors};
 use miette::{IntoDiagnostic, Result, miette};
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,23 +149,46 @@ pub fn parse_shape(text: &str) -> Result<Vec<usize>> {
         .collect()
 }
 
+/// Shapes of inputs by name.
+pub type Shapes = BTreeMap<String, Vec<usize>>;
+
 /// Shapes given as `name=1x3x64x64`.
-pub fn parse_shapes(specs: &[String]) -> Result<BTreeMap<String, Vec<usize>>> {
+pub fn parse_shapes(specs: &[String]) -> Result<Shapes> {
     specs
         .iter()
         .map(|spec| {
+            // A name may have any sign in it.
             let (name, shape) =
-                spec.split_once('=').ok_or_else(|| miette!("`--shape {spec}`: expected name=1x3x64x64"))?;
+                spec.rsplit_once('=').ok_or_else(|| miette!("`--shape {spec}`: expected name=1x3x64x64"))?;
             Ok((name.to_owned(), parse_shape(shape)?))
         })
         .collect()
+}
+
+/// The symbols of a plan as some inputs' shapes bind them; those that none does are left out.
+pub fn bind(plan: &Plan, shapes: &Shapes) -> Result<Bindings> {
+    let mut known = Graph::new(plan.name.clone());
+    known.symbols = plan.symbols.clone();
+    let mut given = Vec::new();
+    for buffer in plan.inputs.iter().map(|id| &plan.buffers[id.index()]) {
+        let BufferKind::Input(name) = &buffer.kind else { continue };
+        if let Some(shape) = shapes.get(name) {
+            let ty = &buffer.ty;
+            known.push_node(Op::Input { name: name.clone(), ty: ty.clone() }, &[], vec![ty.clone()], name);
+            given.push(shape.clone());
+        }
+    }
+    if let Some(name) = shapes.keys().find(|name| !known.inputs.iter().any(|&id| known.input_name(id) == **name)) {
+        return Err(miette!("`--shape {name}=…`: the model has no such input"));
+    }
+    kiln_graph::bind_symbols(&known, &given).into_diagnostic()
 }
 
 /// Bytes of random inputs: drawing as many takes a minute, and more than that was never meant.
 const MOST_RANDOM: usize = 16 << 30;
 
 /// Random inputs (seeded) for a session: given shapes, and for other inputs the smallest of the profile.
-pub fn random(session: &Session, shapes: &BTreeMap<String, Vec<usize>>, seed: u64) -> Result<Vec<(String, Tensor)>> {
+pub fn random(session: &Session, shapes: &Shapes, seed: u64) -> Result<Vec<(String, Tensor)>> {
     let ports: Vec<(String, TensorType)> = session.inputs().map(|(n, t)| (n.to_owned(), t.clone())).collect();
     for name in shapes.keys() {
         if !ports.iter().any(|(n, _)| n == name) {

@@ -100,7 +100,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(place: &Timings) -> Result<Times> {
+/// All that is there; what is damaged is said.
+pub fn load(place: &Timings) -> Result<Times> {
     if !place.exists() {
         return Err(miette!("there is no timing cache {place}"));
     }

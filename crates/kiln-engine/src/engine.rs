@@ -58,6 +58,11 @@ impl Compiled {
         Compiled { variants: vec![Variant { guard: Guard::always(), implementation, images }] }
     }
 
+    /// The variant that runs at these sizes of the region's symbols.
+    pub fn at(&self, sizes: &Bindings) -> Option<&Variant> {
+        self.variants.iter().find(|variant| variant.guard.holds(sizes).unwrap_or(false))
+    }
+
     /// All kernels, in the order of the variants.
     pub fn kernels(&self) -> impl Iterator<Item = (&Variant, &Kernel, &Image)> {
         let own = |v: &'_ Variant| v.implementation.kernels.len().min(v.images.len());

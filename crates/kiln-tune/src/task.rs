@@ -52,7 +52,7 @@ impl Task {
             // Nothing but a kernel of one's own takes it.
             false => Ok(vec![]),
         })?;
-        let runs = present.variants.iter().find(|variant| variant.guard.holds(&subject.sizes).unwrap_or(false));
+        let runs = present.at(&subject.sizes);
         let made = runs.map(|variant| &variant.implementation);
         let same = |way: &Way| made.is_some_and(|made| made.family == way.family && made.config == way.config);
         let at = ways.iter().position(same);

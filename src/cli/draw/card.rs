@@ -1,7 +1,8 @@
 //! What the box of a step, and the label of a buffer, say.
 
 use super::svg::{fit, width, wrap};
-use super::{CONTROL, Profile, anchor, step_name};
+use super::{CONTROL, anchor, step_name};
+use crate::cli::profile::Profile;
 use kiln_engine::{Compiled, Variant};
 use kiln_fuse::{BufferKind, Plan, RegionId, Step};
 use kiln_graph::{Dim, Op};

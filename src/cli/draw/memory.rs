@@ -1,13 +1,14 @@
 //! The activation arena over time as SVG: steps to the right, addresses upward, a rectangle for each buffer.
 
-use super::svg::{Svg, fit, round, width};
+use super::svg::{document, fit, round, width};
 use super::{FONT, card, colour, step_name};
-use crate::cli::report::bytes;
+use crate::cli::markup::Markup;
+use crate::cli::out::bytes;
+use crate::cli::tensors::{self, Shapes};
 use kiln_engine::{Activation, Engine, TargetImage, activations};
 use kiln_fuse::{BufferKind, Plan};
-use kiln_graph::{Bindings, Graph, Op};
+use kiln_graph::Bindings;
 use miette::{IntoDiagnostic, Result, miette};
-use std::collections::BTreeMap;
 
 const STYLE: &str = "\
 .heading { font-size: 19px; font-weight: bold; fill: #0f172a; }
@@ -41,7 +42,7 @@ const NAMES: f64 = 230.0;
 const TEXT: f64 = 10.5;
 
 /// Draws the arena of a target's plan. Extents are those of `shapes` (inputs by name), else the largest of the profile.
-pub fn memory(engine: &Engine, image: &TargetImage, shapes: &BTreeMap<String, Vec<usize>>) -> Result<String> {
+pub fn memory(engine: &Engine, image: &TargetImage, shapes: &Shapes) -> Result<String> {
     let plan = &image.plan;
     let bindings = bindings(plan, shapes)?;
     let (placed, arena, bound) = activations(plan, &bindings).into_diagnostic()?;
@@ -51,7 +52,7 @@ pub fn memory(engine: &Engine, image: &TargetImage, shapes: &BTreeMap<String, Ve
     let x = |step_: usize| LEFT + step * step_ as f64;
     let y = |address: usize| bottom - HEIGHT * address as f64 / arena.max(1) as f64;
     let full = (right + RIGHT).max(900.0);
-    let mut svg = Svg::default();
+    let mut svg = Markup::default();
     head(&mut svg, engine, image, &said(plan, &bindings, shapes), full);
     for tick in ticks(arena) {
         svg.element(
@@ -99,10 +100,10 @@ pub fn memory(engine: &Engine, image: &TargetImage, shapes: &BTreeMap<String, Ve
     svg.text(LEFT, y(arena) - 7.0, "peaktext", &format!("arena {}", bytes(arena)));
     let lower = format!("lower bound {}: the most that is alive at one step", bytes(bound));
     svg.text(right.max(LEFT + width(&lower, 11.5) + 200.0), y(arena) - 7.0, "boundtext", &lower);
-    Ok(svg.finish(full, bottom + NAMES + 40.0, &[FONT, STYLE].concat()))
+    Ok(document(svg, (full, bottom + NAMES + 40.0), "memory", &[FONT, STYLE].concat()))
 }
 
-fn head(svg: &mut Svg, engine: &Engine, image: &TargetImage, shapes: &str, full: f64) {
+fn head(svg: &mut Markup, engine: &Engine, image: &TargetImage, shapes: &str, full: f64) {
     let room = full - 80.0;
     svg.text(
         40.0,
@@ -122,7 +123,7 @@ fn head(svg: &mut Svg, engine: &Engine, image: &TargetImage, shapes: &str, full:
     }
 }
 
-fn draw(svg: &mut Svg, plan: &Plan, a: &Activation, at: (f64, f64), size: (f64, f64)) {
+fn draw(svg: &mut Markup, plan: &Plan, a: &Activation, at: (f64, f64), size: (f64, f64)) {
     let id = a.buffer.index();
     let output = plan.outputs.iter().find(|(_, id)| plan.root(*id) == a.buffer);
     let (class, name) = match (&plan.buffers[id].kind, output) {
@@ -162,14 +163,14 @@ fn most(id: usize, text: &str, size: &str, room: f64) -> String {
 }
 
 /// Text that is read from below.
-fn upward(svg: &mut Svg, class: &str, x: f64, y: f64, text: &str) {
+fn upward(svg: &mut Markup, class: &str, x: f64, y: f64, text: &str) {
     let (x, y) = (round(x), round(y));
     let turn = format!("rotate(-90 {x} {y})");
     svg.content("text", &[("x", &x), ("y", &y), ("class", &class), ("transform", &turn)], text);
 }
 
 /// What is alive at each step, in a strip of its own.
-fn alive(svg: &mut Svg, placed: &[Activation], columns: usize, arena: usize, x: impl Fn(usize) -> f64) {
+fn alive(svg: &mut Markup, placed: &[Activation], columns: usize, arena: usize, x: impl Fn(usize) -> f64) {
     let bottom = STRIP.0 + STRIP.1;
     let mut d = format!("M{},{bottom}", round(x(0)));
     for step in 0..columns {
@@ -192,22 +193,9 @@ fn ticks(arena: usize) -> impl Iterator<Item = usize> {
 /// Bounds above this are an importer's stand-in for "unknown", not a profile.
 const LARGEST: i64 = 1 << 20;
 
-/// The extents of the inputs given; the symbols that they leave open at their largest.
-fn bindings(plan: &Plan, shapes: &BTreeMap<String, Vec<usize>>) -> Result<Bindings> {
-    let mut known = Graph::new(plan.name.clone());
-    known.symbols = plan.symbols.clone();
-    let mut given = Vec::new();
-    for id in &plan.inputs {
-        let (name, ty) = (card::name(plan, id.index()), &plan.buffers[id.index()].ty);
-        if let Some(shape) = shapes.get(name) {
-            known.push_node(Op::Input { name: name.to_owned(), ty: ty.clone() }, &[], vec![ty.clone()], name);
-            given.push(shape.clone());
-        }
-    }
-    if let Some(name) = shapes.keys().find(|name| !known.inputs.iter().any(|&id| known.input_name(id) == **name)) {
-        return Err(miette!("`--shape {name}=…`: the model has no such input"));
-    }
-    let mut bindings = kiln_graph::bind_symbols(&known, &given).into_diagnostic()?;
+/// The symbols of the inputs given; those that they leave open at their largest.
+fn bindings(plan: &Plan, shapes: &Shapes) -> Result<Bindings> {
+    let mut bindings = tensors::bind(plan, shapes)?;
     let help = "give the shapes of all inputs with `--shape`";
     for (name, (_, high)) in plan.symbols.iter() {
         if !bindings.contains_key(name) && high > LARGEST {
@@ -222,7 +210,7 @@ fn bindings(plan: &Plan, shapes: &BTreeMap<String, Vec<usize>>) -> Result<Bindin
 }
 
 /// Which shapes were taken.
-fn said(plan: &Plan, bindings: &Bindings, shapes: &BTreeMap<String, Vec<usize>>) -> String {
+fn said(plan: &Plan, bindings: &Bindings, shapes: &Shapes) -> String {
     let extents: Vec<String> = bindings.iter().map(|(name, value)| format!("{name} = {value}")).collect();
     let taken = match (plan.symbols.iter().next(), shapes.is_empty()) {
         (None, _) => "all shapes are fixed",

@@ -10,49 +10,9 @@ mod svg;
 pub use card::condition;
 pub use memory::memory;
 pub use plan::plan;
+pub use svg::round;
 
 use kiln_fuse::{Anchor, Plan, Step};
-use serde::Deserialize;
-
-/// What `kiln bench --profile-kernels --json` says of each step.
-#[derive(Deserialize)]
-pub struct Profile {
-    device: String,
-    target: String,
-    kernels: Vec<super::bench::KernelTime>,
-}
-
-impl Profile {
-    /// The target whose plan was profiled.
-    pub fn target(&self) -> &str {
-        &self.target
-    }
-
-    /// Milliseconds of each step.
-    pub fn ms(&self) -> impl Iterator<Item = f64> {
-        self.kernels.iter().map(|time| time.ms)
-    }
-
-    /// An error unless this is a profile of that plan.
-    pub fn check(&self, plan: &Plan) -> miette::Result<()> {
-        let help = "`kiln bench ENGINE --profile-kernels --json` writes the profile of an engine";
-        if self.kernels.len() != plan.steps.len() {
-            let (found, expected) = (self.kernels.len(), plan.steps.len());
-            return Err(miette::miette!(help = help, "the profile has {found} steps, and the plan {expected}"));
-        }
-        for (i, (time, step)) in self.kernels.iter().zip(&plan.steps).enumerate() {
-            let expected = step_name(plan, step);
-            if time.kernel != expected || time.step != i {
-                let found = &time.kernel;
-                return Err(miette::miette!(
-                    help = help,
-                    "step {i} is `{found}` in the profile, and `{expected}` in the plan"
-                ));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// What a step is called.
 pub fn step_name<'a>(plan: &'a Plan, step: &Step) -> &'a str {
@@ -64,7 +24,7 @@ pub fn step_name<'a>(plan: &'a Plan, step: &Step) -> &'a str {
 }
 
 /// An anchor as a word and its colour.
-fn anchor(anchor: Anchor) -> (&'static str, &'static str) {
+pub fn anchor(anchor: Anchor) -> (&'static str, &'static str) {
     match anchor {
         Anchor::Map => ("map", "#64748b"),
         Anchor::Reduce => ("reduce", "#b45309"),

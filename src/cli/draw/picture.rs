@@ -1,8 +1,8 @@
 //! A plan as a picture that has sizes and places but no ink yet: boxes of steps, labels of buffers between them, bands of repeated layers, nested plans in their steps' boxes.
 
-use super::Profile;
 use super::card::{Card, Kernels, Label, WIDTH, card};
 use super::layered::{self, Layout, Node};
+use crate::cli::profile::Profile;
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -114,7 +114,7 @@ pub fn picture(plan: &Plan, path: &str, kernels: &Kernels, profile: Option<&Prof
 }
 
 fn bands(repeats: &[Repeat], levels: &[usize], layout: &Layout, profile: Option<&Profile>) -> Vec<Band> {
-    let total: f64 = profile.map_or(0.0, |p| p.kernels.iter().map(|k| k.ms).sum());
+    let total = profile.map_or(0.0, Profile::ms);
     let mut bands = Vec::new();
     for repeat in repeats {
         for (n, steps) in repeat.each().enumerate() {

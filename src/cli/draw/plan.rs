@@ -2,9 +2,11 @@
 
 use super::card::{BAR, Card, LINE, Label, PAD, TEXT, WIDTH};
 use super::picture::{HEADING, Item, MARGIN, Picture, picture};
-use super::svg::{Svg, fit, round, width};
-use super::{CONTROL, FONT, Profile, anchor};
-use crate::cli::report::bytes;
+use super::svg::{document, fit, round, width};
+use super::{CONTROL, FONT, anchor};
+use crate::cli::markup::Markup;
+use crate::cli::out::bytes;
+use crate::cli::profile::Profile;
 use kiln_engine::{Engine, TargetImage};
 use kiln_fuse::{Anchor, Plan};
 use kiln_graph::Symbols;
@@ -40,7 +42,7 @@ const HEAD: f64 = 108.0;
 pub fn plan(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> miette::Result<String> {
     profile.map_or(Ok(()), |profile| profile.check(&image.plan))?;
     let picture = picture(&image.plan, "", &image.kernels, profile);
-    let mut svg = Svg::default();
+    let mut svg = Markup::default();
     let left = EDGE + if picture.bands.is_empty() { 0.0 } else { BAND };
     let full = (left + picture.width + EDGE).max(980.0);
     head(&mut svg, engine, image, profile);
@@ -65,6 +67,7 @@ pub fn plan(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> 
         svg.element(
             "rect",
             &[
+                ("class", &"strip"),
                 ("x", &(EDGE / 2.0)),
                 ("y", &round(y)),
                 ("width", &round(full - EDGE)),
@@ -78,11 +81,11 @@ pub fn plan(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> 
     // In the middle of what is left beside the bands' titles.
     let x = left + (full - left - EDGE - picture.width) / 2.0;
     draw(&mut svg, &image.plan, &picture, x, EDGE + HEAD);
-    Ok(svg.finish(full, EDGE + HEAD + picture.height + EDGE, &[FONT, STYLE].concat()))
+    Ok(document(svg, (full, EDGE + HEAD + picture.height + EDGE), "plan", &[FONT, STYLE].concat()))
 }
 
 /// What engine and plan this is, and what colours mean.
-fn head(svg: &mut Svg, engine: &Engine, image: &TargetImage, profile: Option<&Profile>) {
+fn head(svg: &mut Markup, engine: &Engine, image: &TargetImage, profile: Option<&Profile>) {
     let plan = &image.plan;
     let y = EDGE;
     svg.text(EDGE, y, "heading", &fit(&format!("{} for {}", engine.model, image.target), 19.0, 900.0));
@@ -100,7 +103,7 @@ fn head(svg: &mut Svg, engine: &Engine, image: &TargetImage, profile: Option<&Pr
     let timed = match profile {
         None => "not profiled: no times (`kiln bench --profile-kernels --json`, then `--profile`)".to_owned(),
         Some(profile) => {
-            let ms: f64 = profile.kernels.iter().map(|k| k.ms).sum();
+            let ms = profile.ms();
             format!(
                 "profiled on {}: {ms:.3} ms, each step waited for; bars are parts of the longest step",
                 profile.device
@@ -142,7 +145,7 @@ fn symbols(symbols: &Symbols) -> String {
 }
 
 /// Puts a picture at a place.
-fn draw(svg: &mut Svg, plan: &Plan, picture: &Picture, x: f64, y: f64) {
+fn draw(svg: &mut Markup, plan: &Plan, picture: &Picture, x: f64, y: f64) {
     for wire in &picture.layout.wires {
         let at = |p: (f64, f64)| (round(x + p.0), round(y + p.1));
         let ((fx, fy), (tx, ty)) = (at(wire.from), at(wire.to));
@@ -185,7 +188,7 @@ fn draw(svg: &mut Svg, plan: &Plan, picture: &Picture, x: f64, y: f64) {
     }
 }
 
-fn draw_label(svg: &mut Svg, id: &str, label: &Label, x: f64, y: f64) {
+fn draw_label(svg: &mut Markup, id: &str, label: &Label, x: f64, y: f64) {
     let (w, h) = (label.width(), label.height());
     let class = format!("buffer {}", label.class);
     svg.open("g", &[("class", &class), ("data-id", &id)]);
@@ -198,7 +201,7 @@ fn draw_label(svg: &mut Svg, id: &str, label: &Label, x: f64, y: f64) {
 }
 
 /// The box of a step; its group stays open for what is nested in it.
-fn draw_card(svg: &mut Svg, id: &str, card: &Card, at: (f64, f64), size: (f64, f64)) {
+fn draw_card(svg: &mut Markup, id: &str, card: &Card, at: (f64, f64), size: (f64, f64)) {
     let (x, y) = at;
     let (w, h) = (round(size.0), round(size.1));
     let (rx, ry) = (round(x), round(y));

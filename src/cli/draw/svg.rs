@@ -1,84 +1,28 @@
-//! Writing SVG: elements, escaped text, and how wide text is.
+//! What SVG has beside markup: text at places, and how wide text is.
 
-use std::fmt::{Display, Write};
+use crate::cli::markup::Markup;
 
-/// An SVG document that is being written.
-#[derive(Default)]
-pub struct Svg {
-    body: String,
-}
-
-/// Attributes of an element.
-pub type Attributes<'a> = &'a [(&'a str, &'a dyn Display)];
-
-// Writing to a String cannot fail: results of `write!` are dropped here.
-impl Svg {
-    /// Begins an element that has others inside.
-    pub fn open(&mut self, tag: &str, attributes: Attributes<'_>) {
-        self.start(tag, attributes);
-        self.body.push_str(">\n");
-    }
-
-    /// Ends it.
-    pub fn close(&mut self, tag: &str) {
-        let _ = writeln!(self.body, "</{tag}>");
-    }
-
-    /// An element with nothing inside.
-    pub fn element(&mut self, tag: &str, attributes: Attributes<'_>) {
-        self.start(tag, attributes);
-        self.body.push_str("/>\n");
-    }
-
+impl Markup {
     /// A line of text from `x` on, with its baseline at `y`.
     pub fn text(&mut self, x: f64, y: f64, class: &str, text: &str) {
         self.content("text", &[("x", &round(x)), ("y", &round(y)), ("class", &class)], text);
     }
+}
 
-    /// An element with text inside: `text`, or the `title` that a browser shows when it is pointed at.
-    pub fn content(&mut self, tag: &str, attributes: Attributes<'_>, text: &str) {
-        self.start(tag, attributes);
-        let _ = writeln!(self.body, ">{}</{tag}>", escaped(text));
-    }
-
-    fn start(&mut self, tag: &str, attributes: Attributes<'_>) {
-        let _ = write!(self.body, "<{tag}");
-        for (name, value) in attributes {
-            let _ = write!(self.body, " {name}=\"{}\"", escaped(&value.to_string()));
-        }
-    }
-
-    /// The document.
-    pub fn finish(self, width: f64, height: f64, style: &str) -> String {
-        let (width, height) = (width.ceil(), height.ceil());
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n\
-             <style>\n{style}</style>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n{}</svg>\n",
-            self.body
-        )
-    }
+/// A picture as a document, which is an element of a page too: `style`, one rule a line, is for what is inside this class of pictures alone.
+pub fn document(body: Markup, (width, height): (f64, f64), class: &str, style: &str) -> String {
+    let (width, height) = (width.ceil(), height.ceil());
+    let style: String = style.lines().map(|rule| format!("svg.{class} {rule}\n")).collect();
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"{class}\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n\
+         <style>\n{style}</style>\n<rect class=\"paper\" width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n{}</svg>\n",
+        body.finish()
+    )
 }
 
 /// To a tenth of a pixel, which is as much as can be seen.
 pub fn round(v: f64) -> f64 {
     (v * 10.0).round() / 10.0
-}
-
-/// Text and attribute values in XML 1.0, which has no place for most control characters.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' | '\t' => out.push(' '),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// Characters in the width of a font of one width; those of East Asia take two.
@@ -137,8 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_escaped_and_cut_to_its_room() {
-        assert_eq!(escaped("a<b & \"c\"\u{1}\n"), "a&lt;b &amp; &quot;c&quot;\u{fffd} ");
+    fn text_is_cut_to_its_room() {
         let name = "encoder_layer_11_attention_output";
         let cut = fit(name, 10.0, 100.0);
         assert!(width(&cut, 10.0) <= 100.0 && cut.starts_with("encoder") && cut.ends_with("output"), "{cut}");

@@ -1,5 +1,6 @@
-//! A build report for people.
+//! What a build did, for people.
 
+use super::out::bytes;
 use kiln_engine::{BuildReport, KernelReport, TargetReport};
 use miette::Result;
 
@@ -89,20 +90,4 @@ fn tail(name: &str) -> String {
     }
     let end: String = name.chars().skip(length - NAME_WIDTH + 1).collect();
     format!("…{end}")
-}
-
-/// A byte count in binary units.
-pub fn bytes(n: usize) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 || value >= 100.0 {
-        format!("{value:.0} {}", UNITS[unit])
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
 }

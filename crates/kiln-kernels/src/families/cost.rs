@@ -5,7 +5,7 @@
 
 use super::Subject;
 use kiln_fuse::operations;
-use kiln_graph::{Dim, Node, Op, OpKind, ValueId};
+use kiln_graph::{Node, OpKind};
 use kiln_target::{BlockResources, Estimate, Gpu, occupancy};
 use kiln_tile::DType;
 
@@ -72,19 +72,6 @@ pub const SHARED_BYTES: f64 = 128.0;
 /// reads of one address are one.
 pub fn block_bytes([rows, columns]: [f64; 2], threads: f64, depth: f64, size: f64) -> f64 {
     (rows + columns) * threads * depth * size / 4.0
-}
-
-/// Arithmetic operations of the contractions of a region.
-pub fn products(subject: &Subject) -> f64 {
-    let graph = &subject.region.graph;
-    let of = |node: &Node| {
-        let Op::Contract { spec, .. } = &node.op else { return 0.0 };
-        let shape = |value: ValueId| &graph.ty(value).shape;
-        let summed = spec.lhs.iter().zip(shape(node.inputs[0])).filter(|(label, _)| !spec.out.contains(label));
-        let depth: Vec<Dim> = summed.map(|(_, dim)| dim.clone()).collect();
-        2.0 * subject.count(shape(node.outputs[0])) * subject.count(&depth)
-    };
-    graph.nodes.iter().map(of).sum()
 }
 
 /// Arithmetic operations of all nodes of a region but contractions; a reduction works on what it reads.

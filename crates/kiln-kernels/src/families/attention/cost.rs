@@ -3,7 +3,7 @@
 
 use super::Problem;
 use super::config::Config;
-use crate::families::cost::{SHARED_BYTES, block_bytes, flops, products};
+use crate::families::cost::{SHARED_BYTES, block_bytes, flops};
 use crate::value::dims::numel;
 use kiln_target::atoms::{MatrixType, MmaKind};
 use kiln_target::{Estimate, Gpu, occupancy};
@@ -98,5 +98,5 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let bytes = subject.bytes();
     let memory = bytes / (gpu.bandwidth_gbs * 1e9 * (tiles / sms).min(1.0));
     let seconds = costs.launch_seconds + costs.latency_seconds + (turns * tile).max(memory);
-    Estimate { seconds, bytes, flops: products(subject) + flops(subject), launches: 1 }
+    Estimate { seconds, bytes, flops: subject.work().matrix_ops + flops(subject), launches: 1 }
 }

@@ -91,7 +91,8 @@ fn steps<'p>(plan: &'p Plan, kernels: &'p Kernels) -> Vec<(&'p Plan, &'p Step, O
 pub fn places(plan: &Plan, inputs: &[BufferId], packed: &[Packing], weights: &WeightPlaces) -> Words<Vec<Place>> {
     let place = |packing: &Packing| {
         let name = name(weight(plan, inputs, packing)?, packing);
-        weights.get(&name).copied().flatten().ok_or_else(|| format!("weight `{name}` is not loaded"))
+        let place = weights.get(&name).and_then(Option::as_deref);
+        place.copied().ok_or_else(|| format!("weight `{name}` is not loaded"))
     };
     packed.iter().map(place).collect()
 }

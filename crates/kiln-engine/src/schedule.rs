@@ -8,6 +8,7 @@ use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, DType, Graph};
 use kiln_kernels::{Guard, Packing};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The loaded kernels of a plan and, in step order, of its nested plans.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +139,7 @@ fn capture(i: usize) -> MemId {
 }
 
 /// Where weights lie: name to place. None for those that no kernel reads as they are.
-pub type WeightPlaces = BTreeMap<String, Option<Place>>;
+pub type WeightPlaces = BTreeMap<String, Option<Arc<Place>>>;
 
 /// Concrete sizes of a plan's buffers, and how long each must live.
 struct Lifetimes {
@@ -325,7 +326,7 @@ fn lay_out(
                             let found = place.bytes;
                             return Err(internal(&format!("weight `{name}` has {found} bytes, not {}", bytes[i])));
                         }
-                        Some(place) => *place,
+                        Some(place) => **place,
                         None => Place { mem: ARENA, offset: 0, bytes: 0 },
                     }
                 }

@@ -91,6 +91,14 @@ impl CudaDevice {
         &self.stream
     }
 
+    /// The same GPU and context, with another stream as its own.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self { gpu: Arc::clone(&self.gpu), stream: Stream::new(&self.gpu)? })
+    }
+
     /// A further stream, which runs at the same time as the others.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod arena;
 mod cpu;
 mod cuda;
 mod gpu;
+mod shared;
 mod sim;
 
 pub use cpu::CpuDevice;
@@ -149,13 +150,25 @@ pub trait Device: Send {
         None
     }
 
+    /// The same machine once more, with a queue, memory, recordings and prepared regions of its own. What is loaded and mapped is common to both, by the
+    /// same ids, whichever of them loads or maps it. They may be used by two threads at once.
+    ///
+    /// # Errors
+    /// A device that cannot, and what the machine reports.
+    fn fork(&self) -> Result<Box<dyn Device>> {
+        Err(crate::Error::Unsupported {
+            device: self.name(),
+            what: "a second session that shares code and weights".into(),
+        })
+    }
+
     /// Allocates device memory; contents are undefined.
     fn alloc(&mut self, bytes: usize) -> Result<MemId>;
 
-    /// Makes host bytes readable on the device, without a copy where the device shares the host's memory.
+    /// Makes host bytes readable on the device and all its forks, without a copy where the device shares the host's memory.
     fn map(&mut self, bytes: Bytes) -> Result<MemId>;
 
-    /// Releases a block, and the recordings that may use it.
+    /// Releases a block, and the recordings that may use it. What was mapped no fork may use any more.
     fn free(&mut self, mem: MemId) -> Result<()>;
 
     /// Host to device. `data` is as long as the place.

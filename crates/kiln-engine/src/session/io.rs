@@ -86,19 +86,19 @@ impl Session {
     /// Unknown names, types or ranks that differ, and what is already donated.
     pub fn donate(&mut self, output: &str, input: &str) -> Result<()> {
         let (from, to) = (self.output_index(output)?, self.input(input)?);
-        let (out, own) = (self.plan.outputs[from].1, self.plan.inputs[to]);
-        let (a, b) = (&self.plan.buffers[out.index()].ty, &self.plan.buffers[own.index()].ty);
+        let (out, own) = (self.plan().outputs[from].1, self.plan().inputs[to]);
+        let (a, b) = (&self.plan().buffers[out.index()].ty, &self.plan().buffers[own.index()].ty);
         if a.dtype != b.dtype || a.rank() != b.rank() {
             return Err(input_error(input, format!("expected {b}, and output `{output}` is {a}")));
         }
         if self.donations.iter().any(|d| d.input == to) {
             return Err(input_error(input, "it already becomes what another output was".into()));
         }
-        let memory = self.plan.root(out);
+        let memory = self.plan().root(out);
         if memory == own {
             return Ok(());
         }
-        let written = !matches!(self.plan.buffers[memory.index()].kind, BufferKind::Input(_) | BufferKind::Weight(_));
+        let written = !matches!(self.plan().buffers[memory.index()].kind, BufferKind::Input(_) | BufferKind::Weight(_));
         if !written || self.outside.contains(&memory) {
             let message =
                 "it has no memory of its own: it is another input, a weight, or an output that is donated already";
@@ -146,7 +146,7 @@ impl Session {
     /// An unknown name, no run before, and a slice of another type or length.
     pub fn read<T: Element>(&mut self, output: &str, into: &mut [T]) -> Result<()> {
         let at = self.output_index(output)?;
-        let dtype = self.plan.buffers[self.plan.outputs[at].1.index()].ty.dtype;
+        let dtype = self.plan().buffers[self.plan().outputs[at].1.index()].ty.dtype;
         let Ran { place, shape } = self.last(at)?;
         let place = *place;
         if dtype != T::DTYPE || place.bytes != size_of_val(into) {
@@ -192,7 +192,7 @@ impl Session {
     /// An output of the last run, by its number.
     pub(super) fn tensor(&mut self, at: usize) -> Result<Tensor> {
         let Ran { place, shape } = self.last(at)?.clone();
-        let dtype = self.plan.buffers[self.plan.outputs[at].1.index()].ty.dtype;
+        let dtype = self.plan().buffers[self.plan().outputs[at].1.index()].ty.dtype;
         fetch(self.device.as_mut(), dtype, place, shape)
     }
 
@@ -200,7 +200,7 @@ impl Session {
         match self.outputs.get(output) {
             Some(ran) if self.ran => Ok(ran),
             _ => {
-                let (name, message) = (self.plan.outputs[output].0.clone(), "there is none before a run".into());
+                let (name, message) = (self.plan().outputs[output].0.clone(), "there is none before a run".into());
                 Err(Error::Output { name, message })
             }
         }
@@ -212,7 +212,7 @@ impl Session {
 
     pub(super) fn unknown_input(&self, name: &str) -> Error {
         let names: Vec<&str> = self.inputs().map(|known| known.0).collect();
-        let hint = match self.weights.contains_key(name) {
+        let hint = match self.loaded.weights.contains_key(name) {
             true => "; it is a weight of this engine: build the model with `--profile` for it to be an input",
             false => "",
         };
@@ -220,7 +220,7 @@ impl Session {
     }
 
     fn output_index(&self, name: &str) -> Result<usize> {
-        self.plan.outputs.iter().position(|(known, _)| known == name).ok_or_else(|| {
+        self.plan().outputs.iter().position(|(known, _)| known == name).ok_or_else(|| {
             let names: Vec<&str> = self.outputs().map(|known| known.0).collect();
             let message = format!("the model has no such output; it has {}", names.join(", "));
             Error::Output { name: name.to_owned(), message }

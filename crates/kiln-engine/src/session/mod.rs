@@ -1,21 +1,22 @@
 //! Running an engine: named tensors in, named tensors out, or memory that stays on the device.
 
+mod common;
 mod io;
 mod shapes;
 mod steps;
 mod swap;
 
 use crate::choose::{Code, for_device};
-use crate::device::{Device, KernelImage, MemId, Module, Place};
-use crate::engine::{Compiled, Engine, Settings, TargetImage, Variant};
-use crate::schedule::{Action, LoadedPlan, LoadedVariant, WeightPlaces, schedule, signature};
-use crate::{Error, Result, packed};
+use crate::device::{Device, MemId, Place};
+use crate::engine::Engine;
+use crate::schedule::{Action, schedule};
+use crate::{Error, Result};
+use common::{Common, Loaded};
 use io::{Donation, Io, Ran};
-use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
-use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
-use kiln_kernels::Guard;
+use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_graph::{Bindings, Tensor, TensorType};
 use shapes::Shapes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use steps::run_schedule;
 pub use swap::Updates;
@@ -25,22 +26,14 @@ pub use swap::Updates;
 /// [`Session::run`] takes tensors and gives tensors. Where that costs too much, inputs are bound once ([`Session::bind`]), the model is run any
 /// number of times ([`Session::run_bound`]), outputs are read into slices ([`Session::read`]), and those that are the next run's inputs never
 /// leave the device ([`Session::donate`]). On the CPU such a run allocates nothing once its shapes have been seen.
+///
+/// One thread at a time may use a session. For several there are several ([`Session::fork`]), with one copy of the code and the weights.
 pub struct Session {
     device: Box<dyn Device>,
-    code: Code,
-    plan: Plan,
-    loaded: LoadedPlan,
-    /// What is loaded for each region.
-    known: Known,
-    /// Of which build that is.
-    graph_hash: String,
-    settings: Settings,
-    /// Where other kernels come from.
-    updates: Option<Updates>,
+    common: Arc<Common>,
+    /// The code and weights that it runs.
+    loaded: Arc<Loaded>,
     swaps: usize,
-    signature: Graph,
-    weights: WeightPlaces,
-    weight_bytes: usize,
     arena: Option<(MemId, usize)>,
     /// Memory that is zero between launches.
     zeroed: Option<(MemId, usize)>,
@@ -78,8 +71,10 @@ pub struct RunTimes {
 /// Memory of a session under its last shapes, bytes.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Memory {
-    /// Weights.
+    /// Weights, of which there is one copy for all of `sessions`. The rest is this session's own.
     pub weights: usize,
+    /// The sessions that share code and weights, this one among them.
+    pub sessions: usize,
     /// Inputs, and outputs that are donated.
     pub bound: usize,
     /// The activation arena.
@@ -114,27 +109,33 @@ impl Session {
         let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
         engine.expect_weights()?;
         let (image, code) = for_device(engine, device.as_ref())?;
-        let plan = image.plan.clone();
-        let mut known = Known::new();
-        let loaded = load(&plan, image, &code, &mut known, device.as_mut())?;
-        let mut weights = WeightPlaces::new();
-        place_weights(engine, image, device.as_mut(), &mut weights)?;
-        let weight_bytes = weights.values().flatten().map(|place| place.bytes).sum();
-        let signature = signature(&plan);
-        let io = plan.inputs.iter().map(|_| Io::default()).collect();
-        Ok(Session {
+        let loaded = Arc::new(Loaded::new(engine, image, code, None, device.as_mut())?);
+        let common = Common::new(engine, image.plan.clone(), loaded.clone());
+        Ok(Session::over(device, Arc::new(common), loaded))
+    }
+
+    /// Another session of the same engine on the same device, with the same code and weights in memory. What is written is each session's own: activations,
+    /// inputs and outputs, on a GPU the stream too. So each may run on a thread of its own, at the same time as the others. Nothing is bound or donated in the new one.
+    ///
+    /// Called after what systems do with processes: what is only read is common, what is written is not. On the CPU the sessions share its threads too, so that
+    /// no number of them keeps more threads busy than one does. They may be dropped in any order.
+    ///
+    /// Kernels that one of them takes ([`Session::swap`], [`Session::follow`]) the others take before their next run.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn fork(&self) -> Result<Session> {
+        let newest = self.common.news().newest.clone();
+        Ok(Session::over(self.device.fork()?, self.common.clone(), newest))
+    }
+
+    fn over(device: Box<dyn Device>, common: Arc<Common>, loaded: Arc<Loaded>) -> Session {
+        let io = common.plan.inputs.iter().map(|_| Io::default()).collect();
+        Session {
             device,
-            code,
-            plan,
+            common,
             loaded,
-            known,
-            graph_hash: engine.graph_hash.clone(),
-            settings: engine.settings.clone(),
-            updates: None,
             swaps: 0,
-            signature,
-            weights,
-            weight_bytes,
             arena: None,
             zeroed: None,
             io,
@@ -147,18 +148,18 @@ impl Session {
             blocks: Vec::new(),
             instance: 0,
             staging: Vec::new(),
-        })
+        }
     }
 
     /// What runs.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.common.plan
     }
 
     /// Values of the shape symbols that these inputs give; an error names the input that does not fit.
     pub fn symbols(&self, inputs: &[(&str, &Tensor)]) -> Result<Bindings> {
         let shapes: Vec<Vec<usize>> = self.order(inputs)?.iter().map(|t| t.shape().to_vec()).collect();
-        Ok(kiln_graph::bind_symbols(&self.signature, &shapes)?)
+        Ok(kiln_graph::bind_symbols(&self.common.signature, &shapes)?)
     }
 
     /// The device's name.
@@ -168,13 +169,13 @@ impl Session {
 
     /// What of the engine it runs.
     pub fn code(&self) -> &Code {
-        &self.code
+        &self.loaded.code
     }
 
     /// Inputs: name and type.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
-        self.plan.inputs.iter().map(|id| {
-            let b = &self.plan.buffers[id.index()];
+        self.plan().inputs.iter().map(|id| {
+            let b = &self.plan().buffers[id.index()];
             let name = match &b.kind {
                 BufferKind::Input(name) => name.as_str(),
                 _ => b.name.as_str(),
@@ -185,14 +186,15 @@ impl Session {
 
     /// Outputs: name and type.
     pub fn outputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
-        self.plan.outputs.iter().map(|(name, id)| (name.as_str(), &self.plan.buffers[id.index()].ty))
+        self.plan().outputs.iter().map(|(name, id)| (name.as_str(), &self.plan().buffers[id.index()].ty))
     }
 
     /// Memory under the last shapes that ran.
     pub fn memory(&self) -> Memory {
         let used = self.shapes.iter().map(|shape| &shape.schedule).max_by_key(|s| s.arena_bytes);
         Memory {
-            weights: self.weight_bytes,
+            weights: self.loaded.weight_bytes(),
+            sessions: Arc::strong_count(&self.common),
             bound: self.io.iter().filter_map(|io| io.block).map(|(_, bytes)| bytes).sum(),
             arena: self.arena.map_or(0, |a| a.1),
             lower_bound: used.map_or(0, |s| s.lower_bound),
@@ -203,10 +205,10 @@ impl Session {
     /// How each step of the last run that launches a region does so: the region's name and the implementation.
     pub fn implementations(&mut self) -> Vec<(String, String)> {
         let Some(shape) = self.shapes.current() else { return Vec::new() };
-        let steps = shape.schedule.actions.iter().zip(&self.plan.steps);
+        let steps = shape.schedule.actions.iter().zip(&self.common.plan.steps);
         let launches = steps.filter_map(|(action, step)| match (action, step) {
             (Action::Launch { prepared, .. }, Step::Run { region, .. }) => {
-                Some((self.plan.regions[*region].name.clone(), self.device.implementation(*prepared)))
+                Some((self.common.plan.regions[*region].name.clone(), self.device.implementation(*prepared)))
             }
             _ => None,
         });
@@ -234,7 +236,7 @@ impl Session {
 
     /// Fills all memory that a run writes with a byte, so that a kernel that fails to write its output is noticed.
     pub fn poison(&mut self, byte: u8) -> Result<()> {
-        let outputs = self.io.iter().skip(self.plan.inputs.len()).filter_map(|io| io.block);
+        let outputs = self.io.iter().skip(self.plan().inputs.len()).filter_map(|io| io.block);
         for (mem, bytes) in self.arena.into_iter().chain(outputs) {
             self.device.fill(Place { mem, offset: 0, bytes }, byte)?;
         }
@@ -262,7 +264,7 @@ impl Session {
         self.ran = true;
         let compute = launched.elapsed();
         let done = Instant::now();
-        let names = self.plan.outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let names = self.plan().outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         let outputs =
             names.into_iter().enumerate().map(|(i, name)| Ok((name, self.tensor(i)?))).collect::<Result<_>>()?;
         self.hand_over();
@@ -280,7 +282,8 @@ impl Session {
     }
 
     fn issue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
-        let Session { device, plan, shapes, instance, .. } = self;
+        let Session { device, common, shapes, instance, .. } = self;
+        let plan = &common.plan;
         let instance = shapes.current().and_then(|shape| shape.instance(*instance));
         let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
         if observer.is_some() {
@@ -323,7 +326,7 @@ impl Session {
     /// Finds or makes the schedule of what is bound, its memory, and the places of its outputs.
     fn prepare(&mut self) -> Result<()> {
         self.ran = false;
-        self.update();
+        self.update()?;
         if !self.fresh {
             self.choose()?;
             self.fresh = true;
@@ -331,13 +334,14 @@ impl Session {
         let bytes = self.shapes.current().map(|shape| (shape.schedule.arena_bytes, shape.schedule.zeroed_bytes));
         let Some((arena_bytes, zeroed_bytes)) = bytes else { return Err(internal("a schedule is missing")) };
         for i in 0..self.donations.len() {
-            let io = self.plan.inputs.len() + i;
+            let io = self.plan().inputs.len() + i;
             let bytes = self.bytes(self.outside[i]);
             self.reserve(io, bytes)?;
         }
         let arena = self.grow(arena_bytes)?;
         let zeroed = self.grow_zeroed(zeroed_bytes)?;
-        let Session { plan, io, outside, shapes, blocks, outputs, .. } = self;
+        let Session { common, io, outside, shapes, blocks, outputs, .. } = self;
+        let plan = &common.plan;
         blocks.clear();
         blocks.extend(io.iter().filter_map(|io| io.block).map(|(mem, _)| mem));
         let Some(shape) = shapes.current() else { return Err(internal("a schedule is missing")) };
@@ -358,13 +362,14 @@ impl Session {
         if let Some((name, ty)) = self.inputs().zip(&self.io).find_map(|(input, io)| (!io.bound).then_some(input)) {
             return Err(input_error(name, format!("missing; expected {ty}")));
         }
-        let shapes: Vec<Vec<usize>> = self.io[..self.plan.inputs.len()].iter().map(|io| io.shape.clone()).collect();
-        let bindings = kiln_graph::bind_symbols(&self.signature, &shapes)?;
+        let shapes: Vec<Vec<usize>> = self.io[..self.plan().inputs.len()].iter().map(|io| io.shape.clone()).collect();
+        let bindings = kiln_graph::bind_symbols(&self.common.signature, &shapes)?;
         let key: Vec<i64> = bindings.values().copied().collect();
         if !self.shapes.recall(&key) {
             let _span = tracing::info_span!("prepare", symbols = ?bindings).entered();
             let device = self.device.as_mut();
-            let made = schedule(&self.plan, &self.loaded, &bindings, &self.weights, device, &self.outside)?;
+            let Loaded { plan: loaded, weights, .. } = self.loaded.as_ref();
+            let made = schedule(&self.common.plan, loaded, &bindings, weights, device, &self.outside)?;
             self.shapes.insert(key, made, device);
         }
         Ok(())
@@ -411,85 +416,6 @@ impl Session {
     fn bytes(&mut self, id: BufferId) -> usize {
         self.shapes.current().map_or(0, |shape| shape.schedule.places[id.index()].bytes)
     }
-}
-
-/// Loaded kernels, and what of, by region. On the CPU of nothing.
-type Known = BTreeMap<RegionId, (Compiled, Vec<LoadedVariant>)>;
-
-/// Loads the kernels of every region of a plan and its nested plans, each distinct region once.
-fn load(
-    plan: &Plan,
-    image: &TargetImage,
-    code: &Code,
-    known: &mut Known,
-    device: &mut dyn Device,
-) -> Result<LoadedPlan> {
-    let own = matches!(code, Code::Own(_));
-    let mut loaded = LoadedPlan::default();
-    for region in &plan.regions {
-        let id = region.identity();
-        if let Some((_, variants)) = known.get(&id) {
-            loaded.regions.push(variants.clone());
-            continue;
-        }
-        let load = |Variant { guard, implementation: made, images }: &Variant| {
-            let images = made.kernels.iter().zip(images);
-            let kernels = images.map(|(kernel, i)| KernelImage {
-                kernel,
-                cubin: own.then(|| i.cubin.clone()),
-                ptx: i.ptx.clone(),
-            });
-            let (scratch_bytes, zeroed_bytes) = (made.scratch_bytes.clone(), made.zeroed_bytes.clone());
-            let module = Module { region, kernels: kernels.collect(), scratch_bytes, zeroed_bytes };
-            let (guard, packed) = (guard.clone(), made.packed.clone());
-            Ok(LoadedVariant { guard, kernel: device.load(&module)?, packed })
-        };
-        let (compiled, variants) = match image.kernels.get(&id) {
-            Some(compiled) => (compiled.clone(), compiled.variants.iter().map(load).collect::<Result<Vec<_>>>()?),
-            None => {
-                let [scratch_bytes, zeroed_bytes] = [Dim::from(0), Dim::from(0)];
-                let module = Module { region, kernels: Vec::new(), scratch_bytes, zeroed_bytes };
-                let kernel = device.load(&module)?;
-                let variants = vec![LoadedVariant { guard: Guard::always(), kernel, packed: Vec::new() }];
-                (Compiled { variants: vec![] }, variants)
-            }
-        };
-        loaded.regions.push(variants.clone());
-        known.insert(id, (compiled, variants));
-    }
-    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
-        loaded.nested.push(load(inner, image, code, known, device)?);
-    }
-    Ok(loaded)
-}
-
-/// Makes the weights readable that the kernels of an image read, beside those that are; the others have no place.
-fn place_weights(
-    engine: &Engine,
-    image: &TargetImage,
-    device: &mut dyn Device,
-    weights: &mut WeightPlaces,
-) -> Result<()> {
-    let packed = packed::uses(&image.plan, &image.kernels).map_err(|e| internal(&e))?;
-    let plain = packed::plain(&image.plan, &image.kernels);
-    let names = crate::validate::weight_names(&image.plan);
-    let all: BTreeSet<&str> = names.into_iter().chain(packed.keys().map(String::as_str)).collect();
-    weights.retain(|name, place| {
-        let read = plain.contains(name.as_str()) || packed.contains_key(name);
-        *place = place.filter(|_| read);
-        all.contains(name.as_str())
-    });
-    for name in all {
-        // A missing one is reported by the schedule, with its name.
-        let Some(tensor) = engine.weights.get(name) else { continue };
-        let read = plain.contains(name) || packed.contains_key(name);
-        let place = weights.entry(name.to_owned()).or_default();
-        if read && place.is_none() {
-            let bytes = tensor.data().len();
-            *place = Some(Place { mem: device.map(tensor.data().clone())?, offset: 0, bytes });
-        }
-    }
-    Ok(())
 }
 
 fn internal(message: &str) -> Error {

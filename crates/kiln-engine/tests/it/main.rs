@@ -6,6 +6,7 @@ mod bound;
 mod control;
 mod exact;
 mod file;
+mod fork;
 mod hostile;
 mod launch;
 mod models;

@@ -1,5 +1,6 @@
 //! The loop of a server: each thread has a session of its own, all share one copy of code and weights.
 
+use kiln::engine::UserMemory;
 use kiln::prelude::*;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
@@ -32,18 +33,40 @@ pub fn serve(engine: &Engine, device: &str, threads: usize, requests: Receiver<R
     })
 }
 
+/// Rows of a request, at most.
+const ROWS: usize = 64;
+
+/// What a request brings and gets, where the session reads and writes it: nothing is copied to or from memory of the session's own.
+#[repr(C, align(64))]
+struct Room {
+    x: [f32; ROWS * 64],
+    scores: [f32; ROWS * 16],
+}
+
+fn memory(values: &mut [f32]) -> UserMemory {
+    let address = values.as_mut_ptr().expose_provenance() as u64;
+    // SAFETY: the room lives longer than the session, and is used only between the session's calls.
+    unsafe { UserMemory::new(address, size_of_val(values)) }
+}
+
 fn work(mut session: Session, requests: &Mutex<Receiver<Request>>) -> kiln::Result<()> {
+    let mut room = Box::new(Room { x: [0.0; ROWS * 64], scores: [0.0; ROWS * 16] });
     loop {
         // The lock is held while waiting, by one thread: the others wait for the lock.
         let next = requests.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Request { x, reply }) = next else { return Ok(()) };
         let rows = x.len() / 64;
-        session.bind("x", &[rows, 64], &x)?;
+        // Whose request is no rows, or too many, finds its channel closed.
+        if !(1..=ROWS).contains(&rows) || x.len() != rows * 64 {
+            continue;
+        }
+        room.x[..x.len()].copy_from_slice(&x);
+        session.bind_device("x", &[rows, 64], memory(&mut room.x))?;
+        session.bind_output("output", memory(&mut room.scores))?;
         session.run_bound()?;
-        let mut scores = vec![0f32; rows * 16];
-        session.read("output", &mut scores)?;
+        session.synchronize()?;
         // A client that has gone is no error of the server's.
-        let _ = reply.send(scores);
+        let _ = reply.send(room.scores[..rows * 16].to_vec());
     }
 }
 
@@ -63,6 +86,9 @@ mod tests {
                 let (send, model) = (send.clone(), &model);
                 scope.spawn(move || {
                     for rows in 1..=6usize {
+                        let (reply, refused) = channel();
+                        send.send(Request { x: vec![1.0; 65 * 64 + rows], reply }).unwrap();
+                        assert!(refused.recv().is_err());
                         let x: Vec<f32> = (0..rows * 64).map(|i| ((seed + client * 997 + i) as f32).sin()).collect();
                         let (reply, answer) = channel();
                         send.send(Request { x: x.clone(), reply }).unwrap();

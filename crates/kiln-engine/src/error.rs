@@ -104,6 +104,12 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// Memory of the user's that activations cannot lie in.
+    #[error("the arena of activations: {message}")]
+    Arena {
+        /// Expected and found.
+        message: String,
+    },
     /// No device is called that.
     #[error("`{name}` is not a device; use `cpu`, `cpu:THREADS`, `cuda:N` or `sim:sm_XX`")]
     UnknownDevice {

@@ -132,6 +132,18 @@ impl CudaDevice {
         DeviceBuffer::new(&self.gpu, bytes)
     }
 
+    /// Memory that something else has allocated, as a buffer that does not free it.
+    ///
+    /// # Safety
+    /// It may be read and written by kernels of this device as long as the buffer lives and work that uses it runs.
+    ///
+    /// # Errors
+    /// [`CudaError::BadOperation`] if the driver knows that it is no memory of this GPU's, or not so much.
+    pub unsafe fn lend(&self, address: u64, bytes: usize) -> Result<DeviceBuffer> {
+        // SAFETY: the caller's word.
+        unsafe { DeviceBuffer::lent(&self.gpu, address, bytes) }
+    }
+
     /// Loads a cubin. `name` is for messages.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! The CPU as a [`Device`]: regions run in place on host memory, weights on the mapped file.
 
-use super::arena::Block;
+use super::arena::{Block, LINE};
 use super::shared::Shared;
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -90,6 +90,14 @@ impl Device for CpuDevice {
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         let block = Block::new(bytes).ok_or(Error::OutOfMemory { device: self.name(), bytes })?;
         Ok(MemId(self.memory.insert(block)))
+    }
+
+    fn alignment(&self) -> usize {
+        LINE
+    }
+
+    fn lend(&mut self, memory: UserMemory) -> Result<MemId> {
+        Ok(MemId(self.memory.insert(Block::of_user(memory))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {

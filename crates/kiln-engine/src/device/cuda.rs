@@ -2,7 +2,7 @@
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
 use super::shared::Shared;
-use super::{Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use super::{Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -225,6 +225,13 @@ impl Device for GpuDevice {
 
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         Ok(MemId(self.memory.insert(Arc::new(self.device.alloc(bytes)?))))
+    }
+
+    #[allow(unsafe_code, reason = "the word is given where the memory is named")]
+    fn lend(&mut self, memory: UserMemory) -> Result<MemId> {
+        // SAFETY: the word of `UserMemory::new`.
+        let buffer = unsafe { self.device.lend(memory.address(), memory.bytes()) }?;
+        Ok(MemId(self.memory.insert(Arc::new(buffer))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {

@@ -6,10 +6,12 @@ mod cuda;
 mod gpu;
 mod shared;
 mod sim;
+mod user;
 
 pub use cpu::CpuDevice;
 pub use cuda::GpuDevice;
 pub use sim::SimDevice;
+pub use user::UserMemory;
 
 use crate::Result;
 use crate::schedule::Action;
@@ -164,6 +166,19 @@ pub trait Device: Send {
 
     /// Allocates device memory; contents are undefined.
     fn alloc(&mut self, bytes: usize) -> Result<MemId>;
+
+    /// What addresses of operands are multiples of, bytes: kernels rely on it.
+    fn alignment(&self) -> usize {
+        16
+    }
+
+    /// Takes memory of the user's as a block. Its address is such a multiple. Freeing the block leaves the memory as it is.
+    ///
+    /// # Errors
+    /// What is no memory of this device, as far as it can tell.
+    fn lend(&mut self, _memory: UserMemory) -> Result<MemId> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "memory of the user's".into() })
+    }
 
     /// Makes host bytes readable on the device and all its forks, without a copy where the device shares the host's memory.
     fn map(&mut self, bytes: Bytes) -> Result<MemId>;

@@ -2,7 +2,7 @@
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
 use super::shared::Shared;
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -30,17 +30,20 @@ pub struct SimDevice {
     checks: Arc<Checks>,
 }
 
-/// Memory of the simulated device, freed when dropped.
+/// Memory of the simulated device, freed when dropped unless it is the user's.
 struct Block {
     device: Arc<kiln_sim::Device>,
     base: u64,
     bytes: usize,
+    users: bool,
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // Allocated once, freed once: there is nothing that it could refuse.
-        let _ = self.device.free(self.base);
+        if !self.users {
+            // Allocated once, freed once: there is nothing that it could refuse.
+            let _ = self.device.free(self.base);
+        }
     }
 }
 
@@ -83,6 +86,11 @@ impl SimDevice {
             fault: None,
             checks: Arc::default(),
         }
+    }
+
+    /// The machine that is simulated, with its memory: what allocates memory of the user's.
+    pub fn simulated(&self) -> Arc<kiln_sim::Device> {
+        self.device.clone()
     }
 
     /// Counts what each launch does, and sends the kernel's name and its counters.
@@ -207,7 +215,7 @@ impl SimDevice {
 
     fn block(&self, bytes: usize) -> Result<Block> {
         let base = self.device.alloc(bytes.max(1) as u64)?;
-        Ok(Block { device: self.device.clone(), base, bytes })
+        Ok(Block { device: self.device.clone(), base, bytes, users: false })
     }
 
     fn address(&self, place: Place) -> Result<u64> {
@@ -246,6 +254,16 @@ impl Device for SimDevice {
 
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         Ok(MemId(self.memory.insert(Arc::new(self.block(bytes)?))))
+    }
+
+    fn lend(&mut self, memory: UserMemory) -> Result<MemId> {
+        let (base, bytes) = (memory.address(), memory.bytes());
+        if !self.device.holds(base, bytes as u64) {
+            let what = format!("memory at {base:#x} of {bytes} bytes, which it has not allocated,");
+            return Err(Error::Unsupported { device: self.name(), what });
+        }
+        let block = Block { device: self.device.clone(), base, bytes, users: true };
+        Ok(MemId(self.memory.insert(Arc::new(block))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {

@@ -2,16 +2,29 @@
 
 use super::steps::fetch;
 use super::{Session, input_error, internal};
-use crate::device::{MemId, Place};
+use crate::device::{MemId, Place, UserMemory};
 use crate::{Error, Result};
 use kiln_fuse::BufferKind;
 use kiln_graph::{DType, Element, Tensor};
 
-/// Device memory of an input, or of an output that becomes one.
+/// Device memory.
+#[derive(Clone, Copy)]
+pub struct Block {
+    /// What the device calls it.
+    pub mem: MemId,
+    /// Its size.
+    pub bytes: usize,
+    /// Whether it is the user's.
+    pub user: Option<UserMemory>,
+}
+
+/// Device memory of an input, or of an output that lies outside the arena.
 #[derive(Default)]
 pub struct Io {
-    /// Block and its bytes.
-    pub block: Option<(MemId, usize)>,
+    /// Where there is any yet.
+    pub block: Option<Block>,
+    /// The output's number; of inputs none.
+    pub output: Option<usize>,
     /// Extents of what is bound.
     pub shape: Vec<usize>,
     /// Whether an input has a value.
@@ -22,9 +35,10 @@ pub struct Io {
 #[derive(Clone, Copy)]
 pub struct Donation {
     output: usize,
-    input: usize,
+    /// The input's number.
+    pub input: usize,
     /// The output's memory.
-    io: usize,
+    pub io: usize,
 }
 
 /// An output of the last run.
@@ -94,22 +108,40 @@ impl Session {
         if self.donations.iter().any(|d| d.input == to) {
             return Err(input_error(input, "it already becomes what another output was".into()));
         }
-        let memory = self.plan().root(out);
-        if memory == own {
+        if self.plan().root(out) == own {
             return Ok(());
         }
+        if self.io[to].block.is_some_and(|block| block.user.is_some()) {
+            return Err(input_error(
+                input,
+                "it lies in memory of the user's, which changes places with nothing".into(),
+            ));
+        }
+        let io = self.take_out(from)?;
+        self.donations.push(Donation { output: from, input: to, io });
+        Ok(())
+    }
+
+    /// Takes an output out of the arena: the number of its memory.
+    pub(super) fn take_out(&mut self, output: usize) -> Result<usize> {
+        let (name, id) = &self.plan().outputs[output];
+        let memory = self.plan().root(*id);
         let written = !matches!(self.plan().buffers[memory.index()].kind, BufferKind::Input(_) | BufferKind::Weight(_));
         if !written || self.outside.contains(&memory) {
-            let message =
-                "it has no memory of its own: it is another input, a weight, or an output that is donated already";
-            return Err(Error::Output { name: output.to_owned(), message: message.into() });
+            let message = "it has no memory of its own: it is an input, a weight, or (the same as) an output that is \
+                           donated already or bound";
+            return Err(Error::Output { name: name.clone(), message: message.into() });
         }
-        self.donations.push(Donation { output: from, input: to, io: self.io.len() });
-        self.io.push(Io::default());
+        self.io.push(Io { output: Some(output), ..Io::default() });
         self.outside.push(memory);
+        self.lay_out_anew();
+        Ok(self.io.len() - 1)
+    }
+
+    /// Other buffers lie outside the arena than did.
+    pub(super) fn lay_out_anew(&mut self) {
         self.shapes.clear(self.device.as_mut());
         (self.fresh, self.ran) = (false, false);
-        Ok(())
     }
 
     /// Runs the model on what is bound. On a GPU the work is queued: reading an output waits for it.
@@ -206,7 +238,7 @@ impl Session {
         }
     }
 
-    fn input(&self, name: &str) -> Result<usize> {
+    pub(super) fn input(&self, name: &str) -> Result<usize> {
         self.inputs().position(|(known, _)| known == name).ok_or_else(|| self.unknown_input(name))
     }
 
@@ -219,7 +251,7 @@ impl Session {
         input_error(name, format!("the model has no such input; it has {}{hint}", names.join(", ")))
     }
 
-    fn output_index(&self, name: &str) -> Result<usize> {
+    pub(super) fn output_index(&self, name: &str) -> Result<usize> {
         self.plan().outputs.iter().position(|(known, _)| known == name).ok_or_else(|| {
             let names: Vec<&str> = self.outputs().map(|known| known.0).collect();
             let message = format!("the model has no such output; it has {}", names.join(", "));
@@ -227,7 +259,7 @@ impl Session {
         })
     }
 
-    fn check(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<()> {
+    pub(super) fn check(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<()> {
         let Some((name, ty)) = self.inputs().nth(at) else { return Err(internal("an input is missing")) };
         if dtype != ty.dtype || shape.len() != ty.rank() {
             return Err(input_error(name, format!("expected {ty}, found {dtype}{shape:?}")));
@@ -242,7 +274,7 @@ impl Session {
         Ok(())
     }
 
-    fn now_bound(&mut self, at: usize, shape: &[usize]) {
+    pub(super) fn now_bound(&mut self, at: usize, shape: &[usize]) {
         let io = &mut self.io[at];
         if !io.bound || io.shape != shape {
             io.bound = true;
@@ -254,19 +286,16 @@ impl Session {
 
     /// Makes sure that a block has the bytes, which loses its contents if it does not.
     pub(super) fn reserve(&mut self, at: usize, bytes: usize) -> Result<MemId> {
-        let old = match self.io[at].block {
-            Some((mem, found)) if found >= bytes => return Ok(mem),
+        // What is the user's is left as it is.
+        let old = match self.io[at].block.filter(|block| block.user.is_none()) {
+            Some(block) if block.bytes >= bytes => return Ok(block.mem),
             old => old,
         };
         // What grows once often grows again.
-        let bytes = bytes.max(old.map_or(1, |(_, found)| found + found / 2));
-        self.shapes.unplace(self.device.as_mut());
+        let bytes = bytes.max(old.map_or(1, |block| block.bytes + block.bytes / 2));
         self.io[at].block = None;
-        if let Some((mem, _)) = old {
-            self.device.free(mem)?;
-        }
-        let mem = self.device.alloc(bytes)?;
-        self.io[at].block = Some((mem, bytes));
+        let mem = self.replace(old, bytes)?;
+        self.io[at].block = Some(Block { mem, bytes, user: None });
         Ok(mem)
     }
 

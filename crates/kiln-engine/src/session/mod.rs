@@ -5,14 +5,16 @@ mod io;
 mod shapes;
 mod steps;
 mod swap;
+mod user;
 
 use crate::choose::{Code, for_device};
-use crate::device::{Device, MemId, Place};
+use crate::device::{Device, MemId, Place, UserMemory};
 use crate::engine::Engine;
+use crate::memory::ALIGNMENT;
 use crate::schedule::{Action, schedule};
 use crate::{Error, Result};
 use common::{Common, Loaded};
-use io::{Donation, Io, Ran};
+use io::{Block, Donation, Io, Ran};
 use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, Tensor, TensorType};
 use shapes::Shapes;
@@ -34,23 +36,24 @@ pub struct Session {
     /// The code and weights that it runs.
     loaded: Arc<Loaded>,
     swaps: usize,
-    arena: Option<(MemId, usize)>,
+    arena: Option<Block>,
     /// Memory that is zero between launches.
     zeroed: Option<(MemId, usize)>,
-    /// The inputs, then the outputs that are donated.
+    /// The inputs, then the outputs that are donated or bound.
     io: Vec<Io>,
     donations: Vec<Donation>,
-    /// Roots of the outputs that are donated.
+    /// Roots of the outputs that are donated or bound.
     outside: Vec<BufferId>,
+    /// The user's memory that the device knows, in the order of its use.
+    lent: Vec<(UserMemory, MemId)>,
     shapes: Shapes,
     /// Whether the current shapes are those of what is bound.
     fresh: bool,
     /// Whether `outputs` are those of a run.
     ran: bool,
     outputs: Vec<Ran>,
-    /// The blocks of `io` in a run, and which instance of the shapes that is.
+    /// The blocks of `io` in a run.
     blocks: Vec<MemId>,
-    instance: usize,
     /// Bytes on their way to a slice.
     staging: Vec<u8>,
 }
@@ -75,7 +78,7 @@ pub struct Memory {
     pub weights: usize,
     /// The sessions that share code and weights, this one among them.
     pub sessions: usize,
-    /// Inputs, and outputs that are donated.
+    /// Inputs, and outputs that are donated or bound.
     pub bound: usize,
     /// The activation arena.
     pub arena: usize,
@@ -83,6 +86,8 @@ pub struct Memory {
     pub lower_bound: usize,
     /// What kernels find zero and leave zero.
     pub zeroed: usize,
+    /// Of `bound` and `arena` what is the user's memory.
+    pub user: usize,
 }
 
 /// What an observer of a run sees after each step.
@@ -141,12 +146,12 @@ impl Session {
             io,
             donations: Vec::new(),
             outside: Vec::new(),
+            lent: Vec::new(),
             shapes: Shapes::default(),
             fresh: false,
             ran: false,
             outputs: Vec::new(),
             blocks: Vec::new(),
-            instance: 0,
             staging: Vec::new(),
         }
     }
@@ -195,10 +200,11 @@ impl Session {
         Memory {
             weights: self.loaded.weight_bytes(),
             sessions: Arc::strong_count(&self.common),
-            bound: self.io.iter().filter_map(|io| io.block).map(|(_, bytes)| bytes).sum(),
-            arena: self.arena.map_or(0, |a| a.1),
+            bound: self.io.iter().filter_map(|io| io.block).map(|block| block.bytes).sum(),
+            arena: self.arena.map_or(0, |block| block.bytes),
             lower_bound: used.map_or(0, |s| s.lower_bound),
             zeroed: self.zeroed.map_or(0, |z| z.1),
+            user: self.user_memory().map(|memory| memory.bytes()).sum(),
         }
     }
 
@@ -237,7 +243,7 @@ impl Session {
     /// Fills all memory that a run writes with a byte, so that a kernel that fails to write its output is noticed.
     pub fn poison(&mut self, byte: u8) -> Result<()> {
         let outputs = self.io.iter().skip(self.plan().inputs.len()).filter_map(|io| io.block);
-        for (mem, bytes) in self.arena.into_iter().chain(outputs) {
+        for Block { mem, bytes, .. } in self.arena.into_iter().chain(outputs) {
             self.device.fill(Place { mem, offset: 0, bytes }, byte)?;
         }
         Ok(())
@@ -282,9 +288,9 @@ impl Session {
     }
 
     fn issue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
-        let Session { device, common, shapes, instance, .. } = self;
+        let Session { device, common, shapes, .. } = self;
         let plan = &common.plan;
-        let instance = shapes.current().and_then(|shape| shape.instance(*instance));
+        let instance = shapes.current().and_then(|shape| shape.instance());
         let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
         if observer.is_some() {
             return run_schedule(device.as_mut(), plan, &instance.schedule, observer);
@@ -333,20 +339,19 @@ impl Session {
         }
         let bytes = self.shapes.current().map(|shape| (shape.schedule.arena_bytes, shape.schedule.zeroed_bytes));
         let Some((arena_bytes, zeroed_bytes)) = bytes else { return Err(internal("a schedule is missing")) };
-        for i in 0..self.donations.len() {
-            let io = self.plan().inputs.len() + i;
+        for i in 0..self.outside.len() {
             let bytes = self.bytes(self.outside[i]);
-            self.reserve(io, bytes)?;
+            self.output_memory(i, bytes)?;
         }
         let arena = self.grow(arena_bytes)?;
         let zeroed = self.grow_zeroed(zeroed_bytes)?;
-        let Session { common, io, outside, shapes, blocks, outputs, .. } = self;
+        let Session { device, common, io, outside, shapes, blocks, outputs, .. } = self;
         let plan = &common.plan;
         blocks.clear();
-        blocks.extend(io.iter().filter_map(|io| io.block).map(|(mem, _)| mem));
+        blocks.extend(io.iter().filter_map(|io| io.block).map(|block| block.mem));
         let Some(shape) = shapes.current() else { return Err(internal("a schedule is missing")) };
-        self.instance = shape.place(arena, zeroed, blocks, plan.inputs.iter().chain(outside.iter()))?;
-        let Some(instance) = shape.instance(self.instance) else { return Err(internal("a schedule is missing")) };
+        shape.place(arena, zeroed, blocks, plan.inputs.iter().chain(outside.iter()), device.as_mut())?;
+        let Some(instance) = shape.instance() else { return Err(internal("a schedule is missing")) };
         let schedule = &instance.schedule;
         let empty = Ran { place: Place { mem: arena, offset: 0, bytes: 0 }, shape: Vec::new() };
         outputs.resize(plan.outputs.len(), empty);
@@ -363,7 +368,12 @@ impl Session {
             return Err(input_error(name, format!("missing; expected {ty}")));
         }
         let shapes: Vec<Vec<usize>> = self.io[..self.plan().inputs.len()].iter().map(|io| io.shape.clone()).collect();
-        let bindings = kiln_graph::bind_symbols(&self.common.signature, &shapes)?;
+        self.lay_out(&shapes)
+    }
+
+    /// Makes the schedule of such inputs the current one.
+    fn lay_out(&mut self, shapes: &[Vec<usize>]) -> Result<()> {
+        let bindings = kiln_graph::bind_symbols(&self.common.signature, shapes)?;
         let key: Vec<i64> = bindings.values().copied().collect();
         if !self.shapes.recall(&key) {
             let _span = tracing::info_span!("prepare", symbols = ?bindings).entered();
@@ -378,11 +388,15 @@ impl Session {
     /// Makes sure that the arena has the bytes.
     fn grow(&mut self, bytes: usize) -> Result<MemId> {
         match self.arena {
-            Some((mem, found)) if found >= bytes => Ok(mem),
+            Some(block) if block.bytes >= bytes => Ok(block.mem),
+            Some(Block { user: Some(user), .. }) => {
+                let message = user.check(bytes, ALIGNMENT).err().unwrap_or_default();
+                Err(Error::Arena { message })
+            }
             old => {
                 self.arena = None;
                 let mem = self.replace(old, bytes)?;
-                self.arena = Some((mem, bytes));
+                self.arena = Some(Block { mem, bytes, user: None });
                 Ok(mem)
             }
         }
@@ -395,6 +409,7 @@ impl Session {
             None if bytes == 0 => Ok(None),
             old => {
                 self.zeroed = None;
+                let old = old.map(|(mem, bytes)| Block { mem, bytes, user: None });
                 let mem = self.replace(old, bytes)?;
                 self.device.fill(Place { mem, offset: 0, bytes }, 0)?;
                 self.zeroed = Some((mem, bytes));
@@ -404,12 +419,16 @@ impl Session {
     }
 
     /// A block in the place of a smaller one.
-    fn replace(&mut self, old: Option<(MemId, usize)>, bytes: usize) -> Result<MemId> {
-        self.shapes.unplace(self.device.as_mut());
-        if let Some((mem, _)) = old {
-            self.device.free(mem)?;
-        }
+    fn replace(&mut self, old: Option<Block>, bytes: usize) -> Result<MemId> {
+        self.discard(old)?;
         self.device.alloc(bytes)
+    }
+
+    /// Frees a block of the session's own.
+    fn discard(&mut self, block: Option<Block>) -> Result<()> {
+        let Some(Block { mem, user: None, .. }) = block else { return Ok(()) };
+        self.shapes.unplace(self.device.as_mut());
+        self.device.free(mem)
     }
 
     /// Bytes of a buffer under the current shapes.

@@ -20,3 +20,4 @@ mod sign;
 mod sim;
 mod symbols;
 mod tf32;
+mod user;

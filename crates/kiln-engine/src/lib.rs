@@ -30,7 +30,7 @@ pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};
 pub use device::{
     Arguments, CpuDevice, Device, GpuDevice, GpuInfo, KernelId, KernelImage, MemId, Module, Place, Prepared,
-    RecordingId, SimDevice, UserMemory, open_device,
+    RecordingId, SimDevice, UserMemory, UserStream, open_device,
 };
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
 pub use error::{Error, Result};

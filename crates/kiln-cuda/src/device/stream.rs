@@ -120,6 +120,61 @@ impl Stream {
         }
     }
 
+    /// Whether all work queued so far is done. Does not wait.
+    ///
+    /// # Errors
+    /// As for [`Stream::synchronize`].
+    pub fn is_done(&self) -> Result<bool> {
+        self.check_not_capturing("asking whether a stream is done")?;
+        self.gpu.bind()?;
+        // SAFETY: a stream of this context, alive as long as `self`.
+        match unsafe { sys::cuStreamQuery(*self.raw) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(true),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            error => Err(self.history().fault(DriverError(error))),
+        }
+    }
+
+    /// Work queued from now on waits for what is queued by now on another stream, `other`, a `CUstream`. Does not wait itself.
+    ///
+    /// # Safety
+    /// `other` is a stream of this GPU's primary context that nobody destroys meanwhile; 0 is the legacy default stream.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub unsafe fn wait_for(&self, other: u64) -> Result<()> {
+        // SAFETY: the caller's word, and a live stream.
+        unsafe { self.order(foreign(other), *self.raw) }
+    }
+
+    /// Work queued from now on on another stream waits for what is queued here by now. Does not wait itself.
+    ///
+    /// # Safety
+    /// As for [`Stream::wait_for`].
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub unsafe fn hold(&self, other: u64) -> Result<()> {
+        // SAFETY: the caller's word, and a live stream.
+        unsafe { self.order(*self.raw, foreign(other)) }
+    }
+
+    /// Work queued from now on on `after` waits for what is queued by now on `before`.
+    ///
+    /// # Safety
+    /// Both are streams of this GPU's primary context.
+    unsafe fn order(&self, before: sys::CUstream, after: sys::CUstream) -> Result<()> {
+        self.check_not_capturing("ordering two streams")?;
+        let event = Event::untimed(&self.gpu)?;
+        let what = || "ordering two streams".to_owned();
+        // SAFETY: live streams and a live event of one context. The wait keeps what it needs of the event.
+        unsafe {
+            result::event::record(*event.raw, before).map_err(driver_error(what))?;
+            result::stream::wait_event(after, *event.raw, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
+                .map_err(driver_error(what))
+        }
+    }
+
     /// Copies `data` into the buffer at byte `offset`, after the work queued so far; returns when it is there.
     ///
     /// # Errors
@@ -226,6 +281,11 @@ impl Stream {
         Ok(())
     }
 
+    /// The stream's handle, a `CUstream`, for other libraries. It is destroyed with the stream.
+    pub fn handle(&self) -> u64 {
+        self.raw.expose_provenance() as u64
+    }
+
     /// Queues a time stamp.
     ///
     /// # Errors
@@ -295,11 +355,24 @@ pub struct Event {
     raw: Handle<sys::CUevent>,
 }
 
+/// A stream by its handle.
+fn foreign(handle: u64) -> sys::CUstream {
+    std::ptr::with_exposed_provenance_mut(handle as usize)
+}
+
 impl Event {
     pub(super) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
+        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// For order alone, which costs the GPU less.
+    fn untimed(gpu: &Arc<Gpu>) -> Result<Self> {
+        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    fn with(gpu: &Arc<Gpu>, flags: sys::CUevent_flags) -> Result<Self> {
         gpu.bind()?;
-        let raw = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
-            .map_err(driver_error(|| "creating an event".to_owned()))?;
+        let raw = result::event::create(flags).map_err(driver_error(|| "creating an event".to_owned()))?;
         Ok(Self { gpu: Arc::clone(gpu), raw: Handle(raw) })
     }
 

@@ -2,7 +2,9 @@
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
 use super::shared::Shared;
-use super::{Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
+use super::{
+    Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory, UserStream,
+};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -94,6 +96,24 @@ impl GpuDevice {
             all.push(self.device.encode(&descriptor(map, at))?);
         }
         Ok(all)
+    }
+
+    /// Downloads a piece of memory, if one is wanted, and the word of faults. Waits for all work.
+    fn with_faults(&self, piece: Option<(&DeviceBuffer, usize, &mut [u8])>) -> Result<()> {
+        let stream = self.device.stream();
+        let mut word = [0; FAULT_BYTES];
+        let mut pieces: Vec<_> = piece.into_iter().collect();
+        if let Some(fault) = &self.fault {
+            pieces.push((fault, 0, &mut word));
+        }
+        match pieces.is_empty() {
+            true => stream.synchronize()?,
+            false => stream.download_all(&mut pieces)?,
+        }
+        if let (Some(fault), true) = (&self.fault, word != [0; FAULT_BYTES]) {
+            stream.fill(fault, 0, FAULT_BYTES, 0)?;
+        }
+        self.checks.fault(self.name(), word)
     }
 
     fn issue(&self, prepared: usize, args: Arguments<'_>) -> Result<()> {
@@ -256,15 +276,7 @@ impl Device for GpuDevice {
 
     fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()> {
         let buffer = self.buffer(from)?;
-        let Some(fault) = &self.fault else {
-            return Ok(self.device.stream().download(&buffer, from.offset, data)?);
-        };
-        let mut word = [0; FAULT_BYTES];
-        self.device.stream().download_all(&mut [(&buffer, from.offset, data), (fault, 0, &mut word)])?;
-        if word != [0; FAULT_BYTES] {
-            self.device.stream().fill(fault, 0, FAULT_BYTES, 0)?;
-        }
-        self.checks.fault(self.name(), word)
+        self.with_faults(Some((&buffer, from.offset, data)))
     }
 
     fn copy(&mut self, to: Place, from: Place) -> Result<()> {
@@ -324,6 +336,26 @@ impl Device for GpuDevice {
 
     fn synchronize(&mut self) -> Result<()> {
         Ok(self.device.synchronize()?)
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.with_faults(None)
+    }
+
+    fn is_done(&mut self) -> Result<bool> {
+        Ok(self.device.stream().is_done()?)
+    }
+
+    #[allow(unsafe_code, reason = "the word is given where the stream is named")]
+    fn wait_for(&mut self, stream: UserStream) -> Result<()> {
+        // SAFETY: the word of `UserStream::new`.
+        Ok(unsafe { self.device.stream().wait_for(stream.handle()) }?)
+    }
+
+    #[allow(unsafe_code, reason = "the word is given where the stream is named")]
+    fn hold(&mut self, stream: UserStream) -> Result<()> {
+        // SAFETY: the word of `UserStream::new`.
+        Ok(unsafe { self.device.stream().hold(stream.handle()) }?)
     }
 
     /// Launches only: what chooses and repeats them is the session's.

@@ -11,7 +11,7 @@ mod user;
 pub use cpu::CpuDevice;
 pub use cuda::GpuDevice;
 pub use sim::SimDevice;
-pub use user::UserMemory;
+pub use user::{UserMemory, UserStream};
 
 use crate::Result;
 use crate::schedule::Action;
@@ -213,6 +213,26 @@ pub trait Device: Send {
 
     /// Waits for all work; reports what failed.
     fn synchronize(&mut self) -> Result<()>;
+
+    /// [`Device::synchronize`], which reports the faults that kernels noted too.
+    fn check(&mut self) -> Result<()> {
+        self.synchronize()
+    }
+
+    /// Whether all work is done. Does not wait: on a device where calls return when they are done it always is.
+    fn is_done(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Work from now on waits for what is queued by now on a stream of the user's.
+    fn wait_for(&mut self, _stream: UserStream) -> Result<()> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "waiting for a stream".into() })
+    }
+
+    /// What is queued from now on on a stream of the user's waits for all work by now.
+    fn hold(&mut self, _stream: UserStream) -> Result<()> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "holding a stream".into() })
+    }
 
     /// Records actions without running them, for [`Device::replay`]. `None`: this device gains nothing by it, or cannot run one of them
     /// without the session.

@@ -1,4 +1,4 @@
-//! Memory that is the user's.
+//! Memory and streams that are the user's.
 #![allow(unsafe_code, reason = "whether an address may be used is the user's word")]
 
 /// Memory of the user's that a session reads its inputs from, or writes outputs or activations to.
@@ -73,6 +73,25 @@ impl UserMemory {
         let start = std::ptr::with_exposed_provenance_mut(self.address as usize);
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(start, self.bytes) }
+    }
+}
+
+/// A stream of the user's on a session's GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserStream(u64);
+
+impl UserStream {
+    /// The stream with this `CUstream` (or `cudaStream_t`) as its handle; 0 is the legacy default stream.
+    ///
+    /// # Safety
+    /// It is a stream of the primary context of the session's GPU, and is not destroyed while a session is given it.
+    pub unsafe fn new(handle: u64) -> UserStream {
+        UserStream(handle)
+    }
+
+    /// The handle.
+    pub fn handle(&self) -> u64 {
+        self.0
     }
 }
 

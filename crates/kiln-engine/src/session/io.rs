@@ -144,26 +144,6 @@ impl Session {
         (self.fresh, self.ran) = (false, false);
     }
 
-    /// Runs the model on what is bound. On a GPU the work is queued: reading an output waits for it.
-    ///
-    /// # Errors
-    /// Inputs that are not bound or whose shapes do not agree, and what the device reports.
-    pub fn run_bound(&mut self) -> Result<()> {
-        self.prepare()?;
-        self.enqueue(None)?;
-        self.ran = true;
-        self.hand_over();
-        Ok(())
-    }
-
-    /// Waits for all that is queued.
-    ///
-    /// # Errors
-    /// What failed on the device.
-    pub fn synchronize(&mut self) -> Result<()> {
-        self.device.synchronize()
-    }
-
     /// Extents of an output of the last run.
     ///
     /// # Errors
@@ -186,10 +166,14 @@ impl Session {
             return Err(Error::Output { name: output.to_owned(), message });
         }
         match T::as_bytes_mut(into) {
-            Some(bytes) => self.device.download(place, bytes),
+            Some(bytes) => {
+                let done = self.device.download(place, bytes);
+                self.settled(done)
+            }
             None => {
                 self.staging.resize(place.bytes, 0);
-                self.device.download(place, &mut self.staging)?;
+                let done = self.device.download(place, &mut self.staging);
+                self.settled(done)?;
                 for (to, from) in into.iter_mut().zip(self.staging.chunks_exact(size_of::<T>())) {
                     *to = T::read(from);
                 }
@@ -209,7 +193,8 @@ impl Session {
             let message = format!("of shape {shape:?} takes {} bytes; {} were given", place.bytes, into.len());
             return Err(Error::Output { name: output.to_owned(), message });
         }
-        self.device.download(place, into)
+        let done = self.device.download(place, into);
+        self.settled(done)
     }
 
     /// An output of the last run.
@@ -218,7 +203,8 @@ impl Session {
     /// An unknown name, or no run before.
     pub fn output(&mut self, output: &str) -> Result<Tensor> {
         let at = self.output_index(output)?;
-        self.tensor(at)
+        let done = self.tensor(at);
+        self.settled(done)
     }
 
     /// An output of the last run, by its number.
@@ -269,7 +255,8 @@ impl Session {
 
     fn put(&mut self, at: usize, shape: &[usize], data: &[u8]) -> Result<()> {
         let mem = self.reserve(at, data.len())?;
-        self.device.upload(Place { mem, offset: 0, bytes: data.len() }, data)?;
+        let done = self.device.upload(Place { mem, offset: 0, bytes: data.len() }, data);
+        done.map_err(|e| self.blamed(e))?;
         self.now_bound(at, shape);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod common;
 mod io;
+mod queue;
 mod shapes;
 mod steps;
 mod swap;
@@ -52,6 +53,9 @@ pub struct Session {
     /// Whether `outputs` are those of a run.
     ran: bool,
     outputs: Vec<Ran>,
+    /// Runs that have begun, and how many of the first are known to have ended well.
+    runs: u64,
+    settled: u64,
     /// The blocks of `io` in a run.
     blocks: Vec<MemId>,
     /// Bytes on their way to a slice.
@@ -151,6 +155,8 @@ impl Session {
             fresh: false,
             ran: false,
             outputs: Vec::new(),
+            runs: 0,
+            settled: 0,
             blocks: Vec::new(),
             staging: Vec::new(),
         }
@@ -255,6 +261,10 @@ impl Session {
         observer: Option<Observer<'_>>,
     ) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
         let _span = tracing::debug_span!("run").entered();
+        if self.settled < self.runs {
+            // What went wrong before is not this run's.
+            self.synchronize()?;
+        }
         let start = Instant::now();
         self.order(inputs)?;
         for (name, tensor) in inputs {
@@ -265,6 +275,8 @@ impl Session {
         let upload = start.elapsed();
         let launched = Instant::now();
         self.enqueue(observer)?;
+        // What goes wrong is this call's to say.
+        self.settled = self.runs;
         let enqueue = launched.elapsed();
         self.device.synchronize()?;
         self.ran = true;
@@ -279,6 +291,7 @@ impl Session {
 
     /// Runs what was prepared, or queues it.
     fn enqueue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
+        self.runs += 1;
         let done = self.issue(observer);
         if let (Err(_), Some((mem, bytes))) = (&done, self.zeroed) {
             // A kernel that stopped half-way has left something in it. The run's own error says more than one of this.

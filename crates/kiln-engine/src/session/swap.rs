@@ -19,7 +19,7 @@ impl Session {
     /// # Errors
     /// An engine of another plan, and what the device refuses. The sessions then go on with what they have.
     pub fn swap(&mut self, engine: &Engine) -> Result<()> {
-        self.device.synchronize()?;
+        self.synchronize()?;
         let newest = {
             let mut news = self.common.news();
             renew(&self.common, &mut news, self.device.as_mut(), engine)?;
@@ -60,7 +60,7 @@ impl Session {
     /// Runs other code from now on, and over other weights.
     fn take(&mut self, newest: Arc<Loaded>) -> Result<()> {
         // What is queued still runs the old ones.
-        self.device.synchronize()?;
+        self.synchronize()?;
         self.shapes.clear(self.device.as_mut());
         self.fresh = false;
         self.swaps += 1;

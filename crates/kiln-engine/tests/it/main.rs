@@ -12,6 +12,7 @@ mod launch;
 mod models;
 mod own;
 mod preflight;
+mod queue;
 mod range;
 mod refit;
 mod run;

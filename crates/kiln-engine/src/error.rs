@@ -114,6 +114,14 @@ pub enum Error {
         /// What went wrong.
         source: Box<Error>,
     },
+    /// Weights do not fit the memory that they may take.
+    #[error("weights: a budget of {budget} bytes is too small: at least {least} are needed")]
+    WeightBudget {
+        /// What they may take.
+        budget: usize,
+        /// What would do.
+        least: usize,
+    },
     /// Memory of the user's that activations cannot lie in.
     #[error("the arena of activations: {message}")]
     Arena {

@@ -8,6 +8,7 @@
 //! touch this process's memory; that is why launching is a safe function. Device code itself is trusted like any
 //! compiler's output.
 
+mod copier;
 mod elf;
 mod graph;
 mod launch;
@@ -23,6 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
+pub use copier::{Copier, PinnedBuffer};
 pub use graph::Graph;
 pub use launch::{Arg, LaunchConfig};
 pub use memory::{DeviceBuffer, DevicePtr};
@@ -130,6 +132,14 @@ impl CudaDevice {
     /// [`CudaError::Driver`], with the memory left, if it does not fit.
     pub fn alloc(&self, bytes: usize) -> Result<DeviceBuffer> {
         DeviceBuffer::new(&self.gpu, bytes)
+    }
+
+    /// A copy of `data` in host memory that the GPU reads by itself.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`] if the system has no more such memory.
+    pub fn pin(&self, data: &[u8]) -> Result<PinnedBuffer> {
+        PinnedBuffer::new(&self.gpu, data)
     }
 
     /// Memory that something else has allocated, as a buffer that does not free it.

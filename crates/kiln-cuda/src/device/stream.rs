@@ -8,6 +8,7 @@ use std::time::Duration;
 use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::{DriverError, result, sys};
 
+use super::copier::PinnedBuffer;
 use super::graph::Executable;
 use super::memory::DeviceBuffer;
 use super::module::CudaModule;
@@ -37,6 +38,7 @@ struct History {
 pub(super) enum InFlight {
     Module(CudaModule),
     Graph(Arc<Executable>),
+    Host(Arc<PinnedBuffer>),
 }
 
 impl InFlight {
@@ -44,6 +46,7 @@ impl InFlight {
         match self {
             Self::Module(module) => Arc::as_ptr(&module.0).addr(),
             Self::Graph(graph) => Arc::as_ptr(graph).addr(),
+            Self::Host(pinned) => Arc::as_ptr(pinned).addr(),
         }
     }
 }
@@ -91,7 +94,7 @@ impl Stream {
         self.history().captured.take().unwrap_or_default()
     }
 
-    fn check_not_capturing(&self, what: &'static str) -> Result<()> {
+    pub(super) fn check_not_capturing(&self, what: &'static str) -> Result<()> {
         if self.is_capturing() {
             return Err(CudaError::BadOperation { what, reason: "a graph is being captured on the stream".to_owned() });
         }
@@ -262,8 +265,16 @@ impl Stream {
             .map_err(driver_error(|| format!("filling {len} bytes on the device")))
     }
 
+    /// Work queued from now on waits for an event of this device.
+    pub(super) fn wait_event(&self, event: &Event) -> Result<()> {
+        self.gpu.bind()?;
+        // SAFETY: a live stream and a live event of one device. The wait keeps what it needs of the event.
+        unsafe { result::stream::wait_event(*self.raw, *event.raw, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT) }
+            .map_err(driver_error(|| "waiting for an event".to_owned()))
+    }
+
     /// Checks a range and the buffer's device, and binds the context for the call that follows.
-    fn range_of(&self, buffer: &DeviceBuffer, what: &'static str, offset: usize, len: usize) -> Result<u64> {
+    pub(super) fn range_of(&self, buffer: &DeviceBuffer, what: &'static str, offset: usize, len: usize) -> Result<u64> {
         self.check_same_device(&buffer.gpu, what)?;
         let start = buffer.range(what, offset, len)?;
         self.gpu.bind()?;
@@ -366,7 +377,7 @@ impl Event {
     }
 
     /// For order alone, which costs the GPU less.
-    fn untimed(gpu: &Arc<Gpu>) -> Result<Self> {
+    pub(super) fn untimed(gpu: &Arc<Gpu>) -> Result<Self> {
         Self::with(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 

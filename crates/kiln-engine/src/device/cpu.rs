@@ -92,6 +92,10 @@ impl Device for CpuDevice {
         Ok(MemId(self.memory.insert(block)))
     }
 
+    fn shares_host(&self) -> bool {
+        true
+    }
+
     fn alignment(&self) -> usize {
         LINE
     }

@@ -3,14 +3,14 @@
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
 use super::shared::Shared;
 use super::{
-    Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory, UserStream,
+    Arguments, Device, Fetch, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory, UserStream,
 };
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{
-    Arg, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig, TensorDescriptor, TensorElement,
-    TensorWindow,
+    Arg, Copier, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig, PinnedBuffer,
+    TensorDescriptor, TensorElement, TensorWindow,
 };
 use kiln_graph::{Bindings, Dim};
 use kiln_kernels::{Element, Kernel, Param, Promotion, TENSOR_MAP_BYTES, TensorMap, Window};
@@ -24,7 +24,9 @@ pub struct GpuDevice {
     // Recordings first: they must go before the memory that they point into.
     recordings: Slab<Graph>,
     memory: Slab<Arc<DeviceBuffer>>,
-    shared: Arc<Shared<Region, DeviceBuffer>>,
+    shared: Arc<Shared<Region, DeviceBuffer, PinnedBuffer>>,
+    /// Copies weights beside what runs, once some are.
+    copier: Option<Copier>,
     prepared: Slab<(Arc<Region>, Vec<Option<Resolved>>)>,
     /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
     fault: Option<DeviceBuffer>,
@@ -59,11 +61,11 @@ impl GpuDevice {
     fn over(
         device: CudaDevice,
         target: String,
-        shared: Arc<Shared<Region, DeviceBuffer>>,
+        shared: Arc<Shared<Region, DeviceBuffer, PinnedBuffer>>,
         checks: Arc<Checks>,
     ) -> GpuDevice {
         let (recordings, memory, prepared) = Default::default();
-        GpuDevice { recordings, memory, shared, prepared, fault: None, checks, device, target }
+        GpuDevice { recordings, memory, shared, copier: None, prepared, fault: None, checks, device, target }
     }
 
     fn buffer(&self, place: Place) -> Result<Arc<DeviceBuffer>> {
@@ -261,9 +263,28 @@ impl Device for GpuDevice {
         Ok(self.shared.map(buffer))
     }
 
+    fn pin(&mut self, bytes: Bytes) -> Result<MemId> {
+        Ok(self.shared.pin(self.device.pin(&bytes)?))
+    }
+
+    fn fetch(&mut self, block: MemId, pieces: &[Fetch]) -> Result<()> {
+        let pieces = pieces.iter().map(|&Fetch { from, offset, bytes }| {
+            let pinned = self.shared.pinned(from).filter(|pinned| pinned.len() == bytes);
+            let pinned = pinned.ok_or_else(|| internal(format!("{bytes} bytes of {from:?} are not pinned")))?;
+            Ok((self.buffer(Place { mem: block, offset, bytes })?, offset, pinned))
+        });
+        let pieces = pieces.collect::<Result<Vec<_>>>()?;
+        let copier = match &mut self.copier {
+            Some(copier) => copier,
+            none => none.insert(Copier::new(&self.device)?),
+        };
+        Ok(copier.copy(self.device.stream(), &pieces)?)
+    }
+
     fn free(&mut self, mem: MemId) -> Result<()> {
         // Queued work and recordings may still use the block.
         self.device.synchronize()?;
+        self.copier.as_ref().map_or(Ok(()), Copier::synchronize)?;
         self.recordings.clear();
         self.memory.try_remove(mem.0);
         self.shared.free(mem);

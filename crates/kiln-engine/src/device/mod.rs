@@ -44,6 +44,17 @@ impl Place {
     }
 }
 
+/// What [`Device::fetch`] copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// What was pinned, all of it.
+    pub from: MemId,
+    /// The first byte of the block that it is copied to.
+    pub offset: usize,
+    /// How much it is.
+    pub bytes: usize,
+}
+
 /// A loaded region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelId(pub usize);
@@ -182,6 +193,25 @@ pub trait Device: Send {
 
     /// Makes host bytes readable on the device and all its forks, without a copy where the device shares the host's memory.
     fn map(&mut self, bytes: Bytes) -> Result<MemId>;
+
+    /// Whether [`Device::map`] copies nothing, because the device shares the host's memory.
+    fn shares_host(&self) -> bool {
+        false
+    }
+
+    /// Keeps host bytes where [`Device::fetch`] copies them from, for all forks.
+    ///
+    /// # Errors
+    /// A device that cannot, and what the machine reports.
+    fn pin(&mut self, _bytes: Bytes) -> Result<MemId> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "copying weights ahead of their step".into() })
+    }
+
+    /// Copies what is pinned into parts of a block. Launches from now on wait for it; itself it waits only for launches that were queued before the `fetch` before this one, unless
+    /// that was into the same parts. So where the two halves of a block are filled in turn, one is read while the other is filled.
+    fn fetch(&mut self, _block: MemId, _pieces: &[Fetch]) -> Result<()> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "copying weights ahead of their step".into() })
+    }
 
     /// Releases a block, and the recordings that may use it. What was mapped no fork may use any more.
     fn free(&mut self, mem: MemId) -> Result<()>;

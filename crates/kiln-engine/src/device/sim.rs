@@ -2,7 +2,7 @@
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
 use super::shared::Shared;
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
+use super::{Arguments, Device, Fetch, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ pub struct SimDevice {
     sms: u32,
     options: Options,
     counters: Option<Sender<(String, CounterReport)>>,
-    shared: Arc<Shared<Region, Block>>,
+    shared: Arc<Shared<Region, Block, Bytes>>,
     memory: Slab<Arc<Block>>,
     prepared: Slab<(Arc<Region>, Vec<Option<Resolved>>)>,
     recordings: Slab<Vec<Bound>>,
@@ -270,6 +270,18 @@ impl Device for SimDevice {
         let block = self.block(bytes.len())?;
         self.device.upload(block.base, &bytes)?;
         Ok(self.shared.map(block))
+    }
+
+    fn pin(&mut self, bytes: Bytes) -> Result<MemId> {
+        Ok(self.shared.pin(bytes))
+    }
+
+    /// At once: nothing runs meanwhile.
+    fn fetch(&mut self, block: MemId, pieces: &[Fetch]) -> Result<()> {
+        pieces.iter().try_for_each(|&Fetch { from, offset, bytes }| {
+            let data = self.shared.pinned(from).ok_or_else(|| internal(format!("{from:?} is not pinned")))?;
+            self.upload(Place { mem: block, offset, bytes }, &data)
+        })
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {

@@ -1,10 +1,11 @@
 //! What sessions that were forked from one another have in common: the plan, and the code and weights that are loaded.
 
+use super::stream::{self, Streams};
 use super::{Updates, internal};
 use crate::choose::Code;
-use crate::device::{Device, KernelImage, Module, Place};
+use crate::device::{Device, Fetch, KernelImage, Module, Place};
 use crate::engine::{Compiled, Engine, Settings, TargetImage, Variant};
-use crate::schedule::{LoadedPlan, LoadedVariant, WeightPlaces};
+use crate::schedule::{LoadedPlan, LoadedVariant, STREAMED, WeightPlaces};
 use crate::{Result, packed};
 use kiln_fuse::{Plan, RegionId, Step};
 use kiln_graph::{Dim, Graph};
@@ -22,6 +23,8 @@ pub struct Common {
     pub graph_hash: String,
     /// How that was built.
     pub settings: Settings,
+    /// Bytes that weights may take on the device.
+    pub budget: Option<usize>,
     news: Mutex<News>,
 }
 
@@ -42,6 +45,10 @@ pub struct Loaded {
     known: Known,
     /// Where weights lie. Those that two of these have in common are the same memory.
     pub weights: WeightPlaces,
+    /// The weights that do not stay there: pinned on the host.
+    pinned: BTreeMap<String, Arc<Place>>,
+    /// When those are copied.
+    pub streams: Streams,
 }
 
 /// Loaded kernels, and what of, by region. On the CPU of nothing.
@@ -49,10 +56,17 @@ type Known = BTreeMap<RegionId, (Compiled, Vec<LoadedVariant>)>;
 
 impl Common {
     /// An engine that was loaded.
-    pub fn new(engine: &Engine, plan: Plan, loaded: Arc<Loaded>) -> Common {
+    pub fn new(engine: &Engine, plan: Plan, budget: Option<usize>, loaded: Arc<Loaded>) -> Common {
         let signature = crate::schedule::signature(&plan);
         let (graph_hash, settings) = (engine.graph_hash.clone(), engine.settings.clone());
-        Common { plan, signature, graph_hash, settings, news: Mutex::new(News { newest: loaded, updates: None }) }
+        Common {
+            plan,
+            signature,
+            graph_hash,
+            settings,
+            budget,
+            news: Mutex::new(News { newest: loaded, updates: None }),
+        }
     }
 
     /// What is new, once no other session is at it.
@@ -72,24 +86,25 @@ impl Common {
 }
 
 impl Loaded {
-    /// Loads the code and weights of an image, but what `before` has of them.
+    /// Loads the code and weights of an image, but what `before` has of them. Weights take at most so many bytes on the device.
     ///
     /// # Errors
-    /// What the device refuses. Code that was loaded until then stays on the device.
+    /// A budget that is too small, and what the device refuses. Code that was loaded until then stays on the device.
     pub fn new(
         engine: &Engine,
         image: &TargetImage,
         code: Code,
-        before: Option<&Loaded>,
+        (budget, before): (Option<usize>, Option<&Loaded>),
         device: &mut dyn Device,
     ) -> Result<Loaded> {
-        let before = before.map(|before| (before.weights.clone(), before.known(image, &code)));
-        let (mut weights, mut known) = before.unwrap_or_default();
+        let mut known = before.map(|before| before.known(image, &code)).unwrap_or_default();
         let plan = load(&image.plan, image, &code, &mut known, device)?;
-        match place_weights(engine, image, device, &mut weights) {
-            Ok(()) => Ok(Loaded { code, plan, known, weights }),
+        let (weights, pinned, streams) = Default::default();
+        let mut loaded = Loaded { code, plan, known, weights, pinned, streams };
+        match loaded.place_weights(engine, image, (budget, before), device) {
+            Ok(()) => Ok(loaded),
             Err(e) => {
-                free(weights, device);
+                loaded.free(device);
                 Err(e)
             }
         }
@@ -103,24 +118,73 @@ impl Loaded {
         self.known.iter().filter(same).map(|(id, known)| (*id, known.clone())).collect()
     }
 
-    /// Bytes of its weights.
+    /// Bytes of its weights that stay on the device.
     pub fn weight_bytes(&self) -> usize {
-        self.weights.values().flatten().map(|place| place.bytes).sum()
+        self.weights.values().flatten().filter(|place| place.mem != STREAMED).map(|place| place.bytes).sum()
     }
 
     /// Lets go of it. Weights that nothing else has are freed; code stays as long as the device and its forks.
     pub fn release(self: Arc<Loaded>, device: &mut dyn Device) {
         if let Some(last) = Arc::into_inner(self) {
-            free(last.weights, device);
+            last.free(device);
         }
     }
-}
 
-/// Frees the weights that are in no other [`Loaded`].
-fn free(weights: WeightPlaces, device: &mut dyn Device) {
-    for place in weights.into_values().flatten().filter_map(Arc::into_inner) {
-        // It is of no more use, whatever the device says.
-        let _ = device.free(place.mem);
+    /// Frees the weights that are in no other [`Loaded`].
+    fn free(self, device: &mut dyn Device) {
+        let weights = self.weights.into_values().flatten().chain(self.pinned.into_values());
+        for place in weights.filter_map(Arc::into_inner).filter(|place| place.mem != STREAMED) {
+            // It is of no more use, whatever the device says.
+            let _ = device.free(place.mem);
+        }
+    }
+
+    /// Makes the weights readable that the kernels of an image read; the others have no place.
+    fn place_weights(
+        &mut self,
+        engine: &Engine,
+        image: &TargetImage,
+        (budget, before): (Option<usize>, Option<&Loaded>),
+        device: &mut dyn Device,
+    ) -> Result<()> {
+        let packed = packed::uses(&image.plan, &image.kernels).map_err(|e| internal(&e))?;
+        let plain = packed::plain(&image.plan, &image.kernels);
+        let names = crate::validate::weight_names(&image.plan);
+        let all: BTreeSet<&str> = names.into_iter().chain(packed.keys().map(String::as_str)).collect();
+        let read = |name: &str| plain.contains(name) || packed.contains_key(name);
+        let streamed = match budget.filter(|_| !device.shares_host()) {
+            Some(budget) => {
+                let readers = packed::only_readers(&image.plan, &image.kernels).map_err(|e| internal(&e))?;
+                let bytes = |name: &str| engine.weights.get(name).map(|tensor| tensor.data().len());
+                let read = all.iter().filter(|name| read(name));
+                let sizes = read.filter_map(|&name| Some((name, (bytes(name)?, readers.get(name).copied()))));
+                stream::lay_out(&sizes.collect(), budget)?
+            }
+            None => Default::default(),
+        };
+        self.streams.bytes = streamed.1;
+        for name in all {
+            // A missing one is reported by the schedule, with its name.
+            let Some(data) = engine.weights.get(name).map(|tensor| tensor.data()) else { continue };
+            let bytes = data.len();
+            let place = self.weights.entry(name.to_owned()).or_default();
+            if let Some(&(step, offset)) = streamed.0.get(name) {
+                let pinned = match before.and_then(|before| before.pinned.get(name)) {
+                    Some(pinned) => pinned.clone(),
+                    None => Arc::new(Place { mem: device.pin(data.clone())?, offset: 0, bytes }),
+                };
+                self.streams.add(step, Fetch { from: pinned.mem, offset, bytes });
+                self.pinned.insert(name.to_owned(), pinned);
+                *place = Some(Arc::new(Place { mem: STREAMED, offset, bytes }));
+            } else if read(name) {
+                let same = before.and_then(|before| before.weights.get(name)?.clone());
+                *place = match same.filter(|place| place.mem != STREAMED) {
+                    Some(same) => Some(same),
+                    None => Some(Arc::new(Place { mem: device.map(data.clone())?, offset: 0, bytes })),
+                };
+            }
+        }
+        Ok(())
     }
 }
 
@@ -169,33 +233,4 @@ fn load(
         loaded.nested.push(load(inner, image, code, known, device)?);
     }
     Ok(loaded)
-}
-
-/// Makes the weights readable that the kernels of an image read, beside those that are; the others have no place.
-fn place_weights(
-    engine: &Engine,
-    image: &TargetImage,
-    device: &mut dyn Device,
-    weights: &mut WeightPlaces,
-) -> Result<()> {
-    let packed = packed::uses(&image.plan, &image.kernels).map_err(|e| internal(&e))?;
-    let plain = packed::plain(&image.plan, &image.kernels);
-    let names = crate::validate::weight_names(&image.plan);
-    let all: BTreeSet<&str> = names.into_iter().chain(packed.keys().map(String::as_str)).collect();
-    weights.retain(|name, place| {
-        let read = plain.contains(name.as_str()) || packed.contains_key(name);
-        *place = place.take().filter(|_| read);
-        all.contains(name.as_str())
-    });
-    for name in all {
-        // A missing one is reported by the schedule, with its name.
-        let Some(tensor) = engine.weights.get(name) else { continue };
-        let read = plain.contains(name) || packed.contains_key(name);
-        let place = weights.entry(name.to_owned()).or_default();
-        if read && place.is_none() {
-            let bytes = tensor.data().len();
-            *place = Some(Arc::new(Place { mem: device.map(tensor.data().clone())?, offset: 0, bytes }));
-        }
-    }
-    Ok(())
 }

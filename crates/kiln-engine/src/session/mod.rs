@@ -5,6 +5,7 @@ mod io;
 mod queue;
 mod shapes;
 mod steps;
+mod stream;
 mod swap;
 mod user;
 
@@ -12,7 +13,7 @@ use crate::choose::{Code, for_device};
 use crate::device::{Device, MemId, Place, UserMemory};
 use crate::engine::Engine;
 use crate::memory::ALIGNMENT;
-use crate::schedule::{Action, schedule};
+use crate::schedule::{Action, Blocks, schedule};
 use crate::{Error, Result};
 use common::{Common, Loaded};
 use io::{Block, Donation, Io, Ran};
@@ -39,7 +40,9 @@ pub struct Session {
     swaps: usize,
     arena: Option<Block>,
     /// Memory that is zero between launches.
-    zeroed: Option<(MemId, usize)>,
+    zeroed: Option<Block>,
+    /// Where weights that do not stay are copied to.
+    streamed: Option<Block>,
     /// The inputs, then the outputs that are donated or bound.
     io: Vec<Io>,
     donations: Vec<Donation>,
@@ -62,6 +65,15 @@ pub struct Session {
     staging: Vec<u8>,
 }
 
+/// How an engine is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// Bytes that weights may take on the device; `None`: all that they need. Of weights that do not fit, those that launches of one step alone read stay in (pinned) host memory, and are
+    /// copied to one of two buffers, which count too, ahead of the step and beside what runs. Results are the same to the bit. Each session that shares the weights has two such buffers of its own.
+    /// Runs are no longer recorded as one (no CUDA graph). Where a device shares the host's memory, as the CPU does, weights are mapped, and this changes nothing.
+    pub weight_budget: Option<u64>,
+}
+
 /// Wall time of the parts of one run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunTimes {
@@ -78,8 +90,10 @@ pub struct RunTimes {
 /// Memory of a session under its last shapes, bytes.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Memory {
-    /// Weights, of which there is one copy for all of `sessions`. The rest is this session's own.
+    /// Weights that stay on the device, of which there is one copy for all of `sessions`. The rest is this session's own.
     pub weights: usize,
+    /// Where weights that do not stay are copied to ahead of their step.
+    pub streamed: usize,
     /// The sessions that share code and weights, this one among them.
     pub sessions: usize,
     /// Inputs, and outputs that are donated or bound.
@@ -114,12 +128,22 @@ impl Session {
     ///
     /// # Errors
     /// An engine without its weights, no code for the device, and what the device says.
-    pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
+    pub fn new(engine: &Engine, device: Box<dyn Device>) -> Result<Session> {
+        Session::with_options(engine, device, &SessionOptions::default())
+    }
+
+    /// [`Session::new`] with other than the usual options.
+    ///
+    /// # Errors
+    /// As for `new`, and a budget that is too small.
+    pub fn with_options(engine: &Engine, mut device: Box<dyn Device>, options: &SessionOptions) -> Result<Session> {
         let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
         engine.expect_weights()?;
         let (image, code) = for_device(engine, device.as_ref())?;
-        let loaded = Arc::new(Loaded::new(engine, image, code, None, device.as_mut())?);
-        let common = Common::new(engine, image.plan.clone(), loaded.clone());
+        // More than can be addressed is all there is.
+        let budget = options.weight_budget.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let loaded = Arc::new(Loaded::new(engine, image, code, (budget, None), device.as_mut())?);
+        let common = Common::new(engine, image.plan.clone(), budget, loaded.clone());
         Ok(Session::over(device, Arc::new(common), loaded))
     }
 
@@ -147,6 +171,7 @@ impl Session {
             swaps: 0,
             arena: None,
             zeroed: None,
+            streamed: None,
             io,
             donations: Vec::new(),
             outside: Vec::new(),
@@ -205,11 +230,12 @@ impl Session {
         let used = self.shapes.iter().map(|shape| &shape.schedule).max_by_key(|s| s.arena_bytes);
         Memory {
             weights: self.loaded.weight_bytes(),
+            streamed: self.streamed.map_or(0, |block| block.bytes),
             sessions: Arc::strong_count(&self.common),
             bound: self.io.iter().filter_map(|io| io.block).map(|block| block.bytes).sum(),
             arena: self.arena.map_or(0, |block| block.bytes),
             lower_bound: used.map_or(0, |s| s.lower_bound),
-            zeroed: self.zeroed.map_or(0, |z| z.1),
+            zeroed: self.zeroed.map_or(0, |block| block.bytes),
             user: self.user_memory().map(|memory| memory.bytes()).sum(),
         }
     }
@@ -249,10 +275,11 @@ impl Session {
     /// Fills all memory that a run writes with a byte, so that a kernel that fails to write its output is noticed.
     pub fn poison(&mut self, byte: u8) -> Result<()> {
         let outputs = self.io.iter().skip(self.plan().inputs.len()).filter_map(|io| io.block);
-        for Block { mem, bytes, .. } in self.arena.into_iter().chain(outputs) {
+        for Block { mem, bytes, .. } in self.arena.into_iter().chain(outputs).chain(self.streamed) {
             self.device.fill(Place { mem, offset: 0, bytes }, byte)?;
         }
-        Ok(())
+        // What is copied to it waits for launches alone.
+        self.streamed.map_or(Ok(()), |_| self.device.synchronize())
     }
 
     fn execute(
@@ -293,7 +320,7 @@ impl Session {
     fn enqueue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
         self.runs += 1;
         let done = self.issue(observer);
-        if let (Err(_), Some((mem, bytes))) = (&done, self.zeroed) {
+        if let (Err(_), Some(Block { mem, bytes, .. })) = (&done, self.zeroed) {
             // A kernel that stopped half-way has left something in it. The run's own error says more than one of this.
             let _ = self.device.fill(Place { mem, offset: 0, bytes }, 0);
         }
@@ -301,12 +328,13 @@ impl Session {
     }
 
     fn issue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
-        let Session { device, common, shapes, .. } = self;
+        let Session { device, common, loaded, streamed, shapes, .. } = self;
         let plan = &common.plan;
+        let streamed = streamed.map(|block| (&loaded.streams, block.mem));
         let instance = shapes.current().and_then(|shape| shape.instance());
         let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
-        if observer.is_some() {
-            return run_schedule(device.as_mut(), plan, &instance.schedule, observer);
+        if observer.is_some() || streamed.is_some() {
+            return run_schedule(device.as_mut(), plan, &instance.schedule, streamed, observer);
         }
         let recording = match instance.recording {
             Some(recording) => recording,
@@ -314,7 +342,7 @@ impl Session {
         };
         match recording {
             Some(id) => device.replay(id),
-            None => run_schedule(device.as_mut(), plan, &instance.schedule, None),
+            None => run_schedule(device.as_mut(), plan, &instance.schedule, None, None),
         }
     }
 
@@ -358,12 +386,18 @@ impl Session {
         }
         let arena = self.grow(arena_bytes)?;
         let zeroed = self.grow_zeroed(zeroed_bytes)?;
+        let streamed = self.grow_streamed()?;
         let Session { device, common, io, outside, shapes, blocks, outputs, .. } = self;
         let plan = &common.plan;
         blocks.clear();
         blocks.extend(io.iter().filter_map(|io| io.block).map(|block| block.mem));
         let Some(shape) = shapes.current() else { return Err(internal("a schedule is missing")) };
-        shape.place(arena, zeroed, blocks, plan.inputs.iter().chain(outside.iter()), device.as_mut())?;
+        shape.place(
+            Blocks { arena, zeroed, streamed },
+            blocks,
+            plan.inputs.iter().chain(outside.iter()),
+            device.as_mut(),
+        )?;
         let Some(instance) = shape.instance() else { return Err(internal("a schedule is missing")) };
         let schedule = &instance.schedule;
         let empty = Ran { place: Place { mem: arena, offset: 0, bytes: 0 }, shape: Vec::new() };
@@ -418,15 +452,32 @@ impl Session {
     /// Makes sure that the memory that is zero has the bytes; none where no kernel wants any.
     fn grow_zeroed(&mut self, bytes: usize) -> Result<Option<MemId>> {
         match self.zeroed {
-            Some((mem, found)) if found >= bytes => Ok(Some(mem)),
+            Some(block) if block.bytes >= bytes => Ok(Some(block.mem)),
             None if bytes == 0 => Ok(None),
             old => {
                 self.zeroed = None;
-                let old = old.map(|(mem, bytes)| Block { mem, bytes, user: None });
                 let mem = self.replace(old, bytes)?;
                 self.device.fill(Place { mem, offset: 0, bytes }, 0)?;
-                self.zeroed = Some((mem, bytes));
+                self.zeroed = Some(Block { mem, bytes, user: None });
                 Ok(Some(mem))
+            }
+        }
+    }
+
+    /// Makes sure that there is memory for the weights that do not stay, and none where all do.
+    fn grow_streamed(&mut self) -> Result<Option<MemId>> {
+        let bytes = self.loaded.streams.bytes;
+        match self.streamed {
+            Some(block) if block.bytes == bytes => Ok(Some(block.mem)),
+            None if bytes == 0 => Ok(None),
+            old => {
+                self.streamed = None;
+                self.discard(old)?;
+                if bytes > 0 {
+                    let mem = self.device.alloc(bytes)?;
+                    self.streamed = Some(Block { mem, bytes, user: None });
+                }
+                Ok(self.streamed.map(|block| block.mem))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::device::{Device, MemId, Place, RecordingId};
-use crate::schedule::Schedule;
+use crate::schedule::{Blocks, Schedule};
 use kiln_fuse::BufferId;
 
 /// Shapes that are kept, with their recordings. A new one takes the place of the one that was not used for longest.
@@ -26,7 +26,7 @@ pub struct Shape {
 
 /// A schedule with all its places.
 pub struct Instance {
-    arena: MemId,
+    own: Blocks,
     blocks: Vec<MemId>,
     /// What runs.
     pub schedule: Schedule,
@@ -77,17 +77,15 @@ impl Shapes {
 }
 
 impl Shape {
-    /// Makes the instance the current one in which the arena and the blocks of what is outside of it, `buffers`, lie so. The memory that is zero does not
-    /// move without [`Shapes::unplace`].
+    /// Makes the instance the current one in which the session's own blocks, and those of what is outside of them, `buffers`, lie so.
     pub fn place<'a>(
         &mut self,
-        arena: MemId,
-        zeroed: Option<MemId>,
+        own: Blocks,
         blocks: &[MemId],
         buffers: impl Iterator<Item = &'a BufferId>,
         device: &mut dyn Device,
     ) -> Result<()> {
-        if let Some(at) = self.instances.iter().position(|i| i.arena == arena && i.blocks == blocks) {
+        if let Some(at) = self.instances.iter().position(|i| i.own == own && i.blocks == blocks) {
             self.instances[at..].rotate_left(1);
             return Ok(());
         }
@@ -97,8 +95,8 @@ impl Shape {
         let bytes = buffers.map(|id| self.schedule.places[id.index()].bytes);
         let places: Vec<Place> =
             blocks.iter().zip(bytes).map(|(&mem, bytes)| Place { mem, offset: 0, bytes }).collect();
-        let schedule = self.schedule.placed(arena, zeroed, &places)?;
-        self.instances.push(Instance { arena, blocks: blocks.to_vec(), schedule, recording: None });
+        let schedule = self.schedule.placed(own, &places)?;
+        self.instances.push(Instance { own, blocks: blocks.to_vec(), schedule, recording: None });
         Ok(())
     }
 

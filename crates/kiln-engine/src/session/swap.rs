@@ -79,7 +79,7 @@ fn renew(common: &Common, news: &mut News, device: &mut dyn Device, engine: &Eng
         let fix = "take an engine of the same build".to_owned();
         return Err(Error::Mismatch { path: engine.path.clone(), field: "plan", expected, found, fix });
     }
-    let newest = Arc::new(Loaded::new(engine, image, code, Some(&news.newest), device)?);
+    let newest = Arc::new(Loaded::new(engine, image, code, (common.budget, Some(&news.newest)), device)?);
     std::mem::replace(&mut news.newest, newest).release(device);
     Ok(())
 }

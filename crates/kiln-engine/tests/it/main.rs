@@ -19,6 +19,7 @@ mod run;
 mod scratch;
 mod sign;
 mod sim;
+mod stream;
 mod symbols;
 mod tf32;
 mod user;

@@ -86,13 +86,13 @@ impl Copier {
     pub fn copy(&mut self, main: &Stream, pieces: &[(Arc<DeviceBuffer>, usize, Arc<PinnedBuffer>)]) -> Result<()> {
         const WHAT: &str = "copying ahead";
         main.check_not_capturing(WHAT)?;
-        let mut span = u64::MAX..0;
         let mut targets = Vec::with_capacity(pieces.len());
         for (buffer, offset, from) in pieces {
-            let start = self.stream.range_of(buffer, WHAT, *offset, from.len())?;
-            span = span.start.min(start)..span.end.max(start + from.len() as u64);
-            targets.push((start, from));
+            targets.push((self.stream.range_of(buffer, WHAT, *offset, from.len())?, from));
         }
+        let start = targets.iter().map(|(start, _)| *start).min().unwrap_or(0);
+        let end = targets.iter().map(|(start, from)| start + from.len() as u64).max().unwrap_or(0);
+        let span = start..end;
         let now = Event::untimed(&main.gpu)?;
         main.record(&now)?;
         let before = match &self.previous {

@@ -310,8 +310,9 @@ impl Session {
         let compute = launched.elapsed();
         let done = Instant::now();
         let names = self.plan().outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        let outputs =
-            names.into_iter().enumerate().map(|(i, name)| Ok((name, self.tensor(i)?))).collect::<Result<_>>()?;
+        let outputs = names.into_iter().enumerate().map(|(i, name)| Ok((name, self.tensor(i)?))).collect::<Result<_>>();
+        self.ran = outputs.is_ok();
+        let outputs = outputs?;
         self.hand_over();
         Ok((outputs, RunTimes { upload, enqueue, compute, download: done.elapsed() }))
     }

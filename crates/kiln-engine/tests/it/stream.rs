@@ -118,6 +118,28 @@ fn sessions_that_share_weights_have_buffers_of_their_own() {
 }
 
 #[test]
+fn a_budget_holds_for_kernels_that_are_taken_later() {
+    let engine = engine_at(&layers(), &["sm_80"], home());
+    for device in devices("sm_80") {
+        let x = Tensor::random(DType::F16, &[9, 64], rng().next_u64()).unwrap();
+        let budget = engine.weight_bytes() / 2;
+        let mut session = within(&engine, device, budget).unwrap();
+        let mut fork = session.fork().unwrap();
+        let expected = run(&mut session, &x);
+        let before = session.memory();
+        for round in 1..4 {
+            session.swap(&engine).unwrap();
+            assert_eq!(run(&mut session, &x), expected);
+            assert_eq!(run(&mut fork, &x), expected);
+            assert_eq!((session.swaps(), fork.swaps()), (round, round));
+            let Memory { weights, streamed, .. } = session.memory();
+            assert_eq!((weights, streamed), (before.weights, before.streamed));
+            assert!(weights + streamed <= budget && streamed > 0);
+        }
+    }
+}
+
+#[test]
 fn where_the_host_s_memory_is_shared_a_budget_changes_nothing() {
     let engine = engine_at(&layers(), &["cpu"], home());
     let x = Tensor::random(DType::F16, &[7, 64], rng().next_u64()).unwrap();

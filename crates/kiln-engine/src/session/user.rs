@@ -98,8 +98,8 @@ impl Session {
         Ok(bytes)
     }
 
-    /// From now on activations lie in memory of the user's, until it is taken back ([`Session::unbind_arena`]): of several sessions that never run at the same time one memory
-    /// may serve all. Its address is a multiple of 256. [`Session::arena_bytes`] says how large it must be.
+    /// From now on activations lie in memory of the user's, until it is taken back ([`Session::unbind_arena`]). Its address is a multiple of 256; [`Session::arena_bytes`] says how large it
+    /// must be. Of several sessions that never run at the same time one memory may serve all, if what each gives is read (or bound elsewhere) before the next runs.
     ///
     /// # Errors
     /// Memory as for [`Session::bind_device`]. Memory that is too small is an error of the run, before anything runs.

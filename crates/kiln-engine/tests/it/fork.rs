@@ -2,7 +2,7 @@
 
 use crate::models::{block, convnet, engine_at, half_block, home};
 use crate::own::devices;
-use kiln_engine::{Device, Engine, Error, Session, open_device};
+use kiln_engine::{Device, Engine, Error, Session, SimDevice, open_device};
 use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Rng, Tensor};
 use std::thread;
 
@@ -117,6 +117,22 @@ fn what_is_bound_donated_or_wrong_is_of_one_session() {
             });
         });
     }
+}
+
+/// Memory of the simulator comes one block after the other: what lies between two says what was allocated meanwhile.
+#[test]
+fn a_fork_takes_no_memory_for_code_and_weights() {
+    let engine = engine_at(&block(), &["sm_80"], home());
+    let device = SimDevice::new("sm_80", kiln_sim::Options::default());
+    let simulated = device.simulated();
+    let mut at = || simulated.alloc(1).unwrap();
+    let (before, next) = (at(), at());
+    let first = Session::new(&engine, Box::new(device)).unwrap();
+    let loaded = at();
+    assert!(loaded - next > engine.weight_bytes() as u64);
+    let mut fork = first.fork().unwrap();
+    assert_eq!(at() - loaded, next - before);
+    run(&mut fork, "x", &Tensor::random(DType::F32, &[1, 3, 24], rng().next_u64()).unwrap());
 }
 
 #[test]

@@ -150,6 +150,13 @@ KilnStatus kiln_output(const struct KilnEngine *engine, size_t index, struct Kil
 // `engine` is null or loaded, `device` a text that ends with 0.
 struct KilnSession *kiln_session_new(const struct KilnEngine *engine, const char *device);
 
+// Another session of the same engine on the same device, for another thread: code and weights are in memory once, all else is each session's own.
+// Null if that fails. They may be freed in any order.
+//
+// # Safety
+// `session` is null or made, and no other thread uses it meanwhile.
+struct KilnSession *kiln_session_fork(const struct KilnSession *session);
+
 // Lets go of a session. Null is nothing to do.
 //
 // # Safety
@@ -168,11 +175,66 @@ KilnStatus kiln_bind(struct KilnSession *session,
                      const void *data,
                      size_t bytes);
 
-// Runs the model on what is bound. On a GPU the work is queued: kiln_read() waits for it.
+// Binds an input to memory of the caller's, without a copy: each run reads what is there when it is its turn. On a GPU it is device memory of the GPU's
+// primary context at a multiple of 16 bytes, on the CPU memory of this process at a multiple of 64.
+//
+// # Safety
+// `session` is null or made, `name` a text that ends with 0, `shape` has `rank` extents. Until the input is bound again or the session is freed, whenever the session is used and
+// until its runs are done: `memory` has `bytes` bytes, initialized on the CPU, which nothing else writes.
+KilnStatus kiln_bind_device(struct KilnSession *session,
+                            const char *name,
+                            size_t rank,
+                            const int64_t *shape,
+                            void *memory,
+                            size_t bytes);
+
+// From now on runs write an output to memory of the caller's, of a kind as for kiln_bind_device(), until kiln_unbind_output().
+//
+// # Safety
+// `session` is null or made, `name` a text that ends with 0. Until the output is unbound, bound again or the session is freed, whenever the session is used and until its runs are done:
+// `memory` has `bytes` bytes, initialized on the CPU, which nothing else uses.
+KilnStatus kiln_bind_output(struct KilnSession *session,
+                            const char *name,
+                            void *memory,
+                            size_t bytes);
+
+// Takes the memory of an output back: runs write it to memory of the session's own again.
+//
+// # Safety
+// `session` is null or made, `name` a text that ends with 0.
+KilnStatus kiln_unbind_output(struct KilnSession *session, const char *name);
+
+// Runs the model on what is bound. On a GPU the run is queued: kiln_read() and kiln_synchronize() wait for it, and report
+// what goes wrong in it.
 //
 // # Safety
 // `session` is null or made.
 KilnStatus kiln_run(struct KilnSession *session);
+
+// Waits for all runs that are queued.
+//
+// # Safety
+// `session` is null or made.
+KilnStatus kiln_synchronize(struct KilnSession *session);
+
+// Writes 1 to `done` if all runs that are queued are done, else 0. Does not wait.
+//
+// # Safety
+// `session` is null or made, `done` null or room for an int32_t.
+KilnStatus kiln_is_done(struct KilnSession *session, int32_t *done);
+
+// The next runs wait on the GPU for what is queued by now on `stream`, a CUstream or cudaStream_t. Does not wait itself.
+//
+// # Safety
+// `session` is null or made, `stream` null (the legacy default stream) or a stream of the primary context of the session's GPU.
+KilnStatus kiln_wait_for_stream(struct KilnSession *session,
+                                void *stream);
+
+// What is queued from now on on `stream` waits on the GPU for the runs that are queued by now. Does not wait itself.
+//
+// # Safety
+// As for kiln_wait_for_stream().
+KilnStatus kiln_hold_stream(struct KilnSession *session, void *stream);
 
 // Writes the extents of an output of the last run to `shape`, of which there are `rank`, as many as the output has axes.
 //

@@ -9,3 +9,5 @@ mod features;
 mod lines;
 #[path = "../examples/ocr/picture.rs"]
 mod picture;
+#[path = "../examples/serve/server.rs"]
+mod server;

@@ -230,10 +230,75 @@ fn all_kernels_are_replaced_or_none() {
     session.swap(&damaged).unwrap_err();
     assert_eq!((session.swaps(), counts(&mut session, &counters)), (0, before.clone()));
     session.swap(&tuned).unwrap();
-    assert_eq!((session.swaps(), counts(&mut session, &counters)), (1, after));
+    assert_eq!((session.swaps(), counts(&mut session, &counters)), (1, after.clone()));
     // And back.
     session.swap(&ranked).unwrap();
-    assert_eq!((session.swaps(), counts(&mut session, &counters)), (2, before));
+    assert_eq!((session.swaps(), counts(&mut session, &counters)), (2, before.clone()));
+    // Sessions that share the code take it too, each before its next run; new ones have it.
+    let mut fork = session.fork().unwrap();
+    assert_eq!((fork.swaps(), counts(&mut fork, &counters)), (0, before));
+    fork.swap(&tuned).unwrap();
+    drop(fork);
+    assert_eq!((counts(&mut session, &counters), session.swaps()), (after.clone(), 3));
+    let mut late = session.fork().unwrap();
+    drop(session);
+    assert_eq!((late.swaps(), counts(&mut late, &counters)), (0, after));
+}
+
+#[test]
+fn kernels_change_while_other_sessions_run() {
+    let (home, model, door) = (home(), model(3), Arc::new(Door::default()));
+    door.open();
+    EngineBuilder::new(&model).home(home.path()).jit(DEVICE).measure(Device::behind(&door)).tune(LONG).load().unwrap();
+    let tuned = kept(home.path());
+    let ranked = EngineBuilder::new(&model).home(home.path()).target("sm_80").unwrap().build().unwrap();
+    let mut session = ranked.session(DEVICE).unwrap();
+    let running: Vec<Session> = (0..2).map(|_| session.fork().unwrap()).collect();
+    let over = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let threads = running.into_iter().map(|mut fork| {
+            let (model, over) = (&model, &over);
+            scope.spawn(move || {
+                let mut runs = 0;
+                while over.load(Ordering::SeqCst) == 0 {
+                    right(&mut fork, model, 1 + runs % 7);
+                    runs += 1;
+                }
+                right(&mut fork, model, 5);
+                fork.swaps()
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        for engine in [&tuned, &ranked].into_iter().cycle().take(20) {
+            session.swap(engine).unwrap();
+            right(&mut session, &model, 3);
+        }
+        over.store(1, Ordering::SeqCst);
+        for thread in threads {
+            let swaps = thread.join().unwrap();
+            assert!((1..=20).contains(&swaps), "{swaps}");
+        }
+    });
+}
+
+#[test]
+fn one_session_that_follows_brings_kernels_to_all() {
+    let (home, model, door) = (home(), model(4), Arc::new(Door::default()));
+    let jit = EngineBuilder::new(&model).home(home.path()).jit(DEVICE).measure(Device::behind(&door));
+    let session = jit.tune(LONG).background().load().unwrap();
+    let mut forks: Vec<Session> = (0..3).map(|_| session.fork().unwrap()).collect();
+    // Tuning goes on as long as one of them is there.
+    drop(session);
+    forks.iter_mut().for_each(|fork| right(fork, &model, 5));
+    door.open();
+    let mut runs = 0;
+    while forks.iter().any(|fork| fork.swaps() == 0) {
+        forks.iter_mut().for_each(|fork| right(fork, &model, 5 + runs % 3));
+        runs += 1;
+        assert!(runs < 3000, "nothing came");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(forks.iter().all(|fork| fork.swaps() == 1));
 }
 
 #[kiln::model]

@@ -4,6 +4,7 @@ use super::model::{self, ModelArgs, Opened};
 use super::profile::StepTime;
 use super::tensors;
 use kiln_engine::{Code, RunTimes, open_device};
+use kiln_host::parse_size;
 use miette::IntoDiagnostic;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ pub struct Args {
     /// `cpu`, `cpu:THREADS`, `cuda:N`, `sim:sm_XX`.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Bytes that weights may take on the device, such as `2GiB`; the rest stays on the host and is copied ahead of its step.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    weight_budget: Option<u64>,
     /// Milliseconds of warm-up.
     #[arg(long, default_value_t = 200)]
     warm_up: u64,
@@ -103,7 +107,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let device = open_device(&args.device).into_diagnostic()?;
     let loading = Instant::now();
     let Opened { engine, mut inputs, .. } = model::open(&args.model, &*device, &args.options, given)?;
-    let mut session = model::session(&engine, device)?;
+    let mut session = model::session(&engine, device, args.weight_budget)?;
     let load_ms = loading.elapsed().as_secs_f64() * 1e3;
     if draw {
         inputs = tensors::random(&session, &tensors::parse_shapes(&args.shape)?, 7)?;

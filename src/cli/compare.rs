@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let expected = tensors::given("--expect", &args.expect)?;
     let device = open_device(&args.device).into_diagnostic()?;
     let Opened { engine, inputs, graph, .. } = model::open(&args.model, &*device, &args.options, given)?;
-    let mut session = model::session(&engine, device)?;
+    let mut session = model::session(&engine, device, None)?;
     let known: Vec<_> = session.outputs().map(|(name, ty)| (name.to_owned(), Some(ty.dtype))).collect();
     let mut expected = expected.read("output", &known)?;
     if expected.is_empty() && !args.expect.is_empty() {

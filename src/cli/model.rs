@@ -3,7 +3,9 @@
 use super::tensors::Given;
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
-use kiln_engine::{BuildOptions, BuildReport, Code, Device, Engine, Kept, Progress, PublicKey, Session};
+use kiln_engine::{
+    BuildOptions, BuildReport, Code, Device, Engine, Kept, Progress, PublicKey, Session, SessionOptions,
+};
 use kiln_graph::{Bindings, Dim, Graph, Tensor, ValueId, widen};
 use kiln_import::onnx;
 use kiln_target::Target;
@@ -186,10 +188,10 @@ pub fn build(
     Ok((engine, report))
 }
 
-/// Loads an engine on a device, and says so if it has no code of its own for it.
-pub fn session(engine: &Engine, device: Box<dyn Device>) -> Result<Session> {
+/// Loads an engine on a device, with a budget for its weights if one is given, and says so if it has no code of its own for it.
+pub fn session(engine: &Engine, device: Box<dyn Device>, weight_budget: Option<u64>) -> Result<Session> {
     let target = device.target();
-    let session = Session::new(engine, device).into_diagnostic()?;
+    let session = Session::with_options(engine, device, &SessionOptions { weight_budget }).into_diagnostic()?;
     if let Code::Portable(of) = session.code() {
         let advice = match of.split(':').next() == Some(target.as_str()) {
             true => "Kiln has no target of its own for this GPU".to_owned(),

@@ -6,6 +6,7 @@ use super::tune::{TuneArgs, parse_time};
 use kiln_cuda::Home;
 use kiln_engine::{Code, Engine, Kept, Number, Statistics, numbers, open_device};
 use kiln_graph::{DType, Tensor};
+use kiln_host::parse_size;
 use kiln_tune::{OnDevice, Timings, Tuned};
 use miette::{IntoDiagnostic, miette};
 use serde::Serialize;
@@ -30,6 +31,9 @@ pub struct Args {
     /// `cpu`, `cuda:N`, `sim:sm_XX`.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Bytes that weights may take on the device, such as `2GiB`; the rest stays on the host and is copied ahead of its step.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    weight_budget: Option<u64>,
     /// The public key that must have signed the engine: see `kiln sign`.
     #[arg(long, value_name = "FILE")]
     verify_key: Option<PathBuf>,
@@ -124,7 +128,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let Opened { mut engine, inputs, kept, opening, .. } =
         model::open_as(&args.model, &*device, &args.options, given, signed)?;
     let loading = Instant::now();
-    let mut session = model::session(&engine, device)?;
+    let mut session = model::session(&engine, device, args.weight_budget)?;
     let load = loading.elapsed();
     let (outputs, times) = session.run_timed(&tensors::borrow(&inputs)).into_diagnostic()?;
     let first = First {

@@ -8,7 +8,7 @@
 mod boundary;
 
 use boundary::{Failure, fail, guarded, object, slice, slice_mut, text};
-use kiln_engine::{Engine, Port, PublicKey, Session, open_device};
+use kiln_engine::{Engine, Port, PublicKey, Session, UserMemory, UserStream, open_device};
 use kiln_graph::DType;
 use std::ffi::{CString, c_char, c_void};
 use std::ptr;
@@ -251,6 +251,20 @@ pub unsafe extern "C" fn kiln_session_new(engine: *const KilnEngine, device: *co
     })
 }
 
+/// Another session of the same engine on the same device, for another thread: code and weights are in memory once, all else is each session's own.
+/// Null if that fails. They may be freed in any order.
+///
+/// # Safety
+/// `session` is null or made, and no other thread uses it meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_fork(session: *const KilnSession) -> *mut KilnSession {
+    guarded(ptr::null_mut(), || {
+        // SAFETY: the caller's word.
+        let session = unsafe { object(session, "session") }?.session.fork()?;
+        Ok(Box::into_raw(Box::new(KilnSession { session })))
+    })
+}
+
 /// Lets go of a session. Null is nothing to do.
 ///
 /// # Safety
@@ -286,14 +300,85 @@ pub unsafe extern "C" fn kiln_bind(
         let Some(&dtype) = DTYPES.get(dtype as usize) else { return fail(format!("{dtype} is no element type")) };
         // SAFETY: the caller's word.
         let (shape, data) = unsafe { (slice(shape, rank, "shape")?, slice(data.cast::<u8>(), bytes, "data")?) };
-        let extent = |&n: &i64| usize::try_from(n).map_err(|_| format!("input `{name}`: {n} is no extent"));
-        let shape = shape.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
-        session.session.bind_bytes(name, dtype, &shape, data)?;
+        session.session.bind_bytes(name, dtype, &extents(name, shape)?, data)?;
         Ok(KILN_OK)
     })
 }
 
-/// Runs the model on what is bound. On a GPU the work is queued: kiln_read() waits for it.
+/// Binds an input to memory of the caller's, without a copy: each run reads what is there when it is its turn. On a GPU it is device memory of the GPU's
+/// primary context at a multiple of 16 bytes, on the CPU memory of this process at a multiple of 64.
+///
+/// # Safety
+/// `session` is null or made, `name` a text that ends with 0, `shape` has `rank` extents. Until the input is bound again or the session is freed, whenever the session is used and
+/// until its runs are done: `memory` has `bytes` bytes, initialized on the CPU, which nothing else writes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_bind_device(
+    session: *mut KilnSession,
+    name: *const c_char,
+    rank: usize,
+    shape: *const i64,
+    memory: *mut c_void,
+    bytes: usize,
+) -> KilnStatus {
+    guarded(KILN_ERROR, || {
+        // SAFETY: the caller's word.
+        let (session, name) = unsafe { (boundary::object_mut(session, "session")?, text(name, "name")?) };
+        // SAFETY: the caller's word.
+        let (shape, memory) = unsafe { (slice(shape, rank, "shape")?, user_memory(memory, bytes)) };
+        session.session.bind_device(name, &extents(name, shape)?, memory)?;
+        Ok(KILN_OK)
+    })
+}
+
+/// From now on runs write an output to memory of the caller's, of a kind as for kiln_bind_device(), until kiln_unbind_output().
+///
+/// # Safety
+/// `session` is null or made, `name` a text that ends with 0. Until the output is unbound, bound again or the session is freed, whenever the session is used and until its runs are done:
+/// `memory` has `bytes` bytes, initialized on the CPU, which nothing else uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_bind_output(
+    session: *mut KilnSession,
+    name: *const c_char,
+    memory: *mut c_void,
+    bytes: usize,
+) -> KilnStatus {
+    guarded(KILN_ERROR, || {
+        // SAFETY: the caller's word.
+        let (session, name) = unsafe { (boundary::object_mut(session, "session")?, text(name, "name")?) };
+        // SAFETY: the caller's word.
+        session.session.bind_output(name, unsafe { user_memory(memory, bytes) })?;
+        Ok(KILN_OK)
+    })
+}
+
+/// Takes the memory of an output back: runs write it to memory of the session's own again.
+///
+/// # Safety
+/// `session` is null or made, `name` a text that ends with 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_unbind_output(session: *mut KilnSession, name: *const c_char) -> KilnStatus {
+    guarded(KILN_ERROR, || {
+        // SAFETY: the caller's word.
+        let (session, name) = unsafe { (boundary::object_mut(session, "session")?, text(name, "name")?) };
+        session.session.unbind_output(name)?;
+        Ok(KILN_OK)
+    })
+}
+
+/// # Safety
+/// As for [`UserMemory::new`].
+unsafe fn user_memory(memory: *mut c_void, bytes: usize) -> UserMemory {
+    // SAFETY: the caller's word.
+    unsafe { UserMemory::new(memory.expose_provenance() as u64, bytes) }
+}
+
+fn extents(name: &str, shape: &[i64]) -> Result<Vec<usize>, Failure> {
+    let extent = |&n: &i64| usize::try_from(n).map_err(|_| format!("input `{name}`: {n} is no extent").into());
+    shape.iter().map(extent).collect()
+}
+
+/// Runs the model on what is bound. On a GPU the run is queued: kiln_read() and kiln_synchronize() wait for it, and report
+/// what goes wrong in it.
 ///
 /// # Safety
 /// `session` is null or made.
@@ -304,6 +389,69 @@ pub unsafe extern "C" fn kiln_run(session: *mut KilnSession) -> KilnStatus {
         unsafe { boundary::object_mut(session, "session") }?.session.run_bound()?;
         Ok(KILN_OK)
     })
+}
+
+/// Waits for all runs that are queued.
+///
+/// # Safety
+/// `session` is null or made.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_synchronize(session: *mut KilnSession) -> KilnStatus {
+    guarded(KILN_ERROR, || {
+        // SAFETY: the caller's word.
+        unsafe { boundary::object_mut(session, "session") }?.session.synchronize()?;
+        Ok(KILN_OK)
+    })
+}
+
+/// Writes 1 to `done` if all runs that are queued are done, else 0. Does not wait.
+///
+/// # Safety
+/// `session` is null or made, `done` null or room for an int32_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_is_done(session: *mut KilnSession, done: *mut i32) -> KilnStatus {
+    guarded(KILN_ERROR, || {
+        // SAFETY: the caller's word.
+        let (session, done) =
+            unsafe { (boundary::object_mut(session, "session")?, boundary::object_mut(done, "done")?) };
+        *done = i32::from(session.session.is_done()?);
+        Ok(KILN_OK)
+    })
+}
+
+/// The next runs wait on the GPU for what is queued by now on `stream`, a CUstream or cudaStream_t. Does not wait itself.
+///
+/// # Safety
+/// `session` is null or made, `stream` null (the legacy default stream) or a stream of the primary context of the session's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_wait_for_stream(session: *mut KilnSession, stream: *mut c_void) -> KilnStatus {
+    guarded(KILN_ERROR, || {
+        // SAFETY: the caller's word.
+        let (session, stream) = unsafe { (boundary::object_mut(session, "session")?, user_stream(stream)) };
+        session.session.wait_for_stream(stream)?;
+        Ok(KILN_OK)
+    })
+}
+
+/// What is queued from now on on `stream` waits on the GPU for the runs that are queued by now. Does not wait itself.
+///
+/// # Safety
+/// As for kiln_wait_for_stream().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_hold_stream(session: *mut KilnSession, stream: *mut c_void) -> KilnStatus {
+    guarded(KILN_ERROR, || {
+        // SAFETY: the caller's word.
+        let (session, stream) = unsafe { (boundary::object_mut(session, "session")?, user_stream(stream)) };
+        session.session.hold_stream(stream)?;
+        Ok(KILN_OK)
+    })
+}
+
+/// # Safety
+/// As for [`UserStream::new`].
+unsafe fn user_stream(stream: *mut c_void) -> UserStream {
+    // SAFETY: the caller's word.
+    unsafe { UserStream::new(stream.expose_provenance() as u64) }
 }
 
 /// Writes the extents of an output of the last run to `shape`, of which there are `rank`, as many as the output has axes.

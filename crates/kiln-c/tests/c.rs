@@ -174,3 +174,66 @@ fn null_and_nonsense_are_errors() {
     assert!(sizes.iter().all(|&(dtype, bytes)| kiln_bytes(dtype, 3) == bytes));
     assert_eq!(kiln_bytes(KILN_F64, usize::MAX), 0);
 }
+
+/// Room at a multiple of 64 bytes.
+#[repr(C, align(64))]
+struct Room([f32; 16]);
+
+#[test]
+fn threads_share_an_engine_and_memory_is_the_caller_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = c(saved(folder.path()).to_str().unwrap());
+    // SAFETY: every pointer is null, or what it should be for the length that is said; each session is one thread's at a time.
+    unsafe {
+        let engine = kiln_engine_load(path.as_ptr());
+        let first = kiln_session_new(engine, c"cpu:1".as_ptr());
+        kiln_engine_free(engine);
+        assert!(kiln_session_fork(null()).is_null());
+        assert_eq!(error(), "`session` is null");
+        let sessions = [kiln_session_fork(first).expose_provenance(), first.expose_provenance()];
+        std::thread::scope(|scope| {
+            for (thread, session) in sessions.into_iter().enumerate() {
+                scope.spawn(move || {
+                    let session: *mut KilnSession = std::ptr::with_exposed_provenance_mut(session);
+                    let mut rooms = [const { Room([0.0; 16]) }; 3];
+                    let [x, z, total] = &mut rooms;
+                    let values: Vec<f32> = (0..15).map(|i| (thread * 31 + i) as f32 * 0.5).collect();
+                    x.0[..10].copy_from_slice(&values[..10]);
+                    z.0[..5].copy_from_slice(&values[10..]);
+                    let bind = |name: &CStr, shape: &[i64], at: *mut f32, bytes| {
+                        kiln_bind_device(session, name.as_ptr(), shape.len(), shape.as_ptr(), at.cast(), bytes)
+                    };
+                    let failed =
+                        |status, why: &str| assert!(status == KILN_ERROR && error().contains(why), "{}", error());
+                    failed(bind(c"x", &[2, 5], null_mut(), 40), "address 0");
+                    failed(bind(c"x", &[2, 5], x.0.as_mut_ptr().add(1), 40), "a multiple of 64");
+                    failed(bind(c"x", &[-2, 5], x.0.as_mut_ptr(), 40), "-2 is no extent");
+                    assert_eq!(bind(c"x", &[2, 5], x.0.as_mut_ptr(), 40), KILN_OK, "{}", error());
+                    failed(bind(c"z", &[5], x.0.as_mut_ptr(), 40), "overlaps");
+                    assert_eq!(bind(c"z", &[5], z.0.as_mut_ptr(), 20), KILN_OK, "{}", error());
+                    let output = c"total".as_ptr();
+                    assert_eq!(
+                        kiln_bind_output(session, output, total.0.as_mut_ptr().cast(), 64),
+                        KILN_OK,
+                        "{}",
+                        error()
+                    );
+                    assert_eq!((kiln_run(session), kiln_synchronize(session)), (KILN_OK, KILN_OK), "{}", error());
+                    let mut done = 7;
+                    assert_eq!((kiln_is_done(session, &mut done), done), (KILN_OK, 1));
+                    failed(kiln_is_done(session, null_mut()), "`done` is null");
+                    failed(kiln_wait_for_stream(session, null_mut()), "not supported");
+                    failed(kiln_hold_stream(session, null_mut()), "not supported");
+                    let expected = (0..10).map(|i| values[i] + values[10 + i % 5]).collect::<Vec<_>>();
+                    assert_eq!(total.0[..10], expected);
+                    assert_eq!(total.0[10..], [0.0; 6]);
+                    assert_eq!(kiln_unbind_output(session, output), KILN_OK);
+                    total.0 = [f32::NAN; 16];
+                    assert_eq!(kiln_run(session), KILN_OK, "{}", error());
+                    assert!(total.0.iter().all(|v| v.is_nan()));
+                    kiln_session_free(session);
+                });
+            }
+        });
+    }
+}

@@ -28,8 +28,8 @@ pub mod setup;
 pub use cache::{CubinCache, describe_entry};
 pub use compile::{CacheOutcome, CompileProgress, CompileRequest, Compiled, Compiler};
 pub use device::{
-    Arg, CudaDevice, CudaModule, DeviceBuffer, DeviceProperties, DevicePtr, Event, Graph, KernelFunction, LaunchConfig,
-    Stream, TensorDescriptor, TensorElement, TensorWindow, driver_cuda, driver_version,
+    Arg, Copier, CudaDevice, CudaModule, DeviceBuffer, DeviceProperties, DevicePtr, Event, Graph, KernelFunction,
+    LaunchConfig, PinnedBuffer, Stream, TensorDescriptor, TensorElement, TensorWindow, driver_cuda, driver_version,
 };
 pub use diagnostic::{CompileFailure, Diagnostic, Place};
 pub use disassemble::Disassembler;

@@ -4,8 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use kiln_cuda::{
-    Arg, CompileRequest, Compiled, Compiler, CudaDevice, CudaError, CudaModule, Home, KernelFunction, LaunchConfig,
-    Nvrtc, TensorDescriptor, TensorElement, TensorWindow, setup,
+    Arg, CompileRequest, Compiled, Compiler, Copier, CudaDevice, CudaError, CudaModule, Home, KernelFunction,
+    LaunchConfig, Nvrtc, TensorDescriptor, TensorElement, TensorWindow, setup,
 };
 
 /// GPU 0, or `None` with a printed reason.
@@ -579,6 +579,82 @@ fn several_threads_may_share_a_device() {
             });
         }
     });
+}
+
+#[test]
+fn memory_that_is_lent_is_checked_and_stays() {
+    let Some(device) = gpu() else { return };
+    let (own, stream) = (device.alloc(4096).unwrap(), device.stream());
+    stream.fill(&own, 0, 4096, 0).unwrap();
+    let at = own.ptr().address();
+    // SAFETY: refused, or of a buffer that lives on.
+    let lend = |address, bytes| unsafe { device.lend(address, bytes) };
+    let data = bytes(&random(11, 256));
+    let lent = lend(at + 1024, 1024).unwrap();
+    stream.upload(&lent, 0, &data).unwrap();
+    assert!(stream.fill(&lent, 1000, 100, 1).is_err());
+    drop(lent);
+    let mut found = vec![0; 4096];
+    stream.download(&own, 0, &mut found).unwrap();
+    assert!(found[1024..2048] == data[..]);
+    assert!(found[..1024].iter().chain(&found[2048..]).all(|&byte| byte == 0));
+    let text = |address, bytes| lend(address, bytes).err().unwrap().to_string();
+    assert!(text(0x10, 16).contains("0x10 is no address of a GPU's"), "{}", text(0x10, 16));
+    assert!(text(at, 1 << 40).contains("leave their allocation"), "{}", text(at, 1 << 40));
+}
+
+#[test]
+fn streams_are_asked_and_wait_for_each_other() {
+    let Some(device) = gpu() else { return };
+    let kernel = module(&device, SPIN).function("spin", &[8]).unwrap();
+    let (first, second) = (device.stream(), device.new_stream().unwrap());
+    let (a, b) = (device.alloc(1 << 20).unwrap(), device.alloc(1 << 20).unwrap());
+    for (round, held) in [(1u8, false), (2, true), (3, false), (4, true)] {
+        first.launch(&kernel, &line(1, 1), &[Arg::I64(30_000_000)]).unwrap();
+        first.fill(&a, 0, 1 << 20, round).unwrap();
+        // SAFETY: both streams live on.
+        unsafe {
+            match held {
+                true => first.hold(second.handle()).unwrap(),
+                false => second.wait_for(first.handle()).unwrap(),
+            }
+        }
+        second.copy(&b, 0, &a, 0, 1 << 20).unwrap();
+        assert!(!first.is_done().unwrap() && !second.is_done().unwrap());
+        let mut found = vec![0; 1 << 20];
+        second.download(&b, 0, &mut found).unwrap();
+        assert!(found.iter().all(|&byte| byte == round), "round {round}");
+        assert!(first.is_done().unwrap() && second.is_done().unwrap());
+        first.synchronize().unwrap();
+    }
+}
+
+/// One half of a block is read, slowly, while the other is filled; and at last the same half twice in a row.
+#[test]
+fn copies_ahead_wait_for_what_reads_their_place() {
+    let Some(device) = gpu() else { return };
+    const HALF: usize = 4 << 20;
+    let kernel = module(&device, SPIN).function("spin", &[8]).unwrap();
+    let main = device.stream();
+    let data: Vec<Vec<u8>> = (0..5).map(|i| bytes(&random(40 + i, HALF / 4))).collect();
+    let pinned: Vec<_> = data.iter().map(|data| std::sync::Arc::new(device.pin(data).unwrap())).collect();
+    assert!(pinned.iter().all(|pinned| pinned.len() == HALF && !pinned.is_empty()));
+    let block = std::sync::Arc::new(device.alloc(2 * HALF).unwrap());
+    let turns: Vec<usize> = (0..12).map(|i| i % 2).chain([1, 1, 0, 0]).collect();
+    let results: Vec<_> = turns.iter().map(|_| device.alloc(HALF).unwrap()).collect();
+    let mut copier = Copier::new(&device).unwrap();
+    for (i, (half, result)) in turns.iter().zip(&results).enumerate() {
+        copier.copy(main, &[(block.clone(), half * HALF, pinned[i % 5].clone())]).unwrap();
+        main.launch(&kernel, &line(1, 1), &[Arg::I64(3_000_000)]).unwrap();
+        main.copy(result, 0, &block, half * HALF, HALF).unwrap();
+    }
+    for (i, result) in results.iter().enumerate() {
+        let mut found = vec![0; HALF];
+        main.download(result, 0, &mut found).unwrap();
+        assert!(found == data[i % 5], "copy {i}");
+    }
+    copier.synchronize().unwrap();
+    assert!(copier.copy(main, &[(block, HALF + 4, pinned[0].clone())]).is_err());
 }
 
 /// A fault loses the process's context, so it is provoked in a process of its own.

@@ -104,6 +104,30 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// A run that was queued failed. A call that waited for it says so, once.
+    #[error("{}: {source}", runs(*first, *last))]
+    Run {
+        /// The first run that it may be: [`Session::runs`](crate::Session::runs) counts them, from 1.
+        first: u64,
+        /// The last one.
+        last: u64,
+        /// What went wrong.
+        source: Box<Error>,
+    },
+    /// Weights do not fit the memory that they may take.
+    #[error("weights: a budget of {budget} bytes is too small: at least {least} are needed")]
+    WeightBudget {
+        /// What they may take.
+        budget: usize,
+        /// What would do.
+        least: usize,
+    },
+    /// Memory of the user's that activations cannot lie in.
+    #[error("the arena of activations: {message}")]
+    Arena {
+        /// Expected and found.
+        message: String,
+    },
     /// No device is called that.
     #[error("`{name}` is not a device; use `cpu`, `cpu:THREADS`, `cuda:N` or `sim:sm_XX`")]
     UnknownDevice {
@@ -162,6 +186,13 @@ pub enum Error {
         /// What.
         message: String,
     },
+}
+
+fn runs(first: u64, last: u64) -> String {
+    match first == last {
+        true => format!("run {first} of the session"),
+        false => format!("one of the runs {first} to {last} of the session"),
+    }
 }
 
 fn disk_hint(e: &std::io::Error) -> &'static str {

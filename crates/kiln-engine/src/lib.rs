@@ -29,8 +29,8 @@ pub use build::{
 pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};
 pub use device::{
-    Arguments, CpuDevice, Device, GpuDevice, GpuInfo, KernelId, KernelImage, MemId, Module, Place, Prepared,
-    RecordingId, SimDevice, open_device,
+    Arguments, CpuDevice, Device, Fetch, GpuDevice, GpuInfo, KernelId, KernelImage, MemId, Module, Place, Prepared,
+    RecordingId, SimDevice, UserMemory, UserStream, open_device,
 };
 pub use engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
 pub use error::{Error, Result};
@@ -40,5 +40,5 @@ pub use open::OnMismatch;
 pub use preflight::{Finding, Preflight, preflight};
 pub use refit::Refit;
 pub use schedule::{Action, Activation, Schedule, activations};
-pub use session::{Memory, Observation, RunTimes, Session, Updates};
+pub use session::{Memory, Observation, RunTimes, Session, SessionOptions, Updates};
 pub use values::{Number, Statistics, numbers};

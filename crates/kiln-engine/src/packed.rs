@@ -49,28 +49,57 @@ pub fn uses<'p>(plan: &'p Plan, kernels: &'p Kernels) -> Words<BTreeMap<String, 
 
 /// Weights that a plan reads as they are. The others need not be on the device.
 pub fn plain<'p>(plan: &'p Plan, kernels: &'p Kernels) -> BTreeSet<&'p str> {
+    let mut all: BTreeSet<&str> = handed_out(plan).collect();
+    for (plan, step, compiled) in steps(plan, kernels) {
+        all.extend(operands(plan, step, compiled));
+    }
+    all
+}
+
+/// The step of a plan that alone reads a weight or a packed form of one, by name, if there is such a step and it launches a region.
+pub fn only_readers(plan: &Plan, kernels: &Kernels) -> Words<BTreeMap<String, usize>> {
+    let mut readers: BTreeMap<String, BTreeSet<Option<usize>>> = BTreeMap::new();
+    handed_out(plan).for_each(|name| {
+        readers.entry(name.to_owned()).or_default().insert(None);
+    });
+    // The steps of the plan itself come first.
+    for (at, (inner, step, compiled)) in steps(plan, kernels).into_iter().enumerate() {
+        let launch = (at < plan.steps.len() && matches!(step, Step::Run { .. })).then_some(at);
+        let mut read = |name: String| readers.entry(name).or_default().insert(launch);
+        operands(inner, step, compiled).for_each(|name| {
+            read(name.to_owned());
+        });
+        let (Step::Run { inputs, .. }, Some(compiled)) = (step, compiled) else { continue };
+        for packing in compiled.variants.iter().flat_map(|v| &v.implementation.packed) {
+            read(name(weight(inner, inputs, packing)?, packing));
+        }
+    }
+    let alone = readers.into_iter().filter(|(_, steps)| steps.len() == 1);
+    Ok(alone.filter_map(|(name, steps)| Some((name, steps.into_iter().next()??))).collect())
+}
+
+/// Weights that are outputs of a plan.
+fn handed_out(plan: &Plan) -> impl Iterator<Item = &str> {
+    plan.outputs.iter().filter_map(|(_, id)| weight_of(plan, *id))
+}
+
+/// Weights that a step reads as they are, or its nested plans hand out.
+fn operands<'p>(plan: &'p Plan, step: &'p Step, compiled: Option<&'p Compiled>) -> impl Iterator<Item = &'p str> {
     let reads = |compiled: &Compiled, i| {
         let mut params = compiled.kernels().flat_map(|(_, kernel, _)| &kernel.launch.params);
         params.any(|param| param.pointer() == Some(Pointer::Input(i)))
     };
-    let mut all = BTreeSet::new();
-    let mut read = |plan: &'p Plan, id: BufferId| {
-        if let BufferKind::Weight(name) = &plan.buffers[plan.root(id).index()].kind {
-            all.insert(name.as_str());
-        }
-    };
-    for (plan, step, compiled) in steps(plan, kernels) {
-        for (i, id) in step.operands().into_iter().enumerate() {
-            if compiled.is_none_or(|compiled| reads(compiled, i)) {
-                read(plan, id);
-            }
-        }
-        for (_, inner) in step.nested() {
-            inner.outputs.iter().for_each(|(_, id)| read(inner, *id));
-        }
+    let read = step.operands().into_iter().enumerate();
+    let read = read.filter(move |(i, _)| compiled.is_none_or(|compiled| reads(compiled, *i)));
+    let own = read.filter_map(|(_, id)| weight_of(plan, id));
+    own.chain(step.nested().into_iter().flat_map(|(_, inner)| handed_out(inner)))
+}
+
+fn weight_of(plan: &Plan, id: BufferId) -> Option<&str> {
+    match &plan.buffers[plan.root(id).index()].kind {
+        BufferKind::Weight(name) => Some(name),
+        _ => None,
     }
-    plan.outputs.iter().for_each(|(_, id)| read(plan, *id));
-    all
 }
 
 /// The steps of a plan and its nested plans, with the kernels of those that launch a region: none on the CPU.
@@ -91,7 +120,8 @@ fn steps<'p>(plan: &'p Plan, kernels: &'p Kernels) -> Vec<(&'p Plan, &'p Step, O
 pub fn places(plan: &Plan, inputs: &[BufferId], packed: &[Packing], weights: &WeightPlaces) -> Words<Vec<Place>> {
     let place = |packing: &Packing| {
         let name = name(weight(plan, inputs, packing)?, packing);
-        weights.get(&name).copied().flatten().ok_or_else(|| format!("weight `{name}` is not loaded"))
+        let place = weights.get(&name).and_then(Option::as_deref);
+        place.copied().ok_or_else(|| format!("weight `{name}` is not loaded"))
     };
     packed.iter().map(place).collect()
 }

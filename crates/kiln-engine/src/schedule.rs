@@ -8,6 +8,7 @@ use kiln_fuse::{BufferId, BufferKind, Plan, Step};
 use kiln_graph::{Bindings, DType, Graph};
 use kiln_kernels::{Guard, Packing};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The loaded kernels of a plan and, in step order, of its nested plans.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +94,17 @@ impl Action {
     }
 }
 
+/// A session's own blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Activations.
+    pub arena: MemId,
+    /// What is zero between launches.
+    pub zeroed: Option<MemId>,
+    /// Weights that are copied ahead of their step.
+    pub streamed: Option<MemId>,
+}
+
 /// A plan with concrete shapes and places.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -132,13 +144,16 @@ const ARENA: MemId = MemId(usize::MAX);
 /// The memory that is zero, likewise.
 const ZEROED: MemId = MemId(usize::MAX - 1);
 
+/// The block that weights are copied to ahead of their step, likewise.
+pub const STREAMED: MemId = MemId(usize::MAX - 2);
+
 /// Capture `i` of a nested schedule until what is around it has places.
 fn capture(i: usize) -> MemId {
-    MemId(usize::MAX - 2 - i)
+    MemId(usize::MAX - 3 - i)
 }
 
 /// Where weights lie: name to place. None for those that no kernel reads as they are.
-pub type WeightPlaces = BTreeMap<String, Option<Place>>;
+pub type WeightPlaces = BTreeMap<String, Option<Arc<Place>>>;
 
 /// Concrete sizes of a plan's buffers, and how long each must live.
 struct Lifetimes {
@@ -325,7 +340,7 @@ fn lay_out(
                             let found = place.bytes;
                             return Err(internal(&format!("weight `{name}` has {found} bytes, not {}", bytes[i])));
                         }
-                        Some(place) => *place,
+                        Some(place) => **place,
                         None => Place { mem: ARENA, offset: 0, bytes: 0 },
                     }
                 }
@@ -493,12 +508,13 @@ impl Schedule {
         plan.outputs.iter().map(|(_, id)| self.places[id.index()]).collect()
     }
 
-    /// This schedule with its arena and the memory that is zero each at the start of a block, and what is outside where it is.
-    pub fn placed(&self, arena: MemId, zeroed: Option<MemId>, outside: &[Place]) -> Result<Schedule> {
+    /// This schedule with its arena, the memory that is zero and that of streamed weights each at the start of a block, and what is outside where it is.
+    pub fn placed(&self, blocks: Blocks, outside: &[Place]) -> Result<Schedule> {
         let mut placed = self.clone().within(0, outside)?;
-        placed.each_place(&mut |p| match (p.mem, zeroed) {
-            (ARENA, _) => p.mem = arena,
-            (ZEROED, Some(zeroed)) => p.mem = zeroed,
+        placed.each_place(&mut |p| match (p.mem, blocks) {
+            (ARENA, Blocks { arena, .. }) => p.mem = arena,
+            (ZEROED, Blocks { zeroed: Some(zeroed), .. }) => p.mem = zeroed,
+            (STREAMED, Blocks { streamed: Some(streamed), .. }) => p.mem = streamed,
             _ => {}
         });
         Ok(placed)

@@ -77,6 +77,12 @@ impl Device {
         }
     }
 
+    /// Whether so many bytes from an address are of one allocation.
+    pub fn holds(&self, address: u64, bytes: u64) -> bool {
+        let s = self.lock();
+        s.buffers.range(..=address).next_back().is_some_and(|(_, buffer)| buffer.holds(address, bytes))
+    }
+
     /// Copies host bytes to the device.
     pub fn upload(&self, address: u64, data: &[u8]) -> Result<()> {
         let b = self.find("upload", address, data.len() as u64)?;

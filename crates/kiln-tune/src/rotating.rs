@@ -385,6 +385,14 @@ impl Device for Rotating {
         self.state().inner.synchronize()
     }
 
+    fn check(&mut self) -> Result<()> {
+        self.state().inner.check()
+    }
+
+    fn is_done(&mut self) -> Result<bool> {
+        self.state().inner.is_done()
+    }
+
     fn record(&mut self, actions: &[Action]) -> Result<Option<RecordingId>> {
         let mut state = self.state();
         let Some(launches) = launches(actions) else { return Ok(None) };

@@ -8,6 +8,7 @@
 //! touch this process's memory; that is why launching is a safe function. Device code itself is trusted like any
 //! compiler's output.
 
+mod copier;
 mod elf;
 mod graph;
 mod launch;
@@ -23,6 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
+pub use copier::{Copier, PinnedBuffer};
 pub use graph::Graph;
 pub use launch::{Arg, LaunchConfig};
 pub use memory::{DeviceBuffer, DevicePtr};
@@ -91,6 +93,14 @@ impl CudaDevice {
         &self.stream
     }
 
+    /// The same GPU and context, with another stream as its own.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self { gpu: Arc::clone(&self.gpu), stream: Stream::new(&self.gpu)? })
+    }
+
     /// A further stream, which runs at the same time as the others.
     ///
     /// # Errors
@@ -122,6 +132,26 @@ impl CudaDevice {
     /// [`CudaError::Driver`], with the memory left, if it does not fit.
     pub fn alloc(&self, bytes: usize) -> Result<DeviceBuffer> {
         DeviceBuffer::new(&self.gpu, bytes)
+    }
+
+    /// A copy of `data` in host memory that the GPU reads by itself.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`] if the system has no more such memory.
+    pub fn pin(&self, data: &[u8]) -> Result<PinnedBuffer> {
+        PinnedBuffer::new(&self.gpu, data)
+    }
+
+    /// Memory that something else has allocated, as a buffer that does not free it.
+    ///
+    /// # Safety
+    /// It may be read and written by kernels of this device as long as the buffer lives and work that uses it runs.
+    ///
+    /// # Errors
+    /// [`CudaError::BadOperation`] if the driver knows that it is no memory of this GPU's, or not so much.
+    pub unsafe fn lend(&self, address: u64, bytes: usize) -> Result<DeviceBuffer> {
+        // SAFETY: the caller's word.
+        unsafe { DeviceBuffer::lent(&self.gpu, address, bytes) }
     }
 
     /// Loads a cubin. `name` is for messages.

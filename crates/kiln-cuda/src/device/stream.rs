@@ -8,6 +8,7 @@ use std::time::Duration;
 use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::{DriverError, result, sys};
 
+use super::copier::PinnedBuffer;
 use super::graph::Executable;
 use super::memory::DeviceBuffer;
 use super::module::CudaModule;
@@ -37,6 +38,7 @@ struct History {
 pub(super) enum InFlight {
     Module(CudaModule),
     Graph(Arc<Executable>),
+    Host(Arc<PinnedBuffer>),
 }
 
 impl InFlight {
@@ -44,6 +46,7 @@ impl InFlight {
         match self {
             Self::Module(module) => Arc::as_ptr(&module.0).addr(),
             Self::Graph(graph) => Arc::as_ptr(graph).addr(),
+            Self::Host(pinned) => Arc::as_ptr(pinned).addr(),
         }
     }
 }
@@ -91,7 +94,7 @@ impl Stream {
         self.history().captured.take().unwrap_or_default()
     }
 
-    fn check_not_capturing(&self, what: &'static str) -> Result<()> {
+    pub(super) fn check_not_capturing(&self, what: &'static str) -> Result<()> {
         if self.is_capturing() {
             return Err(CudaError::BadOperation { what, reason: "a graph is being captured on the stream".to_owned() });
         }
@@ -117,6 +120,61 @@ impl Stream {
                 *self.history() = before;
                 Err(fault)
             }
+        }
+    }
+
+    /// Whether all work queued so far is done. Does not wait.
+    ///
+    /// # Errors
+    /// As for [`Stream::synchronize`].
+    pub fn is_done(&self) -> Result<bool> {
+        self.check_not_capturing("asking whether a stream is done")?;
+        self.gpu.bind()?;
+        // SAFETY: a stream of this context, alive as long as `self`.
+        match unsafe { sys::cuStreamQuery(*self.raw) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(true),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            error => Err(self.history().fault(DriverError(error))),
+        }
+    }
+
+    /// Work queued from now on waits for what is queued by now on another stream, `other`, a `CUstream`. Does not wait itself.
+    ///
+    /// # Safety
+    /// `other` is a stream of this GPU's primary context that nobody destroys meanwhile; 0 is the legacy default stream.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub unsafe fn wait_for(&self, other: u64) -> Result<()> {
+        // SAFETY: the caller's word, and a live stream.
+        unsafe { self.order(foreign(other), *self.raw) }
+    }
+
+    /// Work queued from now on on another stream waits for what is queued here by now. Does not wait itself.
+    ///
+    /// # Safety
+    /// As for [`Stream::wait_for`].
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub unsafe fn hold(&self, other: u64) -> Result<()> {
+        // SAFETY: the caller's word, and a live stream.
+        unsafe { self.order(*self.raw, foreign(other)) }
+    }
+
+    /// Work queued from now on on `after` waits for what is queued by now on `before`.
+    ///
+    /// # Safety
+    /// Both are streams of this GPU's primary context.
+    unsafe fn order(&self, before: sys::CUstream, after: sys::CUstream) -> Result<()> {
+        self.check_not_capturing("ordering two streams")?;
+        let event = Event::untimed(&self.gpu)?;
+        let what = || "ordering two streams".to_owned();
+        // SAFETY: live streams and a live event of one context. The wait keeps what it needs of the event.
+        unsafe {
+            result::event::record(*event.raw, before).map_err(driver_error(what))?;
+            result::stream::wait_event(after, *event.raw, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
+                .map_err(driver_error(what))
         }
     }
 
@@ -207,8 +265,16 @@ impl Stream {
             .map_err(driver_error(|| format!("filling {len} bytes on the device")))
     }
 
+    /// Work queued from now on waits for an event of this device.
+    pub(super) fn wait_event(&self, event: &Event) -> Result<()> {
+        self.gpu.bind()?;
+        // SAFETY: a live stream and a live event of one device. The wait keeps what it needs of the event.
+        unsafe { result::stream::wait_event(*self.raw, *event.raw, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT) }
+            .map_err(driver_error(|| "waiting for an event".to_owned()))
+    }
+
     /// Checks a range and the buffer's device, and binds the context for the call that follows.
-    fn range_of(&self, buffer: &DeviceBuffer, what: &'static str, offset: usize, len: usize) -> Result<u64> {
+    pub(super) fn range_of(&self, buffer: &DeviceBuffer, what: &'static str, offset: usize, len: usize) -> Result<u64> {
         self.check_same_device(&buffer.gpu, what)?;
         let start = buffer.range(what, offset, len)?;
         self.gpu.bind()?;
@@ -224,6 +290,11 @@ impl Stream {
             return Err(CudaError::BadOperation { what, reason });
         }
         Ok(())
+    }
+
+    /// The stream's handle, a `CUstream`, for other libraries. It is destroyed with the stream.
+    pub fn handle(&self) -> u64 {
+        self.raw.expose_provenance() as u64
     }
 
     /// Queues a time stamp.
@@ -295,11 +366,24 @@ pub struct Event {
     raw: Handle<sys::CUevent>,
 }
 
+/// A stream by its handle.
+fn foreign(handle: u64) -> sys::CUstream {
+    std::ptr::with_exposed_provenance_mut(handle as usize)
+}
+
 impl Event {
     pub(super) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
+        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// For order alone, which costs the GPU less.
+    pub(super) fn untimed(gpu: &Arc<Gpu>) -> Result<Self> {
+        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    fn with(gpu: &Arc<Gpu>, flags: sys::CUevent_flags) -> Result<Self> {
         gpu.bind()?;
-        let raw = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
-            .map_err(driver_error(|| "creating an event".to_owned()))?;
+        let raw = result::event::create(flags).map_err(driver_error(|| "creating an event".to_owned()))?;
         Ok(Self { gpu: Arc::clone(gpu), raw: Handle(raw) })
     }
 

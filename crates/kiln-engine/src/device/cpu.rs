@@ -1,7 +1,8 @@
 //! The CPU as a [`Device`]: regions run in place on host memory, weights on the mapped file.
 
-use super::arena::Block;
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use super::arena::{Block, LINE};
+use super::shared::Shared;
+use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -10,11 +11,6 @@ use kiln_graph::Bindings;
 use slab::Slab;
 use std::ops::Range;
 use std::sync::Arc;
-
-enum Memory {
-    Owned(Block),
-    Mapped(Bytes),
-}
 
 /// A tape and the blocks that it works on.
 #[derive(Default)]
@@ -28,8 +24,8 @@ struct Recording {
 /// Runs regions on this machine's cores.
 pub struct CpuDevice {
     pool: Arc<rayon::ThreadPool>,
-    memory: Slab<Memory>,
-    kernels: Vec<Kernel>,
+    shared: Arc<Shared<Kernel, Bytes>>,
+    memory: Slab<Block>,
     bound: Slab<Arc<BoundKernel>>,
     recordings: Slab<Recording>,
 }
@@ -42,25 +38,30 @@ impl CpuDevice {
             .thread_name(|i| format!("kiln-cpu-{i}"))
             .build()
             .map_err(|e| internal(format!("cannot start threads: {e}")))?;
-        let (memory, kernels, bound, recordings) = Default::default();
-        Ok(CpuDevice { pool: Arc::new(pool), memory, kernels, bound, recordings })
+        Ok(CpuDevice::over(Arc::new(pool), Arc::default()))
     }
 
-    fn read(&self, place: Place) -> Result<&[u8]> {
+    fn over(pool: Arc<rayon::ThreadPool>, shared: Arc<Shared<Kernel, Bytes>>) -> CpuDevice {
+        let (memory, bound, recordings) = Default::default();
+        CpuDevice { pool, shared, memory, bound, recordings }
+    }
+
+    fn read<T>(&self, place: Place, take: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let mapped;
         let bytes = match self.memory.get(place.mem.0) {
-            Some(Memory::Owned(block)) => block.bytes(),
-            Some(Memory::Mapped(bytes)) => bytes,
-            _ => return Err(internal(format!("{place:?} is not allocated"))),
+            Some(block) => block.bytes(),
+            None => {
+                mapped = self.shared.memory(place.mem);
+                mapped.as_deref().ok_or_else(|| internal(format!("{place:?} is not allocated")))?
+            }
         };
-        bytes.get(range(place)).ok_or_else(|| internal(format!("{place:?} leaves its block of {} bytes", bytes.len())))
+        let part = bytes.get(range(place));
+        part.map(take).ok_or_else(|| internal(format!("{place:?} leaves its block of {} bytes", bytes.len())))
     }
 
     fn write(&mut self, place: Place) -> Result<&mut [u8]> {
-        match self.memory.get_mut(place.mem.0) {
-            Some(Memory::Owned(block)) => block.bytes_mut().get_mut(range(place)),
-            _ => None,
-        }
-        .ok_or_else(|| internal(format!("{place:?} is not writable")))
+        let block = self.memory.get_mut(place.mem.0).and_then(|block| block.bytes_mut().get_mut(range(place)));
+        block.ok_or_else(|| internal(format!("{place:?} is not writable")))
     }
 }
 
@@ -81,17 +82,35 @@ impl Device for CpuDevice {
         "cpu".into()
     }
 
+    /// The threads are common too.
+    fn fork(&self) -> Result<Box<dyn Device>> {
+        Ok(Box::new(CpuDevice::over(self.pool.clone(), self.shared.clone())))
+    }
+
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
         let block = Block::new(bytes).ok_or(Error::OutOfMemory { device: self.name(), bytes })?;
-        Ok(MemId(self.memory.insert(Memory::Owned(block))))
+        Ok(MemId(self.memory.insert(block)))
+    }
+
+    fn shares_host(&self) -> bool {
+        true
+    }
+
+    fn alignment(&self) -> usize {
+        LINE
+    }
+
+    fn lend(&mut self, memory: UserMemory) -> Result<MemId> {
+        Ok(MemId(self.memory.insert(Block::of_user(memory))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {
-        Ok(MemId(self.memory.insert(Memory::Mapped(bytes))))
+        Ok(self.shared.map(bytes))
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
         self.memory.try_remove(mem.0);
+        self.shared.free(mem);
         // They may use the block.
         self.recordings.clear();
         Ok(())
@@ -107,12 +126,10 @@ impl Device for CpuDevice {
     }
 
     fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()> {
-        let src = self.read(from)?;
-        if src.len() != data.len() {
+        if from.bytes != data.len() {
             return Err(internal(format!("download of {} bytes from {from:?}", data.len())));
         }
-        data.copy_from_slice(src);
-        Ok(())
+        self.read(from, |src| data.copy_from_slice(src))
     }
 
     fn copy(&mut self, to: Place, from: Place) -> Result<()> {
@@ -120,13 +137,11 @@ impl Device for CpuDevice {
             return Err(internal(format!("copy of {from:?} to {to:?}")));
         }
         if to.mem != from.mem {
-            let data = self.read(from)?.to_vec();
+            let data = self.read(from, <[u8]>::to_vec)?;
             return self.upload(to, &data);
         }
         match self.memory.get_mut(to.mem.0) {
-            Some(Memory::Owned(block))
-                if range(from).end <= block.bytes().len() && range(to).end <= block.bytes().len() =>
-            {
+            Some(block) if range(from).end <= block.bytes().len() && range(to).end <= block.bytes().len() => {
                 block.bytes_mut().copy_within(range(from), to.offset);
                 Ok(())
             }
@@ -140,12 +155,11 @@ impl Device for CpuDevice {
     }
 
     fn load(&mut self, module: &Module<'_>) -> Result<KernelId> {
-        self.kernels.push(Kernel::compile(module.region)?);
-        Ok(KernelId(self.kernels.len() - 1))
+        Ok(self.shared.load(Kernel::compile(module.region)?))
     }
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
-        let kernel = self.kernels.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
+        let kernel = self.shared.region(kernel).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
         let bound = self.pool.install(|| kernel.bind(bindings))?;
         let scratch_bytes = bound.scratch_bytes();
         Ok(Prepared { id: self.bound.insert(Arc::new(bound)), scratch_bytes, zeroed_bytes: 0 })
@@ -203,13 +217,13 @@ impl CpuDevice {
         let Recording { tape, blocks, taken } = recording;
         for mem in blocks.iter() {
             match self.memory.get_mut(mem.0) {
-                Some(Memory::Owned(block)) => taken.push(std::mem::take(block)),
-                _ => return Err(internal(format!("{mem:?} is not allocated"))),
+                Some(block) => taken.push(std::mem::take(block)),
+                None => return Err(internal(format!("{mem:?} is not allocated"))),
             }
         }
         let result = tape.run(&self.pool, taken);
         for (mem, block) in blocks.iter().zip(taken.drain(..)) {
-            self.memory[mem.0] = Memory::Owned(block);
+            self.memory[mem.0] = block;
         }
         Ok(result?)
     }
@@ -276,17 +290,15 @@ impl Recorder<'_> {
     }
 
     fn operand(&mut self, place: Place) -> Result<kiln_cpu::Place> {
-        match self.device.memory.get(place.mem.0) {
-            Some(Memory::Mapped(bytes)) if range(place).end <= bytes.len() => {
-                Ok(kiln_cpu::Place::Fixed(bytes.slice(range(place))))
-            }
+        match self.device.shared.memory(place.mem) {
+            Some(bytes) if range(place).end <= bytes.len() => Ok(kiln_cpu::Place::Fixed(bytes.slice(range(place)))),
             _ => Ok(kiln_cpu::Place::Memory(self.written(place)?)),
         }
     }
 
     fn written(&mut self, place: Place) -> Result<Span> {
         match self.device.memory.get(place.mem.0) {
-            Some(Memory::Owned(block)) if range(place).end <= block.bytes().len() => {}
+            Some(block) if range(place).end <= block.bytes().len() => {}
             _ => return Err(internal(format!("{place:?} is no memory to work in"))),
         }
         let known = self.blocks.iter().position(|&mem| mem == place.mem);

@@ -1,30 +1,36 @@
 //! A GPU through the CUDA driver as a [`Device`].
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
-use super::{Arguments, Device, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use super::shared::Shared;
+use super::{
+    Arguments, Device, Fetch, GpuInfo, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory, UserStream,
+};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{
-    Arg, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig, TensorDescriptor, TensorElement,
-    TensorWindow,
+    Arg, Copier, CudaDevice, DeviceBuffer, DevicePtr, Graph, KernelFunction, LaunchConfig, PinnedBuffer,
+    TensorDescriptor, TensorElement, TensorWindow,
 };
 use kiln_graph::{Bindings, Dim};
 use kiln_kernels::{Element, Kernel, Param, Promotion, TENSOR_MAP_BYTES, TensorMap, Window};
 use kiln_target::arch::Arch;
 use kiln_target::{Detected, Gpu, Target, UnknownTarget};
 use slab::Slab;
+use std::sync::Arc;
 
 /// Runs cubins on one GPU.
 pub struct GpuDevice {
     // Recordings first: they must go before the memory that they point into.
     recordings: Slab<Graph>,
-    memory: Slab<DeviceBuffer>,
-    regions: Vec<Region>,
-    prepared: Slab<(usize, Vec<Option<Resolved>>)>,
+    memory: Slab<Arc<DeviceBuffer>>,
+    shared: Arc<Shared<Region, DeviceBuffer, PinnedBuffer>>,
+    /// Copies weights beside what runs, once some are.
+    copier: Option<Copier>,
+    prepared: Slab<(Arc<Region>, Vec<Option<Resolved>>)>,
     /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
     fault: Option<DeviceBuffer>,
-    checks: Checks,
+    checks: Arc<Checks>,
     device: CudaDevice,
     target: String,
 }
@@ -49,20 +55,21 @@ impl GpuDevice {
         let (major, minor) = device.properties().compute_capability;
         let arch = kiln_target::arch::Arch::for_capability(10 * major + minor);
         let target = arch.map_or_else(|| format!("sm_{major}{minor}"), |arch| arch.name().to_owned());
-        Ok(GpuDevice {
-            recordings: Slab::new(),
-            memory: Slab::new(),
-            regions: Vec::new(),
-            prepared: Slab::new(),
-            fault: None,
-            checks: Checks::default(),
-            device,
-            target,
-        })
+        Ok(GpuDevice::over(device, target, Arc::default(), Arc::default()))
     }
 
-    fn buffer(&self, place: Place) -> Result<&DeviceBuffer> {
-        let buffer = self.memory.get(place.mem.0);
+    fn over(
+        device: CudaDevice,
+        target: String,
+        shared: Arc<Shared<Region, DeviceBuffer, PinnedBuffer>>,
+        checks: Arc<Checks>,
+    ) -> GpuDevice {
+        let (recordings, memory, prepared) = Default::default();
+        GpuDevice { recordings, memory, shared, copier: None, prepared, fault: None, checks, device, target }
+    }
+
+    fn buffer(&self, place: Place) -> Result<Arc<DeviceBuffer>> {
+        let buffer = self.memory.get(place.mem.0).cloned().or_else(|| self.shared.memory(place.mem));
         let buffer = buffer.ok_or_else(|| internal(format!("{place:?} is not allocated")))?;
         match place.offset.checked_add(place.bytes) {
             Some(end) if end <= buffer.len() => Ok(buffer),
@@ -93,10 +100,27 @@ impl GpuDevice {
         Ok(all)
     }
 
+    /// Downloads a piece of memory, if one is wanted, and the word of faults. Waits for all work.
+    fn with_faults(&self, piece: Option<(&DeviceBuffer, usize, &mut [u8])>) -> Result<()> {
+        let stream = self.device.stream();
+        let mut word = [0; FAULT_BYTES];
+        let mut pieces: Vec<_> = piece.into_iter().collect();
+        if let Some(fault) = &self.fault {
+            pieces.push((fault, 0, &mut word));
+        }
+        match pieces.is_empty() {
+            true => stream.synchronize()?,
+            false => stream.download_all(&mut pieces)?,
+        }
+        if let (Some(fault), true) = (&self.fault, word != [0; FAULT_BYTES]) {
+            stream.fill(fault, 0, FAULT_BYTES, 0)?;
+        }
+        self.checks.fault(self.name(), word)
+    }
+
     fn issue(&self, prepared: usize, args: Arguments<'_>) -> Result<()> {
         let (region, launches) =
             self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
-        let region = &self.regions[*region];
         for (Loaded { kernel, function, fault_code }, launch) in region.kernels.iter().zip(launches) {
             let Some(launch) = launch else { continue };
             // Encoded for these addresses. A recording is of one place of every block: it is made anew where one moves.
@@ -215,58 +239,79 @@ impl Device for GpuDevice {
         Some(self.device.properties().memory_bytes)
     }
 
+    /// With a stream of its own: the GPU may run both at once.
+    fn fork(&self) -> Result<Box<dyn Device>> {
+        let (device, target) = (self.device.fork()?, self.target.clone());
+        Ok(Box::new(GpuDevice::over(device, target, self.shared.clone(), self.checks.clone())))
+    }
+
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
-        Ok(MemId(self.memory.insert(self.device.alloc(bytes)?)))
+        Ok(MemId(self.memory.insert(Arc::new(self.device.alloc(bytes)?))))
+    }
+
+    #[allow(unsafe_code, reason = "the word is given where the memory is named")]
+    fn lend(&mut self, memory: UserMemory) -> Result<MemId> {
+        // SAFETY: the word of `UserMemory::new`.
+        let buffer = unsafe { self.device.lend(memory.address(), memory.bytes()) }?;
+        Ok(MemId(self.memory.insert(Arc::new(buffer))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {
-        let mem = self.alloc(bytes.len())?;
-        self.upload(Place { mem, offset: 0, bytes: bytes.len() }, &bytes)?;
-        Ok(mem)
+        let buffer = self.device.alloc(bytes.len())?;
+        // Waits for the copy: other streams may read it from now on.
+        self.device.stream().upload(&buffer, 0, &bytes)?;
+        Ok(self.shared.map(buffer))
+    }
+
+    fn pin(&mut self, bytes: Bytes) -> Result<MemId> {
+        Ok(self.shared.pin(self.device.pin(&bytes)?))
+    }
+
+    fn fetch(&mut self, block: MemId, pieces: &[Fetch]) -> Result<()> {
+        let pieces = pieces.iter().map(|&Fetch { from, offset, bytes }| {
+            let pinned = self.shared.pinned(from).filter(|pinned| pinned.len() == bytes);
+            let pinned = pinned.ok_or_else(|| internal(format!("{bytes} bytes of {from:?} are not pinned")))?;
+            Ok((self.buffer(Place { mem: block, offset, bytes })?, offset, pinned))
+        });
+        let pieces = pieces.collect::<Result<Vec<_>>>()?;
+        let copier = match &mut self.copier {
+            Some(copier) => copier,
+            none => none.insert(Copier::new(&self.device)?),
+        };
+        Ok(copier.copy(self.device.stream(), &pieces)?)
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
         // Queued work and recordings may still use the block.
         self.device.synchronize()?;
+        self.copier.as_ref().map_or(Ok(()), Copier::synchronize)?;
         self.recordings.clear();
         self.memory.try_remove(mem.0);
+        self.shared.free(mem);
         Ok(())
     }
 
     fn upload(&mut self, to: Place, data: &[u8]) -> Result<()> {
-        Ok(self.device.stream().upload(self.buffer(to)?, to.offset, data)?)
+        Ok(self.device.stream().upload(&*self.buffer(to)?, to.offset, data)?)
     }
 
     fn download(&mut self, from: Place, data: &mut [u8]) -> Result<()> {
         let buffer = self.buffer(from)?;
-        let Some(fault) = &self.fault else {
-            return Ok(self.device.stream().download(buffer, from.offset, data)?);
-        };
-        let mut word = [0; FAULT_BYTES];
-        self.device.stream().download_all(&mut [(buffer, from.offset, data), (fault, 0, &mut word)])?;
-        if word != [0; FAULT_BYTES] {
-            self.device.stream().fill(fault, 0, FAULT_BYTES, 0)?;
-        }
-        self.checks.fault(self.name(), word)
+        self.with_faults(Some((&buffer, from.offset, data)))
     }
 
     fn copy(&mut self, to: Place, from: Place) -> Result<()> {
         if to.bytes != from.bytes {
             return Err(internal(format!("copy of {from:?} to {to:?}")));
         }
-        Ok(self.device.stream().copy(self.buffer(to)?, to.offset, self.buffer(from)?, from.offset, from.bytes)?)
+        Ok(self.device.stream().copy(&*self.buffer(to)?, to.offset, &*self.buffer(from)?, from.offset, from.bytes)?)
     }
 
     fn fill(&mut self, place: Place, byte: u8) -> Result<()> {
-        Ok(self.device.stream().fill(self.buffer(place)?, place.offset, place.bytes, byte)?)
+        Ok(self.device.stream().fill(&*self.buffer(place)?, place.offset, place.bytes, byte)?)
     }
 
     fn load(&mut self, module: &Module<'_>) -> Result<KernelId> {
-        if self.fault.is_none() && module.kernels.iter().any(|image| !image.kernel.checks.is_empty()) {
-            let fault = self.device.alloc(FAULT_BYTES)?;
-            self.device.stream().fill(&fault, 0, FAULT_BYTES, 0)?;
-            self.fault = Some(fault);
-        }
         let kernels = module
             .kernels
             .iter()
@@ -285,17 +330,21 @@ impl Device for GpuDevice {
             })
             .collect::<Result<_>>()?;
         let (scratch, zeroed) = (module.scratch_bytes.clone(), module.zeroed_bytes.clone());
-        self.regions.push(Region { kernels, scratch, zeroed });
-        Ok(KernelId(self.regions.len() - 1))
+        Ok(self.shared.load(Region { kernels, scratch, zeroed }))
     }
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
-        let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
+        let region = self.shared.region(kernel).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
+        if self.fault.is_none() && region.kernels.iter().any(|loaded| !loaded.kernel.checks.is_empty()) {
+            let fault = self.device.alloc(FAULT_BYTES)?;
+            self.device.stream().fill(&fault, 0, FAULT_BYTES, 0)?;
+            self.fault = Some(fault);
+        }
         let sms = self.device.properties().sm_count;
         let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings, sms)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
         let zeroed_bytes = region.zeroed.eval_extent(bindings)?;
-        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes, zeroed_bytes })
+        Ok(Prepared { id: self.prepared.insert((region, launches)), scratch_bytes, zeroed_bytes })
     }
 
     fn release(&mut self, prepared: usize) {
@@ -308,6 +357,26 @@ impl Device for GpuDevice {
 
     fn synchronize(&mut self) -> Result<()> {
         Ok(self.device.synchronize()?)
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.with_faults(None)
+    }
+
+    fn is_done(&mut self) -> Result<bool> {
+        Ok(self.device.stream().is_done()?)
+    }
+
+    #[allow(unsafe_code, reason = "the word is given where the stream is named")]
+    fn wait_for(&mut self, stream: UserStream) -> Result<()> {
+        // SAFETY: the word of `UserStream::new`.
+        Ok(unsafe { self.device.stream().wait_for(stream.handle()) }?)
+    }
+
+    #[allow(unsafe_code, reason = "the word is given where the stream is named")]
+    fn hold(&mut self, stream: UserStream) -> Result<()> {
+        // SAFETY: the word of `UserStream::new`.
+        Ok(unsafe { self.device.stream().hold(stream.handle()) }?)
     }
 
     /// Launches only: what chooses and repeats them is the session's.
@@ -331,9 +400,9 @@ impl Device for GpuDevice {
     }
 
     fn implementation(&self, prepared: usize) -> String {
-        let region = self.prepared.get(prepared).and_then(|(r, _)| self.regions.get(*r));
+        let region = self.prepared.get(prepared);
         region
-            .map(|r| r.kernels.iter().map(|l| l.kernel.entry.as_str()).collect::<Vec<_>>().join(" + "))
+            .map(|(r, _)| r.kernels.iter().map(|l| l.kernel.entry.as_str()).collect::<Vec<_>>().join(" + "))
             .unwrap_or_default()
     }
 }

@@ -4,6 +4,7 @@ use super::{Arguments, Place};
 use crate::{Error, Result};
 use kiln_graph::Bindings;
 use kiln_kernels::{Kernel, MAX_CLUSTER, Param, Pointer, TensorMap};
+use std::sync::{PoisonError, RwLock};
 
 /// A kernel argument once shapes are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,18 +70,19 @@ fn map_error(kernel: &Kernel, index: usize, base: Pointer, what: String) -> Erro
     Error::Launch { kernel: kernel.entry.clone(), message }
 }
 
-/// The checks of all kernels that are loaded: what a code that a kernel raised means.
+/// The checks of all kernels that are loaded: what a code that a kernel raised means. Devices that share code share them.
 #[derive(Default)]
-pub struct Checks(Vec<(String, String)>);
+pub struct Checks(RwLock<Vec<(String, String)>>);
 
 /// Bytes of the word that faults are noted in.
 pub const FAULT_BYTES: usize = 4;
 
 impl Checks {
     /// Adds those of a kernel, and gives the code of the first. No code is 0, which is no fault.
-    pub fn add(&mut self, kernel: &Kernel) -> i32 {
-        let first = self.0.len() + 1;
-        self.0.extend(kernel.checks.iter().map(|what| (kernel.entry.clone(), what.clone())));
+    pub fn add(&self, kernel: &Kernel) -> i32 {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let first = all.len() + 1;
+        all.extend(kernel.checks.iter().map(|what| (kernel.entry.clone(), what.clone())));
         i32::try_from(first).unwrap_or(i32::MAX)
     }
 
@@ -90,7 +92,8 @@ impl Checks {
         if code == 0 {
             return Ok(());
         }
-        let (kernel, what) = match usize::try_from(code).ok().and_then(|code| self.0.get(code.checked_sub(1)?)) {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (kernel, what) = match usize::try_from(code).ok().and_then(|code| all.get(code.checked_sub(1)?)) {
             Some(known) => known.clone(),
             None => ("?".to_owned(), format!("it raised the unknown fault {code}")),
         };

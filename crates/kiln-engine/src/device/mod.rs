@@ -4,11 +4,14 @@ mod arena;
 mod cpu;
 mod cuda;
 mod gpu;
+mod shared;
 mod sim;
+mod user;
 
 pub use cpu::CpuDevice;
 pub use cuda::GpuDevice;
 pub use sim::SimDevice;
+pub use user::{UserMemory, UserStream};
 
 use crate::Result;
 use crate::schedule::Action;
@@ -39,6 +42,17 @@ impl Place {
         let shared = self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes;
         self.mem == other.mem && self.bytes > 0 && other.bytes > 0 && shared
     }
+}
+
+/// What [`Device::fetch`] copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// What was pinned, all of it.
+    pub from: MemId,
+    /// The first byte of the block that it is copied to.
+    pub offset: usize,
+    /// How much it is.
+    pub bytes: usize,
 }
 
 /// A loaded region.
@@ -149,13 +163,57 @@ pub trait Device: Send {
         None
     }
 
+    /// The same machine once more, with a queue, memory, recordings and prepared regions of its own. What is loaded and mapped is common to both, by the
+    /// same ids, whichever of them loads or maps it. They may be used by two threads at once.
+    ///
+    /// # Errors
+    /// A device that cannot, and what the machine reports.
+    fn fork(&self) -> Result<Box<dyn Device>> {
+        Err(crate::Error::Unsupported {
+            device: self.name(),
+            what: "a second session that shares code and weights".into(),
+        })
+    }
+
     /// Allocates device memory; contents are undefined.
     fn alloc(&mut self, bytes: usize) -> Result<MemId>;
 
-    /// Makes host bytes readable on the device, without a copy where the device shares the host's memory.
+    /// What addresses of operands are multiples of, bytes: kernels rely on it.
+    fn alignment(&self) -> usize {
+        16
+    }
+
+    /// Takes memory of the user's as a block. Its address is such a multiple. Freeing the block leaves the memory as it is.
+    ///
+    /// # Errors
+    /// What is no memory of this device, as far as it can tell.
+    fn lend(&mut self, _memory: UserMemory) -> Result<MemId> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "memory of the user's".into() })
+    }
+
+    /// Makes host bytes readable on the device and all its forks, without a copy where the device shares the host's memory.
     fn map(&mut self, bytes: Bytes) -> Result<MemId>;
 
-    /// Releases a block, and the recordings that may use it.
+    /// Whether [`Device::map`] copies nothing, because the device shares the host's memory.
+    fn shares_host(&self) -> bool {
+        false
+    }
+
+    /// Keeps host bytes where [`Device::fetch`] copies them from, for all forks.
+    ///
+    /// # Errors
+    /// A device that cannot, and what the machine reports.
+    fn pin(&mut self, _bytes: Bytes) -> Result<MemId> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "copying weights ahead of their step".into() })
+    }
+
+    /// Copies what is pinned into parts of a block. Launches from now on wait for it; itself it waits only for launches that were queued before the `fetch` before this one, unless
+    /// that was into the same parts. So where the two halves of a block are filled in turn, one is read while the other is filled.
+    fn fetch(&mut self, _block: MemId, _pieces: &[Fetch]) -> Result<()> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "copying weights ahead of their step".into() })
+    }
+
+    /// Releases a block, and the recordings that may use it. What was mapped no fork may use any more.
     fn free(&mut self, mem: MemId) -> Result<()>;
 
     /// Host to device. `data` is as long as the place.
@@ -185,6 +243,26 @@ pub trait Device: Send {
 
     /// Waits for all work; reports what failed.
     fn synchronize(&mut self) -> Result<()>;
+
+    /// [`Device::synchronize`], which reports the faults that kernels noted too.
+    fn check(&mut self) -> Result<()> {
+        self.synchronize()
+    }
+
+    /// Whether all work is done. Does not wait: on a device where calls return when they are done it always is.
+    fn is_done(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Work from now on waits for what is queued by now on a stream of the user's.
+    fn wait_for(&mut self, _stream: UserStream) -> Result<()> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "waiting for a stream".into() })
+    }
+
+    /// What is queued from now on on a stream of the user's waits for all work by now.
+    fn hold(&mut self, _stream: UserStream) -> Result<()> {
+        Err(crate::Error::Unsupported { device: self.name(), what: "holding a stream".into() })
+    }
 
     /// Records actions without running them, for [`Device::replay`]. `None`: this device gains nothing by it, or cannot run one of them
     /// without the session.

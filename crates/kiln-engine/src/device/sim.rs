@@ -1,7 +1,8 @@
 //! The PTX simulator as a [`Device`]: the kernels that would run on a GPU, on any machine, checked as they run.
 
 use super::gpu::{Checks, FAULT_BYTES, Resolved, Value, mapped, place, resolve};
-use super::{Arguments, Device, KernelId, MemId, Module, Place, Prepared, RecordingId};
+use super::shared::Shared;
+use super::{Arguments, Device, Fetch, KernelId, MemId, Module, Place, Prepared, RecordingId, UserMemory};
 use crate::schedule::Action;
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -10,22 +11,40 @@ use kiln_kernels::{Element, Kernel, Swizzle, TensorMap, Window};
 use kiln_sim::{Arg, CounterReport, LaunchConfig, Options, TensorType};
 use kiln_target::Gpu;
 use slab::Slab;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 /// Executes an engine's PTX.
 pub struct SimDevice {
-    device: kiln_sim::Device,
+    device: Arc<kiln_sim::Device>,
     target: String,
     sms: u32,
     options: Options,
     counters: Option<Sender<(String, CounterReport)>>,
-    memory: Slab<(u64, usize)>,
-    regions: Vec<Region>,
-    prepared: Slab<(usize, Vec<Option<Resolved>>)>,
+    shared: Arc<Shared<Region, Block, Bytes>>,
+    memory: Slab<Arc<Block>>,
+    prepared: Slab<(Arc<Region>, Vec<Option<Resolved>>)>,
     recordings: Slab<Vec<Bound>>,
     /// Where kernels note faults: 0 until one does. Only there if some kernel checks anything.
-    fault: Option<u64>,
-    checks: Checks,
+    fault: Option<Block>,
+    checks: Arc<Checks>,
+}
+
+/// Memory of the simulated device, freed when dropped unless it is the user's.
+struct Block {
+    device: Arc<kiln_sim::Device>,
+    base: u64,
+    bytes: usize,
+    users: bool,
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if !self.users {
+            // Allocated once, freed once: there is nothing that it could refuse.
+            let _ = self.device.free(self.base);
+        }
+    }
 }
 
 struct Region {
@@ -36,7 +55,7 @@ struct Region {
 
 /// A prepared region with its arguments, as a recording on a GPU has them: addresses, and tensor maps that are encoded.
 struct Bound {
-    region: usize,
+    region: Arc<Region>,
     /// One a kernel; none where there is nothing to do.
     launches: Vec<Option<(LaunchConfig, Vec<Arg>)>>,
     /// Address and bytes of what the kernels leave zero.
@@ -55,18 +74,23 @@ impl SimDevice {
     pub fn new(target: &str, options: Options) -> SimDevice {
         let typical = target.parse().ok().and_then(Gpu::typical);
         SimDevice {
-            device: kiln_sim::Device::default(),
+            device: Arc::default(),
             target: target.to_owned(),
             sms: typical.map_or(1, |gpu| gpu.sms),
             options,
             counters: None,
+            shared: Arc::default(),
             memory: Slab::new(),
-            regions: Vec::new(),
             prepared: Slab::new(),
             recordings: Slab::new(),
             fault: None,
-            checks: Checks::default(),
+            checks: Arc::default(),
         }
+    }
+
+    /// The machine that is simulated, with its memory: what allocates memory of the user's.
+    pub fn simulated(&self) -> Arc<kiln_sim::Device> {
+        self.device.clone()
     }
 
     /// Counts what each launch does, and sends the kernel's name and its counters.
@@ -96,8 +120,8 @@ impl SimDevice {
                         let address = mapped(kernel, index, map, place, self.address(place)?)?;
                         Arg::Bytes(self.encode(map, address)?.to_vec())
                     }
-                    Value::Fault => match self.fault {
-                        Some(fault) => Arg::U64(fault),
+                    Value::Fault => match &self.fault {
+                        Some(fault) => Arg::U64(fault.base),
                         None => return Err(internal(format!("`{}` has nowhere to note faults", kernel.entry))),
                     },
                     Value::FaultCode => Arg::I32(*fault_code),
@@ -114,9 +138,9 @@ impl SimDevice {
             };
             Ok(Some((config, values.collect::<Result<_>>()?)))
         };
-        let launches = self.regions[*region].kernels.iter().zip(launches).map(launch).collect::<Result<_>>()?;
+        let launches = region.kernels.iter().zip(launches).map(launch).collect::<Result<_>>()?;
         let zeroed = args.zeroed.map(|place| Ok::<_, Error>((self.address(place)?, place.bytes))).transpose()?;
-        Ok(Bound { region: *region, launches, zeroed })
+        Ok(Bound { region: region.clone(), launches, zeroed })
     }
 
     /// The map as kernels of the simulator read it.
@@ -155,7 +179,7 @@ impl SimDevice {
     }
 
     fn run(&self, bound: &Bound) -> Result<()> {
-        let kernels = &self.regions[bound.region].kernels;
+        let kernels = &bound.region.kernels;
         for (Loaded { kernel, code, .. }, launch) in kernels.iter().zip(&bound.launches) {
             let Some((config, values)) = launch else { continue };
             let report = self.device.launch(code, *config, values, &self.options)?;
@@ -163,10 +187,10 @@ impl SimDevice {
                 let findings = report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
                 return Err(self.findings(kernel, findings));
             }
-            if let (false, Some(fault)) = (kernel.checks.is_empty(), self.fault) {
+            if let (false, Some(fault)) = (kernel.checks.is_empty(), &self.fault) {
                 let mut word = [0; FAULT_BYTES];
-                self.device.download(fault, &mut word)?;
-                self.device.upload(fault, &[0; FAULT_BYTES])?;
+                self.device.download(fault.base, &mut word)?;
+                self.device.upload(fault.base, &[0; FAULT_BYTES])?;
                 self.checks.fault(self.name(), word)?;
             }
             if let (Some(to), Some(counters)) = (&self.counters, report.counters) {
@@ -189,9 +213,16 @@ impl SimDevice {
         Error::Findings { device: self.name(), kernel: kernel.entry.clone(), findings }
     }
 
+    fn block(&self, bytes: usize) -> Result<Block> {
+        let base = self.device.alloc(bytes.max(1) as u64)?;
+        Ok(Block { device: self.device.clone(), base, bytes, users: false })
+    }
+
     fn address(&self, place: Place) -> Result<u64> {
-        match self.memory.get(place.mem.0) {
-            Some((base, bytes)) if place.offset.saturating_add(place.bytes) <= *bytes => Ok(base + place.offset as u64),
+        match self.memory.get(place.mem.0).cloned().or_else(|| self.shared.memory(place.mem)) {
+            Some(block) if place.offset.saturating_add(place.bytes) <= block.bytes => {
+                Ok(block.base + place.offset as u64)
+            }
             _ => Err(internal(format!("{place:?} is not allocated"))),
         }
     }
@@ -210,23 +241,54 @@ impl Device for SimDevice {
         self.target.clone()
     }
 
+    fn fork(&self) -> Result<Box<dyn Device>> {
+        Ok(Box::new(SimDevice {
+            device: self.device.clone(),
+            counters: self.counters.clone(),
+            shared: self.shared.clone(),
+            checks: self.checks.clone(),
+            sms: self.sms,
+            ..SimDevice::new(&self.target, self.options.clone())
+        }))
+    }
+
     fn alloc(&mut self, bytes: usize) -> Result<MemId> {
-        let base = self.device.alloc(bytes.max(1) as u64)?;
-        Ok(MemId(self.memory.insert((base, bytes))))
+        Ok(MemId(self.memory.insert(Arc::new(self.block(bytes)?))))
+    }
+
+    fn lend(&mut self, memory: UserMemory) -> Result<MemId> {
+        let (base, bytes) = (memory.address(), memory.bytes());
+        if !self.device.holds(base, bytes as u64) {
+            let what = format!("memory at {base:#x} of {bytes} bytes, which it has not allocated,");
+            return Err(Error::Unsupported { device: self.name(), what });
+        }
+        let block = Block { device: self.device.clone(), base, bytes, users: true };
+        Ok(MemId(self.memory.insert(Arc::new(block))))
     }
 
     fn map(&mut self, bytes: Bytes) -> Result<MemId> {
-        let mem = self.alloc(bytes.len())?;
-        self.upload(Place { mem, offset: 0, bytes: bytes.len() }, &bytes)?;
-        Ok(mem)
+        let block = self.block(bytes.len())?;
+        self.device.upload(block.base, &bytes)?;
+        Ok(self.shared.map(block))
+    }
+
+    fn pin(&mut self, bytes: Bytes) -> Result<MemId> {
+        Ok(self.shared.pin(bytes))
+    }
+
+    /// At once: nothing runs meanwhile.
+    fn fetch(&mut self, block: MemId, pieces: &[Fetch]) -> Result<()> {
+        pieces.iter().try_for_each(|&Fetch { from, offset, bytes }| {
+            let data = self.shared.pinned(from).ok_or_else(|| internal(format!("{from:?} is not pinned")))?;
+            self.upload(Place { mem: block, offset, bytes }, &data)
+        })
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
         // Recordings may still use the block.
         self.recordings.clear();
-        if let Some((base, _)) = self.memory.try_remove(mem.0) {
-            self.device.free(base)?;
-        }
+        self.memory.try_remove(mem.0);
+        self.shared.free(mem);
         Ok(())
     }
 
@@ -252,11 +314,6 @@ impl Device for SimDevice {
     }
 
     fn load(&mut self, module: &Module<'_>) -> Result<KernelId> {
-        if self.fault.is_none() && module.kernels.iter().any(|image| !image.kernel.checks.is_empty()) {
-            let fault = self.device.alloc(FAULT_BYTES as u64)?;
-            self.device.upload(fault, &[0; FAULT_BYTES])?;
-            self.fault = Some(fault);
-        }
         let kernels = module
             .kernels
             .iter()
@@ -270,16 +327,20 @@ impl Device for SimDevice {
             })
             .collect::<Result<_>>()?;
         let (scratch, zeroed) = (module.scratch_bytes.clone(), module.zeroed_bytes.clone());
-        self.regions.push(Region { kernels, scratch, zeroed });
-        Ok(KernelId(self.regions.len() - 1))
+        Ok(self.shared.load(Region { kernels, scratch, zeroed }))
     }
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {
-        let region = self.regions.get(kernel.0).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
+        let region = self.shared.region(kernel).ok_or_else(|| internal(format!("{kernel:?} is not loaded")))?;
+        if self.fault.is_none() && region.kernels.iter().any(|loaded| !loaded.kernel.checks.is_empty()) {
+            let fault = self.block(FAULT_BYTES)?;
+            self.device.upload(fault.base, &[0; FAULT_BYTES])?;
+            self.fault = Some(fault);
+        }
         let launches = region.kernels.iter().map(|l| resolve(&l.kernel, bindings, self.sms)).collect::<Result<_>>()?;
         let scratch_bytes = region.scratch.eval_extent(bindings)?;
         let zeroed_bytes = region.zeroed.eval_extent(bindings)?;
-        Ok(Prepared { id: self.prepared.insert((kernel.0, launches)), scratch_bytes, zeroed_bytes })
+        Ok(Prepared { id: self.prepared.insert((region, launches)), scratch_bytes, zeroed_bytes })
     }
 
     fn release(&mut self, prepared: usize) {
@@ -312,9 +373,9 @@ impl Device for SimDevice {
     }
 
     fn implementation(&self, prepared: usize) -> String {
-        let region = self.prepared.get(prepared).and_then(|(r, _)| self.regions.get(*r));
+        let region = self.prepared.get(prepared);
         region
-            .map(|r| r.kernels.iter().map(|l| l.kernel.entry.as_str()).collect::<Vec<_>>().join(" + "))
+            .map(|(r, _)| r.kernels.iter().map(|l| l.kernel.entry.as_str()).collect::<Vec<_>>().join(" + "))
             .unwrap_or_default()
     }
 }

@@ -2,16 +2,29 @@
 
 use super::steps::fetch;
 use super::{Session, input_error, internal};
-use crate::device::{MemId, Place};
+use crate::device::{MemId, Place, UserMemory};
 use crate::{Error, Result};
 use kiln_fuse::BufferKind;
 use kiln_graph::{DType, Element, Tensor};
 
-/// Device memory of an input, or of an output that becomes one.
+/// Device memory.
+#[derive(Clone, Copy)]
+pub struct Block {
+    /// What the device calls it.
+    pub mem: MemId,
+    /// Its size.
+    pub bytes: usize,
+    /// Whether it is the user's.
+    pub user: Option<UserMemory>,
+}
+
+/// Device memory of an input, or of an output that lies outside the arena.
 #[derive(Default)]
 pub struct Io {
-    /// Block and its bytes.
-    pub block: Option<(MemId, usize)>,
+    /// Where there is any yet.
+    pub block: Option<Block>,
+    /// The output's number; of inputs none.
+    pub output: Option<usize>,
     /// Extents of what is bound.
     pub shape: Vec<usize>,
     /// Whether an input has a value.
@@ -22,9 +35,10 @@ pub struct Io {
 #[derive(Clone, Copy)]
 pub struct Donation {
     output: usize,
-    input: usize,
+    /// The input's number.
+    pub input: usize,
     /// The output's memory.
-    io: usize,
+    pub io: usize,
 }
 
 /// An output of the last run.
@@ -86,50 +100,48 @@ impl Session {
     /// Unknown names, types or ranks that differ, and what is already donated.
     pub fn donate(&mut self, output: &str, input: &str) -> Result<()> {
         let (from, to) = (self.output_index(output)?, self.input(input)?);
-        let (out, own) = (self.plan.outputs[from].1, self.plan.inputs[to]);
-        let (a, b) = (&self.plan.buffers[out.index()].ty, &self.plan.buffers[own.index()].ty);
+        let (out, own) = (self.plan().outputs[from].1, self.plan().inputs[to]);
+        let (a, b) = (&self.plan().buffers[out.index()].ty, &self.plan().buffers[own.index()].ty);
         if a.dtype != b.dtype || a.rank() != b.rank() {
             return Err(input_error(input, format!("expected {b}, and output `{output}` is {a}")));
         }
         if self.donations.iter().any(|d| d.input == to) {
             return Err(input_error(input, "it already becomes what another output was".into()));
         }
-        let memory = self.plan.root(out);
-        if memory == own {
+        if self.plan().root(out) == own {
             return Ok(());
         }
-        let written = !matches!(self.plan.buffers[memory.index()].kind, BufferKind::Input(_) | BufferKind::Weight(_));
-        if !written || self.outside.contains(&memory) {
-            let message =
-                "it has no memory of its own: it is another input, a weight, or an output that is donated already";
-            return Err(Error::Output { name: output.to_owned(), message: message.into() });
+        if self.io[to].block.is_some_and(|block| block.user.is_some()) {
+            return Err(input_error(
+                input,
+                "it lies in memory of the user's, which changes places with nothing".into(),
+            ));
         }
-        self.donations.push(Donation { output: from, input: to, io: self.io.len() });
-        self.io.push(Io::default());
+        let io = self.take_out(from)?;
+        self.donations.push(Donation { output: from, input: to, io });
+        Ok(())
+    }
+
+    /// Takes an output out of the arena: the number of its memory.
+    pub(super) fn take_out(&mut self, output: usize) -> Result<usize> {
+        let (name, id) = &self.plan().outputs[output];
+        let memory = self.plan().root(*id);
+        let written = !matches!(self.plan().buffers[memory.index()].kind, BufferKind::Input(_) | BufferKind::Weight(_));
+        if !written || self.outside.contains(&memory) {
+            let message = "it has no memory of its own: it is an input, a weight, or (the same as) an output that is \
+                           donated already or bound";
+            return Err(Error::Output { name: name.clone(), message: message.into() });
+        }
+        self.io.push(Io { output: Some(output), ..Io::default() });
         self.outside.push(memory);
+        self.lay_out_anew();
+        Ok(self.io.len() - 1)
+    }
+
+    /// Other buffers lie outside the arena than did.
+    pub(super) fn lay_out_anew(&mut self) {
         self.shapes.clear(self.device.as_mut());
         (self.fresh, self.ran) = (false, false);
-        Ok(())
-    }
-
-    /// Runs the model on what is bound. On a GPU the work is queued: reading an output waits for it.
-    ///
-    /// # Errors
-    /// Inputs that are not bound or whose shapes do not agree, and what the device reports.
-    pub fn run_bound(&mut self) -> Result<()> {
-        self.prepare()?;
-        self.enqueue(None)?;
-        self.ran = true;
-        self.hand_over();
-        Ok(())
-    }
-
-    /// Waits for all that is queued.
-    ///
-    /// # Errors
-    /// What failed on the device.
-    pub fn synchronize(&mut self) -> Result<()> {
-        self.device.synchronize()
     }
 
     /// Extents of an output of the last run.
@@ -146,7 +158,7 @@ impl Session {
     /// An unknown name, no run before, and a slice of another type or length.
     pub fn read<T: Element>(&mut self, output: &str, into: &mut [T]) -> Result<()> {
         let at = self.output_index(output)?;
-        let dtype = self.plan.buffers[self.plan.outputs[at].1.index()].ty.dtype;
+        let dtype = self.plan().buffers[self.plan().outputs[at].1.index()].ty.dtype;
         let Ran { place, shape } = self.last(at)?;
         let place = *place;
         if dtype != T::DTYPE || place.bytes != size_of_val(into) {
@@ -154,10 +166,14 @@ impl Session {
             return Err(Error::Output { name: output.to_owned(), message });
         }
         match T::as_bytes_mut(into) {
-            Some(bytes) => self.device.download(place, bytes),
+            Some(bytes) => {
+                let done = self.device.download(place, bytes);
+                self.settled(done)
+            }
             None => {
                 self.staging.resize(place.bytes, 0);
-                self.device.download(place, &mut self.staging)?;
+                let done = self.device.download(place, &mut self.staging);
+                self.settled(done)?;
                 for (to, from) in into.iter_mut().zip(self.staging.chunks_exact(size_of::<T>())) {
                     *to = T::read(from);
                 }
@@ -177,7 +193,8 @@ impl Session {
             let message = format!("of shape {shape:?} takes {} bytes; {} were given", place.bytes, into.len());
             return Err(Error::Output { name: output.to_owned(), message });
         }
-        self.device.download(place, into)
+        let done = self.device.download(place, into);
+        self.settled(done)
     }
 
     /// An output of the last run.
@@ -186,13 +203,14 @@ impl Session {
     /// An unknown name, or no run before.
     pub fn output(&mut self, output: &str) -> Result<Tensor> {
         let at = self.output_index(output)?;
-        self.tensor(at)
+        let done = self.tensor(at);
+        self.settled(done)
     }
 
     /// An output of the last run, by its number.
     pub(super) fn tensor(&mut self, at: usize) -> Result<Tensor> {
         let Ran { place, shape } = self.last(at)?.clone();
-        let dtype = self.plan.buffers[self.plan.outputs[at].1.index()].ty.dtype;
+        let dtype = self.plan().buffers[self.plan().outputs[at].1.index()].ty.dtype;
         fetch(self.device.as_mut(), dtype, place, shape)
     }
 
@@ -200,34 +218,34 @@ impl Session {
         match self.outputs.get(output) {
             Some(ran) if self.ran => Ok(ran),
             _ => {
-                let (name, message) = (self.plan.outputs[output].0.clone(), "there is none before a run".into());
+                let (name, message) = (self.plan().outputs[output].0.clone(), "there is none before a run".into());
                 Err(Error::Output { name, message })
             }
         }
     }
 
-    fn input(&self, name: &str) -> Result<usize> {
+    pub(super) fn input(&self, name: &str) -> Result<usize> {
         self.inputs().position(|(known, _)| known == name).ok_or_else(|| self.unknown_input(name))
     }
 
     pub(super) fn unknown_input(&self, name: &str) -> Error {
         let names: Vec<&str> = self.inputs().map(|known| known.0).collect();
-        let hint = match self.weights.contains_key(name) {
+        let hint = match self.loaded.weights.contains_key(name) {
             true => "; it is a weight of this engine: build the model with `--profile` for it to be an input",
             false => "",
         };
         input_error(name, format!("the model has no such input; it has {}{hint}", names.join(", ")))
     }
 
-    fn output_index(&self, name: &str) -> Result<usize> {
-        self.plan.outputs.iter().position(|(known, _)| known == name).ok_or_else(|| {
+    pub(super) fn output_index(&self, name: &str) -> Result<usize> {
+        self.plan().outputs.iter().position(|(known, _)| known == name).ok_or_else(|| {
             let names: Vec<&str> = self.outputs().map(|known| known.0).collect();
             let message = format!("the model has no such output; it has {}", names.join(", "));
             Error::Output { name: name.to_owned(), message }
         })
     }
 
-    fn check(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<()> {
+    pub(super) fn check(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<()> {
         let Some((name, ty)) = self.inputs().nth(at) else { return Err(internal("an input is missing")) };
         if dtype != ty.dtype || shape.len() != ty.rank() {
             return Err(input_error(name, format!("expected {ty}, found {dtype}{shape:?}")));
@@ -237,12 +255,13 @@ impl Session {
 
     fn put(&mut self, at: usize, shape: &[usize], data: &[u8]) -> Result<()> {
         let mem = self.reserve(at, data.len())?;
-        self.device.upload(Place { mem, offset: 0, bytes: data.len() }, data)?;
+        let done = self.device.upload(Place { mem, offset: 0, bytes: data.len() }, data);
+        done.map_err(|e| self.blamed(e))?;
         self.now_bound(at, shape);
         Ok(())
     }
 
-    fn now_bound(&mut self, at: usize, shape: &[usize]) {
+    pub(super) fn now_bound(&mut self, at: usize, shape: &[usize]) {
         let io = &mut self.io[at];
         if !io.bound || io.shape != shape {
             io.bound = true;
@@ -254,19 +273,16 @@ impl Session {
 
     /// Makes sure that a block has the bytes, which loses its contents if it does not.
     pub(super) fn reserve(&mut self, at: usize, bytes: usize) -> Result<MemId> {
-        let old = match self.io[at].block {
-            Some((mem, found)) if found >= bytes => return Ok(mem),
+        // What is the user's is left as it is.
+        let old = match self.io[at].block.filter(|block| block.user.is_none()) {
+            Some(block) if block.bytes >= bytes => return Ok(block.mem),
             old => old,
         };
         // What grows once often grows again.
-        let bytes = bytes.max(old.map_or(1, |(_, found)| found + found / 2));
-        self.shapes.unplace(self.device.as_mut());
+        let bytes = bytes.max(old.map_or(1, |block| block.bytes + block.bytes / 2));
         self.io[at].block = None;
-        if let Some((mem, _)) = old {
-            self.device.free(mem)?;
-        }
-        let mem = self.device.alloc(bytes)?;
-        self.io[at].block = Some((mem, bytes));
+        let mem = self.replace(old, bytes)?;
+        self.io[at].block = Some(Block { mem, bytes, user: None });
         Ok(mem)
     }
 

@@ -1,21 +1,26 @@
 //! Running an engine: named tensors in, named tensors out, or memory that stays on the device.
 
+mod common;
 mod io;
+mod queue;
 mod shapes;
 mod steps;
+mod stream;
 mod swap;
+mod user;
 
 use crate::choose::{Code, for_device};
-use crate::device::{Device, KernelImage, MemId, Module, Place};
-use crate::engine::{Compiled, Engine, Settings, TargetImage, Variant};
-use crate::schedule::{Action, LoadedPlan, LoadedVariant, WeightPlaces, schedule, signature};
-use crate::{Error, Result, packed};
-use io::{Donation, Io, Ran};
-use kiln_fuse::{BufferId, BufferKind, Plan, RegionId, Step};
-use kiln_graph::{Bindings, Dim, Graph, Tensor, TensorType};
-use kiln_kernels::Guard;
+use crate::device::{Device, MemId, Place, UserMemory};
+use crate::engine::Engine;
+use crate::memory::ALIGNMENT;
+use crate::schedule::{Action, Blocks, schedule};
+use crate::{Error, Result};
+use common::{Common, Loaded};
+use io::{Block, Donation, Io, Ran};
+use kiln_fuse::{BufferId, BufferKind, Plan, Step};
+use kiln_graph::{Bindings, Tensor, TensorType};
 use shapes::Shapes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use steps::run_schedule;
 pub use swap::Updates;
@@ -25,41 +30,48 @@ pub use swap::Updates;
 /// [`Session::run`] takes tensors and gives tensors. Where that costs too much, inputs are bound once ([`Session::bind`]), the model is run any
 /// number of times ([`Session::run_bound`]), outputs are read into slices ([`Session::read`]), and those that are the next run's inputs never
 /// leave the device ([`Session::donate`]). On the CPU such a run allocates nothing once its shapes have been seen.
+///
+/// One thread at a time may use a session. For several there are several ([`Session::fork`]), with one copy of the code and the weights.
 pub struct Session {
     device: Box<dyn Device>,
-    code: Code,
-    plan: Plan,
-    loaded: LoadedPlan,
-    /// What is loaded for each region.
-    known: Known,
-    /// Of which build that is.
-    graph_hash: String,
-    settings: Settings,
-    /// Where other kernels come from.
-    updates: Option<Updates>,
+    common: Arc<Common>,
+    /// The code and weights that it runs.
+    loaded: Arc<Loaded>,
     swaps: usize,
-    signature: Graph,
-    weights: WeightPlaces,
-    weight_bytes: usize,
-    arena: Option<(MemId, usize)>,
+    arena: Option<Block>,
     /// Memory that is zero between launches.
-    zeroed: Option<(MemId, usize)>,
-    /// The inputs, then the outputs that are donated.
+    zeroed: Option<Block>,
+    /// Where weights that do not stay are copied to.
+    streamed: Option<Block>,
+    /// The inputs, then the outputs that are donated or bound.
     io: Vec<Io>,
     donations: Vec<Donation>,
-    /// Roots of the outputs that are donated.
+    /// Roots of the outputs that are donated or bound.
     outside: Vec<BufferId>,
+    /// The user's memory that the device knows, in the order of its use.
+    lent: Vec<(UserMemory, MemId)>,
     shapes: Shapes,
     /// Whether the current shapes are those of what is bound.
     fresh: bool,
     /// Whether `outputs` are those of a run.
     ran: bool,
     outputs: Vec<Ran>,
-    /// The blocks of `io` in a run, and which instance of the shapes that is.
+    /// Runs that have begun, and how many of the first are known to have ended well.
+    runs: u64,
+    settled: u64,
+    /// The blocks of `io` in a run.
     blocks: Vec<MemId>,
-    instance: usize,
     /// Bytes on their way to a slice.
     staging: Vec<u8>,
+}
+
+/// How an engine is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// Bytes that weights may take on the device; `None`: all that they need. Of weights that do not fit, those that launches of one step alone read stay in (pinned) host memory, and are
+    /// copied to one of two buffers, which count too, ahead of the step and beside what runs. Results are the same to the bit. Each session that shares the weights has two such buffers of its own.
+    /// Runs are no longer recorded as one (no CUDA graph). Where a device shares the host's memory, as the CPU does, weights are mapped, and this changes nothing.
+    pub weight_budget: Option<u64>,
 }
 
 /// Wall time of the parts of one run.
@@ -78,9 +90,13 @@ pub struct RunTimes {
 /// Memory of a session under its last shapes, bytes.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Memory {
-    /// Weights.
+    /// Weights that stay on the device, of which there is one copy for all of `sessions`. The rest is this session's own.
     pub weights: usize,
-    /// Inputs, and outputs that are donated.
+    /// Where weights that do not stay are copied to ahead of their step.
+    pub streamed: usize,
+    /// The sessions that share code and weights, this one among them.
+    pub sessions: usize,
+    /// Inputs, and outputs that are donated or bound.
     pub bound: usize,
     /// The activation arena.
     pub arena: usize,
@@ -88,6 +104,8 @@ pub struct Memory {
     pub lower_bound: usize,
     /// What kernels find zero and leave zero.
     pub zeroed: usize,
+    /// Of `bound` and `arena` what is the user's memory.
+    pub user: usize,
 }
 
 /// What an observer of a run sees after each step.
@@ -110,55 +128,74 @@ impl Session {
     ///
     /// # Errors
     /// An engine without its weights, no code for the device, and what the device says.
-    pub fn new(engine: &Engine, mut device: Box<dyn Device>) -> Result<Session> {
+    pub fn new(engine: &Engine, device: Box<dyn Device>) -> Result<Session> {
+        Session::with_options(engine, device, &SessionOptions::default())
+    }
+
+    /// [`Session::new`] with other than the usual options.
+    ///
+    /// # Errors
+    /// As for `new`, and a budget that is too small.
+    pub fn with_options(engine: &Engine, mut device: Box<dyn Device>, options: &SessionOptions) -> Result<Session> {
         let _span = tracing::info_span!("session", model = engine.model, device = device.name()).entered();
         engine.expect_weights()?;
         let (image, code) = for_device(engine, device.as_ref())?;
-        let plan = image.plan.clone();
-        let mut known = Known::new();
-        let loaded = load(&plan, image, &code, &mut known, device.as_mut())?;
-        let mut weights = WeightPlaces::new();
-        place_weights(engine, image, device.as_mut(), &mut weights)?;
-        let weight_bytes = weights.values().flatten().map(|place| place.bytes).sum();
-        let signature = signature(&plan);
-        let io = plan.inputs.iter().map(|_| Io::default()).collect();
-        Ok(Session {
+        // More than can be addressed is all there is.
+        let budget = options.weight_budget.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let loaded = Arc::new(Loaded::new(engine, image, code, (budget, None), device.as_mut())?);
+        let common = Common::new(engine, image.plan.clone(), budget, loaded.clone());
+        Ok(Session::over(device, Arc::new(common), loaded))
+    }
+
+    /// Another session of the same engine on the same device, with the same code and weights in memory. What is written is each session's own: activations,
+    /// inputs and outputs, on a GPU the stream too. So each may run on a thread of its own, at the same time as the others. Nothing is bound or donated in the new one.
+    ///
+    /// Called after what systems do with processes: what is only read is common, what is written is not. On the CPU the sessions share its threads too, so that
+    /// no number of them keeps more threads busy than one does. They may be dropped in any order.
+    ///
+    /// Kernels that one of them takes ([`Session::swap`], [`Session::follow`]) the others take before their next run.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn fork(&self) -> Result<Session> {
+        let newest = self.common.news().newest.clone();
+        Ok(Session::over(self.device.fork()?, self.common.clone(), newest))
+    }
+
+    fn over(device: Box<dyn Device>, common: Arc<Common>, loaded: Arc<Loaded>) -> Session {
+        let io = common.plan.inputs.iter().map(|_| Io::default()).collect();
+        Session {
             device,
-            code,
-            plan,
+            common,
             loaded,
-            known,
-            graph_hash: engine.graph_hash.clone(),
-            settings: engine.settings.clone(),
-            updates: None,
             swaps: 0,
-            signature,
-            weights,
-            weight_bytes,
             arena: None,
             zeroed: None,
+            streamed: None,
             io,
             donations: Vec::new(),
             outside: Vec::new(),
+            lent: Vec::new(),
             shapes: Shapes::default(),
             fresh: false,
             ran: false,
             outputs: Vec::new(),
+            runs: 0,
+            settled: 0,
             blocks: Vec::new(),
-            instance: 0,
             staging: Vec::new(),
-        })
+        }
     }
 
     /// What runs.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.common.plan
     }
 
     /// Values of the shape symbols that these inputs give; an error names the input that does not fit.
     pub fn symbols(&self, inputs: &[(&str, &Tensor)]) -> Result<Bindings> {
         let shapes: Vec<Vec<usize>> = self.order(inputs)?.iter().map(|t| t.shape().to_vec()).collect();
-        Ok(kiln_graph::bind_symbols(&self.signature, &shapes)?)
+        Ok(kiln_graph::bind_symbols(&self.common.signature, &shapes)?)
     }
 
     /// The device's name.
@@ -168,13 +205,13 @@ impl Session {
 
     /// What of the engine it runs.
     pub fn code(&self) -> &Code {
-        &self.code
+        &self.loaded.code
     }
 
     /// Inputs: name and type.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
-        self.plan.inputs.iter().map(|id| {
-            let b = &self.plan.buffers[id.index()];
+        self.plan().inputs.iter().map(|id| {
+            let b = &self.plan().buffers[id.index()];
             let name = match &b.kind {
                 BufferKind::Input(name) => name.as_str(),
                 _ => b.name.as_str(),
@@ -185,28 +222,31 @@ impl Session {
 
     /// Outputs: name and type.
     pub fn outputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
-        self.plan.outputs.iter().map(|(name, id)| (name.as_str(), &self.plan.buffers[id.index()].ty))
+        self.plan().outputs.iter().map(|(name, id)| (name.as_str(), &self.plan().buffers[id.index()].ty))
     }
 
     /// Memory under the last shapes that ran.
     pub fn memory(&self) -> Memory {
         let used = self.shapes.iter().map(|shape| &shape.schedule).max_by_key(|s| s.arena_bytes);
         Memory {
-            weights: self.weight_bytes,
-            bound: self.io.iter().filter_map(|io| io.block).map(|(_, bytes)| bytes).sum(),
-            arena: self.arena.map_or(0, |a| a.1),
+            weights: self.loaded.weight_bytes(),
+            streamed: self.streamed.map_or(0, |block| block.bytes),
+            sessions: Arc::strong_count(&self.common),
+            bound: self.io.iter().filter_map(|io| io.block).map(|block| block.bytes).sum(),
+            arena: self.arena.map_or(0, |block| block.bytes),
             lower_bound: used.map_or(0, |s| s.lower_bound),
-            zeroed: self.zeroed.map_or(0, |z| z.1),
+            zeroed: self.zeroed.map_or(0, |block| block.bytes),
+            user: self.user_memory().map(|memory| memory.bytes()).sum(),
         }
     }
 
     /// How each step of the last run that launches a region does so: the region's name and the implementation.
     pub fn implementations(&mut self) -> Vec<(String, String)> {
         let Some(shape) = self.shapes.current() else { return Vec::new() };
-        let steps = shape.schedule.actions.iter().zip(&self.plan.steps);
+        let steps = shape.schedule.actions.iter().zip(&self.common.plan.steps);
         let launches = steps.filter_map(|(action, step)| match (action, step) {
             (Action::Launch { prepared, .. }, Step::Run { region, .. }) => {
-                Some((self.plan.regions[*region].name.clone(), self.device.implementation(*prepared)))
+                Some((self.common.plan.regions[*region].name.clone(), self.device.implementation(*prepared)))
             }
             _ => None,
         });
@@ -234,11 +274,12 @@ impl Session {
 
     /// Fills all memory that a run writes with a byte, so that a kernel that fails to write its output is noticed.
     pub fn poison(&mut self, byte: u8) -> Result<()> {
-        let outputs = self.io.iter().skip(self.plan.inputs.len()).filter_map(|io| io.block);
-        for (mem, bytes) in self.arena.into_iter().chain(outputs) {
+        let outputs = self.io.iter().skip(self.plan().inputs.len()).filter_map(|io| io.block);
+        for Block { mem, bytes, .. } in self.arena.into_iter().chain(outputs).chain(self.streamed) {
             self.device.fill(Place { mem, offset: 0, bytes }, byte)?;
         }
-        Ok(())
+        // What is copied to it waits for launches alone.
+        self.streamed.map_or(Ok(()), |_| self.device.synchronize())
     }
 
     fn execute(
@@ -247,6 +288,10 @@ impl Session {
         observer: Option<Observer<'_>>,
     ) -> Result<(Vec<(String, Tensor)>, RunTimes)> {
         let _span = tracing::debug_span!("run").entered();
+        if self.settled < self.runs {
+            // What went wrong before is not this run's.
+            self.synchronize()?;
+        }
         let start = Instant::now();
         self.order(inputs)?;
         for (name, tensor) in inputs {
@@ -257,22 +302,26 @@ impl Session {
         let upload = start.elapsed();
         let launched = Instant::now();
         self.enqueue(observer)?;
+        // What goes wrong is this call's to say.
+        self.settled = self.runs;
         let enqueue = launched.elapsed();
         self.device.synchronize()?;
         self.ran = true;
         let compute = launched.elapsed();
         let done = Instant::now();
-        let names = self.plan.outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        let outputs =
-            names.into_iter().enumerate().map(|(i, name)| Ok((name, self.tensor(i)?))).collect::<Result<_>>()?;
+        let names = self.plan().outputs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let outputs = names.into_iter().enumerate().map(|(i, name)| Ok((name, self.tensor(i)?))).collect::<Result<_>>();
+        self.ran = outputs.is_ok();
+        let outputs = outputs?;
         self.hand_over();
         Ok((outputs, RunTimes { upload, enqueue, compute, download: done.elapsed() }))
     }
 
     /// Runs what was prepared, or queues it.
     fn enqueue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
+        self.runs += 1;
         let done = self.issue(observer);
-        if let (Err(_), Some((mem, bytes))) = (&done, self.zeroed) {
+        if let (Err(_), Some(Block { mem, bytes, .. })) = (&done, self.zeroed) {
             // A kernel that stopped half-way has left something in it. The run's own error says more than one of this.
             let _ = self.device.fill(Place { mem, offset: 0, bytes }, 0);
         }
@@ -280,11 +329,13 @@ impl Session {
     }
 
     fn issue(&mut self, observer: Option<Observer<'_>>) -> Result<()> {
-        let Session { device, plan, shapes, instance, .. } = self;
-        let instance = shapes.current().and_then(|shape| shape.instance(*instance));
+        let Session { device, common, loaded, streamed, shapes, .. } = self;
+        let plan = &common.plan;
+        let streamed = streamed.map(|block| (&loaded.streams, block.mem));
+        let instance = shapes.current().and_then(|shape| shape.instance());
         let instance = instance.ok_or_else(|| internal("a schedule is missing"))?;
-        if observer.is_some() {
-            return run_schedule(device.as_mut(), plan, &instance.schedule, observer);
+        if observer.is_some() || streamed.is_some() {
+            return run_schedule(device.as_mut(), plan, &instance.schedule, streamed, observer);
         }
         let recording = match instance.recording {
             Some(recording) => recording,
@@ -292,7 +343,7 @@ impl Session {
         };
         match recording {
             Some(id) => device.replay(id),
-            None => run_schedule(device.as_mut(), plan, &instance.schedule, None),
+            None => run_schedule(device.as_mut(), plan, &instance.schedule, None, None),
         }
     }
 
@@ -323,26 +374,32 @@ impl Session {
     /// Finds or makes the schedule of what is bound, its memory, and the places of its outputs.
     fn prepare(&mut self) -> Result<()> {
         self.ran = false;
-        self.update();
+        self.update()?;
         if !self.fresh {
             self.choose()?;
             self.fresh = true;
         }
         let bytes = self.shapes.current().map(|shape| (shape.schedule.arena_bytes, shape.schedule.zeroed_bytes));
         let Some((arena_bytes, zeroed_bytes)) = bytes else { return Err(internal("a schedule is missing")) };
-        for i in 0..self.donations.len() {
-            let io = self.plan.inputs.len() + i;
+        for i in 0..self.outside.len() {
             let bytes = self.bytes(self.outside[i]);
-            self.reserve(io, bytes)?;
+            self.output_memory(i, bytes)?;
         }
         let arena = self.grow(arena_bytes)?;
         let zeroed = self.grow_zeroed(zeroed_bytes)?;
-        let Session { plan, io, outside, shapes, blocks, outputs, .. } = self;
+        let streamed = self.grow_streamed()?;
+        let Session { device, common, io, outside, shapes, blocks, outputs, .. } = self;
+        let plan = &common.plan;
         blocks.clear();
-        blocks.extend(io.iter().filter_map(|io| io.block).map(|(mem, _)| mem));
+        blocks.extend(io.iter().filter_map(|io| io.block).map(|block| block.mem));
         let Some(shape) = shapes.current() else { return Err(internal("a schedule is missing")) };
-        self.instance = shape.place(arena, zeroed, blocks, plan.inputs.iter().chain(outside.iter()))?;
-        let Some(instance) = shape.instance(self.instance) else { return Err(internal("a schedule is missing")) };
+        shape.place(
+            Blocks { arena, zeroed, streamed },
+            blocks,
+            plan.inputs.iter().chain(outside.iter()),
+            device.as_mut(),
+        )?;
+        let Some(instance) = shape.instance() else { return Err(internal("a schedule is missing")) };
         let schedule = &instance.schedule;
         let empty = Ran { place: Place { mem: arena, offset: 0, bytes: 0 }, shape: Vec::new() };
         outputs.resize(plan.outputs.len(), empty);
@@ -358,13 +415,19 @@ impl Session {
         if let Some((name, ty)) = self.inputs().zip(&self.io).find_map(|(input, io)| (!io.bound).then_some(input)) {
             return Err(input_error(name, format!("missing; expected {ty}")));
         }
-        let shapes: Vec<Vec<usize>> = self.io[..self.plan.inputs.len()].iter().map(|io| io.shape.clone()).collect();
-        let bindings = kiln_graph::bind_symbols(&self.signature, &shapes)?;
+        let shapes: Vec<Vec<usize>> = self.io[..self.plan().inputs.len()].iter().map(|io| io.shape.clone()).collect();
+        self.lay_out(&shapes)
+    }
+
+    /// Makes the schedule of such inputs the current one.
+    fn lay_out(&mut self, shapes: &[Vec<usize>]) -> Result<()> {
+        let bindings = kiln_graph::bind_symbols(&self.common.signature, shapes)?;
         let key: Vec<i64> = bindings.values().copied().collect();
         if !self.shapes.recall(&key) {
             let _span = tracing::info_span!("prepare", symbols = ?bindings).entered();
             let device = self.device.as_mut();
-            let made = schedule(&self.plan, &self.loaded, &bindings, &self.weights, device, &self.outside)?;
+            let Loaded { plan: loaded, weights, .. } = self.loaded.as_ref();
+            let made = schedule(&self.common.plan, loaded, &bindings, weights, device, &self.outside)?;
             self.shapes.insert(key, made, device);
         }
         Ok(())
@@ -373,11 +436,15 @@ impl Session {
     /// Makes sure that the arena has the bytes.
     fn grow(&mut self, bytes: usize) -> Result<MemId> {
         match self.arena {
-            Some((mem, found)) if found >= bytes => Ok(mem),
+            Some(block) if block.bytes >= bytes => Ok(block.mem),
+            Some(Block { user: Some(user), .. }) => {
+                let message = user.check(bytes, ALIGNMENT).err().unwrap_or_default();
+                Err(Error::Arena { message })
+            }
             old => {
                 self.arena = None;
                 let mem = self.replace(old, bytes)?;
-                self.arena = Some((mem, bytes));
+                self.arena = Some(Block { mem, bytes, user: None });
                 Ok(mem)
             }
         }
@@ -386,110 +453,53 @@ impl Session {
     /// Makes sure that the memory that is zero has the bytes; none where no kernel wants any.
     fn grow_zeroed(&mut self, bytes: usize) -> Result<Option<MemId>> {
         match self.zeroed {
-            Some((mem, found)) if found >= bytes => Ok(Some(mem)),
+            Some(block) if block.bytes >= bytes => Ok(Some(block.mem)),
             None if bytes == 0 => Ok(None),
             old => {
                 self.zeroed = None;
                 let mem = self.replace(old, bytes)?;
                 self.device.fill(Place { mem, offset: 0, bytes }, 0)?;
-                self.zeroed = Some((mem, bytes));
+                self.zeroed = Some(Block { mem, bytes, user: None });
                 Ok(Some(mem))
             }
         }
     }
 
-    /// A block in the place of a smaller one.
-    fn replace(&mut self, old: Option<(MemId, usize)>, bytes: usize) -> Result<MemId> {
-        self.shapes.unplace(self.device.as_mut());
-        if let Some((mem, _)) = old {
-            self.device.free(mem)?;
+    /// Makes sure that there is memory for the weights that do not stay, and none where all do.
+    fn grow_streamed(&mut self) -> Result<Option<MemId>> {
+        let bytes = self.loaded.streams.bytes;
+        match self.streamed {
+            Some(block) if block.bytes == bytes => Ok(Some(block.mem)),
+            None if bytes == 0 => Ok(None),
+            old => {
+                self.streamed = None;
+                self.discard(old)?;
+                if bytes > 0 {
+                    let mem = self.device.alloc(bytes)?;
+                    self.streamed = Some(Block { mem, bytes, user: None });
+                }
+                Ok(self.streamed.map(|block| block.mem))
+            }
         }
+    }
+
+    /// A block in the place of a smaller one.
+    fn replace(&mut self, old: Option<Block>, bytes: usize) -> Result<MemId> {
+        self.discard(old)?;
         self.device.alloc(bytes)
+    }
+
+    /// Frees a block of the session's own.
+    fn discard(&mut self, block: Option<Block>) -> Result<()> {
+        let Some(Block { mem, user: None, .. }) = block else { return Ok(()) };
+        self.shapes.unplace(self.device.as_mut());
+        self.device.free(mem)
     }
 
     /// Bytes of a buffer under the current shapes.
     fn bytes(&mut self, id: BufferId) -> usize {
         self.shapes.current().map_or(0, |shape| shape.schedule.places[id.index()].bytes)
     }
-}
-
-/// Loaded kernels, and what of, by region. On the CPU of nothing.
-type Known = BTreeMap<RegionId, (Compiled, Vec<LoadedVariant>)>;
-
-/// Loads the kernels of every region of a plan and its nested plans, each distinct region once.
-fn load(
-    plan: &Plan,
-    image: &TargetImage,
-    code: &Code,
-    known: &mut Known,
-    device: &mut dyn Device,
-) -> Result<LoadedPlan> {
-    let own = matches!(code, Code::Own(_));
-    let mut loaded = LoadedPlan::default();
-    for region in &plan.regions {
-        let id = region.identity();
-        if let Some((_, variants)) = known.get(&id) {
-            loaded.regions.push(variants.clone());
-            continue;
-        }
-        let load = |Variant { guard, implementation: made, images }: &Variant| {
-            let images = made.kernels.iter().zip(images);
-            let kernels = images.map(|(kernel, i)| KernelImage {
-                kernel,
-                cubin: own.then(|| i.cubin.clone()),
-                ptx: i.ptx.clone(),
-            });
-            let (scratch_bytes, zeroed_bytes) = (made.scratch_bytes.clone(), made.zeroed_bytes.clone());
-            let module = Module { region, kernels: kernels.collect(), scratch_bytes, zeroed_bytes };
-            let (guard, packed) = (guard.clone(), made.packed.clone());
-            Ok(LoadedVariant { guard, kernel: device.load(&module)?, packed })
-        };
-        let (compiled, variants) = match image.kernels.get(&id) {
-            Some(compiled) => (compiled.clone(), compiled.variants.iter().map(load).collect::<Result<Vec<_>>>()?),
-            None => {
-                let [scratch_bytes, zeroed_bytes] = [Dim::from(0), Dim::from(0)];
-                let module = Module { region, kernels: Vec::new(), scratch_bytes, zeroed_bytes };
-                let kernel = device.load(&module)?;
-                let variants = vec![LoadedVariant { guard: Guard::always(), kernel, packed: Vec::new() }];
-                (Compiled { variants: vec![] }, variants)
-            }
-        };
-        loaded.regions.push(variants.clone());
-        known.insert(id, (compiled, variants));
-    }
-    for (_, inner) in plan.steps.iter().flat_map(Step::nested) {
-        loaded.nested.push(load(inner, image, code, known, device)?);
-    }
-    Ok(loaded)
-}
-
-/// Makes the weights readable that the kernels of an image read, beside those that are; the others have no place.
-fn place_weights(
-    engine: &Engine,
-    image: &TargetImage,
-    device: &mut dyn Device,
-    weights: &mut WeightPlaces,
-) -> Result<()> {
-    let packed = packed::uses(&image.plan, &image.kernels).map_err(|e| internal(&e))?;
-    let plain = packed::plain(&image.plan, &image.kernels);
-    let names = crate::validate::weight_names(&image.plan);
-    let all: BTreeSet<&str> = names.into_iter().chain(packed.keys().map(String::as_str)).collect();
-    weights.retain(|name, place| {
-        let read = plain.contains(name.as_str()) || packed.contains_key(name);
-        *place = place.filter(|_| read);
-        all.contains(name.as_str())
-    });
-    for name in all {
-        // A missing one is reported by the schedule, with its name.
-        let Some(tensor) = engine.weights.get(name) else { continue };
-        let read = plain.contains(name) || packed.contains_key(name);
-        let place = weights.entry(name.to_owned()).or_default();
-        if read && place.is_none() {
-            let bytes = tensor.data().len();
-            *place = Some(Place { mem: device.map(tensor.data().clone())?, offset: 0, bytes });
-        }
-    }
-    Ok(())
 }
 
 fn internal(message: &str) -> Error {

@@ -2,11 +2,14 @@
 
 use crate::Result;
 use crate::device::{Device, MemId, Place, RecordingId};
-use crate::schedule::Schedule;
+use crate::schedule::{Blocks, Schedule};
 use kiln_fuse::BufferId;
 
 /// Shapes that are kept, with their recordings. A new one takes the place of the one that was not used for longest.
 const LIMIT: usize = 16;
+
+/// Ways in which blocks lie that are kept for a shape, likewise.
+const INSTANCES: usize = 16;
 
 /// The shapes that were used last, in the order of their use.
 #[derive(Default)]
@@ -17,13 +20,13 @@ pub struct Shape {
     key: Vec<i64>,
     /// Without the places of the arena and of what is bound.
     pub schedule: Schedule,
-    /// One for each way in which blocks that change places lie.
+    /// One for each way in which blocks that change places lie, in the order of their use.
     instances: Vec<Instance>,
 }
 
 /// A schedule with all its places.
 pub struct Instance {
-    arena: MemId,
+    own: Blocks,
     blocks: Vec<MemId>,
     /// What runs.
     pub schedule: Schedule,
@@ -40,6 +43,11 @@ impl Shapes {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Shape> {
         self.0.iter()
+    }
+
+    /// What tells the current shape from others.
+    pub fn current_key(&self) -> Option<&[i64]> {
+        self.0.last().map(|shape| shape.key.as_slice())
     }
 
     /// Makes the shape with this key the current one, if it is kept.
@@ -69,29 +77,32 @@ impl Shapes {
 }
 
 impl Shape {
-    /// The number of the instance in which the arena and the blocks of what is outside of it, `buffers`, lie so. The memory that is zero does not
-    /// move without [`Shapes::unplace`].
+    /// Makes the instance the current one in which the session's own blocks, and those of what is outside of them, `buffers`, lie so.
     pub fn place<'a>(
         &mut self,
-        arena: MemId,
-        zeroed: Option<MemId>,
+        own: Blocks,
         blocks: &[MemId],
         buffers: impl Iterator<Item = &'a BufferId>,
-    ) -> Result<usize> {
-        if let Some(at) = self.instances.iter().position(|i| i.arena == arena && i.blocks == blocks) {
-            return Ok(at);
+        device: &mut dyn Device,
+    ) -> Result<()> {
+        if let Some(at) = self.instances.iter().position(|i| i.own == own && i.blocks == blocks) {
+            self.instances[at..].rotate_left(1);
+            return Ok(());
+        }
+        if self.instances.len() == INSTANCES {
+            self.instances.remove(0).forget(device);
         }
         let bytes = buffers.map(|id| self.schedule.places[id.index()].bytes);
         let places: Vec<Place> =
             blocks.iter().zip(bytes).map(|(&mem, bytes)| Place { mem, offset: 0, bytes }).collect();
-        let schedule = self.schedule.placed(arena, zeroed, &places)?;
-        self.instances.push(Instance { arena, blocks: blocks.to_vec(), schedule, recording: None });
-        Ok(self.instances.len() - 1)
+        let schedule = self.schedule.placed(own, &places)?;
+        self.instances.push(Instance { own, blocks: blocks.to_vec(), schedule, recording: None });
+        Ok(())
     }
 
-    /// An instance by its number.
-    pub fn instance(&mut self, at: usize) -> Option<&mut Instance> {
-        self.instances.get_mut(at)
+    /// The current instance.
+    pub fn instance(&mut self) -> Option<&mut Instance> {
+        self.instances.last_mut()
     }
 
     fn release(self, device: &mut dyn Device) {

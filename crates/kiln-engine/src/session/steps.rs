@@ -1,7 +1,8 @@
 //! Running the steps of a schedule one by one: what a device cannot record, and runs that are observed.
 
+use super::stream::Streams;
 use super::{Observation, Observer, internal};
-use crate::device::{Device, Place};
+use crate::device::{Device, MemId, Place};
 use crate::schedule::{Action, Schedule};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -32,16 +33,20 @@ fn scalar(device: &mut dyn Device, place: Place) -> Result<i64> {
     }
 }
 
-/// Runs a schedule, which an error keeps from running where its shapes do not agree.
+/// Runs a schedule, which an error keeps from running where its shapes do not agree. Weights that do not stay are copied to a block ahead of their step.
 pub fn run_schedule(
     device: &mut dyn Device,
     plan: &Plan,
     schedule: &Schedule,
+    streamed: Option<(&Streams, MemId)>,
     mut observer: Option<Observer<'_>>,
 ) -> Result<()> {
     schedule.check()?;
     for (index, (action, step)) in schedule.actions.iter().zip(&plan.steps).enumerate() {
         let start = Instant::now();
+        if let Some((streams, block)) = streamed {
+            streams.fetch(index, block, device)?;
+        }
         match (action, step) {
             (Action::Launch { .. }, _) => {
                 if let Some((prepared, arguments)) = action.launch() {
@@ -50,7 +55,7 @@ pub fn run_schedule(
             }
             (Action::If { cond, branches, results, outputs }, Step::If { then_plan, else_plan, .. }) => {
                 let taken = usize::from(scalar(device, *cond)? == 0);
-                run_schedule(device, [then_plan, else_plan][taken], &branches[taken], None)?;
+                run_schedule(device, [then_plan, else_plan][taken], &branches[taken], None, None)?;
                 for (from, to) in results[taken].iter().zip(outputs) {
                     device.copy(*to, *from)?;
                 }
@@ -85,7 +90,7 @@ fn run_loop(device: &mut dyn Device, plan: &Plan, action: &Action) -> Result<()>
     while i < trips && scalar(device, state[0])? != 0 {
         body.check()?;
         device.upload(*index, &i.to_le_bytes())?;
-        run_schedule(device, plan, body, None)?;
+        run_schedule(device, plan, body, None, None)?;
         for (scan, to) in scans {
             let offset = to.offset + i as usize * scan.bytes;
             device.copy(Place { offset, bytes: scan.bytes, ..*to }, *scan)?;

@@ -452,6 +452,29 @@ fn semaphores_are_zero_before_every_launch() {
 }
 
 #[test]
+fn sessions_that_share_code_have_semaphores_of_their_own() {
+    let graph = row_sums();
+    for target in ["sm_80", "sm_90a"] {
+        let engine = reloaded(&replaced(single(&graph, target), 0, always(split(1)))).unwrap();
+        for device in devices(target) {
+            let first = Session::new(&engine, device).unwrap();
+            let mut sessions: Vec<Session> = (0..3).map(|_| first.fork().unwrap()).collect();
+            sessions.push(first);
+            std::thread::scope(|scope| {
+                for (thread, mut session) in sessions.into_iter().enumerate() {
+                    let graph = &graph;
+                    scope.spawn(move || {
+                        for (seed, shape) in [[70, 257], [5, 1000], [33, 3]].into_iter().cycle().take(6).enumerate() {
+                            check(graph, &mut session, shape, (10 * thread + seed) as u64);
+                        }
+                    });
+                }
+            });
+        }
+    }
+}
+
+#[test]
 fn a_kernel_that_leaves_its_semaphores_is_found() {
     let engine = replaced(single(&row_sums(), "sm_80"), 0, always(split(0)));
     let mut session = engine.session("sim:sm_80").unwrap();

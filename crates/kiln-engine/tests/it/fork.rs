@@ -125,7 +125,7 @@ fn a_fork_takes_no_memory_for_code_and_weights() {
     let engine = engine_at(&block(), &["sm_80"], home());
     let device = SimDevice::new("sm_80", kiln_sim::Options::default());
     let simulated = device.simulated();
-    let mut at = || simulated.alloc(1).unwrap();
+    let at = || simulated.alloc(1).unwrap();
     let (before, next) = (at(), at());
     let first = Session::new(&engine, Box::new(device)).unwrap();
     let loaded = at();

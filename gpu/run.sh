@@ -13,6 +13,7 @@
 #   nets      whole models, Kiln and PyTorch
 #   profile   what limits kernels of each class, by Nsight Compute
 #   configs   every Config of some matrix products
+#   timings   tunes networks from nothing, twice each; what was measured goes to timings.jsonl, which `gzip -9n` makes a file of crates/kiln-tune/data of
 #   table     all of it as one JSON and one Markdown file
 #
 # Results go to $OUT (default: gpu-out/ beside the pack) as they come. A step that fails does not stop the others; the exit status says
@@ -85,7 +86,7 @@ sanitize() {
     return $status
 }
 
-for name in "${@:-doctor tests fixtures checks models sanitize kernels nets profile configs table}"; do
+for name in "${@:-doctor tests fixtures checks models sanitize kernels nets profile configs timings table}"; do
     for name in $name; do
         case $name in
         doctor) lines=40 step doctor doctor ;;
@@ -98,6 +99,7 @@ for name in "${@:-doctor tests fixtures checks models sanitize kernels nets prof
         nets) lines=14 step nets timeout 470 python3 "$peers/nets.py" "$kiln" "$kernels" "$pack/models" "$work" "$out/nets.json" "$device" ;;
         profile) lines=20 step profile timeout 300 python3 "$peers/ncu.py" "$kernels" "$out/profile.json" "$device" ;;
         configs) lines=40 step configs timeout 240 "$kernels" configs "$out/configs.json" "$device" ;;
+        timings) lines=40 step timings timeout 470 "$kernels" tune "$out/timings.json" "$device" 60 resnet50 bert_large llama_layer llama_small ;;
         table) lines=400 step table python3 "$peers/table.py" "$out" ;;
         *) echo "no step is called $name"; exit 2 ;;
         esac

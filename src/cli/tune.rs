@@ -103,7 +103,7 @@ impl TuneArgs {
             false => Options::default(),
         };
         let budget = self.budget.unwrap_or(Tuning::default().budget);
-        let tuning = Tuning { budget, timings: Some(timings), search, fit: self.fit };
+        let tuning = Tuning { budget, timings: Some(timings), shipped: true, search, fit: self.fit };
         let mut measure = OnDevice::new(self.device(), memory, compiler).into_diagnostic()?;
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let style = "{prefix:>18} {wide_bar} {pos}/{len} kernels {msg:60!}";

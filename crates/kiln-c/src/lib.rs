@@ -411,10 +411,13 @@ pub unsafe extern "C" fn kiln_synchronize(session: *mut KilnSession) -> KilnStat
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_is_done(session: *mut KilnSession, done: *mut i32) -> KilnStatus {
     guarded(KILN_ERROR, || {
+        if done.is_null() || !done.is_aligned() {
+            return fail("`done` is no room for an int32_t");
+        }
         // SAFETY: the caller's word.
-        let (session, done) =
-            unsafe { (boundary::object_mut(session, "session")?, boundary::object_mut(done, "done")?) };
-        *done = i32::from(session.session.is_done()?);
+        let is_done = unsafe { boundary::object_mut(session, "session") }?.session.is_done()?;
+        // SAFETY: not null, aligned, and room by the caller's word.
+        unsafe { done.write(i32::from(is_done)) };
         Ok(KILN_OK)
     })
 }

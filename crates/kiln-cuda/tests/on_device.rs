@@ -609,6 +609,10 @@ fn streams_are_asked_and_wait_for_each_other() {
     let kernel = module(&device, SPIN).function("spin", &[8]).unwrap();
     let (first, second) = (device.stream(), device.new_stream().unwrap());
     let (a, b) = (device.alloc(1 << 20).unwrap(), device.alloc(1 << 20).unwrap());
+    // The driver loads its own kernels at their first use, and waits for that.
+    first.fill(&a, 0, 1 << 20, 0).unwrap();
+    first.copy(&b, 0, &a, 0, 1 << 20).unwrap();
+    first.synchronize().unwrap();
     for (round, held) in [(1u8, false), (2, true), (3, false), (4, true)] {
         first.launch(&kernel, &line(1, 1), &[Arg::I64(30_000_000)]).unwrap();
         first.fill(&a, 0, 1 << 20, round).unwrap();

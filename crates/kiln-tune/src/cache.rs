@@ -25,9 +25,13 @@ pub struct Cache {
 const GUESSES: usize = 3;
 
 impl Cache {
-    /// Reads all that is known.
-    pub fn open(timings: Option<&Timings>) -> Result<Cache> {
-        let times = timings.map(Timings::load).transpose()?.unwrap_or_default();
+    /// Reads all that is known; what was known `before` gives way to it.
+    pub fn open(timings: Option<&Timings>, before: Times) -> Result<Cache> {
+        let mut times = before;
+        if let Some(own) = timings.map(Timings::load).transpose()? {
+            times.damaged += own.damaged;
+            own.records().for_each(|record| times.add(record.clone()));
+        }
         Ok(Cache { writer: timings.map(Timings::writer), times })
     }
 

@@ -109,7 +109,7 @@ const CLOSE_LOOK: usize = 17;
 const CLOSE: f64 = 1.05;
 const MOST_CLOSE: usize = 6;
 /// Times that differ by less are alike.
-const ALIKE: f64 = 1.005;
+const ALIKE: f64 = 1.01;
 /// How near to the floor is near enough.
 const AT_FLOOR: f64 = 1.02;
 /// Whoever is faster than all others by this, or than the floor, is looked at alone before it is believed.

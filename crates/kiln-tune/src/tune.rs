@@ -4,8 +4,9 @@ use crate::cache::{Cache, rounded};
 use crate::fit::{Measurements, fit};
 use crate::points::{at_most, cover, points};
 use crate::report::{Row, Tuned, TunedRegion};
+use crate::shipped::shipped;
 use crate::turns::{TURN, Turns};
-use crate::{Error, Job, Made, Measure, Measured, Options, Result, Search, Stop, Task, Timings};
+use crate::{Error, Job, Made, Measure, Measured, Options, Result, Search, Stop, Task, Times, Timings};
 use kiln_engine::{Compiled, Engine, Variant};
 use kiln_fuse::RegionId;
 use kiln_graph::{Bindings, Dim};
@@ -22,6 +23,8 @@ pub struct Tuning {
     pub budget: Duration,
     /// The timing cache: asked first, and told everything.
     pub timings: Option<Timings>,
+    /// Whether what Kiln's own measurements say of a GPU ([`shipped`](crate::shipped)) counts until the timing cache knows better.
+    pub shipped: bool,
     /// How each region is searched. Its floor is the region's.
     pub search: Options,
     /// Whether the cost model's coefficients are then fitted to all that is known of the regions.
@@ -30,7 +33,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { budget: Duration::from_secs(60), timings: None, search: Options::default(), fit: false }
+        Tuning { budget: Duration::from_secs(60), timings: None, shipped: true, search: Options::default(), fit: false }
     }
 }
 
@@ -90,7 +93,7 @@ pub fn tune(
     }
     let fixed: BTreeSet<RegionId> = tasks.iter().filter(|task| task.ways.len() < 2).map(|task| task.id).collect();
     tasks.retain(|task| !fixed.contains(&task.id));
-    let mut cache = Cache::open(tuning.timings.as_ref())?;
+    let mut cache = Cache::open(tuning.timings.as_ref(), if tuning.shipped { shipped(gpu) } else { Times::default() })?;
     let mut regions: Vec<Region> = tasks.into_iter().map(|task| Region::new(task, tuning.search, &cache)).collect();
     regions.sort_by(|a, b| b.weight().total_cmp(&a.weight()).then_with(|| a.task.key().cmp(&b.task.key())));
     // All first turns, then what follows them.

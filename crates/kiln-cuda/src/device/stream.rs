@@ -53,6 +53,8 @@ impl InFlight {
 
 /// Names kept for a fault's message.
 const NAMES_KEPT: usize = 8;
+/// Modules and graphs that are kept at most until a wait says that nothing runs them.
+const MOST_IN_FLIGHT: usize = 256;
 
 impl Stream {
     pub(super) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
@@ -76,8 +78,10 @@ impl Stream {
         }
         history.note(name);
         history.in_flight.entry(what.address()).or_insert(what);
+        // Who queues without ever waiting must not pile up what is kept until a wait.
+        let full = history.in_flight.len() >= MOST_IN_FLIGHT;
         drop(history);
-        if self.gpu.sync_each_launch.load(Ordering::Relaxed) { self.synchronize() } else { Ok(()) }
+        if full || self.gpu.sync_each_launch.load(Ordering::Relaxed) { self.synchronize() } else { Ok(()) }
     }
 
     pub(super) fn is_capturing(&self) -> bool {
@@ -193,8 +197,9 @@ impl Stream {
         let queued = unsafe { result::memcpy_htod_async(target, data, *self.raw) };
         // Waits even if queueing failed, so that no copy still reads `data` afterwards.
         let waited = self.synchronize();
-        queued.map_err(driver_error(|| format!("uploading {} bytes", data.len())))?;
-        waited
+        // A fault of earlier work fails this copy too; the wait names it.
+        waited?;
+        queued.map_err(driver_error(|| format!("uploading {} bytes", data.len())))
     }
 
     /// Copies from the buffer at byte `offset` into `data`, after the work queued so far.
@@ -205,7 +210,7 @@ impl Stream {
         self.download_all(&mut [(buffer, offset, data)])
     }
 
-    /// [`Stream::download`] of several pieces, with one wait.
+    /// [`Stream::download`] of several pieces, or of none, with one wait.
     ///
     /// # Errors
     /// As for [`Stream::upload`].
@@ -214,9 +219,6 @@ impl Stream {
         let sources = pieces.iter().map(|(buffer, offset, data)| self.range_of(buffer, WHAT, *offset, data.len()));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         self.check_not_capturing(WHAT)?;
-        if pieces.iter().all(|(_, _, data)| data.is_empty()) {
-            return Ok(());
-        }
         let mut queued = Ok(());
         for ((_, _, data), source) in pieces.iter_mut().zip(sources).filter(|((_, _, data), _)| !data.is_empty()) {
             // SAFETY: the range is inside the buffer, and `data` is borrowed until the wait below.
@@ -224,8 +226,8 @@ impl Stream {
             queued = queued.and(copy.map_err(driver_error(|| format!("downloading {} bytes", data.len()))));
         }
         // Waits even if queueing failed, so that no copy still writes to `data` afterwards.
-        let waited = self.synchronize();
-        queued.and(waited)
+        self.synchronize()?;
+        queued
     }
 
     /// Queues a copy of `len` bytes between two device buffers (or two parts of one that do not overlap).

@@ -109,10 +109,11 @@ impl Device for CpuDevice {
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
-        self.memory.try_remove(mem.0);
-        self.shared.free(mem);
-        // They may use the block.
-        self.recordings.clear();
+        match self.memory.try_remove(mem.0) {
+            // Recordings may still use the block; not what is shared: a session records over code and weights that it holds.
+            Some(_) => self.recordings.clear(),
+            None => self.shared.free(mem),
+        }
         Ok(())
     }
 

@@ -108,10 +108,7 @@ impl GpuDevice {
         if let Some(fault) = &self.fault {
             pieces.push((fault, 0, &mut word));
         }
-        match pieces.is_empty() {
-            true => stream.synchronize()?,
-            false => stream.download_all(&mut pieces)?,
-        }
+        stream.download_all(&mut pieces)?;
         if let (Some(fault), true) = (&self.fault, word != [0; FAULT_BYTES]) {
             stream.fill(fault, 0, FAULT_BYTES, 0)?;
         }
@@ -282,12 +279,14 @@ impl Device for GpuDevice {
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
-        // Queued work and recordings may still use the block.
+        // Queued work may still use the block.
         self.device.synchronize()?;
         self.copier.as_ref().map_or(Ok(()), Copier::synchronize)?;
-        self.recordings.clear();
-        self.memory.try_remove(mem.0);
-        self.shared.free(mem);
+        match self.memory.try_remove(mem.0) {
+            // So may recordings; not what is shared: a session records over code and weights that it holds.
+            Some(_) => self.recordings.clear(),
+            None => self.shared.free(mem),
+        }
         Ok(())
     }
 

@@ -285,10 +285,11 @@ impl Device for SimDevice {
     }
 
     fn free(&mut self, mem: MemId) -> Result<()> {
-        // Recordings may still use the block.
-        self.recordings.clear();
-        self.memory.try_remove(mem.0);
-        self.shared.free(mem);
+        match self.memory.try_remove(mem.0) {
+            // Recordings may still use the block; not what is shared: a session records over code and weights that it holds.
+            Some(_) => self.recordings.clear(),
+            None => self.shared.free(mem),
+        }
         Ok(())
     }
 

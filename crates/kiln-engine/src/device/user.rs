@@ -16,7 +16,7 @@ impl UserMemory {
     ///
     /// # Safety
     /// As long as a session has it, whenever the session is called, and until all that the session has queued is done ([`Session::synchronize`](crate::Session::synchronize)):
-    /// the bytes are there and may be read and written, all of them initialized on the CPU; nothing else writes to them, nor reads those that the session writes. A session has the
+    /// the bytes are there and may be read and written, all of them initialized on the CPU; nothing else writes to them, nor reads those that the session writes; on the CPU nothing else, no other session either, uses them at all while this one is called. A session has the
     /// memory of an input until the input is bound again, that of an output or of the arena until it is taken back or other memory takes its place, any of it until it is dropped.
     pub unsafe fn new(address: u64, bytes: usize) -> UserMemory {
         UserMemory { address, bytes }

@@ -281,9 +281,19 @@ impl Session {
         // What grows once often grows again.
         let bytes = bytes.max(old.map_or(1, |block| block.bytes + block.bytes / 2));
         self.io[at].block = None;
+        if at < self.plan().inputs.len() {
+            // Until there is memory again.
+            (self.io[at].bound, self.fresh) = (false, false);
+        }
+        self.forget_outputs(old);
         let mem = self.replace(old, bytes)?;
         self.io[at].block = Some(Block { mem, bytes, user: None });
         Ok(mem)
+    }
+
+    /// There is no output of the last run any more in memory that is given up.
+    pub(super) fn forget_outputs(&mut self, old: Option<Block>) {
+        self.ran &= !old.is_some_and(|block| self.outputs.iter().any(|ran| ran.place.mem == block.mem));
     }
 
     /// Outputs that are donated become inputs.

@@ -29,9 +29,11 @@ impl Session {
     }
 
     /// From now on asks before each run whether there are other kernels, and takes them: see [`Session::swap`]. What cannot be taken is left, with a warning
-    /// in the log. Of sessions that share the code whichever runs first asks, for all of them.
+    /// in the log. Of sessions that share the code whichever runs first asks, for all of them; `updates` must not use one of them itself.
     pub fn follow(&mut self, updates: Updates) {
-        self.common.news().updates = Some(updates);
+        let before = self.common.news().updates.replace(updates);
+        // It may wait for threads of its own: not while other sessions wait for the lock.
+        drop(before);
     }
 
     /// How often its kernels were replaced.

@@ -33,6 +33,9 @@ impl Session {
         let block = self.lend(at, bytes, self.device.alignment(), memory);
         let block = block.map_err(|message| input_error(input, message))?;
         let old = self.io[at].block.replace(block);
+        if old.is_some_and(|old| old.mem != block.mem) {
+            self.forget_outputs(old);
+        }
         self.discard(old)?;
         self.now_bound(at, shape);
         Ok(())
@@ -99,7 +102,7 @@ impl Session {
     }
 
     /// From now on activations lie in memory of the user's, until it is taken back ([`Session::unbind_arena`]). Its address is a multiple of 256; [`Session::arena_bytes`] says how large it
-    /// must be. Of several sessions that never run at the same time one memory may serve all, if what each gives is read (or bound elsewhere) before the next runs.
+    /// must be, for the kernels of now: others that come later ([`Session::follow`]) may need more, and runs then say so. Of several sessions that never run at the same time one memory may serve all, if what each gives is read (or bound elsewhere) before the next runs.
     ///
     /// # Errors
     /// Memory as for [`Session::bind_device`]. Memory that is too small is an error of the run, before anything runs.

@@ -42,7 +42,7 @@ fn one(name: &str, folder: &std::path::Path) -> Result<(), Fail> {
     for (i, seconds) in seconds.iter_mut().enumerate() {
         let start = Instant::now();
         let (engine, report) = build(&graph, &options, &|_| {})?;
-        engine.save(&folder.join(format!("{i}.kiln")))?;
+        engine.save(folder.join(format!("{i}.kiln")))?;
         *seconds = start.elapsed().as_secs_f64();
         kernels = report.targets.iter().flat_map(|target| &target.regions).map(|region| region.kernels.len()).sum();
     }

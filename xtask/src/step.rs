@@ -40,6 +40,12 @@ pub fn command(program: &str, args: &[&str]) -> Outcome<()> {
 }
 
 fn finish(command: &mut Command) -> Outcome<()> {
+    // What cargo says of the package that it runs, this one: build scripts that look at it (ring's) would find something else than outside, and all
+    // that stands on them would be compiled again.
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        command.env_remove(name);
+    }
     let status = command.current_dir(crate::workspace()).stdin(Stdio::null()).status()?;
     if status.success() {
         return Ok(());

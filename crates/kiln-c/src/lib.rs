@@ -411,8 +411,11 @@ pub unsafe extern "C" fn kiln_synchronize(session: *mut KilnSession) -> KilnStat
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_is_done(session: *mut KilnSession, done: *mut i32) -> KilnStatus {
     guarded(KILN_ERROR, || {
-        if done.is_null() || !done.is_aligned() {
-            return fail("`done` is no room for an int32_t");
+        if done.is_null() {
+            return fail("`done` is null");
+        }
+        if !done.is_aligned() {
+            return fail("`done` is at no multiple of 4");
         }
         // SAFETY: the caller's word.
         let is_done = unsafe { boundary::object_mut(session, "session") }?.session.is_done()?;

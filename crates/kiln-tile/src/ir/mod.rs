@@ -600,7 +600,7 @@ pub struct Schedule {
     pub staged_epilogue: bool,
     /// Whether the last dot of a loop with two is delayed by an iteration, so that what stands between them runs under products.
     pub overlap: bool,
-    /// Whether those who multiply take turns at the tensor cores: warpgroups of a tile whose loop has two dots, else two roles that have tiles of
+    /// Whether those who multiply take turns at the tensor cores: warpgroups of a tile whose loop has two dots, else two groups of a role that have tiles of
     /// their own.
     pub ping_pong: bool,
     /// CTAs of a cluster, which run together and reach each other's shared memory; 1: each for itself. They have neighbouring points along an axis of

@@ -83,7 +83,7 @@ pub const PASSES: [Pass; 15] = [
         specialise::specialise(p, m);
         Ok(())
     }),
-    pass!("alternate", Scheduled, "two roles compute, and take tiles in turn", |p, _| {
+    pass!("alternate", Scheduled, "two groups of warps compute, and take tiles in turn", |p, _| {
         alternate::alternate(p);
         Ok(())
     }),

@@ -38,7 +38,8 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
     watch(Pass::Build, &Classes(&built.egraph, None));
     let (egraph, saturation) = passes.run(Pass::Saturate, || {
         let rules = rules::of_models(!options.patterns.is_empty())?;
-        let (mut egraph, saturation) = rules::saturate(built.egraph, rules, options)?;
+        let (mut egraph, mut saturation) = rules::saturate(built.egraph, rules, options)?;
+        rules::merge(&mut egraph, &mut saturation);
         permute_weights(&mut egraph, &options.patterns, options.numerics)?;
         Ok::<_, Error>((egraph, saturation))
     })?;

@@ -1,4 +1,4 @@
-//! Choice of a cover: area-flow dynamic programming, repeated with the sharing that the last cover had, each time refined by exact
+//! Choice of a cover: area-flow dynamic programming from a few seeds, repeated with the sharing that the last cover had, each time refined by exact
 //! local cost.
 //!
 //! The flow of a class is the modelled time of everything it needs, with the time of a shared operand divided among the kernels that read
@@ -94,26 +94,30 @@ pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Opti
     let settled = settled(dag, costs, roots, &free);
     let likeness = Likeness::of(dag);
     let ranking = Ranking { dag, costs, likeness: &likeness };
-    let mut refs = shared(dag);
+    let mut seeds = [false, true].map(|parts| shared(dag, parts)).to_vec();
+    seeds.dedup();
     let mut best: Option<Cover> = None;
-    for pass in 0..PASSES {
-        let (candidates, mut chosen) = candidates(&ranking, &free, &settled, &refs);
-        let charged = refine(dag, costs, roots, &candidates, &mut chosen);
-        let (mut cover, used) = cover(dag, roots, &candidates, &chosen)?;
-        cover.seconds += charged;
-        for (estimate, n) in refs.iter_mut().zip(used) {
-            let n = if pass + 1 >= SETTLE.0 { n * SETTLE.1 } else { n };
-            *estimate = f64::max(n, 1.0);
-        }
-        if best.as_ref().is_none_or(|b| cover.seconds < b.seconds) {
-            best = Some(cover);
+    for mut refs in seeds {
+        for pass in 0..PASSES {
+            let (candidates, mut chosen) = candidates(&ranking, &free, &settled, &refs);
+            let charged = refine(dag, costs, roots, &candidates, &mut chosen);
+            let (mut cover, used) = cover(dag, roots, &candidates, &chosen)?;
+            cover.seconds += charged;
+            for (estimate, n) in refs.iter_mut().zip(used) {
+                let n = if pass + 1 >= SETTLE.0 { n * SETTLE.1 } else { n };
+                *estimate = f64::max(n, 1.0);
+            }
+            if best.as_ref().is_none_or(|b| cover.seconds < b.seconds * (1.0 - GAIN)) {
+                best = Some(cover);
+            }
         }
     }
     best.ok_or_else(|| Error::NoCover { value: "the model".into(), why: "it has no outputs".into() })
 }
 
-/// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest.
-fn shared(dag: &Dag) -> Vec<f64> {
+/// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest. Those that take a part of what an anchor makes are
+/// such users only if `parts`: they may end up in one kernel.
+fn shared(dag: &Dag, parts: bool) -> Vec<f64> {
     let mut users = vec![0.0; dag.classes.len()];
     let mut stored = vec![false; dag.classes.len()];
     for c in dag.indices() {
@@ -124,6 +128,9 @@ fn shared(dag: &Dag) -> Vec<f64> {
             use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
             if matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque)) {
                 node.operands.iter().for_each(|o| stored[o.index()] = true);
+            }
+            if let (true, Some(Op::Slice { .. }), [of]) = (parts, &node.op, &node.operands[..]) {
+                stored[of.index()] |= dag.class(*of).nodes.iter().any(is_product);
             }
         }
         read.sort();
@@ -138,9 +145,7 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
     // Bytes that a weight-only class is computed from, at least: of weights, and of functions of positions that are dear to compute again.
     // Plain functions of positions, a causal mask for one, are not worth memory: kernels compute them, and see what they are.
     // What a product reads is in memory anyway.
-    let is_product =
-        |n: &&DagNode| n.op.as_ref().is_some_and(|op| matches!(op.kind(), OpKind::Contract | OpKind::Conv));
-    let products = dag.classes.iter().flat_map(|class| &class.nodes).filter(is_product);
+    let products = dag.classes.iter().flat_map(|class| &class.nodes).filter(|n| is_product(n));
     let read: BTreeSet<ClassIx> = products.flat_map(|n| n.operands.iter().copied()).collect();
     let mut source = vec![0.0f64; dag.classes.len()];
     let mut free = Vec::with_capacity(dag.classes.len());
@@ -174,6 +179,10 @@ fn free_classes(dag: &Dag, costs: &Costs, options: &Options) -> Vec<bool> {
         free.push(named || is_literal(dag, c) || folds);
     }
     free
+}
+
+fn is_product(node: &DagNode) -> bool {
+    node.op.as_ref().is_some_and(|op| matches!(op.kind(), OpKind::Contract | OpKind::Conv))
 }
 
 /// Whether a function of positions is worth memory rather than computing again: it takes long, or a kernel of its own.

@@ -3,6 +3,7 @@
 mod broadcast;
 mod contraction;
 mod functions;
+mod merge;
 mod reduce;
 mod scale;
 mod simplify;
@@ -10,6 +11,8 @@ mod views;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use merge::merge;
 
 use crate::egraph::{Attributes, EGraph, Facts, Knowledge, Put, Term};
 use crate::{Error, Numerics, Options, Result};

@@ -3,6 +3,7 @@
 
 mod cases;
 mod manners;
+mod merge;
 mod premises;
 
 use super::{Rule, all, of_functions, saturate};

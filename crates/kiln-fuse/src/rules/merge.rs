@@ -1,0 +1,289 @@
+//! Contractions of one value with several weights as one, the weights side by side ("horizontal" merging): queries, keys and values of attention, branches that begin with
+//! pointwise convolutions. The parts are slices of the whole. What follows on neighbouring parts alike (biases, activations, heads, a rotary embedding) follows on the whole.
+//!
+//! Exact: every element is the sum that it was. A pass of its own, as its left-hand side is any number of contractions.
+
+use super::Saturation;
+use crate::canonical::relabel;
+use crate::egraph::{EGraph, Head, Put, Term, op_of};
+use egg::Id;
+use kiln_graph::{DType, Dim, EinsumSpec, Op, OpKind};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Adds the merged forms to a saturated e-graph.
+pub(crate) fn merge(egraph: &mut EGraph, done: &mut Saturation) {
+    let mut wholes: Vec<Whole> =
+        groups(egraph).into_iter().filter_map(|(key, parts)| merged(egraph, key, parts)).collect();
+    egraph.rebuild();
+    let mut known: BTreeSet<Vec<Id>> = wholes.iter().map(|whole| whole.parts.clone()).collect();
+    let mut next = 0;
+    while next < wholes.len() {
+        let found = followers(egraph, &wholes, next);
+        egraph.rebuild();
+        wholes.extend(found.into_iter().filter(|whole| known.insert(whole.parts.clone())));
+        next += 1;
+    }
+    if !wholes.is_empty() {
+        done.fired.insert("merge-contractions".to_owned(), wholes.len());
+    }
+    done.nodes = egraph.total_size();
+}
+
+/// A value that lies side by side with others of its kind.
+struct Whole {
+    id: Id,
+    /// The axis along which the parts follow each other.
+    axis: usize,
+    parts: Vec<Id>,
+}
+
+impl Whole {
+    /// These neighbouring parts of `all`, from its part `first` on.
+    fn within(self, egraph: &mut EGraph, all: &Whole, first: usize) -> Option<Whole> {
+        if self.parts.len() == all.parts.len() {
+            return Some(self);
+        }
+        let extent = |part: &Id| shape(egraph, *part)?.get(all.axis).cloned();
+        let sum = |parts: &[Id]| parts.iter().try_fold(Dim::from(0), |sum, part| Some(sum + extent(part)?));
+        let (start, size) = (sum(&all.parts[..first])?, sum(&self.parts)?);
+        let mut sizes = shape(egraph, all.id)?;
+        let (mut starts, steps) = (vec![Dim::from(0); sizes.len()], vec![1; sizes.len()]);
+        (starts[all.axis], sizes[all.axis]) = (start, size);
+        let id = egraph.try_put(&Op::Slice { starts, sizes, steps }, &[all.id])?;
+        Some(Whole { id, ..self })
+    }
+
+    /// Makes each part equal to its slice of `id`; nothing if that does not type.
+    fn of(egraph: &mut EGraph, id: Id, axis: usize, parts: Vec<Id>) -> Option<Whole> {
+        let mut start = Dim::from(0);
+        for part in &parts {
+            let sizes = shape(egraph, *part)?;
+            let mut starts = vec![Dim::from(0); sizes.len()];
+            starts[axis] = start.clone();
+            start = start + sizes.get(axis)?.clone();
+            let steps = vec![1; sizes.len()];
+            let slice = egraph.try_put(&Op::Slice { starts, sizes, steps }, &[id])?;
+            if egraph[slice].data.types != egraph[*part].data.types {
+                return None;
+            }
+            egraph.union(*part, slice);
+        }
+        let parts = parts.into_iter().map(|part| egraph.find(part)).collect();
+        Some(Whole { id, axis, parts })
+    }
+}
+
+/// What contractions that can be one have in common: the value that all read and whether it is the left operand, how, types, the axis along which
+/// their weights come side by side, and the extents of the others.
+type Key = (Id, bool, EinsumSpec, [DType; 3], usize, Vec<Dim>);
+
+/// Contractions of one key: their results and weights.
+type Parts = Vec<(Id, Id)>;
+
+/// Contractions that can be one; of those with the same results one way, if possible over weights as they are.
+fn groups(egraph: &EGraph) -> Vec<(Key, Parts)> {
+    let mut groups: BTreeMap<Key, Parts> = BTreeMap::new();
+    for class in egraph.classes() {
+        let contracts = |term: &&Term| matches!(term.head, Head::Op(code) if code.kind() == OpKind::Contract);
+        for (op, operands) in class.nodes.iter().filter(contracts).filter_map(|term| op_of(egraph, term)) {
+            for left in [true, false] {
+                if let Some((key, weight)) = key(egraph, &op, &operands, left) {
+                    let parts = groups.entry(key).or_default();
+                    if parts.iter().all(|(part, _)| *part != class.id) {
+                        parts.push((class.id, weight));
+                    }
+                }
+            }
+        }
+    }
+    let mut best: BTreeMap<Vec<Id>, (usize, Key, Parts)> = BTreeMap::new();
+    for (key, mut parts) in groups.into_iter().filter(|(_, parts)| parts.len() > 1) {
+        parts.sort();
+        let made =
+            |id: &Id| !egraph[*id].nodes.iter().any(|term| matches!(op_of(egraph, term), Some((Op::Weight { .. }, _))));
+        let cost = parts.iter().filter(|(_, weight)| made(weight)).count();
+        let results = parts.iter().map(|(part, _)| *part).collect();
+        let better = best.get(&results).is_none_or(|(least, ..)| cost < *least);
+        if better {
+            best.insert(results, (cost, key, parts));
+        }
+    }
+    best.into_values().map(|(_, key, parts)| (key, parts)).collect()
+}
+
+/// The key of a contraction of what is its left operand, or its right one, with a weight; and that weight.
+fn key(egraph: &EGraph, op: &Op, operands: &[Id], left: bool) -> Option<(Key, Id)> {
+    let (Op::Contract { spec, acc, out }, &[lhs, rhs]) = (op, operands) else { return None };
+    let (shared, weight) = if left { (lhs, rhs) } else { (rhs, lhs) };
+    let (shared, weight) = (egraph.find(shared), egraph.find(weight));
+    let facts = &egraph[weight].data;
+    let ty = facts.types.first().filter(|ty| facts.weight_only && ty.const_shape().is_some())?;
+    if egraph[shared].data.weight_only {
+        return None;
+    }
+    let mut spec = spec.clone();
+    relabel(&mut spec);
+    let (axis, _) = axes(&spec, left)?;
+    let mut others = ty.shape.clone();
+    others.remove(axis);
+    Some(((shared, left, spec, [*acc, *out, ty.dtype], axis, others), weight))
+}
+
+/// The first axis of the weight that the result has of it alone, and which of the result's that is.
+fn axes(spec: &EinsumSpec, left: bool) -> Option<(usize, usize)> {
+    let (given, labels) = if left { (&spec.lhs, &spec.rhs) } else { (&spec.rhs, &spec.lhs) };
+    let axis = labels.iter().position(|label| !given.contains(label) && spec.out.contains(label))?;
+    Some((axis, spec.out.iter().position(|label| *label == labels[axis])?))
+}
+
+fn merged(egraph: &mut EGraph, key: Key, parts: Parts) -> Option<Whole> {
+    let (shared, left, spec, [acc, out, _], axis, _) = key;
+    let (_, along) = axes(&spec, left)?;
+    let (parts, weights): (Vec<Id>, Vec<Id>) = parts.into_iter().unzip();
+    let weight = egraph.try_put(&Op::Concat { axis }, &weights)?;
+    let operands = if left { [shared, weight] } else { [weight, shared] };
+    let id = egraph.try_put(&Op::Contract { spec, acc, out }, &operands)?;
+    Whole::of(egraph, id, along, parts)
+}
+
+/// One use of a class: the result, the op and its operands.
+type Use = (Id, Op, Vec<Id>);
+
+/// What one op makes of neighbouring parts of a whole, as a whole.
+fn followers(egraph: &mut EGraph, wholes: &[Whole], of: usize) -> Vec<Whole> {
+    let whole = &wholes[of];
+    let parts: Vec<Id> = whole.parts.iter().map(|part| egraph.find(*part)).collect();
+    let uses: Vec<Vec<Use>> = parts.iter().map(|part| uses(egraph, *part)).collect();
+    let mut found = vec![];
+    for (first, leader) in uses.iter().enumerate().flat_map(|(i, uses)| uses.iter().map(move |of| (i, of))) {
+        let place = |part: usize, (_, _, on): &Use| on.iter().position(|o| *o == parts[part]);
+        let Some(at) = place(first, leader) else { continue };
+        let alike = |part: usize| {
+            let same = |other: &&Use| {
+                place(part, other) == Some(at)
+                    && together(egraph, whole, &[(first, &leader.1), (part, &other.1)]).is_some()
+            };
+            uses[part].iter().find(same)
+        };
+        if first > 0 && alike(first - 1).is_some() {
+            continue;
+        }
+        let run: Vec<&Use> = (first..parts.len()).map_while(alike).collect();
+        let ops: Vec<(usize, &Op)> = run.iter().enumerate().map(|(i, (_, op, _))| (first + i, op)).collect();
+        if run.len() < 2 {
+            continue;
+        }
+        let Some((op, axis)) = together(egraph, whole, &ops) else { continue };
+        let range = Whole { id: whole.id, axis: whole.axis, parts: parts[first..first + run.len()].to_vec() };
+        let Some(range) = range.within(egraph, whole, first) else { continue };
+        let operands: Option<Vec<Id>> = (0..leader.2.len())
+            .map(|i| match i == at {
+                true => Some(range.id),
+                false => beside(egraph, wholes, &range, &run.iter().map(|(_, _, on)| on[i]).collect::<Vec<_>>()),
+            })
+            .collect();
+        let id = operands.and_then(|operands| egraph.try_put(&op, &operands));
+        let results: Vec<Id> = run.iter().map(|(id, ..)| *id).collect();
+        found.extend(id.and_then(|id| Whole::of(egraph, id, axis, results)));
+    }
+    found
+}
+
+/// The op that does to the whole what these do to some of its parts, and the axis along which its result's parts follow each other.
+fn together(egraph: &EGraph, whole: &Whole, ops: &[(usize, &Op)]) -> Option<(Op, usize)> {
+    let axis = whole.axis;
+    let (_, first) = ops.first()?;
+    let extents = |part: usize| shape(egraph, whole.parts[part]);
+    let all =
+        |own: &dyn Fn(&(usize, &Op)) -> Option<Dim>| ops.iter().try_fold(Dim::from(0), |sum, op| Some(sum + own(op)?));
+    match first {
+        Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } | Op::Permute { .. } | Op::Concat { .. } => {
+            if ops.iter().any(|(_, op)| op != first) {
+                return None;
+            }
+            match first {
+                Op::Permute { perm } => Some(((*first).clone(), perm.iter().position(|a| *a == axis)?)),
+                Op::Concat { axis: own } if *own == axis => None,
+                _ => Some(((*first).clone(), axis)),
+            }
+        }
+        // The axis keeps its place, and what it becomes with those behind it is the same but for its extent.
+        Op::Reshape { shape } => {
+            let rest = shape.get(axis + 1..)?;
+            let own = |(part, op): &(usize, &Op)| match op {
+                Op::Reshape { shape: to } => {
+                    let from = extents(*part)?;
+                    let fits = to.get(..axis)? == from.get(..axis)? && to.get(axis + 1..)? == rest;
+                    fits.then(|| to[axis].clone())
+                }
+                _ => None,
+            };
+            let mut shape = shape.clone();
+            shape[axis] = all(&own)?;
+            Some((Op::Reshape { shape }, axis))
+        }
+        Op::Slice { starts, sizes, steps } => {
+            let own = |(part, op): &(usize, &Op)| match op {
+                Op::Slice { starts: from, sizes: of, steps: by } => {
+                    let extent = extents(*part)?.get(axis)?.clone();
+                    let whole = from[axis].is(0) && by[axis] == 1 && of[axis] == extent;
+                    let same = (0..starts.len())
+                        .all(|a| a == axis || from[a] == starts[a] && of[a] == sizes[a] && by[a] == steps[a]);
+                    (whole && same).then_some(extent)
+                }
+                _ => None,
+            };
+            let mut sizes = sizes.clone();
+            sizes[axis] = all(&own)?;
+            Some((Op::Slice { starts: starts.clone(), sizes, steps: steps.clone() }, axis))
+        }
+        _ => None,
+    }
+}
+
+/// How a class is used by ops that can follow a whole.
+fn uses(egraph: &EGraph, class: Id) -> Vec<Use> {
+    let of = |node: Id| {
+        let (op, operands) = op_of(egraph, egraph.id_to_node(node))?;
+        Some((egraph.find(node), op, operands.into_iter().map(|id| egraph.find(id)).collect()))
+    };
+    let mut uses: Vec<Use> = egraph[class].parents().filter_map(of).collect();
+    uses.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
+    uses.dedup();
+    uses
+}
+
+/// For operands beside the parts of a whole, one of which each part's slice is its own: parts of another whole; something repeated; weights, which come side by side as well.
+fn beside(egraph: &mut EGraph, wholes: &[Whole], whole: &Whole, own: &[Id]) -> Option<Id> {
+    let own: Vec<Id> = own.iter().map(|id| egraph.find(*id)).collect();
+    let same = |other: &&Whole| {
+        other.axis == whole.axis && other.parts.iter().map(|id| egraph.find(*id)).eq(own.iter().copied())
+    };
+    if let Some(other) = wholes.iter().find(same) {
+        return Some(other.id);
+    }
+    let wide = shape(egraph, whole.id)?;
+    let narrow = |id: &Id| {
+        let spread = |term: &Term| match op_of(egraph, term) {
+            Some((Op::Broadcast { .. }, operands)) => Some(egraph.find(operands[0])),
+            _ => None,
+        };
+        egraph[*id].nodes.iter().filter_map(spread).min()
+    };
+    let inner: Vec<Id> = own.iter().map(|id| narrow(id).unwrap_or(*id)).collect();
+    let first = shape(egraph, inner[0])?;
+    let axis = (whole.axis + first.len()).checked_sub(wide.len());
+    let repeated = axis.is_none_or(|axis| first[axis].is(1));
+    let inner = match axis {
+        _ if repeated => inner.iter().all(|id| *id == inner[0]).then_some(inner[0])?,
+        Some(axis) if inner.iter().all(|id| egraph[*id].data.weight_only) => {
+            egraph.try_put(&Op::Concat { axis }, &inner)?
+        }
+        _ => return None,
+    };
+    if shape(egraph, inner)? == wide { Some(inner) } else { egraph.try_put(&Op::Broadcast { shape: wide }, &[inner]) }
+}
+
+fn shape(egraph: &EGraph, id: Id) -> Option<Vec<Dim>> {
+    egraph[id].data.types.first().map(|ty| ty.shape.clone())
+}

@@ -11,6 +11,7 @@
 #   sanitize  compute-sanitizer: memcheck on a model, memcheck and racecheck on a slice of the kernels
 #   kernels   kernels at the sizes of real models, Kiln and PyTorch in turn
 #   nets      whole models, Kiln and PyTorch
+#   networks  encoders made in code, in f16, Kiln and PyTorch in turn
 #   profile   what limits kernels of each class, by Nsight Compute
 #   configs   every Config of some matrix products
 #   timings   tunes networks from nothing, twice each; what was measured goes to timings.jsonl, which `gzip -9n` makes a file of crates/kiln-tune/data of
@@ -86,7 +87,7 @@ sanitize() {
     return $status
 }
 
-for name in "${@:-doctor tests fixtures checks models sanitize kernels nets profile configs timings table}"; do
+for name in "${@:-doctor tests fixtures checks models sanitize kernels nets networks profile configs timings table}"; do
     for name in $name; do
         case $name in
         doctor) lines=40 step doctor doctor ;;
@@ -97,6 +98,7 @@ for name in "${@:-doctor tests fixtures checks models sanitize kernels nets prof
         sanitize) lines=30 step sanitize sanitize ;;
         kernels) lines=6 step kernels timeout 470 python3 "$peers/kernels.py" "$kernels" "$out/kernels.json" "$device" ;;
         nets) lines=14 step nets timeout 470 python3 "$peers/nets.py" "$kiln" "$kernels" "$pack/models" "$work" "$out/nets.json" "$device" ;;
+        networks) lines=14 step networks timeout 300 python3 "$peers/networks.py" "$kernels" "$out/networks.json" bert,vit "$device" ;;
         profile) lines=20 step profile timeout 300 python3 "$peers/ncu.py" "$kernels" "$out/profile.json" "$device" ;;
         configs) lines=40 step configs timeout 240 "$kernels" configs "$out/configs.json" "$device" ;;
         timings) lines=40 step timings timeout 470 "$kernels" tune "$out/timings.json" "$device" 60 resnet50 bert_large llama_layer llama_small ;;

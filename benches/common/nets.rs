@@ -5,28 +5,46 @@ use kiln::graph::{Builder, ConvSpec, DType, Dim, Graph, Op, Pool, ValueId, Windo
 use kiln::prelude::*;
 
 /// What decides the shape of a transformer.
+#[derive(Clone, Copy)]
 pub struct Transformer {
+    /// Sequences.
+    pub batch: usize,
     pub hidden: usize,
     pub inner: usize,
     pub heads: usize,
     /// Key heads.
     pub kv_heads: usize,
     pub layers: usize,
-    /// Tokens.
+    /// Tokens of a sequence.
     pub length: usize,
 }
 
 /// One layer of LLaMA 3.1 8B.
 const LLAMA_LAYER: Transformer =
-    Transformer { hidden: 4096, inner: 14336, heads: 32, kv_heads: 8, layers: 1, length: 512 };
+    Transformer { batch: 1, hidden: 4096, inner: 14336, heads: 32, kv_heads: 8, layers: 1, length: 512 };
+/// ViT-B/16's encoder: 14 x 14 patches and the class.
+pub const VIT_B16: Transformer =
+    Transformer { batch: 1, hidden: 768, inner: 3072, heads: 12, kv_heads: 12, layers: 12, length: 197 };
 /// A small LLaMA.
 const LLAMA_SMALL: Transformer =
-    Transformer { hidden: 2048, inner: 5632, heads: 32, kv_heads: 8, layers: 32, length: 512 };
+    Transformer { batch: 1, hidden: 2048, inner: 5632, heads: 32, kv_heads: 8, layers: 32, length: 512 };
 /// BERT-large's encoder.
-const BERT_LARGE: Transformer =
-    Transformer { hidden: 1024, inner: 4096, heads: 16, kv_heads: 16, layers: 24, length: 384 };
+pub const BERT_LARGE: Transformer =
+    Transformer { batch: 1, hidden: 1024, inner: 4096, heads: 16, kv_heads: 16, layers: 24, length: 384 };
 
 impl Transformer {
+    /// Elements of the weights of an encoder's layers, without biases and norms.
+    pub fn weights(&self) -> usize {
+        self.layers * self.hidden * (4 * self.hidden + 2 * self.inner)
+    }
+
+    /// Multiplications and additions of an encoder's products.
+    pub fn flops(&self) -> f64 {
+        let tokens = (self.batch * self.length) as f64;
+        let scores = 2 * self.layers * self.length * self.hidden;
+        2.0 * tokens * (self.weights() + scores) as f64
+    }
+
     /// Elements of a head.
     fn size(&self) -> usize {
         self.hidden / self.heads
@@ -72,28 +90,56 @@ fn dense<S>(x: Tensor<f16, S, { inputs }>, name: &str, inputs: usize, outputs: u
     x.linear(weight!("{name}.weight", f16, [outputs, inputs]), weight!("{name}.bias", f16, [outputs]))
 }
 
-/// Layers of BERT over the embedded tokens.
+#[kiln::model]
+fn normed<S>(x: Tensor<f16, S, { size }>, name: &str, size: usize) -> Tensor<f16, S, { size }> {
+    x.layer_norm(-1, weight!("{name}.weight", f16, [size]), weight!("{name}.bias", f16, [size]))
+}
+
+/// Attention of an encoder, with its projections.
+#[kiln::model]
+fn attended<S>(x: Tensor<f16, S, { cfg.hidden }>, name: &str, cfg: &Transformer) -> Tensor<f16, S, { cfg.hidden }> {
+    let (hidden, size) = (cfg.hidden, cfg.size());
+    let q = dense(x, &format!("{name}.q"), hidden, hidden);
+    let q = q.reshape([cfg.batch, cfg.length, cfg.heads, size]).transpose(1, 2);
+    let k = dense(x, &format!("{name}.k"), hidden, hidden);
+    let k = k.reshape([cfg.batch, cfg.length, cfg.heads, size]).transpose(1, 2);
+    let v = dense(x, &format!("{name}.v"), hidden, hidden);
+    let v = v.reshape([cfg.batch, cfg.length, cfg.heads, size]).transpose(1, 2);
+    let context = q.attention(k, v).transpose(1, 2).reshape([S, hidden]);
+    dense(context, &format!("{name}.o"), hidden, hidden)
+}
+
+/// Layers of BERT over the embedded tokens, a row each.
 #[kiln::model]
 fn bert(
-    x: Tensor<f16, { cfg.length }, { cfg.hidden }>,
+    x: Tensor<f16, { cfg.batch }, { cfg.length }, { cfg.hidden }>,
     cfg: &Transformer,
-) -> Tensor<f16, { cfg.length }, { cfg.hidden }> {
-    let (hidden, size) = (cfg.hidden, cfg.size());
-    let mut x = x;
+) -> Tensor<f16, { cfg.batch }, { cfg.length }, { cfg.hidden }> {
+    let hidden = cfg.hidden;
+    let mut x = x.reshape([cfg.batch * cfg.length, hidden]);
     for i in 0..cfg.layers {
-        let q = dense(x, &format!("{i}.q"), hidden, hidden).reshape([cfg.length, cfg.heads, size]).transpose(0, 1);
-        let k = dense(x, &format!("{i}.k"), hidden, hidden).reshape([cfg.length, cfg.heads, size]).transpose(0, 1);
-        let v = dense(x, &format!("{i}.v"), hidden, hidden).reshape([cfg.length, cfg.heads, size]).transpose(0, 1);
-        let context = q.attention(k, v).transpose(0, 1).reshape([cfg.length, hidden]);
-        let attended = x + dense(context, &format!("{i}.o"), hidden, hidden);
-        let (scale, bias) = (weight!("{i}.norm.weight", f16, [hidden]), weight!("{i}.norm.bias", f16, [hidden]));
-        let attended = attended.layer_norm(-1, scale, bias);
+        let attended = normed(x + attended(x, &i.to_string(), cfg), &format!("{i}.norm"), hidden);
         let inner = dense(attended, &format!("{i}.up"), hidden, cfg.inner).gelu();
-        let outer = attended + dense(inner, &format!("{i}.down"), cfg.inner, hidden);
-        let (scale, bias) = (weight!("{i}.out.weight", f16, [hidden]), weight!("{i}.out.bias", f16, [hidden]));
-        x = outer.layer_norm(-1, scale, bias);
+        x = normed(attended + dense(inner, &format!("{i}.down"), cfg.inner, hidden), &format!("{i}.out"), hidden);
     }
-    x
+    x.reshape([cfg.batch, cfg.length, hidden])
+}
+
+/// Layers of a vision transformer over the embedded patches.
+#[kiln::model]
+fn vit(
+    x: Tensor<f16, { cfg.batch }, { cfg.length }, { cfg.hidden }>,
+    cfg: &Transformer,
+) -> Tensor<f16, { cfg.batch }, { cfg.length }, { cfg.hidden }> {
+    let hidden = cfg.hidden;
+    let mut x = x.reshape([cfg.batch * cfg.length, hidden]);
+    for i in 0..cfg.layers {
+        let attended = x + attended(normed(x, &format!("{i}.norm"), hidden), &i.to_string(), cfg);
+        let inner = normed(attended, &format!("{i}.inner"), hidden);
+        let inner = dense(inner, &format!("{i}.up"), hidden, cfg.inner).gelu();
+        x = attended + dense(inner, &format!("{i}.down"), cfg.inner, hidden);
+    }
+    normed(x, "last", hidden).reshape([cfg.batch, cfg.length, hidden])
 }
 
 /// Adds a convolution with bias, padded so that stride 1 keeps the size.
@@ -159,6 +205,15 @@ pub fn named(name: &str) -> Result<Option<Graph>, Fail> {
         _ => return Ok(None),
     };
     name.clone_into(&mut graph.name);
+    Ok(Some(with_weights(graph)?))
+}
+
+/// An encoder of BERT's kind, or of a vision transformer's.
+pub fn encoder(sizes: &Transformer, vision: bool) -> Result<Graph, Fail> {
+    with_weights(if vision { vit::graph(sizes)? } else { bert::graph(sizes)? })
+}
+
+fn with_weights(mut graph: Graph) -> Result<Graph, Fail> {
     let weights: Vec<_> = graph
         .nodes
         .iter()
@@ -173,5 +228,5 @@ pub fn named(name: &str) -> Result<Option<Graph>, Fail> {
         let length: usize = shape.iter().skip(1).product();
         graph.weights.insert(name, super::random(ty.dtype, &shape, seed as u64, (length as f64).powf(-0.5))?);
     }
-    Ok(Some(graph))
+    Ok(graph)
 }

@@ -1,6 +1,7 @@
 //! What is checked and timed.
 
 use crate::Outcome;
+use crate::common::nets::{self, BERT_LARGE, Transformer, VIT_B16};
 use crate::common::random;
 use crate::decode::Decode;
 use kiln_graph::{BinaryOp, Builder, ConvSpec, DType, Dim, EinsumSpec, Graph, Tensor, ValueId};
@@ -51,6 +52,11 @@ pub enum Op {
         stride: usize,
     },
     Decode(Decode),
+    /// Layers of an encoder, BERT's or a vision transformer's.
+    Encoder {
+        sizes: Transformer,
+        vision: bool,
+    },
 }
 
 /// An op on elements of a type.
@@ -71,6 +77,13 @@ impl Op {
             Op::Attention { .. } => "attention",
             Op::Conv { .. } => "conv",
             Op::Decode(_) => "decode",
+            Op::Encoder { vision, .. } => {
+                if *vision {
+                    "vit"
+                } else {
+                    "bert"
+                }
+            }
         }
     }
 
@@ -90,6 +103,9 @@ impl Op {
             Op::Decode(Decode { layers, heads, kv_heads, head, inner, context }) => json!({
                 "layers": layers, "heads": heads, "kv_heads": kv_heads, "head": head, "inner": inner, "context": context
             }),
+            Op::Encoder { sizes: Transformer { batch, length, layers, hidden, inner, heads, .. }, .. } => json!({
+                "batch": batch, "length": length, "layers": layers, "hidden": hidden, "inner": inner, "heads": heads
+            }),
         }
     }
 
@@ -104,6 +120,7 @@ impl Op {
             Op::Attention { heads, .. } => heads,
             Op::Conv { n, .. } => n,
             Op::Decode(_) => 1,
+            Op::Encoder { sizes, .. } => sizes.batch,
         }
     }
 
@@ -124,6 +141,7 @@ impl Op {
                 2.0 * product(&[n, c, out, side, side, kernel, kernel])
             }
             Op::Decode(sizes) => sizes.flops(),
+            Op::Encoder { sizes, .. } => sizes.flops(),
         }
     }
 
@@ -164,7 +182,9 @@ impl Case {
             _ => 1e-5,
         };
         match self.op {
-            Op::Decode(sizes) => one * (sizes.layers as f64).sqrt(),
+            Op::Decode(Decode { layers, .. }) | Op::Encoder { sizes: Transformer { layers, .. }, .. } => {
+                one * (layers as f64).sqrt()
+            }
             _ => one,
         }
     }
@@ -181,6 +201,7 @@ impl Case {
                 n * c * size * size + out * c * kernel * kernel + n * out * side * side
             }
             Op::Decode(sizes) => sizes.weights() + sizes.cached(),
+            Op::Encoder { sizes, .. } => sizes.weights() + 2 * sizes.batch * sizes.length * sizes.hidden,
         };
         (elements * self.element_bytes()) as f64
     }
@@ -199,6 +220,9 @@ impl Case {
 
     /// The op as a graph whose first axis has `lead` slices.
     pub fn graph(&self, lead: usize) -> Outcome<Graph> {
+        if let Op::Encoder { sizes, vision } = self.op {
+            return nets::encoder(&Transformer { batch: lead, ..sizes }, vision);
+        }
         let mut b = Builder::new(self.op.name());
         let results = match self.op {
             Op::Decode(sizes) => sizes.build(&mut b, self.dtype)?,
@@ -270,7 +294,7 @@ impl Case {
                     ConvSpec { strides: vec![stride; 2], pads: vec![(pad, pad); 2], dilations: vec![1; 2], groups: 1 };
                 b.conv(x, w, None, spec)?
             }
-            Op::Decode(_) => return Err("a decoding step is more than one kernel".into()),
+            Op::Decode(_) | Op::Encoder { .. } => return Err("a network is more than one kernel".into()),
         })
     }
 
@@ -335,8 +359,9 @@ pub fn small() -> Vec<Case> {
         conv(2, (8, 15, 16, 3, 2)),
         Op::Decode(Decode { layers: 2, heads: 6, kv_heads: 2, head: 32, inner: 200, context: 19 }),
     ];
+    let encoders = [false, true].map(|vision| Op::Encoder { sizes: SMALL, vision });
     let bytes = [gemm(33, 72, 144, true), gemm(129, 256, 512, true)];
-    [in_each(&FLOATS, &ops), in_each(&[DType::F8E4M3, DType::I8], &bytes)].concat()
+    [in_each(&FLOATS, &ops), in_each(&[DType::F8E4M3, DType::I8], &bytes), in_each(&[DType::F16], &encoders)].concat()
 }
 
 /// A few kernels of every family: whole and partial tiles, several steps of a pipeline, reductions within and across warps.
@@ -395,6 +420,10 @@ const RESNET: [(usize, usize, usize, usize, usize); 23] = [
     (512, 7, 512, 3, 1),
 ];
 
+/// Layers that the interpreter has done soon.
+const SMALL: Transformer =
+    Transformer { batch: 2, hidden: 96, inner: 200, heads: 3, kv_heads: 3, layers: 2, length: 19 };
+
 /// Tokens of all sequences of an attention together, and channels of all heads: 16 heads of 64 or 8 of 128.
 const ATTENDED: (usize, usize) = (16384, 1024);
 
@@ -446,6 +475,14 @@ pub fn full() -> Vec<Case> {
     cases.extend(RESNET.map(|shape| bf16(conv(32, shape))));
     let llama_8b = Decode { layers: 32, heads: 32, kv_heads: 8, head: 128, inner: 14336, context: 1023 };
     cases.push(bf16(Op::Decode(llama_8b)));
+    for (batch, length) in [(1, 128), (1, 384), (8, 384)] {
+        let sizes = Transformer { batch, length, ..BERT_LARGE };
+        cases.push(Case { op: Op::Encoder { sizes, vision: false }, dtype: DType::F16 });
+    }
+    for batch in [1, 32] {
+        let sizes = Transformer { batch, ..VIT_B16 };
+        cases.push(Case { op: Op::Encoder { sizes, vision: true }, dtype: DType::F16 });
+    }
     cases
 }
 

@@ -236,7 +236,7 @@ def main(kiln, kernels_on_gpu, public, work, out, device="cuda:0"):
             attempt(row, "kiln", lambda: kiln_times(kiln, row, device, f"{row['source']}.home-{os.getpid()}"))
     row = {"name": "decode"}
     report["decode"] = row
-    decode = [os.path.join(os.path.dirname(here), "decode.py"), kernels_on_gpu, result, device]
+    decode = [os.path.join(os.path.dirname(here), "networks.py"), kernels_on_gpu, result, "decode", device]
     attempt(row, "decode", lambda: row.update(child(decode, result, left(), environment)["rows"][0]))
     for row in report["rows"]:
         compiled = [here, "part", row["name"], "compiled", work, public, result]

@@ -1,9 +1,12 @@
 //! `kiln build`.
 
 use super::dump::{self, Dump, Dumper};
+use super::inspect;
 use super::model::{self, ModelArgs};
+use super::report::{self, Fusion};
 use super::tune::TuneArgs;
 use kiln_cuda::Home;
+use kiln_engine::{BuildReport, Engine};
 use kiln_graph::{Graph, widen};
 use kiln_target::Target;
 use miette::{IntoDiagnostic, miette};
@@ -34,6 +37,9 @@ pub struct Args {
     /// Write that to files in this folder: TARGET/PASS and TARGET/KERNEL/PASS; default: to standard output.
     #[arg(long, value_name = "FOLDER", requires = "dump")]
     dump_to: Option<PathBuf>,
+    /// Write a page that says why the model is fused so, for the first GPU of the targets, else the first: the graph before and after, rules, modelled times, the next best.
+    #[arg(long, value_name = "FILE.html")]
+    fusion_report: Option<PathBuf>,
     /// Measure ways to make each kernel on this machine's GPU, and take the fastest: see `kiln tune`. The GPU's own target is built for too.
     #[arg(long)]
     tune: bool,
@@ -67,7 +73,15 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let output = args.output.clone().unwrap_or_else(|| model.with_extension("kiln"));
     // Before the time of a build is spent.
     kiln_host::destination(&output).map_err(|e| miette!("cannot write {}: {e}", output.display()))?;
-    super::not_over(&output, &model::files(model)?)?;
+    let files = model::files(model)?;
+    super::not_over(&output, &files)?;
+    if let Some(page) = &args.fusion_report {
+        kiln_host::destination(page).map_err(|e| miette!("cannot write {}: {e}", page.display()))?;
+        super::not_over(page, &files)?;
+        if page == &output || kiln_host::same(page, &output) {
+            return Err(miette!("`--fusion-report {}`: this is where the engine is written", page.display()));
+        }
+    }
     let graph = model::import(model, &args.options, &[])?;
     let imported = start.elapsed();
     let warnings = warnings(&graph);
@@ -105,9 +119,13 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         engine.strip_weights(&graph.weights).into_diagnostic()?;
     }
     engine.save(&output).into_diagnostic()?;
+    if let Some(page) = &args.fusion_report {
+        inspect::write(page, &fusion_page(&graph, &engine, &report)?)?;
+    }
     if args.json {
         super::print_json(&serde_json::json!({
             "engine": output,
+            "fusion_report": args.fusion_report,
             "import_ms": imported.as_secs_f64() * 1e3,
             "write_ms": writing.elapsed().as_secs_f64() * 1e3,
             "total_ms": start.elapsed().as_secs_f64() * 1e3,
@@ -129,8 +147,19 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
             start.elapsed().as_secs_f64(),
             output.display()
         )?;
+        if let Some(page) = &args.fusion_report {
+            outln!("-> {}", page.display())?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The page of the first GPU's image, else of the first.
+fn fusion_page(graph: &Graph, engine: &Engine, report: &BuildReport) -> miette::Result<String> {
+    let all: Vec<_> = engine.targets.iter().zip(&report.targets).collect();
+    let gpu = all.iter().find(|(image, _)| !image.kernels.is_empty());
+    let (image, of) = gpu.or(all.first()).ok_or_else(|| miette!("there is no target to report"))?;
+    report::fusion_page(&Fusion { graph, engine, image, report: &of.fusion })
 }
 
 /// Risks named one by one; the rest are counted.

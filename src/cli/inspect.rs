@@ -2,7 +2,7 @@
 
 use super::out::bytes;
 use super::profile::Profile;
-use super::{counters, diff, draw, tensors};
+use super::{counters, diff, draw, tensors, why};
 use kiln_cuda::CudaVersion;
 use kiln_engine::{Engine, TargetImage};
 use kiln_target::arch::Arch;
@@ -12,13 +12,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Shows an engine's stamp, signature, targets, kernels and memory; the plan of a target as text or as a picture; its memory over time; or the CUDA C of a kernel.
+/// Shows an engine's stamp, signature, targets, kernels and memory; the plan of a target as text or as a picture; its memory over time; the CUDA C of a kernel; or why a model is
+/// fused so.
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("shaped").args(["memory", "why"]).multiple(true))]
 pub struct Args {
-    /// The engine.
+    /// The engine; for `--why` a model too.
     #[arg(required_unless_present = "diff")]
     engine: Option<PathBuf>,
-    /// Print the header, or the counters, as JSON.
+    /// Print the header, the counters, or why a region is there, as JSON.
     #[arg(long, conflicts_with_all = ["cuda", "graph", "plan"])]
     json: bool,
     /// Print the plan: buffers and launches in order, then what each region computes.
@@ -50,9 +52,11 @@ pub struct Args {
     /// Write the activation arena over time as a picture to `.svg`: which buffer lies where, from which step to which; its size, and the lower bound.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cuda", "plan", "json", "counters"])]
     memory: Option<PathBuf>,
-    /// Shape of an input for `--memory`: `name=1x3x64x64`. Extents that none gives are the largest of the profile.
-    #[arg(long, value_name = "INPUT=SHAPE", requires = "memory")]
+    /// Shape of an input for `--memory`: `name=1x3x64x64`. Extents that none gives are the largest of the profile. For `--why` of a model what `kiln build --profile` takes.
+    #[arg(long, value_name = "INPUT=SHAPE", requires = "shaped")]
     shape: Vec<String>,
+    #[command(flatten)]
+    why: why::WhyArgs,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -78,6 +82,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.counters {
         return count(args, path);
     }
+    if let Some(region) = &args.why.why {
+        why::run(&args.why, path, region, args.target.as_deref(), &args.shape, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let header = kiln_engine::read_header(path).into_diagnostic()?;
     if args.json {
         super::print_json(&header)?;
@@ -97,6 +105,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     outln!("{}: {} (Kiln {}, format {})", path.display(), header.model, header.stamp.kiln, header.stamp.format)?;
     outln!("graph {}", header.stamp.graph_hash)?;
+    outln!("numerics {}", header.stamp.settings.numerics.name())?;
     for (what, ports) in [("input ", &header.inputs), ("output", &header.outputs)] {
         for port in ports {
             outln!("{what} {}: {}", port.name, port.ty)?;

@@ -31,6 +31,7 @@ mod sim;
 mod tensors;
 mod timings;
 mod tune;
+mod why;
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};

@@ -147,7 +147,8 @@ fn identifier(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect()
 }
 
-fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<BuildOptions> {
+/// How a model is built.
+pub fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<BuildOptions> {
     let (numerics, sizes) = (args.numerics.into(), profile(args)?.1);
     let kernels = kernels(&args.kernels)?;
     let tf32 = args.tf32;

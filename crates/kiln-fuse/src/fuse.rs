@@ -1,13 +1,14 @@
 //! The stages in order.
 
-use crate::cuts::{Costs, Launch, select, share};
+use crate::cuts::{Costs, select, share};
 use crate::dump::{Classes, Launches, Ordered};
-use crate::egraph::{ClassIx, Dag, build};
+use crate::egraph::{ClassIx, Dag, build, settle};
 use crate::emit::{Emission, Provenance, emit};
+use crate::explain::Explain;
 use crate::hoist::hoist;
 use crate::pass::{Pass, Passes, Watch};
 use crate::pattern::{Found, find, permute_weights};
-use crate::report::{FunctionReport, LaunchReport, Report};
+use crate::report::{FunctionReport, Report};
 use crate::{Error, Options, Plan, Result, Step, rules};
 use egg::Id;
 use kiln_graph::{Graph, Op};
@@ -41,6 +42,7 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
         let (mut egraph, mut saturation) = rules::saturate(built.egraph, rules, options)?;
         rules::merge(&mut egraph, &mut saturation);
         permute_weights(&mut egraph, &options.patterns, options.numerics)?;
+        settle(&mut egraph);
         Ok::<_, Error>((egraph, saturation))
     })?;
     watch(Pass::Saturate, &Classes(&egraph, Some(&saturation)));
@@ -82,31 +84,17 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
         functions: functions(options, &found),
         launches: Vec::new(),
     };
-    for (launch, region) in launches.iter().zip(&regions) {
-        if let (Launch::Region { inner, leaves, outputs, anchor, kernel }, Some(region)) = (launch, region) {
-            let mut nodes: Vec<String> = Vec::new();
-            for name in inner.iter().flat_map(|i| &provenance.nodes[i.0.index()]) {
-                if !nodes.contains(name) {
-                    nodes.push(name.clone());
-                }
-            }
-            let function = kernel.and_then(|k| dag.kernel(k)).map(|place| {
-                report.functions[place.function].launches += 1;
-                report.functions[place.function].name.clone()
-            });
-            let e = costs.estimate(&dag, inner, leaves, outputs, *anchor);
-            report.launches.push(LaunchReport {
-                region: *region,
-                name: plan.regions[*region].name.clone(),
-                anchor: *anchor,
-                function,
-                nodes,
-                bytes: e.bytes,
-                ops: e.ops,
-                seconds: e.seconds,
-            });
-        }
-    }
+    let explain = Explain {
+        egraph: &egraph,
+        dag: &dag,
+        costs: &costs,
+        cover: &cover,
+        roots: &roots,
+        launches: &launches,
+        provenance: &provenance,
+        renumbered: hoisted.is_some(),
+    };
+    report.launches = explain.launches(&plan, &regions, &mut report.functions);
     Ok(Fused { plan, report })
 }
 

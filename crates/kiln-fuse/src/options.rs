@@ -36,6 +36,17 @@ pub enum Numerics {
     Approx,
 }
 
+impl Numerics {
+    /// As `--numerics` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Numerics::Exact => "exact",
+            Numerics::Reassoc => "reassoc",
+            Numerics::Approx => "approx",
+        }
+    }
+}
+
 /// Settings of [`crate::fuse`].
 #[derive(Clone, Debug)]
 pub struct Options {

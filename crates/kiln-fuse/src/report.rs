@@ -1,6 +1,6 @@
 //! What fusion did, for people and for the build report.
 
-use crate::Anchor;
+use crate::{Anchor, Numerics};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +31,13 @@ pub struct Report {
     pub launches: Vec<LaunchReport>,
 }
 
+impl Report {
+    /// The next best to a region, by its number in the plan, where it is first launched.
+    pub fn next(&self, region: usize) -> Option<&NextBest> {
+        self.launches.iter().find(|launch| launch.region == region)?.next.as_ref()
+    }
+}
+
 /// A function that there is a kernel for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FunctionReport {
@@ -51,6 +58,8 @@ pub struct FunctionReport {
 pub struct LaunchReport {
     /// Index into [`crate::Plan::regions`].
     pub region: usize,
+    /// Index into [`crate::Plan::steps`].
+    pub step: usize,
     /// The region's name.
     pub name: String,
     /// Its anchor.
@@ -60,10 +69,64 @@ pub struct LaunchReport {
     pub function: Option<String>,
     /// The model's nodes that it computes.
     pub nodes: Vec<String>,
+    /// Their numbers in the graph; none where a loop was hoisted out of, which numbers all nodes anew.
+    pub numbers: Vec<u32>,
     /// Modelled bytes moved.
     pub bytes: f64,
     /// Modelled operations.
     pub ops: f64,
+    /// Modelled seconds, launch included.
+    pub seconds: f64,
+    /// Seconds that moving the bytes takes at least.
+    pub memory: f64,
+    /// Seconds that doing the operations takes at least.
+    pub arithmetic: f64,
+    /// Rules that made what it computes and the model did not write, with those whose results they rewrote in turn: each once, in the order in which they fired.
+    pub rules: Vec<RuleReport>,
+    /// The next best to it, of the first launch of each region, where there was anything else to choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextBest>,
+}
+
+impl LaunchReport {
+    /// Seconds that the target's roofline allows: the longer of moving the bytes and doing the operations.
+    pub fn roofline(&self) -> f64 {
+        self.memory.max(self.arithmetic)
+    }
+}
+
+/// A rewrite rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleReport {
+    /// Its name.
+    pub name: String,
+    /// How far it may change results.
+    pub numerics: Numerics,
+    /// Why it holds, in a line.
+    pub reason: String,
+}
+
+/// The best cover of the model that was found without one kernel of the chosen one: another cut in its place, or none where all that read its result do without. It is a neighbour of
+/// the chosen cover, not an optimum. Cuts that differ in views or in what is computed of weights alone count as the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NextBest {
+    /// Modelled seconds that the model would take more; below zero where the search for a cover stopped short of it.
+    pub seconds: f64,
+    /// Kernels that there would be no longer, the launch's among them.
+    pub without: Vec<KernelReport>,
+    /// Kernels that there would be instead.
+    pub instead: Vec<KernelReport>,
+}
+
+/// A kernel of a cover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelReport {
+    /// Its anchor.
+    pub anchor: Anchor,
+    /// What it computes, in a line.
+    pub summary: String,
+    /// The model's nodes that it computes.
+    pub nodes: Vec<String>,
     /// Modelled seconds, launch included.
     pub seconds: f64,
 }

@@ -1,6 +1,7 @@
-//! Pictures of what is in an engine: the fused plan as a layered graph, the activation arena over time.
+//! Pictures: the fused plan of an engine as a layered graph, its activation arena over time, a model's graph before fusion.
 
 mod card;
+mod graph;
 mod layered;
 mod memory;
 mod picture;
@@ -8,6 +9,7 @@ mod plan;
 mod svg;
 
 pub use card::condition;
+pub use graph::graph;
 pub use memory::memory;
 pub use plan::plan;
 pub use svg::round;

@@ -2,7 +2,7 @@
 
 use super::card::{BAR, Card, LINE, Label, PAD, TEXT, WIDTH};
 use super::picture::{HEADING, Item, MARGIN, Picture, picture};
-use super::svg::{document, fit, round, width};
+use super::svg::{curve, document, fit, marker, round, width};
 use super::{CONTROL, FONT, anchor};
 use crate::cli::markup::Markup;
 use crate::cli::out::bytes;
@@ -11,7 +11,8 @@ use kiln_engine::{Engine, TargetImage};
 use kiln_fuse::{Anchor, Plan};
 use kiln_graph::Symbols;
 
-const STYLE: &str = "\
+/// What pictures of plans and graphs share.
+pub const STYLE: &str = "\
 .heading { font-size: 19px; font-weight: bold; fill: #0f172a; }
 .note { font-size: 11.5px; fill: #475569; }
 .title { font-size: 12.5px; font-weight: bold; fill: #0f172a; }
@@ -46,22 +47,7 @@ pub fn plan(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> 
     let left = EDGE + if picture.bands.is_empty() { 0.0 } else { BAND };
     let full = (left + picture.width + EDGE).max(980.0);
     head(&mut svg, engine, image, profile);
-    svg.open("defs", &[]);
-    svg.open(
-        "marker",
-        &[
-            ("id", &"tip"),
-            ("viewBox", &"0 0 8 8"),
-            ("refX", &7),
-            ("refY", &4),
-            ("markerWidth", &7),
-            ("markerHeight", &7),
-            ("orient", &"auto"),
-        ],
-    );
-    svg.element("path", &[("d", &"M0,0.5 L8,4 L0,7.5 z"), ("fill", &"#64748b")]);
-    svg.close("marker");
-    svg.close("defs");
+    marker(&mut svg, "tip");
     for band in &picture.bands {
         let (y, height) = (EDGE + HEAD + band.top - 12.0, band.bottom - band.top + 24.0);
         svg.element(
@@ -147,14 +133,7 @@ fn symbols(symbols: &Symbols) -> String {
 /// Puts a picture at a place.
 fn draw(svg: &mut Markup, plan: &Plan, picture: &Picture, x: f64, y: f64) {
     for wire in &picture.layout.wires {
-        let at = |p: (f64, f64)| (round(x + p.0), round(y + p.1));
-        let ((fx, fy), (tx, ty)) = (at(wire.from), at(wire.to));
-        let bend = round(y + wire.bend);
-        let middle = round((bend + ty) / 2.0);
-        let d = match fx == tx {
-            true => format!("M{fx},{fy} L{tx},{ty}"),
-            false => format!("M{fx},{fy} L{fx},{bend} C{fx},{middle} {tx},{middle} {tx},{ty}"),
-        };
+        let d = curve(wire, (x, y));
         // Into a box with a tip; onto a label or along a trunk without.
         let tip = matches!(wire.target.map(|t| &picture.items[t]), Some(Item::Step(..)));
         let id = |node: usize| picture.items[node].id(&picture.path);

@@ -1,11 +1,44 @@
 //! What SVG has beside markup: text at places, and how wide text is.
 
+use super::layered::Wire;
 use crate::cli::markup::Markup;
 
 impl Markup {
     /// A line of text from `x` on, with its baseline at `y`.
     pub fn text(&mut self, x: f64, y: f64, class: &str, text: &str) {
         self.content("text", &[("x", &round(x)), ("y", &round(y)), ("class", &class)], text);
+    }
+}
+
+/// The tip of wires, by this name.
+pub fn marker(svg: &mut Markup, id: &str) {
+    svg.open("defs", &[]);
+    svg.open(
+        "marker",
+        &[
+            ("id", &id),
+            ("viewBox", &"0 0 8 8"),
+            ("refX", &7),
+            ("refY", &4),
+            ("markerWidth", &7),
+            ("markerHeight", &7),
+            ("orient", &"auto"),
+        ],
+    );
+    svg.element("path", &[("d", &"M0,0.5 L8,4 L0,7.5 z"), ("fill", &"#64748b")]);
+    svg.close("marker");
+    svg.close("defs");
+}
+
+/// The path of a wire, in a drawing that begins at this place.
+pub fn curve(wire: &Wire, (x, y): (f64, f64)) -> String {
+    let at = |p: (f64, f64)| (round(x + p.0), round(y + p.1));
+    let ((fx, fy), (tx, ty)) = (at(wire.from), at(wire.to));
+    let bend = round(y + wire.bend);
+    let middle = round((bend + ty) / 2.0);
+    match fx == tx {
+        true => format!("M{fx},{fy} L{tx},{ty}"),
+        false => format!("M{fx},{fy} L{fx},{bend} C{fx},{middle} {tx},{middle} {tx},{ty}"),
     }
 }
 

@@ -1,12 +1,16 @@
 //! `kiln report`.
 
 mod chart;
+mod fusion;
 mod history;
 mod kernels;
 mod page;
 mod scale;
 mod stamp;
 mod table;
+
+pub use fusion::{Fusion, named, next_best, page as fusion_page};
+pub use scale::si;
 
 use super::profile::Profile;
 use super::{draw, inspect, regions, tensors, timings};

@@ -46,7 +46,12 @@ pub fn page(facts: &Facts<'_>) -> String {
     searches(&mut body, facts);
     model(&mut body, facts);
     stamp::stamp(&mut body, facts);
-    let title = escaped(&format!("{} for {}", facts.engine.model, facts.image.label()));
+    document(&format!("{} for {}", facts.engine.model, facts.image.label()), body)
+}
+
+/// A page around its body: one file that asks nobody for anything.
+pub fn document(title: &str, body: Markup) -> String {
+    let title = escaped(title);
     let fill = [("title", title), ("style", STYLE.to_owned()), ("body", body.finish()), ("script", SCRIPT.to_owned())];
     let mut parts = TEMPLATE.split("{{");
     let mut page = parts.next().unwrap_or_default().to_owned();
@@ -68,7 +73,7 @@ pub fn section(page: &mut Markup, id: &str, title: &str, about: &str) {
 }
 
 /// A paragraph; what stands between backticks is code.
-fn paragraph(page: &mut Markup, class: &str, text: &str) {
+pub fn paragraph(page: &mut Markup, class: &str, text: &str) {
     page.open("p", &[("class", &class)]);
     for (i, part) in text.split('`').enumerate() {
         // No space but what is in the text.
@@ -87,8 +92,7 @@ fn head(page: &mut Markup, facts: &Facts<'_>) {
     let hash: String = engine.graph_hash.chars().take(16).collect();
     let about = format!("engine for {}, Kiln {}, graph {hash}; {}", image.label(), engine.kiln, facts.sizes);
     paragraph(page, "about", &about);
-    page.open("nav", &[]);
-    for (id, text) in [
+    let sections = [
         ("kernels", "Kernels"),
         ("roofline", "Roofline"),
         ("plan", "Fused graph"),
@@ -96,25 +100,35 @@ fn head(page: &mut Markup, facts: &Facts<'_>) {
         ("tuning", "Tuning"),
         ("model", "Cost model"),
         ("stamp", "Stamp"),
-    ] {
+    ];
+    links(page, &sections);
+    page.close("header");
+    tiles(page, facts);
+}
+
+/// Links to sections.
+pub fn links(page: &mut Markup, sections: &[(&str, &str)]) {
+    page.open("nav", &[]);
+    for (id, text) in sections {
         page.content("a", &[("href", &format!("#{id}"))], text);
     }
     page.close("nav");
-    page.close("header");
-    tiles(page, facts);
+}
+
+/// A figure of the whole.
+pub fn tile(page: &mut Markup, name: &str, value: &str, note: &str) {
+    page.open("div", &[]);
+    page.content("dt", &[], name);
+    page.content("dd", &[], value);
+    page.content("dd", &[("class", &"note")], note);
+    page.close("div");
 }
 
 /// Figures of the whole.
 fn tiles(page: &mut Markup, facts: &Facts<'_>) {
     let Facts { engine, image, rows, .. } = facts;
     page.open("dl", &[("class", &"tiles")]);
-    let mut tile = |name: &str, value: String, note: String| {
-        page.open("div", &[]);
-        page.content("dt", &[], name);
-        page.content("dd", &[], &value);
-        page.content("dd", &[("class", &"note")], &note);
-        page.close("div");
-    };
+    let mut tile = |name: &str, value: String, note: String| tile(page, name, &value, &note);
     let launches: usize = rows.iter().filter(|row| row.work.is_some()).map(|row| row.uses).sum();
     tile("Launches", launches.to_string(), format!("of {} distinct regions", image.regions().len()));
     let total = |seconds: fn(&Row) -> Option<f64>| {
@@ -222,7 +236,7 @@ fn sources(page: &mut Markup, facts: &Facts<'_>) {
 }
 
 /// Ends a section, with a hint if something is missing.
-fn end(page: &mut Markup, missing: Option<&str>) {
+pub fn end(page: &mut Markup, missing: Option<&str>) {
     if let Some(missing) = missing {
         paragraph(page, "hint", missing);
     }
@@ -301,7 +315,7 @@ fn roofline(page: &mut Markup, facts: &Facts<'_>) {
     );
 }
 
-fn picture(page: &mut Markup, svg: &str, class: &str) {
+pub fn picture(page: &mut Markup, svg: &str, class: &str) {
     page.open("div", &[("class", &format!("picture {class}"))]);
     page.markup(svg);
     page.close("div");

@@ -28,7 +28,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 
-// A plan begins in the middle of its width.
-for (const box of document.querySelectorAll("#plan .picture")) {
+// A graph begins in the middle of its width.
+for (const box of document.querySelectorAll("#plan .picture, #graphs .picture")) {
   box.scrollLeft = (box.scrollWidth - box.clientWidth) / 2;
 }

@@ -57,6 +57,18 @@ impl BuildOptions {
         BuildOptions { targets, numerics, tf32: false, home, line_info: false, sizes: Bindings::new(), kernels: vec![] }
     }
 
+    /// How [`build`] fuses for a target, where these of one's own kernels are of use.
+    pub fn fusion(&self, target: &Target, kernels: &[Arc<own::Kernel>]) -> kiln_fuse::Options {
+        let kernels = if target.arch().is_some() { kernels } else { &[] };
+        kiln_fuse::Options {
+            numerics: self.numerics,
+            tf32: self.tf32,
+            sizes: self.sizes.clone(),
+            patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
+            ..kiln_fuse::Options::new(target.clone())
+        }
+    }
+
     /// The part of the options that an engine records.
     pub fn settings(&self) -> Settings {
         // Named one by one, so that a new option is not forgotten here.
@@ -122,18 +134,12 @@ pub fn build(
             continue;
         }
         let mut stages = Vec::new();
-        let mut kernels = if target.arch().is_some() { options.kernels.clone() } else { vec![] };
+        let mut kernels = options.kernels.clone();
         // Fused anew without those of one's own kernels that turn out to be of no use on the target.
         let (fusion, plan, table, regions) = loop {
             let start = Instant::now();
             progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
-            let fuse_options = kiln_fuse::Options {
-                numerics: options.numerics,
-                tf32: options.tf32,
-                sizes: options.sizes.clone(),
-                patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
-                ..kiln_fuse::Options::new(target.clone())
-            };
+            let fuse_options = options.fusion(target, &kernels);
             let fused = kiln_fuse::fuse_watched(graph, &fuse_options, &mut |pass, text| {
                 progress(Progress::Pass { pass: Pass::Fuse(pass), target: &name, kernel: "", text });
             })?;

@@ -34,7 +34,7 @@ impl Region {
     pub fn canonical(graph: &Graph, anchor: Anchor) -> Canonical {
         let form = form(graph);
         let id = RegionId::of(&form.graph);
-        let (name, summary) = crate::emit::describe(anchor, &form.graph);
+        let (name, summary) = crate::emit::describe(anchor, form.graph.nodes.iter().map(|n| &n.op));
         let region = Region { name: format!("{name}_{}", id.prefix()), summary, anchor, graph: form.graph };
         Canonical { region, inputs: form.inputs, outputs: form.outputs, symbols: form.symbols }
     }

@@ -40,6 +40,9 @@ pub(crate) struct Estimate {
     pub bytes: f64,
     pub ops: f64,
     pub seconds: f64,
+    /// Seconds that moving the bytes takes alone, and doing the operations: the roofline is the longer.
+    pub memory: f64,
+    pub arithmetic: f64,
 }
 
 impl<'a> Costs<'a> {
@@ -169,7 +172,7 @@ impl<'a> Costs<'a> {
         let seconds = (memory.max(arithmetic) + OVERLAP_LOSS * memory.min(arithmetic)) / busy
             + self.launch()
             + PER_NODE * inner.len() as f64;
-        Estimate { bytes, ops: scalar_ops + matrix_ops, seconds }
+        Estimate { bytes, ops: scalar_ops + matrix_ops, seconds, memory, arithmetic }
     }
 
     /// Modelled seconds of a kernel that somebody wrote.

@@ -1,5 +1,6 @@
 //! Kernels are cuts of the saturated e-graph: enumerate the legal ones, cost them, choose a cover.
 
+mod alternative;
 mod cost;
 mod cut;
 mod enumerate;
@@ -9,6 +10,7 @@ mod select;
 mod settled;
 mod share;
 
+pub(crate) use alternative::{Alternatives, Kernel};
 pub(crate) use cost::Costs;
 pub use cost::operations;
 pub(crate) use cut::is_literal;

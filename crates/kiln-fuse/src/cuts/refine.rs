@@ -13,45 +13,60 @@ const SWEEPS: usize = 2;
 /// A candidate must be better by this share of the time, or rounding would make sweeps undo each other.
 pub(super) const GAIN: f64 = 1e-9;
 
-/// Improves the choices in place and gives the charges for anchors that are still computed more than once.
+/// Improves the choices, and gives the charges for anchors that are still computed more than once.
 pub(super) fn refine(
     dag: &Dag,
     costs: &Costs,
     roots: &[ClassIx],
     candidates: &[Vec<Candidate>],
-    chosen: &mut [Option<usize>],
-) -> f64 {
-    let n = dag.classes.len();
-    let mut cover = Counted { dag, costs, candidates, chosen, users: vec![0; n], computed: vec![0; n] };
-    for root in roots {
-        cover.enter(*root);
-    }
+    chosen: Vec<Option<usize>>,
+) -> (Vec<Option<usize>>, f64) {
+    let mut cover = Counted::new(dag, costs, roots, candidates, chosen);
     for _ in 0..SWEEPS {
         let mut changed = false;
         for c in dag.indices() {
-            changed |= cover.users[c.index()] > 0 && cover.improve(c);
+            changed |= cover.users[c.index()] > 0 && cover.improve(c) > 0.0;
         }
         if !changed {
             break;
         }
     }
     let again = |c: ClassIx| f64::from(cover.computed[c.index()].saturating_sub(1));
-    dag.indices().filter(|c| again(*c) > 0.0).map(|c| again(c) * costs.again(dag, c)).sum()
+    let charged = dag.indices().filter(|c| again(*c) > 0.0).map(|c| again(c) * costs.again(dag, c)).sum();
+    (cover.chosen, charged)
 }
 
-struct Counted<'a> {
+/// A cover that changes, with what it takes to tell the time that a change adds or saves.
+#[derive(Clone)]
+pub(super) struct Counted<'a> {
     dag: &'a Dag,
     costs: &'a Costs<'a>,
     candidates: &'a [Vec<Candidate>],
-    chosen: &'a mut [Option<usize>],
+    pub chosen: Vec<Option<usize>>,
     /// Uses of each class by the cover.
-    users: Vec<u32>,
+    pub users: Vec<u32>,
     /// Kernels of the cover that compute each class, for anchors.
     computed: Vec<u32>,
 }
 
 impl<'a> Counted<'a> {
-    fn way(&self, c: ClassIx) -> Option<&'a Candidate> {
+    pub fn new(
+        dag: &'a Dag,
+        costs: &'a Costs<'a>,
+        roots: &[ClassIx],
+        candidates: &'a [Vec<Candidate>],
+        chosen: Vec<Option<usize>>,
+    ) -> Counted<'a> {
+        let n = dag.classes.len();
+        let mut cover = Counted { dag, costs, candidates, chosen, users: vec![0; n], computed: vec![0; n] };
+        for root in roots {
+            cover.enter(*root);
+        }
+        cover
+    }
+
+    /// How a class that is in use gets into memory.
+    pub fn way(&self, c: ClassIx) -> Option<&'a Candidate> {
         self.chosen[c.index()].and_then(|i| self.candidates[c.index()].get(i))
     }
 
@@ -116,10 +131,10 @@ impl<'a> Counted<'a> {
         saved
     }
 
-    /// Puts the class's best candidate in place of the present one.
-    fn improve(&mut self, c: ClassIx) -> bool {
+    /// Puts the class's best candidate in place of the present one. Gives the time saved.
+    pub fn improve(&mut self, c: ClassIx) -> f64 {
         let Some(present) = self.chosen[c.index()].filter(|_| self.candidates[c.index()].len() > 1) else {
-            return false;
+            return 0.0;
         };
         let ways = &self.candidates[c.index()];
         // All that changes with the candidate; the class itself stays in use.
@@ -134,15 +149,17 @@ impl<'a> Counted<'a> {
         }
         self.chosen[c.index()] = Some(best.1);
         self.put(c, &ways[best.1]);
-        best.1 != present
+        old - best.0
     }
 
-    fn put(&mut self, c: ClassIx, way: &Candidate) -> f64 {
+    /// Adds what a class that stays in use takes by this way. Gives the time added.
+    pub fn put(&mut self, c: ClassIx, way: &Candidate) -> f64 {
         let own = way.seconds + self.compute(way);
         own + way.choice.needs(self.dag, c).iter().map(|l| self.enter(*l)).sum::<f64>()
     }
 
-    fn take(&mut self, c: ClassIx, way: &Candidate) -> f64 {
+    /// The reverse of [`Counted::put`].
+    pub fn take(&mut self, c: ClassIx, way: &Candidate) -> f64 {
         let own = way.seconds + self.forget(way);
         own + way.choice.needs(self.dag, c).iter().map(|l| self.leave(*l)).sum::<f64>()
     }

@@ -68,6 +68,9 @@ pub(crate) struct Cover {
     pub choices: Vec<Option<Choice>>,
     /// Modelled seconds of all kernels, with charges for what is computed twice.
     pub seconds: f64,
+    /// What there was to choose from for each class, and which of it was chosen.
+    pub(super) candidates: Vec<Vec<Candidate>>,
+    pub(super) chosen: Vec<Option<usize>>,
 }
 
 /// Repetitions of enumeration and choice.
@@ -99,9 +102,9 @@ pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Opti
     let mut best: Option<Cover> = None;
     for mut refs in seeds {
         for pass in 0..PASSES {
-            let (candidates, mut chosen) = candidates(&ranking, &free, &settled, &refs);
-            let charged = refine(dag, costs, roots, &candidates, &mut chosen);
-            let (mut cover, used) = cover(dag, roots, &candidates, &chosen)?;
+            let (candidates, chosen) = candidates(&ranking, &free, &settled, &refs);
+            let (chosen, charged) = refine(dag, costs, roots, &candidates, chosen);
+            let (mut cover, used) = cover(dag, roots, candidates, chosen)?;
             cover.seconds += charged;
             for (estimate, n) in refs.iter_mut().zip(used) {
                 let n = if pass + 1 >= SETTLE.0 { n * SETTLE.1 } else { n };
@@ -263,8 +266,8 @@ fn written(dag: &Dag, costs: &Costs, place: &KernelPlace) -> Option<Candidate> {
 fn cover(
     dag: &Dag,
     roots: &[ClassIx],
-    candidates: &[Vec<Candidate>],
-    chosen: &[Option<usize>],
+    candidates: Vec<Vec<Candidate>>,
+    chosen: Vec<Option<usize>>,
 ) -> Result<(Cover, Vec<f64>)> {
     let mut used = vec![0.0; dag.classes.len()];
     let mut choices: Vec<Option<Choice>> = vec![None; dag.classes.len()];
@@ -285,5 +288,5 @@ fn cover(
         seconds += way.seconds;
         choices[c.index()] = Some(way.choice.clone());
     }
-    Ok((Cover { choices, seconds }, used))
+    Ok((Cover { choices, seconds, candidates, chosen }, used))
 }

@@ -93,7 +93,9 @@ impl Put for EGraph {
                 Head::Op(code)
             }
         };
-        self.add(Term { head, children })
+        let term = Term { head, children };
+        self.analysis.trace.put(&term);
+        self.add(term)
     }
 
     fn try_put(&mut self, op: &Op, operands: &[Id]) -> Option<Id> {

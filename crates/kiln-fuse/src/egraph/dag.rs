@@ -26,6 +26,8 @@ pub(crate) struct DagNode {
     /// Which result of the operand, where `op` is none.
     pub part: usize,
     pub operands: Vec<ClassIx>,
+    /// Which firing of a rule made it; none if the model wrote it.
+    pub made: Option<usize>,
 }
 
 /// One value (or, for ops with several results, their tuple).
@@ -110,7 +112,12 @@ impl Dag {
                         };
                         let operands: Vec<Id> = operands.into_iter().map(|c| egraph.find(c)).collect();
                         let earlier = operands.iter().all(|c| !inside(*c) || depth[c] < depth[id]);
-                        earlier.then(|| DagNode { op, part, operands: operands.iter().map(|c| index[c]).collect() })
+                        earlier.then(|| DagNode {
+                            op,
+                            part,
+                            operands: operands.iter().map(|c| index[c]).collect(),
+                            made: egraph.analysis.trace.origin(term),
+                        })
                     })
                     .collect::<Vec<_>>();
                 let tuple = nodes.iter().any(|n| is_tuple(n.op.as_ref()));

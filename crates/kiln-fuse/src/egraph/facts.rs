@@ -1,5 +1,6 @@
 //! What is known of each e-class: type, constant value, and whether it depends on weights alone.
 
+use super::trace::Trace;
 use super::{Effort, Head, Term};
 use egg::{Analysis, DidMerge, Id};
 use kiln_graph::{BinaryOp, Constraint, Graph, Op, Symbols, Tensor, TensorType, ValueId, infer, interpret};
@@ -36,6 +37,8 @@ pub(crate) struct Knowledge {
     pub bound: std::collections::BTreeSet<String>,
     /// Unions that claimed equality of different types.
     pub unsound: Vec<String>,
+    /// Which rules made what.
+    pub trace: Trace,
 }
 
 impl Knowledge {

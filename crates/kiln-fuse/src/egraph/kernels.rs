@@ -86,7 +86,7 @@ impl Dag {
             for (part, output) in place.outputs.iter().enumerate() {
                 if let Some(class) = &mut classes[output.index()] {
                     types.extend(class.types.first().cloned());
-                    class.nodes.push(DagNode { op: None, part, operands: vec![own] });
+                    class.nodes.push(DagNode { op: None, part, operands: vec![own], made: None });
                 }
             }
             let place = place.renumbered(&to);
@@ -98,7 +98,7 @@ impl Dag {
                 literal: false,
                 shapely: false,
                 effort: Effort::NONE,
-                nodes: vec![DagNode { op: None, part: 0, operands: place.leaves.clone() }],
+                nodes: vec![DagNode { op: None, part: 0, operands: place.leaves.clone(), made: None }],
             }));
             kernels.insert(own, place);
         }

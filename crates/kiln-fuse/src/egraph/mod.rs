@@ -8,6 +8,7 @@ mod extract;
 mod facts;
 mod kernels;
 mod term;
+mod trace;
 
 pub(crate) use build::{Put, build};
 pub(crate) use dag::{ClassIx, Dag, DagNode};
@@ -17,3 +18,4 @@ pub(crate) use extract::extract;
 pub(crate) use facts::{Attributes, EGraph, Facts, Knowledge, commutes, op_of};
 pub(crate) use kernels::KernelPlace;
 pub(crate) use term::{Head, Term};
+pub(crate) use trace::{LeftHandSide, settle};

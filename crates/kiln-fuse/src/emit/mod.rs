@@ -7,6 +7,7 @@ mod region_builder;
 
 pub(crate) use fold::Folder;
 pub use fold::replay;
+pub use names::node_name;
 pub(crate) use names::{Provenance, describe};
 pub(crate) use plan_builder::{Emission, emit};
 pub(crate) use region_builder::region_graph;

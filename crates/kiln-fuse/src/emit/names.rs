@@ -1,9 +1,9 @@
 //! What the model calls values, and what regions are called.
 
 use crate::Anchor;
-use crate::egraph::{Dag, EGraph};
+use crate::egraph::{ClassIx, Dag, EGraph};
 use egg::Id;
-use kiln_graph::{Graph, Op, OpKind, ReduceOp, UnaryOp};
+use kiln_graph::{Graph, NodeId, Op, OpKind, ReduceOp, UnaryOp};
 use std::collections::BTreeSet;
 
 /// Longest name of a folded weight.
@@ -11,10 +11,18 @@ const MAX_NAME: usize = 64;
 /// Ops that the name of a region tells.
 const TOLD: usize = 3;
 
+/// What reports call a node of a model: its name, or where it has none its op and number.
+pub fn node_name(graph: &Graph, id: NodeId) -> String {
+    let node = graph.node(id);
+    if node.name.is_empty() { format!("{}_{}", node.op.name(), id.0) } else { node.name.clone() }
+}
+
 /// What the model calls each class.
 pub(crate) struct Provenance {
     /// Names of the model's nodes whose values are in the class.
     pub nodes: Vec<Vec<String>>,
+    /// Which nodes these are.
+    pub ids: Vec<Vec<NodeId>>,
     /// The model's name for the value (may be empty).
     pub value: Vec<String>,
 }
@@ -22,17 +30,14 @@ pub(crate) struct Provenance {
 impl Provenance {
     pub fn new(graph: &Graph, dag: &Dag, egraph: &EGraph, class_of: &[Option<Id>]) -> Provenance {
         let n = dag.classes.len();
-        let mut p = Provenance { nodes: vec![Vec::new(); n], value: vec![String::new(); n] };
+        let mut p = Provenance { nodes: vec![Vec::new(); n], ids: vec![Vec::new(); n], value: vec![String::new(); n] };
         for (i, value) in graph.values.iter().enumerate() {
             let Some(c) = class_of[i].and_then(|id| dag.find(egraph, id)) else { continue };
             let c = c.index();
             let node = graph.node(value.node);
             if !matches!(node.op, Op::Input { .. } | Op::Weight { .. } | Op::Const { .. }) {
-                let name = if node.name.is_empty() {
-                    format!("{}_{}", node.op.name(), value.node.0)
-                } else {
-                    node.name.clone()
-                };
+                p.ids[c].push(value.node);
+                let name = node_name(graph, value.node);
                 if !p.nodes[c].contains(&name) {
                     p.nodes[c].push(name);
                 }
@@ -43,6 +48,17 @@ impl Provenance {
             }
         }
         p
+    }
+
+    /// Names of the model's nodes that a cone computes, each once.
+    pub fn of<'p>(&'p self, inner: impl IntoIterator<Item = &'p (ClassIx, u16)>) -> Vec<String> {
+        let mut nodes: Vec<String> = Vec::new();
+        for name in inner.into_iter().flat_map(|i| &self.nodes[i.0.index()]) {
+            if !nodes.contains(name) {
+                nodes.push(name.clone());
+            }
+        }
+        nodes
     }
 }
 
@@ -71,10 +87,9 @@ pub(crate) fn unique(raw: &str, taken: &mut BTreeSet<String>) -> String {
     candidate
 }
 
-/// What a region computes: in words that begin its name, and in a line for people.
-pub(crate) fn describe(anchor: Anchor, graph: &Graph) -> (String, String) {
-    let ops: Vec<&Op> =
-        graph.nodes.iter().map(|n| &n.op).filter(|op| !matches!(op, Op::Input { .. } | Op::Const { .. })).collect();
+/// What a region of these ops computes: in words that begin its name, and in a line for people.
+pub(crate) fn describe<'o>(anchor: Anchor, ops: impl Iterator<Item = &'o Op>) -> (String, String) {
+    let ops: Vec<&Op> = ops.filter(|op| !matches!(op, Op::Input { .. } | Op::Const { .. })).collect();
     let has = |name: &str| ops.iter().any(|op| op.name() == name);
     let sums = ops.iter().filter(|op| matches!(op, Op::Reduce { op: ReduceOp::Sum, .. })).count();
     let word = match anchor {

@@ -164,14 +164,7 @@ impl PlanBuilder<'_> {
         let cone = region_graph(self.from.dag, inner, outputs, operands, self.from.graph, &mut self.folder)?;
         let inputs = cone.operands.iter().map(|c| self.read(*c)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|c| self.temp(*c)).collect::<Vec<_>>();
-        let mut nodes: Vec<String> = Vec::new();
-        for (class, _) in inner {
-            for name in &self.from.provenance.nodes[class.index()] {
-                if !nodes.contains(name) {
-                    nodes.push(name.clone());
-                }
-            }
-        }
+        let nodes = self.from.provenance.of(inner);
         Ok(self.run(&cone.graph, anchor, &inputs, &outputs, nodes))
     }
 

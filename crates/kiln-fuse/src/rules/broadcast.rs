@@ -8,26 +8,42 @@ use egg::Id;
 use kiln_graph::{BinaryOp, CompareOp, Dim, Op, UnaryOp};
 
 pub(super) fn rules() -> Result<Vec<Rule>> {
-    let mut rules = vec![rule("broadcast-last-cast", Exact, "(cast ?c (broadcast ?b ?x))", |m, [c, b, x]| {
-        let (cast, wide) = (m.attr(c)?, m.attr(b)?);
-        let y = m.add(cast, &[x])?;
-        m.add(wide, &[y])
-    })?];
+    let mut rules = vec![rule(
+        "broadcast-last-cast",
+        "computed before the broadcast, on fewer elements",
+        Exact,
+        "(cast ?c (broadcast ?b ?x))",
+        |m, [c, b, x]| {
+            let (cast, wide) = (m.attr(c)?, m.attr(b)?);
+            let y = m.add(cast, &[x])?;
+            m.add(wide, &[y])
+        },
+    )?];
     for op in UnaryOp::ALL.iter().copied() {
         let pattern = format!("({op} (broadcast ?b ?x))");
-        rules.push(rule(format!("broadcast-last-{op}"), Exact, &pattern, move |m, [b, x]| {
-            let wide = m.attr(b)?;
-            let y = m.add(Op::Unary(op), &[x])?;
-            m.add(wide, &[y])
-        })?);
+        rules.push(rule(
+            format!("broadcast-last-{op}"),
+            "computed before the broadcast, on fewer elements",
+            Exact,
+            &pattern,
+            move |m, [b, x]| {
+                let wide = m.attr(b)?;
+                let y = m.add(Op::Unary(op), &[x])?;
+                m.add(wide, &[y])
+            },
+        )?);
     }
     let binary = BinaryOp::ALL.iter().map(|&op| (op.name(), Op::Binary(op)));
     let compare = CompareOp::ALL.iter().map(|&op| (op.name(), Op::Compare(op)));
     for (name, op) in binary.chain(compare) {
         let pattern = format!("({name} (broadcast ?a ?x) (broadcast ?b ?y))");
-        rules.push(rule(format!("broadcast-last-{name}"), Exact, &pattern, move |m, [_a, x, _b, y]| {
-            narrow(m, &op, x, y)
-        })?);
+        rules.push(rule(
+            format!("broadcast-last-{name}"),
+            "computed before the broadcast, on fewer elements",
+            Exact,
+            &pattern,
+            move |m, [_a, x, _b, y]| narrow(m, &op, x, y),
+        )?);
     }
     Ok(rules)
 }

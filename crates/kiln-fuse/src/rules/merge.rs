@@ -5,13 +5,18 @@
 
 use super::Saturation;
 use crate::canonical::relabel;
-use crate::egraph::{EGraph, Head, Put, Term, op_of};
-use egg::Id;
+use crate::egraph::{EGraph, Head, LeftHandSide, Put, Term, op_of};
+use egg::{Id, PatternAst};
 use kiln_graph::{DType, Dim, EinsumSpec, Op, OpKind};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The name of this pass among rules.
+pub(super) const NAME: &str = "merge-contractions";
 
 /// Adds the merged forms to a saturated e-graph.
 pub(crate) fn merge(egraph: &mut EGraph, done: &mut Saturation) {
+    egraph.analysis.trace.enter();
     let mut wholes: Vec<Whole> =
         groups(egraph).into_iter().filter_map(|(key, parts)| merged(egraph, key, parts)).collect();
     egraph.rebuild();
@@ -24,8 +29,11 @@ pub(crate) fn merge(egraph: &mut EGraph, done: &mut Saturation) {
         next += 1;
     }
     if !wholes.is_empty() {
-        done.fired.insert("merge-contractions".to_owned(), wholes.len());
+        done.fired.insert(NAME.to_owned(), wholes.len());
     }
+    let left = LeftHandSide { pattern: PatternAst::default(), vars: vec![] };
+    let made = egraph.analysis.trace.leave();
+    egraph.analysis.trace.fired(NAME.into(), made, &Arc::new(left), []);
     done.nodes = egraph.total_size();
 }
 

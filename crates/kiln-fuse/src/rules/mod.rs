@@ -14,20 +14,22 @@ mod tests;
 
 pub(crate) use merge::merge;
 
-use crate::egraph::{Attributes, EGraph, Facts, Knowledge, Put, Term};
+use crate::egraph::{Attributes, EGraph, Facts, Knowledge, LeftHandSide, Put, Term};
+use crate::report::RuleReport;
 use crate::{Error, Numerics, Options, Result};
 use egg::{
     Applier, Id, Pattern, PatternAst, Rewrite, Runner, Searcher, SimpleScheduler, StopReason, Subst, Symbol, Var,
 };
 use kiln_graph::{Dim, Op, TensorType};
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// One rewrite rule.
 pub(crate) struct Rule {
-    #[cfg(test)]
     pub name: String,
+    /// Why both sides are equal, or what that is good for, in a line.
+    reason: &'static str,
     pub numerics: Numerics,
     rewrite: Rewrite<Term, Knowledge>,
 }
@@ -86,6 +88,7 @@ impl Match<'_> {
 /// The right-hand side of a rule with `N` pattern variables, which it gets in textual order.
 struct Action<const N: usize, F> {
     vars: [Var; N],
+    left: Arc<LeftHandSide>,
     apply: F,
 }
 
@@ -99,22 +102,31 @@ where
         eclass: Id,
         subst: &Subst,
         _: Option<&PatternAst<Term>>,
-        _: Symbol,
+        rule: Symbol,
     ) -> Vec<Id> {
         let ids = self.vars.map(|v| subst[v]);
-        let mut m = Match { egraph, root: eclass };
-        let Some(id) = (self.apply)(&mut m, ids) else { return vec![] };
+        let before = egraph.nodes().len();
+        egraph.analysis.trace.enter();
+        let found = (self.apply)(&mut Match { egraph, root: eclass }, ids);
+        let made = egraph.analysis.trace.leave();
+        let Some(id) = found else { return vec![] };
         // Dims that are equal but not in one canonical form would make the class's type depend on the order of rewriting.
         if egraph[id].data.types != egraph[eclass].data.types {
             return vec![];
         }
-        if egraph.union(eclass, id) { vec![eclass] } else { vec![] }
+        let more = egraph.nodes().len() > before;
+        let new = egraph.union(eclass, id);
+        if (more || new) && !made.is_empty() {
+            egraph.analysis.trace.fired(rule, made, &self.left, ids);
+        }
+        if new { vec![eclass] } else { vec![] }
     }
 }
 
-/// A rule from a pattern and its right-hand side.
+/// A rule from a pattern and its right-hand side; `reason` says in a line why it holds, for people.
 pub(crate) fn rule<const N: usize>(
     name: impl Into<String>,
+    reason: &'static str,
     numerics: Numerics,
     pattern: &str,
     apply: impl Fn(&mut Match, [Id; N]) -> Option<Id> + Send + Sync + 'static,
@@ -125,13 +137,10 @@ pub(crate) fn rule<const N: usize>(
     let vars: Vec<Var> = Searcher::<Term, Knowledge>::vars(&pattern);
     let count = vars.len();
     let vars = <[Var; N]>::try_from(vars).map_err(|_| broken(format!("takes {N} variables, pattern has {count}")))?;
-    let rewrite = Rewrite::new(name.as_str(), pattern, Action { vars, apply }).map_err(broken)?;
-    Ok(Rule {
-        #[cfg(test)]
-        name,
-        numerics,
-        rewrite,
-    })
+    let left = Arc::new(LeftHandSide { pattern: pattern.ast.clone(), vars: vars.to_vec() });
+    let action = Action { vars, left, apply };
+    let rewrite = Rewrite::new(name.as_str(), pattern, action).map_err(broken)?;
+    Ok(Rule { name, reason, numerics, rewrite })
 }
 
 /// Every rule. Patterns are parsed once a process.
@@ -158,6 +167,20 @@ pub(crate) fn of_models(functions: bool) -> Result<Vec<&'static Rule>> {
     Ok(all()?.iter().chain(own).collect())
 }
 
+/// What there is to say of the rewrite rule of this name.
+pub fn named(name: &str) -> Option<RuleReport> {
+    static KNOWN: LazyLock<BTreeMap<&'static str, &'static Rule>> = LazyLock::new(|| {
+        let rules = of_functions().unwrap_or_default();
+        rules.into_iter().map(|rule| (rule.name.as_str(), rule)).collect()
+    });
+    if name == merge::NAME {
+        let reason = "one product reads its operand once, and is one launch".to_owned();
+        return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
+    }
+    let Rule { name, reason, numerics, .. } = KNOWN.get(name)?;
+    Some(RuleReport { name: name.clone(), numerics: *numerics, reason: (*reason).to_owned() })
+}
+
 /// Saturation stops when the e-graph is this many times as large as the model, plus something for small ones: rules that gain more
 /// than that are running away.
 const GROWTH: usize = 6;
@@ -174,10 +197,11 @@ pub(crate) struct Saturation {
 
 /// Rewrites until nothing new is found or a limit is met.
 pub(crate) fn saturate<'r>(
-    egraph: EGraph,
+    mut egraph: EGraph,
     rules: impl IntoIterator<Item = &'r Rule>,
     options: &Options,
 ) -> Result<(EGraph, Saturation)> {
+    egraph.analysis.trace.start(egraph.nodes().len());
     let active: Vec<&Rewrite<Term, Knowledge>> =
         rules.into_iter().filter(|r| r.numerics <= options.numerics).map(|r| &r.rewrite).collect();
     let limit = options.node_limit.min(GROWTH * egraph.total_size() + GROWTH_SMALL);

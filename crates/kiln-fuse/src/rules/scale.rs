@@ -10,17 +10,24 @@ use kiln_graph::{BinaryOp, Dim, Op, UnaryOp};
 
 pub(super) fn rules() -> Result<Vec<Rule>> {
     let mut rules = vec![
-        rule("scale-into-conv", Reassoc, "(mul (conv ?c ?x ?w) (broadcast ?b ?s))", |m, [c, x, w, _b, s]| {
-            let labels: Vec<char> = ('a'..).take(m.root_ty()?.rank()).collect();
-            // The weight's first axis is the result's second.
-            let mut own = vec!['?'; labels.len()];
-            own[0] = labels[1];
-            let w = scaled(m, w, &own, s, &labels)?;
-            let op = m.attr(c)?;
-            m.add(op, &[x, w])
-        })?,
+        rule(
+            "scale-into-conv",
+            "a scale of channels folds into the weights",
+            Reassoc,
+            "(mul (conv ?c ?x ?w) (broadcast ?b ?s))",
+            |m, [c, x, w, _b, s]| {
+                let labels: Vec<char> = ('a'..).take(m.root_ty()?.rank()).collect();
+                // The weight's first axis is the result's second.
+                let mut own = vec!['?'; labels.len()];
+                own[0] = labels[1];
+                let w = scaled(m, w, &own, s, &labels)?;
+                let op = m.attr(c)?;
+                m.add(op, &[x, w])
+            },
+        )?,
         rule(
             "scale-into-contract-right",
+            "a scale folds into the weights",
             Reassoc,
             "(mul (contract ?c ?x ?w) (broadcast ?b ?s))",
             |m, [c, x, w, _b, s]| {
@@ -32,6 +39,7 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
         )?,
         rule(
             "scale-into-contract-left",
+            "a scale folds into the weights",
             Reassoc,
             "(mul (contract ?c ?w ?x) (broadcast ?b ?s))",
             |m, [c, w, x, _b, s]| {
@@ -41,26 +49,38 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
                 m.add(op, &[w, x])
             },
         )?,
-        rule("div-by-weight", Reassoc, "(div ?x ?s)", |m, [x, s]| {
-            if !m.weight_only(s) || m.weight_only(x) || !m.ty(s)?.dtype.is_float() {
-                return None;
-            }
-            let r = m.add(Op::Unary(UnaryOp::Recip), &[s])?;
-            m.add(Op::Binary(BinaryOp::Mul), &[x, r])
-        })?,
+        rule(
+            "div-by-weight",
+            "the reciprocal of a weight folds, and a product is cheaper than a quotient",
+            Reassoc,
+            "(div ?x ?s)",
+            |m, [x, s]| {
+                if !m.weight_only(s) || m.weight_only(x) || !m.ty(s)?.dtype.is_float() {
+                    return None;
+                }
+                let r = m.add(Op::Unary(UnaryOp::Recip), &[s])?;
+                m.add(Op::Binary(BinaryOp::Mul), &[x, r])
+            },
+        )?,
     ];
     // (x op m) * s = x * s op m * s, after a contraction only: elsewhere it is no gain.
     for op in [BinaryOp::Add, BinaryOp::Sub] {
         let pattern = format!("(mul ({op} ?x ?m) ?s)");
-        rules.push(rule(format!("distribute-{op}"), Reassoc, &pattern, move |m, [x, shift, s]| {
-            let after = m.ways(x).iter().any(|(op, _)| matches!(op, Op::Conv { .. } | Op::Contract { .. }));
-            if !after || !m.weight_only(shift) || !m.weight_only(s) || !m.ty(x)?.dtype.is_float() {
-                return None;
-            }
-            let x = m.add(Op::Binary(BinaryOp::Mul), &[x, s])?;
-            let shift = m.add(Op::Binary(BinaryOp::Mul), &[shift, s])?;
-            m.add(Op::Binary(op), &[x, shift])
-        })?);
+        rules.push(rule(
+            format!("distribute-{op}"),
+            "the scale reaches the product before it, where it folds",
+            Reassoc,
+            &pattern,
+            move |m, [x, shift, s]| {
+                let after = m.ways(x).iter().any(|(op, _)| matches!(op, Op::Conv { .. } | Op::Contract { .. }));
+                if !after || !m.weight_only(shift) || !m.weight_only(s) || !m.ty(x)?.dtype.is_float() {
+                    return None;
+                }
+                let x = m.add(Op::Binary(BinaryOp::Mul), &[x, s])?;
+                let shift = m.add(Op::Binary(BinaryOp::Mul), &[shift, s])?;
+                m.add(Op::Binary(op), &[x, shift])
+            },
+        )?);
     }
     // Constants meet: (x o1 m) o2 n = x o1 (m o n).
     use BinaryOp::{Add, Mul, Sub};
@@ -72,15 +92,26 @@ pub(super) fn rules() -> Result<Vec<Rule>> {
         (Mul, Mul, Mul, Mul, false),
     ] {
         let pattern = format!("({second} ({first} ?x ?m) ?n)");
-        rules.push(rule(format!("gather-{first}-{second}"), Reassoc, &pattern, move |m, [x, a, b]| {
-            // `x = x * 1` puts a class below itself; unrolling it would not end.
-            if x == m.root || m.weight_only(x) || !m.weight_only(a) || !m.weight_only(b) || !m.ty(x)?.dtype.is_float() {
-                return None;
-            }
-            let (a, b) = if swap { (b, a) } else { (a, b) };
-            let both = m.add(Op::Binary(inner), &[a, b])?;
-            m.add(Op::Binary(outer), &[x, both])
-        })?);
+        rules.push(rule(
+            format!("gather-{first}-{second}"),
+            "constants meet, and fold",
+            Reassoc,
+            &pattern,
+            move |m, [x, a, b]| {
+                // `x = x * 1` puts a class below itself; unrolling it would not end.
+                if x == m.root
+                    || m.weight_only(x)
+                    || !m.weight_only(a)
+                    || !m.weight_only(b)
+                    || !m.ty(x)?.dtype.is_float()
+                {
+                    return None;
+                }
+                let (a, b) = if swap { (b, a) } else { (a, b) };
+                let both = m.add(Op::Binary(inner), &[a, b])?;
+                m.add(Op::Binary(outer), &[x, both])
+            },
+        )?);
     }
     Ok(rules)
 }

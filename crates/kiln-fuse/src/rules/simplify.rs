@@ -7,53 +7,99 @@ use kiln_graph::{BinaryOp, DType, Op, UnaryOp};
 
 pub(super) fn rules() -> Result<Vec<Rule>> {
     Ok(vec![
-        rule("mul-one", Exact, "(mul ?x ?one)", |m, [x, one]| (m.splat(one)? == 1.0).then_some(x))?,
-        rule("div-one", Exact, "(div ?x ?one)", |m, [x, one]| (m.splat(one)? == 1.0).then_some(x))?,
-        rule("add-zero", Exact, "(add ?x ?zero)", |m, [x, zero]| (m.splat(zero)? == 0.0).then_some(x))?,
-        rule("sub-zero", Exact, "(sub ?x ?zero)", |m, [x, zero]| (m.splat(zero)? == 0.0).then_some(x))?,
-        rule("pow-one", Exact, "(pow ?x ?one)", |m, [x, one]| (m.splat(one)? == 1.0).then_some(x))?,
-        rule("neg-neg", Exact, "(neg (neg ?x))", |_, [x]| Some(x))?,
-        rule("not-not", Exact, "(not (not ?x))", |_, [x]| Some(x))?,
-        rule("abs-neg", Exact, "(abs (neg ?x))", |m, [x]| m.add(Op::Unary(UnaryOp::Abs), &[x]))?,
-        rule("max-self", Exact, "(max ?x ?x)", |_, [x]| Some(x))?,
-        rule("min-self", Exact, "(min ?x ?x)", |_, [x]| Some(x))?,
-        rule("select-same", Exact, "(select ?c ?x ?x)", |_, [_c, x]| Some(x))?,
-        rule("select-known", Exact, "(select ?c ?x ?y)", |m, [c, x, y]| Some(if m.splat(c)? != 0.0 { x } else { y }))?,
-        rule("add-neg", Exact, "(add ?x (neg ?y))", |m, [x, y]| m.add(Op::Binary(BinaryOp::Sub), &[x, y]))?,
-        rule("cast-same", Exact, "(cast ?a ?x)", |m, [a, x]| match m.attr(a)? {
+        rule("mul-one", "a factor of one changes nothing", Exact, "(mul ?x ?one)", |m, [x, one]| {
+            (m.splat(one)? == 1.0).then_some(x)
+        })?,
+        rule("div-one", "a divisor of one changes nothing", Exact, "(div ?x ?one)", |m, [x, one]| {
+            (m.splat(one)? == 1.0).then_some(x)
+        })?,
+        rule("add-zero", "adding zero changes nothing", Exact, "(add ?x ?zero)", |m, [x, zero]| {
+            (m.splat(zero)? == 0.0).then_some(x)
+        })?,
+        rule("sub-zero", "taking away zero changes nothing", Exact, "(sub ?x ?zero)", |m, [x, zero]| {
+            (m.splat(zero)? == 0.0).then_some(x)
+        })?,
+        rule("pow-one", "the first power is the value itself", Exact, "(pow ?x ?one)", |m, [x, one]| {
+            (m.splat(one)? == 1.0).then_some(x)
+        })?,
+        rule("neg-neg", "negating twice changes nothing", Exact, "(neg (neg ?x))", |_, [x]| Some(x))?,
+        rule("not-not", "negating twice changes nothing", Exact, "(not (not ?x))", |_, [x]| Some(x))?,
+        rule("abs-neg", "a magnitude has no sign", Exact, "(abs (neg ?x))", |m, [x]| {
+            m.add(Op::Unary(UnaryOp::Abs), &[x])
+        })?,
+        rule("max-self", "the larger of equal values is either", Exact, "(max ?x ?x)", |_, [x]| Some(x))?,
+        rule("min-self", "the smaller of equal values is either", Exact, "(min ?x ?x)", |_, [x]| Some(x))?,
+        rule("select-same", "both choices are the same value", Exact, "(select ?c ?x ?x)", |_, [_c, x]| Some(x))?,
+        rule(
+            "select-known",
+            "the condition is known when the plan is made",
+            Exact,
+            "(select ?c ?x ?y)",
+            |m, [c, x, y]| Some(if m.splat(c)? != 0.0 { x } else { y }),
+        )?,
+        rule("add-neg", "adding a negated value is subtracting it", Exact, "(add ?x (neg ?y))", |m, [x, y]| {
+            m.add(Op::Binary(BinaryOp::Sub), &[x, y])
+        })?,
+        rule("cast-same", "the value has this type already", Exact, "(cast ?a ?x)", |m, [a, x]| match m.attr(a)? {
             Op::Cast { to, .. } => (m.ty(x)?.dtype == to).then_some(x),
             _ => None,
         })?,
-        rule("cast-cast", Exact, "(cast ?a (cast ?b ?x))", |m, [a, b, x]| {
-            let (outer, Op::Cast { to: middle, .. }) = (m.attr(a)?, m.attr(b)?) else { return None };
-            if holds(middle, m.ty(x)?.dtype) { m.add(outer, &[x]) } else { None }
-        })?,
-        rule("square", Reassoc, "(pow ?x ?two)", |m, [x, two]| match m.splat(two)? {
+        rule(
+            "cast-cast",
+            "the type between holds every value, so that one cast does",
+            Exact,
+            "(cast ?a (cast ?b ?x))",
+            |m, [a, b, x]| {
+                let (outer, Op::Cast { to: middle, .. }) = (m.attr(a)?, m.attr(b)?) else { return None };
+                if holds(middle, m.ty(x)?.dtype) { m.add(outer, &[x]) } else { None }
+            },
+        )?,
+        rule("square", "a square is one product", Reassoc, "(pow ?x ?two)", |m, [x, two]| match m.splat(two)? {
             2.0 => m.add(Op::Binary(BinaryOp::Mul), &[x, x]),
             _ => None,
         })?,
-        rule("cube", Approx, "(pow ?x ?three)", |m, [x, three]| match m.splat(three)? {
+        rule("cube", "a cube is two products", Approx, "(pow ?x ?three)", |m, [x, three]| match m.splat(three)? {
             3.0 => {
                 let square = m.add(Op::Binary(BinaryOp::Mul), &[x, x])?;
                 m.add(Op::Binary(BinaryOp::Mul), &[square, x])
             }
             _ => None,
         })?,
-        rule("pow-half", Approx, "(pow ?x ?half)", |m, [x, half]| match m.splat(half)? {
-            0.5 => m.add(Op::Unary(UnaryOp::Sqrt), &[x]),
-            _ => None,
+        rule("pow-half", "the power of one half is a square root", Approx, "(pow ?x ?half)", |m, [x, half]| {
+            match m.splat(half)? {
+                0.5 => m.add(Op::Unary(UnaryOp::Sqrt), &[x]),
+                _ => None,
+            }
         })?,
-        rule("recip-sqrt", Reassoc, "(recip (sqrt ?x))", |m, [x]| m.add(Op::Unary(UnaryOp::Rsqrt), &[x]))?,
-        rule("div-sqrt", Reassoc, "(div ?a (sqrt ?x))", |m, [a, x]| {
-            let r = m.add(Op::Unary(UnaryOp::Rsqrt), &[x])?;
-            m.add(Op::Binary(BinaryOp::Mul), &[a, r])
-        })?,
-        rule("div-sqrt-of-rows", Reassoc, "(div ?a (broadcast ?b (sqrt ?x)))", |m, [a, b, x]| {
-            let r = m.add(Op::Unary(UnaryOp::Rsqrt), &[x])?;
-            let rows = m.attr(b)?;
-            let r = m.add(rows, &[r])?;
-            m.add(Op::Binary(BinaryOp::Mul), &[a, r])
-        })?,
+        rule(
+            "recip-sqrt",
+            "one instruction has the reciprocal of a square root",
+            Reassoc,
+            "(recip (sqrt ?x))",
+            |m, [x]| m.add(Op::Unary(UnaryOp::Rsqrt), &[x]),
+        )?,
+        rule(
+            "div-sqrt",
+            "one instruction has the reciprocal of a square root, and a product is cheaper than a quotient",
+            Reassoc,
+            "(div ?a (sqrt ?x))",
+            |m, [a, x]| {
+                let r = m.add(Op::Unary(UnaryOp::Rsqrt), &[x])?;
+                m.add(Op::Binary(BinaryOp::Mul), &[a, r])
+            },
+        )?,
+        rule(
+            "div-sqrt-of-rows",
+            "the reciprocal of a square root is taken once a row, and a product is cheaper than a quotient",
+            Reassoc,
+            "(div ?a (broadcast ?b (sqrt ?x)))",
+            |m, [a, b, x]| {
+                let r = m.add(Op::Unary(UnaryOp::Rsqrt), &[x])?;
+                let rows = m.attr(b)?;
+                let r = m.add(rows, &[r])?;
+                m.add(Op::Binary(BinaryOp::Mul), &[a, r])
+            },
+        )?,
     ])
 }
 

@@ -22,7 +22,7 @@ fn fired<const N: usize>(
     pattern: &str,
     right: impl Fn(&mut Match, [Id; N]) -> Option<Id> + Send + Sync + 'static,
 ) -> usize {
-    apply(graph, &[rule("rule", Exact, pattern, right).unwrap()], &options()).0
+    apply(graph, &[rule("rule", "for a test", Exact, pattern, right).unwrap()], &options()).0
 }
 
 #[test]
@@ -113,8 +113,9 @@ fn nothing_is_added_that_the_graph_does_not_allow() {
 
 #[test]
 fn a_pattern_that_cannot_be_is_an_error() {
-    let made =
-        |pattern: &str| rule("r", Exact, pattern, |_, [x]: [Id; 1]| Some(x)).map(|_| ()).map_err(|e| e.to_string());
+    let made = |pattern: &str| {
+        rule("r", "for a test", Exact, pattern, |_, [x]: [Id; 1]| Some(x)).map(|_| ()).map_err(|e| e.to_string())
+    };
     assert_eq!(made("(neg ?x)"), Ok(()));
     assert!(made("(negate ?x)").unwrap_err().contains("no op is called `negate`"));
     assert!(made("(add ?x ?y)").unwrap_err().contains("takes 1 variables, pattern has 2"));

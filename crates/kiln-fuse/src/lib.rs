@@ -22,6 +22,7 @@ mod print;
 mod region;
 mod report;
 mod rules;
+mod strided;
 
 pub use attention::Attention;
 pub use canonical::{Canonical, RegionId};
@@ -37,3 +38,4 @@ pub use pattern::{Bound, Pattern};
 pub use plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
 pub use region::{MAX_KERNEL_NODES, MAX_NODES, MAX_OPERANDS, Role, Rows};
 pub use report::{FunctionReport, LaunchReport, Report};
+pub use strided::{MemoryAxis, Strided, reshape_groups};

@@ -8,6 +8,7 @@ mod refine;
 mod select;
 mod settled;
 mod share;
+mod views;
 
 pub(crate) use cost::Costs;
 pub use cost::operations;

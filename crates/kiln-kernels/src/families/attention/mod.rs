@@ -87,7 +87,7 @@ impl KernelFamily for Attention {
         let (Some(depth), Some(columns)) = (depth, columns) else {
             return values.malformed("a head has no fixed extent");
         };
-        let feeds = streamed.groups().map(|(operand, groups)| streamed.feed(&values, operand, groups));
+        let feeds = streamed.groups().map(|(operand, groups)| streamed.feed(operand, groups));
         let operands = streamed.groups().map(|(operand, _)| operand.input);
         let keys = streamed.keys.total();
         // Inputs that tell keys apart are tiles as large as the scores'.

@@ -35,7 +35,7 @@ use kiln_tile::Round;
 use kiln_tile::passes::Machine;
 use kiln_tile::passes::machine::DotShape;
 use product::{Along, Product};
-pub(super) use product::{stored, views};
+pub(super) use product::{pitch, stored, views};
 use std::sync::Arc;
 
 /// The family.

@@ -97,9 +97,9 @@ fn a_projection_of_queries_keys_and_values_at_once_costs_no_copy() {
             let fused = check(&graph, &inputs, &options("sm_90a", Numerics::Reassoc), tolerance);
             let names = kernels(&fused).join("\n");
             assert_eq!((fused.report.kernels, fused.report.distinct), (7 * layers, 6), "{dtype}: {names}");
-            // Two products and a softmax between them instead of the attention, on what lies in memory too.
+            // Two products and a softmax between them instead of the attention, on copies of the parts.
             let fused = check(&graph, &inputs, &options("cpu", Numerics::Reassoc), tolerance);
-            assert_eq!(fused.report.kernels, 9 * layers, "{dtype}: {}", kernels(&fused).join("\n"));
+            assert_eq!(fused.report.kernels, 12 * layers, "{dtype}: {}", kernels(&fused).join("\n"));
         }
     }
     let deep = |layers| {
@@ -110,7 +110,7 @@ fn a_projection_of_queries_keys_and_values_at_once_costs_no_copy() {
     assert_eq!((few.kernels, many.kernels, few.distinct), (14, 84, many.distinct));
 }
 
-/// A product of a part of a value reads it where it is, whatever its extents are; the value has other readers.
+/// A product of a part of a value reads it where it is on GPUs, whatever its extents are.
 #[test]
 fn a_product_over_a_slice() {
     let product = |from: Dim, len: Dim, step: i64, seen: bool| {
@@ -130,11 +130,11 @@ fn a_product_over_a_slice() {
     let inputs = |len: usize| {
         [Tensor::random(DType::F32, &[5, 18], 1).unwrap(), Tensor::random(DType::F32, &[6, len], 2).unwrap()]
     };
-    for target in ["sm_90a", "cpu"] {
+    for (target, read) in [("sm_90a", 1), ("cpu", 2)] {
         for (from, len, count) in [(Dim::from(3), Dim::sym("K"), 11), (Dim::from(0), Dim::from(4), 4)] {
             let graph = product(from.clone(), len.clone(), 1, false);
             let fused = check(&graph, &inputs(count), &options(target, Numerics::Reassoc), 1e-5);
-            assert_eq!(fused.report.kernels, 1, "{target}: {}", kernels(&fused).join("\n"));
+            assert_eq!(fused.report.kernels, read, "{target}: {}", kernels(&fused).join("\n"));
             // A part that is a result is there anyway.
             let graph = product(from, len, 1, true);
             let fused = check(&graph, &inputs(count), &options(target, Numerics::Reassoc), 1e-5);

@@ -74,6 +74,11 @@ impl<'a> Costs<'a> {
         self.regroup && self.target.arch().is_some_and(taken)
     }
 
+    /// Whether contractions read views in place as fast as copies: boxes may lie anywhere, but what a CPU packs lies best in rows without gaps.
+    pub fn sees_in_place(&self) -> bool {
+        self.target.arch().is_some()
+    }
+
     /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.
     pub fn again(&self, dag: &Dag, anchor: ClassIx) -> f64 {
         let nodes = dag.class(anchor).nodes.iter().enumerate();

@@ -92,7 +92,7 @@ const FOLD_SCRATCH: f64 = (1 << 22) as f64;
 /// Chooses a cover of `roots`.
 pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Options) -> Result<Cover> {
     let free = free_classes(dag, costs, options);
-    let views = Views::of(dag);
+    let views = Views::of(dag, costs);
     let settled = settled(dag, costs, &views, roots, &free);
     let likeness = Likeness::of(dag);
     let ranking = Ranking { dag, costs, likeness: &likeness, views: &views };

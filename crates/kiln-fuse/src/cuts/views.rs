@@ -1,5 +1,6 @@
-//! Views that a contraction's kernel reads in place: each axis of such a view walks through the memory of what it is a view of with one step.
+//! Views that a contraction's kernel reads in place, where the target does: each axis of such a view walks through the memory of what it is a view of with one step.
 
+use super::cost::Costs;
 use super::cut::{Cone, Inner, is_literal};
 use crate::egraph::{ClassIx, Dag};
 use crate::region::is_in_place;
@@ -24,9 +25,9 @@ struct View {
 pub(super) struct Views(Vec<Vec<View>>);
 
 impl Views {
-    pub fn of(dag: &Dag) -> Views {
+    pub fn of(dag: &Dag, costs: &Costs) -> Views {
         let mut asked = vec![false; dag.classes.len()];
-        for c in dag.indices().rev() {
+        for c in dag.indices().rev().filter(|_| costs.sees_in_place()) {
             for node in &dag.class(c).nodes {
                 let through = |op: &Op| is_in_place(op) || matches!(op, Op::Cast { .. });
                 match &node.op {

@@ -223,7 +223,8 @@ impl<'r> Draft<'r> {
                 let order: Vec<usize> = (0..rank).map(|axis| (axis + rank - 1) % rank).collect();
                 (b.transpose(part, &order)?, Part { axis: own, start: 8.into(), len })
             }
-            3 => {
+            // No extent would say what a symbol is.
+            3 if len.as_const().is_some() => {
                 whole[axis] = 1.into();
                 let x = self.input(b, dtype, &whole, data)?;
                 return b.broadcast_to(x, shape);

@@ -2,7 +2,10 @@
 
 mod support;
 
-use kiln_graph::{BinaryOp, Builder, ConvSpec, DType, EinsumSpec, Op, ReduceOp, Rng, ScatterOp, Tensor, WindowSpec};
+use kiln_fuse::{Anchor, Region};
+use kiln_graph::{
+    BinaryOp, Builder, ConvSpec, DType, Dim, EinsumSpec, Op, ReduceOp, Rng, ScatterOp, Tensor, WindowSpec,
+};
 use support::{bind, check, dims, execute, random};
 
 fn einsum(lhs: &str, rhs: &str, out: &str) -> EinsumSpec {
@@ -56,6 +59,38 @@ fn every_arrangement_of_labels() {
                 let k: f64 = if l.contains('b') && !o.contains('b') { 1600.0 } else { 40.0 };
                 assert!(!check(&b.finish(), &inputs, 2.0 * k.sqrt(), k.sqrt()).is_reference());
             }
+        }
+    }
+}
+
+/// Parts of longer rows, turned and split into heads, by parts of other axes that repeat.
+#[test]
+fn products_of_views_in_place() {
+    let mut rng = Rng::new(29);
+    for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16, DType::I32, DType::I8] {
+        for _ in 0..6 {
+            let [n, s, heads, depth] = [3, 30, 4, 20].map(|most| rng.range(1, most) as usize);
+            let before = rng.range(0, 2) as usize;
+            let longer = [n, s, (before + 2) * heads * depth + rng.range(0, 9) as usize];
+            let keys = rng.range(1, 30) as usize;
+            let mut b = Builder::new(format!("views {dtype} {n} {s} {heads} {depth} {before} {keys}"));
+            let x = b.input("x", dtype, &dims(&longer)).unwrap();
+            let y = b.input("y", dtype, &dims(&[n, keys + 3, 1, depth])).unwrap();
+            let width = Dim::from(heads * depth);
+            let part = b.slice_axis(x, 2, &(width.clone() * Dim::from(before)), &width, 1).unwrap();
+            let part = b.reshape(part, &dims(&[n, s, heads, depth])).unwrap();
+            let part = b.transpose(part, &[0, 2, 1, 3]).unwrap();
+            let shared = b.slice_axis(y, 1, &Dim::from(2), &Dim::from(keys), 1).unwrap();
+            let shared = b.broadcast_to(shared, &dims(&[n, keys, heads, depth])).unwrap();
+            let spec = einsum("nhsd", "nkhd", "nhsk");
+            let z = b.add1(Op::Contract { spec, acc: dtype.accumulator(), out: dtype }, &[part, shared]).unwrap();
+            b.output("z", z);
+            let graph = b.finish();
+            let region = Region { anchor: Anchor::Contract, ..support::region(graph.clone()) };
+            region.verify().unwrap();
+            let inputs =
+                [random(dtype, &longer, &mut rng, false), random(dtype, &[n, keys + 3, 1, depth], &mut rng, false)];
+            assert!(!check(&graph, &inputs, 30.0, 5.0).is_reference());
         }
     }
 }

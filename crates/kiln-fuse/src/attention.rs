@@ -1,7 +1,7 @@
 //! What an Attention region is: the predicate behind its rule in [`crate::region`], and its parts.
 
 use crate::plan::{Anchor, Region};
-use crate::region::{Subgraph, SubgraphNode, SubgraphOperand, after, computed, epilogue, scales_depend};
+use crate::region::{Subgraph, SubgraphOperand, after, computed, epilogue, in_place, scales_depend};
 use kiln_graph::{BinaryOp, DType, Dim, NodeId, Op, OpKind, ReduceOp, TensorType, UnaryOp, ValueId};
 use kiln_target::arch::has_mma;
 
@@ -71,8 +71,9 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     let (Some(scores), Some(product), None) = (contractions.next(), contractions.next(), contractions.next()) else {
         return Err("an attention is two contractions");
     };
-    let keyed = keyed(&sub.nodes[scores]).ok_or("a first contraction that makes no scores")?;
-    let (weights, valued) = valued(&sub.nodes[product]).ok_or("a second contraction that weighs no values")?;
+    let (inside, behind) = (after(sub, scores), after(sub, product));
+    let keyed = keyed(sub, scores).ok_or("a first contraction that makes no scores")?;
+    let (weights, valued) = valued(sub, product, &inside).ok_or("a second contraction that weighs no values")?;
     if sub.nodes[scores].operands[0].ty.dtype != sub.nodes[weights].ty.dtype {
         return Err("keys and values of different types");
     }
@@ -82,7 +83,6 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     let Softmax { x, steps, sink, peak, total } =
         softmax(sub, weights).ok_or("no softmax of rows between two contractions")?;
     let ty = sub.nodes[scores].ty;
-    let (inside, behind) = (after(sub, scores), after(sub, product));
     // What follows from the greatest and the total of a row alone.
     let mut of_rows = vec![false; sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
@@ -126,7 +126,8 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
 }
 
 /// Which axes of the scores the keys have; `None` unless a contraction is one of queries with keys, which own the last axis.
-fn keyed(node: &SubgraphNode) -> Option<Vec<bool>> {
+fn keyed(sub: &Subgraph, scores: usize) -> Option<Vec<bool>> {
+    let node = &sub.nodes[scores];
     let Op::Contract { spec, acc: DType::F32, out } = node.op else { return None };
     let [lhs, rhs] = node.operands[..] else { return None };
     let key = spec.out.last()?;
@@ -135,8 +136,8 @@ fn keyed(node: &SubgraphNode) -> Option<Vec<bool>> {
         (true, false) => (rhs.ty, &spec.rhs, lhs.ty, &spec.lhs),
         _ => return None,
     };
-    let leaves = lhs.inner.is_none() && rhs.inner.is_none();
-    let fits = leaves
+    let fits = in_place(sub, lhs)
+        && in_place(sub, rhs)
         && is_float(lhs.ty.dtype)
         && lhs.ty.dtype == rhs.ty.dtype
         && is_float(*out)
@@ -147,21 +148,25 @@ fn keyed(node: &SubgraphNode) -> Option<Vec<bool>> {
     fits.then(|| spec.out.iter().map(|l| k.contains(l)).collect())
 }
 
-/// The weights, and which of their axes the values have; `None` unless a contraction sums values by weights along the last axis of those.
-fn valued(node: &SubgraphNode) -> Option<(usize, Vec<bool>)> {
+/// The weights, and which of their axes the values have; `None` unless a contraction sums values by weights along the last axis of those. `inside` says
+/// what depends on the scores.
+fn valued(sub: &Subgraph, product: usize, inside: &[bool]) -> Option<(usize, Vec<bool>)> {
+    let node = &sub.nodes[product];
     let Op::Contract { spec, acc: DType::F32, out } = node.op else { return None };
     let [lhs, rhs] = node.operands[..] else { return None };
-    let (weights, w, values, v) = match (lhs.inner, rhs.inner) {
-        (Some(i), None) => (i, &spec.lhs, rhs.ty, &spec.rhs),
-        (None, Some(i)) => (i, &spec.rhs, lhs.ty, &spec.lhs),
+    let weighs = |operand: SubgraphOperand| operand.inner.filter(|i| inside[*i]);
+    let (weights, w, values, v) = match (weighs(lhs), weighs(rhs)) {
+        (Some(i), None) => (i, &spec.lhs, rhs, &spec.rhs),
+        (None, Some(i)) => (i, &spec.rhs, lhs, &spec.lhs),
         _ => return None,
     };
     let key = w.last()?;
-    let fits = is_float(values.dtype)
+    let fits = in_place(sub, values)
+        && is_float(values.ty.dtype)
         && lhs.ty.dtype == rhs.ty.dtype
         && is_float(*out)
         && w.iter().all(|l| spec.out.contains(l) == (l != key))
-        && fits_head(values, v, |l| !w.contains(&l));
+        && fits_head(values.ty, v, |l| !w.contains(&l));
     fits.then(|| (weights, w.iter().map(|l| v.contains(l)).collect()))
 }
 

@@ -23,6 +23,7 @@ mod print;
 mod region;
 mod report;
 mod rules;
+mod strided;
 
 pub use attention::Attention;
 pub use canonical::{Canonical, RegionId};
@@ -39,3 +40,4 @@ pub use plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
 pub use region::{MAX_KERNEL_NODES, MAX_NODES, MAX_OPERANDS, Role, Rows};
 pub use report::{FunctionReport, KernelReport, LaunchReport, NextBest, Report, RuleReport};
 pub use rules::named as rule;
+pub use strided::{MemoryAxis, Strided, reshape_groups};

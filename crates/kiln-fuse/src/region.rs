@@ -12,15 +12,16 @@
 //!   is elementwise on the full shape `S`, on the reduced shape (`S` without `R`), or on the kept shape (`S` with `R` set to 1); a
 //!   reshape between reduced and kept; a broadcast from kept (or, when `R` is the leading axes, from reduced) to `S`. What does not
 //!   depend on one is a Map without gathers. Results have one of the three shapes.
-//! * **Contract**: prologue only casts and dequantizations, whose scales are leaves. Epilogue elementwise, plus permutes and reshapes;
+//! * **Contract**: prologue only casts, dequantizations, whose scales are leaves, and of what is multiplied *views in place*: permutes, reshapes,
+//!   broadcasts and slices of step 1. Epilogue elementwise, plus permutes and reshapes;
 //!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
 //!   and concat. All results lie behind the same chain of views.
 //! * **Conv**, **Window**: as Contract with no prologue.
-//! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32: *queries*, and *keys*, whose only
-//!   axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
+//! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32, or views in place of such: *queries*, and
+//!   *keys*, whose only axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
 //!   beside it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, or times the reciprocal of the sum) in f32, then
 //!   a cast to the values' type, makes the *weights*; one logit beside each row may count in both, and weighs nothing. The second contraction sums *values*, a leaf
-//!   of the queries' type, along the last axis of the weights
+//!   of the queries' type or a view in place of one, along the last axis of the weights
 //!   and nothing else. The axes that the first sums multiply to a constant of 1 to 256, and so do those that the values alone have. At least
 //!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
 //!   there sees what is between the contractions, and no result but such as follow from the greatest score and the total of a row by elementwise
@@ -319,6 +320,26 @@ pub(crate) fn scales_depend(node: &SubgraphNode, post: &[bool]) -> bool {
         && node.operands[1..].iter().any(|o| o.inner.is_some_and(|j| post[j]))
 }
 
+/// Whether an op shows elements of its operand as they lie there: a view whose elements a kernel finds without looking at others.
+pub(crate) fn is_in_place(op: &Op) -> bool {
+    match op {
+        Op::Slice { steps, .. } => steps.iter().all(|step| *step == 1),
+        op => matches!(op, Op::Permute { .. } | Op::Reshape { .. } | Op::Broadcast { .. }),
+    }
+}
+
+/// Whether an operand is a leaf, or views in place of one.
+pub(crate) fn in_place<'a>(sub: &Subgraph<'a>, mut operand: SubgraphOperand<'a>) -> bool {
+    while let Some(i) = operand.inner {
+        let node = &sub.nodes[i];
+        if !is_in_place(node.op) {
+            return false;
+        }
+        operand = node.operands[0];
+    }
+    true
+}
+
 fn anchored(sub: &Subgraph, anchor: usize, prologue: bool) -> Result<(), &'static str> {
     let post = after(sub, anchor);
     // Backwards from the anchor: the prologue.
@@ -326,10 +347,15 @@ fn anchored(sub: &Subgraph, anchor: usize, prologue: bool) -> Result<(), &'stati
     while let Some(i) = stack.pop() {
         let node = &sub.nodes[i];
         let narrow = matches!(node.op, Op::Cast { .. } | Op::Dequantize { .. });
-        if !prologue || !narrow || node.operands[1..].iter().any(|o| o.inner.is_some()) {
-            return Err("prologue other than a cast or dequantization");
+        if !prologue || !narrow && !is_in_place(node.op) || node.operands[1..].iter().any(|o| o.inner.is_some()) {
+            return Err("prologue other than a cast, a dequantization or a view in place");
         }
         stack.extend(node.operands[0].inner);
+    }
+    // Where groups of rows end is no operand that is multiplied.
+    let ends = sub.nodes[anchor].operands.get(2).and_then(|ends| ends.inner);
+    if ends.is_some_and(|i| is_in_place(sub.nodes[i].op)) {
+        return Err("a view of where groups end");
     }
     epilogue(sub, anchor, &post, &sub.outputs)
 }

@@ -301,6 +301,120 @@ fn encoder_layers() {
     }
 }
 
+/// One projection for queries, keys and values: its parts are slices, which the attention reads where they are.
+#[test]
+fn parts_of_one_projection_are_read_in_place() {
+    let (n, s) = (Dim::sym("N"), Dim::sym("S"));
+    for dtype in FLOATS {
+        // Heads within parts, as ONNX files have them; parts as an axis of their own; heads of queries that share keys.
+        for (form, heads) in [("split", [4, 4]), ("axis", [4, 4]), ("grouped", [4, 2])] {
+            let mut rng = kiln_graph::Rng::new(3);
+            let mut linear = |b: &mut Builder, x: ValueId, name: &str, columns: usize| -> Result<ValueId> {
+                let w = b.weight_data(name, Tensor::generate(dtype, &[columns, 32], |_| 0.3 * rng.signed())?)?;
+                let bias =
+                    b.weight_data(&format!("{name}.b"), Tensor::generate(dtype, &[columns], |_| rng.signed())?)?;
+                b.linear(x, w, Some(bias), true)
+            };
+            let [queries, shared] = heads;
+            let graph = graph(form, |b| {
+                let x = b.input("x", dtype, &[n.clone(), s.clone(), 32.into()])?;
+                let mut y = x;
+                for layer in 0..2 {
+                    let all = linear(b, y, &format!("{layer}.qkv"), 8 * (queries + 2 * shared))?;
+                    let mut parts = Vec::new();
+                    for (start, count) in [(0, queries), (queries, shared), (queries + shared, shared)] {
+                        if form == "axis" {
+                            let apart = b.reshape(all, &[n.clone(), s.clone(), 3.into(), count.into(), 8.into()])?;
+                            let apart = b.transpose(apart, &[2, 0, 3, 1, 4])?;
+                            let part = b.slice_axis(apart, 0, &Dim::from(start / count), &Dim::from(1), 1)?;
+                            parts.push(b.reshape(part, &[n.clone(), count.into(), s.clone(), 8.into()])?);
+                            continue;
+                        }
+                        let part = b.slice_axis(all, 2, &Dim::from(8 * start), &Dim::from(8 * count), 1)?;
+                        let shape: &[Dim] = match (form, parts.len()) {
+                            ("grouped", 0) => &[n.clone(), s.clone(), shared.into(), 2.into(), 8.into()],
+                            _ => &[n.clone(), s.clone(), count.into(), 8.into()],
+                        };
+                        parts.push(b.reshape(part, shape)?);
+                    }
+                    let [q, k, v] = parts[..] else { panic!() };
+                    let [scores, context] = match form {
+                        "split" => ["nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd"],
+                        "axis" => ["nhqd,nhkd->nhqk", "nhqk,nhkd->nqhd"],
+                        _ => ["nqhgd,nkhd->nhgqk", "nhgqk,nkhd->nqhgd"],
+                    };
+                    let a = b.einsum(scores, &[q, k])?;
+                    let a = b.softmax(a, -1)?;
+                    let a = b.einsum(context, &[a, v])?;
+                    let a = b.reshape(a, &[n.clone(), s.clone(), 32.into()])?;
+                    let o = linear(b, a, &format!("{layer}.out"), 32)?;
+                    y = b.plus(o, y)?;
+                }
+                Ok(y)
+            });
+            let fused = run(&graph, &[random(dtype, &[2, 5, 32], 1)], "sm_90a", Numerics::Reassoc);
+            let names = kernels(&fused).join("\n");
+            assert_eq!(fused.report.kernels, 2 * 3, "{form}, {dtype}: {names}");
+            assert_eq!(fused.report.distinct, 3, "layers are alike: {form}, {dtype}: {names}");
+            for region in attentions(&fused) {
+                assert_eq!(region.graph.inputs.len(), 1, "{form}: all parts are of one operand");
+                region.verify().unwrap();
+            }
+            assert_eq!(attentions(&fused).len(), 1, "{form}, {dtype}: {names}");
+        }
+    }
+}
+
+/// The first keys of a longer cache, of which how many there are is known when it runs.
+#[test]
+fn a_part_of_a_cache_is_read_in_place() {
+    for dtype in FLOATS {
+        let graph = graph("cache", |b| {
+            let q = b.input("q", dtype, &[2.into(), Dim::sym("S"), 16.into()])?;
+            let longer = [2.into(), Dim::sym("S") + Dim::sym("P") + Dim::from(3), 16.into()];
+            let [k, v] = inputs(b, dtype, ["k", "v"].map(|n| (n, &longer[..])))?;
+            let keys = Dim::sym("S") + Dim::sym("P");
+            let k = b.slice_axis(k, 1, &Dim::from(2), &keys, 1)?;
+            let v = b.slice_axis(v, 1, &Dim::from(1), &keys, 1)?;
+            b.attention(q, k, v, None, None, Some(&Dim::sym("P")))
+        });
+        let data = [random(dtype, &[2, 5, 16], 1), random(dtype, &[2, 12, 16], 2), random(dtype, &[2, 12, 16], 3)];
+        let fused = run(&graph, &data, "sm_90a", Numerics::Reassoc);
+        assert_eq!((fused.report.kernels, attentions(&fused).len()), (1, 1), "{}", kernels(&fused).join("\n"));
+    }
+}
+
+/// What is no view in place of something in memory is made before: every other row, keys that are turned by their positions, padded values.
+#[test]
+fn what_is_not_read_in_place() {
+    type Make = fn(&mut Builder, ValueId) -> Result<ValueId>;
+    let steps: Make = |b, x| {
+        let shape = b.shape(x).to_vec();
+        b.slice(x, &dims(&[0, 0, 0]), &[shape[0].clone(), 6.into(), 8.into()], &[1, 2, 1])
+    };
+    let turned: Make = |b, x| {
+        let x = b.slice_axis(x, 1, &Dim::from(1), &Dim::from(6), 1)?;
+        b.tanh(x)
+    };
+    let padded: Make = |b, x| {
+        let x = b.slice_axis(x, 1, &Dim::from(0), &Dim::from(5), 1)?;
+        b.pad(x, &dims(&[0, 1, 0]), &dims(&[0, 0, 0]), kiln_graph::PadMode::Constant(0.0))
+    };
+    for (name, make) in [("steps", steps), ("turned", turned), ("padded", padded)] {
+        let shape = dims(&[2, 12, 8]);
+        let graph = graph(name, |b| {
+            let [q, k, v] = inputs(b, DType::F16, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+            let (k, v) = (make(b, k)?, make(b, v)?);
+            b.attention(q, k, v, None, None, None)
+        });
+        let region =
+            Region { name: name.into(), summary: String::new(), anchor: Anchor::Attention, graph: graph.clone() };
+        assert!(region.verify().is_err() && region.attention().is_none(), "{name}");
+        let fused = run(&graph, &qkv(DType::F16, &[2, 12, 8]), "sm_90a", Numerics::Reassoc);
+        assert_eq!((fused.report.kernels, attentions(&fused).len()), (3, 1), "{}", kernels(&fused).join("\n"));
+    }
+}
+
 #[test]
 fn what_is_no_attention() {
     let shape = dims(&[2, 6, 8]);

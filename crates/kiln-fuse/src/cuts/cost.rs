@@ -7,6 +7,7 @@ use crate::{Anchor, Numerics, Options, typical_sizes};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, OpKind, Symbols, UnaryOp};
 use kiln_target::arch::Arch;
 use kiln_target::{Target, Work};
+use std::collections::BTreeMap;
 
 /// Breaks ties in favour of fewer nodes.
 const PER_NODE: f64 = 1e-12;
@@ -74,6 +75,11 @@ impl<'a> Costs<'a> {
     pub fn streams(&self, dtype: DType) -> bool {
         let taken = |arch: Arch| dtype == DType::F32 || arch.mma(dtype).is_some();
         self.regroup && self.target.arch().is_some_and(taken)
+    }
+
+    /// Whether contractions read views in place as fast as copies: boxes may lie anywhere, but what a CPU packs lies best in rows without gaps.
+    pub fn sees_in_place(&self) -> bool {
+        self.target.arch().is_some()
     }
 
     /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.
@@ -155,13 +161,15 @@ impl<'a> Costs<'a> {
             };
             scalar_ops += times * weight(op, self.window(op));
         }
+        let wanted = self.wanted(dag, inner);
         let read = |leaf: &ClassIx| {
             if is_literal(dag, *leaf) {
                 return 0.0;
             }
             let width = self.bytes(*leaf) / self.numel(*leaf).max(1.0);
             let whole = full.contains(leaf) || !matches!(anchor, Anchor::Map | Anchor::Index);
-            if whole { self.bytes(*leaf) } else { self.bytes(*leaf).min(width * domain) }
+            let elements = if whole { wanted.get(leaf).copied().unwrap_or(f64::INFINITY) } else { domain };
+            self.bytes(*leaf).min(width * elements)
         };
         let bytes = leaves.iter().map(read).sum::<f64>() + outputs.iter().map(|c| self.bytes(*c)).sum::<f64>();
         let tf32 = self.tf32 && anchor == Anchor::Contract;
@@ -173,6 +181,24 @@ impl<'a> Costs<'a> {
             + self.launch()
             + PER_NODE * inner.len() as f64;
         Estimate { bytes, ops: scalar_ops + matrix_ops, seconds, memory, arithmetic }
+    }
+
+    /// How many elements of each class a cone's nodes read at most: of what is sliced a part.
+    fn wanted(&self, dag: &Dag, inner: &[Inner]) -> BTreeMap<ClassIx, f64> {
+        let mut wanted: BTreeMap<ClassIx, f64> = BTreeMap::new();
+        for (class, node) in inner.iter().rev() {
+            let node = &dag.class(*class).nodes[usize::from(*node)];
+            let own = wanted.get(class).copied().unwrap_or(f64::INFINITY);
+            for operand in &node.operands {
+                let elements = match &node.op {
+                    Some(Op::Slice { .. }) => self.numel(*class),
+                    Some(Op::Permute { .. } | Op::Reshape { .. }) => own,
+                    _ => f64::INFINITY,
+                };
+                *wanted.entry(*operand).or_insert(0.0) += elements;
+            }
+        }
+        wanted
     }
 
     /// Modelled seconds of a kernel that somebody wrote.

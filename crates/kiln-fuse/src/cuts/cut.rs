@@ -36,6 +36,13 @@ impl Cut {
         Cone { inner, leaves, anchors, core: Core::Map }
     }
 
+    /// The operands of its contraction; none of other cuts.
+    pub fn multiplied<'d>(&self, dag: &'d Dag) -> &'d [ClassIx] {
+        let product = self.inner.iter().map(|at| self.node(dag, *at));
+        let found = product.into_iter().find(|node| matches!(node.op, Some(Op::Contract { .. })));
+        found.map_or(&[], |node| &node.operands)
+    }
+
     /// As [`Cut::free`], of a contraction without its prologue.
     pub fn bare(&self, dag: &Dag) -> Cone {
         let mut needed: BTreeSet<ClassIx> = self.inner.last().map(|root| root.0).into_iter().collect();

@@ -3,6 +3,7 @@
 use super::cost::Costs;
 use super::cut::{Cone, Core, Cut, Inner, is_literal};
 use super::likeness::Likeness;
+use super::views::Views;
 use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::region::{MAX_NODES, MAX_OPERANDS, legal};
@@ -22,6 +23,7 @@ pub(super) struct Ranking<'a> {
     pub dag: &'a Dag,
     pub costs: &'a Costs<'a>,
     pub likeness: &'a Likeness,
+    pub views: &'a Views,
 }
 
 /// The legal cuts of `class`, best flow first, given those of earlier classes. `flow` is the cost of having a class in memory.
@@ -50,6 +52,9 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
             if open && !is_literal(dag, *operand) {
                 options.extend(earlier[operand.index()].iter().filter_map(|cut| as_operand(dag, cut, kind)));
             }
+            if kind == OpKind::Contract && node.operands.iter().take(2).any(|o| o == operand) {
+                options = options.into_iter().map(|cone| ranking.in_place(cone, flow)).collect();
+            }
             let mut next: Vec<Cone> = Vec::new();
             for a in &partial {
                 let fits = |c: &Cone| c.inner.len() < MAX_NODES && c.core.under(dag, at).is_some();
@@ -62,7 +67,7 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
             partial.push(Cone { leaves: operands, ..Cone::default() });
         }
         if kind == OpKind::Contract {
-            partial.extend(attentions(dag, costs, node, earlier));
+            partial.extend(attentions(ranking, node, earlier, flow));
         }
         for cone in partial {
             let Some(cone) = cone.push(dag, at) else { continue };
@@ -97,17 +102,21 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
 }
 
 /// Cones of scores and their softmax below a contraction, which makes Attention of them; no smaller region could hold both.
-fn attentions(dag: &Dag, costs: &Costs, product: &DagNode, earlier: &[Vec<Cut>]) -> Vec<Cone> {
+fn attentions(ranking: &Ranking, product: &DagNode, earlier: &[Vec<Cut>], flow: &[f64]) -> Vec<Cone> {
+    let Ranking { dag, costs, .. } = *ranking;
     let cuts = |c: ClassIx, anchor: Anchor| earlier[c.index()].iter().filter(move |cut| cut.anchor == anchor);
-    let read = |cone: Cone| product.operands.iter().try_fold(cone, |cone, c| cone.join(&Cone::leaf(*c), dag));
+    let read = |cone: Cone, c: &ClassIx| cone.join(&ranking.in_place(Cone::leaf(*c), flow), dag);
     let mut found = Vec::new();
     for weights in product.operands.iter().filter(|c| costs.streams(dag.class(**c).ty().dtype)) {
         let shape = &dag.class(*weights).ty().shape;
         for softmax in cuts(*weights, Anchor::Reduce) {
             for x in softmax.leaves.iter().filter(|c| dag.class(**c).ty().shape == *shape) {
-                let joined =
-                    cuts(*x, Anchor::Contract).filter_map(|scores| softmax.free().join(&scores.bare(dag), dag));
-                found.extend(joined.filter_map(read));
+                let joined = cuts(*x, Anchor::Contract).filter_map(|scores| {
+                    let mut multiplied = scores.multiplied(dag).iter();
+                    let cone = multiplied.try_fold(scores.bare(dag), read)?.join(&softmax.free(), dag)?;
+                    product.operands.iter().filter(|c| *c != weights).try_fold(cone, read)
+                });
+                found.extend(joined);
             }
         }
     }
@@ -142,6 +151,19 @@ impl Ranking<'_> {
     /// computes least again must survive, because that value may be in memory anyway.
     fn step(&self) -> f64 {
         self.costs.launch() / 4.0
+    }
+
+    /// A cone that reads one class, with what that is a view of read in place if it is cheaper to have by more than a step.
+    fn in_place(&self, cone: Cone, flow: &[f64]) -> Cone {
+        let &[read] = &cone.leaves[..] else { return cone };
+        let steps = |class: ClassIx| flow[class.index()] / self.step();
+        let cheaper = self.views.cones(read).filter(|(leaf, _)| steps(*leaf) + 1.0 < steps(read));
+        let rank = |(leaf, cone): &(ClassIx, Cone)| {
+            let fine = (steps(*leaf) / SAME).round() as u64;
+            (fine, cone.inner.len(), self.likeness.cone(&cone.inner, &cone.leaves))
+        };
+        let best = cheaper.min_by_key(rank).and_then(|(_, view)| view.join(&cone, self.dag));
+        best.unwrap_or(cone)
     }
 
     /// Whether the flow of `a` is below that of `b` by more than rounding; of equal ones, whether it computes less.

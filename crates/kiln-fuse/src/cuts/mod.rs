@@ -9,6 +9,7 @@ mod refine;
 mod select;
 mod settled;
 mod share;
+mod views;
 
 pub(crate) use alternative::{Alternatives, Kernel};
 pub(crate) use cost::Costs;

@@ -14,6 +14,7 @@ use super::enumerate::{Ranking, cuts_of};
 use super::likeness::Likeness;
 use super::refine::{GAIN, refine};
 use super::settled::settled;
+use super::views::Views;
 use crate::egraph::{ClassIx, Dag, DagNode, KernelPlace};
 use crate::region::served;
 use crate::{Anchor, Error, Options, Result};
@@ -94,10 +95,11 @@ const FOLD_SCRATCH: f64 = (1 << 22) as f64;
 /// Chooses a cover of `roots`.
 pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Options) -> Result<Cover> {
     let free = free_classes(dag, costs, options);
-    let settled = settled(dag, costs, roots, &free);
+    let views = Views::of(dag, costs);
+    let settled = settled(dag, costs, &views, roots, &free);
     let likeness = Likeness::of(dag);
-    let ranking = Ranking { dag, costs, likeness: &likeness };
-    let mut seeds = [false, true].map(|parts| shared(dag, parts)).to_vec();
+    let ranking = Ranking { dag, costs, likeness: &likeness, views: &views };
+    let mut seeds = [false, true].map(|parts| shared(dag, &views, parts)).to_vec();
     seeds.dedup();
     let mut best: Option<Cover> = None;
     for mut refs in seeds {
@@ -120,7 +122,7 @@ pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Opti
 
 /// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest. Those that take a part of what an anchor makes are
 /// such users only if `parts`: they may end up in one kernel.
-fn shared(dag: &Dag, parts: bool) -> Vec<f64> {
+fn shared(dag: &Dag, views: &Views, parts: bool) -> Vec<f64> {
     let mut users = vec![0.0; dag.classes.len()];
     let mut stored = vec![false; dag.classes.len()];
     for c in dag.indices() {
@@ -130,7 +132,8 @@ fn shared(dag: &Dag, parts: bool) -> Vec<f64> {
             let kind = node.op.as_ref().map(Op::kind);
             use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
             if matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque)) {
-                node.operands.iter().for_each(|o| stored[o.index()] = true);
+                let seen = |o: &ClassIx| kind == Some(Contract) && views.partial(*o);
+                node.operands.iter().filter(|o| !seen(o)).for_each(|o| stored[o.index()] = true);
             }
             if let (true, Some(Op::Slice { .. }), [of]) = (parts, &node.op, &node.operands[..]) {
                 stored[of.index()] |= dag.class(*of).nodes.iter().any(is_product);

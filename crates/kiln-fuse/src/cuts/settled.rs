@@ -4,6 +4,7 @@
 //! rank otherwise than in the first.
 
 use super::cost::Costs;
+use super::views::Views;
 use crate::egraph::{ClassIx, Dag, DagNode};
 use kiln_graph::{Op, OpKind, UnaryOp};
 
@@ -11,12 +12,12 @@ use kiln_graph::{Op, OpKind, UnaryOp};
 const SOFTMAX_STEPS: usize = 4;
 
 /// Whether each class is in memory whatever cover of `roots` is chosen: the roots, and what contractions and their like read from memory that no cover does without.
-pub(super) fn settled(dag: &Dag, costs: &Costs, roots: &[ClassIx], free: &[bool]) -> Vec<bool> {
+pub(super) fn settled(dag: &Dag, costs: &Costs, views: &Views, roots: &[ClassIx], free: &[bool]) -> Vec<bool> {
     // Only what some anchor reads can be so.
     let mut number: Vec<Option<usize>> = vec![None; dag.classes.len()];
     let mut read: Vec<ClassIx> = Vec::new();
     for node in dag.classes.iter().flat_map(|class| &class.nodes) {
-        for operand in from_memory(dag, costs, node) {
+        for operand in from_memory(dag, costs, views, node) {
             if !free[operand.index()] && number[operand.index()].is_none() {
                 number[operand.index()] = Some(read.len());
                 read.push(operand);
@@ -34,7 +35,7 @@ pub(super) fn settled(dag: &Dag, costs: &Costs, roots: &[ClassIx], free: &[bool]
                 for operand in &node.operands {
                     own.iter_mut().zip(&needs[operand.index()]).for_each(|(a, b)| *a |= b);
                 }
-                for n in from_memory(dag, costs, node).filter_map(|o| number[o.index()]) {
+                for n in from_memory(dag, costs, views, node).filter_map(|o| number[o.index()]) {
                     own[n / 64] |= 1 << (n % 64);
                 }
                 match &mut all {
@@ -56,18 +57,24 @@ pub(super) fn settled(dag: &Dag, costs: &Costs, roots: &[ClassIx], free: &[bool]
 }
 
 /// The operands that a node's kernel reads from memory, whatever is fused with it.
-fn from_memory<'a>(dag: &'a Dag, costs: &'a Costs, node: &'a DagNode) -> impl Iterator<Item = ClassIx> + 'a {
+fn from_memory<'a>(
+    dag: &'a Dag,
+    costs: &'a Costs,
+    views: &'a Views,
+    node: &'a DagNode,
+) -> impl Iterator<Item = ClassIx> + 'a {
     use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
     let kind = node.op.as_ref().map(Op::kind);
     let reads = matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque));
     let operands = if reads { &node.operands[..] } else { &[] };
-    operands.iter().copied().filter(move |c| kind != Some(Contract) || !prologue(dag, costs, *c))
+    operands.iter().copied().filter(move |c| kind != Some(Contract) || !prologue(dag, costs, views, *c))
 }
 
-/// Whether a contraction's kernel may compute this operand itself: a cast, or the weights of attention.
-fn prologue(dag: &Dag, costs: &Costs, class: ClassIx) -> bool {
+/// Whether a contraction's kernel may read something else than this operand: that of a cast or of a view, or what makes the weights of attention.
+fn prologue(dag: &Dag, costs: &Costs, views: &Views, class: ClassIx) -> bool {
     let narrow = |n: &DagNode| matches!(n.op, Some(Op::Cast { .. } | Op::Dequantize { .. }));
     dag.class(class).nodes.iter().any(narrow)
+        || views.partial(class)
         || costs.streams(dag.class(class).ty().dtype) && exponential(dag, class, SOFTMAX_STEPS)
 }
 

@@ -49,11 +49,11 @@ impl Subject {
         shape.iter().map(|dim| self.size(dim)).product()
     }
 
-    /// Typical bytes of all operands and results.
+    /// Typical bytes of all results, and of what is read of operands.
     pub fn bytes(&self) -> f64 {
-        let graph = &self.region.graph;
-        let values = graph.inputs.iter().copied().chain(graph.outputs.iter().map(|(_, v)| *v));
-        values.map(|v| self.bytes_of(graph.ty(v), f64::INFINITY)).sum()
+        let (graph, wanted) = (&self.region.graph, self.wanted());
+        let read = graph.inputs.iter().map(|v| self.bytes_of(graph.ty(*v), wanted[v.index()]));
+        read.chain(graph.outputs.iter().map(|(_, v)| self.bytes_of(graph.ty(*v), f64::INFINITY))).sum()
     }
 
     /// Typical bytes of at most so many elements of a tensor.
@@ -70,7 +70,8 @@ impl Subject {
             Anchor::Map | Anchor::Index => results().map(|ty| self.count(&ty.shape)).fold(0.0, f64::max),
             _ => f64::INFINITY,
         };
-        let read = graph.inputs.iter().map(|v| self.bytes_of(graph.ty(*v), most));
+        let wanted = self.wanted();
+        let read = graph.inputs.iter().map(|v| self.bytes_of(graph.ty(*v), wanted[v.index()].min(most)));
         let written = results().map(|ty| self.bytes_of(ty, f64::INFINITY));
         let products = || graph.nodes.iter().filter_map(|node| Some((node, self.depth(node)?)));
         let count = |value: &ValueId| self.count(&graph.ty(*value).shape);
@@ -81,6 +82,26 @@ impl Subject {
             operands: products().last().map_or(DType::F32, |(node, _)| graph.ty(node.inputs[0]).dtype),
             tf32: self.tf32 && self.region.anchor == Anchor::Contract,
         }
+    }
+
+    /// How many elements of each value are read at most: of what is sliced a part.
+    fn wanted(&self) -> Vec<f64> {
+        let graph = &self.region.graph;
+        let mut wanted = vec![0.0; graph.values.len()];
+        for (_, v) in &graph.outputs {
+            wanted[v.index()] = f64::INFINITY;
+        }
+        for node in graph.nodes.iter().rev() {
+            let Some(own) = node.outputs.first() else { continue };
+            for v in &node.inputs {
+                wanted[v.index()] += match node.op {
+                    Op::Slice { .. } => self.count(&graph.ty(*own).shape),
+                    Op::Permute { .. } | Op::Reshape { .. } => wanted[own.index()],
+                    _ => f64::INFINITY,
+                };
+            }
+        }
+        wanted
     }
 
     /// How many products are added up for one element of a contraction's or a convolution's result; none of other nodes.

@@ -48,6 +48,7 @@ fn name(dim: &Dim) -> String {
     if text.starts_with(|c: char| c.is_ascii_alphabetic()) { text } else { format!("n_{text}") }
 }
 
-fn gcd(a: i64, b: i64) -> i64 {
+/// The greatest common divisor.
+pub fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -21,7 +21,7 @@ pub use writer::Writer;
 use crate::families::TileLaunch;
 use crate::program::{Argument, TileProgram};
 use crate::{Error, Result};
-use kiln_fuse::Region;
+use kiln_fuse::{MemoryAxis, Region, Strided};
 use kiln_graph::{Dim, Graph, Op, Symbols, ValueId};
 use kiln_tile::expr::{Expr, ExprKind};
 use kiln_tile::program::Param;
@@ -214,6 +214,16 @@ impl<'a> Values<'a> {
         self.bound.insert(v, value);
     }
 
+    /// The region's input that views in place show as `v`, and how; `None` where something else does.
+    pub fn viewed_input(&self, v: ValueId) -> Option<(usize, Strided)> {
+        if let Some(input) = self.graph.inputs.iter().position(|input| *input == v) {
+            return Some((input, Strided::of(self.shape(v))));
+        }
+        let node = self.graph.producer(v);
+        let (input, from) = self.viewed_input(*node.inputs.first()?)?;
+        Some((input, from.through(&node.op, self.shape(v))?))
+    }
+
     /// The buffer of output `i`.
     pub fn output_buffer(&self, i: usize) -> &Buffer {
         &self.outputs[i]
@@ -228,6 +238,22 @@ impl<'a> Values<'a> {
         let extents = self.dims(k, shape);
         self.arguments.push(Argument::Input(i));
         k.tensor(&self.graph.input_name(v), self.graph.ty(v).dtype, &extents, Access::Read)
+    }
+
+    /// Input `i` as a box of memory, of which there is no more than what the axes have; and where each of these begins.
+    pub fn input_box(&mut self, k: &mut ir::Builder, i: usize, axes: &[&MemoryAxis]) -> (Buffer, Vec<Expr>) {
+        let starts = axes.iter().map(|axis| self.dim(k, &axis.start)).collect();
+        let extents: Vec<Dim> = axes.iter().map(|axis| axis.extent.clone()).collect();
+        if axes.iter().all(|axis| axis.is_whole()) {
+            return (self.input_as(k, i, &extents), starts);
+        }
+        let ends: Vec<Dim> = axes.iter().map(|axis| axis.start.clone() + axis.len.clone()).collect();
+        let (shape, extents) = (self.dims(k, &ends), self.dims(k, &extents));
+        let v = self.graph.inputs[i];
+        self.arguments.push(Argument::Input(i));
+        let strides = ir::row_major(&extents);
+        let (name, dtype) = (self.graph.input_name(v), self.graph.ty(v).dtype);
+        (k.tensor_strided(&name, dtype, &shape, &strides, Access::Read), starts)
     }
 
     /// Output `i` as a row-major tensor of another shape with the same elements.

@@ -58,6 +58,15 @@ impl Values<'_> {
         })
     }
 
+    /// Where in what views in place show as `v` the element at `index` is.
+    pub fn leaf_index(&mut self, k: &mut dyn Writer, v: ValueId, index: Vec<Expr>) -> Result<Vec<Expr>> {
+        if self.graph.inputs.contains(&v) {
+            return Ok(index);
+        }
+        let at = self.source_index(k, v, &index)?;
+        self.leaf_index(k, self.graph.producer(v).inputs[0], at)
+    }
+
     /// Where the last of some permutes and reshapes, given from that one on, shows the element at `index` of what the first is of.
     pub fn viewed(&mut self, k: &mut dyn Writer, views: &[ValueId], index: &[Expr]) -> Result<Vec<Expr>> {
         let graph = self.graph;

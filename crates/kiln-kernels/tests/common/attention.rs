@@ -1,6 +1,6 @@
 //! Attention regions: layouts, masks, types, sizes.
 
-use super::{Case, case, d, random, spec, wild};
+use super::{Case, case, d, random, spec, spoilt, wild};
 use kiln_fuse::Anchor;
 use kiln_graph::{Builder, CompareOp, DType, Dim, Result, Tensor, ValueId};
 
@@ -225,6 +225,69 @@ fn finite_masks() -> Vec<Case> {
         })
     };
     masks.map(make).collect()
+}
+
+/// Queries, keys and values as parts of one projection, whose heads follow each other or whose parts are an axis; with fewer heads of keys.
+pub fn parts_of_one(dtype: DType, form: &str, rows: usize, depth: usize) -> Case {
+    let (heads, shared) = if form == "grouped" { (4, 2) } else { (3, 3) };
+    let columns = (heads + 2 * shared) * depth;
+    let inputs = vec![random(dtype, &[2, rows, columns], 1)];
+    case(&format!("attention_of_parts_{form}_{dtype}_{rows}_{depth}"), Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let all = b.input("all", dtype, &["N".into(), Dim::sym("S"), columns.into()])?;
+        let [n, s] = [Dim::sym("N"), Dim::sym("S")];
+        let mut parts = vec![];
+        for (start, count) in [(0, heads), (heads, shared), (heads + shared, shared)] {
+            if form == "axis" {
+                let apart = b.reshape(all, &[n.clone(), s.clone(), 3.into(), count.into(), depth.into()])?;
+                let apart = b.transpose(apart, &[2, 0, 1, 3, 4])?;
+                let part = b.slice_axis(apart, 0, &Dim::from(start / count), &Dim::from(1), 1)?;
+                parts.push(b.reshape(part, &[n.clone(), s.clone(), count.into(), depth.into()])?);
+                continue;
+            }
+            let part = b.slice_axis(all, 2, &Dim::from(start * depth), &Dim::from(count * depth), 1)?;
+            let mut shape = vec![n.clone(), s.clone(), count.into(), depth.into()];
+            if count != shared {
+                shape.splice(2..3, [Dim::from(shared), Dim::from(count / shared)]);
+            }
+            parts.push(b.reshape(part, &shape)?);
+        }
+        let products = match form {
+            "grouped" => ["nqhgd,nkhd->nhgqk", "nhgqk,nkhd->nqhgd"],
+            _ => ["nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd"],
+        };
+        Ok(vec![stream(b, [parts[0], parts[1], parts[2]], products, DType::F32, |b, s| b.mul_scalar(s, 0.125))?])
+    })
+}
+
+/// The keys and values of a longer cache that begin at a place of it; what is beside them must not be read.
+pub fn part_of_a_cache(dtype: DType, [queries, keys, depth]: [usize; 3], start: usize, after: usize) -> Case {
+    let cache = |seed| spoilt(&random(dtype, &[2, start + keys + after, 3, depth], seed), 1, start..start + keys);
+    let inputs = vec![random(dtype, &[2, queries, 3, depth], 1), cache(2), cache(3)];
+    let name = format!("attention_of_a_cache_{dtype}_{queries}_{keys}_{depth}_{start}_{after}");
+    case(&name, Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let q = b.input("q", dtype, &["N".into(), Dim::sym("M"), 3.into(), depth.into()])?;
+        let longer = Dim::sym("K") + Dim::from(start + after);
+        let [k, v] = ["k", "v"].map(|name| b.input(name, dtype, &["N".into(), longer.clone(), 3.into(), depth.into()]));
+        let part = |b: &mut Builder, x| b.slice_axis(x, 1, &Dim::from(start), &Dim::sym("K"), 1);
+        let (k, v) = (part(b, k?)?, part(b, v?)?);
+        let products = ["nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd"];
+        Ok(vec![stream(b, [q, k, v], products, DType::F32, |b, s| b.mul_scalar(s, 0.125))?])
+    })
+}
+
+/// Heads that are parts of longer ones, as positions split them: what is summed over ends within memory.
+pub fn part_of_heads(dtype: DType, [depth, longer, start]: [usize; 3]) -> Case {
+    let data = |rows, seed| spoilt(&random(dtype, &[2, 3, rows, longer], seed), 3, start..start + depth);
+    let inputs = vec![data(37, 1), data(70, 2), data(70, 3)];
+    let name = format!("attention_of_part_heads_{dtype}_{depth}_{longer}_{start}");
+    case(&name, Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let [q, k, v] = [("q", "M"), ("k", "K"), ("v", "K")].map(|(name, rows)| {
+            let x = b.input(name, dtype, &["N".into(), 3.into(), Dim::sym(rows), longer.into()])?;
+            b.slice_axis(x, 3, &Dim::from(start), &Dim::from(depth), 1)
+        });
+        let products = ["nhqd,nhkd->nhqk", "nhqk,nhkd->nqhd"];
+        Ok(vec![stream(b, [q?, k?, v?], products, DType::F32, |b, s| b.mul_scalar(s, 0.125))?])
+    })
 }
 
 /// Groups of query heads that share keys and values: their rows are rows of one tile.

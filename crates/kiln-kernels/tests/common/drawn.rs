@@ -40,12 +40,20 @@ enum Data {
     Mask,
 }
 
+/// What of an input a region reads: along an axis from where on, and how much. The rest is what must not be read.
+struct Part {
+    axis: usize,
+    start: Dim,
+    len: Dim,
+}
+
 /// A region and what it may run on.
 pub struct Drawn {
     pub region: Region,
     roundings: f64,
     sizes: Vec<(String, Size)>,
     data: Vec<Data>,
+    parts: Vec<Option<Part>>,
     /// Most multiplications, or elements where there are none.
     most: i64,
     /// Whether products of f32 may round their operands to TF32.
@@ -135,7 +143,15 @@ impl Drawn {
                 }
             }
         };
-        let inputs = graph.inputs.iter().zip(&self.data).enumerate().map(input).collect();
+        let inputs: Vec<Tensor> = graph.inputs.iter().zip(&self.data).enumerate().map(input).collect();
+        let spoilt = |(tensor, part): (Tensor, &Option<Part>)| match part {
+            Some(part) => {
+                let [start, len] = [&part.start, &part.len].map(|dim| dim.eval(bindings).unwrap() as usize);
+                super::spoilt(&tensor, part.axis, start..start + len)
+            }
+            None => tensor,
+        };
+        let inputs = inputs.into_iter().zip(&self.parts).map(spoilt).collect();
         Case { region: self.region.clone(), inputs, roundings: self.roundings, tf32: self.tf32 }
     }
 }
@@ -145,11 +161,12 @@ struct Draft<'r> {
     rng: &'r mut Rng,
     sizes: Vec<(String, Size)>,
     data: Vec<Data>,
+    parts: Vec<Option<Part>>,
 }
 
 impl<'r> Draft<'r> {
     fn new(rng: &'r mut Rng) -> Self {
-        Draft { rng, sizes: vec![], data: vec![] }
+        Draft { rng, sizes: vec![], data: vec![], parts: vec![] }
     }
 
     fn symbol(&mut self, name: &str, size: Size) -> Dim {
@@ -168,13 +185,72 @@ impl<'r> Draft<'r> {
 
     fn input(&mut self, b: &mut Builder, dtype: DType, shape: &[Dim], data: Data) -> Result<ValueId> {
         self.data.push(data);
+        self.parts.push(None);
         b.input(&format!("x{}", self.data.len()), dtype, shape)
+    }
+
+    /// A value of this shape: an input, or now and then a view of a part of one, of one with its axes in another order, or of one that repeats.
+    fn seen(&mut self, b: &mut Builder, dtype: DType, shape: &[Dim], data: Data) -> Result<ValueId> {
+        let rank = shape.len();
+        if rank == 0 || !one_in(self.rng, 2) {
+            return self.input(b, dtype, shape, data);
+        }
+        let axis = self.rng.range(0, rank as i64 - 1) as usize;
+        let len = shape[axis].clone();
+        let mut whole = shape.to_vec();
+        let at = Dim::from(self.rng.range(0, 2));
+        let (x, part) = match self.rng.range(0, 5) {
+            // One of three equal parts, along an axis or as an axis of their own.
+            0 => {
+                let start = at * len.clone();
+                whole[axis] = len.clone() * Dim::from(3);
+                let x = self.input(b, dtype, &whole, data)?;
+                (b.slice_axis(x, axis as i64, &start, &len, 1)?, Part { axis, start, len })
+            }
+            1 => {
+                whole.insert(axis, 3.into());
+                let x = self.input(b, dtype, &whole, data)?;
+                let part = b.slice_axis(x, axis as i64, &at, &1.into(), 1)?;
+                (b.reshape(part, shape)?, Part { axis, start: at, len: 1.into() })
+            }
+            // Axes in another order.
+            2 => {
+                whole.rotate_left(1);
+                let own = (axis + rank - 1) % rank;
+                whole[own] = len.clone() + Dim::from(8);
+                let x = self.input(b, dtype, &whole, data)?;
+                let part = b.slice_axis(x, own as i64, &8.into(), &len, 1)?;
+                let order: Vec<usize> = (0..rank).map(|axis| (axis + rank - 1) % rank).collect();
+                (b.transpose(part, &order)?, Part { axis: own, start: 8.into(), len })
+            }
+            // No extent would say what a symbol is.
+            3 if len.as_const().is_some() => {
+                whole[axis] = 1.into();
+                let x = self.input(b, dtype, &whole, data)?;
+                return b.broadcast_to(x, shape);
+            }
+            // Any part.
+            more => {
+                let name = format!("O{}", self.data.len());
+                let start = match more {
+                    // Of two unknown numbers no extent says which is which.
+                    4 if len.as_const().is_some() => self.symbol(&name, Size::Between(0, 9)),
+                    _ => Dim::from(pick(self.rng, &[0, 1, 3, 8, 16])),
+                };
+                whole[axis] = start.clone() + len.clone() + Dim::from(pick(self.rng, &[0, 1, 8, 40]));
+                let x = self.input(b, dtype, &whole, data)?;
+                (b.slice_axis(x, axis as i64, &start, &len, 1)?, Part { axis, start, len })
+            }
+        };
+        *self.parts.last_mut().unwrap() = Some(part);
+        Ok(x)
     }
 
     fn done(self, name: &str, anchor: Anchor, roundings: f64, most: i64, b: Builder) -> Drawn {
         let region = Region { name: name.to_owned(), summary: format!("{name}, drawn"), anchor, graph: b.finish() };
         region.verify().unwrap_or_else(|e| panic!("{e}"));
-        Drawn { region, roundings, sizes: self.sizes, data: self.data, most, tf32: false }
+        let Draft { sizes, data, parts, .. } = self;
+        Drawn { region, roundings, sizes, data, parts, most, tf32: false }
     }
 }
 
@@ -386,12 +462,12 @@ pub fn product(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
     let converted = dtype.is_float() && !dtype.is_f8() && one_in(d.rng, 6);
     let x = match converted {
         true => {
-            let x = d.input(&mut b, DType::I8, &dims(&spec.lhs), Data::Tiny)?;
+            let x = d.seen(&mut b, DType::I8, &dims(&spec.lhs), Data::Tiny)?;
             b.cast(x, dtype)?
         }
-        false => d.input(&mut b, dtype, &dims(&spec.lhs), data)?,
+        false => d.seen(&mut b, dtype, &dims(&spec.lhs), data)?,
     };
-    let w = d.input(&mut b, dtype, &dims(&spec.rhs), Data::Tame)?;
+    let w = d.seen(&mut b, dtype, &dims(&spec.rhs), Data::Tame)?;
     let mut y = b.contract(spec.clone(), x, w, sums, out)?;
     let shape = b.shape(y).to_vec();
     let mut results = vec![];
@@ -430,12 +506,12 @@ pub fn attention(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
         true => {
             let group = Dim::from(d.rng.range(2, 4));
             let shape = [many.clone(), queries.clone(), heads.clone(), group, depth.clone()];
-            d.input(&mut b, dtype, &shape, data)?
+            d.seen(&mut b, dtype, &shape, data)?
         }
-        false => d.input(&mut b, dtype, &lies(&queries), data)?,
+        false => d.seen(&mut b, dtype, &lies(&queries), data)?,
     };
     let rows = if shared { [many.clone(), keys.clone(), heads.clone(), depth.clone()] } else { lies(&keys) };
-    let (k, v) = (d.input(&mut b, dtype, &rows, Data::Tame)?, d.input(&mut b, dtype, &rows, Data::Tame)?);
+    let (k, v) = (d.seen(&mut b, dtype, &rows, Data::Tame)?, d.seen(&mut b, dtype, &rows, Data::Tame)?);
     let [first, second] = match (shared, beside) {
         (true, _) => ["nqhgd,nkhd->nhgqk", "nhgqk,nkhd->nqhgd"],
         (_, true) => ["nqhd,nkhd->nhqk", "nhqk,nkhd->nqhd"],

@@ -295,6 +295,21 @@ pub fn wild(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     .unwrap()
 }
 
+/// A tensor whose elements beside a part of an axis are such as show wherever they are read: NaN, or the greatest there are.
+pub fn spoilt(tensor: &Tensor, axis: usize, part: std::ops::Range<usize>) -> Tensor {
+    let (dtype, shape) = (tensor.dtype(), tensor.shape());
+    let inner: usize = shape[axis + 1..].iter().product();
+    let outside = |i: usize| !part.contains(&(i / inner.max(1) % shape[axis].max(1)));
+    if let Some((_, most)) = dtype.int_range() {
+        let values = tensor.to_i128_vec().unwrap();
+        let values: Vec<i128> =
+            values.into_iter().enumerate().map(|(i, v)| if outside(i) { most } else { v }).collect();
+        return Tensor::from_i128(dtype, shape, &values).unwrap();
+    }
+    let values = tensor.to_f64_vec();
+    Tensor::generate(dtype, shape, |i| if outside(i) { f64::NAN } else { values[i] }).unwrap()
+}
+
 /// Tame random data.
 pub fn random(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     Tensor::random(dtype, shape, seed).unwrap()

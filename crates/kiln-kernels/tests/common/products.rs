@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::{Case, case, d, ints, random, spec};
+use super::{Case, case, d, ints, random, spec, spoilt};
 use kiln_fuse::Anchor;
 use kiln_graph::{BinaryOp, DType, Dim, Op, QuantAxes, Tensor};
 
@@ -73,6 +73,55 @@ pub fn scaled() -> Case {
         let scaled = b.mul(y, of_row)?;
         let scaled = b.mul(scaled, of_column)?;
         Ok(vec![b.cast(scaled, DType::BF16)?])
+    })
+}
+
+/// A product whose left operand is a part of a longer one along an axis, from a place on; what is beside that must not be read.
+pub fn part(text: &str, dtype: DType, extent: &dyn Fn(char) -> usize, label: char, [start, after]: [usize; 2]) -> Case {
+    let spec = spec(text);
+    let axis = spec.lhs.iter().position(|l| *l == label).unwrap();
+    let shapes = [&spec.lhs, &spec.rhs].map(|labels| labels.iter().map(|l| extent(*l)).collect::<Vec<usize>>());
+    let mut longer = shapes[0].clone();
+    longer[axis] += start + after;
+    let tensor = |shape: &[usize], seed| match dtype.is_int() {
+        true => ints(dtype, shape, -9, 9, seed),
+        false => random(dtype, shape, seed),
+    };
+    let len = shapes[0][axis];
+    let inputs = vec![spoilt(&tensor(&longer, 1), axis, start..start + len), tensor(&shapes[1], 2)];
+    let sums = if dtype.is_int() { DType::I32 } else { dtype.accumulator() };
+    let out = if dtype.is_int() { DType::I32 } else { dtype };
+    // Rows that are known to be aligned, and others.
+    let dim = |l: &char| match extent(*l) {
+        n if n.is_multiple_of(8) => Dim::from(n),
+        _ => Dim::sym(l.to_uppercase().to_string()),
+    };
+    case(&format!("part_{text}_{dtype}_{label}_{len}_{start}_{after}"), Anchor::Contract, 64.0, inputs, |b| {
+        let mut own: Vec<Dim> = spec.lhs.iter().map(dim).collect();
+        own[axis] = own[axis].clone() + Dim::from(start + after);
+        let x = b.input("x", dtype, &own)?;
+        let w = b.input("w", dtype, &spec.rhs.iter().map(dim).collect::<Vec<_>>())?;
+        let x = b.slice_axis(x, axis as i64, &Dim::from(start), &dim(&label), 1)?;
+        Ok(vec![b.contract(spec.clone(), x, w, sums, out)?])
+    })
+}
+
+/// The middle third of a row by a matrix that is one of several.
+pub fn thirds(dtype: DType, [rows, depth, columns]: [usize; 3]) -> Case {
+    let inputs = vec![
+        spoilt(&random(dtype, &[2, rows, 3 * depth], 1), 2, depth..2 * depth),
+        spoilt(&random(dtype, &[3, columns, depth], 2), 0, 2..3),
+        random(dtype, &[columns], 3),
+    ];
+    case(&format!("thirds_{dtype}_{rows}x{depth}x{columns}"), Anchor::Contract, 64.0, inputs, |b| {
+        let x = b.input("x", dtype, &["B".into(), Dim::sym("S"), (3 * depth).into()])?;
+        let w = b.input("w", dtype, &[3.into(), columns.into(), depth.into()])?;
+        let bias = b.input("bias", dtype, &[columns.into()])?;
+        let x = b.slice_axis(x, 2, &Dim::from(depth), &Dim::from(depth), 1)?;
+        let w = b.slice_axis(w, 0, &Dim::from(2), &Dim::from(1), 1)?;
+        let w = b.reshape(w, &[columns.into(), depth.into()])?;
+        let y = b.contract(spec("bsk,nk->bsn"), x, w, dtype.accumulator(), dtype)?;
+        Ok(vec![b.plus(y, bias)?])
     })
 }
 

@@ -446,7 +446,7 @@ impl Program {
 }
 
 /// Strides of a row-major tensor.
-fn row_major(shape: &[Expr]) -> Vec<Expr> {
+pub fn row_major(shape: &[Expr]) -> Vec<Expr> {
     let mut strides = vec![Expr::index(1); shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = &strides[i] * &shape[i];

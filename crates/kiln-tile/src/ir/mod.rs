@@ -18,7 +18,7 @@ mod text;
 mod verify;
 mod visit;
 
-pub use builder::{Builder, MapBuilder, Tile};
+pub use builder::{Builder, MapBuilder, Tile, row_major};
 pub(crate) use text::statement;
 pub use verify::verify;
 pub use visit::Renaming;

@@ -46,7 +46,11 @@ impl Machine {
         let bytes = i128::from(view.tensor.dtype.bits() / 8);
         let rank = view.tensor.shape.len();
         let Some(inner) = rank.checked_sub(1) else { return false };
-        let rows = view.tensor.strides[..inner].iter().all(|stride| facts.multiple(stride) * bytes % 16 == 0);
+        let aligned = |e: &Expr| facts.multiple(e) * bytes % 16 == 0;
+        // Of a part of a row the end too: threads that bring the box themselves bring pieces of 16 bytes.
+        let rows = view.tensor.strides[..inner].iter().all(aligned)
+            && aligned(&view.origin[inner])
+            && (inner == 0 || aligned(&view.tensor.shape[inner]));
         let boxes = view.shape.iter().all(|extent| *extent <= 256 || extent.is_multiple_of(256));
         let line = view.axes[inner].map_or(0, |axis| i128::from(view.shape[axis]) * bytes);
         let whole = line > 0 && line % 32 == 0;

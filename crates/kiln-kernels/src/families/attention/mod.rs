@@ -6,7 +6,8 @@
 //! What stands between the products (scale, mask, cap) is computed in registers. Where that is a factor and no more, it goes into the exponents.
 //! Only tiles of keys that some row sees by its position are visited, and only those at an end, at the diagonal or at the edge of a window are
 //! masked. Heads that share keys and values
-//! are CTAs of their own, which read them from the level-2 cache.
+//! are CTAs of their own, which read them from the level-2 cache. Queries, keys and values may be parts of one tensor, or of longer ones: boxes that begin
+//! and end there.
 //!
 //! Exact products of f32 have no instruction on matrices: there threads multiply blocks of rows and columns, and the weights of a tile go through
 //! shared memory to the second product.
@@ -87,7 +88,7 @@ impl KernelFamily for Attention {
         let (Some(depth), Some(columns)) = (depth, columns) else {
             return values.malformed("a head has no fixed extent");
         };
-        let feeds = streamed.groups().map(|(operand, groups)| streamed.feed(&values, operand, groups));
+        let feeds = streamed.groups().map(|(operand, groups)| streamed.feed(operand, groups));
         let operands = streamed.groups().map(|(operand, _)| operand.input);
         let keys = streamed.keys.total();
         // Inputs that tell keys apart are tiles as large as the scores'.

@@ -401,16 +401,19 @@ impl<'e> Emit<'e> {
         groups: [(&Group, &Expr); 2],
         shape: [u32; 2],
     ) -> Result<Tile> {
-        let own = self.values.shape(self.values.graph.inputs[operand.input]);
-        let buffer = self.values.input_as(k, operand.input, own);
         let firsts = groups.map(|(_, first)| first.clone());
         let groups = groups.map(|(group, _)| group);
-        if let Some(axes) = self.streamed.axes(&operand.labels, groups) {
-            let view = self.view(&buffer, &axes, firsts.each_ref(), &shape);
+        if let Some((axes, memory)) = self.streamed.lies(operand, groups) {
+            let (buffer, starts) = self.values.input_box(k, operand.input, &memory);
+            let mut view = self.view(&buffer, &axes, firsts.each_ref(), &shape);
+            view.origin.iter_mut().zip(&starts).for_each(|(at, start)| *at = &*at + start);
             return Ok(k.load(name, view));
         }
+        let own = self.values.shape(self.values.graph.inputs[operand.input]);
+        let buffer = self.values.input_as(k, operand.input, own);
         let (grid, values) = (self.grid.clone(), &mut self.values);
         let ends = groups.map(|group| values.dim(k, &group.total()));
+        let mut failed = Ok(());
         let place = k.elements(&buffer, &shape, |k, at| {
             values.scoped(|values| {
                 let mut coordinates = grid;
@@ -420,9 +423,15 @@ impl<'e> Emit<'e> {
                     exists = exists.and(position.lt(&ends[axis]));
                     coordinates.extend(groups[axis].coordinates(values, k, &position));
                 }
-                (indices(&operand.labels, &coordinates), exists)
+                let index = indices(&operand.labels, &coordinates);
+                let index = values.leaf_index(k, operand.value, index).unwrap_or_else(|e| {
+                    failed = Err(e);
+                    vec![]
+                });
+                (index, exists)
             })
         });
+        failed?;
         Ok(k.load_or(name, place, &shape, Expr::int(buffer.dtype, 0)))
     }
 

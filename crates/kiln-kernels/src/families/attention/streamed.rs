@@ -2,12 +2,15 @@
 
 use super::positions::{Positions, literal};
 use crate::Result;
-use crate::families::gemm::{stored, views};
-use crate::value::dims::{multiple, numel};
+use crate::families::gemm::{pitch, stored, views};
+use crate::value::dims::numel;
 use crate::value::{Values, Writer};
-use kiln_fuse::Attention;
-use kiln_graph::{BinaryOp, DType, Dim, Op, ValueId};
+use kiln_fuse::{Attention, MemoryAxis};
+use kiln_graph::{BinaryOp, DType, Dim, Op, OpKind, ValueId};
 use kiln_tile::Expr;
+
+/// Axes that a tensor map may have.
+const MAP_AXES: usize = 5;
 
 /// Labels that are one flat dimension.
 pub struct Group {
@@ -42,10 +45,14 @@ impl Group {
     }
 }
 
-/// An input, and the labels of its axes.
+/// What is multiplied, and the labels of its axes.
 pub struct Operand {
-    pub input: usize,
+    pub value: ValueId,
     pub labels: Vec<char>,
+    /// The input that it shows elements of.
+    pub input: usize,
+    /// That input's memory as a box, each axis with the label that walks along it, where views leave each label one step.
+    pub lies: Option<Vec<(char, MemoryAxis)>>,
 }
 
 /// Two products with a softmax between them.
@@ -126,9 +133,18 @@ impl Streamed {
             return values.malformed("an attention without rows of queries");
         };
         let outer = group(parts.x, &scores, &|l| l != last && l != rows);
-        let operand = |(v, labels): (ValueId, &Vec<char>)| match graph.inputs.iter().position(|input| *input == v) {
-            Some(input) => Ok(Operand { input, labels: labels.clone() }),
-            None => values.malformed("its products multiply other than inputs"),
+        let operand = |(value, labels): (ValueId, &Vec<char>)| {
+            let mut leaf = value;
+            while graph.producer(leaf).op.kind() == OpKind::View {
+                leaf = graph.producer(leaf).inputs[0];
+            }
+            let Some(input) = graph.inputs.iter().position(|input| *input == leaf) else {
+                return values.malformed("its products multiply other than inputs");
+            };
+            let lies = values.viewed_input(value).and_then(|(_, strided)| strided.boxed(|_| true));
+            let labelled = |(axis, lies): (usize, MemoryAxis)| (labels[axis], lies);
+            let lies = lies.map(|lies| lies.into_iter().map(labelled).collect());
+            Ok(Operand { value, labels: labels.clone(), input, lies })
         };
         let sums = first.outputs[0];
         let positions = Positions::of(values, parts.x);
@@ -207,14 +223,19 @@ impl Streamed {
         [(&self.query, [rows, depth]), (&self.key, [depth, keys]), (&self.value, [keys, columns])]
     }
 
+    /// The axes of a box that has tiles of an operand, as [`Streamed::axes`], and those of memory.
+    pub fn lies<'o>(&self, operand: &'o Operand, groups: [&Group; 2]) -> Option<(Vec<Axis>, Vec<&'o MemoryAxis>)> {
+        let lies = operand.lies.as_ref()?;
+        let (labels, memory): (Vec<char>, Vec<&MemoryAxis>) = lies.iter().map(|(label, axis)| (*label, axis)).unzip();
+        Some((self.axes(&labels, groups)?, memory))
+    }
+
     /// How the tiles of an operand can come.
-    pub fn feed(&self, values: &Values, operand: &Operand, groups: [&Group; 2]) -> Feed {
-        let v = values.graph.inputs[operand.input];
-        let Some(axes) = self.axes(&operand.labels, groups) else { return Feed::Elements };
-        let pitch = values.shape(v).last().map_or(1, multiple);
-        let bits = pitch.saturating_mul(i64::from(values.graph.ty(v).dtype.bits()));
+    pub fn feed(&self, operand: &Operand, groups: [&Group; 2]) -> Feed {
+        let Some((axes, memory)) = self.lies(operand, groups) else { return Feed::Elements };
+        let bits = memory.last().map_or(1, |axis| pitch(axis)).saturating_mul(i64::from(self.dtype.bits()));
         match axes.last() {
-            Some(Axis::Tile(dense)) if bits % 128 == 0 => Feed::Boxes(*dense),
+            Some(Axis::Tile(dense)) if bits % 128 == 0 && axes.len() <= MAP_AXES => Feed::Boxes(*dense),
             Some(Axis::Tile(dense)) if bits % 32 == 0 => Feed::Pieces(*dense),
             Some(Axis::Tile(dense)) => Feed::Registers(*dense),
             _ => Feed::Elements,

@@ -2,12 +2,12 @@
 //! same runs of every row, and add up at the end. Columns are read once, 16 bytes a thread, with nothing between memory and registers; the
 //! rows come from the level-1 cache (the matrix-vector kernels of decoding; Harris, "Optimizing Parallel Reduction in CUDA").
 
-use super::product::{Along, Axes};
-use super::program::Program;
+use super::product::Along;
+use super::program::{Lies, Program};
 use crate::Result;
+use kiln_tile::ReduceOp;
 use kiln_tile::expr::Expr;
 use kiln_tile::ir::{Builder, Tile};
-use kiln_tile::{Buffer, ReduceOp};
 
 impl Program<'_> {
     /// The sums of the CTA's tile.
@@ -49,9 +49,8 @@ impl Program<'_> {
     }
 
     /// So many of an operand's outer positions from `first` on, each with a run of the depth.
-    fn run(&self, k: &mut Builder, name: &str, lies: &(Buffer, Axes), outer: (u32, Expr), k0: &Expr) -> Tile {
-        let (tensor, axes) = lies;
-        let view = self.view(tensor, axes, [outer.0, self.config.bk], |along| match along {
+    fn run(&self, k: &mut Builder, name: &str, lies: &Lies, outer: (u32, Expr), k0: &Expr) -> Tile {
+        let view = self.operand_view(lies, [outer.0, self.config.bk], |along| match along {
             Along::Outer(_) => Some((0, outer.1.clone())),
             Along::Depth => Some((1, k0.clone())),
             Along::Grid(_) => None,

@@ -8,6 +8,8 @@
 //! level-2 cache behind that is what they wait for. Two warpgroups with a tile each may take turns: one multiplies while the other stores
 //! (CUTLASS 3's "ping-pong" kernel).
 //!
+//! Operands may be views of parts of what lies in memory: boxes that begin and end there, of which no copy is made.
+//!
 //! State: the tile's sums in registers, operands of a few steps in shared memory. Floor: operands once, results once, the products.
 
 mod config;
@@ -35,7 +37,7 @@ use kiln_tile::Round;
 use kiln_tile::passes::Machine;
 use kiln_tile::passes::machine::DotShape;
 use product::{Along, Product};
-pub(super) use product::{stored, views};
+pub(super) use product::{pitch, stored, views};
 use std::sync::Arc;
 
 /// The family.

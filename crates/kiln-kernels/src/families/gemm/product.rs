@@ -2,9 +2,9 @@
 //! the result) and depth (both operands, summed); where operands and results lie in memory as boxes of these.
 
 use crate::Result;
-use crate::value::dims::{multiple, numel};
+use crate::value::dims::{gcd, multiple, numel};
 use crate::value::{Values, Writer};
-use kiln_fuse::Role;
+use kiln_fuse::{MemoryAxis, Role};
 use kiln_graph::{DType, Dim, EinsumSpec, NodeId, Op, OpKind, ValueId};
 use kiln_tile::Expr;
 
@@ -46,13 +46,13 @@ pub enum Along {
     Depth,
 }
 
-/// A row-major tensor whose axes are dimensions of the product.
+/// A box of memory whose axes are dimensions of the product.
 #[derive(Clone, Debug)]
-pub struct Axes(pub Vec<(Along, Dim)>);
+pub struct Axes(pub Vec<(Along, MemoryAxis)>);
 
 impl Axes {
     pub fn shape(&self) -> Vec<Dim> {
-        self.0.iter().map(|(_, dim)| dim.clone()).collect()
+        self.0.iter().map(|(_, axis)| axis.len.clone()).collect()
     }
 
     /// The dimension whose neighbours are neighbours in memory.
@@ -60,10 +60,16 @@ impl Axes {
         self.0.last().map(|(along, _)| *along)
     }
 
-    /// What the distance of rows is a multiple of, in elements, whatever the sizes are.
+    /// What the distance of rows is a multiple of, and where they begin and end, in elements, whatever the sizes are.
     pub fn pitch(&self) -> i64 {
-        self.0.last().map_or(1, |(_, dim)| multiple(dim))
+        self.0.last().map_or(1, |(_, axis)| pitch(axis))
     }
+}
+
+/// What the distance of rows along an innermost axis is a multiple of, and where they begin and end.
+pub fn pitch(axis: &MemoryAxis) -> i64 {
+    let ends = [&axis.start, &axis.len].into_iter().filter(|dim| !dim.is(0)).map(multiple);
+    ends.fold(multiple(&axis.extent), gcd)
 }
 
 /// One operand.
@@ -164,18 +170,16 @@ impl Product {
         let outers = [Along::Outer(0), Along::Outer(1)];
         for i in 0..values.graph.outputs.len() {
             let labels = stored(&views(values, anchor, values.output(i))?, values, &spec.out);
-            let axes = labels.and_then(|labels| product.axes(&labels, &extent, &outers));
+            let axes = labels.and_then(|labels| product.axes(&row_major(&labels, &extent), &outers));
             product.boxes.push(axes);
         }
-        product.plain = product.axes(&spec.out, &extent, &outers);
+        product.plain = product.axes(&row_major(&spec.out, &extent), &outers);
         Ok(product)
     }
 
     /// Operand `side` as a box, with the least number of outer labels that CTAs have one coordinate of.
     fn promoted(&self, side: usize, memory: &[Option<Memory>; 2]) -> Option<(usize, usize, Axes)> {
-        let Memory { input, labels, extents } = memory[side].as_ref()?;
-        let extent =
-            |label: &char| labels.iter().position(|l| l == label).map_or(Dim::from(1), |axis| extents[axis].clone());
+        let Memory { input, axes: lies } = memory[side].as_ref()?;
         let all = self.operands[side].outer.labels.len();
         (0..all.max(1)).find_map(|count| {
             let mut product = self.clone();
@@ -186,18 +190,18 @@ impl Product {
             }
             product.operands[side].outer = rest;
             product.grid.extend(first);
-            let axes = product.axes(labels, &extent, &[Along::Outer(side), Along::Depth])?;
+            let axes = product.axes(lies, &[Along::Outer(side), Along::Depth])?;
             Some((count, *input, axes))
         })
     }
 
-    /// Row-major axes with these labels as dimensions of the product, of which all of `needed` are one axis each; `None` where some are not.
-    fn axes(&self, labels: &[char], extent: &dyn Fn(&char) -> Dim, needed: &[Along]) -> Option<Axes> {
-        let mut axes: Vec<(Along, Dim)> = vec![];
+    /// Axes of memory with these labels as dimensions of the product, of which all of `needed` are one axis each; `None` where some are not.
+    fn axes(&self, lies: &[(char, MemoryAxis)], needed: &[Along]) -> Option<Axes> {
+        let mut axes: Vec<(Along, MemoryAxis)> = vec![];
         let mut found: Vec<(Along, usize)> = vec![];
-        for label in labels.iter().filter(|label| !extent(label).is(1)) {
+        for (label, own) in lies {
             if let Some(grid) = self.grid.iter().position(|(l, _)| l == label) {
-                axes.push((Along::Grid(grid), extent(label)));
+                axes.push((Along::Grid(grid), own.clone()));
                 continue;
             }
             let (along, place) = needed.iter().find_map(|along| {
@@ -206,11 +210,11 @@ impl Product {
             match (found.iter_mut().find(|(known, _)| *known == along), axes.last_mut()) {
                 (None, _) if place == 0 => {
                     found.push((along, 1));
-                    axes.push((along, extent(label)));
+                    axes.push((along, own.clone()));
                 }
-                (Some((_, count)), Some((last, dim))) if *last == along && *count == place => {
+                (Some((_, count)), Some((last, axis))) if *last == along && *count == place => {
                     *count += 1;
-                    *dim = dim.clone() * extent(label);
+                    *axis = axis.with(own)?;
                 }
                 _ => return None,
             }
@@ -219,7 +223,7 @@ impl Product {
             let labels = self.group(*along)?.labels.len();
             match found.iter().find(|(known, _)| known == along) {
                 Some((_, count)) if *count == labels => {}
-                None if labels == 0 => axes.insert(0, (*along, Dim::from(1))),
+                None if labels == 0 => axes.insert(0, (*along, MemoryAxis::whole(Dim::from(1)))),
                 _ => return None,
             }
         }
@@ -244,52 +248,25 @@ impl Product {
     }
 }
 
-/// An operand as it lies in memory.
+/// An operand as it lies in memory: a region's input, and the labels that walk along its axes.
 struct Memory {
     input: usize,
-    labels: Vec<char>,
-    extents: Vec<Dim>,
+    axes: Vec<(char, MemoryAxis)>,
 }
 
-/// The region's input that an operand is, seen through views that only name its elements in another way.
+/// The region's input that an operand is, seen through views that leave each label one step.
 fn memory(values: &Values, operand: &Operand) -> Option<Memory> {
-    let graph = values.graph;
-    let mut v = operand.value;
-    let mut labels: Vec<Option<char>> = operand.labels.iter().copied().map(Some).collect();
-    let mut extents = values.shape(v).to_vec();
-    let mut reshaped = false;
-    loop {
-        if let Some(input) = graph.inputs.iter().position(|input| *input == v) {
-            let named = labels.into_iter().zip(extents).filter_map(|(label, extent)| Some((label?, extent)));
-            let (labels, extents) = named.unzip();
-            return (graph.ty(v).dtype.bits() >= 8).then_some(Memory { input, labels, extents });
-        }
-        let node = graph.producer(v);
-        let from = node.inputs.first().copied();
-        match &node.op {
-            Op::Reshape { .. } => reshaped = true,
-            Op::Permute { perm } if !reshaped => {
-                let (seen, sizes) = (labels.clone(), extents.clone());
-                for (axis, place) in perm.iter().enumerate() {
-                    (labels[*place], extents[*place]) = (seen[axis], sizes[axis].clone());
-                }
-            }
-            Op::Broadcast { .. } if !reshaped => {
-                let own = values.shape(from?);
-                let lead = labels.len() - own.len();
-                (labels, extents) = (labels.split_off(lead), extents.split_off(lead));
-                for axis in 0..own.len() {
-                    if own[axis].is(1) {
-                        labels[axis] = None;
-                    } else if own[axis] != extents[axis] {
-                        return None;
-                    }
-                }
-            }
-            _ => return None,
-        }
-        v = from?;
-    }
+    let (input, strided) = values.viewed_input(operand.value)?;
+    let shape = values.shape(operand.value);
+    let axes = strided.boxed(|axis| !shape[axis].is(1))?;
+    let axes = axes.into_iter().map(|(axis, lies)| (operand.labels[axis], lies)).collect();
+    (operand.dtype.bits() >= 8).then_some(Memory { input, axes })
+}
+
+/// A row-major tensor with these labels.
+fn row_major(labels: &[char], extent: &dyn Fn(&char) -> Dim) -> Vec<(char, MemoryAxis)> {
+    let long = labels.iter().filter(|label| !extent(label).is(1));
+    long.map(|label| (*label, MemoryAxis::whole(extent(label)))).collect()
 }
 
 /// The value that `v` is, but for casts to a type of sums which keep every value.

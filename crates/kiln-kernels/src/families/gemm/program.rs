@@ -10,6 +10,7 @@ use crate::families::TileLaunch;
 use crate::value::dims::numel;
 use crate::value::dtype::round;
 use crate::value::{Values, Writer};
+use kiln_fuse::MemoryAxis;
 use kiln_graph::{DType, Dim, ValueId};
 use kiln_tile::expr::Expr;
 use kiln_tile::ir::{Builder, Place, Schedule, Tile, View};
@@ -176,7 +177,7 @@ impl<'a> Program<'a> {
         shape: [u32; 2],
         tile: impl Fn(Along) -> Option<(usize, Expr)>,
     ) -> View {
-        let place = |(along, _): &(Along, Dim)| match (along, tile(*along)) {
+        let place = |(along, _): &(Along, MemoryAxis)| match (along, tile(*along)) {
             (_, Some((axis, first))) => (first, Some(axis)),
             (Along::Grid(axis), None) => (self.grid_at(*axis), None),
             (_, None) => (Expr::index(0), None),
@@ -224,14 +225,23 @@ impl<'a> Program<'a> {
         Ok(sums[0].clone())
     }
 
-    /// The tensor that an operand is a box of, if it is one.
-    pub fn operand(&mut self, k: &mut Builder, side: usize) -> Option<(Buffer, Axes)> {
+    /// What an operand is a box of, if it is one.
+    pub fn operand(&mut self, k: &mut Builder, side: usize) -> Option<Lies> {
         let (input, axes) = self.problem.product.operands[side].lies.clone()?;
-        Some((self.values.input_as(k, input, &axes.shape()), axes))
+        let memory: Vec<&MemoryAxis> = axes.0.iter().map(|(_, axis)| axis).collect();
+        let (tensor, starts) = self.values.input_box(k, input, &memory);
+        Some(Lies { tensor, axes, starts })
+    }
+
+    /// [`Program::view`] of an operand.
+    pub fn operand_view(&self, lies: &Lies, shape: [u32; 2], tile: impl Fn(Along) -> Option<(usize, Expr)>) -> View {
+        let mut view = self.view(&lies.tensor, &lies.axes, shape, tile);
+        view.origin.iter_mut().zip(&lies.starts).for_each(|(at, start)| *at = &*at + start);
+        view
     }
 
     /// The tile of the operand of the rows, 0, or of the columns, 1, at depth `k0`: `[rows, depth]`, `[depth, columns]`.
-    fn operand_tile(&mut self, k: &mut Builder, axis: usize, lies: &Option<(Buffer, Axes)>, k0: &Expr) -> Result<Tile> {
+    fn operand_tile(&mut self, k: &mut Builder, axis: usize, lies: &Option<Lies>, k0: &Expr) -> Result<Tile> {
         let side = self.sides()[axis];
         let name = ["a", "b"][axis];
         let outer = [self.config.bm, self.config.bn][axis];
@@ -239,8 +249,8 @@ impl<'a> Program<'a> {
         let mut shape = [self.config.bk; 2];
         shape[axis] = outer;
         let tile = match lies {
-            Some((tensor, axes)) => {
-                let view = self.view(tensor, axes, shape, |along| match along {
+            Some(lies) => {
+                let view = self.operand_view(lies, shape, |along| match along {
                     Along::Outer(_) => Some((axis, self.first(axis))),
                     Along::Depth => Some((deep, k0.clone())),
                     Along::Grid(_) => None,
@@ -446,6 +456,14 @@ impl<'a> Program<'a> {
         let shape = vec![self.config.bm, self.config.bn];
         View { tensor: sums.clone(), origin, axes, shape, masked: vec![true; rank] }
     }
+}
+
+/// What an operand is a box of.
+pub struct Lies {
+    tensor: Buffer,
+    axes: Axes,
+    /// Where each of the axes begins.
+    starts: Vec<Expr>,
 }
 
 /// Finds the points of a tile of results.

@@ -82,7 +82,7 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     let Softmax { x, steps, sink, peak, total } =
         softmax(sub, weights).ok_or("no softmax of rows between two contractions")?;
     let ty = sub.nodes[scores].ty;
-    let (inside, behind) = (after(sub, scores), after(sub, product));
+    let (inside, behind) = (after(sub, &[scores]), after(sub, &[product]));
     // What follows from the greatest and the total of a row alone.
     let mut of_rows = vec![false; sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
@@ -118,7 +118,7 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     if rows.iter().any(|&o| !of_rows[o]) {
         return Err("a result between the products that does not follow from a row's greatest score and total");
     }
-    epilogue(sub, product, &behind, &results)?;
+    epilogue(sub, &[product], &behind, &results)?;
     if sink.is_some_and(|(peak, side)| sub.nodes[peak].operands[side].inner.is_some_and(|i| inside[i])) {
         return Err("a sink that depends on the scores");
     }

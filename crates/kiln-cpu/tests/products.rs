@@ -390,3 +390,24 @@ fn rows_in_groups() {
         }
     }
 }
+
+/// GPUs make one kernel of two products that share an operand; here they run one after the other, as what such kernels are compared with.
+#[test]
+fn products_that_share_an_operand_run_one_after_the_other() {
+    let mut rng = Rng::new(27);
+    for (m, n, k) in [(1, 70, 33), (9, 130, 64), (65, 31, 17)] {
+        for dtype in [DType::F32, DType::F16] {
+            let mut b = Builder::new(format!("twins {dtype} {m}x{n}x{k}"));
+            let x = b.input("x", dtype, &dims(&[m, k])).unwrap();
+            let [gate, up] = ["gate", "up"].map(|name| {
+                let w = b.input(name, dtype, &dims(&[n, k])).unwrap();
+                b.linear(x, w, None, true).unwrap()
+            });
+            let gate = b.silu(gate).unwrap();
+            let y = b.mul(gate, up).unwrap();
+            b.output("y", y);
+            let inputs = [[m, k], [n, k], [n, k]].map(|shape| random(dtype, &shape, &mut rng, false));
+            assert!(!check(&b.finish(), &inputs, 32.0, 16.0).is_reference());
+        }
+    }
+}

@@ -71,7 +71,7 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     let (Some(scores), Some(product), None) = (contractions.next(), contractions.next(), contractions.next()) else {
         return Err("an attention is two contractions");
     };
-    let (inside, behind) = (after(sub, scores), after(sub, product));
+    let (inside, behind) = (after(sub, &[scores]), after(sub, &[product]));
     let keyed = keyed(sub, scores).ok_or("a first contraction that makes no scores")?;
     let (weights, valued) = valued(sub, product, &inside).ok_or("a second contraction that weighs no values")?;
     if sub.nodes[scores].operands[0].ty.dtype != sub.nodes[weights].ty.dtype {
@@ -118,7 +118,7 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     if rows.iter().any(|&o| !of_rows[o]) {
         return Err("a result between the products that does not follow from a row's greatest score and total");
     }
-    epilogue(sub, product, &behind, &results)?;
+    epilogue(sub, &[product], &behind, &results)?;
     if sink.is_some_and(|(peak, side)| sub.nodes[peak].operands[side].inner.is_some_and(|i| inside[i])) {
         return Err("a sink that depends on the scores");
     }

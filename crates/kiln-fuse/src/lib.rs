@@ -37,7 +37,7 @@ pub use options::{Numerics, Options, typical_sizes};
 pub use pass::{Pass, Watch};
 pub use pattern::{Bound, Pattern};
 pub use plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};
-pub use region::{MAX_KERNEL_NODES, MAX_NODES, MAX_OPERANDS, Role, Rows};
+pub use region::{MAX_KERNEL_NODES, MAX_NODES, MAX_OPERANDS, MAX_TWINS, Role, Rows};
 pub use report::{FunctionReport, KernelReport, LaunchReport, NextBest, Report, RuleReport};
 pub use rules::named as rule;
 pub use strided::{MemoryAxis, Strided, reshape_groups};

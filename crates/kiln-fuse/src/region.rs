@@ -15,7 +15,9 @@
 //! * **Contract**: prologue only casts, dequantizations, whose scales are leaves, and of what is multiplied *views in place*: permutes, reshapes,
 //!   broadcasts and slices of step 1. Epilogue elementwise, plus permutes and reshapes;
 //!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
-//!   and concat. All results lie behind the same chain of views.
+//!   and concat. All results lie behind the same chain of views. It may have several contractions, up to [`MAX_TWINS`], if they are *twins*: of one
+//!   einsum, accumulator (f32 or i32) and result type, with one operand in common, the same value, and the others of one type behind prologues
+//!   that are alike. The epilogue sees all of them as it sees one.
 //! * **Conv**, **Window**: as Contract with no prologue.
 //! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32, or views in place of such: *queries*, and
 //!   *keys*, whose only axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
@@ -34,7 +36,7 @@
 
 use crate::attention;
 use crate::plan::{Anchor, Region};
-use kiln_graph::{Dim, Graph, NodeId, Op, OpKind, TensorType};
+use kiln_graph::{DType, Dim, Graph, NodeId, Op, OpKind, TensorType};
 
 /// Most nodes of a region.
 pub const MAX_NODES: usize = 64;
@@ -42,6 +44,8 @@ pub const MAX_NODES: usize = 64;
 pub const MAX_KERNEL_NODES: usize = 512;
 /// Most operands of a region: they are kernel parameters.
 pub const MAX_OPERANDS: usize = 24;
+/// Most contractions of a Contract region: kernels keep a tile of sums of each in registers.
+pub const MAX_TWINS: usize = 2;
 
 impl Anchor {
     /// The anchor that an op of a kind makes of its region; `None` for what is prologue, epilogue or outside.
@@ -107,8 +111,8 @@ impl Rows {
 }
 
 impl Region {
-    /// The anchors: the reductions of a Reduce region, the gathers of an Index region, the contractions of an Attention region, all ops of a Kernel that
-    /// can be one, else the one op that the anchor names. None for a Map.
+    /// The anchors: the reductions of a Reduce region, the gathers of an Index region, the contractions of an Attention or Contract region, all ops of a
+    /// Kernel that can be one, else the one op that the anchor names. None for a Map.
     pub fn anchors(&self) -> Vec<NodeId> {
         let wanted = |op: &Op| match self.anchor {
             Anchor::Kernel => Anchor::of(op.kind()).is_some(),
@@ -248,19 +252,23 @@ pub(crate) fn legal(sub: &Subgraph) -> Result<Anchor, &'static str> {
             kind => heavy.push((i, kind)),
         }
     }
-    let heavy = match heavy[..] {
-        [] => None,
-        [one] => Some(one),
-        [(_, OpKind::Contract), (_, OpKind::Contract)] => return attention::parts(sub).map(|_| Anchor::Attention),
-        _ => return Err("two anchors"),
-    };
-    if usize::from(heavy.is_some()) + usize::from(reduces) + usize::from(gathers) > 1 {
+    let places: Vec<usize> = heavy.iter().map(|(i, _)| *i).collect();
+    let products = heavy.iter().all(|(_, kind)| *kind == OpKind::Contract);
+    match places[..] {
+        // One behind the other, not side by side.
+        [first, second] if products && after(sub, &[first])[second] => {
+            return attention::parts(sub).map(|_| Anchor::Attention);
+        }
+        [_, _, ..] if !products || places.len() > MAX_TWINS => return Err("two anchors"),
+        _ => {}
+    }
+    if usize::from(!heavy.is_empty()) + usize::from(reduces) + usize::from(gathers) > 1 {
         return Err("anchors of two kinds");
     }
-    match heavy {
-        Some((i, OpKind::Contract)) => anchored(sub, i, true).map(|()| Anchor::Contract),
-        Some((i, OpKind::Conv)) => anchored(sub, i, false).map(|()| Anchor::Conv),
-        Some((i, OpKind::Window)) => anchored(sub, i, false).map(|()| Anchor::Window),
+    match heavy.first().copied() {
+        Some((_, OpKind::Contract)) => anchored(sub, &places, true).map(|()| Anchor::Contract),
+        Some((_, OpKind::Conv)) => anchored(sub, &places, false).map(|()| Anchor::Conv),
+        Some((_, OpKind::Window)) => anchored(sub, &places, false).map(|()| Anchor::Window),
         Some((i, OpKind::Sink)) => sink(sub, i).map(|()| Anchor::Sink),
         Some((_, kind)) => match (sub.nodes.len(), Anchor::of(kind)) {
             (1, Some(anchor)) => Ok(anchor),
@@ -309,9 +317,9 @@ fn dependents(sub: &Subgraph, anchor: impl Fn(&SubgraphNode) -> bool) -> Vec<boo
     post
 }
 
-/// Whether each node depends on `anchor`, itself included.
-pub(crate) fn after(sub: &Subgraph, anchor: usize) -> Vec<bool> {
-    dependents(sub, |n| std::ptr::eq(n, &sub.nodes[anchor]))
+/// Whether each node depends on one of `anchors`, themselves included.
+pub(crate) fn after(sub: &Subgraph, anchors: &[usize]) -> Vec<bool> {
+    dependents(sub, |n| anchors.iter().any(|&anchor| std::ptr::eq(n, &sub.nodes[anchor])))
 }
 
 /// A quantization whose scale or zero point depends on the anchor cannot be an elementwise epilogue.
@@ -340,10 +348,11 @@ pub(crate) fn in_place<'a>(sub: &Subgraph<'a>, mut operand: SubgraphOperand<'a>)
     true
 }
 
-fn anchored(sub: &Subgraph, anchor: usize, prologue: bool) -> Result<(), &'static str> {
-    let post = after(sub, anchor);
-    // Backwards from the anchor: the prologue.
-    let mut stack: Vec<usize> = sub.nodes[anchor].operands.iter().filter_map(|o| o.inner).collect();
+fn anchored(sub: &Subgraph, anchors: &[usize], prologue: bool) -> Result<(), &'static str> {
+    let post = after(sub, anchors);
+    // Backwards from the anchors: the prologue.
+    let mut stack: Vec<usize> =
+        anchors.iter().flat_map(|&anchor| &sub.nodes[anchor].operands).filter_map(|o| o.inner).collect();
     while let Some(i) = stack.pop() {
         let node = &sub.nodes[i];
         let narrow = matches!(node.op, Op::Cast { .. } | Op::Dequantize { .. });
@@ -353,18 +362,50 @@ fn anchored(sub: &Subgraph, anchor: usize, prologue: bool) -> Result<(), &'stati
         stack.extend(node.operands[0].inner);
     }
     // Where groups of rows end is no operand that is multiplied.
-    let ends = sub.nodes[anchor].operands.get(2).and_then(|ends| ends.inner);
-    if ends.is_some_and(|i| is_in_place(sub.nodes[i].op)) {
+    let mut ends = anchors.iter().filter_map(|&anchor| sub.nodes[anchor].operands.get(2)?.inner);
+    if ends.any(|i| is_in_place(sub.nodes[i].op)) {
         return Err("a view of where groups end");
     }
-    epilogue(sub, anchor, &post, &sub.outputs)
+    if let [first, others @ ..] = anchors
+        && !others.iter().all(|other| twins(sub, *first, *other))
+    {
+        return Err("contractions that are no twins");
+    }
+    epilogue(sub, anchors, &post, &sub.outputs)
 }
 
-/// Checks what is behind an anchor and beside it, and the results that follow from the anchor's; `post` says which nodes depend on it.
-pub(crate) fn epilogue(sub: &Subgraph, anchor: usize, post: &[bool], outputs: &[usize]) -> Result<(), &'static str> {
+/// Whether two contractions differ in one operand alone, whose values are of one type and made alike.
+fn twins(sub: &Subgraph, first: usize, other: usize) -> bool {
+    let [first, other] = [first, other].map(|i| &sub.nodes[i]);
+    let Op::Contract { acc, .. } = first.op else { return false };
+    let pairs = || first.operands.iter().zip(&other.operands);
+    let own: Vec<_> = pairs().filter(|(a, b)| a.value != b.value).collect();
+    first.op == other.op && matches!(acc, DType::F32 | DType::I32) && matches!(own[..], [(a, b)] if alike(sub, a, b))
+}
+
+/// Whether two operands of anchors are leaves of one type behind the same ops.
+fn alike(sub: &Subgraph, a: &SubgraphOperand, b: &SubgraphOperand) -> bool {
+    a.ty == b.ty
+        && match (a.inner, b.inner) {
+            (None, None) => true,
+            (Some(i), Some(j)) => {
+                let (i, j) = (&sub.nodes[i], &sub.nodes[j]);
+                i.op == j.op && i.operands.iter().zip(&j.operands).all(|(a, b)| alike(sub, a, b))
+            }
+            _ => false,
+        }
+}
+
+/// Checks what is behind anchors and beside them, and the results that follow from theirs; `post` says which nodes depend on one of them.
+pub(crate) fn epilogue(
+    sub: &Subgraph,
+    anchors: &[usize],
+    post: &[bool],
+    outputs: &[usize],
+) -> Result<(), &'static str> {
     let mut views: Vec<Vec<&Op>> = vec![Vec::new(); sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
-        if i == anchor {
+        if anchors.contains(&i) {
             continue;
         }
         let kind = node.op.kind();

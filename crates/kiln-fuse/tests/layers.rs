@@ -3,7 +3,7 @@
 mod common;
 
 use common::{encoder_layer, options};
-use kiln_fuse::{Fused, Numerics, fuse};
+use kiln_fuse::{Anchor, Fused, Numerics, fuse};
 use kiln_graph::{Builder, DType, Graph, Result, Rng, Tensor, ValueId};
 use std::collections::BTreeSet;
 
@@ -69,7 +69,7 @@ fn seconds(fused: &Fused) -> f64 {
 
 #[test]
 fn equal_layers_have_equal_regions() {
-    for (model, most) in [(stack as fn(usize) -> Graph, 8), (halves, 9)] {
+    for (model, most, gated) in [(stack as fn(usize) -> Graph, 8, false), (halves, 9, true)] {
         for target in ["cpu", "sm_80", "sm_90a"] {
             for numerics in [Numerics::Exact, Numerics::Reassoc] {
                 let all = [4, 8, 16].map(|n| (n, fuse(&model(n), &options(target, numerics)).unwrap()));
@@ -83,11 +83,14 @@ fn equal_layers_have_equal_regions() {
                         report.kernels
                     );
                     assert_eq!(ids(fused), ids(four), "{name} {target}: {n} layers");
-                    assert_eq!(report.kernels * 4, four.report.kernels * n);
+                    assert_eq!(report.kernels * 4, four.report.kernels * n, "{name} {target}");
                     // A layer costs what it costs.
                     assert!((seconds(fused) * 4.0 / seconds(four) / *n as f64 - 1.0).abs() < 0.01);
                 }
                 assert!(four.report.distinct <= most, "{target}: {}", four.plan);
+                // On GPUs gate and product are one kernel of a layer.
+                let both = four.plan.regions.iter().filter(|r| r.anchor == Anchor::Contract && r.anchors().len() == 2);
+                assert_eq!(both.count() == 1, gated && target != "cpu", "{target}: {}", four.plan);
             }
         }
     }

@@ -156,11 +156,15 @@ fn right(
 }
 
 fn check(family: &str, draw: Draw) {
+    check_cells(family, draw, |_| true);
+}
+
+fn check_cells(family: &str, draw: Draw, taken: impl Fn(&str) -> bool) {
     let wanted = number("KILN_SHAPES").map(|n| n as usize);
     let seed = drawn::seed();
     let only = std::env::var("KILN_CELL").ok();
     let mut found = Found::default();
-    for (number, (element, archs)) in (0u64..).zip(cells(family)) {
+    for (number, (element, archs)) in (0u64..).zip(cells(family)).filter(|(_, (element, _))| taken(element)) {
         let tf32 = element == "tf32";
         let dtype = if tf32 { DType::F32 } else { element.parse().unwrap() };
         let mut left: Vec<usize> = archs.iter().map(|_| wanted.unwrap_or(SHAPES)).collect();
@@ -275,6 +279,12 @@ fn shared_rows() {
 #[test]
 fn products() {
     check("gemm", drawn::product);
+}
+
+/// Two that share an operand; those of f64 stay apart.
+#[test]
+fn twins() {
+    check_cells("gemm", drawn::twins, |element| element != "f64");
 }
 
 #[test]

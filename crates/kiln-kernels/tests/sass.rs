@@ -234,6 +234,20 @@ fn no_config_spills() {
     problems.push(product(DType::F16, "mk,nk->mn", [8, 768, 2048]));
     problems.push(products::epilogue(DType::F16, [512, 512, 768]));
     problems.push(products::packed_weights());
+    for (dtype, several, [m, n, k]) in [
+        (DType::BF16, false, size),
+        (DType::F16, true, [24, 768, 2048]),
+        (DType::F16, false, [1, 768, 2048]),
+        (DType::F32, true, size),
+    ] {
+        let form = products::Twins { text: "mk,nk->mn", dtype, mirrored: false, bias: true, several };
+        let extent = move |l: char| match l {
+            'm' => m,
+            'n' => n,
+            _ => k,
+        };
+        problems.push(products::twins(form, &extent));
+    }
     for (depth, causal, lies) in
         [(64, true, "nqhd,nkhd->nhqk"), (128, false, "nhqd,nhkd->nhqk"), (256, true, "nhqd,nhkd->nhqk")]
     {

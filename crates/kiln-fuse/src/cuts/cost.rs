@@ -82,6 +82,12 @@ impl<'a> Costs<'a> {
         self.target.arch().is_some()
     }
 
+    /// Whether contractions that share an operand may be one kernel: it brings that operand once. A CPU's kernels go from one product to the
+    /// next, and would keep the first's result in memory as two of them do.
+    pub fn twins(&self) -> bool {
+        self.target.arch().is_some()
+    }
+
     /// What computing an anchor once more is charged, in seconds: as much as a kernel of its own.
     pub fn again(&self, dag: &Dag, anchor: ClassIx) -> f64 {
         let nodes = dag.class(anchor).nodes.iter().enumerate();

@@ -81,8 +81,10 @@ pub(crate) enum Core {
     Gather,
     /// Reductions of values of this type and axes: the class and node of one of them.
     Reduce(Inner),
-    /// Contraction, convolution or window at this class.
-    Heavy(ClassIx),
+    /// Contraction, convolution or window.
+    Heavy(Inner),
+    /// Several contractions that share an operand: the class and node of one of them.
+    Twins(Inner),
     /// Nothing may be joined to it or put on top.
     Closed,
 }
@@ -184,7 +186,10 @@ impl Core {
             (Core::Closed, _) | (_, Core::Closed) => return None,
             (Core::Map, x) | (x, Core::Map) => x,
             (Core::Gather, Core::Gather) => Core::Gather,
-            (Core::Heavy(a), Core::Heavy(b)) if a == b => self,
+            (Core::Heavy(a), Core::Heavy(b)) if a.0 == b.0 => self,
+            (Core::Heavy(a) | Core::Twins(a), Core::Heavy(b) | Core::Twins(b)) if a.0 == b.0 || twins(dag, a, b) => {
+                Core::Twins(a)
+            }
             (Core::Reduce(a), Core::Reduce(b)) if same_rows(dag, a, b) => self,
             _ => return None,
         })
@@ -197,12 +202,19 @@ impl Core {
             OpKind::Nullary | OpKind::Elementwise | OpKind::View => Core::Map,
             OpKind::Gather => Core::Gather,
             OpKind::Reduce => Core::Reduce(at),
-            OpKind::Contract | OpKind::Conv | OpKind::Window => Core::Heavy(at.0),
+            OpKind::Contract | OpKind::Conv | OpKind::Window => Core::Heavy(at),
             OpKind::Sink | OpKind::Scatter => return (self == Core::Map).then_some(Core::Closed),
             OpKind::Source | OpKind::Alone | OpKind::Opaque => return None,
         };
         self.join(own, dag)
     }
+}
+
+/// Whether two contractions are one einsum and share an operand: most pairs that are no twins are told apart by this.
+fn twins(dag: &Dag, a: Inner, b: Inner) -> bool {
+    let [a, b] = [a, b].map(|(class, node)| &dag.class(class).nodes[usize::from(node)]);
+    let shared = || a.operands.iter().zip(&b.operands).any(|(a, b)| a == b);
+    matches!(a.op, Some(Op::Contract { .. })) && a.op == b.op && shared()
 }
 
 /// Whether two reductions run over the same rows.

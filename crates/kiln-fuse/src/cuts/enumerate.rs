@@ -57,7 +57,8 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
             }
             let mut next: Vec<Cone> = Vec::new();
             for a in &partial {
-                let fits = |c: &Cone| c.inner.len() < MAX_NODES && c.core.under(dag, at).is_some();
+                let taken = |core: Core| !matches!(core, Core::Twins(_)) || costs.twins();
+                let fits = |c: &Cone| c.inner.len() < MAX_NODES && c.core.under(dag, at).is_some_and(taken);
                 next.extend(options.iter().filter_map(|b| a.join(b, dag)).filter(fits));
             }
             partial = ranking.prune(next, flow);
@@ -134,7 +135,7 @@ fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
         _ => true,
     };
     fits.then(|| {
-        let core = match (cut.anchor, cut.anchors.last()) {
+        let core = match (cut.anchor, cut.inner.iter().rfind(|i| cut.anchors.last() == Some(&i.0))) {
             // What is put on top sees the second contraction only.
             (Anchor::Attention, Some(product)) => Core::Heavy(*product),
             _ => cut.inner.iter().try_fold(Core::Map, |core, i| core.under(dag, *i)).unwrap_or(Core::Closed),

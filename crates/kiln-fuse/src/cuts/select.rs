@@ -99,28 +99,36 @@ pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Opti
     let settled = settled(dag, costs, &views, roots, &free);
     let likeness = Likeness::of(dag);
     let ranking = Ranking { dag, costs, likeness: &likeness, views: &views };
-    let mut seeds = [false, true].map(|parts| shared(dag, &views, parts)).to_vec();
-    seeds.dedup();
+    let [apart, merged] = [false, true].map(|parts| shared(dag, &views, parts));
+    // What merged products count as read by, however many of the readers of their parts are one kernel.
+    let floor = apart.iter().zip(&merged).map(|(a, b)| if a == b { 1.0 } else { *b }).collect::<Vec<_>>();
+    let mut seeds = vec![(apart, vec![1.0; dag.classes.len()])];
+    if floor.iter().any(|n| *n > 1.0) {
+        seeds.push((merged, floor));
+    }
     let mut best: Option<Cover> = None;
-    for mut refs in seeds {
+    for (mut refs, floor) in seeds {
         for pass in 0..PASSES {
             let (candidates, chosen) = candidates(&ranking, &free, &settled, &refs);
             let (chosen, charged) = refine(dag, costs, roots, &candidates, chosen);
             let (mut cover, used) = cover(dag, roots, candidates, chosen)?;
             cover.seconds += charged;
-            for (estimate, n) in refs.iter_mut().zip(used) {
-                let n = if pass + 1 >= SETTLE.0 { n * SETTLE.1 } else { n };
-                *estimate = f64::max(n, 1.0);
-            }
+            let weight = if pass + 1 >= SETTLE.0 { SETTLE.1 } else { 1.0 };
+            let next: Vec<f64> = used.iter().zip(&floor).map(|(n, least)| f64::max(n * weight, *least)).collect();
             if best.as_ref().is_none_or(|b| cover.seconds < b.seconds * (1.0 - GAIN)) {
                 best = Some(cover);
             }
+            // Another pass would do the same.
+            if next == refs {
+                break;
+            }
+            refs = next;
         }
     }
     best.ok_or_else(|| Error::NoCover { value: "the model".into(), why: "it has no outputs".into() })
 }
 
-/// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest. Those that take a part of what an anchor makes are
+/// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest. Parts of merged products are
 /// such users only if `parts`: they may end up in one kernel.
 fn shared(dag: &Dag, views: &Views, parts: bool) -> Vec<f64> {
     let mut users = vec![0.0; dag.classes.len()];
@@ -135,8 +143,15 @@ fn shared(dag: &Dag, views: &Views, parts: bool) -> Vec<f64> {
                 let seen = |o: &ClassIx| kind == Some(Contract) && views.partial(*o);
                 node.operands.iter().filter(|o| !seen(o)).for_each(|o| stored[o.index()] = true);
             }
-            if let (true, Some(Op::Slice { .. }), [of]) = (parts, &node.op, &node.operands[..]) {
-                stored[of.index()] |= dag.class(*of).nodes.iter().any(is_product);
+            // Results of one op, or of one kernel, share it.
+            if node.op.is_none() && !dag.class(c).tuple {
+                node.operands.iter().for_each(|o| stored[o.index()] = true);
+            }
+            // What can be had otherwise is a part of merged products.
+            if let (true, Some(Op::Slice { .. }), [of]) =
+                (parts && dag.class(c).nodes.len() > 1, &node.op, &node.operands[..])
+            {
+                stored[of.index()] = true;
             }
         }
         read.sort();

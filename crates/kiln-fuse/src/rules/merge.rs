@@ -19,17 +19,30 @@ pub(crate) fn merge(egraph: &mut EGraph, done: &mut Saturation) {
     egraph.analysis.trace.enter();
     let mut wholes: Vec<Whole> =
         groups(egraph).into_iter().filter_map(|(key, parts)| merged(egraph, key, parts)).collect();
-    egraph.rebuild();
     let mut known: BTreeSet<Vec<Id>> = wholes.iter().map(|whole| whole.parts.clone()).collect();
     let mut next = 0;
     while next < wholes.len() {
         let found = followers(egraph, &wholes, next);
-        egraph.rebuild();
         wholes.extend(found.into_iter().filter(|whole| known.insert(whole.parts.clone())));
         next += 1;
     }
-    if !wholes.is_empty() {
-        done.fired.insert(NAME.to_owned(), wholes.len());
+    // Views of a whole are worth having only on the way to what computes.
+    let mut useful: Vec<bool> = wholes.iter().map(|whole| whole.computes).collect();
+    for i in (0..wholes.len()).rev().filter(|i| useful[*i]).collect::<Vec<_>>() {
+        let mut from = wholes[i].from;
+        while let Some(earlier) = from {
+            useful[earlier] = true;
+            from = wholes[earlier].from;
+        }
+    }
+    let useful: Vec<Whole> =
+        wholes.into_iter().zip(useful).filter_map(|(whole, useful)| useful.then_some(whole)).collect();
+    for (part, slice) in useful.iter().flat_map(|whole| whole.parts.iter().zip(&whole.slices)) {
+        egraph.union(*part, *slice);
+    }
+    egraph.rebuild();
+    if !useful.is_empty() {
+        done.fired.insert(NAME.to_owned(), useful.len());
     }
     let left = LeftHandSide { pattern: PatternAst::default(), vars: vec![] };
     let made = egraph.analysis.trace.leave();
@@ -43,27 +56,34 @@ struct Whole {
     /// The axis along which the parts follow each other.
     axis: usize,
     parts: Vec<Id>,
+    /// What each part is of it.
+    slices: Vec<Id>,
+    /// The whole that it follows from.
+    from: Option<usize>,
+    /// Whether it is more than a view of that.
+    computes: bool,
 }
 
 impl Whole {
-    /// These neighbouring parts of `all`, from its part `first` on.
-    fn within(self, egraph: &mut EGraph, all: &Whole, first: usize) -> Option<Whole> {
-        if self.parts.len() == all.parts.len() {
-            return Some(self);
+    /// So many of its parts from `first` on.
+    fn range(&self, egraph: &mut EGraph, first: usize, count: usize) -> Option<Whole> {
+        let parts = self.parts[first..first + count].to_vec();
+        let mut id = self.id;
+        if count < self.parts.len() {
+            let extent = |part: &Id| shape(egraph, *part)?.get(self.axis).cloned();
+            let sum = |parts: &[Id]| parts.iter().try_fold(Dim::from(0), |sum, part| Some(sum + extent(part)?));
+            let (start, size) = (sum(&self.parts[..first])?, sum(&parts)?);
+            let mut sizes = shape(egraph, id)?;
+            let (mut starts, steps) = (vec![Dim::from(0); sizes.len()], vec![1; sizes.len()]);
+            (starts[self.axis], sizes[self.axis]) = (start, size);
+            id = egraph.try_put(&Op::Slice { starts, sizes, steps }, &[id])?;
         }
-        let extent = |part: &Id| shape(egraph, *part)?.get(all.axis).cloned();
-        let sum = |parts: &[Id]| parts.iter().try_fold(Dim::from(0), |sum, part| Some(sum + extent(part)?));
-        let (start, size) = (sum(&all.parts[..first])?, sum(&self.parts)?);
-        let mut sizes = shape(egraph, all.id)?;
-        let (mut starts, steps) = (vec![Dim::from(0); sizes.len()], vec![1; sizes.len()]);
-        (starts[all.axis], sizes[all.axis]) = (start, size);
-        let id = egraph.try_put(&Op::Slice { starts, sizes, steps }, &[all.id])?;
-        Some(Whole { id, ..self })
+        Whole::of(egraph, id, self.axis, parts)
     }
 
-    /// Makes each part equal to its slice of `id`; nothing if that does not type.
+    /// The value `id` with the slices that are its parts; nothing if they do not type.
     fn of(egraph: &mut EGraph, id: Id, axis: usize, parts: Vec<Id>) -> Option<Whole> {
-        let mut start = Dim::from(0);
+        let (mut start, mut slices) = (Dim::from(0), vec![]);
         for part in &parts {
             let sizes = shape(egraph, *part)?;
             let mut starts = vec![Dim::from(0); sizes.len()];
@@ -74,10 +94,9 @@ impl Whole {
             if egraph[slice].data.types != egraph[*part].data.types {
                 return None;
             }
-            egraph.union(*part, slice);
+            slices.push(slice);
         }
-        let parts = parts.into_iter().map(|part| egraph.find(part)).collect();
-        Some(Whole { id, axis, parts })
+        Some(Whole { id, axis, parts, slices, from: None, computes: true })
     }
 }
 
@@ -104,9 +123,14 @@ fn groups(egraph: &EGraph) -> Vec<(Key, Parts)> {
             }
         }
     }
+    // In the order in which the model has them, which is the same in equal layers.
+    let mut first: BTreeMap<Id, usize> = BTreeMap::new();
+    for node in 0..egraph.nodes().len() {
+        first.entry(egraph.find(Id::from(node))).or_insert(node);
+    }
     let mut best: BTreeMap<Vec<Id>, (usize, Key, Parts)> = BTreeMap::new();
     for (key, mut parts) in groups.into_iter().filter(|(_, parts)| parts.len() > 1) {
-        parts.sort();
+        parts.sort_by_key(|(part, _)| first.get(part));
         let made =
             |id: &Id| !egraph[*id].nodes.iter().any(|term| matches!(op_of(egraph, term), Some((Op::Weight { .. }, _))));
         let cost = parts.iter().filter(|(_, weight)| made(weight)).count();
@@ -182,8 +206,7 @@ fn followers(egraph: &mut EGraph, wholes: &[Whole], of: usize) -> Vec<Whole> {
             continue;
         }
         let Some((op, axis)) = together(egraph, whole, &ops) else { continue };
-        let range = Whole { id: whole.id, axis: whole.axis, parts: parts[first..first + run.len()].to_vec() };
-        let Some(range) = range.within(egraph, whole, first) else { continue };
+        let Some(range) = whole.range(egraph, first, run.len()) else { continue };
         let operands: Option<Vec<Id>> = (0..leader.2.len())
             .map(|i| match i == at {
                 true => Some(range.id),
@@ -192,7 +215,8 @@ fn followers(egraph: &mut EGraph, wholes: &[Whole], of: usize) -> Vec<Whole> {
             .collect();
         let id = operands.and_then(|operands| egraph.try_put(&op, &operands));
         let results: Vec<Id> = run.iter().map(|(id, ..)| *id).collect();
-        found.extend(id.and_then(|id| Whole::of(egraph, id, axis, results)));
+        let made = id.and_then(|id| Whole::of(egraph, id, axis, results));
+        found.extend(made.map(|made| Whole { from: Some(of), computes: op.kind() == OpKind::Elementwise, ..made }));
     }
     found
 }

@@ -405,6 +405,15 @@ fn reductions(mut d: Draft<'_>, dtype: DType, shape: Vec<Dim>, axis: i64, most: 
 
 /// Products of any orientation, with what may stand before and behind them.
 pub fn product(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
+    contraction(rng, dtype, false)
+}
+
+/// The same, of which there are two that share an operand.
+pub fn twins(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
+    contraction(rng, dtype, true)
+}
+
+fn contraction(rng: &mut Rng, dtype: DType, twins: bool) -> Result<Drawn> {
     const ORIENTATIONS: [&str; 12] = [
         "mk,kn->mn",
         "mk,nk->mn",
@@ -460,17 +469,37 @@ pub fn product(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
     let data = if !integers && one_in(d.rng, 5) { Data::Wild } else { Data::Tame };
     // Sometimes bytes that are converted on the way.
     let converted = dtype.is_float() && !dtype.is_f8() && one_in(d.rng, 6);
-    let x = match converted {
-        true => {
-            let x = d.seen(&mut b, DType::I8, &dims(&spec.lhs), Data::Tiny)?;
-            b.cast(x, dtype)?
-        }
-        false => d.seen(&mut b, dtype, &dims(&spec.lhs), data)?,
+    // What twins have apart lies alike.
+    let read = |d: &mut Draft, b: &mut Builder, dtype: DType, labels: &[char], data: Data| match twins {
+        true => d.input(b, dtype, &dims(labels), data),
+        false => d.seen(b, dtype, &dims(labels), data),
     };
-    let w = d.seen(&mut b, dtype, &dims(&spec.rhs), Data::Tame)?;
+    let left = |d: &mut Draft, b: &mut Builder| match converted {
+        true => {
+            let x = read(d, b, DType::I8, &spec.lhs, Data::Tiny)?;
+            b.cast(x, dtype)
+        }
+        false => read(d, b, dtype, &spec.lhs, data),
+    };
+    let x = left(&mut d, &mut b)?;
+    let w = read(&mut d, &mut b, dtype, &spec.rhs, Data::Tame)?;
     let mut y = b.contract(spec.clone(), x, w, sums, out)?;
     let shape = b.shape(y).to_vec();
     let mut results = vec![];
+    if twins {
+        let (x, w) = match one_in(d.rng, 3) {
+            true => (left(&mut d, &mut b)?, w),
+            false => (x, read(&mut d, &mut b, dtype, &spec.rhs, Data::Tame)?),
+        };
+        let other = b.contract(spec.clone(), x, w, sums, out)?;
+        if one_in(d.rng, 3) {
+            results.push(other);
+        }
+        y = match out.is_float() {
+            true => b.sigmoid(y).and_then(|gate| b.mul(gate, other))?,
+            false => b.relu(y).and_then(|gate| b.plus(gate, other))?,
+        };
+    }
     let behind = d.rng.range(0, 4);
     if behind == 1 || behind == 2 {
         let bias = d.input(&mut b, out, &shape[shape.len() - 1..], Data::Tame)?;
@@ -484,7 +513,8 @@ pub fn product(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
     }
     results.push(y);
     outputs(&mut b, results);
-    Ok(d.done(&format!("product_{text}_{dtype}_{behind}"), Anchor::Contract, 64.0, 3_000_000, b))
+    let name = if twins { "twins" } else { "product" };
+    Ok(d.done(&format!("{name}_{text}_{dtype}_{behind}"), Anchor::Contract, 64.0, 3_000_000, b))
 }
 
 /// Attention: heads beside rows or before them, causal, masked, capped, with shared keys.

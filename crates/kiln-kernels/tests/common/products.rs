@@ -154,6 +154,63 @@ pub fn signs() -> Case {
     })
 }
 
+/// Two products that share an operand.
+#[derive(Clone, Copy)]
+pub struct Twins {
+    pub text: &'static str,
+    pub dtype: DType,
+    /// Whether they share the right operand, not the left one.
+    pub mirrored: bool,
+    /// Whether each has a bias.
+    pub bias: bool,
+    /// Whether one of them is a result, too.
+    pub several: bool,
+}
+
+/// One product gates the other: by GELU where both are results, else by SiLU; of integers the positive ones are added.
+pub fn twins(form: Twins, extent: &dyn Fn(char) -> usize) -> Case {
+    let Twins { text, dtype, mirrored, bias, several } = form;
+    let spec = spec(text);
+    let tensor = |labels: &[char], seed| {
+        let shape: Vec<usize> = labels.iter().map(|l| extent(*l)).collect();
+        if dtype.is_int() { ints(dtype, &shape, -9, 9, seed) } else { random(dtype, &shape, seed) }
+    };
+    let (one, two) = if mirrored { (&spec.rhs, &spec.lhs) } else { (&spec.lhs, &spec.rhs) };
+    let mut inputs = vec![tensor(one, 1), tensor(two, 2), tensor(two, 3)];
+    let out = if dtype.is_int() { DType::I32 } else { dtype };
+    let last = *spec.out.last().unwrap();
+    if bias {
+        inputs.extend([4, 5].map(|seed| random(out, &[extent(last)], seed)));
+    }
+    let sizes: Vec<String> = "mnk".chars().map(|l| extent(l).to_string()).collect();
+    let name = format!("twins_{text}_{dtype}_{}{}", sizes.join("x"), if mirrored { "_mirrored" } else { "" });
+    // Sums in another order, whose errors the other product's values, of the order of ten, multiply.
+    let roundings = if dtype == DType::F32 { 2.0 * extent('k') as f64 } else { 64.0 };
+    case(&name, Anchor::Contract, roundings, inputs, |b| {
+        let dims = |labels: &[char]| -> Vec<Dim> {
+            labels.iter().map(|l| if *l == 'm' { Dim::sym("M") } else { Dim::from(extent(*l)) }).collect()
+        };
+        let x = b.input("x", dtype, &dims(one))?;
+        let mut products = vec![];
+        let weights = [b.input("gate", dtype, &dims(two))?, b.input("up", dtype, &dims(two))?];
+        for w in weights {
+            let (left, right) = if mirrored { (w, x) } else { (x, w) };
+            products.push(b.contract(spec.clone(), left, right, dtype.accumulator(), out)?);
+        }
+        for y in products.iter_mut().filter(|_| bias) {
+            let beside = b.input("bias", out, &dims(&[last]))?;
+            *y = b.plus(*y, beside)?;
+        }
+        let [gate, up] = products[..] else { unreachable!() };
+        let y = match (dtype.is_int(), several) {
+            (true, _) => b.relu(gate).and_then(|gate| b.plus(gate, up))?,
+            (false, true) => b.gelu(gate).and_then(|gate| b.mul(gate, up))?,
+            (false, false) => b.silu(gate).and_then(|gate| b.mul(gate, up))?,
+        };
+        Ok(if several { vec![y, up] } else { vec![y] })
+    })
+}
+
 /// What rows in groups are multiplied by.
 #[derive(Clone, Copy)]
 pub struct Groups {

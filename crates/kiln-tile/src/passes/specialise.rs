@@ -89,7 +89,8 @@ fn travelling_alone(block: &Block, feeds: &HashMap<ValueId, Feed>, found: &mut V
 }
 
 impl Pass<'_> {
-    /// Makes a channel for each group of loads of `block`: those that one dot of the same block multiplies, or one alone. Not one of `busy`.
+    /// Makes a channel for each group of loads of `block`: those that one dot of the same block multiplies, or dots that share one, or one alone. Not
+    /// one of `busy`.
     fn assign(&mut self, block: &Block, stages: u32, busy: &[ChannelId]) {
         let mut here: Vec<ValueId> =
             block.iter().flat_map(|stmt| &stmt.results).copied().filter(|v| self.feeds.contains_key(v)).collect();
@@ -101,8 +102,12 @@ impl Pass<'_> {
             let alone = |load: &ValueId| self.key(*load).is_some_and(|key| self.alone.contains(&key));
             let (apart, group): (Vec<ValueId>, Vec<ValueId>) = group.into_iter().partition(alone);
             groups.extend(apart.into_iter().map(|load| (vec![load], stages)));
-            if !group.is_empty() {
-                groups.push((group, stages));
+            // What a dot multiplies beside a tile of an earlier one travels with that.
+            let shares = |known: &Vec<ValueId>| operands(&stmt.op).iter().any(|v| known.contains(v));
+            match groups.iter_mut().find(|(known, _)| shares(known)) {
+                Some((known, _)) => known.extend(group),
+                None if !group.is_empty() => groups.push((group, stages)),
+                None => {}
             }
         }
         groups.extend(here.into_iter().map(|load| (vec![load], 1)));

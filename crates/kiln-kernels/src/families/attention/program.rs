@@ -307,7 +307,7 @@ impl<'e> Emit<'e> {
         let outputs: Vec<ValueId> = streamed.full.iter().map(|i| self.values.output(*i)).collect();
         let product = streamed.parts.product;
         let paths: Vec<Vec<ValueId>> =
-            outputs.iter().map(|v| views(&self.values, product, *v)).collect::<Result<_>>()?;
+            outputs.iter().map(|v| views(&self.values, &[product], *v)).collect::<Result<_>>()?;
         let hints: Vec<String> = outputs.iter().map(|v| self.values.hint(*v)).collect();
         let names: Vec<&str> = hints.iter().map(String::as_str).collect();
         let inverse = k.map("inverse", &total.shape, &[total], |_, x, _| Expr::float(F32, 1.0) / &x[0]);

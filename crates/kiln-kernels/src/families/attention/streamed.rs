@@ -157,7 +157,7 @@ impl Streamed {
         let (full, of_rows): (Vec<usize>, Vec<usize>) =
             (0..graph.outputs.len()).partition(|i| behind[graph.outputs[*i].1.index()]);
         let of_result = |i: usize| match full.contains(&i) {
-            true => Ok(stored(&views(values, parts.product, graph.outputs[i].1)?, values, &out)),
+            true => Ok(stored(&views(values, &[parts.product], graph.outputs[i].1)?, values, &out)),
             false => Ok(None),
         };
         let boxes = (0..graph.outputs.len()).map(of_result).collect::<Result<_>>()?;

@@ -136,7 +136,7 @@ impl Config {
     pub fn sums(&self, problem: &Problem) -> u32 {
         // Of a column that threads share each has the sums of its own elements of a step.
         let each = if self.lanes > 0 { self.bk } else { 1 };
-        self.bm * self.bn * each * (problem.sums.bits() / 32) / (32 * self.warps)
+        problem.contractions() * self.bm * self.bn * each * (problem.sums.bits() / 32) / (32 * self.warps)
     }
 
     /// Which operand gives the rows of tiles, 0 or 1, and which the columns.
@@ -144,10 +144,10 @@ impl Config {
         if self.swap { [1, 0] } else { [0, 1] }
     }
 
-    /// Elements of both operands' tiles of a step.
-    fn elements(&self) -> [u32; 2] {
-        let tiles = [self.bm * self.bk, self.bn * self.bk];
-        if self.swap { [tiles[1], tiles[0]] } else { tiles }
+    /// Elements of the tiles of a step of the operands on either side.
+    fn elements(&self, problem: &Problem) -> [u32; 2] {
+        let outer = if self.swap { [self.bn, self.bm] } else { [self.bm, self.bn] };
+        [0, 1].map(|side| problem.operands(side) * outer[side] * self.bk)
     }
 
     /// CTAs of a cluster.
@@ -158,21 +158,21 @@ impl Config {
     /// Bytes of a step's operands that a CTA asks for itself; of what a cluster shares its part.
     pub fn asked_bytes(&self, problem: &Problem) -> u32 {
         let sides = self.sides();
-        let part =
-            |axis: usize, outer: u32| outer * self.bk * problem.types[sides[axis]].bits() / 8 / self.cluster[1 - axis];
-        part(0, self.bm) + part(1, self.bn)
+        let elements = self.elements(problem);
+        let part = |axis: usize| elements[sides[axis]] * problem.types[sides[axis]].bits() / 8 / self.cluster[1 - axis];
+        part(0) + part(1)
     }
 
     /// Bytes of shared memory of a step's operands.
     pub fn step_bytes(&self, problem: &Problem) -> u32 {
-        let bytes = |side: usize| self.elements()[side] * problem.types[side].bits() / 8;
+        let bytes = |side: usize| self.elements(problem)[side] * problem.types[side].bits() / 8;
         bytes(0) + bytes(1)
     }
 
     /// 32-bit registers of a thread for operands that travel through them; the assembler gives bytes one each.
     pub fn carried(&self, problem: &Problem) -> u32 {
         let words = |side: usize| {
-            let (elements, bits) = (self.elements()[side], problem.types[side].bits());
+            let (elements, bits) = (self.elements(problem)[side], problem.types[side].bits());
             if bits == 8 { elements } else { elements * bits / 32 }
         };
         (words(0) + words(1)) / (32 * self.warps)
@@ -184,7 +184,9 @@ impl Config {
             return 0;
         }
         // Where threads multiply, rows are padded by 16 bytes.
-        let padded = if problem.tensor() { 0 } else { 16 * (self.bm + self.bn + 2 * self.bk) };
+        let sides = self.sides();
+        let padding = |axis: usize| 16 * problem.operands(sides[axis]) * ([self.bm, self.bn][axis] + self.bk);
+        let padded = if problem.tensor() { 0 } else { padding(0) + padding(1) };
         let staged = if self.staged(problem) { self.tiles() * self.bm * self.bn * problem.stored_bytes } else { 0 };
         self.stages * (self.step_bytes(problem) + padded) + staged
     }

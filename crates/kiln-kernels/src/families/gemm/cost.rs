@@ -37,14 +37,14 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
 
     let share = if kind < problem.best && kind == MmaKind::Sync { costs.sync_share } else { 1.0 };
     let peak = 1e12 * atom.map_or(gpu.rates.f32, |atom| rate(atom.a, gpu)) * share / sms;
-    let math = 2.0 * bm * bn * bk / peak;
+    let math = f64::from(problem.contractions()) * 2.0 * bm * bn * bk / peak;
     let clock = gpu.clock_ghz * 1e9;
     let shared = read_bytes(problem, config, kind) / SHARED_BYTES / clock;
     let step_bytes = f64::from(config.step_bytes(problem));
     let l2 = (f64::from(config.asked_bytes(problem)) / costs.l2_sm_bytes).max(step_bytes / costs.sm_bytes) / clock;
     // What threads load themselves costs instructions, and does not run under products.
     let narrow = |side: usize| {
-        let tile = [bm, bn][side ^ usize::from(config.swap)] * bk;
+        let tile = f64::from(problem.operands(side)) * [bm, bn][side ^ usize::from(config.swap)] * bk;
         match problem.feeds[side] {
             Feed::Computed => tile,
             Feed::Registers => tile / 2.0,
@@ -82,7 +82,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let memory = memory(bytes, asked, gpu);
     let overlapped = work.max(memory) + costs.overlap_loss * work.min(memory);
 
-    let sums = bm * bn * f64::from(problem.sums.bits()) / 8.0;
+    let sums = f64::from(problem.contractions()) * bm * bn * f64::from(problem.sums.bits()) / 8.0;
     let turn = costs.handover_seconds + 2.0 * sums / (costs.l2_sm_bytes * clock);
     let (combined, launches) = match config.depth {
         Depth::Whole => (0.0, 1),
@@ -126,7 +126,9 @@ fn memory(bytes: f64, asked: f64, gpu: &Gpu) -> f64 {
 fn lanes(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let costs = &gpu.costs;
     let [few, many] = config.sides();
-    let size = |side: usize| f64::from(problem.types[side].bits()) / 8.0;
+    // Of an element of all operands on a side.
+    let size = |side: usize| f64::from(problem.operands(side) * problem.types[side].bits()) / 8.0;
+    let contractions = f64::from(problem.contractions());
     let [bm, bn, bk, lanes, threads] = [config.bm, config.bn, config.bk, config.lanes, config.threads()].map(f64::from);
     let (ctas, sms) = (problem.tiles(config), f64::from(gpu.sms));
     let steps = (problem.depth_size() / bk).ceil();
@@ -139,8 +141,8 @@ fn lanes(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let memory = (ctas / seats).floor() * turn(seats) + turn(ctas % seats);
     // A conversion, and a multiplication and addition for each row; loads; shuffles within warps.
     let loads = (bn * size(many) + bm * size(few) * threads / lanes) * bk / 16.0;
-    let step = bn * bk * (1.0 + 2.0 * bm) + costs.access_ops * loads;
-    let end = costs.shuffle_ops * bm * bn * lanes * lanes.min(32.0).log2();
+    let step = contractions * bn * bk * (1.0 + 2.0 * bm) + costs.access_ops * loads;
+    let end = contractions * costs.shuffle_ops * bm * bn * lanes * lanes.min(32.0).log2();
     let busy = (ctas / sms).min(1.0);
     let work = ctas * (steps * step + end) / (gpu.peak_ops(kiln_tile::DType::F32, false) * busy);
     // CTAs that begin together load together and then multiply together; those that come later run under them.
@@ -157,17 +159,22 @@ fn read_bytes(problem: &Problem, config: &Config, kind: MmaKind) -> f64 {
     let [bm, bn, bk] = [config.bm, config.bn, config.bk].map(f64::from);
     let size = f64::from(problem.types[0].bits()) / 8.0;
     let warps = f64::from(config.warps);
+    // Each contraction reads both of its operands.
+    let contractions = f64::from(problem.contractions());
     match kind {
-        // Every 64 rows are read with all columns; copies have written both there.
-        MmaKind::Wgmma => (bm + bn * bm / 64.0 + bm + bn) * bk * size,
+        // Every 64 rows are read with all columns; copies have written all tiles there.
+        MmaKind::Wgmma => {
+            let [rows, columns] = config.sides().map(|side| f64::from(problem.operands(side)));
+            (contractions * (bm + bn * bm / 64.0) + rows * bm + columns * bn) * bk * size
+        }
         // Warps share the tile as squarely as may be.
         MmaKind::Sync => {
             let across = (warps * bn / bm).sqrt().clamp(1.0, warps);
-            (bm * across + bn * warps / across) * bk * size
+            contractions * (bm * across + bn * warps / across) * bk * size
         }
         MmaKind::Fma => {
             let block = (bm * bn / (32.0 * warps)).sqrt();
-            block_bytes([block; 2], 32.0 * warps, bk, size)
+            contractions * block_bytes([block; 2], 32.0 * warps, bk, size)
         }
     }
 }

@@ -6,7 +6,8 @@
 //! operands meet in registers; with few tiles CTAs share the depth of each, and sums are added in one order. Rows may come in groups with a right
 //! operand each. CTAs of a cluster share the columns, or the rows, that both read: each brings half of them to both, and where small tiles leave the
 //! level-2 cache behind that is what they wait for. Two warpgroups with a tile each may take turns: one multiplies while the other stores
-//! (CUTLASS 3's "ping-pong" kernel).
+//! (CUTLASS 3's "ping-pong" kernel). Contractions that share an operand (the gate and the product beside it of SwiGLU) are one launch: a CTA has a
+//! tile of sums of each, and brings the tiles of what they share once (CUTLASS's "dual GEMM" example).
 //!
 //! Operands may be views of parts of what lies in memory: boxes that begin and end there, of which no copy is made.
 //!
@@ -75,7 +76,8 @@ impl KernelFamily for Gemm {
 
     fn accept(&self, subject: &Arc<Subject>, gpu: &Gpu) -> Result<Option<Problem>> {
         let region = &subject.region;
-        let (Anchor::Contract, [anchor]) = (region.anchor, &region.anchors()[..]) else { return Ok(None) };
+        let anchors = region.anchors();
+        let (Anchor::Contract, [anchor, ..]) = (region.anchor, &anchors[..]) else { return Ok(None) };
         let node = region.graph.node(*anchor);
         let grouped = |transposed: bool| EinsumSpec {
             lhs: vec!['t', 'k'],
@@ -99,7 +101,7 @@ impl KernelFamily for Gemm {
             let help = "cast the operands to i32 or to a float";
             return if groups.is_some() { values.unsupported(what(), help) } else { Ok(None) };
         }
-        let mut product = Product::of(&values, *anchor, &spec, [*acc, *out])?;
+        let mut product = Product::of(&values, &anchors, &spec, [*acc, *out])?;
         if groups.is_some() {
             // A tile ends where its group does: what is stored is no box.
             product.boxes.iter_mut().for_each(|axes| *axes = None);
@@ -245,9 +247,20 @@ impl Problem {
         grid * whole(rows, config.cluster[0]) * whole(columns, config.cluster[1])
     }
 
+    /// Contractions that are made together.
+    fn contractions(&self) -> u32 {
+        1 + self.product.twins.len() as u32
+    }
+
+    /// Operands on a side; what contractions share counts once.
+    fn operands(&self, side: usize) -> u32 {
+        self.product.operands_of(side).count() as u32
+    }
+
     /// Typical number of sums.
     fn results(&self) -> f64 {
-        self.subject.count(&self.subject.region.graph.ty(self.product.result).shape)
+        let each = self.subject.count(&self.subject.region.graph.ty(self.product.result).shape);
+        f64::from(self.contractions()) * each
     }
 
     /// Typical operations of the product alone.

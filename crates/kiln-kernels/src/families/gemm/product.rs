@@ -87,6 +87,16 @@ pub struct Operand {
     pub lies: Option<(usize, Axes)>,
 }
 
+/// A contraction beside the first, which differs from it in one operand alone.
+#[derive(Clone, Debug)]
+pub struct Twin {
+    pub anchor: NodeId,
+    pub result: ValueId,
+    /// Whether that is the left operand, 0, or the right one, 1.
+    pub side: usize,
+    pub operand: Operand,
+}
+
 /// A product.
 #[derive(Clone, Debug)]
 pub struct Product {
@@ -101,6 +111,8 @@ pub struct Product {
     /// Labels of which a CTA has one coordinate.
     pub grid: Vec<(char, Dim)>,
     pub operands: [Operand; 2],
+    /// What is multiplied beside, with the same coordinates.
+    pub twins: Vec<Twin>,
     pub depth: Group,
     /// For each of the region's results its axes, if they are those of the product.
     pub boxes: Vec<Option<Axes>>,
@@ -112,8 +124,10 @@ pub struct Product {
 const LEAST_INNER: i64 = 32;
 
 impl Product {
-    /// The einsum `anchor` as a product.
-    pub fn of(values: &Values, anchor: NodeId, spec: &EinsumSpec, [acc, out]: [DType; 2]) -> Result<Product> {
+    /// The einsum of all `anchors` as a product.
+    pub fn of(values: &Values, anchors: &[NodeId], spec: &EinsumSpec, [acc, out]: [DType; 2]) -> Result<Product> {
+        let [anchor, others @ ..] = anchors else { return values.malformed("it has no contraction") };
+        let anchor = *anchor;
         let node = values.graph.node(anchor);
         let extent = |label: &char| {
             let among = |labels: &[char], v: ValueId| {
@@ -148,6 +162,7 @@ impl Product {
             out,
             grid: [batch, chosen].into_iter().flat_map(|own| own.labels.into_iter().zip(own.extents)).collect(),
             operands: [operand(0), operand(1)],
+            twins: vec![],
             depth: group(&spec.lhs, true, true, false),
             boxes: vec![],
             plain: None,
@@ -167,14 +182,57 @@ impl Product {
             product.operands[side].lies = Some((input, axes));
             product.grid.extend(first);
         }
+        for other in others {
+            let twin = product.twin(values, *other)?;
+            product.twins.push(twin);
+        }
         let outers = [Along::Outer(0), Along::Outer(1)];
         for i in 0..values.graph.outputs.len() {
-            let labels = stored(&views(values, anchor, values.output(i))?, values, &spec.out);
+            let labels = stored(&views(values, anchors, values.output(i))?, values, &spec.out);
             let axes = labels.and_then(|labels| product.axes(&row_major(&labels, &extent), &outers));
             product.boxes.push(axes);
         }
         product.plain = product.axes(&row_major(&spec.out, &extent), &outers);
         Ok(product)
+    }
+
+    /// A contraction as a twin of this one, whose operands lie alike.
+    fn twin(&self, values: &Values, anchor: NodeId) -> Result<Twin> {
+        let (first, node) = (values.graph.node(self.anchor), values.graph.node(anchor));
+        let side = usize::from(first.inputs[0] == node.inputs[0]);
+        let value = narrowest(values, node.inputs[side], self.acc.compute());
+        let mut operand = Operand { value, ..self.operands[side].clone() };
+        if let Some((_, axes)) = operand.lies.take() {
+            let Some(Memory { input, .. }) = memory(values, &operand) else {
+                return values.malformed("the operands of its contractions lie in other ways");
+            };
+            operand.lies = Some((input, axes));
+        }
+        Ok(Twin { anchor, result: node.outputs[0], side, operand })
+    }
+
+    /// All contractions.
+    pub fn anchors(&self) -> Vec<NodeId> {
+        std::iter::once(self.anchor).chain(self.twins.iter().map(|twin| twin.anchor)).collect()
+    }
+
+    /// The results of all contractions.
+    pub fn results(&self) -> Vec<ValueId> {
+        std::iter::once(self.result).chain(self.twins.iter().map(|twin| twin.result)).collect()
+    }
+
+    /// The operands of all contractions on a side; what they share counts once.
+    pub fn operands_of(&self, side: usize) -> impl Iterator<Item = &Operand> {
+        let own = self.twins.iter().filter(move |twin| twin.side == side).map(|twin| &twin.operand);
+        std::iter::once(&self.operands[side]).chain(own)
+    }
+
+    /// What contraction `n` multiplies on a side; none where that is what the first does.
+    pub fn own(&self, n: usize, side: usize) -> Option<&Operand> {
+        match n.checked_sub(1) {
+            None => Some(&self.operands[side]),
+            Some(twin) => self.twins.get(twin).filter(|twin| twin.side == side).map(|twin| &twin.operand),
+        }
     }
 
     /// Operand `side` as a box, with the least number of outer labels that CTAs have one coordinate of.
@@ -284,14 +342,14 @@ fn narrowest(values: &Values, v: ValueId, sums: DType) -> ValueId {
     }
 }
 
-/// The permutes and reshapes between the result of `anchor` and `output`, from the output on.
-pub fn views(values: &Values, anchor: NodeId, output: ValueId) -> Result<Vec<ValueId>> {
+/// The permutes and reshapes between the results of `anchors`, which all see the same, and `output`, from the output on.
+pub fn views(values: &Values, anchors: &[NodeId], output: ValueId) -> Result<Vec<ValueId>> {
     let graph = values.graph;
     let roles = values.region.roles();
     let depends = |v: &ValueId| matches!(roles[graph.value(*v).node.index()], Role::Anchor | Role::Epilogue);
     let mut views = vec![];
     let mut v = output;
-    while graph.value(v).node != anchor {
+    while !anchors.contains(&graph.value(v).node) {
         let node = graph.producer(v);
         if node.op.kind() == OpKind::View {
             views.push(v);

@@ -46,9 +46,11 @@ pub fn product(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         Depth::Parts(_) => {
             let parts = program.partial(&mut k, Access::Write);
             program.tiles(&mut k, true);
-            let sums = program.sums(&mut k)?;
-            let place = program.tile_of(&parts, Some(program.at[0].clone()));
-            k.store(Place::View(place), &sums);
+            let part = program.at[0].clone();
+            for (n, sums) in program.sums(&mut k)?.iter().enumerate() {
+                let place = program.tile_of(&parts, Program::layer(problem, Some(&part), n));
+                k.store(Place::View(place), sums);
+            }
         }
         Depth::Turns(parts) => program.turns(&mut k, parts)?,
         Depth::Stream(ctas) => program.stream(&mut k, ctas)?,
@@ -63,25 +65,26 @@ pub fn combination(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     k.schedule(Schedule { warps: small.warps, ..Schedule::default() });
     let parts = program.partial(&mut k, Access::Read);
     program.tiles(&mut k, false);
-    let zero = program.zero(&mut k);
+    let zeros = program.zeros(&mut k);
     let range = (Expr::index(0), Expr::index(config.depth.parts().into()), 1);
-    let sums = k.for_range("part", range, None, &[zero], |k, part, sums| {
-        let view = program.tile_of(&parts, Some(part.clone()));
-        let more = k.load("part", view);
-        vec![k.map("sums", &more.shape.clone(), &[&sums[0], &more], |_, x, _| &x[0] + &x[1])]
+    let sums = k.for_range("part", range, None, &zeros, |k, part, sums| {
+        let add = |(n, sums): (usize, &Tile)| {
+            let view = program.tile_of(&parts, Program::layer(problem, Some(part), n));
+            let more = k.load("part", view);
+            k.map("sums", &more.shape.clone(), &[sums, &more], |_, x, _| &x[0] + &x[1])
+        };
+        sums.iter().enumerate().map(add).collect()
     });
-    program.results(&mut k, &sums[0])?;
+    program.results(&mut k, &sums)?;
     program.values.launch(k)
 }
 
 /// Bytes of sums that CTAs leave for others.
 pub fn scratch_bytes(problem: &Problem, config: &Config) -> Dim {
-    let elements = match config.depth {
-        Depth::Whole => return Dim::from(0),
-        Depth::Parts(_) => numel(&Program::part_shape(problem, config)),
-        Depth::Turns(_) | Depth::Stream(_) => numel(&Program::result_shape(problem, config)),
-    };
-    elements * Dim::from(i64::from(problem.sums.bits() / 8))
+    match config.depth {
+        Depth::Whole => Dim::from(0),
+        _ => numel(&Program::sums_shape(problem, config)) * Dim::from(i64::from(problem.sums.bits() / 8)),
+    }
 }
 
 /// Bytes of the counters of those.
@@ -96,6 +99,13 @@ pub fn counter_bytes(problem: &Problem, config: &Config) -> Dim {
 const REGISTERS: (u32, u32) = (40, 232);
 /// Greatest extent of a tile that parts are added in.
 const COMBINED: u32 = 64;
+
+/// Where the tiles of an operand come from.
+pub struct Source<'a> {
+    operand: &'a Operand,
+    /// The tensor that it is a box of, if it is one.
+    pub lies: Option<Lies>,
+}
 
 pub struct Program<'a> {
     pub values: Values<'a>,
@@ -187,13 +197,15 @@ impl<'a> Program<'a> {
         View { tensor: tensor.clone(), origin, axes: walked, shape: shape.to_vec(), masked }
     }
 
-    fn zero(&self, k: &mut Builder) -> Tile {
+    /// A tile for the sums of each contraction.
+    fn zeros(&self, k: &mut Builder) -> Vec<Tile> {
         let sums = self.problem.sums;
-        k.full("acc", sums, &[self.config.bm, self.config.bn], Expr::int(sums, 0))
+        let zero = |_| k.full("acc", sums, &[self.config.bm, self.config.bn], Expr::int(sums, 0));
+        (0..self.problem.contractions()).map(zero).collect()
     }
 
-    /// The sums of the CTA's tile, or of its part.
-    pub fn sums(&mut self, k: &mut Builder) -> Result<Tile> {
+    /// The sums of the CTA's tile, or of its part, of each contraction.
+    pub fn sums(&mut self, k: &mut Builder) -> Result<Vec<Tile>> {
         if self.config.lanes > 0 {
             return self.lane_sums(k);
         }
@@ -213,24 +225,39 @@ impl<'a> Program<'a> {
     }
 
     /// The sums of some of the depth.
-    pub fn sums_between(&mut self, k: &mut Builder, start: Expr, end: Expr) -> Result<Tile> {
+    pub fn sums_between(&mut self, k: &mut Builder, start: Expr, end: Expr) -> Result<Vec<Tile>> {
         let Config { bk, stages, .. } = self.config;
-        let operands = self.sides().map(|side| self.operand(k, side));
-        let zero = self.zero(k);
-        let sums = k.try_for_range("k0", (start, end, i64::from(bk)), Some(stages), &[zero], |k, k0, acc| {
-            let a = self.operand_tile(k, 0, &operands[0], k0)?;
-            let b = self.operand_tile(k, 1, &operands[1], k0)?;
-            Ok(vec![k.dot_rounded(&a, &b, &acc[0], self.problem.tf32)])
-        })?;
-        Ok(sums[0].clone())
+        let sources = self.sources(k);
+        let zeros = self.zeros(k);
+        k.try_for_range("k0", (start, end, i64::from(bk)), Some(stages), &zeros, |k, k0, acc| {
+            let mut tiles: Vec<[Tile; 2]> = vec![];
+            for own in &sources {
+                let mut tile = |axis: usize| match &own[axis] {
+                    Some(source) => self.operand_tile(k, axis, source, k0),
+                    None => Ok(tiles[0][axis].clone()),
+                };
+                let pair = [tile(0)?, tile(1)?];
+                tiles.push(pair);
+            }
+            let dot = |([a, b], acc): (&[Tile; 2], &Tile)| k.dot_rounded(a, b, acc, self.problem.tf32);
+            Ok(tiles.iter().zip(acc).map(dot).collect())
+        })
     }
 
-    /// What an operand is a box of, if it is one.
-    pub fn operand(&mut self, k: &mut Builder, side: usize) -> Option<Lies> {
-        let (input, axes) = self.problem.product.operands[side].lies.clone()?;
-        let memory: Vec<&MemoryAxis> = axes.0.iter().map(|(_, axis)| axis).collect();
-        let (tensor, starts) = self.values.input_box(k, input, &memory);
-        Some(Lies { tensor, axes, starts })
+    /// What each contraction multiplies along rows and along columns; none where that is what the first does.
+    pub fn sources(&mut self, k: &mut Builder) -> Vec<[Option<Source<'a>>; 2]> {
+        let product = &self.problem.product;
+        let sides = self.sides();
+        let mut source = |n: usize, side: usize| {
+            let operand = product.own(n, side)?;
+            let lies = operand.lies.clone().map(|(input, axes)| {
+                let memory: Vec<&MemoryAxis> = axes.0.iter().map(|(_, axis)| axis).collect();
+                let (tensor, starts) = self.values.input_box(k, input, &memory);
+                Lies { tensor, axes, starts }
+            });
+            Some(Source { operand, lies })
+        };
+        (0..=product.twins.len()).map(|n| sides.map(|side| source(n, side))).collect()
     }
 
     /// [`Program::view`] of an operand.
@@ -240,15 +267,15 @@ impl<'a> Program<'a> {
         view
     }
 
-    /// The tile of the operand of the rows, 0, or of the columns, 1, at depth `k0`: `[rows, depth]`, `[depth, columns]`.
-    fn operand_tile(&mut self, k: &mut Builder, axis: usize, lies: &Option<Lies>, k0: &Expr) -> Result<Tile> {
+    /// The tile of an operand of the rows, 0, or of the columns, 1, at depth `k0`: `[rows, depth]`, `[depth, columns]`.
+    fn operand_tile(&mut self, k: &mut Builder, axis: usize, source: &Source, k0: &Expr) -> Result<Tile> {
         let side = self.sides()[axis];
         let name = ["a", "b"][axis];
         let outer = [self.config.bm, self.config.bn][axis];
         let deep = 1 - axis;
         let mut shape = [self.config.bk; 2];
         shape[axis] = outer;
-        let tile = match lies {
+        let tile = match &source.lies {
             Some(lies) => {
                 let view = self.operand_view(lies, shape, |along| match along {
                     Along::Outer(_) => Some((axis, self.first(axis))),
@@ -257,7 +284,7 @@ impl<'a> Program<'a> {
                 });
                 k.load(name, view)
             }
-            None => self.computed(k, name, (axis, side), shape, k0)?,
+            None => self.computed(k, name, (axis, source.operand), shape, k0)?,
         };
         Ok(k.cast(&tile, self.problem.types[side]))
     }
@@ -267,12 +294,12 @@ impl<'a> Program<'a> {
         &mut self,
         k: &mut Builder,
         name: &str,
-        (axis, side): (usize, usize),
+        (axis, operand): (usize, &Operand),
         shape: [u32; 2],
         k0: &Expr,
     ) -> Result<Tile> {
         let problem = self.problem;
-        let operand = &problem.product.operands[side];
+        let side = self.sides()[axis];
         let deep = 1 - axis;
         // The axis of the last label is the fast one.
         let dense = |label: &char| problem.product.depth.labels.contains(label);
@@ -306,29 +333,33 @@ impl<'a> Program<'a> {
         grid.map(|(axis, (label, _))| (*label, self.grid_at(axis))).collect()
     }
 
-    /// Writes the results of the CTA's tile.
-    pub fn results(&mut self, k: &mut Builder, sums: &Tile) -> Result<()> {
+    /// Writes the results of the CTA's tile, from the sums of each contraction.
+    pub fn results(&mut self, k: &mut Builder, sums: &[Tile]) -> Result<()> {
         let problem = self.problem;
         let product = &problem.product;
         let outputs: Vec<ValueId> = (0..product.boxes.len()).map(|i| self.values.output(i)).collect();
+        let (anchors, contracted) = (product.anchors(), product.results());
         let paths: Vec<Vec<ValueId>> =
-            outputs.iter().map(|v| views(&self.values, product.anchor, *v)).collect::<Result<_>>()?;
+            outputs.iter().map(|v| views(&self.values, &anchors, *v)).collect::<Result<_>>()?;
         let boxes: Vec<Option<View>> = (0..outputs.len()).map(|i| self.output_box(k, i)).collect();
         let beside = self.beside(k);
         let hints: Vec<String> = outputs.iter().map(|v| self.values.hint(*v)).collect();
         let names: Vec<&str> = hints.iter().map(String::as_str).collect();
-        let shape = sums.shape.clone();
+        let shape = [self.config.bm, self.config.bn];
+        let sums: Vec<&Tile> = sums.iter().collect();
         let point = self.points(k);
         let values = &mut self.values;
-        let tiles = k.try_map(&names, &shape, &[sums], |k, x, at| {
+        let tiles = k.try_map(&names, &shape, &sums, |k, x, at| {
             let point = point.at(values, k, at);
             values.at_points(point.exists.clone(), |values| {
                 for (v, view) in &beside {
                     values.given_element(*v, &point.index, &view.tensor, &view.index(at));
                 }
-                let total = round(&round(&x[0], product.acc).cast(product.acc.compute()), product.out);
-                let total = values.name(k, "contracted", total);
-                values.bind(product.result, total);
+                for (sum, result) in x.iter().zip(&contracted) {
+                    let total = round(&round(sum, product.acc).cast(product.acc.compute()), product.out);
+                    let total = values.name(k, "contracted", total);
+                    values.bind(*result, total);
+                }
                 let results = outputs.iter().zip(&paths).map(|(v, path)| {
                     let index = values.viewed(k, path, &point.index)?;
                     values.value(k, *v, &index)
@@ -373,7 +404,8 @@ impl<'a> Program<'a> {
         let Some(axes) = &product.plain else { return vec![] };
         let graph = self.values.graph;
         let alike = |v: &ValueId| graph.ty(*v).shape == shape && graph.ty(*v).dtype.bits() >= 8;
-        let operand = |v: &ValueId| product.operands.iter().any(|operand| operand.value == *v);
+        let operand =
+            |v: &ValueId| [0, 1].into_iter().flat_map(|side| product.operands_of(side)).any(|o| o.value == *v);
         let inputs = graph.inputs.iter().copied().enumerate().filter(|(_, v)| alike(v) && !operand(v));
         let inputs: Vec<(usize, ValueId)> = inputs.collect();
         let view = |(i, v): (usize, ValueId)| {
@@ -428,27 +460,32 @@ impl<'a> Program<'a> {
 
     /// The sums of all parts.
     fn partial(&mut self, k: &mut Builder, access: Access) -> Buffer {
-        let shape = Self::part_shape(self.problem, &self.config);
+        let shape = Self::sums_shape(self.problem, &self.config);
         self.values.scratch(k, "parts", self.problem.sums, &shape, access)
     }
 
-    fn part_shape(problem: &Problem, config: &Config) -> Vec<Dim> {
-        let mut shape = vec![Dim::from(i64::from(config.depth.parts()))];
-        shape.extend(Self::result_shape(problem, config));
-        shape
-    }
-
-    /// The extents of the grid, of rows and columns.
-    pub fn result_shape(problem: &Problem, config: &Config) -> Vec<Dim> {
+    /// The extents of sums in memory: those of the grid, of rows and columns; before them, where there are several, so many layers.
+    pub fn sums_shape(problem: &Problem, config: &Config) -> Vec<Dim> {
         let product = &problem.product;
-        let mut shape: Vec<Dim> = product.grid.iter().map(|(_, dim)| dim.clone()).collect();
+        let parts = if let Depth::Parts(parts) = config.depth { parts } else { 1 };
+        let layers = problem.contractions() * parts;
+        let mut shape: Vec<Dim> = (layers > 1).then(|| Dim::from(i64::from(layers))).into_iter().collect();
+        shape.extend(product.grid.iter().map(|(_, dim)| dim.clone()));
         shape.extend(config.sides().map(|side| product.extent(Along::Outer(side))));
         shape
     }
 
-    /// The CTA's tile of sums in memory, of a part if there are any.
-    pub fn tile_of(&self, sums: &Buffer, part: Option<Expr>) -> View {
-        let mut origin: Vec<Expr> = part.into_iter().collect();
+    /// Which layer of sums in memory is contraction `n`'s, of a part if there are any.
+    pub fn layer(problem: &Problem, part: Option<&Expr>, n: usize) -> Option<Expr> {
+        match (part, problem.contractions()) {
+            (part, 1) => part.cloned(),
+            (part, all) => Some(part.map_or(Expr::index(0), |part| part * i64::from(all)) + n as i64),
+        }
+    }
+
+    /// The CTA's tile of sums in memory, of a layer if there are any.
+    pub fn tile_of(&self, sums: &Buffer, layer: Option<Expr>) -> View {
+        let mut origin: Vec<Expr> = layer.into_iter().collect();
         origin.extend((0..self.problem.product.grid.len()).map(|axis| self.grid_at(axis)));
         origin.extend([self.first(0), self.first(1)]);
         let rank = origin.len();

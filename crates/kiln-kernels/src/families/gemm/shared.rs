@@ -6,7 +6,7 @@ use super::program::Program;
 use crate::Result;
 use kiln_graph::Dim;
 use kiln_tile::expr::Expr;
-use kiln_tile::ir::{Builder, Place, Tile};
+use kiln_tile::ir::{Builder, Place, Tile, View};
 use kiln_tile::{Access, Buffer};
 
 /// Where sums and counters are.
@@ -68,7 +68,7 @@ impl Program<'_> {
     }
 
     fn shared(&mut self, k: &mut Builder) -> Shared {
-        let shape = Self::result_shape(self.problem, &self.config);
+        let shape = Self::sums_shape(self.problem, &self.config);
         let counts = tile_counts(self.problem, &self.config);
         Shared {
             sums: self.values.scratch(k, "shared", self.problem.sums, &shape, Access::ReadWrite),
@@ -77,24 +77,30 @@ impl Program<'_> {
     }
 
     /// Adds what was summed `before`; then leaves the sums for what comes `after`, or writes the results.
-    fn in_turn(&mut self, k: &mut Builder, shared: &Shared, own: &Tile, before: Turn, after: Turn) -> Result<()> {
-        let view = self.tile_of(&shared.sums, None);
+    fn in_turn(&mut self, k: &mut Builder, shared: &Shared, own: &[Tile], before: Turn, after: Turn) -> Result<()> {
+        let views: Vec<View> =
+            (0..own.len()).map(|n| self.tile_of(&shared.sums, Self::layer(self.problem, None, n))).collect();
         let turn = self.tile.clone();
         let sums = k.if_else(
             before.0.clone(),
             |k| {
                 k.wait_for(&shared.counters, &turn, before.1.clone());
-                let so_far = k.load("so_far", view.clone());
-                vec![k.map("sums", &own.shape, &[&so_far, own], |_, x, _| &x[0] + &x[1])]
+                let add = |(own, view): (&Tile, &View)| {
+                    let so_far = k.load("so_far", view.clone());
+                    k.map("sums", &own.shape, &[&so_far, own], |_, x, _| &x[0] + &x[1])
+                };
+                own.iter().zip(&views).map(add).collect()
             },
-            |_| vec![own.clone()],
+            |_| own.to_vec(),
         );
         k.try_if_else(after.0, |k, more| {
             if more {
-                k.store(Place::View(view.clone()), &sums[0]);
+                for (view, sums) in views.iter().zip(&sums) {
+                    k.store(Place::View(view.clone()), sums);
+                }
                 k.signal(&shared.counters, &turn, after.1.clone());
             } else {
-                self.results(k, &sums[0])?;
+                self.results(k, &sums)?;
                 let back = |k: &mut Builder| {
                     k.signal(&shared.counters, &turn, Expr::index(0));
                     vec![]

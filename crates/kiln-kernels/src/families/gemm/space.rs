@@ -11,6 +11,9 @@ use kiln_tile::passes::Machine;
 const MOST_SUMS: u32 = 128;
 /// The same where each of them is stored by itself, at a place and under a condition of its own.
 const MOST_SCATTERED: u32 = 88;
+/// The same of several contractions, whose results meet, where registers hold more beside (operands, on their way or of threads that multiply; sums of
+/// other CTAs) or are fewer (another tile is in work).
+const MOST_TWINS: u32 = 96;
 /// The same and those of operands that travel through registers.
 const MOST_HELD: u32 = 176;
 /// The same of a thread that shares the depth of columns: more would leave too few threads to keep memory busy.
@@ -143,7 +146,10 @@ impl Space<'_> {
                     let (bn, bk) = (columns * 32 * warps / lanes, lanes * vector * runs);
                     let config = Config { bm, bn, bk, warps, lanes, swap, stages: 1, raster: 0, ..smallest(problem) };
                     let idle = runs * lanes > 32 && f64::from(bk) / 2.0 >= problem.depth_size();
-                    if !idle && config.sums(problem) <= MOST_SHARED_SUMS {
+                    // Of 256 threads ptxas was seen to give each 64 registers, and to spill the sums of several contractions.
+                    let crowded = problem.contractions() > 1 && warps > 4;
+                    let most = if crowded { MOST_SHARED_SUMS / 2 } else { MOST_SHARED_SUMS };
+                    if !idle && config.sums(problem) <= most {
                         self.found.push(config);
                     }
                 }
@@ -164,9 +170,14 @@ impl Space<'_> {
         (fits && (lines || atom.kind != MmaKind::Wgmma)).then_some(atom)
     }
 
-    /// Most 32-bit registers of a thread for sums.
-    fn most_sums(&self) -> u32 {
-        if self.problem.groups.is_some() { MOST_SCATTERED } else { MOST_SUMS }
+    /// Whether sums leave room in registers for what else is there, if there is more `beside` them.
+    fn holds(&self, config: &Config, beside: bool) -> bool {
+        let most = match self.problem.contractions() {
+            _ if self.problem.groups.is_some() => MOST_SCATTERED,
+            2.. if beside => MOST_TWINS,
+            _ => MOST_SUMS,
+        };
+        config.sums(self.problem) <= most
     }
 
     /// One role that copies and multiplies.
@@ -178,7 +189,8 @@ impl Space<'_> {
         let problem = self.problem;
         let asynchronous = self.machine.has_cp_async() && problem.feeds.iter().all(|feed| *feed >= Feed::Narrow);
         let held = config.sums(problem) + if asynchronous { 0 } else { config.carried(problem) };
-        if config.sums(problem) > self.most_sums() || held > MOST_HELD || config.sums(problem) == 0 {
+        let beside = !asynchronous || !problem.tensor();
+        if !self.holds(&config, beside) || held > MOST_HELD || config.sums(problem) == 0 {
             return;
         }
         // Two CTAs on an SM hide each other's epilogues.
@@ -200,7 +212,7 @@ impl Space<'_> {
         // A warpgroup has 64 rows, or 128.
         let rows = config.bm / (config.warps / 4);
         let wide = rows == 64 || rows == 128 && (config.bm == 256 || config.ping_pong);
-        if !self.machine.has_tma() || !boxed || !wide || config.sums(problem) > self.most_sums() {
+        if !self.machine.has_tma() || !boxed || !wide || !self.holds(&config, config.ping_pong) {
             return;
         }
         let config = Config { specialise: true, persistent: true, ..config };
@@ -232,7 +244,10 @@ impl Space<'_> {
     fn clustered(&mut self, config: Config) {
         let Config { bm, bn, bk, .. } = config;
         // Tiles of groups have matrices and depths of their own.
-        if !self.machine.has_multicast() || bm * bn > SMALL || self.problem.groups.is_some() {
+        if !self.machine.has_multicast()
+            || self.problem.contractions() * bm * bn > SMALL
+            || self.problem.groups.is_some()
+        {
             return;
         }
         let (sides, sizes) = (config.sides(), self.problem.outer_sizes());
@@ -270,6 +285,7 @@ impl Space<'_> {
         if self.problem.groups.is_some() {
             return;
         }
+        let added = self.holds(&config, true);
         let (tiles, sms) = (self.problem.tiles(&config), f64::from(self.gpu.sms));
         let steps = (self.problem.depth_size() / f64::from(config.bk)).ceil();
         for parts in [2, 4, 8, 16] {
@@ -277,7 +293,7 @@ impl Space<'_> {
             if tiles * f64::from(parts) <= 2.0 * sms && each >= LEAST_STEPS {
                 let config = Config { persistent: false, ..config };
                 self.found.push(Config { depth: Depth::Parts(parts), ..config });
-                if parts <= 4 {
+                if parts <= 4 && added {
                     self.found.push(Config { depth: Depth::Turns(parts), ..config });
                 }
             }
@@ -285,7 +301,7 @@ impl Space<'_> {
         // The last wave is not full, and not one of many.
         let waves = tiles / sms;
         let uneven = waves > 0.5 && waves < 3.0 && waves.ceil() / waves > 1.25;
-        if uneven && tiles * steps / sms >= LEAST_STEPS {
+        if added && uneven && tiles * steps / sms >= LEAST_STEPS {
             self.found.push(Config { persistent: false, depth: Depth::Stream(self.gpu.sms), ..config });
         }
     }

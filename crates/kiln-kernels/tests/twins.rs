@@ -1,0 +1,168 @@
+//! Two products that share an operand are one launch, whatever Config makes it: in the tile interpreter, before and after the passes, in the
+//! simulator with all checks, and as machine code without spills.
+
+mod common;
+
+use common::products::{Twins, twins};
+use common::{Case, sim};
+use kiln_graph::DType;
+use kiln_kernels::families::{Offer, implementation};
+use kiln_target::arch::Arch;
+use kiln_tile::ir::Level;
+use std::collections::BTreeSet;
+
+const ARCHES: [Arch; 4] = [Arch::Sm75, Arch::Sm80, Arch::Sm89, Arch::Sm90a];
+
+const PLAIN: Twins = Twins { text: "mk,nk->mn", dtype: DType::F16, mirrored: false, bias: false, several: false };
+
+fn sized(form: Twins, [m, n, k]: [usize; 3]) -> Case {
+    twins(form, &|l| match l {
+        'm' => m,
+        'n' => n,
+        'k' => k,
+        _ => 3,
+    })
+}
+
+/// The first Config of every kind: what kinds differ in is more than numbers.
+fn of_each_kind(mut offers: Vec<Offer>) -> Vec<Offer> {
+    let mut seen = BTreeSet::new();
+    offers.retain(|offer| seen.insert(offer.text.replace(|c: char| c.is_ascii_digit(), "")));
+    offers
+}
+
+/// The best Config of every kind.
+fn kinds(case: &Case, arch: Arch) -> Vec<Offer> {
+    let offers = case.offers(arch);
+    assert!(!offers.is_empty() && offers.iter().all(|offer| offer.family == "gemm"), "{}", case.region.name);
+    of_each_kind(offers)
+}
+
+/// The same results as the reference's, of the best Config of every kind.
+fn interpreted(case: &Case, arch: Arch) {
+    for offer in kinds(case, arch) {
+        let built = offer.build().unwrap_or_else(|e| panic!("{}, {}: {e}", case.region.name, offer.text));
+        for level in [Level::Tile, Level::LaidOut] {
+            let (found, fault) = case.interpret_built(&built, arch, level);
+            let said = case.differs(&found, 1.0);
+            assert_eq!((said, fault), (None, 0), "{arch}, {level:?}: {}", offer.text);
+        }
+    }
+}
+
+#[test]
+fn orientations_types_and_odd_sizes() {
+    let texts = ["mk,nk->mn", "mk,kn->mn", "km,kn->mn", "bmk,nk->bmn", "bmk,bkn->bmn", "mk,nk->nm", "mk,k->m"];
+    let dtypes = [DType::F16, DType::BF16, DType::F32, DType::I8, DType::F8E4M3];
+    let sizes = [[1, 72, 200], [5, 33, 40], [70, 96, 130], [33, 8, 64], [130, 64, 96]];
+    for (n, text) in texts.into_iter().cycle().take(20).enumerate() {
+        let dtype = dtypes[(n + n / 5) % dtypes.len()];
+        let form = Twins {
+            text,
+            dtype,
+            mirrored: n % 3 == 2,
+            bias: n % 2 == 1 && !text.ends_with("->m"),
+            several: n % 4 == 1,
+        };
+        interpreted(&sized(form, sizes[(n + n / 7) % sizes.len()]), ARCHES[(n + n / 4) % 4]);
+    }
+}
+
+/// What two products share comes once a step, and each has an instruction of its own.
+#[test]
+fn what_is_shared_is_brought_once() {
+    for (arch, instruction) in [(Arch::Sm80, "mma.m16n8k16"), (Arch::Sm90a, "wgmma.m64n")] {
+        let case = sized(Twins { dtype: DType::BF16, ..PLAIN }, [512, 768, 512]);
+        let offers = case.offers(arch);
+        let offer = offers.iter().find(|offer| arch == Arch::Sm80 || offer.text.contains("specialised")).unwrap();
+        let built = offer.build().unwrap();
+        assert_eq!(built.launches.len(), 1);
+        let loads = |text: &str| text.lines().filter(|line| line.contains("= load ")).count();
+        let program = built.launches[0].program.to_string();
+        assert_eq!(loads(&program), 3, "{program}");
+        let scheduled = built.launches[0].scheduled(arch).unwrap().to_string();
+        assert_eq!(scheduled.matches(instruction).count(), 2, "{scheduled}");
+        // All of a step comes through one channel, which is called after the first tile: nothing waits between the products.
+        let channels = ["a_full", "b_full"].map(|name| scheduled.contains(name));
+        assert_eq!(channels, [arch == Arch::Sm90a, false], "{scheduled}");
+    }
+}
+
+/// Few and many rows, in which every kind of Config takes part, with several schedules.
+#[test]
+fn every_kind_runs_clean_in_the_simulator() {
+    let cases = [
+        (PLAIN, [1, 72, 520], Arch::Sm90a),
+        (Twins { dtype: DType::BF16, bias: true, ..PLAIN }, [17, 136, 1040], Arch::Sm90a),
+        (Twins { several: true, ..PLAIN }, [136, 264, 200], Arch::Sm90a),
+        (Twins { mirrored: true, ..PLAIN }, [136, 72, 200], Arch::Sm90a),
+        (Twins { dtype: DType::I8, ..PLAIN }, [24, 136, 272], Arch::Sm90a),
+        (Twins { dtype: DType::F32, ..PLAIN }, [33, 70, 130], Arch::Sm90a),
+        (Twins { text: "mk,kn->mn", bias: true, ..PLAIN }, [40, 72, 264], Arch::Sm80),
+        (Twins { dtype: DType::F32, mirrored: true, ..PLAIN }, [3, 64, 136], Arch::Sm80),
+        (Twins { text: "bmk,bkn->bmn", several: true, ..PLAIN }, [33, 24, 40], Arch::Sm75),
+        (Twins { dtype: DType::F8E4M3, ..PLAIN }, [19, 48, 160], Arch::Sm89),
+    ];
+    let mut met = BTreeSet::new();
+    for (n, (form, size, arch)) in cases.into_iter().enumerate() {
+        let case = sized(form, size);
+        for offer in kinds(&case, arch) {
+            let built = offer.build().unwrap();
+            if !built.guard.holds(&case.bindings()).unwrap() {
+                continue;
+            }
+            // The validator's verdict is part of it.
+            let made = implementation(&offer, &built, arch, &mut |_, _, _| {})
+                .unwrap_or_else(|e| panic!("{} on {arch} with {}: {e}", case.region.name, offer.text));
+            println!("{} on {arch} with {}", case.region.name, offer.text);
+            let schedules = if n < 3 { 20 } else { 2 };
+            sim::simulate_made(&case, &made, arch, (0..schedules).map(|seed| (seed > 0).then_some(seed)));
+            let words = ["specialised", "ping-pong", "swapped", "clusters", "parts", "turns", "lanes", "streamed"];
+            met.extend(words.into_iter().filter(|word| offer.text.contains(word)));
+        }
+    }
+    println!("{met:?}");
+    for word in ["specialised", "ping-pong", "swapped", "clusters", "parts", "turns", "lanes"] {
+        assert!(met.contains(word), "no Config is {word}");
+    }
+}
+
+/// Two tiles of sums and what becomes of them are in registers, whatever the Config: of each kind and number of warps the one with most sums.
+#[test]
+fn no_kind_spills() {
+    let mut found = vec![];
+    for (form, size) in [
+        (Twins { bias: true, several: true, ..PLAIN }, [512, 768, 512]),
+        (Twins { dtype: DType::F32, bias: true, several: true, ..PLAIN }, [512, 768, 512]),
+        (PLAIN, [1, 768, 2048]),
+    ] {
+        let case = sized(form, size);
+        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
+            let sums = |offer: &Offer| {
+                let [bm, bn, bk, warps, lanes] =
+                    ["bm", "bn", "bk", "warps", "lanes"].map(|name| offer.config[name].as_u64().unwrap());
+                bm * bn * if lanes > 0 { bk } else { 1 } / warps
+            };
+            let mut offers = case.offers(arch);
+            offers.sort_by_key(|offer| std::cmp::Reverse(sums(offer)));
+            let (many, few): (Vec<Offer>, Vec<Offer>) =
+                offers.into_iter().partition(|offer| offer.config["warps"] == 8);
+            for offer in [many, few].into_iter().flat_map(of_each_kind) {
+                let built = offer.build().unwrap();
+                let made = implementation(&offer, &built, arch, &mut |_, _, _| {}).unwrap();
+                for (kernel, compiled) in made.kernels.iter().zip(sim::compile(&made, arch)) {
+                    let own = compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
+                    let waits = compiled.log.wgmma_serialized() || compiled.log.wgmma_interrupted();
+                    println!("{arch} {}: {} registers", offer.text, own.registers);
+                    if compiled.log.spills() || own.stack > 0 || waits {
+                        found.push(format!(
+                            "{} on {arch} with {}: {own:?}, waits: {waits}",
+                            case.region.name, offer.text
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}

@@ -3,7 +3,7 @@
 //! Requests are lines on standard input, each answered by one line of JSON:
 //!
 //! * `cases`: the device, and what can be asked for.
-//! * `prepare N`: builds case N and runs it once, compares the last row, head or image of what it gave with Kiln on the CPU (which the small
+//! * `prepare N [SECONDS]`: builds case N, tunes it for so long at most if that is given, and runs it once, compares the last row, head or image of what it gave with Kiln on the CPU (which the small
 //!   cases compare with the reference interpreter, too slow at these sizes), and readies its samples.
 //! * `sample`: seconds of one run.
 //! * `end`: frees what the case holds.
@@ -11,14 +11,14 @@
 //! A request that fails is answered by `{"error": ..}`.
 
 use crate::case::Case;
-use crate::{Outcome, borrow, case, engine, relative};
+use crate::{Outcome, borrow, case, engine, relative, tuning};
 use kiln_engine::{Device, Session, open_device};
 use kiln_graph::{Graph, Tensor};
 use kiln_target::Target;
-use kiln_tune::Rotating;
+use kiln_tune::{Rotating, Tuning};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A case that can be sampled.
 struct Ready {
@@ -41,10 +41,11 @@ pub fn serve(device: &str, name: &str) -> Outcome<()> {
 fn answer(request: &str, cases: &[Case], device: &str, name: &str, ready: &mut Option<Ready>) -> Outcome<Value> {
     match request.split_once(' ').unwrap_or((request, "")) {
         ("cases", _) => Ok(json!({ "device": name, "cases": cases.iter().map(Case::describe).collect::<Vec<_>>() })),
-        ("prepare", number) => {
+        ("prepare", rest) => {
             *ready = None;
+            let (number, seconds) = rest.split_once(' ').unwrap_or((rest, "0"));
             let case = cases.get(number.parse::<usize>()?).ok_or("there is no case of that number")?;
-            let (made, row) = prepare(case, device)?;
+            let (made, row) = prepare(case, device, Duration::try_from_secs_f64(seconds.parse()?)?)?;
             *ready = Some(made);
             Ok(row)
         }
@@ -60,13 +61,19 @@ fn answer(request: &str, cases: &[Case], device: &str, name: &str, ready: &mut O
     }
 }
 
-fn prepare(case: &Case, device: &str) -> Outcome<(Ready, Value)> {
+fn prepare(case: &Case, device: &str, budget: Duration) -> Outcome<(Ready, Value)> {
     let lead = case.op.lead();
     let graph = case.graph(lead)?;
     let timer = Rotating::new(open_device(device)?);
     let start = Instant::now();
-    let engine = engine(&graph, timer.processor()?)?;
+    let mut engine = engine(&graph, timer.processor()?)?;
     let build_ms = start.elapsed().as_secs_f64() * 1e3;
+    let start = Instant::now();
+    if !budget.is_zero() {
+        let tuning = Tuning { budget, shipped: false, ..Tuning::default() };
+        tuning::tuned(&mut engine, device, &tuning)?;
+    }
+    let tune_s = start.elapsed().as_secs_f64();
     let mut session = Session::new(&engine, Box::new(timer.clone()))?;
     let inputs = case.inputs(&graph, 12)?;
     let found = session.run(&borrow(&inputs))?;
@@ -75,7 +82,7 @@ fn prepare(case: &Case, device: &str) -> Outcome<(Ready, Value)> {
     let slices = inputs.iter().map(|(name, t)| Ok((name.clone(), last(t, lead)?))).collect::<Outcome<Vec<_>>>()?;
     let rel = relative(&on_cpu(&case.graph(1)?, &slices)?, &last(&found[0].1, lead)?);
     let row = json!({
-        "build_ms": build_ms, "kernels": kernels, "sets": shape.sets, "runs": shape.runs,
+        "build_ms": build_ms, "tune_s": tune_s, "kernels": kernels, "sets": shape.sets, "runs": shape.runs,
         "rel_error": rel, "agrees": rel <= case.tolerance(),
     });
     Ok((Ready { timer, _session: session }, row))

@@ -35,7 +35,7 @@ pub fn measure(device: &str, seconds: f64, timings: &Path, names: &[&str]) -> Ou
                 (case.graph(case.op.lead())?, 1)
             }
         };
-        let row = tuned(name, &graph, times, device, &gpu, budget, timings).unwrap_or_else(|e| {
+        let row = row(name, &graph, times, device, &gpu, budget, timings).unwrap_or_else(|e| {
             failed += 1;
             json!({ "name": name, "error": e.to_string() })
         });
@@ -45,7 +45,14 @@ pub fn measure(device: &str, seconds: f64, timings: &Path, names: &[&str]) -> Ou
     Ok((json!({ "gpu": gpu.name, "budget_seconds": seconds, "rows": rows }), failed))
 }
 
-fn tuned(
+/// Tunes an engine with a compiler that has no cache, as if no kernel was compiled before.
+pub fn tuned(engine: &mut Engine, device: &str, tuning: &Tuning) -> Outcome<Tuned> {
+    let (gpu, nvrtc) = (OnDevice::gpu(device)?, Nvrtc::discover(&Home::from_env()?)?);
+    let mut on_device = OnDevice::new(device, MOST_BYTES, Compiler::new(&nvrtc))?;
+    Ok(tune(engine, &gpu, nvrtc.release(), &mut on_device, tuning, &mut |_| {})?)
+}
+
+fn row(
     name: &str,
     graph: &Graph,
     times: usize,
@@ -57,7 +64,6 @@ fn tuned(
     let start = Instant::now();
     let before = engine(graph, Target::Gpu(gpu.clone()))?;
     let built = start.elapsed().as_secs_f64();
-    let nvrtc = Nvrtc::discover(&Home::from_env()?)?;
     let mut done = vec![];
     for _ in 0..times {
         let mut after = before.clone();
@@ -65,9 +71,7 @@ fn tuned(
         let own = folder.path().join("timings.jsonl");
         let tuning = Tuning { budget, timings: Some(Timings::file(&own)), shipped: false, ..Tuning::default() };
         let start = Instant::now();
-        // A compiler without a cache, as no kernel was compiled before.
-        let mut on_device = OnDevice::new(device, MOST_BYTES, Compiler::new(&nvrtc))?;
-        let tuned = tune(&mut after, gpu, nvrtc.release(), &mut on_device, &tuning, &mut |_| {})?;
+        let tuned = self::tuned(&mut after, device, &tuning)?;
         done.push((after, tuned, start.elapsed().as_secs_f64()));
         let known: Vec<Record> = Timings::file(&own).load()?.records().cloned().collect();
         append(timings, &known)?;

@@ -108,8 +108,8 @@ def summary(samples):
     return {"us": ordered[len(ordered) // 2], "least_us": ordered[0], "most_us": ordered[-1]}
 
 
-def interleave(kiln, number, functions, make):
-    """Times case `number` of Kiln and each of PyTorch's functions (by name), a sample of each in turn: a row of the report."""
+def interleave(kiln, number, functions, make, tune_seconds=0):
+    """Times case `number` of Kiln, tuned for so long at most, and each of PyTorch's functions (by name), a sample of each in turn: a row of the report."""
     row, peers, errors = {}, {}, {}
     with torch.no_grad():
         for name, function in functions.items():
@@ -117,7 +117,7 @@ def interleave(kiln, number, functions, make):
                 peers[name] = Peer(function, make)
             except Exception as error:  # a backend may refuse a shape: the others still count
                 errors[name] = str(error)[:200]
-        row.update(kiln.ask(f"prepare {number}"))
+        row.update(kiln.ask(f"prepare {number} {tune_seconds}"))
         samples = {name: [] for name in peers}
         kiln_samples = []
         for _ in range(SAMPLES):

@@ -1,6 +1,6 @@
 """Times Kiln and PyTorch in turn on networks in half precision: networks.py KERNELS_ON_GPU OUT.json OPS [DEVICE]
 
-OPS are some of `decode`, `bert` and `vit`, with commas between. `decode` is the step of `benches/gpu/decode.rs`: bf16, one token through the layers of a
+Kiln's kernels are tuned for up to 30 s, from nothing. OPS are some of `decode`, `bert` and `vit`, with commas between. `decode` is the step of `benches/gpu/decode.rs`: bf16, one token through the layers of a
 LLaMA, one sequence, a cache of fixed length, no embedding table and no head. The others are the encoders of `benches/common/nets.rs`, f16, over embedded
 tokens or patches. PyTorch's layers run eagerly and through torch.compile, in its default mode and (for `decode`, whose layer is small) max-autotune; all
 are captured in one CUDA graph, as Kiln's kernels are. Layers are alike: one compilation serves them.
@@ -13,6 +13,9 @@ import time
 import torch
 import torch.nn.functional as F
 from harness import DTYPES, Kiln, full_precision, interleave, uniform, versions
+
+
+TUNE_SECONDS = 30
 
 
 def rotate(x, cos, sin):
@@ -147,7 +150,7 @@ def timed(kiln, number, case):
         name = mode.removesuffix("-no-cudagraphs")
         row[f"{name}_compile_s"] = time.time() - start
         functions[name] = step(compiled, shape["layers"])
-    return {**row, **interleave(kiln, number, functions, operands(shape, dtype))}
+    return {**row, **interleave(kiln, number, functions, operands(shape, dtype), TUNE_SECONDS)}
 
 
 def main(program, out, ops, device="cuda:0"):

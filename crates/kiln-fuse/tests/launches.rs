@@ -21,7 +21,7 @@ fn dims<const N: usize>(shape: [usize; N]) -> [Dim; N] {
 fn graph(name: &str, make: impl FnOnce(&mut Builder) -> Result<Vec<ValueId>>) -> Graph {
     let mut b = Builder::new(name);
     for (i, v) in make(&mut b).unwrap().into_iter().enumerate() {
-        b.output(&format!("y{i}"), v);
+        b.output(format!("y{i}"), v);
     }
     b.finish()
 }

@@ -137,7 +137,7 @@ fn apply(
     match op {
         Op::Const { value } => return Ok(Some(value.clone())),
         Op::Weight { name, .. } => return Ok(weights.get(name).cloned()),
-        Op::Concat { axis } if results[0].dtype.bits() % 8 == 0 => {
+        Op::Concat { axis } if results[0].dtype.bits().is_multiple_of(8) => {
             let parts: Vec<Tensor> = operands.into_iter().map(|(_, value)| value).collect();
             return Ok(Some(side_by_side(*axis, &parts)?));
         }

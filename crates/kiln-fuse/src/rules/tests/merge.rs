@@ -57,7 +57,7 @@ fn projections(rng: &mut Rng) -> Result<(Graph, Vec<Tensor>)> {
         let y = b.reshape(y, &[rows, heads, size].map(Dim::from))?;
         let y = b.transpose(y, &[1, 0, 2])?;
         let y: ValueId = if rng.range(0, 2) > 0 { b.rope(y, cos, sin, false, None)? } else { y };
-        b.output(&format!("y{i}"), y);
+        b.output(format!("y{i}"), y);
     }
     Ok((b.finish(), inputs))
 }
@@ -82,7 +82,7 @@ fn two(make: impl Fn(&mut Builder, ValueId) -> Result<[ValueId; 2]>) -> Graph {
     let n = b.symbol("N", 1, 9);
     let x = b.input("x", DType::F32, &[n, 4.into()]).unwrap();
     for (i, y) in make(&mut b, x).unwrap().into_iter().enumerate() {
-        b.output(&format!("y{i}"), y);
+        b.output(format!("y{i}"), y);
     }
     b.finish()
 }

@@ -192,7 +192,7 @@ impl<'r> Draft<'r> {
     /// A value of this shape: an input, or now and then a view of a part of one, of one with its axes in another order, or of one that repeats.
     fn seen(&mut self, b: &mut Builder, dtype: DType, shape: &[Dim], data: Data) -> Result<ValueId> {
         let rank = shape.len();
-        if rank == 0 || !one_in(self.rng, 2) {
+        if rank == 0 || !one_in(self.rng, 4) {
             return self.input(b, dtype, shape, data);
         }
         let axis = self.rng.range(0, rank as i64 - 1) as usize;

@@ -100,12 +100,15 @@ impl Pass<'_> {
             group.dedup();
             here.retain(|value| !group.contains(value));
             let alone = |load: &ValueId| self.key(*load).is_some_and(|key| self.alone.contains(&key));
+            // What a dot multiplies beside a tile of an earlier one travels with that, unless that travels alone.
+            let shares = |(known, _): &(Vec<ValueId>, u32)| {
+                !known.iter().any(alone) && operands(&stmt.op).iter().any(|v| known.contains(v))
+            };
+            let earlier = groups.iter().position(shares);
             let (apart, group): (Vec<ValueId>, Vec<ValueId>) = group.into_iter().partition(alone);
             groups.extend(apart.into_iter().map(|load| (vec![load], stages)));
-            // What a dot multiplies beside a tile of an earlier one travels with that.
-            let shares = |known: &Vec<ValueId>| operands(&stmt.op).iter().any(|v| known.contains(v));
-            match groups.iter_mut().find(|(known, _)| shares(known)) {
-                Some((known, _)) => known.extend(group),
+            match earlier {
+                Some(at) => groups[at].0.extend(group),
                 None if !group.is_empty() => groups.push((group, stages)),
                 None => {}
             }

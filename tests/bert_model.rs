@@ -1,9 +1,6 @@
 //! The BERT model of `examples/text_embedding` against a plain f64 implementation.
 
-#[path = "../examples/text_embedding/bert.rs"]
-mod bert;
-
-use bert::Config;
+use crate::bert::Config;
 use kiln::graph::{DType, Op, Rng, Tensor, interpret};
 use std::collections::BTreeMap;
 
@@ -112,7 +109,7 @@ fn gelu(x: f64) -> f64 {
 #[test]
 fn the_model_agrees_with_a_plain_implementation() {
     let cfg = config();
-    let mut graph = bert::sentence::graph(&cfg).unwrap();
+    let mut graph = crate::bert::sentence::graph(&cfg).unwrap();
     for (i, node) in graph.nodes.clone().iter().enumerate() {
         if let Op::Weight { name, ty } = &node.op {
             let shape = ty.const_shape().unwrap();
@@ -140,6 +137,6 @@ fn the_model_agrees_with_a_plain_implementation() {
 
 #[test]
 fn heads_that_do_not_divide_the_width_are_an_error_of_the_build() {
-    let error = bert::sentence::graph(&Config { heads: 5, ..config() }).unwrap_err().to_string();
+    let error = crate::bert::sentence::graph(&Config { heads: 5, ..config() }).unwrap_err().to_string();
     assert!(error.contains("attention") && error.contains("element counts"), "{error}");
 }

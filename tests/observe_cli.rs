@@ -1,8 +1,5 @@
 //! What a build shows of itself: `--dump` and `KILN_LOG`.
 
-#[path = "files_cli/onnx.rs"]
-mod onnx;
-
 use kiln::graph::{DType, Tensor};
 use kiln::import::npy;
 use kiln_cuda::{Home, Nvrtc};
@@ -26,7 +23,7 @@ impl Place {
         let ports: &[(&str, &[&str])] = &[("x", &["16", "32"]), ("w", &["32", "24"])];
         let nodes: &[(&str, &[&str], &str)] =
             &[("MatMul", &["x", "w"], "p"), ("Softmax", &["p"], "s"), ("Mul", &["s", "half"], "y")];
-        let model = onnx::model(ports, &[("half", 0.5)], nodes, &[("y", &["16", "24"])]);
+        let model = crate::files_cli::onnx::model(ports, &[("half", 0.5)], nodes, &[("y", &["16", "24"])]);
         fs::write(dir.path().join("m.onnx"), model).unwrap();
         Place(dir)
     }

@@ -1,8 +1,5 @@
 //! `kiln inspect --why` and `kiln build --fusion-report` from outside.
 
-#[path = "files_cli/onnx.rs"]
-mod onnx;
-
 use kiln::engine::{BuildOptions, build};
 use kiln::fuse::{Fused, Numerics, Options, fuse};
 use kiln::graph::{Builder, DType, Graph, Tensor};
@@ -27,7 +24,11 @@ fn model(dir: &Path) -> Graph {
         ("MatMul", &["a", "w2"], "<y>"),
     ];
     let file = dir.join("m.onnx");
-    fs::write(&file, onnx::model(ports, &[], nodes, &[("<y>", &["96", "64"]), ("s", &["96", "128"])])).unwrap();
+    fs::write(
+        &file,
+        crate::files_cli::onnx::model(ports, &[], nodes, &[("<y>", &["96", "64"]), ("s", &["96", "128"])]),
+    )
+    .unwrap();
     kiln::import::onnx::load(&file, &Default::default()).unwrap()
 }
 

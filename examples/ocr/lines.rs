@@ -1,7 +1,7 @@
 //! From a box to text: the crop that the recognizer reads, and its answer decoded.
 
-use crate::boxes::Rect;
-use crate::picture::Picture;
+use super::boxes::Rect;
+use super::picture::Picture;
 
 /// Height of the recognizer's input.
 pub const HEIGHT: usize = 48;

@@ -93,11 +93,16 @@ pub fn run<S: AsRef<OsStr>>(script: &str, package: &Path, args: impl IntoIterato
 /// Checks the SHA-256 of a file.
 pub fn check_sha256(path: &Path, expected: &str) -> Outcome<()> {
     let content = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let found: String = Sha256::digest(&content).iter().map(|b| format!("{b:02x}")).collect();
+    let found = sha256(&content);
     if found == expected {
         Ok(())
     } else {
         Err(format!("{} has SHA-256 {found}, expected {expected}; delete its folder and try again", path.display())
             .into())
     }
+}
+
+/// A SHA-256 in hexadecimal digits.
+pub fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,7 +1,5 @@
 //! A region that only the kernel of a function takes in one piece: here its ops run one after the other.
 
-mod support;
-
 use kiln_cpu::Kernel;
 use kiln_fuse::{Anchor, Options, Pattern, Step, fuse};
 use kiln_graph::{Builder, DType, Dim, Op, ReduceOp, Tensor, UnaryOp, bind_symbols, interpret};
@@ -56,7 +54,7 @@ fn a_kernels_region_runs_op_by_op() {
         let shapes: Vec<Vec<usize>> = data.iter().map(|t| t.shape().to_vec()).collect();
         let bound = Kernel::compile(region).unwrap().bind(&bind_symbols(&region.graph, &shapes).unwrap()).unwrap();
         assert!(!bound.is_reference(), "{}", bound.implementation());
-        let found = support::execute(&bound, &region.graph, &data, 0).unwrap();
+        let found = crate::support::execute(&bound, &region.graph, &data, 0).unwrap();
         for (at, bytes) in found.into_iter().enumerate() {
             let (name, _) = plan.outputs.iter().find(|(_, id)| *id == outputs[at]).unwrap();
             let expected = &expected[graph.outputs.iter().position(|(n, _)| n == name).unwrap()];

@@ -1,9 +1,7 @@
 //! Elementwise ops and views against the interpreter.
 
-mod support;
-
+use crate::support::{check, dims, random};
 use kiln_graph::{BinaryOp, Builder, CompareOp, DType, Dim, Op, QuantAxes, Rng, Tensor, UnaryOp, ValueId};
-use support::{check, dims, random};
 
 const FLOATS: [DType; 6] = [DType::F64, DType::F32, DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2];
 

@@ -1,12 +1,10 @@
 //! Contractions, convolutions, windows and indexed moves against the interpreter.
 
-mod support;
-
+use crate::support::{bind, check, dims, execute, random};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{
     BinaryOp, Builder, ConvSpec, DType, Dim, EinsumSpec, Op, ReduceOp, Rng, ScatterOp, Tensor, WindowSpec,
 };
-use support::{bind, check, dims, execute, random};
 
 fn einsum(lhs: &str, rhs: &str, out: &str) -> EinsumSpec {
     let labels = |s: &str| s.chars().collect();
@@ -86,7 +84,7 @@ fn products_of_views_in_place() {
             let z = b.add1(Op::Contract { spec, acc: dtype.accumulator(), out: dtype }, &[part, shared]).unwrap();
             b.output("z", z);
             let graph = b.finish();
-            let region = Region { anchor: Anchor::Contract, ..support::region(graph.clone()) };
+            let region = Region { anchor: Anchor::Contract, ..crate::support::region(graph.clone()) };
             region.verify().unwrap();
             let inputs =
                 [random(dtype, &longer, &mut rng, false), random(dtype, &[n, keys + 3, 1, depth], &mut rng, false)];

@@ -1,9 +1,7 @@
 //! Reductions, and what fuses around them, against the interpreter.
 
-mod support;
-
+use crate::support::{check, dims, random};
 use kiln_graph::{ArgOp, BinaryOp, Builder, DType, ReduceOp, Rng, ScanOp};
-use support::{check, dims, random};
 
 #[test]
 fn every_reduction_over_every_set_of_axes() {

@@ -1,12 +1,10 @@
 //! Loops and branches as tapes, against the interpreter run step by step.
 
-mod support;
-
+use crate::support::{bind, dims, epsilon, random};
 use kiln_cpu::{BoundKernel, Command, Error, Loop, Place, Tape};
 use kiln_graph::{BinaryOp, Builder, DType, EinsumSpec, Graph, Rng, Tensor, interpret};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
-use support::{bind, dims, epsilon, random};
 
 fn memory(range: Range<usize>) -> Place {
     Place::Memory(range.into())

@@ -1,8 +1,6 @@
 //! Attention is one region where a GPU can stream it, and nowhere else.
 
-mod common;
-
-use common::{check, dims, kernels, options};
+use crate::common::{check, dims, kernels, options};
 use kiln_fuse::{Anchor, Fused, Numerics, Region, Role};
 use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Op, Result, Tensor, ValueId};
 

@@ -1,8 +1,6 @@
 //! Fusion of whole blocks: results equal the graph's, and the kernels are those that a person would write.
 
-mod common;
-
-use common::{check, convnet, deep_convnet, encoder, kernels, options};
+use crate::common::{check, convnet, deep_convnet, encoder, kernels, options};
 use kiln_fuse::{Anchor, Numerics};
 use kiln_graph::{Builder, DType, Dim, Graph, Rng, Tensor, ValueId};
 

@@ -1,8 +1,6 @@
 //! What a report says of why there is a launch: rules, and the next best.
 
-mod common;
-
-use common::{encoder, options};
+use crate::common::{encoder, options};
 use kiln_fuse::{Fused, LaunchReport, Numerics, fuse, rule};
 use kiln_graph::{Builder, DType, Dim, Graph, Op, Rng, Tensor, ValueId};
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Graph in, plan out. `UPDATE_EXPECT=1 cargo test -p kiln-fuse --test golden` accepts the present output.
+//! Graph in, plan out. `UPDATE_EXPECT=1 cargo test -p kiln-fuse --test fuse golden` accepts the present output.
 
 use expect_test::expect_file;
 use kiln_fuse::{Numerics, Options, Pass, fuse_watched};

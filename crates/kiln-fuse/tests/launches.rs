@@ -1,8 +1,6 @@
 //! How many kernels well-known graphs become on sm_90a: what docs/fusion.md says.
 
-mod common;
-
-use common::{kernels, options};
+use crate::common::{kernels, options};
 use kiln_fuse::{Fused, Numerics, fuse};
 use kiln_graph::{Attending, Builder, DType, Dim, Graph, Result, ScatterOp, Tensor, ValueId};
 

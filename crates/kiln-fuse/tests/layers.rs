@@ -1,8 +1,6 @@
 //! Equal layers are fused alike, however many there are.
 
-mod common;
-
-use common::{encoder_layer, options};
+use crate::common::{encoder_layer, options};
 use kiln_fuse::{Anchor, Fused, Numerics, fuse};
 use kiln_graph::{Builder, DType, Graph, Result, Rng, Tensor, ValueId};
 use std::collections::BTreeSet;

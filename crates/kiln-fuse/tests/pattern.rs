@@ -1,8 +1,6 @@
 //! Functions that somebody has written kernels for are found in models that never heard of them.
 
-mod common;
-
-use common::{check, encoder, options};
+use crate::common::{check, encoder, options};
 use kiln_fuse::{Anchor, Bound, Fused, Numerics, Options, Pattern, Plan, Region, fuse};
 use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Op, ReduceOp, Result, Symbols, Tensor, UnaryOp, ValueId};
 use std::sync::Arc;

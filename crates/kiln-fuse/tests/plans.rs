@@ -1,8 +1,6 @@
 //! What a plan looks like at its edges: control flow, aliases, copies, folded weights.
 
-mod common;
-
-use common::{check, convnet, options};
+use crate::common::{check, convnet, options};
 use kiln_fuse::{Anchor, BufferKind, MAX_OPERANDS, Numerics, Step, fuse, interpret_plan};
 use kiln_graph::{Builder, DType, Dim, Graph, Op, Tensor, ValueId};
 

@@ -1,8 +1,6 @@
 //! Random graphs: the plan computes what the graph does, at every level of numerics and on every kind of target.
 
-mod common;
-
-use common::{check, options};
+use crate::common::{check, options};
 use kiln_fuse::Numerics;
 use kiln_graph::{
     ArgOp, BinaryOp, Builder, CompareOp, ConvSpec, DType, Dim, Graph, Op, QuantAxes, ReduceOp, Rng, ScanOp, ScatterOp,

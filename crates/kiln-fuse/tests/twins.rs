@@ -1,8 +1,6 @@
 //! Products that share an operand are one kernel where a GPU makes both, and apart where they differ in more than the other operand.
 
-mod common;
-
-use common::{check, kernels, options};
+use crate::common::{check, kernels, options};
 use kiln_fuse::{Anchor, Fused, Numerics, Region};
 use kiln_graph::{Builder, DType, EinsumSpec, Graph, Result, Tensor, ValueId};
 
@@ -23,7 +21,7 @@ fn model(
 ) -> (Graph, Vec<Tensor>) {
     let mut b = Builder::new("twins");
     let input =
-        |b: &mut Builder, (i, shape): (usize, &&[usize])| b.input(&format!("x{i}"), dtype, &common::dims(shape));
+        |b: &mut Builder, (i, shape): (usize, &&[usize])| b.input(&format!("x{i}"), dtype, &crate::common::dims(shape));
     let inputs: Vec<ValueId> = shapes.iter().enumerate().map(|at| input(&mut b, at).unwrap()).collect();
     for (i, y) in make(&mut b, &inputs).unwrap().into_iter().enumerate() {
         b.output(format!("y{i}"), y);
@@ -151,8 +149,8 @@ fn no_more_than_two_are_together() {
 /// Products of one operand and nothing that sees both: each has a result of its own.
 fn region(make: impl FnOnce(&mut Builder, ValueId, [ValueId; 2]) -> Result<Vec<ValueId>>) -> Region {
     let mut b = Builder::new("twins");
-    let x = b.input("x", DType::F16, &common::dims(&[16, 16])).unwrap();
-    let weights = ["v", "w"].map(|name| b.input(name, DType::F16, &common::dims(&[16, 16])).unwrap());
+    let x = b.input("x", DType::F16, &crate::common::dims(&[16, 16])).unwrap();
+    let weights = ["v", "w"].map(|name| b.input(name, DType::F16, &crate::common::dims(&[16, 16])).unwrap());
     for (i, y) in make(&mut b, x, weights).unwrap().into_iter().enumerate() {
         b.output(format!("y{i}"), y);
     }
@@ -193,7 +191,7 @@ fn what_is_legal() {
     refused(
         region(|b, x, w| {
             let p = product(b, text, x, w[0], sum)?;
-            let bytes = b.input("bytes", DType::I8, &common::dims(&[16, 16]))?;
+            let bytes = b.input("bytes", DType::I8, &crate::common::dims(&[16, 16]))?;
             let converted = b.cast(bytes, f)?;
             let q = product(b, text, x, converted, sum)?;
             Ok(vec![b.mul(p, q)?])

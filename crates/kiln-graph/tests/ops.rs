@@ -77,7 +77,7 @@ fn the_page_of_ops_is_the_table() {
 
 fn page() -> String {
     let mut out = String::from(
-        "# Ops\n\nGenerated from the table of ops (`crates/kiln-graph/src/op`): `UPDATE_EXPECT=1 cargo test -p kiln-graph --test ops`.\n\n\
+        "# Ops\n\nGenerated from the table of ops (`crates/kiln-graph/src/op`): `UPDATE_EXPECT=1 cargo test -p kiln-graph --test graph ops`.\n\n\
          ## Primitives\n\n| mnemonic | operands | attributes | kind | |\n| --- | --- | --- | --- | --- |\n",
     );
     for row in ops() {

@@ -1,8 +1,6 @@
 //! Random graphs through inference, verifier, text form, canonical bytes and the interpreter.
 
-mod generate;
-
-use generate::generate;
+use crate::generate::generate;
 use kiln_graph::*;
 use std::collections::BTreeMap;
 

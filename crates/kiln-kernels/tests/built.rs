@@ -1,9 +1,7 @@
 //! What families build on the tile IR, in its interpreter, against the reference interpreter: as built, and after the passes.
 
-mod common;
-
-use common::drawn::{self, Draw};
-use common::{Case, attention, cases};
+use crate::common::drawn::{self, Draw};
+use crate::common::{Case, attention, cases};
 use kiln_graph::{DType, Rng};
 use kiln_kernels::families::{Subject, offers};
 use kiln_target::Gpu;

@@ -4,10 +4,8 @@
 //! A default run visits every cell with few shapes, and does not repeat what another architecture has the same text for. `KILN_SHAPES=30`
 //! runs so many shapes of every cell, and 20 schedules of every asynchronous kernel; `KILN_SEED` repeats a run.
 
-mod common;
-
-use common::drawn::{self, Draw, Drawn};
-use common::{Case, sim};
+use crate::common::drawn::{self, Draw, Drawn};
+use crate::common::{Case, sim};
 use kiln_graph::{DType, Rng, Tensor};
 use kiln_kernels::Implementation;
 use kiln_kernels::families::{self, Built, Offer, Subject, implementation};

@@ -1,8 +1,6 @@
 //! Rows that the CTAs of a cluster share: which are, and that they go through memory once. `cells.rs` runs many.
 
-mod common;
-
-use common::{Case, shapes, sim};
+use crate::common::{Case, shapes, sim};
 use kiln_graph::{Bindings, DType};
 use kiln_kernels::families::{self, Offer, Subject, implementation};
 use kiln_sim::Options;

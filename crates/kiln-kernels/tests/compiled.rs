@@ -1,10 +1,8 @@
 //! The CUDA C of every family: compiled by NVRTC for every target, and its PTX run in the simulator against the reference interpreter, on
 //! regions written by hand; `cells.rs` draws others.
 
-mod common;
-
-use common::sim::{self, compile, simulate, simulate_made};
-use common::{Case, attention, cases, products};
+use crate::common::sim::{self, compile, simulate, simulate_made};
+use crate::common::{Case, attention, cases, products};
 use kiln_graph::number::{float_from_bits, float_to_bits};
 use kiln_graph::{DType, Tensor};
 use kiln_kernels::families::implementation;
@@ -95,11 +93,11 @@ fn values_may_be_called_like_anything_in_cuda() {
     let taken: Vec<&str> = TAKEN.split_whitespace().collect();
     for (i, names) in taken.chunks(4).enumerate() {
         let dtype = [DType::F64, DType::F32, DType::F16][i % 3];
-        let inputs = names.iter().enumerate().map(|(n, _)| common::random(dtype, &[3, 8], n as u64)).collect();
-        let case = common::case(names[0], kiln_fuse::Anchor::Map, 64.0, inputs, |b| {
+        let inputs = names.iter().enumerate().map(|(n, _)| crate::common::random(dtype, &[3, 8], n as u64)).collect();
+        let case = crate::common::case(names[0], kiln_fuse::Anchor::Map, 64.0, inputs, |b| {
             let mut sum = None;
             for name in names {
-                let x = b.input(name, dtype, &common::d(&["N", "8"]))?;
+                let x = b.input(name, dtype, &crate::common::d(&["N", "8"]))?;
                 let (t, e) = (b.tanh(x)?, b.exp(x)?);
                 let y = b.max(t, e)?;
                 [t, e, y].into_iter().zip(names).for_each(|(v, name)| b.set_name(v, *name));
@@ -215,7 +213,7 @@ fn eight_bit_floats_of_the_prelude_are_those_of_the_one_codec() {
         let unpacked = Tensor::from_slice(&[wide.len()], &wide).unwrap();
         let cast = |x: &Tensor, to: DType| {
             let name = format!("{}_to_{to}", x.dtype());
-            common::case(&name, kiln_fuse::Anchor::Map, 1.0, vec![x.clone()], |b| {
+            crate::common::case(&name, kiln_fuse::Anchor::Map, 1.0, vec![x.clone()], |b| {
                 let x = b.input("x", x.dtype(), &[x.len().into()])?;
                 Ok(vec![b.cast_saturating(x, to)?])
             })

@@ -1,9 +1,7 @@
 //! What kernels do, as the simulator counts it: bytes and sectors of global memory, passes over the banks of shared memory, matrix
 //! instructions.
 
-mod common;
-
-use common::{Case, products, shapes, sim};
+use crate::common::{Case, products, shapes, sim};
 use kiln_graph::DType;
 use kiln_kernels::Implementation;
 use kiln_kernels::families::{Offer, implementation};

@@ -1,9 +1,7 @@
 //! Tile programs of the families on the first tile IR, run by the tile interpreter, against the reference interpreter: `built.rs` and
 //! `products.rs` have the others.
 
-mod common;
-
-use common::{Case, attention, cases};
+use crate::common::{Case, attention, cases};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::DType;
 use kiln_kernels::families::Subject;
@@ -69,10 +67,11 @@ fn lowered(region: &Region) -> Result<Variants> {
 
 #[test]
 fn what_cannot_be_expressed_is_an_error() {
-    let packed = common::case("packed", Anchor::Map, 1.0, vec![common::random(DType::I8, &[6], 1)], |b| {
-        let x = b.input("x", DType::I8, &common::d(&["6"]))?;
-        Ok(vec![b.cast(x, DType::I4)?])
-    });
+    let packed =
+        crate::common::case("packed", Anchor::Map, 1.0, vec![crate::common::random(DType::I8, &[6], 1)], |b| {
+            let x = b.input("x", DType::I8, &crate::common::d(&["6"]))?;
+            Ok(vec![b.cast(x, DType::I4)?])
+        });
     let error = lowered(&packed.region).unwrap_err();
     assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("i4")), "{error}");
     let mut wrong = packed.region.clone();
@@ -81,9 +80,10 @@ fn what_cannot_be_expressed_is_an_error() {
     assert!(matches!(error, Error::Malformed { .. }), "{error}");
     // The largest of each row of a product: nothing here makes that in one piece.
     let f = DType::F32;
-    let inputs = vec![common::random(f, &[6, 8], 1), common::random(f, &[4, 8], 2)];
-    let written = common::case("written", Anchor::Kernel, 1.0, inputs, |b| {
-        let (x, w) = (b.input("x", f, &common::d(&["6", "8"]))?, b.input("w", f, &common::d(&["4", "8"]))?);
+    let inputs = vec![crate::common::random(f, &[6, 8], 1), crate::common::random(f, &[4, 8], 2)];
+    let written = crate::common::case("written", Anchor::Kernel, 1.0, inputs, |b| {
+        let (x, w) =
+            (b.input("x", f, &crate::common::d(&["6", "8"]))?, b.input("w", f, &crate::common::d(&["4", "8"]))?);
         let y = b.linear(x, w, None, true)?;
         Ok(vec![b.reduce(kiln_graph::ReduceOp::Max, y, &[1], false)?])
     });

@@ -1,9 +1,7 @@
 //! Convolutions as products of windows, and contractions that are no products of `families`, run by the tile interpreter, against the reference
 //! interpreter.
 
-mod common;
-
-use common::{Case, case, random, spec};
+use crate::common::{Case, case, random, spec};
 use kiln_fuse::Anchor;
 use kiln_graph::{ConvSpec, DType, Dim};
 use kiln_target::arch::Arch;

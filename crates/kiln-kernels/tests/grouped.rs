@@ -1,9 +1,7 @@
 //! Products of rows in groups: in the tile interpreter and in the simulator, against the reference interpreter, whatever the groups are at run time.
 
-mod common;
-
-use common::products::{Groups, grouped};
-use common::{Case, sim};
+use crate::common::products::{Groups, grouped};
+use crate::common::{Case, sim};
 use kiln_graph::{DType, Rng};
 use kiln_kernels::families::{self, Offer, Subject, implementation};
 use kiln_sim::Options;

@@ -1,10 +1,8 @@
 //! Products and attention whose operands are views of parts of what lies in memory, against the reference interpreter: in the tile interpreter, and in the
 //! simulator with all checks. What is beside the parts is NaN, so that whatever is read there shows.
 
-mod common;
-
-use common::attention::{part_of_a_cache, part_of_heads, parts_of_one};
-use common::{Case, products, sim};
+use crate::common::attention::{part_of_a_cache, part_of_heads, parts_of_one};
+use crate::common::{Case, products, sim};
 use kiln_graph::DType;
 use kiln_kernels::families::implementation;
 use kiln_target::arch::Arch;

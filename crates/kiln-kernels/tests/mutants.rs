@@ -1,22 +1,15 @@
 //! The validator of schedules against the simulator: what it accepts of changed programs runs without a finding and right, whatever the
 //! order of warps; what it refuses and the simulator finds nothing wrong with is listed. `KILN_MUTANTS` says how many are made.
 
-mod common;
-#[path = "programs/mutants.rs"]
-mod mutants;
-mod programs;
-#[path = "programs/run.rs"]
-mod run;
-
-use common::drawn::seed;
+use crate::common::drawn::seed;
+use crate::programs::mutants::mutate;
+use crate::programs::{attention, gemm, hopper, shared_softmax};
+use crate::run::{Problem, attention_of, product_of, ready, scheduled, softmax_of};
 use kiln_target::arch::Arch;
 use kiln_target::atoms::AtomTable;
 use kiln_tile::DType;
 use kiln_tile::ir::{Program, Schedule};
 use kiln_tile::validate::validate;
-use mutants::mutate;
-use programs::{attention, gemm, hopper, shared_softmax};
-use run::{Problem, attention_of, product_of, ready, scheduled, softmax_of};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

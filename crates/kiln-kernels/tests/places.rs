@@ -1,8 +1,6 @@
 //! Where elements are: constant indices into what is put together from parts, and indices that are data.
 
-mod common;
-
-use common::{Case, case, cases, d, ints, random};
+use crate::common::{Case, case, cases, d, ints, random};
 use kiln_fuse::Anchor;
 use kiln_graph::{Builder, DType, Dim, PadMode, Rng, Tensor, ValueId};
 use kiln_kernels::families::Subject;

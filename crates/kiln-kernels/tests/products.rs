@@ -1,9 +1,7 @@
 //! Matrix products on the tile IR, in its interpreter, against the reference interpreter: as built, and after the passes.
 
-mod common;
-
-use common::products::einsum;
-use common::{Case, case, cases, d, products, random, sim, spec};
+use crate::common::products::einsum;
+use crate::common::{Case, case, cases, d, products, random, sim, spec};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Builder, DType, Dim, Rng};
 use kiln_kernels::families::{self, Offer, Subject, implementation};

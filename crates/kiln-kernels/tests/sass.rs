@@ -3,9 +3,7 @@
 //!
 //! `KILN_CONFIGS=all` assembles every Config of the spaces, otherwise some are drawn; `KILN_SEED` repeats a draw.
 
-mod common;
-
-use common::{Case, attention, case, d, drawn, products, random, shapes, sim};
+use crate::common::{Case, attention, case, d, drawn, products, random, shapes, sim};
 use kiln_cuda::Disassembler;
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, Rng};

@@ -1,8 +1,6 @@
 //! `docs/kernels.md` says which family makes what, for which types, on which architectures. `UPDATE_EXPECT=1` writes it.
 
-mod common;
-
-use common::{d, spec};
+use crate::common::{d, spec};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{Builder, ConvSpec, DType, Dim, ReduceOp, Result, ScanOp, ScatterOp, ValueId, WindowSpec};
 use kiln_kernels::families::Subject;

@@ -1,10 +1,8 @@
 //! Products of f32 that may round their operands to TF32: which operands are rounded, how, and what that does to results. In the tile interpreter
 //! and the simulator, against the reference interpreter on operands rounded beforehand, and against float64.
 
-mod common;
-
-use common::products::{self, einsum};
-use common::{Case, TF32_UNIT, case, d, ints, sim, spec};
+use crate::common::products::{self, einsum};
+use crate::common::{Case, TF32_UNIT, case, d, ints, sim, spec};
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, Rng, Tensor, interpret, widen};
 use kiln_kernels::families::{Built, Offer, implementation};

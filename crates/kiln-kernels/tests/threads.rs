@@ -1,9 +1,7 @@
 //! Programs of tiles with layouts, lowered to threads: compiled by NVRTC, and their PTX run in the simulator against plain Rust. Layouts
 //! are blocked ones, given by a small stand-in for their inference.
 
-mod common;
-
-use common::sim::compiler;
+use crate::common::sim::compiler;
 use kiln_cuda::CompileRequest;
 use kiln_layout::RegisterLayout;
 use kiln_sim::{Arg, Device, LaunchConfig, Mix, Module, Options};

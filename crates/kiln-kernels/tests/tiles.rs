@@ -1,17 +1,12 @@
 //! Programs of the tile IR, written by hand: through all passes and NVRTC, and run in the simulator with all checks against plain arithmetic.
 
-mod common;
-mod programs;
-#[path = "programs/run.rs"]
-mod run;
-
-use common::missing::tables;
+use crate::common::missing::tables;
+use crate::programs::{attention, gemm, hopper, shared_softmax};
+use crate::run::{Problem, attention_of, product_of, ready, scheduled, softmax_of};
 use kiln_target::arch::Arch;
 use kiln_target::atoms::AtomTable;
 use kiln_tile::DType;
 use kiln_tile::ir::{Program, Schedule};
-use programs::{attention, gemm, hopper, shared_softmax};
-use run::{Problem, attention_of, product_of, ready, scheduled, softmax_of};
 
 fn plain() -> Schedule {
     Schedule { warps: 4, ..Schedule::default() }

@@ -1,10 +1,8 @@
 //! Two products that share an operand are one launch, whatever Config makes it: in the tile interpreter, before and after the passes, in the
 //! simulator with all checks, and as machine code without spills.
 
-mod common;
-
-use common::products::{Twins, twins};
-use common::{Case, sim};
+use crate::common::products::{Twins, twins};
+use crate::common::{Case, sim};
 use kiln_graph::DType;
 use kiln_kernels::families::{Offer, implementation};
 use kiln_target::arch::Arch;

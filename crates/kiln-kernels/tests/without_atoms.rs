@@ -1,10 +1,8 @@
 //! Programs are recompiled by what is left where instructions are missing, and stay right: first without wgmma, then without TMA too, then
 //! without cp.async, ldmatrix, mma.sync.
 
-mod common;
-
-use common::missing::tables;
-use common::{Case, attention, products, shapes, sim};
+use crate::common::missing::tables;
+use crate::common::{Case, attention, products, shapes, sim};
 use kiln_graph::DType;
 use kiln_kernels::families::implementation;
 use kiln_sim::Options;

@@ -1,9 +1,7 @@
 //! Scalar code: control flow, calls, memory spaces, collectives, mathematics.
 
-mod support;
-
+use crate::support::{Rng, assert_close, get, kernel, put, run};
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
-use support::{Rng, assert_close, get, kernel, put, run};
 
 const FILE: &str = "basic.sm_80";
 

@@ -1,9 +1,7 @@
 //! Kernels that are wrong, one mistake each, and the finding that must name it.
 
-mod support;
-
+use crate::support::{kernel, put};
 use kiln_sim::{Arg, Device, FindingKind, LaunchConfig, Module, Options};
-use support::{kernel, put};
 
 const FILE: &str = "broken.sm_90a";
 

@@ -1,21 +1,16 @@
 //! One fixture an instruction form: 32 lanes of generated inputs, and outputs recorded on a GPU.
 //!
-//! `KILN_SIM_FIXTURES=DIR cargo test -p kiln-sim --test fixtures` writes the PTX and the inputs of every fixture to DIR, and what the
+//! `KILN_SIM_FIXTURES=DIR cargo test -p kiln-sim --test sim fixtures` writes the PTX and the inputs of every fixture to DIR, and what the
 //! simulator makes of them (`simulated.txt`); `tests/fixtures/record.py DIR` runs them on the GPU it finds and writes `recorded.txt`, which
 //! goes next to it.
-
-#[path = "fixtures/table.rs"]
-mod table;
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::support::{Rng, get, put};
+use crate::table::Compare::{Exact, Relative, Relative16, Ulp16, Ulp32};
+use crate::table::{Compare, Fixture, Input, table};
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
-use support::{Rng, get, put};
-use table::Compare::{Exact, Relative, Relative16, Ulp16, Ulp32};
-use table::{Compare, Fixture, Input, table};
 
 fn ptx(list: &[Fixture]) -> String {
     let mut out = String::from(".version 8.4\n.target sm_90a\n.address_size 64\n");

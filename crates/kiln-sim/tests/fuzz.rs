@@ -1,9 +1,7 @@
 //! Mutated PTX must give an error, a finding or a result: never a panic, never a hang.
 
-mod support;
-
+use crate::support::Rng;
 use kiln_sim::{Checks, Device, LaunchConfig, Module, Options};
-use support::Rng;
 
 /// Replaces, drops, doubles or swaps pieces of a text.
 fn mutate(text: &str, rng: &mut Rng) -> String {

@@ -1,9 +1,7 @@
 //! Tensor-core GEMMs through ldmatrix, mma.sync and cp.async, against f64 and exact integers.
 
-mod support;
-
+use crate::support::{Rng, assert_close, get, kernel, put, run};
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
-use support::{Rng, assert_close, get, kernel, put, run};
 
 /// Value of an 8-bit float with `mantissa` bits, for codes without infinities and NaNs.
 fn fp8(code: u8, mantissa: u32) -> f64 {

@@ -1,9 +1,7 @@
 //! TMA, mbarriers, wgmma, clusters and distributed shared memory.
 
-mod support;
-
+use crate::support::{Rng, assert_close, get, half, kernel, put, run};
 use kiln_sim::{Arg, Device, LaunchConfig, Options, Swizzle, TensorMap, TensorType};
-use support::{Rng, assert_close, get, half, kernel, put, run};
 
 const FILE: &str = "hopper.sm_90a";
 

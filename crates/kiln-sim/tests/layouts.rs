@@ -1,10 +1,8 @@
 //! The bank conflicts that `kiln-layout` predicts are those that the simulator counts.
 
-mod support;
-
+use crate::support::{put, run};
 use kiln_layout::{Conflicts, RegisterLayout, SharedLayout, SwizzleMode};
 use kiln_sim::{Arg, Device, LaunchConfig, Module, Options};
-use support::{put, run};
 
 /// A warp that executes one access a row of addresses: (requests, passes) of the simulator.
 fn counted(access: &str, addresses: &[u32]) -> (u64, u64) {

@@ -1,9 +1,7 @@
 //! Good kernels stay good, and give the same bits, under twenty warp schedules; counters of a known kernel.
 
-mod support;
-
+use crate::support::{Rng, get, kernel, put, run};
 use kiln_sim::{Arg, Device, LaunchConfig, Options};
-use support::{Rng, get, kernel, put, run};
 
 #[test]
 fn twenty_schedules_agree_bit_for_bit() {

@@ -1,12 +1,10 @@
 //! Tensor copies of every rank and mode against a plain reading of the ISA: boxes over the edges, element types, swizzles, strides,
 //! im2col, stores and reductions, maps changed by `tensormap.replace`, and the limits that are findings.
 
-mod support;
-
+use crate::support::{Rng, get, put};
 use kiln_sim::{
     Arg, Device, Finding, FindingKind, Im2colMap, LaunchConfig, Module, Options, Swizzle, TensorMap, TensorType,
 };
-use support::{Rng, get, put};
 
 /// Bytes of shared memory for a box; the mbarrier comes behind.
 const BOX: u32 = 40960;

@@ -1,9 +1,7 @@
 //! PTX of another compiler: Triton's, compiled ahead of time for sm_80 and sm_90, with all checks and no finding.
 
-mod support;
-
+use crate::support::{Rng, assert_close, get, half, kernel, put, run};
 use kiln_sim::{Arg, Device, LaunchConfig, Options};
-use support::{Rng, assert_close, get, half, kernel, put, run};
 
 /// The fixed order of warps and four shuffled ones.
 const SEEDS: [Option<u64>; 5] = [None, Some(1), Some(2), Some(3), Some(4)];

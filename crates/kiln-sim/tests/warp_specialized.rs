@@ -1,10 +1,8 @@
 //! Warp-specialized kernels as sm_90a wants them: rings of TMA copies, warpgroups that give stages back by one thread, multicast in clusters,
 //! registers moved between warps, named barriers, tiles that leave through stmatrix and TMA.
 
-mod support;
-
+use crate::support::{Rng, assert_close, from_bf16, get, kernel, put, to_bf16};
 use kiln_sim::{Arg, Device, FindingKind, LaunchConfig, Mix, Options, Report, Swizzle, TensorMap, TensorType};
-use support::{Rng, assert_close, from_bf16, get, kernel, put, to_bf16};
 
 const FILE: &str = "warp_specialized.sm_90a";
 

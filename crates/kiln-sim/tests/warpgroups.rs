@@ -1,9 +1,7 @@
 //! What warps of a warpgroup must do together, and grids that depend on each other: wgmma, setmaxnreg, griddepcontrol.
 
-mod support;
-
+use crate::support::{get, put};
 use kiln_sim::{Arg, Device, Finding, FindingKind, Kernel, LaunchConfig, Module, Options};
-use support::{get, put};
 
 /// A kernel with the directives and the body; `t`, `warp` and `group` are the thread, its warp and its warpgroup.
 fn kernel(directives: &str, body: &str) -> Kernel {
@@ -151,10 +149,10 @@ fn a_grid_waits_for_the_one_before_it() {
         "mul.wide.u32 d, t, 4; add.u64 a, a, d; griddepcontrol.wait; ld.global.u32 v, [a]; add.u32 v, v, 1; st.global.u32 [a], v;",
     );
     let options = Options { counters: true, ..Options::default() };
-    let first = support::run(&d, &writes, LaunchConfig::linear(3, 64), &[Arg::U64(a)], &options);
+    let first = crate::support::run(&d, &writes, LaunchConfig::linear(3, 64), &[Arg::U64(a)], &options);
     // Once a CTA, however many of its threads say so.
     assert_eq!(first.counters.unwrap().total.dependents_launched, 3);
-    let second = support::run(&d, &reads, LaunchConfig::linear(1, 64), &[Arg::U64(a)], &options);
+    let second = crate::support::run(&d, &reads, LaunchConfig::linear(1, 64), &[Arg::U64(a)], &options);
     assert_eq!(second.counters.unwrap().total.dependents_launched, 0);
     assert_eq!(get::<u32>(&d, a, 64), (1..65).collect::<Vec<u32>>());
 }

@@ -1,7 +1,7 @@
 //! Programs in files: one pass, text in, text out.
 //!
 //! A file of `tests/filetests` begins with `; test: PASS  target: ARCH`, where PASS is one of [`PASSES`], or `print`, or `verify`. What stands behind
-//! `; check:` is the program after it, or the error. `UPDATE_EXPECT=1 cargo test -p kiln-tile --test filetests` accepts the present output.
+//! `; check:` is the program after it, or the error. `UPDATE_EXPECT=1 cargo test -p kiln-tile --test tile filetests` accepts the present output.
 
 use expect_test::expect_file;
 use kiln_target::arch::Arch;

@@ -1,12 +1,10 @@
-//! Tile program in, CUDA C out; and what the passes between leave behind. `UPDATE_EXPECT=1 cargo test -p kiln-tile --test golden` accepts the present output.
+//! Tile program in, CUDA C out; and what the passes between leave behind. `UPDATE_EXPECT=1 cargo test -p kiln-tile --test tile golden` accepts the present output.
 
-mod programs;
-
+use crate::programs::gemm::{Shape, gemm};
 use expect_test::expect_file;
 use kiln_target::arch::Arch;
 use kiln_tile::pass::Pass;
 use kiln_tile::{DType, Program, compile, compile_watched};
-use programs::gemm::{Shape, gemm};
 
 fn check(name: &str, program: &Program, arch: Arch) {
     expect_file![format!("golden/{name}.{arch}.cu")].assert_eq(&compile(program, arch).unwrap().source);
@@ -18,7 +16,7 @@ fn passes() {
     let shape = Shape { multiple: 8, ..Shape::new(DType::F16, (32, 32, 32), 64) };
     let programs = [
         ("gemm", gemm(shape), [Pass::Verify, Pass::Layout, Pass::Sync].as_slice()),
-        ("transpose", programs::transpose_tiled(DType::F32), &[Pass::Sync]),
+        ("transpose", crate::programs::transpose_tiled(DType::F32), &[Pass::Sync]),
     ];
     for (name, program, shown) in programs {
         let mut seen = Vec::new();
@@ -35,27 +33,27 @@ fn passes() {
 
 #[test]
 fn maps() {
-    check("bias_gelu_f16", &programs::bias_gelu(DType::F16, 768), Arch::Sm80);
-    check("bias_gelu_odd", &programs::bias_gelu(DType::F32, 77), Arch::Sm80);
-    check("functions", &programs::functions(), Arch::Sm75);
-    check("cast_f32_bf16", &programs::cast(DType::F32, DType::BF16), Arch::Sm75);
-    check("cast_f16_f8e4m3", &programs::cast(DType::F16, DType::F8E4M3), Arch::Sm80);
-    check("cast_i4_f32", &programs::cast(DType::I4, DType::F32), Arch::Sm90a);
+    check("bias_gelu_f16", &crate::programs::bias_gelu(DType::F16, 768), Arch::Sm80);
+    check("bias_gelu_odd", &crate::programs::bias_gelu(DType::F32, 77), Arch::Sm80);
+    check("functions", &crate::programs::functions(), Arch::Sm75);
+    check("cast_f32_bf16", &crate::programs::cast(DType::F32, DType::BF16), Arch::Sm75);
+    check("cast_f16_f8e4m3", &crate::programs::cast(DType::F16, DType::F8E4M3), Arch::Sm80);
+    check("cast_i4_f32", &crate::programs::cast(DType::I4, DType::F32), Arch::Sm90a);
 }
 
 #[test]
 fn rows() {
-    check("softmax_block", &programs::softmax_block(DType::BF16, 1000), Arch::Sm90a);
-    check("layer_norm_wide", &programs::layer_norm_warp(DType::F16, 8), Arch::Sm86);
-    check("layer_norm_odd", &programs::layer_norm_warp(DType::F32, 1), Arch::Sm120);
+    check("softmax_block", &crate::programs::softmax_block(DType::BF16, 1000), Arch::Sm90a);
+    check("layer_norm_wide", &crate::programs::layer_norm_warp(DType::F16, 8), Arch::Sm86);
+    check("layer_norm_odd", &crate::programs::layer_norm_warp(DType::F32, 1), Arch::Sm120);
 }
 
 #[test]
 fn indexed() {
-    check("gather_rows", &programs::gather_rows(DType::F32, 384), Arch::Sm89);
-    check("max_pool", &programs::max_pool(), Arch::Sm75);
-    check("transpose", &programs::transpose_tiled(DType::F32), Arch::Sm100);
-    check("histogram", &programs::histogram(), Arch::Sm80);
+    check("gather_rows", &crate::programs::gather_rows(DType::F32, 384), Arch::Sm89);
+    check("max_pool", &crate::programs::max_pool(), Arch::Sm75);
+    check("transpose", &crate::programs::transpose_tiled(DType::F32), Arch::Sm100);
+    check("histogram", &crate::programs::histogram(), Arch::Sm80);
 }
 
 #[test]
@@ -79,6 +77,6 @@ fn products() {
 
 #[test]
 fn streams() {
-    check("attention_f16", &programs::attention::attention(DType::F16, 64, 32, 64), Arch::Sm90a);
-    check("attention_f16", &programs::attention::attention(DType::F16, 32, 16, 64), Arch::Sm75);
+    check("attention_f16", &crate::programs::attention::attention(DType::F16, 64, 32, 64), Arch::Sm90a);
+    check("attention_f16", &crate::programs::attention::attention(DType::F16, 32, 16, 64), Arch::Sm75);
 }

@@ -1,7 +1,5 @@
 //! The interpreter against plain loops in f64, on random data of odd shapes.
 
-mod programs;
-
 use kiln_tile::interp::{Arg, run};
 use kiln_tile::{Array, DType, Program, Scalar};
 
@@ -51,7 +49,7 @@ fn bias_gelu_rounds_once_to_f16() {
         let gelu = |x: f64| x * 0.5 * (1.0 + kiln_tile::math::erf(x * std::f64::consts::FRAC_1_SQRT_2));
         let (xs, bs) = (x.to_f64(), bias.to_f64());
         let expected: Vec<f64> = xs.iter().enumerate().map(|(i, x)| gelu(x + bs[i % cols])).collect();
-        let program = programs::bias_gelu(DType::F16, cols as i64);
+        let program = crate::programs::bias_gelu(DType::F16, cols as i64);
         let args = vec![Arg::dim(rows as i64), Arg::Array(x), Arg::Array(bias), zeros(DType::F16, rows * cols)];
         close(&execute(&program, args), &expected, 1e-3);
     }
@@ -71,7 +69,7 @@ fn softmax_and_layer_norm_match_plain_loops() {
                 exps.into_iter().map(move |e| e / sum)
             })
             .collect();
-        let program = programs::softmax_block(DType::F32, cols as u32);
+        let program = crate::programs::softmax_block(DType::F32, cols as u32);
         let args = vec![Arg::dim(rows as i64), Arg::Array(x.clone()), zeros(DType::F32, rows * cols)];
         close(&execute(&program, args), &expected, 1e-6);
 
@@ -87,7 +85,7 @@ fn softmax_and_layer_norm_match_plain_loops() {
                 normal.into_iter().enumerate().map(|(c, x)| x * g[c] + b[c]).collect::<Vec<_>>()
             })
             .collect();
-        let program = programs::layer_norm_warp(DType::F32, 1);
+        let program = crate::programs::layer_norm_warp(DType::F32, 1);
         let args = vec![
             Arg::dim(rows as i64),
             Arg::dim(cols as i64),
@@ -122,7 +120,7 @@ fn gather_wraps_and_clamps() {
         Arg::Array(Array::from_values(DType::I64, ids.iter().map(|&id| Scalar::Int(id.into())))),
         zeros(DType::BF16, count as usize * cols),
     ];
-    assert_eq!(execute(&programs::gather_rows(DType::BF16, cols as i64), args), expected);
+    assert_eq!(execute(&crate::programs::gather_rows(DType::BF16, cols as i64), args), expected);
 }
 
 #[test]
@@ -148,7 +146,7 @@ fn max_pool_matches_plain_loops() {
             Arg::Array(x),
             zeros(DType::F32, planes * oh * ow),
         ];
-        assert_eq!(execute(&programs::max_pool(), args), expected);
+        assert_eq!(execute(&crate::programs::max_pool(), args), expected);
     }
 }
 
@@ -160,7 +158,7 @@ fn transpose_goes_through_shared_memory() {
     let xs = x.to_f64();
     let expected: Vec<f64> = (0..rows * cols).map(|i| xs[i % rows * cols + i / rows]).collect();
     let args = vec![Arg::dim(rows as i64), Arg::dim(cols as i64), Arg::Array(x), zeros(DType::F32, rows * cols)];
-    assert_eq!(execute(&programs::transpose_tiled(DType::F32), args), expected);
+    assert_eq!(execute(&crate::programs::transpose_tiled(DType::F32), args), expected);
 }
 
 #[test]
@@ -171,12 +169,12 @@ fn atomics_count() {
     values.iter().for_each(|&v| expected[v as usize] += 1.0);
     let x = Array::from_values(DType::U8, values.iter().map(|&v| Scalar::Int(v.into())));
     let args = vec![Arg::dim(1000), Arg::Array(x), zeros(DType::I32, 256)];
-    assert_eq!(execute(&programs::histogram(), args), expected);
+    assert_eq!(execute(&crate::programs::histogram(), args), expected);
 }
 
 #[test]
 fn products_match_plain_loops() {
-    use programs::gemm::{Shape, gemm};
+    use crate::programs::gemm::{Shape, gemm};
     let mut r = random();
     for dtype in [DType::F16, DType::F32, DType::I32] {
         for (transpose_a, transpose_b) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -239,7 +237,7 @@ fn streamed_attention_matches_plain_loops() {
                 expected[row * columns + column] = (0..keys).map(weighted).sum::<f64>() / total;
             }
         }
-        let program = programs::attention::attention(DType::BF16, 32, 16, 64);
+        let program = crate::programs::attention::attention(DType::BF16, 32, 16, 64);
         let dims = [batch, queries, keys].map(|n| Arg::dim(n as i64));
         let args = [q, k, v].map(Arg::Array).into_iter().chain([zeros(DType::BF16, expected.len())]);
         close(&execute(&program, dims.into_iter().chain(args).collect()), &expected, 1e-2);

@@ -1,14 +1,12 @@
 //! The interpreter of the tile IR against plain loops in f64: random values, odd sizes, poisoned outputs.
 
-mod tiles;
-
+use crate::tiles::random::{Random, close, dims, poison, product, random};
+use crate::tiles::{Product, f32};
 use kiln_target::arch::Arch;
 use kiln_tile::interp::Arg;
 use kiln_tile::ir::{self, Builder, Level, Op, Place, Program, Stmt, interp};
 use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::{Array, AtomicOp, DType, Expr, ReduceOp, Round, Scalar, TileError};
-use tiles::random::{Random, close, dims, poison, product, random};
-use tiles::{Product, f32};
 
 fn execute(program: &Program, mut args: Vec<Arg>) -> Vec<f64> {
     interp::run(program, &mut args).unwrap();
@@ -36,7 +34,7 @@ fn maps_repeat_axes_and_gather() {
         let element = |row: i64, c: usize| gelu(t[row as usize * cols + c] + b[c]);
         let at = |id: i64| if id < 0 { id + vocab as i64 } else { id };
         let expected: Vec<f64> = ids.iter().flat_map(|&id| (0..cols).map(move |c| element(at(id), c))).collect();
-        let program = tiles::gather_gelu(DType::BF16, [4, 8]);
+        let program = crate::tiles::gather_gelu(DType::BF16, [4, 8]);
         let args = |ids: &[i64]| {
             let ids = Array::from_values(DType::I64, ids.iter().map(|&id| Scalar::Int(id.into())));
             let mut args = dims([rows, vocab, cols]);
@@ -64,7 +62,7 @@ fn softmax_of_a_tile_and_of_a_loop() {
     for (rows, cols) in [(1, 1), (2, 7), (5, 33), (3, 64)] {
         let x = r.array(DType::F32, rows * cols);
         let expected = softmax_rows(&x.to_f64(), cols);
-        for program in [tiles::softmax(DType::F32, [2, 64]), tiles::softmax_loop(DType::F32, [4, 16])] {
+        for program in [crate::tiles::softmax(DType::F32, [2, 64]), crate::tiles::softmax_loop(DType::F32, [4, 16])] {
             let mut args = dims([rows, cols]);
             args.extend([Arg::Array(x.clone()), poison(DType::F32, rows * cols)]);
             close(&execute(&program, args), &expected, 1e-6);
@@ -79,7 +77,7 @@ fn softmax_of_infinities_and_nan() {
     let x = r.wild(DType::F16, rows * cols);
     let mut args = dims([rows, cols]);
     args.extend([Arg::Array(x.clone()), poison(DType::F16, rows * cols)]);
-    let found = execute(&tiles::softmax(DType::F16, [8, 16]), args);
+    let found = execute(&crate::tiles::softmax(DType::F16, [8, 16]), args);
     let expected = softmax_rows(&x.to_f64(), cols);
     assert!(expected.iter().any(|x| x.is_nan()) && expected.iter().any(|x| x.is_finite()));
     close(&found, &expected, 2e-3);
@@ -103,7 +101,7 @@ fn layer_norm_of_a_tile() {
         args.push(Arg::Scalar(Scalar::Float(1e-5)));
         args.extend([x, gamma, beta].map(Arg::Array));
         args.push(poison(DType::F32, rows * cols));
-        close(&execute(&tiles::layer_norm(DType::F32, [2, 128]), args), &expected, 1e-5);
+        close(&execute(&crate::tiles::layer_norm(DType::F32, [2, 128]), args), &expected, 1e-5);
     }
 }
 
@@ -114,7 +112,7 @@ fn product_matches(r: &mut Random, of: Product, [batch, m, n, k]: [usize; 4]) {
     let mut args = dims([batch, m, n, k]);
     args.extend([a, b, bias].map(Arg::Array));
     args.push(poison(of.acc, batch * m * n));
-    let found = execute(&tiles::gemm(of), args);
+    let found = execute(&crate::tiles::gemm(of), args);
     // A rounding for each tile along K, and one for the bias.
     let unit = if of.acc.is_float() { (k as f64 / f64::from(of.tile[2]) + 2.0) * 2f64.powi(-24) } else { 0.0 };
     for plane in 0..batch {
@@ -221,7 +219,7 @@ fn attention_streams_through_keys() {
         let mut args = dims([batch, queries, keys]);
         args.extend([q, k, v].map(Arg::Array));
         args.push(poison(DType::BF16, expected.len()));
-        let program = tiles::attention(DType::BF16, [16, 8], [depth as u32, columns as u32]);
+        let program = crate::tiles::attention(DType::BF16, [16, 8], [depth as u32, columns as u32]);
         close(&execute(&program, args), &expected, 2e-2);
     }
 }
@@ -244,7 +242,7 @@ fn atomics_combine_what_meets() {
             let mut args = dims([n, bins]);
             args.push(Arg::Array(Array::from_values(DType::I32, values.iter().map(|&v| Scalar::Int(v.into())))));
             args.push(Arg::Array(Array::from_values(DType::I32, vec![Scalar::Int(5); bins])));
-            let found = execute(&tiles::scatter(op, 64), args);
+            let found = execute(&crate::tiles::scatter(op, 64), args);
             assert_eq!(found, expected.iter().map(|&x| x as f64).collect::<Vec<_>>(), "{op:?}");
         }
     }
@@ -260,7 +258,7 @@ fn one_of_two_blocks_runs() {
         for (flag, expected) in [(0, xs.iter().map(|x| x * 2.0).collect()), (1, vec![peak; n])] {
             let mut args = dims([flag, n]);
             args.extend([Arg::Array(x.clone()), poison(DType::F32, n)]);
-            assert_eq!(execute(&tiles::branches(8), args), expected);
+            assert_eq!(execute(&crate::tiles::branches(8), args), expected);
         }
     }
 }
@@ -386,7 +384,7 @@ fn strided_tensors_and_planes_without_an_axis() {
     let shape = [3, 4, 5].map(Expr::index);
     let x = k.tensor_strided("x", DType::F32, &shape, &[28, 7, 1].map(Expr::index), kiln_tile::Access::Read);
     let y = k.output("y", DType::F32, &[5, 4].map(Expr::index));
-    let place = tiles::walk(&x, &[1, 0, 0].map(Expr::index), &[None, Some(1), Some(0)], &[5, 4]);
+    let place = crate::tiles::walk(&x, &[1, 0, 0].map(Expr::index), &[None, Some(1), Some(0)], &[5, 4]);
     let tile = k.load_or("x", place, &[5, 4], f32(0.0));
     let to = k.view(&y, &[0.into(), 0.into()], &[5, 4]);
     k.store(Place::View(to), &tile);

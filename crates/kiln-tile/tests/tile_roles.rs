@@ -1,7 +1,7 @@
 //! The interpreter on programs with roles and channels, written by hand: values, and what is wrong with a broken one.
 
-mod tiles;
-
+use crate::tiles::f32;
+use crate::tiles::random::{close, dims, poison, product, random};
 use kiln_tile::interp::Arg;
 use kiln_tile::ir::{
     Block, Builder, Channel, ChannelId, CopyKind, Grid, Level, Op, Operand, Place, Program, Role, Shared, SharedId,
@@ -10,8 +10,6 @@ use kiln_tile::ir::{
 use kiln_tile::program::Axis;
 use kiln_tile::{Array, DType, Expr, TileError, Type, Var};
 use std::num::NonZeroU32;
-use tiles::f32;
-use tiles::random::{close, dims, poison, product, random};
 
 const TILE: [u32; 3] = [8, 16, 4];
 
@@ -231,7 +229,7 @@ fn two_consumers_and_any_number_of_ctas() {
 /// The error of a program in which `change` was done to every block.
 fn broken(mut program: Program, change: &mut dyn FnMut(&mut Block)) -> TileError {
     let before = program.body.clone();
-    tiles::blocks_mut(&mut program.body, change);
+    crate::tiles::blocks_mut(&mut program.body, change);
     assert_ne!(before, program.body, "nothing was changed");
     let (mut args, _) = case([9, 5, 21]);
     interp::run(&program, &mut args).unwrap_err()

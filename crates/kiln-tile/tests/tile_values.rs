@@ -1,7 +1,7 @@
 //! Every pass of the tile compiler against the interpreter: what a program computes is the same, bit for bit, after each.
 
-mod tiles;
-
+use crate::tiles::Product;
+use crate::tiles::random::{Random, dims, poison, random};
 use kiln_target::arch::Arch;
 use kiln_tile::interp::Arg;
 use kiln_tile::ir::{Level, Program, Schedule, interp, verify};
@@ -11,8 +11,6 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use tiles::Product;
-use tiles::random::{Random, dims, poison, random};
 
 fn results(program: &Program, ctas: u32, args: &[Arg]) -> Result<Vec<Arg>, TileError> {
     let mut args = args.to_vec();
@@ -99,13 +97,13 @@ fn passes_keep_the_values_of_kernels() {
     };
     let (rows, cols) = (37, 50);
     let x = || rows * cols;
-    for program in [tiles::softmax(DType::F16, [8, 64]), tiles::softmax_loop(DType::F16, [8, 32])] {
+    for program in [crate::tiles::softmax(DType::F16, [8, 64]), crate::tiles::softmax_loop(DType::F16, [8, 32])] {
         add(program, dims([rows, cols]), floats(&mut r, DType::F16, &[x()]), poison(DType::F16, x()));
     }
     let eps = vec![Arg::Scalar(Scalar::Float(1e-5))];
     let inputs = floats(&mut r, DType::BF16, &[x(), cols, cols]);
     let sizes = [dims([rows, cols]), eps].concat();
-    add(tiles::layer_norm(DType::BF16, [4, 64]), sizes, inputs, poison(DType::BF16, x()));
+    add(crate::tiles::layer_norm(DType::BF16, [4, 64]), sizes, inputs, poison(DType::BF16, x()));
     let ids = (0..rows).map(|_| Scalar::Int(i128::from(r.below(20)) - 10));
     let ids = Arg::Array(Array::from_values(DType::I64, ids.collect::<Vec<Scalar>>()));
     let inputs = [
@@ -114,21 +112,21 @@ fn passes_keep_the_values_of_kernels() {
         floats(&mut r, DType::F32, &[cols]),
         vec![Arg::Array(Array::zeros(DType::I32, 1))],
     ];
-    let program = tiles::gather_gelu(DType::F16, [16, 32]);
+    let program = crate::tiles::gather_gelu(DType::F16, [16, 32]);
     add(program, dims([rows, 7, cols]), inputs.concat(), poison(DType::F16, x()));
-    add(tiles::branches(64), dims([1, cols]), floats(&mut r, DType::F32, &[cols]), poison(DType::F32, cols));
+    add(crate::tiles::branches(64), dims([1, cols]), floats(&mut r, DType::F32, &[cols]), poison(DType::F32, cols));
     let whole: Vec<Scalar> = (0..200).map(|_| Scalar::Int(r.below(1000).into())).collect();
     let whole = vec![Arg::Array(Array::from_values(DType::I32, whole))];
-    add(tiles::scatter(AtomicOp::Max, 64), dims([200, 9]), whole, poison(DType::I32, 9));
+    add(crate::tiles::scatter(AtomicOp::Max, 64), dims([200, 9]), whole, poison(DType::I32, 9));
     for (operands, acc) in [(DType::F16, DType::F32), (DType::F32, DType::F32), (DType::I8, DType::I32)] {
         let of = Product { operands, acc, tile: [64, 64, 32], transposed: [false, true], stages: 3 };
         let [batch, m, n, k] = [2, 70, 65, 50];
         let inputs = floats(&mut r, operands, &[batch * m * k, batch * k * n]);
         let inputs = [inputs, floats(&mut r, acc, &[n])].concat();
-        add(tiles::gemm(of), dims([batch, m, n, k]), inputs, poison(acc, batch * m * n));
+        add(crate::tiles::gemm(of), dims([batch, m, n, k]), inputs, poison(acc, batch * m * n));
     }
     for [batch, queries, keys] in [[2, 70, 100], [1, 1, 1]] {
-        let program = tiles::attention(DType::BF16, [64, 32], [32, 64]);
+        let program = crate::tiles::attention(DType::BF16, [64, 32], [32, 64]);
         let lens = [queries * 32, keys * 32, keys * 64].map(|len| batch * len);
         let inputs = floats(&mut r, DType::BF16, &lens);
         add(program, dims([batch, queries, keys]), inputs, poison(DType::BF16, batch * queries * 64));
@@ -151,8 +149,8 @@ fn passes_keep_the_values_of_random_programs() {
     let seed = std::env::var("KILN_SEED").ok().and_then(|seed| seed.parse::<u8>().ok()).unwrap_or(1);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
     let mut runner = TestRunner::new_with_rng(Config { failure_persistence: None, ..Config::default() }, rng);
-    let outcome = runner.run(&tiles::generate::tapes(), |tape| {
-        let case = tiles::generate::generate(&tape);
+    let outcome = runner.run(&crate::tiles::generate::tapes(), |tape| {
+        let case = crate::tiles::generate::generate(&tape);
         let outcome = keeps_values(&case.program, case.arch, &case.args)
             .map_err(|what| TestCaseError::fail(format!("{what}\n{}\n{}", case.steps.join("\n"), case.program)))?;
         for event in outcome.changed.into_iter().map(str::to_owned).chain(outcome.refused) {

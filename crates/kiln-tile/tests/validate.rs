@@ -1,10 +1,7 @@
 //! The validator of schedules: right programs of every kind of schedule, and what it says of broken ones.
 
-#[path = "../../kiln-kernels/tests/programs/mutants.rs"]
-mod mutants;
-#[path = "../../kiln-kernels/tests/programs/mod.rs"]
-mod programs;
-
+use crate::tile_programs::mutants::{blocks, mutate};
+use crate::tile_programs::{attention, gemm, hopper, shared_softmax};
 use kiln_target::arch::Arch;
 use kiln_tile::expr::ExprKind;
 use kiln_tile::interp::Arg;
@@ -13,8 +10,6 @@ use kiln_tile::passes::{Machine, PASSES};
 use kiln_tile::program::Param;
 use kiln_tile::validate::{Finding, validate};
 use kiln_tile::{Access, Array, DType, Expr, TileError, Type};
-use mutants::mutate;
-use programs::{attention, gemm, hopper, shared_softmax};
 use std::collections::BTreeMap;
 
 fn asynchronous(mut program: Program, arch: Arch) -> Program {
@@ -103,7 +98,7 @@ fn rejects_tiles_without_turns() {
         let mut program = alternating([64, 96, 64], 3, true);
         let mut left_out = 0;
         let dropped = |op: &Op| waits && is(op, true) || passes && is(op, false);
-        mutants::blocks(&mut program.body, &mut |block| {
+        blocks(&mut program.body, &mut |block| {
             let before = block.len();
             block.retain(|stmt| !dropped(&stmt.op));
             left_out += before - block.len();

@@ -1,5 +1,7 @@
 //! Tile programs that tests and measurements share.
 
+pub mod mutants;
+
 use kiln_tile::expr::UnaryOp;
 use kiln_tile::ir::{Builder, Place, Program, Schedule};
 use kiln_tile::{DType, Expr, ReduceOp};

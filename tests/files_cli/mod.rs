@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 mod dtypes;
-mod onnx;
+pub(crate) mod onnx;
 mod refit;
 mod robust;
 

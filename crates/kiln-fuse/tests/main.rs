@@ -1,0 +1,14 @@
+//! All integration tests of the crate as one program: the libraries are linked once.
+
+mod attention;
+mod blocks;
+mod common;
+mod explain;
+mod golden;
+mod identity;
+mod launches;
+mod layers;
+mod pattern;
+mod plans;
+mod random;
+mod twins;

@@ -1,0 +1,26 @@
+//! All integration tests of the crate as one program: the libraries are linked once.
+
+mod built;
+mod cells;
+mod clusters;
+mod common;
+mod compiled;
+mod counters;
+mod families;
+mod gemm;
+mod grouped;
+mod in_place;
+mod mutants;
+mod own;
+mod places;
+mod products;
+mod programs;
+#[path = "programs/run.rs"]
+mod run;
+mod sass;
+mod table;
+mod tf32;
+mod threads;
+mod tiles;
+mod twins;
+mod without_atoms;

@@ -1,0 +1,6 @@
+//! All integration tests of the crate as one program: the libraries are linked once.
+
+mod measured;
+mod search;
+mod times;
+mod tune;

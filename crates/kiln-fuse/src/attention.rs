@@ -9,23 +9,42 @@ use kiln_target::arch::has_mma;
 const MAX_HEAD: i64 = 256;
 
 /// The parts of an Attention region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attention {
     /// The first contraction; its result has the shape of `x`.
     pub scores: NodeId,
-    /// What the softmax normalizes: f32.
+    /// What the exponentials are of: f32.
     pub x: ValueId,
-    /// The softmax as the second contraction reads it, after its cast if it has one.
+    /// What the second contraction weighs values by, after its cast if it has one.
     pub weights: ValueId,
     /// The second contraction.
     pub product: NodeId,
-    /// A logit of each row that takes part in the softmax and weighs nothing (an attention sink), with one element along the last axis or without
-    /// it.
-    pub sink: Option<ValueId>,
-    /// The greatest score of each row, and the total by which its weights are divided; results may be made of them.
+    /// What the weights are.
+    pub weighing: Weighing,
+    /// The greatest `x` of each row.
     pub peak: ValueId,
-    /// See `peak`.
-    pub total: ValueId,
+    /// Sums of rows of exponentials, each after those that it is made of. What is between the contractions and no exponential of `x` follows from these and `peak`.
+    pub totals: Vec<(ValueId, Weighing)>,
+}
+
+/// Exponentials of scores less values of their row, times and over others: `exp(x - peak)` times a function of the row. Sums of them, over keys and of
+/// values, are sums of `exp(x - peak)` times that function, and those can be had in one pass over the keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Weighing<V = ValueId> {
+    /// Whether the row's greatest is subtracted.
+    pub peak: bool,
+    /// What else is; of the shape of `x`, the same for all keys of a row.
+    pub shifts: Vec<V>,
+    /// Factors, and whether they divide; of the shape of `x`, the same for all keys of a row.
+    pub factors: Vec<(V, bool)>,
+}
+
+impl<V: Copy> Weighing<V> {
+    fn map<W>(&self, to: impl Fn(V) -> Option<W>) -> Option<Weighing<W>> {
+        let shifts = self.shifts.iter().map(|shift| to(*shift)).collect::<Option<_>>()?;
+        let factors = self.factors.iter().map(|(factor, divides)| Some((to(*factor)?, *divides)));
+        Some(Weighing { peak: self.peak, shifts, factors: factors.collect::<Option<_>>()? })
+    }
 }
 
 impl Region {
@@ -38,17 +57,15 @@ impl Region {
         let nodes: Vec<usize> = computed(&self.graph).collect();
         let node = |i: usize| nodes.get(i).map(|&n| NodeId(n as u32));
         let value = |i: usize| self.graph.node(node(i)?).outputs.first().copied();
+        let total = |(sum, weighing): &(usize, Weighing<usize>)| Some((value(*sum)?, weighing.map(value)?));
         Some(Attention {
             scores: node(parts.scores)?,
             x: value(parts.x)?,
             weights: value(parts.weights)?,
             product: node(parts.product)?,
-            sink: match parts.sink {
-                Some((peak, side)) => Some(*self.graph.node(node(peak)?).inputs.get(side)?),
-                None => None,
-            },
+            weighing: parts.weighing.map(value)?,
             peak: value(parts.peak)?,
-            total: value(parts.total)?,
+            totals: parts.totals.iter().map(total).collect::<Option<_>>()?,
         })
     }
 }
@@ -59,10 +76,9 @@ pub(crate) struct Parts {
     x: usize,
     weights: usize,
     product: usize,
-    /// Of which maximum it is which operand.
-    sink: Option<(usize, usize)>,
+    weighing: Weighing<usize>,
     peak: usize,
-    total: usize,
+    totals: Vec<(usize, Weighing<usize>)>,
 }
 
 /// The parts of a subgraph if it may be an Attention region, else why not.
@@ -80,49 +96,175 @@ pub(crate) fn parts(sub: &Subgraph) -> Result<Parts, &'static str> {
     if !keyed.iter().zip(&valued).any(|(k, v)| !k && !v) {
         return Err("an attention without rows of queries");
     }
-    let Softmax { x, steps, sink, peak, total } =
-        softmax(sub, weights).ok_or("no softmax of rows between two contractions")?;
-    let ty = sub.nodes[scores].ty;
-    // What follows from the greatest and the total of a row alone.
-    let mut of_rows = vec![false; sub.nodes.len()];
-    for (i, node) in sub.nodes.iter().enumerate() {
-        let reshapes = matches!(node.op, Op::Reshape { .. });
-        let lead = &ty.shape[..ty.shape.len() - 1];
-        let row =
-            node.ty.shape == lead || node.ty.shape.split_last().is_some_and(|(last, rest)| last.is(1) && rest == lead);
-        let mut from = node.operands.iter().filter_map(|o| o.inner).filter(|&j| inside[j]).peekable();
-        let follows = row && from.peek().is_some() && from.all(|j| of_rows[j]);
-        let plain = reshapes || node.op.kind() == OpKind::Elementwise && !scales_depend(node, &inside);
-        of_rows[i] = i == peak || i == total || follows && plain && (reshapes || !steps.contains(&i));
-    }
-    if !inside[x] || sub.nodes[x].ty.dtype != DType::F32 || sub.nodes[x].ty.shape != ty.shape {
-        return Err("a softmax of other than the scores in f32");
-    }
+    let mut rows = Rows {
+        sub,
+        shape: &sub.nodes[scores].ty.shape,
+        kinds: vec![None; sub.nodes.len()],
+        x: None,
+        peak: None,
+        totals: vec![],
+    };
+    rows.kinds[scores] = Some(Kind::Score);
     for (i, node) in sub.nodes.iter().enumerate().filter(|(i, _)| ![scores, product].contains(i)) {
-        let kind = node.op.kind();
-        let mut inner = node.operands.iter().filter_map(|o| o.inner);
         if behind[i] {
-            if inner.any(|j| inside[j] && !behind[j]) {
-                return Err("an epilogue that reads the scores");
+            if node.operands.iter().filter_map(|o| o.inner).any(|j| inside[j] && !behind[j]) {
+                return Err("an epilogue that reads what is between the contractions");
             }
         } else if inside[i] {
-            let plain = kind == OpKind::Elementwise && node.ty.shape == ty.shape && !scales_depend(node, &inside);
-            if !steps.contains(&i) && !of_rows[i] && (!plain || inner.any(|j| steps.contains(&j) || of_rows[j])) {
-                return Err("other than elementwise ops between the scores and their softmax");
-            }
-        } else if !matches!(kind, OpKind::Nullary | OpKind::Elementwise | OpKind::View) {
+            let kind = rows.kind(i, &inside).ok_or(
+                "other than exponentials of scores, their sums and what follows from those between two contractions",
+            )?;
+            rows.kinds[i] = Some(kind);
+        } else if !matches!(node.op.kind(), OpKind::Nullary | OpKind::Elementwise | OpKind::View) {
             return Err("other than a map beside an attention");
         }
     }
-    let (rows, results): (Vec<usize>, Vec<usize>) = sub.outputs.iter().partition(|&&o| inside[o] && !behind[o]);
-    if rows.iter().any(|&o| !of_rows[o]) {
+    let of_row = |i: &usize| matches!(rows.kinds[*i], Some(Kind::Row));
+    let (between, results): (Vec<usize>, Vec<usize>) = sub.outputs.iter().partition(|&&o| inside[o] && !behind[o]);
+    if !between.iter().all(of_row) {
         return Err("a result between the products that does not follow from a row's greatest score and total");
     }
     epilogue(sub, &[product], &behind, &results)?;
-    if sink.is_some_and(|(peak, side)| sub.nodes[peak].operands[side].inner.is_some_and(|i| inside[i])) {
-        return Err("a sink that depends on the scores");
+    let Rows { kinds, x: Some(x), peak: Some(peak), totals, .. } = rows else {
+        return Err("no exponentials of scores less their greatest between two contractions");
+    };
+    match kinds.into_iter().nth(weights) {
+        Some(Some(Kind::Weight(weighing))) => Ok(Parts { scores, x, weights, product, weighing, peak, totals }),
+        _ => Err("a second contraction that weighs by other than exponentials of scores"),
     }
-    Ok(Parts { scores, x, weights, product, sink, peak, total })
+}
+
+/// What a value between the contractions is to a row of scores.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// Of every score by itself.
+    Score,
+    /// `x` less values of its row.
+    Shifted(Weighing<usize>),
+    /// Exponentials of such.
+    Weight(Weighing<usize>),
+    /// A value of each row.
+    Row,
+    /// A value of its row for every score.
+    Spread,
+}
+
+/// What is known of the values between the contractions, in order.
+struct Rows<'s, 'a> {
+    sub: &'s Subgraph<'a>,
+    /// That of the scores.
+    shape: &'s [Dim],
+    kinds: Vec<Option<Kind>>,
+    /// What exponentials are of, and its greatest.
+    x: Option<usize>,
+    peak: Option<usize>,
+    totals: Vec<(usize, Weighing<usize>)>,
+}
+
+impl Rows<'_, '_> {
+    /// What a node is that depends on the scores; `None` where one pass over the keys cannot make it.
+    fn kind(&mut self, i: usize, inside: &[bool]) -> Option<Kind> {
+        let node = &self.sub.nodes[i];
+        let kind = |o: &SubgraphOperand| o.inner.and_then(|j| self.kinds[j].as_ref());
+        let (wide, lead) = (self.shape, &self.shape[..self.shape.len() - 1]);
+        match (node.op, &node.operands[..]) {
+            (Op::Reduce { op, axes }, [of]) if axes[..] == [lead.len()] => match (op, kind(of)?) {
+                (ReduceOp::Max, Kind::Score) if self.peak.is_none() => {
+                    self.is_x(of.inner?)?;
+                    self.peak = Some(i);
+                    Some(Kind::Row)
+                }
+                (ReduceOp::Sum, Kind::Weight(weighing)) => {
+                    self.totals.push((i, weighing.clone()));
+                    Some(Kind::Row)
+                }
+                _ => None,
+            },
+            (Op::Broadcast { shape }, [of]) => {
+                let kept = of.ty.shape.split_last().is_some_and(|(last, rest)| last.is(1) && rest == lead);
+                (matches!(kind(of)?, Kind::Row) && kept && shape == wide).then_some(Kind::Spread)
+            }
+            (Op::Reshape { .. }, [of]) => (matches!(kind(of)?, Kind::Row) && self.is_row(node.ty)).then_some(Kind::Row),
+            (Op::Binary(BinaryOp::Sub), [of, shift]) if matches!(kind(shift), Some(Kind::Spread)) => {
+                let shift = shift.inner?;
+                let mut less = match kind(of)? {
+                    Kind::Shifted(less) => less.clone(),
+                    Kind::Score => {
+                        self.is_x(of.inner?)?;
+                        Weighing::default()
+                    }
+                    _ => return None,
+                };
+                match self.is_peak(shift) && !less.peak {
+                    true => less.peak = true,
+                    false => less.shifts.push(shift),
+                }
+                Some(Kind::Shifted(less))
+            }
+            (Op::Unary(UnaryOp::Exp), [of]) if matches!(kind(of), Some(Kind::Shifted(_))) => match kind(of)? {
+                Kind::Shifted(less) => Some(Kind::Weight(less.clone())),
+                _ => None,
+            },
+            (Op::Binary(op @ (BinaryOp::Mul | BinaryOp::Div)), [a, b])
+                if [a, b].iter().any(|o| matches!(kind(o), Some(Kind::Weight(_)))) =>
+            {
+                let divides = *op == BinaryOp::Div;
+                let (weighing, factor) = match (kind(a), kind(b)) {
+                    (Some(Kind::Weight(weighing)), _) => (weighing, b),
+                    (_, Some(Kind::Weight(weighing))) if !divides => (weighing, a),
+                    _ => return None,
+                };
+                let of_row = match kind(factor) {
+                    Some(kind) => matches!(kind, Kind::Spread),
+                    None => self.repeats(factor),
+                };
+                let mut weighing = weighing.clone();
+                weighing.factors.push((factor.inner?, divides));
+                of_row.then_some(Kind::Weight(weighing))
+            }
+            (Op::Cast { .. }, [of]) if matches!(kind(of), Some(Kind::Weight(_))) => kind(of).cloned(),
+            (op, operands) if op.kind() == OpKind::Elementwise && !scales_depend(node, inside) => {
+                let of = || operands.iter().filter(|o| o.inner.is_some_and(|j| inside[j])).map(kind);
+                if node.ty.shape == wide && of().all(|kind| matches!(kind, Some(Kind::Score))) {
+                    return Some(Kind::Score);
+                }
+                (self.is_row(node.ty) && of().all(|kind| matches!(kind, Some(Kind::Row)))).then_some(Kind::Row)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes a score for what all exponentials are of, unless that is another.
+    fn is_x(&mut self, score: usize) -> Option<()> {
+        let x = *self.x.get_or_insert(score);
+        (x == score && self.sub.nodes[x].ty.dtype == DType::F32).then_some(())
+    }
+
+    /// Whether a type is that of a value of each row, with one element along the last axis or without it.
+    fn is_row(&self, ty: &TensorType) -> bool {
+        let lead = &self.shape[..self.shape.len() - 1];
+        ty.shape == lead || ty.shape.split_last().is_some_and(|(last, rest)| last.is(1) && rest == lead)
+    }
+
+    /// Whether a value of rows, broadcast, is the greatest of each.
+    fn is_peak(&self, spread: usize) -> bool {
+        let mut at = spread;
+        while matches!(self.sub.nodes[at].op, Op::Broadcast { .. } | Op::Reshape { .. }) {
+            match self.sub.nodes[at].operands[0].inner {
+                Some(of) => at = of,
+                None => return false,
+            }
+        }
+        self.peak == Some(at)
+    }
+
+    /// Whether a value beside is the same for all keys of a row.
+    fn repeats(&self, operand: &SubgraphOperand) -> bool {
+        let node = operand.inner.map(|i| &self.sub.nodes[i]);
+        node.is_some_and(|node| {
+            matches!(node.op, Op::Broadcast { .. }) && node.operands[0].ty.shape.last().is_none_or(|last| last.is(1))
+        })
+    }
 }
 
 /// Which axes of the scores the keys have; `None` unless a contraction is one of queries with keys, which own the last axis.
@@ -179,135 +321,4 @@ fn fits_head(ty: &TensorType, labels: &[char], own: impl Fn(char) -> bool) -> bo
     let picked: Vec<&Dim> = labels.iter().zip(&ty.shape).filter(|(l, _)| own(**l)).map(|(_, d)| d).collect();
     let product = picked.iter().try_fold(1i64, |p, d| p.checked_mul(d.as_const()?));
     !picked.is_empty() && product.is_some_and(|p| (1..=MAX_HEAD).contains(&p))
-}
-
-/// A softmax along the last axis.
-struct Softmax {
-    /// What it normalizes.
-    x: usize,
-    /// Its nodes, a cast of the result included.
-    steps: Vec<usize>,
-    /// Of the node that is the greater of the row's greatest and of a logit beside the row, which operand that is.
-    sink: Option<(usize, usize)>,
-    /// The greatest of a row, and its total.
-    peak: usize,
-    total: usize,
-}
-
-/// The softmax that ends in a node, or in what that casts: `e / total` or `e * (1 / total)` with `e = exp(x - peak)`, where `peak = max(x)` and
-/// `total = sum(e)`, or, with a sink, `peak = max(max(x), sink)` and `total = sum(e) + exp(sink - peak)`.
-fn softmax(sub: &Subgraph, last: usize) -> Option<Softmax> {
-    let op = |i: usize| sub.nodes[i].op;
-    let operand = |i: usize, n: usize| sub.nodes[i].operands.get(n)?.inner;
-    let ratio = if let Op::Cast { .. } = op(last) { operand(last, 0)? } else { last };
-    let (a, b) = (operand(ratio, 0)?, operand(ratio, 1)?);
-    let (e, sums, inverse) = match op(ratio) {
-        Op::Binary(BinaryOp::Div) => (a, b, false),
-        Op::Binary(BinaryOp::Mul) if matches!(op(a), Op::Unary(UnaryOp::Exp)) => (a, b, true),
-        Op::Binary(BinaryOp::Mul) => (b, a, true),
-        _ => return None,
-    };
-    let Op::Unary(UnaryOp::Exp) = op(e) else { return None };
-    let shifted = operand(e, 0)?;
-    let Op::Binary(BinaryOp::Sub) = op(shifted) else { return None };
-    let x = operand(shifted, 0)?;
-    let mut steps = vec![last, ratio, e, shifted];
-    let peak = rows(sub, operand(shifted, 1)?, false, (BinaryOp::Max, ReduceOp::Max), x)?;
-    let total = rows(sub, sums, inverse, (BinaryOp::Add, ReduceOp::Sum), e)?;
-    let sink = match (peak.beside, total.beside) {
-        (None, None) => None,
-        (Some((greater, side)), Some((sum, other))) => {
-            // What is added is the power of the same logit less the peak.
-            let power = bare(sub, sub.nodes[sum].operands[other], &mut steps).inner?;
-            let Op::Unary(UnaryOp::Exp) = op(power) else { return None };
-            let difference = bare(sub, sub.nodes[power].operands[0], &mut steps).inner?;
-            let Op::Binary(BinaryOp::Sub) = op(difference) else { return None };
-            steps.extend([power, difference]);
-            let [logit, less] = sub.nodes[difference].operands[..] else { return None };
-            let less = bare(sub, less, &mut steps);
-            let own = sub.nodes[greater].operands[side];
-            let same = logit.value == own.value || alike(sub, logit, own);
-            (same && less.inner == Some(greater)).then_some(Some((greater, side)))?
-        }
-        _ => return None,
-    };
-    let of = [&peak, &total].map(|combined| combined.beside.map(|(node, _)| node).or(combined.steps.last().copied()));
-    let [Some(greatest), Some(sum)] = of else { return None };
-    steps.extend(peak.steps.into_iter().chain(total.steps));
-    Some(Softmax { x, steps, sink, peak: greatest, total: sum })
-}
-
-/// What stands before reshapes, which are added to `steps`.
-fn bare<'a>(sub: &Subgraph<'a>, mut of: SubgraphOperand<'a>, steps: &mut Vec<usize>) -> SubgraphOperand<'a> {
-    while let Some(i) = of.inner
-        && let Op::Reshape { .. } = sub.nodes[i].op
-    {
-        steps.push(i);
-        of = sub.nodes[i].operands[0];
-    }
-    of
-}
-
-/// Whether two operands are the same elements in the same order.
-fn alike(sub: &Subgraph, a: SubgraphOperand, b: SubgraphOperand) -> bool {
-    let [a, b] = [a, b].map(|of| bare(sub, of, &mut vec![]));
-    a.value == b.value
-        || match (a.inner, b.inner) {
-            (Some(i), Some(j)) => {
-                let (m, n) = (&sub.nodes[i], &sub.nodes[j]);
-                let repeats = |op: &Op| matches!(op, Op::Broadcast { .. });
-                repeats(m.op) && repeats(n.op) && alike(sub, m.operands[0], n.operands[0])
-            }
-            _ => false,
-        }
-}
-
-/// What combines a row.
-struct Combined {
-    steps: Vec<usize>,
-    /// Of the node that combines a row with something else, which operand that is.
-    beside: Option<(usize, usize)>,
-}
-
-/// The nodes up to a broadcast of the reduction of `of` along its last axis back over that axis, with a reciprocal on the way if `inverse`; the row
-/// may be combined with one number more.
-fn rows(
-    sub: &Subgraph,
-    wide: usize,
-    inverse: bool,
-    (combine, reduction): (BinaryOp, ReduceOp),
-    of: usize,
-) -> Option<Combined> {
-    let operand = |i: usize| sub.nodes[i].operands.first();
-    let Op::Broadcast { shape } = sub.nodes[wide].op else { return None };
-    let (kept, lead) = (&operand(wide)?.ty.shape, shape.len().checked_sub(1)?);
-    if kept.len() != shape.len() || kept[..lead] != shape[..lead] || !kept[lead].is(1) {
-        return None;
-    }
-    let (mut steps, mut inverses, mut beside) = (vec![wide], 0, None);
-    let mut next = operand(wide)?.inner?;
-    loop {
-        steps.push(next);
-        let node = &sub.nodes[next];
-        match node.op {
-            Op::Reshape { .. } => {}
-            Op::Unary(UnaryOp::Recip) if beside.is_none() => inverses += 1,
-            Op::Binary(op) if *op == combine && beside.is_none() => {
-                let reduces = |side: &usize| {
-                    let inner = node.operands.get(*side).and_then(|o| bare(sub, *o, &mut vec![]).inner);
-                    inner.is_some_and(|i| matches!(sub.nodes[i].op, Op::Reduce { .. }))
-                };
-                let side = (0..2).find(reduces)?;
-                beside = Some((next, 1 - side));
-                next = node.operands[side].inner?;
-                continue;
-            }
-            Op::Reduce { op, axes } => {
-                let fits = *op == reduction && axes[..] == [lead] && operand(next)?.inner == Some(of);
-                return (fits && inverses == usize::from(inverse)).then_some(Combined { steps, beside });
-            }
-            _ => return None,
-        }
-        next = operand(next)?.inner?;
-    }
 }

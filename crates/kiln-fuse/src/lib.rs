@@ -25,7 +25,7 @@ mod report;
 mod rules;
 mod strided;
 
-pub use attention::Attention;
+pub use attention::{Attention, Weighing};
 pub use canonical::{Canonical, RegionId};
 pub use cuts::operations;
 pub use emit::{node_name, replay};

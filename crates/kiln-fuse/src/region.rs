@@ -21,14 +21,15 @@
 //! * **Conv**, **Window**: as Contract with no prologue.
 //! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32, or views in place of such: *queries*, and
 //!   *keys*, whose only axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
-//!   beside it are side nodes. A softmax of `x` along the last axis (`exp(x - max) / sum`, or times the reciprocal of the sum) in f32, then
-//!   a cast to the values' type, makes the *weights*; one logit beside each row may count in both, and weighs nothing. The second contraction sums *values*, a leaf
+//!   beside it are side nodes. *Weights* are exponentials of `x` less a value of its row, in f32, times and over other values of the row, then cast to the values' type.
+//!   Values of a row follow by elementwise ops and reshapes from the greatest `x` along the last axis, from sums of weights along it, and from side nodes.
+//!   All weights are thus `exp(x - max)` times something of their row, which one pass over the keys can sum ([`crate::Weighing`]): a softmax, one with a logit beside
+//!   each row that counts and weighs nothing, one by way of the logarithm of the sum. The second contraction sums *values*, a leaf
 //!   of the queries' type or a view in place of one, along the last axis of the weights
 //!   and nothing else. The axes that the first sums multiply to a constant of 1 to 256, and so do those that the values alone have. At least
 //!   one axis of `S` is in neither keys nor values: the rows of queries. Behind the second contraction and beside, as Contract; nothing
-//!   there sees what is between the contractions, and no result but such as follow from the greatest score and the total of a row by elementwise
-//!   ops and reshapes. Kernels may divide by the sum after the second contraction, round the weights before, and leave out keys and values whose
-//!   weights a mask of positions makes 0, be they infinite.
+//!   there sees what is between the contractions, and no result but values of rows. Kernels may apply what is of the row after the second contraction, round the
+//!   weights before, and leave out keys and values whose weights a mask of positions makes 0, be they infinite.
 //! * **Sink**: the running reduction (or another op of its kind) is the result; prologue elementwise with broadcasts of leaves and literals.
 //! * **Alone**: one top-k (or another op of its kind) alone.
 //! * **Kernel**: whatever is none of these, at most [`MAX_KERNEL_NODES`] nodes, each with one result. Only the kernel of a function that the region is an instance of

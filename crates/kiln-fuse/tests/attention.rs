@@ -2,7 +2,7 @@
 
 use crate::common::{check, dims, kernels, options};
 use kiln_fuse::{Anchor, Fused, Numerics, Region, Role};
-use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Op, Result, Tensor, ValueId};
+use kiln_graph::{BinaryOp, Builder, DType, Dim, EinsumSpec, Graph, Op, Result, Tensor, ValueId};
 
 const FLOATS: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 
@@ -413,6 +413,65 @@ fn what_is_not_read_in_place() {
     }
 }
 
+/// Weights that are other than `exp(x - max) / sum`: whatever is an exponential of the score times something of the row streams.
+#[test]
+fn other_ways_to_weigh() {
+    let shape = dims(&[2, 6, 8]);
+    let spec = |lhs: &str, rhs: &str, out: &str| {
+        let [lhs, rhs, out] = [lhs, rhs, out].map(|labels| labels.chars().collect());
+        EinsumSpec { lhs, rhs, out }
+    };
+    let scores = |b: &mut Builder, dtype: DType| -> Result<(ValueId, ValueId)> {
+        let [q, k, v] = inputs(b, dtype, ["q", "k", "v"].map(|n| (n, &shape[..])))?;
+        Ok((b.contract(spec("nqd", "nkd", "nqk"), q, k, DType::F32, DType::F32)?, v))
+    };
+    let powers = |b: &mut Builder, x: ValueId| -> Result<[ValueId; 2]> {
+        let peak = b.reduce_max(x, &[-1], true)?;
+        let x = b.sub(x, peak)?;
+        let e = b.exp(x)?;
+        Ok([e, b.sum(e, &[-1], true)?])
+    };
+    let weighed = |b: &mut Builder, p: ValueId, v: ValueId, dtype: DType| {
+        let p = b.cast(p, dtype)?;
+        b.contract(spec("nqk", "nkd", "nqd"), p, v, DType::F32, DType::F32)
+    };
+    for dtype in FLOATS {
+        let data = qkv(dtype, &[2, 6, 8]);
+        let halved = graph("halved", |b| {
+            let (x, v) = scores(b, dtype)?;
+            let p = b.softmax(x, -1)?;
+            let p = b.mul_scalar(p, 0.5)?;
+            weighed(b, p, v, dtype)
+        });
+        streams(&halved, &data);
+        let by_logarithm = graph("by_logarithm", |b| {
+            let (x, v) = scores(b, dtype)?;
+            let p = b.log_softmax(x, -1)?;
+            let p = b.exp(p)?;
+            weighed(b, p, v, dtype)
+        });
+        streams(&by_logarithm, &data);
+        let shared = graph("total_of_a_row_beside", |b| {
+            let (x, v) = scores(b, dtype)?;
+            let weight = b.input("weight", DType::F32, &dims(&[2, 6, 1]))?;
+            let [e, sum] = powers(b, x)?;
+            let sum = b.plus(sum, weight)?;
+            let p = b.div(e, sum)?;
+            let p = b.mul(p, weight)?;
+            weighed(b, p, v, dtype)
+        });
+        let weight = Tensor::generate(DType::F32, &[2, 6, 1], |i| 0.5 + 0.1 * i as f64).unwrap();
+        streams(&shared, &[&data[..], &[weight]].concat());
+        let divided_after = graph("divided_after", |b| {
+            let (x, v) = scores(b, dtype)?;
+            let [e, sum] = powers(b, x)?;
+            let y = weighed(b, e, v, dtype)?;
+            b.div(y, sum)
+        });
+        streams(&divided_after, &data);
+    }
+}
+
 #[test]
 fn what_is_no_attention() {
     let shape = dims(&[2, 6, 8]);
@@ -457,9 +516,10 @@ fn what_is_no_attention() {
         let x = b.transpose(x, &[0, 2, 1])?;
         b.softmax(x, 1)
     });
-    with("dropped", |b, x| {
+    with("gated", |b, x| {
         let p = b.softmax(x, -1)?;
-        b.mul_scalar(p, 0.5)
+        let gate = b.sigmoid(x)?;
+        b.mul(p, gate)
     });
     with("sum_of_all", |b, x| {
         let e = b.exp(x)?;

@@ -4,6 +4,7 @@ mod broadcast;
 mod contraction;
 mod functions;
 mod merge;
+mod online;
 mod reduce;
 mod scale;
 mod simplify;
@@ -79,6 +80,11 @@ impl Match<'_> {
         self.facts(id).weight_only
     }
 
+    /// Whether two values are known to be one.
+    pub fn same(&self, a: Id, b: Id) -> bool {
+        self.egraph.find(a) == self.egraph.find(b)
+    }
+
     /// Ops by which a class can be computed, with operands. For premises that look deeper than the pattern.
     pub fn ways(&self, id: Id) -> Vec<(Op, Vec<Id>)> {
         self.egraph[id].nodes.iter().filter_map(|t| crate::egraph::op_of(self.egraph, t)).collect()
@@ -146,8 +152,15 @@ pub(crate) fn rule<const N: usize>(
 /// Every rule. Patterns are parsed once a process.
 pub(crate) fn all() -> Result<&'static [Rule]> {
     static ALL: LazyLock<Result<Vec<Rule>>> = LazyLock::new(|| {
-        let families =
-            [simplify::rules, views::rules, broadcast::rules, reduce::rules, contraction::rules, scale::rules];
+        let families = [
+            simplify::rules,
+            views::rules,
+            broadcast::rules,
+            reduce::rules,
+            contraction::rules,
+            scale::rules,
+            online::rules,
+        ];
         let rules = families.into_iter().map(|family| family()).collect::<Result<Vec<_>>>()?;
         Ok(rules.into_iter().flatten().collect())
     });

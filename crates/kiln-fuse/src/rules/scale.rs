@@ -123,24 +123,31 @@ fn scaled(m: &mut Match, w: Id, own: &[char], s: Id, out: &[char]) -> Option<Id>
     if !m.weight_only(w) || !m.weight_only(s) || weight.dtype != scale.dtype || weight.dtype != m.root_ty()?.dtype {
         return None;
     }
-    let lead = out.len().checked_sub(scale.rank())?;
-    let varying: Vec<(char, Dim)> = out[lead..].iter().copied().zip(scale.shape).filter(|(_, d)| !d.is(1)).collect();
-    if varying.is_empty() {
+    if scale.shape.iter().all(|d| d.is(1)) {
         return None;
     }
-    // Places in `varying` in the order in which `w` has them.
+    let s = laid(m, s, own, out, weight.shape)?;
+    m.add(Op::Binary(BinaryOp::Mul), &[w, s])
+}
+
+/// `s`, which is aligned against the end of axes with the labels `out`, along axes with the labels `own` of extents `shape`; `None` if it varies along
+/// another.
+pub(super) fn laid(m: &mut Match, s: Id, own: &[char], out: &[char], shape: Vec<Dim>) -> Option<Id> {
+    let scale = m.ty(s)?;
+    let lead = out.len().checked_sub(scale.rank())?;
+    let varying: Vec<(char, Dim)> = out[lead..].iter().copied().zip(scale.shape).filter(|(_, d)| !d.is(1)).collect();
+    // Places in `varying` in the order in which `own` has them.
     let order: Vec<usize> = own.iter().filter_map(|label| varying.iter().position(|(l, _)| l == label)).collect();
     if order.len() != varying.len() {
         return None;
     }
     let s = m.add(Op::Reshape { shape: varying.iter().map(|(_, d)| d.clone()).collect() }, &[s])?;
     let s = if order.is_sorted() { s } else { m.add(Op::Permute { perm: order }, &[s])? };
-    let shape = own.iter().map(|label| {
+    let extents = own.iter().map(|label| {
         let found = varying.iter().find(|(l, _)| l == label);
         found.map_or(Dim::from(1), |(_, d)| d.clone())
     });
-    let shape: Vec<Dim> = shape.collect();
-    let s = m.add(Op::Reshape { shape }, &[s])?;
-    let s = m.add(Op::Broadcast { shape: weight.shape }, &[s])?;
-    m.add(Op::Binary(BinaryOp::Mul), &[w, s])
+    let extents: Vec<Dim> = extents.collect();
+    let s = m.add(Op::Reshape { shape: extents }, &[s])?;
+    m.add(Op::Broadcast { shape }, &[s])
 }

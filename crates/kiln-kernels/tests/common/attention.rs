@@ -45,6 +45,7 @@ pub fn attentions() -> Vec<Case> {
     cases.extend(finite_masks());
     cases.push(grouped(DType::BF16));
     cases.extend(transposed());
+    cases.extend([DType::F16, DType::F32].into_iter().flat_map(weighings));
     cases.extend(streams());
     cases.extend(products_of_threads());
     cases
@@ -56,6 +57,69 @@ fn products_of_threads() -> Vec<Case> {
     let masked = beside(DType::F32, 0, [19, 75, 64]);
     let odd = beside(DType::F32, 1, [20, 40, 100]);
     vec![masked, odd, stream_in(DType::F32, 256, true, "nhqd,nhkd->nhqk", 33, 40), grouped(DType::F32)]
+}
+
+/// Weights that are exponentials of scores times something of their row, but no plain softmax: by way of the logarithm of the sum, with more in the total,
+/// with a value beside that may be the greatest, not divided at all. Some rows have no key that they see.
+fn weighings(dtype: DType) -> Vec<Case> {
+    type Weigh = fn(&mut Builder, ValueId, ValueId) -> Result<ValueId>;
+    fn powers(b: &mut Builder, x: ValueId, peak: ValueId) -> Result<ValueId> {
+        let x = b.sub(x, peak)?;
+        b.exp(x)
+    }
+    let by_logarithm: Weigh = |b, x, _| {
+        let x = b.log_softmax(x, -1)?;
+        b.exp(x)
+    };
+    let more: Weigh = |b, x, beside| {
+        let peak = b.reduce_max(x, &[-1], true)?;
+        let e = powers(b, x, peak)?;
+        let sum = b.sum(e, &[-1], true)?;
+        let other = b.exp(beside)?;
+        let sum = b.plus(sum, other)?;
+        let p = b.div(e, sum)?;
+        b.mul(p, beside)
+    };
+    let logit: Weigh = |b, x, beside| {
+        let peak = b.reduce_max(x, &[-1], true)?;
+        let peak = b.binary(kiln_graph::BinaryOp::Max, peak, beside)?;
+        let e = powers(b, x, peak)?;
+        let sum = b.sum(e, &[-1], true)?;
+        let other = powers(b, beside, peak)?;
+        let sum = b.plus(sum, other)?;
+        let p = b.div(e, sum)?;
+        b.mul_scalar(p, 0.5)
+    };
+    let bare: Weigh = |b, x, _| {
+        let peak = b.reduce_max(x, &[-1], true)?;
+        powers(b, x, peak)
+    };
+    let all = [("by_logarithm", by_logarithm), ("more", more), ("logit", logit), ("bare", bare)];
+    let [heads, queries, keys, depth] = [2, 37, 75, 24];
+    let weighed = all.into_iter().map(|(name, weigh)| {
+        let shape = |rows: usize| [heads, rows, depth].map(Dim::from);
+        let mask = [heads, queries, keys];
+        let data = vec![
+            random(dtype, &[heads, queries, depth], 1),
+            random(dtype, &[heads, keys, depth], 2),
+            random(dtype, &[heads, keys, depth], 3),
+            holes(&mask, 4),
+            random(DType::F32, &[heads, queries, 1], 5),
+        ];
+        case(&format!("attention_weighed_{name}_{dtype}"), Anchor::Attention, ROUNDINGS, data, |b| {
+            let q = b.input("q", dtype, &shape(queries))?;
+            let (k, v) = (b.input("k", dtype, &shape(keys))?, b.input("v", dtype, &shape(keys))?);
+            let mask = b.input("mask", DType::F32, &mask.map(Dim::from))?;
+            let beside = b.input("beside", DType::F32, &[heads, queries, 1].map(Dim::from))?;
+            let x = b.contract(spec("nqd,nkd->nqk"), q, k, DType::F32, DType::F32)?;
+            let x = b.mul_scalar(x, 0.2)?;
+            let x = b.plus(x, mask)?;
+            let p = weigh(b, x, beside)?;
+            let p = b.cast(p, dtype)?;
+            Ok(vec![b.contract(spec("nqk,nkd->nqd"), p, v, DType::F32, dtype)?])
+        })
+    });
+    weighed.collect()
 }
 
 /// Several tiles along both axes, where no more than a factor and the diagonal stands between the products: heads beside rows and before them,

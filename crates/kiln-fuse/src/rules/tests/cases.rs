@@ -559,6 +559,24 @@ impl Case<'_> {
                 let s = self.broadcast(s, &full);
                 self.b.mul(y, s).unwrap()
             }
+            "exponentials-div-left" | "exponentials-div-right" | "exponentials-mul-left" | "exponentials-mul-right" => {
+                let (spec, extent) = self.spec();
+                let left = rule.ends_with("left");
+                let grown = |labels: &[char]| labels.iter().map(|l| extent(*l) + 1).collect::<Vec<_>>();
+                let (x, y) = (self.x(&grown(&spec.lhs)), self.x(&grown(&spec.rhs)));
+                let own = if left { 'm' } else { 'n' };
+                let weights = self.b.exp(if left { x } else { y }).unwrap();
+                let sums: Vec<usize> =
+                    spec.out.iter().map(|l| if *l == own || *l == 'b' { extent(*l) + 1 } else { 1 }).collect();
+                let full = grown(&spec.out);
+                let product = if left { self.contract(spec, weights, y) } else { self.contract(spec, x, weights) };
+                // Far from 0, as totals are.
+                let s = self.x(&sums);
+                let s = self.b.exp(s).unwrap();
+                let s = self.broadcast(s, &full);
+                let op = if rule.contains("div") { BinaryOp::Div } else { BinaryOp::Mul };
+                self.b.binary(op, product, s).unwrap()
+            }
             "div-by-weight" => {
                 let (x, w) = (self.x(&shape), self.weight(&shape));
                 self.b.div(x, w).unwrap()

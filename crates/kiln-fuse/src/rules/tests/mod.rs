@@ -78,6 +78,7 @@ fn every_rule_keeps_values() {
         ("reduce", super::reduce::rules().unwrap()),
         ("contraction", super::contraction::rules().unwrap()),
         ("scale", super::scale::rules().unwrap()),
+        ("online", super::online::rules().unwrap()),
         ("functions", super::functions::rules().unwrap()),
         ("functions, of models", super::functions::rules_of_models().unwrap()),
     ] {

@@ -253,6 +253,22 @@ pub(super) fn violations() -> Vec<(&'static str, Graph)> {
             b.mul(y, s)
         }),
     ));
+    // What is summed are no exponentials; the factor is not one of a row; what a cast rounds could be any number.
+    for (x, s, cast) in [(false, [3, 1], false), (true, [1, 2], false), (true, [3, 1], true)] {
+        all.push((
+            "exponentials-div-left",
+            graph(|b| {
+                let (w, v) = (input(b, "w", &[3, 4])?, input(b, "v", &[4, 2])?);
+                let w = if x { b.exp(w)? } else { b.tanh(w)? };
+                let [w, v] = if cast { [b.cast(w, DType::F32)?, b.cast(v, DType::F32)?] } else { [w, v] };
+                let spec = EinsumSpec { lhs: vec!['m', 'k'], rhs: vec!['k', 'n'], out: vec!['m', 'n'] };
+                let y = b.contract(spec, w, v, DType::F64, DType::F64)?;
+                let s = input(b, "s", &s)?;
+                let s = b.add1(Op::Broadcast { shape: dims(&[3, 2]) }, &[s])?;
+                b.div(y, s)
+            }),
+        ));
+    }
     for rule in ["scale-into-contract-left", "scale-into-contract-right"] {
         all.push((
             rule,

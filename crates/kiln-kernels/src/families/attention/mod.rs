@@ -1,4 +1,5 @@
-//! Attention: two products with a softmax of rows between them. A CTA has a tile of queries and streams through the keys, so that scores never
+//! Attention: two products with a softmax of rows between them, or other exponentials of scores ([`kiln_fuse::Weighing`]), whose functions of the row are
+//! applied at the end. A CTA has a tile of queries and streams through the keys, so that scores never
 //! reach memory: the greatest score and the sum of each row so far are kept, and everything accumulated is scaled when the greatest changes
 //! (Milakov and Gimelshein, "Online normalizer calculation for softmax"; Dao, "FlashAttention-2"; roles and overlap as in Shah et al.,
 //! "FlashAttention-3"). Powers are of two.

@@ -10,6 +10,7 @@ use crate::families::{Subject, TileLaunch};
 use crate::value::dims::multiple;
 use crate::value::dtype::round;
 use crate::value::{Values, Writer};
+use kiln_fuse::Weighing;
 use kiln_graph::{Dim, ValueId};
 use kiln_tile::expr::{CompareOp, Expr, UnaryOp};
 use kiln_tile::ir::{Builder, MapBuilder, Place, Tile, View};
@@ -48,7 +49,7 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
     emit.tiles(&mut k);
     emit.edges(&mut k);
     let [most, total, sums] = emit.stream(&mut k, config.stages)?;
-    emit.results(&mut k, &total, &sums)?;
+    emit.results(&mut k, &most, &total, &sums)?;
     emit.of_rows(&mut k, &most, &total)?;
     emit.values.launch(k)
 }
@@ -126,13 +127,8 @@ impl<'e> Emit<'e> {
         let query = self.operand(k, "query", &streamed.query, [(rows, &first), (deep, &zero)], [bm, depth])?;
         let (start, end) = self.seen(k);
         let parts = self.parts;
-        let (most, total) = match streamed.parts.sink {
-            Some(sink) => self.sink(k, sink, parts)?,
-            None => {
-                let most = k.full("most", F32, &[bm, 1], hidden());
-                (most, k.full("total", F32, &[bm, parts], Expr::float(F32, 0.0)))
-            }
-        };
+        let most = k.full("most", F32, &[bm, 1], hidden());
+        let total = k.full("total", F32, &[bm, parts], Expr::float(F32, 0.0));
         let sums = k.full("acc", F32, &[bm, columns], Expr::float(F32, 0.0));
         let range = (start, end, i64::from(bn));
         let pipelined = (stages > 1).then_some(stages);
@@ -167,32 +163,6 @@ impl<'e> Emit<'e> {
             Ok(vec![most, total, sums])
         })?;
         Ok([last[0].clone(), k.reduce("total", ReduceOp::Sum, &last[1], 1), last[2].clone()])
-    }
-
-    /// The greatest score and the total where a logit beside the keys is all that there is so far.
-    fn sink(&mut self, k: &mut Builder, sink: ValueId, parts: u32) -> Result<(Tile, Tile)> {
-        let streamed = self.streamed;
-        let [partial, _] = self.partial();
-        let (first, rows, grid, values) = (&self.first, &self.rows, &self.grid, &mut self.values);
-        let tiles = k.try_map(&["most"], &[self.bm, 1], &[], |k, _, at| {
-            let row = k.bind("row", first + &at[0]);
-            let exists = partial.then(|| k.bind("exists", row.lt(rows)));
-            let logit = values.at_points(exists, |values| {
-                let mut coordinates = grid.clone();
-                coordinates.extend(streamed.rows.coordinates(values, k, &row));
-                let mut index = indices(&streamed.scores, &coordinates);
-                index.truncate(values.shape(sink).len());
-                values.number(k, sink, &index)
-            })?;
-            // In units of the factor, as scores are.
-            Ok(vec![streamed.scale.map_or(logit.clone(), |scale| logit / Expr::float(F32, scale))])
-        })?;
-        let most = tiles[0].clone();
-        let total = k.map("total", &[self.bm, parts], &[&most], |_, x, at| {
-            let none = Expr::float(F32, 0.0);
-            at[1].eq(0).and(x[0].compare(CompareOp::Ne, hidden())).select(&Expr::float(F32, 1.0), none)
-        });
-        Ok((most, total))
     }
 
     /// Finds where the keys that the tile's rows see end and begin.
@@ -302,19 +272,21 @@ impl<'e> Emit<'e> {
     }
 
     /// Writes the results of the CTA's tile.
-    fn results(&mut self, k: &mut Builder, total: &Tile, sums: &Tile) -> Result<()> {
+    fn results(&mut self, k: &mut Builder, most: &Tile, total: &Tile, sums: &Tile) -> Result<()> {
         let streamed = self.streamed;
+        let weighing = &streamed.parts.weighing;
+        let factor =
+            self.of_row(k, "factor", most, total, |values, k, index, row| row.factor(values, k, weighing, index))?;
         let outputs: Vec<ValueId> = streamed.full.iter().map(|i| self.values.output(*i)).collect();
         let product = streamed.parts.product;
         let paths: Vec<Vec<ValueId>> =
             outputs.iter().map(|v| views(&self.values, &[product], *v)).collect::<Result<_>>()?;
         let hints: Vec<String> = outputs.iter().map(|v| self.values.hint(*v)).collect();
         let names: Vec<&str> = hints.iter().map(String::as_str).collect();
-        let inverse = k.map("inverse", &total.shape, &[total], |_, x, _| Expr::float(F32, 1.0) / &x[0]);
         let points = self.points(k);
         let keys = self.keys.clone();
         let values = &mut self.values;
-        let tiles = k.try_map(&names, &sums.shape, &[sums, &inverse], |k, x, at| {
+        let tiles = k.try_map(&names, &sums.shape, &[sums, &factor], |k, x, at| {
             let (index, exists) = points.at(values, k, at);
             values.at_points(exists, |values| {
                 // A sum over no keys is 0.
@@ -340,44 +312,66 @@ impl<'e> Emit<'e> {
         Ok(())
     }
 
+    /// A value of each row from the greatest score and the sum of the exponentials of the differences to it; `make` gets the index of a score of the row.
+    fn of_row(
+        &mut self,
+        k: &mut Builder,
+        name: &str,
+        most: &Tile,
+        total: &Tile,
+        make: impl Fn(&mut Values, &mut MapBuilder, &[Expr], &Row) -> Result<Expr>,
+    ) -> Result<Tile> {
+        let (streamed, place, keys) = (self.streamed, self.row_place(), self.keys.clone());
+        let values = &mut self.values;
+        let tiles = k.try_map(&[name], &most.shape, &[most, total], |k, x, at| {
+            let (index, exists) = place(values, k, at);
+            values.at_points(exists, |values| {
+                // In units of scores again.
+                let greatest = k.bind("greatest", streamed.scale.map_or(x[0].clone(), |scale| &x[0] * scale));
+                let empty = keys.gt(0).and(greatest.compare(CompareOp::Eq, hidden()));
+                let row = Row { greatest, empty };
+                values.bind(streamed.parts.peak, row.greatest.clone());
+                for (total, weighing) in &streamed.parts.totals {
+                    let sum = &x[1] * row.factor(values, k, weighing, &index)?;
+                    values.bind(*total, sum);
+                }
+                let made = make(values, k, &index, &row);
+                values.unbind();
+                Ok(vec![made?])
+            })
+        })?;
+        Ok(tiles[0].clone())
+    }
+
+    /// Finds a score of a row of the tile, the one of the first key, and whether the row exists, unless it surely does.
+    fn row_place(&self) -> impl Fn(&mut Values, &mut MapBuilder, &[Expr]) -> (Vec<Expr>, Option<Expr>) + use<'e> {
+        let [partial, _] = self.partial();
+        let (streamed, first, rows, grid) = (self.streamed, self.first.clone(), self.rows.clone(), self.grid.clone());
+        move |values, k, at| {
+            let row = k.bind("row", &first + &at[0]);
+            let exists = partial.then(|| k.bind("exists", row.lt(&rows)));
+            let mut coordinates = grid.clone();
+            coordinates.extend(streamed.rows.coordinates(values, k, &row));
+            (indices(&streamed.scores, &coordinates), exists)
+        }
+    }
+
     /// Writes the results that follow from the greatest score and the total of each row.
     fn of_rows(&mut self, k: &mut Builder, most: &Tile, total: &Tile) -> Result<()> {
-        let streamed = self.streamed;
-        let [partial, _] = self.partial();
-        for i in &streamed.of_rows {
+        for i in &self.streamed.of_rows {
             let v = self.values.output(*i);
             let (hint, rank) = (self.values.hint(v), self.values.shape(v).len());
-            let (first, rows, grid) = (&self.first, &self.rows, &self.grid);
-            let values = &mut self.values;
-            let at_row = |values: &mut Values, k: &mut MapBuilder, at: &[Expr]| {
-                let row = k.bind("row", first + &at[0]);
-                let exists = partial.then(|| k.bind("exists", row.lt(rows)));
-                let mut coordinates = grid.clone();
-                coordinates.extend(streamed.rows.coordinates(values, k, &row));
-                let mut index = indices(&streamed.scores, &coordinates);
-                index.truncate(rank);
-                (index, exists)
-            };
-            let tiles = k.try_map(&[hint.as_str()], &most.shape, &[most, total], |k, x, at| {
-                let (index, exists) = at_row(values, k, at);
-                values.at_points(exists, |values| {
-                    // In units of scores again.
-                    let greatest = streamed.scale.map_or(x[0].clone(), |scale| &x[0] * scale);
-                    values.bind(streamed.parts.peak, greatest);
-                    values.bind(streamed.parts.total, x[1].clone());
-                    let result = values.value(k, v, &index);
-                    values.unbind();
-                    Ok(vec![result?])
-                })
-            })?;
-            let buffer = values.output_buffer(*i).clone();
+            let tile = self.of_row(k, &hint, most, total, |values, k, index, _| values.value(k, v, &index[..rank]))?;
+            let buffer = self.values.output_buffer(*i).clone();
+            let (place, values) = (self.row_place(), &mut self.values);
             let place = k.elements(&buffer, &most.shape, |k, at| {
                 values.scoped(|values| {
-                    let (index, exists) = at_row(values, k, at);
+                    let (mut index, exists) = place(values, k, at);
+                    index.truncate(rank);
                     (index, exists.unwrap_or(Expr::bool(true)))
                 })
             });
-            k.store(place, &tiles[0]);
+            k.store(place, &tile);
         }
         Ok(())
     }
@@ -519,6 +513,36 @@ fn score(
         values.bind(*selected, seen);
     }
     values.number(k, streamed.parts.x, index)
+}
+
+/// What is known of a row when all its keys went by.
+struct Row {
+    greatest: Expr,
+    /// Whether there are scores, and all are minus infinity: what is less their greatest is NaN.
+    empty: Expr,
+}
+
+impl Row {
+    /// What exponentials of the row are, over those of the differences to its greatest.
+    fn factor(&self, values: &mut Values, k: &mut dyn Writer, weighing: &Weighing, index: &[Expr]) -> Result<Expr> {
+        let mut exponent = (!weighing.peak).then(|| self.greatest.clone());
+        for shift in &weighing.shifts {
+            let shift = values.number(k, *shift, index)?;
+            exponent = Some(exponent.map_or(-shift.clone(), |so_far| so_far - shift));
+        }
+        let mut factor = match exponent {
+            Some(exponent) => power(exponent * LOG2_E),
+            None => Expr::float(F32, 1.0),
+        };
+        if weighing.peak {
+            factor = self.empty.select(&Expr::float(F32, f64::NAN), factor);
+        }
+        for (beside, divides) in &weighing.factors {
+            let beside = values.number(k, *beside, index)?;
+            factor = if *divides { factor / beside } else { factor * beside };
+        }
+        Ok(factor)
+    }
 }
 
 /// The score of what does not exist.

@@ -145,11 +145,11 @@ fn hidden(b: &mut Builder) -> Result<ValueId> {
 fn well_known_graphs_are_few_kernels() {
     let models: [(Graph, usize); 8] = [
         (graph("swiglu", |b| hidden(b).and_then(|x| Ok(vec![swiglu(b, x)?]))), 2),
-        (graph("norm_qkv_rope", |b| hidden(b).and_then(|x| Ok(rotated(b, x)?.to_vec()))), 5),
+        (graph("norm_qkv_rope", |b| hidden(b).and_then(|x| Ok(rotated(b, x)?.to_vec()))), 2),
         (graph("repeated_heads", |b| Ok(vec![repeated_heads(b)?])), 3),
         (graph("causal_f32", |b| Ok(vec![causal(b, DType::F32)?])), 1),
         (graph("decode_step", decode_step), 6),
-        (graph("llama_block", |b| hidden(b).and_then(|x| Ok(vec![llama_block(b, x)?]))), 9),
+        (graph("llama_block", |b| hidden(b).and_then(|x| Ok(vec![llama_block(b, x)?]))), 7),
         (graph("encoder_layer", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, false)?]))), 7),
         (graph("encoder_layer_fused_qkv", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, true)?]))), 7),
     ];

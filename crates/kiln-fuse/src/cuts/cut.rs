@@ -36,6 +36,17 @@ impl Cut {
         Cone { inner, leaves, anchors, core: Core::Map }
     }
 
+    /// What it only copies a part of. If that is made by a kernel of twins, [`super::share()`] has the kernel write the part.
+    pub fn copied(&self, dag: &Dag) -> Option<ClassIx> {
+        let ([at], [of]) = (&self.inner[..], &self.leaves[..]) else { return None };
+        matches!(self.node(dag, *at).op, Some(Op::Slice { .. })).then_some(*of)
+    }
+
+    /// Whether it has several contractions side by side.
+    pub fn is_twins(&self) -> bool {
+        self.anchor == Anchor::Contract && self.anchors.len() > 1
+    }
+
     /// The operands of its contraction; none of other cuts.
     pub fn multiplied<'d>(&self, dag: &'d Dag) -> &'d [ClassIx] {
         let product = self.inner.iter().map(|at| self.node(dag, *at));

@@ -1,5 +1,5 @@
 //! From a cover to launches: a value that one kernel computes on the way and another computes for itself becomes a second result of the
-//! first. So does what is made of the rows of an attention's scores, which then need not be in memory.
+//! first. So does what is made of the rows of an attention's scores, which then need not be in memory. Parts of what a kernel of twins makes are written by that kernel.
 
 use super::cost::Costs;
 use super::cut::{Inner, subgraph};
@@ -64,8 +64,30 @@ pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx]) 
         }
     }
     stream(dag, costs, cover, roots, &mut launches);
+    write_parts(dag, cover, roots, &mut launches);
     let order = order(dag, cover, &launches).unwrap_or_else(|| launches.keys().copied().collect());
     order.iter().filter_map(|c| launches.get(c).cloned()).collect()
+}
+
+/// Has kernels of twins write the parts of their result that others only copy; the result itself is in memory only if something else reads it.
+fn write_parts(dag: &Dag, cover: &Cover, roots: &[ClassIx], launches: &mut BTreeMap<ClassIx, Launch>) {
+    for c in launches.keys().copied().collect::<Vec<_>>() {
+        let Some(Choice::Region(cut)) = &cover.choices[c.index()] else { continue };
+        let Some(of) = cut.copied(dag).filter(|_| matches!(launches.get(&c), Some(Launch::Region { kernel: None, .. }))) else { continue };
+        let Some(Launch::Region { inner, leaves, outputs, anchor: Anchor::Contract, kernel: None }) = launches.get(&of) else { continue };
+        let (mut inner, mut outputs, leaves) = ([&inner[..], &cut.inner].concat(), [&outputs[..], &[c]].concat(), leaves.clone());
+        inner.sort();
+        outputs.sort();
+        let aliased = |choice: &Option<Choice>| matches!(choice, Some(Choice::Alias(own)) if *own == of);
+        let mut others = launches.iter().filter(|(root, _)| **root != c);
+        if !roots.contains(&of) && !others.any(|(_, l)| l.reads(dag).contains(&of)) && !cover.choices.iter().any(aliased) {
+            outputs.retain(|own| *own != of);
+        }
+        if legal(&subgraph(dag, &inner, &leaves, &outputs)) == Ok(Anchor::Contract) {
+            launches.remove(&c);
+            launches.insert(of, Launch::Region { inner, leaves, outputs, anchor: Anchor::Contract, kernel: None });
+        }
+    }
 }
 
 /// Makes one attention of the kernels that read the same scores, where a cover, which has one root a kernel, has them in memory for several.

@@ -7,6 +7,7 @@ mod merge;
 mod reduce;
 mod scale;
 mod simplify;
+mod split;
 mod views;
 
 #[cfg(test)]
@@ -175,6 +176,10 @@ pub fn named(name: &str) -> Option<RuleReport> {
     });
     if name == merge::NAME {
         let reason = "one product reads its operand once, and is one launch".to_owned();
+        return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
+    }
+    if name == split::NAME {
+        let reason = "halves of one product that meet again are one kernel".to_owned();
         return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
     }
     let Rule { name, reason, numerics, .. } = KNOWN.get(name)?;

@@ -9,7 +9,7 @@ use kiln_graph::{Builder, DType, Dim, Graph, Op, Result, Rng, Tensor, ValueId};
 fn merged(graph: &Graph) -> (usize, Dag, Vec<ClassIx>) {
     let built = build(graph).unwrap();
     let (mut egraph, mut done): (_, Saturation) = saturate(built.egraph, all().unwrap(), &options()).unwrap();
-    merge(&mut egraph, &mut done);
+    merge(&mut egraph, &mut done, true);
     let roots: Vec<_> = graph.outputs.iter().map(|(_, v)| built.class_of[v.index()].unwrap()).collect();
     let dag = Dag::new(&egraph, &roots);
     let roots = roots.iter().map(|r| dag.find(&egraph, *r).unwrap()).collect();

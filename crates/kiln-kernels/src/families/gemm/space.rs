@@ -173,7 +173,7 @@ impl Space<'_> {
     /// Whether sums leave room in registers for what else is there, if there is more `beside` them.
     fn holds(&self, config: &Config, beside: bool) -> bool {
         let most = match self.problem.contractions() {
-            _ if self.problem.groups.is_some() => MOST_SCATTERED,
+            _ if self.problem.is_scattered() => MOST_SCATTERED,
             2.. if beside => MOST_TWINS,
             _ => MOST_SUMS,
         };

@@ -36,12 +36,6 @@ impl Cut {
         Cone { inner, leaves, anchors, core: Core::Map }
     }
 
-    /// What it only copies a part of. If that is made by a kernel of twins, [`super::share()`] has the kernel write the part.
-    pub fn copied(&self, dag: &Dag) -> Option<ClassIx> {
-        let ([at], [of]) = (&self.inner[..], &self.leaves[..]) else { return None };
-        matches!(self.node(dag, *at).op, Some(Op::Slice { .. })).then_some(*of)
-    }
-
     /// Whether it has several contractions side by side.
     pub fn is_twins(&self) -> bool {
         self.anchor == Anchor::Contract && self.anchors.len() > 1
@@ -104,6 +98,12 @@ impl Cone {
     /// A cone that only reads a class.
     pub fn leaf(class: ClassIx) -> Cone {
         Cone { leaves: vec![class], ..Cone::default() }
+    }
+
+    /// What it only copies a part of.
+    pub fn copied(&self, dag: &Dag) -> Option<ClassIx> {
+        let ([(class, node)], [of]) = (&self.inner[..], &self.leaves[..]) else { return None };
+        matches!(dag.class(*class).nodes[usize::from(*node)].op, Some(Op::Slice { .. })).then_some(*of)
     }
 
     /// Both cones together; `None` if they choose different nodes for a class or have anchors that exclude each other.

@@ -250,11 +250,7 @@ fn candidates(
                 };
                 ways.push(Candidate { seconds, choice });
             }
-            let seconds = |cut: &Cut| match cut.copied(dag) {
-                Some(of) if cuts[of.index()].first().is_some_and(Cut::is_twins) => costs.transfer(costs.bytes(c)),
-                _ => cut.cost,
-            };
-            ways.extend(own.iter().map(|cut| Candidate { seconds: seconds(cut), choice: Choice::Region(cut.clone()) }));
+            ways.extend(own.iter().map(|cut| Candidate { seconds: cut.cost, choice: Choice::Region(cut.clone()) }));
         }
         let total = |w: &Candidate| w.seconds + w.choice.needs(dag, c).iter().map(|l| flow[l.index()]).sum::<f64>();
         let best = (0..ways.len()).reduce(|a, b| if total(&ways[b]) < total(&ways[a]) * (1.0 - GAIN) { b } else { a });

@@ -19,8 +19,10 @@ pub(super) const NAME: &str = "merge-contractions";
 /// Adds the merged forms to a saturated e-graph; of a target that has kernels of `twins`, also those that only such kernels are good for.
 pub(crate) fn merge(egraph: &mut EGraph, done: &mut Saturation, twins: bool) {
     egraph.analysis.trace.enter();
+    let apart = if twins { split::side_by_side(egraph) } else { vec![] };
     let mut wholes: Vec<Whole> =
         groups(egraph).into_iter().filter_map(|(key, parts)| merged(egraph, key, parts)).collect();
+    wholes.extend(apart.into_iter().filter_map(|(id, axis, parts)| Whole::of(egraph, id, axis, parts)));
     let name = |whole: &Whole| (whole.spread, whole.parts.clone());
     let mut known: BTreeSet<_> = wholes.iter().map(name).collect();
     let mut next = 0;
@@ -266,50 +268,65 @@ fn operands(egraph: &mut EGraph, wholes: &[Whole], whole: &Whole, at: usize, run
     (0..run.first()?.2.len()).map(operand).collect()
 }
 
-/// What one op makes of some parts, as the same of all of the whole: taken apart as a contraction with parts of the weights, and what follows on that. Where it
-/// has the whole's type again, the parts that it is not wanted of are left as they are.
+/// What one op makes of some parts, as the same of all of the whole; what it takes of a contraction as a contraction with parts of the weight. Where it has the
+/// whole's type again, the parts that it is not wanted of are left as they are.
 fn spread(egraph: &mut EGraph, wholes: &[Whole], of: usize) -> Vec<Whole> {
     let whole = &wholes[of];
     let mut found = vec![];
     for Run { first, at, ops, uses } in runs(egraph, whole) {
-        let parts: Vec<Id> = uses.iter().map(|(id, ..)| *id).collect();
-        let part = |id: Id, axis: usize, spread: Spread, made: (Op, Vec<Id>)| Whole {
-            id,
-            axis,
-            parts: parts.clone(),
-            slices: vec![],
-            from: None,
-            computes: false,
-            spread: Some(spread),
-            made: Some(made),
+        let spread = match (whole.spread, uses.len() == whole.parts.len()) {
+            (Some(own), true) => own,
+            (None, false) => Spread { over: of, first },
+            _ => continue,
         };
-        if uses.len() == whole.parts.len() {
-            let Some(own) = whole.spread else { continue };
-            let Some((op, axis)) = together(egraph, whole, &ops).and_then(|op| widened(egraph, whole, op)) else {
-                continue;
-            };
-            let Some(operands) = operands(egraph, wholes, whole, at, &uses) else { continue };
-            let Some(id) = egraph.try_put(&op, &operands) else { continue };
-            let made = part(id, axis, own, (op, operands));
-            found.extend(chosen(egraph, wholes, whole, &made));
-            found.push(made);
-        } else if whole.spread.is_none() {
-            let op = &ops[0].1;
-            let picked = shape(egraph, whole.parts[first]).and_then(|from| Pick::of_slice(op, &from));
-            let Some([pick]) = picked.as_deref() else { continue };
-            if let Some(id) = split::part(egraph, whole.id, *pick) {
-                found.push(part(id, whole.axis, Spread { over: of, first }, (op.clone(), vec![whole.id])));
-            }
-        }
+        let parts = |parts: Vec<Id>, id: Id, axis: usize, made: Option<(Op, Vec<Id>)>| {
+            let (slices, from, computes, spread) = (vec![], None, false, Some(spread));
+            Whole { id, axis, parts, slices, from, computes, spread, made }
+        };
+        let some = parts(whole.parts[first..first + uses.len()].to_vec(), whole.id, whole.axis, None);
+        let ops: Vec<(usize, Op)> = ops.into_iter().map(|(part, op)| (part - first, op)).collect();
+        let Some((op, axis)) = together(egraph, &some, &ops) else { continue };
+        let made = match op {
+            Op::Slice { .. } => taken(egraph, &some, &op).map(|id| (id, op, vec![some.id])),
+            _ => done(egraph, wholes, &some, (op, axis), at, &uses),
+        };
+        let Some((id, op, operands)) = made else { continue };
+        let made = parts(uses.iter().map(|(id, ..)| *id).collect(), id, axis, Some((op, operands)));
+        found.extend(chosen(egraph, wholes, whole, &made));
+        found.push(made);
     }
     found
+}
+
+/// What a slice takes of all of a value, along another axis than that of its parts.
+fn taken(egraph: &mut EGraph, of: &Whole, slice: &Op) -> Option<Id> {
+    let parts =
+        of.parts.iter().try_fold(Dim::from(0), |sum, part| Some(sum + shape(egraph, *part)?[of.axis].clone()))?;
+    let mut from = shape(egraph, of.id)?;
+    from[of.axis] = parts;
+    let [pick] = Pick::of_slice(slice, &from)?[..] else { return None };
+    split::part(egraph, of.id, pick)
+}
+
+/// What an op of some parts makes of all of a value, and how.
+fn done(
+    egraph: &mut EGraph,
+    wholes: &[Whole],
+    of: &Whole,
+    op: (Op, usize),
+    at: usize,
+    uses: &[Use],
+) -> Option<(Id, Op, Vec<Id>)> {
+    let (op, _) = widened(egraph, of, op)?;
+    let operands = operands(egraph, wholes, of, at, uses)?;
+    Some((egraph.try_put(&op, &operands)?, op, operands))
 }
 
 /// An op of the parts that a value is wanted of, as one of all of it; `axis` is where the parts follow each other in its result.
 fn widened(egraph: &EGraph, whole: &Whole, (mut op, axis): (Op, usize)) -> Option<(Op, usize)> {
     let all = shape(egraph, whole.id)?.get(whole.axis)?.clone();
     match &mut op {
-        Op::Reshape { shape: sizes } | Op::Slice { sizes, .. } => {
+        Op::Reshape { shape: sizes } => {
             let extent = |part: &Id| shape(egraph, *part)?.get(whole.axis).cloned();
             let sum = whole.parts.iter().try_fold(Dim::from(0), |sum, part| Some(sum + extent(part)?))?;
             if sizes[axis] != sum {
@@ -351,7 +368,9 @@ fn chosen(egraph: &mut EGraph, wholes: &[Whole], from: &Whole, made: &Whole) -> 
                 slice(&to, axis, start - size, size, 1)
             }
             Some(_) => {
-                let turn = axis.checked_sub(1).filter(|turn| own[axis].is(1) && own.len() == axis + 1 && own[*turn].clone() * Dim::from(count) == to[*turn])?;
+                let turn = axis.checked_sub(1).filter(|turn| {
+                    own[axis].is(1) && own.len() == axis + 1 && own[*turn].clone() * Dim::from(count) == to[*turn]
+                })?;
                 slice(&to, turn, n as i64, own[turn].as_const()?, count)
             }
         };
@@ -361,7 +380,8 @@ fn chosen(egraph: &mut EGraph, wholes: &[Whole], from: &Whole, made: &Whole) -> 
             left = egraph.try_put(&Op::Reshape { shape: own.clone() }, &[left])?;
         }
         let axis = base.axis;
-        let extent = |parts: &[Id]| parts.iter().map(|part| shape(egraph, *part)?.get(axis)?.as_const()).sum::<Option<i64>>();
+        let extent =
+            |parts: &[Id]| parts.iter().map(|part| shape(egraph, *part)?.get(axis)?.as_const()).sum::<Option<i64>>();
         let (begin, size) = (extent(&base.parts[..first])?, extent(&made.parts)?);
         let wanted = between(egraph, &own, axis, [begin, begin + size])?;
         parts.push(egraph.try_put(&Op::Select, &[wanted, *operand, left])?);

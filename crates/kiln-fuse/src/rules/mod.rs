@@ -1,6 +1,7 @@
 //! Rewrite rules, one family a file. A rule carries its whole premise: nothing is legal because a later stage would filter it.
 
 mod broadcast;
+mod concat;
 mod contraction;
 mod functions;
 mod merge;
@@ -15,7 +16,7 @@ mod tests;
 
 pub(crate) use merge::merge;
 
-use crate::egraph::{Attributes, EGraph, Facts, Knowledge, LeftHandSide, Put, Term};
+use crate::egraph::{Attributes, EGraph, Facts, Head, Knowledge, LeftHandSide, Put, Term};
 use crate::report::RuleReport;
 use crate::{Error, Numerics, Options, Result};
 use egg::{
@@ -46,6 +47,13 @@ impl Match<'_> {
     /// Adds an op if it types under what the graph already requires.
     pub fn add(&mut self, op: Op, operands: &[Id]) -> Option<Id> {
         self.egraph.try_put(&op, operands)
+    }
+
+    /// The class of an op with attributes, if there is one already.
+    pub fn find(&self, op: &Op, operands: &[Id]) -> Option<Id> {
+        let attr = Term { head: Head::Attr(self.egraph.analysis.known(op)?), children: vec![] };
+        let children = std::iter::once(self.egraph.lookup(attr)?).chain(operands.iter().copied()).collect();
+        self.egraph.lookup(Term { head: Head::Op(op.code()), children })
     }
 
     /// The attributes behind a pattern variable.
@@ -147,8 +155,15 @@ pub(crate) fn rule<const N: usize>(
 /// Every rule. Patterns are parsed once a process.
 pub(crate) fn all() -> Result<&'static [Rule]> {
     static ALL: LazyLock<Result<Vec<Rule>>> = LazyLock::new(|| {
-        let families =
-            [simplify::rules, views::rules, broadcast::rules, reduce::rules, contraction::rules, scale::rules];
+        let families = [
+            simplify::rules,
+            views::rules,
+            broadcast::rules,
+            concat::rules,
+            reduce::rules,
+            contraction::rules,
+            scale::rules,
+        ];
         let rules = families.into_iter().map(|family| family()).collect::<Result<Vec<_>>>()?;
         Ok(rules.into_iter().flatten().collect())
     });

@@ -58,7 +58,8 @@ impl Pick {
         let partial = (0..from.len()).filter(|&axis| !starts[axis].is(0) || sizes[axis] != from[axis]);
         let pick = |axis: usize| {
             let known = |dim: &Dim| dim.as_const();
-            let (len, size) = (known(&from[axis]).filter(|len| *len > 0)?, known(&sizes[axis]).filter(|size| *size > 0)?);
+            let (len, size) =
+                (known(&from[axis]).filter(|len| *len > 0)?, known(&sizes[axis]).filter(|size| *size > 0)?);
             Some(Pick { axis, inner: 1, len, start: known(&starts[axis])?, size, step: steps[axis] })
         };
         partial.map(pick).collect()
@@ -88,19 +89,52 @@ impl Pick {
 /// A half of a value: what it picks, and its class.
 type Half = (Pick, Id);
 
-/// Values of which two slices are the halves along an axis, and these, where an elementwise op sees both.
-fn halves(egraph: &EGraph) -> Vec<(Id, [Half; 2])> {
-    let mut slices: BTreeMap<(Id, usize), Vec<Half>> = BTreeMap::new();
+/// What is taken of values along one axis each, by value and axis.
+fn taken(egraph: &EGraph) -> BTreeMap<(Id, usize), Vec<Half>> {
+    let mut taken: BTreeMap<(Id, usize), Vec<Half>> = BTreeMap::new();
     for class in egraph.classes().filter(|class| !class.data.weight_only) {
         for (op, on) in class.nodes.iter().filter_map(|term| op_of(egraph, term)) {
             let Op::Slice { .. } = op else { continue };
             let picked = shape(egraph, on[0]).and_then(|from| Pick::of_slice(&op, &from));
             if let Some([pick]) = picked.as_deref() {
-                slices.entry((egraph.find(on[0]), pick.axis)).or_default().push((*pick, class.id));
+                taken.entry((egraph.find(on[0]), pick.axis)).or_default().push((*pick, class.id));
             }
         }
     }
-    let pairs = slices.into_iter().filter_map(|((of, _), slices)| {
+    taken
+}
+
+/// Products of which neighbouring slices are all, with the axis and the slices in order: projections that a model has as one.
+pub(super) fn side_by_side(egraph: &EGraph) -> Vec<(Id, usize, Vec<Id>)> {
+    let all = taken(egraph).into_iter().filter_map(|((of, axis), mut parts)| {
+        parts.sort_by_key(|(pick, _)| pick.start);
+        let next = |end: i64, (pick, _): &Half| (pick.step == 1 && pick.start == end).then_some(end + pick.size);
+        let end = parts.iter().try_fold(0, next)?;
+        let whole = end == parts.first()?.0.len && parts.len() > 1 && is_product(egraph, of, axis, MEET);
+        whole.then(|| (of, axis, parts.into_iter().map(|(_, id)| id).collect()))
+    });
+    all.collect()
+}
+
+/// Whether elementwise ops make a class of a contraction with a weight, which alone has the axis.
+fn is_product(egraph: &EGraph, class: Id, axis: usize, steps: usize) -> bool {
+    egraph[class].nodes.iter().filter_map(|term| op_of(egraph, term)).any(|(op, on)| match op {
+        Op::Contract { spec, .. } => {
+            [(&spec.lhs, &spec.rhs, on[0]), (&spec.rhs, &spec.lhs, on[1])].iter().any(|(own, other, operand)| {
+                let label = spec.out[axis];
+                own.contains(&label) && !other.contains(&label) && egraph[*operand].data.weight_only
+            })
+        }
+        Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } if steps > 0 => {
+            on.iter().any(|id| is_product(egraph, *id, axis, steps - 1))
+        }
+        _ => false,
+    })
+}
+
+/// Values of which two slices are the halves along an axis, and these, where an elementwise op sees both.
+fn halves(egraph: &EGraph) -> Vec<(Id, [Half; 2])> {
+    let pairs = taken(egraph).into_iter().filter_map(|((of, _), slices)| {
         let is = |start: i64, step: i64| {
             let half = |(pick, _): &&Half| (2 * pick.size, pick.start, pick.step) == (pick.len, start, step);
             slices.iter().find(half).copied()

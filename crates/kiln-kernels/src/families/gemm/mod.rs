@@ -247,9 +247,9 @@ impl Problem {
         grid * whole(rows, config.cluster[0]) * whole(columns, config.cluster[1])
     }
 
-    /// Whether elements of results are stored by themselves where registers hold most beside: those of groups, and of several contractions.
+    /// Whether elements of some result are stored by themselves.
     fn is_scattered(&self) -> bool {
-        self.groups.is_some() || self.contractions() > 1 && self.product.boxes.iter().any(Option::is_none)
+        self.product.boxes.iter().any(Option::is_none)
     }
 
     /// Contractions that are made together.

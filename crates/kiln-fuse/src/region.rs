@@ -17,7 +17,8 @@
 //!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
 //!   and concat. All results lie behind the same chain of views. It may have several contractions, up to [`MAX_TWINS`], if they are *twins*: of one
 //!   einsum, accumulator (f32 or i32) and result type, with one operand in common, the same value, and the others of one type behind prologues
-//!   that are alike. The epilogue sees all of them as it sees one.
+//!   that are alike. The epilogue sees all of them as it sees one. Of twins it may end in a concat of up to [`MAX_TWINS`] of its values, behind which are
+//!   permutes and reshapes only; and results may be slices of step 1 of what lies behind the same chain of views.
 //! * **Conv**, **Window**: as Contract with no prologue.
 //! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32, or views in place of such: *queries*, and
 //!   *keys*, whose only axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
@@ -405,6 +406,9 @@ pub(crate) fn epilogue(
     outputs: &[usize],
 ) -> Result<(), &'static str> {
     let mut views: Vec<Vec<&Op>> = vec![Vec::new(); sub.nodes.len()];
+    let joined = |views: &[&Op]| views.iter().any(|op| matches!(op, Op::Concat { .. }));
+    // Slices are results: nothing follows on them.
+    let mut sliced = vec![false; sub.nodes.len()];
     for (i, node) in sub.nodes.iter().enumerate() {
         if anchors.contains(&i) {
             continue;
@@ -418,12 +422,28 @@ pub(crate) fn epilogue(
         }
         let mut from = node.operands.iter().filter_map(|o| o.inner).filter(|&j| post[j]);
         let first = from.next().ok_or("an epilogue without operand")?;
+        if node.operands.iter().any(|o| o.inner.is_some_and(|j| sliced[j])) {
+            return Err("an epilogue sees the anchor's result at two places");
+        }
         match (kind, node.op) {
             (OpKind::Elementwise, _) => {
-                if scales_depend(node, post) || from.any(|j| views[j] != views[first]) {
+                if scales_depend(node, post) || from.any(|j| views[j] != views[first]) || joined(&views[first]) {
                     return Err("an epilogue sees the anchor's result at two places");
                 }
                 views[i] = views[first].clone();
+            }
+            // Values side by side: each is stored at its own place.
+            (_, Op::Concat { .. }) if anchors.len() > 1 && node.operands.len() <= MAX_TWINS => {
+                let mut parts = node.operands.iter().map(|o| o.inner.filter(|&j| post[j]));
+                if joined(&views[first]) || !parts.all(|j| j.is_some_and(|j| views[j] == views[first])) {
+                    return Err("an epilogue sees the anchor's result at two places");
+                }
+                views[i] = views[first].clone();
+                views[i].push(node.op);
+            }
+            (_, Op::Slice { .. }) if anchors.len() > 1 && is_in_place(node.op) => {
+                views[i] = views[first].clone();
+                sliced[i] = true;
             }
             (_, Op::Permute { .. } | Op::Reshape { .. }) => {
                 views[i] = views[first].clone();

@@ -53,22 +53,69 @@ fn swiglu(b: &mut Builder, x: ValueId) -> Result<ValueId> {
     linear(b, y, "down", 3 * H, H, false)
 }
 
-fn rotated(b: &mut Builder, x: ValueId) -> Result<[ValueId; 3]> {
+/// How a model has its rotary embedding.
+#[derive(Clone, Copy, PartialEq)]
+enum Rotary {
+    Halves,
+    Interleaved,
+    /// Of full width: `y cos + [-y2 y1] sin`.
+    Exported,
+    /// The same in f32.
+    Wide,
+    /// Behind one projection to queries, keys and values.
+    Fused,
+}
+
+fn rotated(b: &mut Builder, x: ValueId, form: Rotary) -> Result<[ValueId; 3]> {
     let g = weight(b, "norm", &[H])?;
     let x = b.rms_norm(x, -1, Some(g), 1e-5)?;
-    let [cos, sin] = ["cos", "sin"].map(|name| b.input(name, F16, &dims([S, HEAD / 2])));
+    let width = if matches!(form, Rotary::Exported | Rotary::Wide) { HEAD } else { HEAD / 2 };
+    let [cos, sin] = ["cos", "sin"].map(|name| b.input(name, F16, &dims([S, width])));
     let (cos, sin) = (cos?, sin?);
     let mut all = vec![];
+    let together = match form {
+        Rotary::Fused => Some(linear(b, x, "qkv", H, (HEADS + 2 * KEY_HEADS) * HEAD, false)?),
+        _ => None,
+    };
+    let mut start = 0;
     for (name, n) in [("q", HEADS), ("k", KEY_HEADS), ("v", KEY_HEADS)] {
-        let y = linear(b, x, name, H, n * HEAD, false)?;
+        let y = match together {
+            Some(all) => b.slice_axis(all, -1, &Dim::from(start * HEAD), &Dim::from(n * HEAD), 1)?,
+            None => linear(b, x, name, H, n * HEAD, false)?,
+        };
+        start += n;
         let y = heads(b, y, n)?;
-        all.push(if name == "v" { y } else { b.rope(y, cos, sin, false, None)? });
+        all.push(match form {
+            _ if name == "v" => y,
+            Rotary::Exported | Rotary::Wide => {
+                let wide = |b: &mut Builder, x| if form == Rotary::Wide { b.cast(x, DType::F32) } else { Ok(x) };
+                let (y, cos, sin) = (wide(b, y)?, wide(b, cos)?, wide(b, sin)?);
+                let half = Dim::from(HEAD / 2);
+                let first = b.slice_axis(y, -1, &Dim::from(0), &half, 1)?;
+                let second = b.slice_axis(y, -1, &half, &half, 1)?;
+                let second = b.neg(second)?;
+                let turned = b.concat(&[second, first], -1)?;
+                let (a, c) = (b.mul(y, cos)?, b.mul(turned, sin)?);
+                let y = b.plus(a, c)?;
+                b.cast(y, F16)?
+            }
+            form => b.rope(y, cos, sin, form == Rotary::Interleaved, None)?,
+        });
     }
     Ok([all[0], all[1], all[2]])
 }
 
-fn llama_block(b: &mut Builder, x: ValueId) -> Result<ValueId> {
-    let [q, k, v] = rotated(b, x)?;
+/// A gated layer whose gate and what it gates are one projection.
+fn fused_swiglu(b: &mut Builder, x: ValueId) -> Result<ValueId> {
+    let both = linear(b, x, "gate_up", H, 6 * H, true)?;
+    let parts = b.split_evenly(both, -1, 2)?;
+    let gate = b.silu(parts[0])?;
+    let y = b.mul(gate, parts[1])?;
+    linear(b, y, "down", 3 * H, H, false)
+}
+
+fn llama_block(b: &mut Builder, x: ValueId, form: Rotary) -> Result<ValueId> {
+    let [q, k, v] = rotated(b, x, form)?;
     let a = b.attention_with(q, k, v, &Attending { causal: true, ..Attending::default() })?;
     let a = joined(b, a)?;
     let a = linear(b, a, "o", H, H, false)?;
@@ -141,16 +188,28 @@ fn hidden(b: &mut Builder) -> Result<ValueId> {
 
 #[test]
 fn well_known_graphs_are_few_kernels() {
-    let models: [(Graph, usize); 8] = [
+    let mut models: Vec<(Graph, usize)> = vec![
         (graph("swiglu", |b| hidden(b).and_then(|x| Ok(vec![swiglu(b, x)?]))), 2),
-        (graph("norm_qkv_rope", |b| hidden(b).and_then(|x| Ok(rotated(b, x)?.to_vec()))), 5),
+        (graph("swiglu_of_one_projection", |b| hidden(b).and_then(|x| Ok(vec![fused_swiglu(b, x)?]))), 2),
         (graph("repeated_heads", |b| Ok(vec![repeated_heads(b)?])), 3),
         (graph("causal_f32", |b| Ok(vec![causal(b, DType::F32)?])), 1),
         (graph("decode_step", decode_step), 6),
-        (graph("llama_block", |b| hidden(b).and_then(|x| Ok(vec![llama_block(b, x)?]))), 9),
         (graph("encoder_layer", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, false)?]))), 7),
         (graph("encoder_layer_fused_qkv", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, true)?]))), 7),
     ];
+    for (name, form) in [
+        ("", Rotary::Halves),
+        ("_interleaved", Rotary::Interleaved),
+        ("_exported", Rotary::Exported),
+        ("_exported_f32", Rotary::Wide),
+        ("_fused_qkv", Rotary::Fused),
+    ] {
+        let graph = |start: &str, make: &dyn Fn(&mut Builder, ValueId) -> Result<Vec<ValueId>>| {
+            graph(&format!("{start}{name}"), |b| hidden(b).and_then(|x| make(b, x)))
+        };
+        models.push((graph("norm_qkv_rope", &|b, x| Ok(rotated(b, x, form)?.to_vec())), 2));
+        models.push((graph("llama_block", &|b, x| Ok(vec![llama_block(b, x, form)?])), 7));
+    }
     let mut more = vec![];
     for (graph, most) in models {
         let fused: Fused = fuse(&graph, &options("sm_90a", Numerics::Reassoc)).unwrap();

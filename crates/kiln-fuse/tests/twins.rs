@@ -2,7 +2,7 @@
 
 use crate::common::{check, kernels, options};
 use kiln_fuse::{Anchor, Fused, Numerics, Region};
-use kiln_graph::{Builder, DType, EinsumSpec, Graph, Result, Tensor, ValueId};
+use kiln_graph::{Attending, Builder, DType, Dim, EinsumSpec, Graph, Op, Result, Tensor, ValueId};
 
 const GPUS: [&str; 3] = ["sm_75", "sm_80", "sm_90a"];
 
@@ -71,6 +71,94 @@ fn a_gated_layer_is_two_kernels() {
             }
             let found = fused(&model, "cpu", numerics);
             assert!(twins(&found).is_empty() && found.report.kernels == 3, "{dtype}: {:?}", kernels(&found));
+        }
+    }
+}
+
+/// Queries, keys and values of a few heads, of which queries and keys are turned.
+fn rotary(dtype: DType, [tokens, heads, size]: [usize; 3], interleaved: bool, bias: bool) -> (Graph, Vec<Tensor>) {
+    model(dtype, &[&[tokens, 24], &[tokens, size / 2], &[tokens, size / 2]], |b, x| {
+        let mut all = vec![];
+        for (seed, (name, n)) in (1..).zip([("q", heads), ("k", 2), ("v", 3)]) {
+            let w = b.weight_data(name, Tensor::random(dtype, &[n * size, 24], seed)?)?;
+            let beside = match bias {
+                true => Some(b.weight_data(&format!("{name}.bias"), Tensor::random(dtype, &[n * size], seed + 9)?)?),
+                false => None,
+            };
+            let y = b.linear(x[0], w, beside, true)?;
+            let y = b.reshape(y, &common::dims(&[tokens, n, size]))?;
+            let y = b.transpose(y, &[1, 0, 2])?;
+            all.push(if name == "v" { y } else { b.rope(y, x[1], x[2], interleaved, None)? });
+        }
+        Ok(all)
+    })
+}
+
+#[test]
+fn a_rotary_embedding_is_part_of_the_product() {
+    for (n, dtype) in [DType::F16, DType::BF16, DType::F32].into_iter().cycle().take(6).enumerate() {
+        let size = [[1, 5, 8], [7, 3, 6], [129, 4, 16]][n % 3];
+        let model = rotary(dtype, size, n % 2 == 1, n > 2);
+        for numerics in [Numerics::Exact, Numerics::Reassoc] {
+            for target in GPUS {
+                let found = fused(&model, target, numerics);
+                assert_eq!((found.report.kernels, twins(&found).len()), (1, 1), "{target}: {:?}", kernels(&found));
+                let region = twins(&found)[0];
+                region.verify().unwrap();
+                assert_eq!(region.graph.outputs.len(), 3, "queries, keys and values");
+                // Both products of all heads, values among them.
+                assert!(region.graph.nodes.iter().any(|node| matches!(node.op, Op::Select)));
+            }
+            let found = fused(&model, "cpu", numerics);
+            assert!(twins(&found).is_empty(), "{dtype}: {:?}", kernels(&found));
+        }
+    }
+}
+
+/// Attention reads queries, keys and values as parts of what one kernel makes, though each could be had otherwise.
+#[test]
+fn attention_reads_what_is_turned_in_place() {
+    let f = DType::F16;
+    for (n, bias) in [(1, false), (3, true), (4, false)] {
+        let model = model(f, &[&[13, 40], &[13, 8], &[13, 8]], |b, x| {
+            let mut all = vec![];
+            for (seed, (name, n)) in (1..).zip([("q", 2 * n), ("k", n), ("v", n)]) {
+                let w = b.weight_data(name, Tensor::random(f, &[n * 16, 40], seed)?)?;
+                let beside = match bias {
+                    true => Some(b.weight_data(&format!("{name}.bias"), Tensor::random(f, &[n * 16], seed + 9)?)?),
+                    false => None,
+                };
+                let y = b.linear(x[0], w, beside, true)?;
+                let y = b.reshape(y, &common::dims(&[13, n, 16]))?;
+                let y = b.transpose(y, &[1, 0, 2])?;
+                all.push(if name == "v" { y } else { b.rope(y, x[1], x[2], false, None)? });
+            }
+            Ok(vec![b.attention_with(all[0], all[1], all[2], &Attending { causal: true, ..Attending::default() })?])
+        });
+        for target in ["sm_80", "sm_90a"] {
+            let found = fused(&model, target, Numerics::Reassoc);
+            assert_eq!((found.report.kernels, twins(&found).len()), (2, 1), "{target}: {:?}", kernels(&found));
+        }
+    }
+}
+
+/// A gate and what it gates as halves of one product.
+#[test]
+fn a_gated_layer_of_one_projection_is_two_kernels() {
+    for dtype in [DType::F16, DType::F32] {
+        let model = model(dtype, &[&[9, 48]], |b, x| {
+            let w = b.weight_data("gate_up", Tensor::random(dtype, &[160, 48], 3)?)?;
+            let bias = b.weight_data("bias", Tensor::random(dtype, &[160], 4)?)?;
+            let both = b.linear(x[0], w, Some(bias), true)?;
+            let parts = b.split_evenly(both, -1, 2)?;
+            let gate = b.silu(parts[0])?;
+            let y = b.mul(gate, parts[1])?;
+            let w = b.weight_data("down", Tensor::random(dtype, &[48, 80], 5)?)?;
+            Ok(vec![b.linear(y, w, None, true)?])
+        });
+        for target in GPUS {
+            let found = fused(&model, target, Numerics::Exact);
+            assert_eq!((found.report.kernels, twins(&found).len()), (2, 1), "{target}: {:?}", kernels(&found));
         }
     }
 }
@@ -206,6 +294,52 @@ fn what_is_legal() {
             Ok(vec![b.mul(p, q)?])
         }),
         "at two places",
+    );
+    // Values side by side, and parts as results.
+    let joined = |behind: &dyn Fn(&mut Builder, ValueId, [ValueId; 2]) -> Result<Vec<ValueId>>| {
+        region(|b, x, w| {
+            let p = product(b, text, x, w[0], sum)?;
+            let q = product(b, text, x, w[1], sum)?;
+            let y = b.mul(p, q)?;
+            let c = b.concat(&[p, y], 1)?;
+            behind(b, c, [p, q])
+        })
+    };
+    let row =
+        |b: &mut Builder, y: ValueId, start: i64, step: i64| b.slice_axis(y, 0, &Dim::from(start), &Dim::from(3), step);
+    joined(&|_, c, _| Ok(vec![c])).verify().unwrap();
+    joined(&|b, c, _| {
+        let y = b.reshape(c, &common::dims(&[4, 4, 32]))?;
+        Ok(vec![b.transpose(y, &[1, 0, 2])?])
+    })
+    .verify()
+    .unwrap();
+    joined(&|b, c, _| Ok(vec![row(b, c, 0, 1)?, row(b, c, 3, 1)?, c])).verify().unwrap();
+    refused(joined(&|b, c, _| Ok(vec![row(b, c, 0, 2)?])), "elementwise ops, permutes and reshapes");
+    refused(joined(&|b, c, _| Ok(vec![b.exp(c)?])), "at two places");
+    refused(joined(&|_, c, [p, _]| Ok(vec![c, p])), "under different views");
+    refused(joined(&|b, c, _| Ok(vec![b.concat(&[c, c], 0)?])), "at two places");
+    refused(
+        joined(&|b, c, _| {
+            let y = row(b, c, 0, 1)?;
+            Ok(vec![b.exp(y)?])
+        }),
+        "at two places",
+    );
+    refused(joined(&|b, _, [p, q]| Ok(vec![b.concat(&[p, q, p], 1)?])), "elementwise ops, permutes and reshapes");
+    refused(
+        joined(&|b, _, [p, q]| {
+            let q = b.transpose(q, &[1, 0])?;
+            Ok(vec![b.concat(&[p, q], 1)?])
+        }),
+        "at two places",
+    );
+    refused(
+        region(|b, x, w| {
+            let p = product(b, text, x, w[0], sum)?;
+            Ok(vec![b.concat(&[p, p], 1)?])
+        }),
+        "elementwise ops, permutes and reshapes",
     );
     // One behind the other, with no softmax between.
     refused(

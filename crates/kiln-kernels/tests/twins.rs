@@ -1,7 +1,7 @@
 //! Two products that share an operand are one launch, whatever Config makes it: in the tile interpreter, before and after the passes, in the
 //! simulator with all checks, and as machine code without spills.
 
-use crate::common::products::{Twins, twins};
+use crate::common::products::{Rotary, Twins, rotary, twins};
 use crate::common::{Case, sim};
 use kiln_graph::DType;
 use kiln_kernels::families::{Offer, implementation};
@@ -63,6 +63,46 @@ fn orientations_types_and_odd_sizes() {
             several: n % 4 == 1,
         };
         interpreted(&sized(form, sizes[(n + n / 7) % sizes.len()]), ARCHES[(n + n / 4) % 4]);
+    }
+}
+
+/// Heads whose pairs are turned, in halves and turn by turn, all in one result and in several.
+fn rotaries() -> Vec<Case> {
+    let form = |dtype, interleaved, parts, bias| Rotary { dtype, interleaved, parts, bias };
+    let (f16, bf16, f32) = (DType::F16, DType::BF16, DType::F32);
+    vec![
+        rotary(form(f16, false, false, false), [7, 5, 3, 64, 96]),
+        rotary(form(bf16, true, true, false), [1, 4, 3, 48, 136]),
+        rotary(form(f32, false, true, true), [129, 3, 2, 32, 40]),
+        rotary(form(f16, true, false, true), [129, 7, 5, 32, 64]),
+        rotary(form(bf16, false, true, true), [1, 9, 8, 64, 264]),
+        rotary(form(f32, true, false, false), [7, 3, 2, 22, 130]),
+        rotary(form(f16, false, true, false), [130, 5, 4, 128, 128]),
+    ]
+}
+
+#[test]
+fn heads_are_turned_and_stored_at_their_places() {
+    for (n, case) in rotaries().iter().enumerate() {
+        interpreted(case, ARCHES[n % 4]);
+    }
+}
+
+#[test]
+fn heads_are_turned_cleanly_in_the_simulator() {
+    for (n, case) in rotaries().iter().enumerate() {
+        for arch in [ARCHES[n % 4], ARCHES[(n + 3) % 4]] {
+            for offer in kinds(case, arch) {
+                let built = offer.build().unwrap();
+                if !built.guard.holds(&case.bindings()).unwrap() {
+                    continue;
+                }
+                let made = implementation(&offer, &built, arch, &mut |_, _, _| {})
+                    .unwrap_or_else(|e| panic!("{} on {arch} with {}: {e}", case.region.name, offer.text));
+                println!("{} on {arch} with {}", case.region.name, offer.text);
+                sim::simulate_made(case, &made, arch, [None, Some(n as u64 + 1)]);
+            }
+        }
     }
 }
 
@@ -129,12 +169,15 @@ fn every_kind_runs_clean_in_the_simulator() {
 #[test]
 fn no_kind_spills() {
     let mut found = vec![];
-    for (form, size) in [
-        (Twins { bias: true, several: true, ..PLAIN }, [512, 768, 512]),
-        (Twins { dtype: DType::F32, bias: true, several: true, ..PLAIN }, [512, 768, 512]),
-        (PLAIN, [1, 768, 2048]),
+    let heads = |dtype, parts: bool| Rotary { dtype, interleaved: !parts, parts, bias: true };
+    for case in [
+        sized(Twins { bias: true, several: true, ..PLAIN }, [512, 768, 512]),
+        sized(Twins { dtype: DType::F32, bias: true, several: true, ..PLAIN }, [512, 768, 512]),
+        sized(PLAIN, [1, 768, 2048]),
+        rotary(heads(DType::F16, true), [512, 12, 10, 64, 512]),
+        rotary(heads(DType::F32, false), [512, 12, 10, 64, 512]),
+        rotary(heads(DType::BF16, true), [1, 12, 10, 64, 2048]),
     ] {
-        let case = sized(form, size);
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
             let sums = |offer: &Offer| {
                 let [bm, bn, bk, warps, lanes] =

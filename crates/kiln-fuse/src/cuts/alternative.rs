@@ -54,7 +54,7 @@ impl<'a> Alternatives<'a> {
 
     /// The next best without one launch; `all` are the launches of the cover. None if nothing else was among the candidates.
     pub fn without(&self, launch: &Launch, all: &[Launch]) -> Option<Alternative> {
-        let root = root(launch)?;
+        let root = self.root(launch)?;
         if let Some(parts) = self.apart(launch, root, all) {
             return Some(parts);
         }
@@ -62,10 +62,23 @@ impl<'a> Alternatives<'a> {
         found.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
+    /// The class whose way into memory a launch is, be it that the launch writes parts of that.
+    fn root(&self, launch: &Launch) -> Option<ClassIx> {
+        match launch {
+            Launch::Region { kernel: Some(kernel), .. } => Some(*kernel),
+            Launch::Region { inner, anchor, .. } => {
+                let own = |i: &&Inner| matches!(&self.cover.choices[i.0.index()], Some(Choice::Region(cut)) if cut.anchor == *anchor);
+                inner.iter().rfind(own).or(inner.last()).map(|i| i.0)
+            }
+            Launch::Step(class, _) => Some(*class),
+        }
+    }
+
     /// The kernels of which sharing has made one launch as launches of their own; none if it is one kernel of the cover.
     fn apart(&self, launch: &Launch, own: ClassIx, all: &[Launch]) -> Option<Alternative> {
         let Launch::Region { inner, leaves, outputs, anchor, kernel: None } = launch else { return None };
-        let others: BTreeSet<ClassIx> = all.iter().filter_map(root).filter(|c| *c != own).collect();
+        let others: BTreeSet<ClassIx> =
+            all.iter().filter_map(|launch| self.root(launch)).filter(|c| *c != own).collect();
         let part = |c: &ClassIx| {
             let Some(Choice::Region(cut)) = &self.cover.choices[c.index()] else { return false };
             !others.contains(c) && cut.inner.iter().all(|i| inner.binary_search(i).is_ok())
@@ -161,15 +174,6 @@ impl<'a> Alternatives<'a> {
     /// What a kernel computes of what the model does.
     fn computed(&self, kernel: &Kernel) -> Vec<ClassIx> {
         kernel.inner.iter().map(|i| i.0).filter(|c| self.written[c.index()]).collect()
-    }
-}
-
-/// The class whose way into memory a launch is.
-fn root(launch: &Launch) -> Option<ClassIx> {
-    match launch {
-        Launch::Region { kernel: Some(kernel), .. } => Some(*kernel),
-        Launch::Region { inner, .. } => inner.last().map(|i| i.0),
-        Launch::Step(class, _) => Some(*class),
     }
 }
 

@@ -36,6 +36,11 @@ impl Cut {
         Cone { inner, leaves, anchors, core: Core::Map }
     }
 
+    /// Whether it has several contractions side by side.
+    pub fn is_twins(&self) -> bool {
+        self.anchor == Anchor::Contract && self.anchors.len() > 1
+    }
+
     /// The operands of its contraction; none of other cuts.
     pub fn multiplied<'d>(&self, dag: &'d Dag) -> &'d [ClassIx] {
         let product = self.inner.iter().map(|at| self.node(dag, *at));
@@ -93,6 +98,12 @@ impl Cone {
     /// A cone that only reads a class.
     pub fn leaf(class: ClassIx) -> Cone {
         Cone { leaves: vec![class], ..Cone::default() }
+    }
+
+    /// What it only copies a part of.
+    pub fn copied(&self, dag: &Dag) -> Option<ClassIx> {
+        let ([(class, node)], [of]) = (&self.inner[..], &self.leaves[..]) else { return None };
+        matches!(dag.class(*class).nodes[usize::from(*node)].op, Some(Op::Slice { .. })).then_some(*of)
     }
 
     /// Both cones together; `None` if they choose different nodes for a class or have anchors that exclude each other.

@@ -76,7 +76,11 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
                 continue;
             }
             let Ok(anchor) = legal(&cone.sub(dag, &[class])) else { continue };
-            let cost = costs.estimate(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds;
+            let cost = match cone.copied(dag) {
+                // [`super::share()`] has the other kernel write it.
+                Some(of) if earlier[of.index()].iter().any(Cut::is_twins) => costs.transfer(costs.bytes(class)),
+                _ => costs.estimate(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds,
+            };
             let flow = cost + cone.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
             let Cone { inner, leaves, anchors, .. } = cone;
             found.push(Cut { inner, leaves, anchors, anchor, cost, flow });
@@ -106,18 +110,21 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
 fn attentions(ranking: &Ranking, product: &DagNode, earlier: &[Vec<Cut>], flow: &[f64]) -> Vec<Cone> {
     let Ranking { dag, costs, .. } = *ranking;
     let cuts = |c: ClassIx, anchor: Anchor| earlier[c.index()].iter().filter(move |cut| cut.anchor == anchor);
-    let read = |cone: Cone, c: &ClassIx| cone.join(&ranking.in_place(Cone::leaf(*c), flow), dag);
     let mut found = Vec::new();
     for weights in product.operands.iter().filter(|c| costs.streams(dag.class(**c).ty().dtype)) {
         let shape = &dag.class(*weights).ty().shape;
         for softmax in cuts(*weights, Anchor::Reduce) {
             for x in softmax.leaves.iter().filter(|c| dag.class(**c).ty().shape == *shape) {
-                let joined = cuts(*x, Anchor::Contract).filter_map(|scores| {
-                    let mut multiplied = scores.multiplied(dag).iter();
-                    let cone = multiplied.try_fold(scores.bare(dag), read)?.join(&softmax.free(), dag)?;
-                    product.operands.iter().filter(|c| *c != weights).try_fold(cone, read)
-                });
-                found.extend(joined);
+                for scores in cuts(*x, Anchor::Contract) {
+                    let values = product.operands.iter().filter(|c| *c != weights);
+                    let read: Vec<ClassIx> = scores.multiplied(dag).iter().chain(values).copied().collect();
+                    let apart = read.iter().map(|c| ranking.in_place(Cone::leaf(*c), flow)).collect();
+                    let ways = [Some(apart), ranking.of_one(&read, flow)].into_iter().flatten();
+                    found.extend(ways.filter_map(|cones: Vec<Cone>| {
+                        let both = scores.bare(dag).join(&softmax.free(), dag)?;
+                        cones.iter().try_fold(both, |cone, read| cone.join(read, dag))
+                    }));
+                }
             }
         }
     }
@@ -165,6 +172,19 @@ impl Ranking<'_> {
         };
         let best = cheaper.min_by_key(rank).and_then(|(_, view)| view.join(&cone, self.dag));
         best.unwrap_or(cone)
+    }
+
+    /// Classes read as parts of one value, the cheapest of which all are views in place, if there is one: each alone may be had cheaper as part of another.
+    fn of_one(&self, read: &[ClassIx], flow: &[f64]) -> Option<Vec<Cone>> {
+        let (first, rest) = read.split_first()?;
+        let view = |class: &ClassIx, of: ClassIx| self.views.cones(*class).find(|(leaf, _)| *leaf == of);
+        let common = self.views.cones(*first).filter(|(leaf, _)| rest.iter().all(|c| view(c, *leaf).is_some()));
+        let rank = |(leaf, cone): &(ClassIx, Cone)| {
+            let steps = (flow[leaf.index()] / self.step() / SAME).round() as u64;
+            (steps, self.likeness.cone(&cone.inner, &cone.leaves))
+        };
+        let (leaf, _) = common.min_by_key(rank)?;
+        read.iter().map(|c| Some(view(c, leaf)?.1)).collect()
     }
 
     /// Whether the flow of `a` is below that of `b` by more than rounding; of equal ones, whether it computes less.

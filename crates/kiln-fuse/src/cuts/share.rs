@@ -1,12 +1,13 @@
 //! From a cover to launches: a value that one kernel computes on the way and another computes for itself becomes a second result of the
-//! first. So does what is made of the rows of an attention's scores, which then need not be in memory.
+//! first. So does what is made of the rows of an attention's scores, which then need not be in memory. Parts of what a kernel of twins makes are written by that kernel.
 
 use super::cost::Costs;
-use super::cut::{Inner, subgraph};
+use super::cut::{Cone, Inner, subgraph};
 use super::select::{Choice, Cover};
 use crate::Anchor;
-use crate::egraph::{ClassIx, Dag};
+use crate::egraph::{ClassIx, Dag, DagNode};
 use crate::region::legal;
+use kiln_graph::Op;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One thing to launch.
@@ -64,8 +65,55 @@ pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx]) 
         }
     }
     stream(dag, costs, cover, roots, &mut launches);
+    write_parts(dag, cover, roots, &mut launches);
     let order = order(dag, cover, &launches).unwrap_or_else(|| launches.keys().copied().collect());
     order.iter().filter_map(|c| launches.get(c).cloned()).collect()
+}
+
+/// Has kernels of twins write the parts of their result that others only copy; the result itself is in memory only if something else reads it.
+fn write_parts(dag: &Dag, cover: &Cover, roots: &[ClassIx], launches: &mut BTreeMap<ClassIx, Launch>) {
+    // The copies of parts of each result, and the reshapes between.
+    let mut copies: BTreeMap<ClassIx, (Vec<ClassIx>, Vec<Inner>)> = BTreeMap::new();
+    for (c, launch) in launches.iter() {
+        let Launch::Region { inner, leaves, kernel: None, .. } = launch else { continue };
+        let cone = Cone { inner: inner.clone(), leaves: leaves.clone(), ..Cone::default() };
+        let Some((result, views)) = cone.copied(dag).map(|of| aliased(dag, cover, of)) else { continue };
+        let (parts, nodes) = copies.entry(result).or_default();
+        parts.push(*c);
+        nodes.extend(views.iter().chain(inner));
+    }
+    for (result, (parts, nodes)) in copies {
+        let Some(Launch::Region { inner, leaves, outputs, anchor: Anchor::Contract, kernel: None }) =
+            launches.get(&result)
+        else {
+            continue;
+        };
+        let leaves = leaves.clone();
+        let (mut inner, mut outputs) = ([&inner[..], &nodes].concat(), [&outputs[..], &parts].concat());
+        inner.sort();
+        inner.dedup();
+        outputs.sort();
+        let same = |c: &ClassIx| aliased(dag, cover, *c).0 == result;
+        let mut others = launches.iter().filter(|(root, _)| !parts.contains(root));
+        if !roots.iter().any(same) && !others.any(|(_, launch)| launch.reads(dag).iter().any(same)) {
+            outputs.retain(|own| *own != result);
+        }
+        if legal(&subgraph(dag, &inner, &leaves, &outputs)) == Ok(Anchor::Contract) {
+            parts.iter().for_each(|part| drop(launches.remove(part)));
+            launches.insert(result, Launch::Region { inner, leaves, outputs, anchor: Anchor::Contract, kernel: None });
+        }
+    }
+}
+
+/// The class whose memory a class is under another shape, and the reshapes between them.
+fn aliased(dag: &Dag, cover: &Cover, mut c: ClassIx) -> (ClassIx, Vec<Inner>) {
+    let mut views = vec![];
+    while let Some(Choice::Alias(of)) = &cover.choices[c.index()] {
+        let is = |node: &DagNode| matches!(node.op, Some(Op::Reshape { .. })) && node.operands == [*of];
+        views.extend(dag.class(c).nodes.iter().position(is).map(|n| (c, n as u16)));
+        c = *of;
+    }
+    (c, views)
 }
 
 /// Makes one attention of the kernels that read the same scores, where a cover, which has one root a kernel, has them in memory for several.

@@ -54,12 +54,17 @@ impl Knowledge {
 
     /// The number of an op with its attributes.
     pub fn intern(&mut self, op: &Op) -> u32 {
-        if let Some(&i) = self.index.get(op) {
+        if let Some(i) = self.known(op) {
             return i;
         }
         let i = self.fresh(op);
         self.index.insert(op.clone(), i);
         i
+    }
+
+    /// The number of an op with its attributes, if it has one.
+    pub fn known(&self, op: &Op) -> Option<u32> {
+        self.index.get(op).copied()
     }
 
     /// A number for an op that no other shares, even if equal.

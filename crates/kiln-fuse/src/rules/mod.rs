@@ -1,6 +1,7 @@
 //! Rewrite rules, one family a file. A rule carries its whole premise: nothing is legal because a later stage would filter it.
 
 mod broadcast;
+mod concat;
 mod contraction;
 mod functions;
 mod merge;
@@ -8,6 +9,7 @@ mod online;
 mod reduce;
 mod scale;
 mod simplify;
+mod split;
 mod views;
 
 #[cfg(test)]
@@ -15,7 +17,7 @@ mod tests;
 
 pub(crate) use merge::merge;
 
-use crate::egraph::{Attributes, EGraph, Facts, Knowledge, LeftHandSide, Put, Term};
+use crate::egraph::{Attributes, EGraph, Facts, Head, Knowledge, LeftHandSide, Put, Term};
 use crate::report::RuleReport;
 use crate::{Error, Numerics, Options, Result};
 use egg::{
@@ -46,6 +48,13 @@ impl Match<'_> {
     /// Adds an op if it types under what the graph already requires.
     pub fn add(&mut self, op: Op, operands: &[Id]) -> Option<Id> {
         self.egraph.try_put(&op, operands)
+    }
+
+    /// The class of an op with attributes, if there is one already.
+    pub fn find(&self, op: &Op, operands: &[Id]) -> Option<Id> {
+        let attr = Term { head: Head::Attr(self.egraph.analysis.known(op)?), children: vec![] };
+        let children = std::iter::once(self.egraph.lookup(attr)?).chain(operands.iter().copied()).collect();
+        self.egraph.lookup(Term { head: Head::Op(op.code()), children })
     }
 
     /// The attributes behind a pattern variable.
@@ -156,6 +165,7 @@ pub(crate) fn all() -> Result<&'static [Rule]> {
             simplify::rules,
             views::rules,
             broadcast::rules,
+            concat::rules,
             reduce::rules,
             contraction::rules,
             scale::rules,
@@ -188,6 +198,10 @@ pub fn named(name: &str) -> Option<RuleReport> {
     });
     if name == merge::NAME {
         let reason = "one product reads its operand once, and is one launch".to_owned();
+        return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
+    }
+    if name == split::NAME {
+        let reason = "halves of one product that meet again are one kernel".to_owned();
         return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
     }
     let Rule { name, reason, numerics, .. } = KNOWN.get(name)?;

@@ -80,6 +80,41 @@ impl Values<'_> {
         })
     }
 
+    /// Where `whole`, values side by side, has the element at `index` of one of them.
+    pub fn joined(
+        &mut self,
+        k: &mut dyn Writer,
+        whole: ValueId,
+        part: usize,
+        mut index: Vec<Expr>,
+    ) -> Result<Vec<Expr>> {
+        let node = self.graph.producer(whole);
+        let Op::Concat { axis } = node.op else { return self.malformed("parts that are not side by side") };
+        let before = node.inputs[..part].iter().map(|v| self.shape(*v)[axis].clone());
+        let start = before.fold(Dim::from(0), |sum, extent| sum + extent);
+        index[axis] = &index[axis] + self.dim(k, &start);
+        Ok(index)
+    }
+
+    /// Where a slice of step 1 has the element at `index` of what it is of, and whether it has it.
+    pub fn sliced(&mut self, k: &mut dyn Writer, slice: ValueId, index: &[Expr]) -> Result<(Vec<Expr>, Expr)> {
+        let node = self.graph.producer(slice);
+        let Op::Slice { starts, sizes, .. } = &node.op else { return self.malformed("a slice that is none") };
+        let (mut at, mut inside) = (index.to_vec(), Expr::bool(true));
+        for (axis, extent) in self.shape(node.inputs[0]).iter().enumerate() {
+            let (start, end) = (&starts[axis], starts[axis].clone() + sizes[axis].clone());
+            if !start.is(0) {
+                let start = self.dim(k, start);
+                inside = inside.and(index[axis].ge(&start));
+                at[axis] = &index[axis] - start;
+            }
+            if end != *extent {
+                inside = inside.and(index[axis].lt(self.dim(k, &end)));
+            }
+        }
+        Ok((at, inside))
+    }
+
     fn padded(&mut self, k: &mut dyn Writer, node: &Node, index: &[Expr]) -> Result<Expr> {
         let Op::Pad { low, high, interior } = &node.op else { return self.malformed("a pad that is none") };
         let (x, fill) = (node.inputs[0], node.inputs[1]);

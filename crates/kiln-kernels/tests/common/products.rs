@@ -2,7 +2,7 @@
 
 use super::{Case, case, d, ints, random, spec, spoilt};
 use kiln_fuse::Anchor;
-use kiln_graph::{BinaryOp, DType, Dim, Op, QuantAxes, Tensor};
+use kiln_graph::{BinaryOp, CompareOp, DType, Dim, Op, QuantAxes, Tensor};
 
 /// An einsum of inputs of one type, with extents by label.
 pub fn einsum(name: &str, text: &str, dtype: DType, extent: &dyn Fn(char) -> usize) -> Case {
@@ -208,6 +208,73 @@ pub fn twins(form: Twins, extent: &dyn Fn(char) -> usize) -> Case {
             (false, false) => b.silu(gate).and_then(|gate| b.mul(gate, up))?,
         };
         Ok(if several { vec![y, up] } else { vec![y] })
+    })
+}
+
+/// Heads of which pairs of elements are turned by an angle a token.
+#[derive(Clone, Copy)]
+pub struct Rotary {
+    pub dtype: DType,
+    /// Whether a pair is neighbours, not an element of each half.
+    pub interleaved: bool,
+    /// Whether results are the heads from 0, from 1 and from where none are turned, not all in one.
+    pub parts: bool,
+    pub bias: bool,
+}
+
+/// Projections to `heads` heads of `size` elements, of which the first `turned` are turned: the elements of pairs are two products of one operand.
+pub fn rotary(form: Rotary, [tokens, heads, turned, size, depth]: [usize; 5]) -> Case {
+    let Rotary { dtype, interleaved, parts, bias } = form;
+    let (half, f) = (size / 2, dtype.accumulator());
+    let mut inputs = vec![random(dtype, &[tokens, depth], 1)];
+    inputs.extend([2, 3].map(|seed| random(dtype, &[heads * half, depth], seed)));
+    inputs.extend([4, 5].map(|seed| random(dtype, &[tokens, half], seed)));
+    inputs.extend([6, 7].iter().filter(|_| bias).map(|seed| random(dtype, &[heads * half], *seed)));
+    let name = format!("rotary_{dtype}_{tokens}x{heads}x{size}x{depth}_{interleaved}_{parts}");
+    let roundings = if dtype == DType::F32 { 2.0 * depth as f64 } else { 64.0 };
+    case(&name, Anchor::Contract, roundings, inputs, |b| {
+        let m = Dim::sym("M");
+        let x = b.input("x", dtype, &[m.clone(), depth.into()])?;
+        let weights = ["first", "second"].map(|name| b.input(name, dtype, &[(heads * half).into(), depth.into()]));
+        let [cos, sin] = ["cos", "sin"].map(|name| b.input(name, dtype, &[m.clone(), half.into()]));
+        let (cos, sin) = (cos?, sin?);
+        let (cos, sin) = (b.cast(cos, f)?, b.cast(sin, f)?);
+        let mut pairs = vec![];
+        for w in weights {
+            let mut y = b.contract(spec("mk,nk->mn"), x, w?, f, dtype)?;
+            if bias {
+                let beside = b.input("bias", dtype, &[(heads * half).into()])?;
+                y = b.plus(y, beside)?;
+            }
+            let y = b.reshape(y, &[m.clone(), heads.into(), half.into()])?;
+            pairs.push(b.transpose(y, &[1, 0, 2])?);
+        }
+        let (first, second) = (b.cast(pairs[0], f)?, b.cast(pairs[1], f)?);
+        let (a, c) = (b.mul(cos, first)?, b.mul(sin, second)?);
+        let real = b.sub(a, c)?;
+        let (a, c) = (b.mul(sin, first)?, b.mul(cos, second)?);
+        let imaginary = b.plus(a, c)?;
+        let index = b.iota(DType::I32, &[heads.into(), 1.into(), 1.into()], 0)?;
+        let wanted = b.compare_scalar(CompareOp::Lt, index, turned as f64)?;
+        let mut sides = vec![];
+        for (turned, left) in [(real, pairs[0]), (imaginary, pairs[1])] {
+            let turned = b.cast(turned, dtype)?;
+            sides.push(b.select(wanted, turned, left)?);
+        }
+        let y = match interleaved {
+            false => b.concat(&sides, 2)?,
+            true => {
+                let y = b.stack(&sides, 3)?;
+                b.reshape(y, &[heads.into(), m, size.into()])?
+            }
+        };
+        let bounds = [0, 1, turned, heads];
+        match parts {
+            false => Ok(vec![y]),
+            true => {
+                bounds.windows(2).map(|w| b.slice_axis(y, 0, &Dim::from(w[0]), &Dim::from(w[1] - w[0]), 1)).collect()
+            }
+        }
     })
 }
 

@@ -116,10 +116,57 @@ impl Case<'_> {
         self.b.binary_scalar(op, x, constant).unwrap()
     }
 
+    /// An op of halves side by side and of something else.
+    fn concat_last(&mut self, op: &str) -> ValueId {
+        let mut shape = self.shape(1, 3);
+        let axis = self.rng.range(0, shape.len() as i64 - 1) as usize;
+        let half = shape.clone();
+        shape[axis] *= 2;
+        let y = self.x(&shape);
+        let [mut first, mut second] = [0, 1].map(|which| {
+            let extent = half[axis];
+            self.b.slice_axis(y, axis as i64, &Dim::from(which * extent), &Dim::from(extent), 1).unwrap()
+        });
+        second = self.b.unary(UnaryOp::Neg, second).unwrap();
+        if self.rng.range(0, 1) == 0 {
+            let factor = self.x(&half);
+            first = self.b.mul(first, factor).unwrap();
+        }
+        let joined = self.b.concat(&[second, first], axis as i64).unwrap();
+        if op == "cast" {
+            return self.b.cast(joined, DType::F32).unwrap();
+        }
+        let beside = match self.rng.range(0, 4) {
+            0 => self.x(&shape),
+            1 => self.b.abs(y).unwrap(),
+            2 => {
+                let parts = [self.x(&half), self.x(&half)];
+                self.b.concat(&parts, axis as i64).unwrap()
+            }
+            3 => {
+                let narrow = self.narrower(&shape);
+                let x = self.x(&narrow);
+                let x = self.broadcast(x, &shape);
+                self.b.mul(y, x).unwrap()
+            }
+            _ => {
+                let narrow = self.narrower(&shape);
+                let x = self.x(&narrow);
+                self.broadcast(x, &shape)
+            }
+        };
+        let (name, right) = op.split_once('-').unwrap_or((op, ""));
+        let (a, b) = if right.is_empty() { (joined, beside) } else { (beside, joined) };
+        self.b.binary(BinaryOp::from_name(name).unwrap(), a, b).unwrap()
+    }
+
     fn left_hand_side(&mut self, rule: &str) -> ValueId {
         let shape = self.shape(1, 4);
         if let Some(op) = rule.strip_prefix("broadcast-last-") {
             return self.broadcast_last(op);
+        }
+        if let Some(op) = rule.strip_prefix("concat-last-") {
+            return self.concat_last(op);
         }
         if let Some(name) = rule.strip_suffix("-of-units").filter(|n| n.starts_with("reduce_")) {
             let mut shape = shape;

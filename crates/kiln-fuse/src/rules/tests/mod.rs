@@ -75,6 +75,7 @@ fn every_rule_keeps_values() {
         ("simplify", super::simplify::rules().unwrap()),
         ("views", super::views::rules().unwrap()),
         ("broadcast", super::broadcast::rules().unwrap()),
+        ("concat", super::concat::rules().unwrap()),
         ("reduce", super::reduce::rules().unwrap()),
         ("contraction", super::contraction::rules().unwrap()),
         ("scale", super::scale::rules().unwrap()),

@@ -161,6 +161,28 @@ pub(super) fn violations() -> Vec<(&'static str, Graph)> {
             }),
         ));
     }
+    // Parts that are no halves of anything: other values, thirds, every other element; of which one is longer.
+    for (starts, sizes, step) in [([0, 0], [6, 6], 1), ([0, 2], [2, 2], 1), ([0, 1], [3, 3], 2), ([0, 2], [2, 4], 1)] {
+        for rule in ["concat-last-mul", "concat-last-cast"] {
+            all.push((
+                rule,
+                graph(|b| {
+                    let x = input(b, "x", &[6])?;
+                    let part = |b: &mut Builder, i: usize| {
+                        b.slice_axis(x, 0, &Dim::from(starts[i]), &Dim::from(sizes[i]), step)
+                    };
+                    let parts = [part(b, 0)?, part(b, 1)?];
+                    let c = b.concat(&parts, 0)?;
+                    let shape = b.shape(c).to_vec();
+                    if rule == "concat-last-cast" {
+                        return b.cast(c, DType::F32);
+                    }
+                    let y = b.input("y", DType::F64, &shape)?;
+                    b.mul(c, y)
+                }),
+            ));
+        }
+    }
     all.push((
         "pad-nothing",
         graph(|b| {

@@ -247,6 +247,11 @@ impl Problem {
         grid * whole(rows, config.cluster[0]) * whole(columns, config.cluster[1])
     }
 
+    /// Whether elements of some result are stored by themselves.
+    fn is_scattered(&self) -> bool {
+        self.product.boxes.iter().any(Option::is_none)
+    }
+
     /// Contractions that are made together.
     fn contractions(&self) -> u32 {
         1 + self.product.twins.len() as u32

@@ -11,7 +11,7 @@ use crate::value::dims::numel;
 use crate::value::dtype::round;
 use crate::value::{Values, Writer};
 use kiln_fuse::MemoryAxis;
-use kiln_graph::{DType, Dim, ValueId};
+use kiln_graph::{DType, Dim, NodeId, Op, ValueId};
 use kiln_tile::expr::Expr;
 use kiln_tile::ir::{Builder, Place, Schedule, Tile, View};
 use kiln_tile::{Access, Buffer};
@@ -337,13 +337,11 @@ impl<'a> Program<'a> {
     pub fn results(&mut self, k: &mut Builder, sums: &[Tile]) -> Result<()> {
         let problem = self.problem;
         let product = &problem.product;
-        let outputs: Vec<ValueId> = (0..product.boxes.len()).map(|i| self.values.output(i)).collect();
-        let (anchors, contracted) = (product.anchors(), product.results());
-        let paths: Vec<Vec<ValueId>> =
-            outputs.iter().map(|v| views(&self.values, &anchors, *v)).collect::<Result<_>>()?;
-        let boxes: Vec<Option<View>> = (0..outputs.len()).map(|i| self.output_box(k, i)).collect();
+        let contracted = product.results();
+        let stored = Stored::all(&self.values, &product.anchors())?;
+        let boxes: Vec<Option<View>> = (0..product.boxes.len()).map(|i| self.output_box(k, i)).collect();
         let beside = self.beside(k);
-        let hints: Vec<String> = outputs.iter().map(|v| self.values.hint(*v)).collect();
+        let hints: Vec<String> = stored.iter().map(|part| self.values.hint(part.value)).collect();
         let names: Vec<&str> = hints.iter().map(String::as_str).collect();
         let shape = [self.config.bm, self.config.bn];
         let sums: Vec<&Tile> = sums.iter().collect();
@@ -360,21 +358,23 @@ impl<'a> Program<'a> {
                     let total = values.name(k, "contracted", total);
                     values.bind(*result, total);
                 }
-                let results = outputs.iter().zip(&paths).map(|(v, path)| {
-                    let index = values.viewed(k, path, &point.index)?;
-                    values.value(k, *v, &index)
+                let results = stored.iter().map(|part| {
+                    let index = values.viewed(k, &part.views, &point.index)?;
+                    values.value(k, part.value, &index)
                 });
                 let results: Result<Vec<Expr>> = results.collect();
                 values.unbind();
                 results
             })
         })?;
-        for (i, tile) in tiles.iter().enumerate() {
-            let place = match &boxes[i] {
-                Some(view) => Place::View(view.clone()),
-                None => self.elements(k, i, &paths[i], &shape)?,
-            };
-            k.store(place, tile);
+        for (part, tile) in stored.iter().zip(&tiles) {
+            for result in &part.results {
+                let place = match &boxes[result.output] {
+                    Some(view) => Place::View(view.clone()),
+                    None => self.elements(k, part, result, &shape)?,
+                };
+                k.store(place, tile);
+            }
         }
         Ok(())
     }
@@ -416,9 +416,9 @@ impl<'a> Program<'a> {
         tensors.into_iter().map(|(v, tensor)| (v, self.result_view(&tensor, axes))).collect()
     }
 
-    /// Where the elements of result `i` go that is no box.
-    fn elements(&mut self, k: &mut Builder, i: usize, path: &[ValueId], shape: &[u32]) -> Result<Place> {
-        let buffer = self.values.output_buffer(i).clone();
+    /// Where the elements go of what is no box.
+    fn elements(&mut self, k: &mut Builder, part: &Stored, result: &Stores, shape: &[u32]) -> Result<Place> {
+        let buffer = self.values.output_buffer(result.output).clone();
         let point = self.points(k);
         let values = &mut self.values;
         let mut failed = Ok(());
@@ -426,11 +426,11 @@ impl<'a> Program<'a> {
             values.scoped(|values| {
                 let point = point.at(values, k, at);
                 let exists = point.exists.clone().unwrap_or(Expr::bool(true));
-                let index = values.viewed(k, path, &point.index).unwrap_or_else(|e| {
+                let place = part.place(values, k, result, &point.index).unwrap_or_else(|e| {
                     failed = Err(e);
-                    vec![]
+                    (vec![], Expr::bool(true))
                 });
-                (index, exists)
+                (place.0, exists.and(place.1))
             })
         });
         failed.map(|()| place)
@@ -492,6 +492,77 @@ impl<'a> Program<'a> {
         let axes = (0..rank).map(|axis| axis.checked_sub(rank - 2)).collect();
         let shape = vec![self.config.bm, self.config.bn];
         View { tensor: sums.clone(), origin, axes, shape, masked: vec![true; rank] }
+    }
+}
+
+/// What is stored of the points of a tile: a value, be it that a result has it beside others, or several results have parts of it.
+struct Stored {
+    value: ValueId,
+    /// The views between the products and the value, from it on.
+    views: Vec<ValueId>,
+    results: Vec<Stores>,
+}
+
+/// How a result has a value.
+struct Stores {
+    output: usize,
+    /// What has it beside others, and as which of them.
+    joined: Option<(ValueId, usize)>,
+    /// The views behind, from the last on.
+    behind: Vec<ValueId>,
+    /// The slice that the result is of that.
+    slice: Option<ValueId>,
+}
+
+impl Stored {
+    /// What is stored of all results.
+    fn all(values: &Values, anchors: &[NodeId]) -> Result<Vec<Stored>> {
+        let mut all: Vec<Stored> = vec![];
+        let op = |v: &ValueId| &values.graph.producer(*v).op;
+        for output in 0..values.graph.outputs.len() {
+            let mut value = values.output(output);
+            let slice = matches!(op(&value), Op::Slice { .. }).then_some(value);
+            if slice.is_some() {
+                value = values.graph.producer(value).inputs[0];
+            }
+            let path = views(values, anchors, value)?;
+            let at = path.iter().position(|v| matches!(op(v), Op::Concat { .. }));
+            let parts = match at {
+                Some(at) => &values.graph.producer(path[at]).inputs[..],
+                None => &[value],
+            };
+            for (n, part) in parts.iter().enumerate() {
+                let joined = at.map(|at| (path[at], n));
+                let result = Stores { output, joined, behind: path[..at.unwrap_or(0)].to_vec(), slice };
+                match all.iter_mut().find(|stored| stored.value == *part) {
+                    Some(stored) => stored.results.push(result),
+                    None => {
+                        let views = views(values, anchors, *part)?;
+                        all.push(Stored { value: *part, views, results: vec![result] });
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Where in a result the element of a point of the einsum's result is, and whether it is there.
+    fn place(
+        &self,
+        values: &mut Values,
+        k: &mut dyn Writer,
+        result: &Stores,
+        point: &[Expr],
+    ) -> Result<(Vec<Expr>, Expr)> {
+        let mut at = values.viewed(k, &self.views, point)?;
+        if let Some((whole, part)) = result.joined {
+            at = values.joined(k, whole, part, at)?;
+            at = values.viewed(k, &result.behind, &at)?;
+        }
+        match result.slice {
+            Some(slice) => values.sliced(k, slice, &at),
+            None => Ok((at, Expr::bool(true))),
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use kiln_tile::passes::Machine;
 const MOST_SUMS: u32 = 128;
 /// The same where each of them is stored by itself, at a place and under a condition of its own.
 const MOST_SCATTERED: u32 = 88;
+/// The same of several contractions, of each of whose elements several may be stored.
+const MOST_SCATTERED_TWINS: u32 = 64;
 /// The same of several contractions, whose results meet, where registers hold more beside (operands, on their way or of threads that multiply; sums of
 /// other CTAs) or are fewer (another tile is in work).
 const MOST_TWINS: u32 = 96;
@@ -174,6 +176,7 @@ impl Space<'_> {
     fn holds(&self, config: &Config, beside: bool) -> bool {
         let most = match self.problem.contractions() {
             _ if self.problem.groups.is_some() => MOST_SCATTERED,
+            2.. if self.problem.is_scattered() => MOST_SCATTERED_TWINS,
             2.. if beside => MOST_TWINS,
             _ => MOST_SUMS,
         };

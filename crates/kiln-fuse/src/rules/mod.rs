@@ -5,6 +5,7 @@ mod contraction;
 mod functions;
 mod merge;
 mod reduce;
+mod repeat;
 mod scale;
 mod simplify;
 mod views;
@@ -13,6 +14,7 @@ mod views;
 mod tests;
 
 pub(crate) use merge::merge;
+pub(crate) use repeat::repeat;
 
 use crate::egraph::{Attributes, EGraph, Facts, Knowledge, LeftHandSide, Put, Term};
 use crate::report::RuleReport;
@@ -175,6 +177,10 @@ pub fn named(name: &str) -> Option<RuleReport> {
     });
     if name == merge::NAME {
         let reason = "one product reads its operand once, and is one launch".to_owned();
+        return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
+    }
+    if name == repeat::NAME {
+        let reason = "what is repeated along part of a batch axis is read once, where it lies".to_owned();
         return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
     }
     let Rule { name, reason, numerics, .. } = KNOWN.get(name)?;

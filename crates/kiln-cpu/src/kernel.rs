@@ -144,6 +144,11 @@ impl BoundKernel {
         matches!(self.plan, Plan::Reference(_))
     }
 
+    /// The region.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
     /// Computes the outputs, on rayon's current pool. Buffers hold dense row-major little-endian elements; those aligned to their dtype are
     /// used in place, others are copied.
     ///
@@ -154,7 +159,11 @@ impl BoundKernel {
         self.check("outputs", "output", &self.outputs, &mut outputs.iter().map(|b| b.len()))?;
         match &self.plan {
             Plan::Stages(lowered) => self.stages(lowered, inputs, outputs, scratch),
-            Plan::Reference(_) => self.reference(inputs, outputs),
+            Plan::Reference(_) => {
+                let results = self.reference(inputs)?;
+                outputs.iter_mut().zip(&results).for_each(|(out, result)| out.copy_from_slice(result.data()));
+                Ok(())
+            }
         }
     }
 
@@ -258,7 +267,7 @@ impl BoundKernel {
     }
 
     /// Computes the outputs with the graph's interpreter.
-    pub(crate) fn reference(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<()> {
+    pub(crate) fn reference(&self, inputs: &[&[u8]]) -> Result<Vec<Tensor>> {
         let failed = |source| Error::Graph { region: self.name().to_owned(), source };
         let tensors = self
             .inputs
@@ -267,10 +276,6 @@ impl BoundKernel {
             .map(|(o, b)| Tensor::new(o.dtype, o.shape.clone(), Bytes::copy_from_slice(b)))
             .collect::<kiln_graph::Result<Vec<_>>>()
             .map_err(failed)?;
-        let results = interpret_within(&self.region.graph, &tensors, &self.bindings).map_err(failed)?;
-        for (out, result) in outputs.iter_mut().zip(&results) {
-            out.copy_from_slice(result.data());
-        }
-        Ok(())
+        interpret_within(&self.region.graph, &tensors, &self.bindings).map_err(failed)
     }
 }

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use std::marker::PhantomData;
 
 /// A buffer of a run. Stages uphold two rules that make its use sound: a stage never reads a slot that it writes (lowering gives every
-/// stage result a slot of its own, defined once), and two threads never write the same element.
+/// stage result a slot of its own, defined once), and two threads never write the same element. Where a scatter's result lies in the place of what it updates, it looks at the result alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot<'a> {
     ptr: *mut u8,
@@ -31,6 +31,11 @@ impl<'a> Slot<'a> {
     /// A slot that stages may write.
     pub(crate) fn write(bytes: &'a mut [u8]) -> Slot<'a> {
         Slot { ptr: bytes.as_mut_ptr(), len: bytes.len(), writable: true, _of: PhantomData }
+    }
+
+    /// Whether both are the same memory.
+    pub(crate) fn is(&self, other: &Slot<'_>) -> bool {
+        std::ptr::eq(self.ptr, other.ptr) && self.len == other.len
     }
 
     /// Its contents.

@@ -45,7 +45,7 @@ pub enum Command {
         kernel: Arc<BoundKernel>,
         /// One place an input.
         inputs: Vec<Place>,
-        /// One an output.
+        /// One an output. That of a region which updates an input ([`kiln_fuse::Region::updated`]) may be that input's.
         outputs: Vec<Span>,
         /// At least [`BoundKernel::scratch_bytes`].
         scratch: Span,
@@ -246,7 +246,8 @@ impl Run<'_> {
         }
         let (inputs, outputs) = slots.split_at(kernel.inputs.len());
         let inputs: Vec<&[u8]> = inputs.iter().map(Slot::bytes).collect();
-        let mut outputs: Vec<&mut [u8]> = outputs.iter().map(|s| s.range_mut(0, s.len())).collect();
-        kernel.reference(&inputs, &mut outputs)
+        let results = kernel.reference(&inputs)?;
+        results.iter().zip(outputs).for_each(|(result, s)| s.range_mut(0, s.len()).copy_from_slice(result.data()));
+        Ok(())
     }
 }

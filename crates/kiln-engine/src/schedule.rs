@@ -159,6 +159,8 @@ pub type WeightPlaces = BTreeMap<String, Option<Arc<Place>>>;
 struct Lifetimes {
     shapes: Vec<Vec<usize>>,
     bytes: Vec<usize>,
+    /// Of each buffer that whose place it has.
+    homes: Vec<BufferId>,
     /// For each buffer that needs arena memory of its own, its index in `lifetimes`; else `usize::MAX`.
     slot: Vec<usize>,
     lifetimes: Vec<Lifetime>,
@@ -185,10 +187,10 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, outside: Outside<'_>) -> Result<L
     let shapes = plan.buffers.iter().map(|b| b.ty.concrete(bindings)).collect::<kiln_graph::Result<Vec<_>>>()?;
     let bytes =
         plan.buffers.iter().zip(&shapes).map(|(b, shape)| byte_size(b.ty.dtype, shape)).collect::<Result<Vec<_>>>()?;
-    let end = plan.steps.len();
+    let (end, homes) = (plan.steps.len(), plan.homes());
     let mut live: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
     let mut touch = |id: BufferId, at: usize| {
-        let l = live[plan.root(id).index()].get_or_insert((at, at));
+        let l = live[homes[id.index()].index()].get_or_insert((at, at));
         *l = (l.0.min(at), l.1.max(at));
     };
     for &input in &plan.inputs {
@@ -206,7 +208,7 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, outside: Outside<'_>) -> Result<L
     let mut lifetimes = Vec::new();
     let mut slot = vec![usize::MAX; plan.buffers.len()];
     for (i, buffer) in plan.buffers.iter().enumerate() {
-        if buffer.alias_of.is_none()
+        if homes[i].index() == i
             && !matches!(buffer.kind, BufferKind::Weight(_))
             && outside.capture(plan, i).is_none()
             && let Some((first, last)) = live[i]
@@ -215,7 +217,7 @@ fn lifetimes(plan: &Plan, bindings: &Bindings, outside: Outside<'_>) -> Result<L
             lifetimes.push(Lifetime { bytes: bytes[i], first, last });
         }
     }
-    Ok(Lifetimes { shapes, bytes, slot, lifetimes })
+    Ok(Lifetimes { shapes, bytes, homes, slot, lifetimes })
 }
 
 /// Arena bytes of a plan's own buffers, without kernels' scratch, nested plans and what is bound from outside.
@@ -226,7 +228,7 @@ pub fn activation_bytes(plan: &Plan, bindings: &Bindings) -> Result<usize> {
 /// A buffer in the activation arena, from the first step that needs its place to the last, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activation {
-    /// The buffer; others may be aliases of it.
+    /// The buffer; others may be aliases of it, or what it updates in their place.
     pub buffer: BufferId,
     /// Bytes from the start of the arena.
     pub offset: usize,
@@ -274,7 +276,7 @@ fn lay_out(
     for constraint in &plan.constraints {
         constraint.check(bindings)?;
     }
-    let Lifetimes { shapes, bytes, slot, mut lifetimes } = lifetimes(plan, bindings, outside)?;
+    let Lifetimes { shapes, bytes, homes, slot, mut lifetimes } = lifetimes(plan, bindings, outside)?;
     enum Pending {
         Launch { prepared: usize, scratch: Option<usize>, zeroed: Option<Place>, packed: Vec<Place> },
         Nested(Vec<std::result::Result<(Schedule, usize), kiln_graph::Error>>),
@@ -328,7 +330,7 @@ fn lay_out(
     let arena = |slot: usize, bytes: usize| Place { mem: ARENA, offset: layout.offsets[slot], bytes };
     let places = (0..plan.buffers.len())
         .map(|i| {
-            let at = plan.root(BufferId(i as u32)).index();
+            let at = homes[i].index();
             if let Some(number) = outside.capture(plan, at) {
                 return Ok(Place { mem: capture(number), offset: 0, bytes: bytes[i] });
             }

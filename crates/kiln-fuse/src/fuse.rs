@@ -40,6 +40,7 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
     let (egraph, saturation) = passes.run(Pass::Saturate, || {
         let rules = rules::of_models(!options.patterns.is_empty())?;
         let (mut egraph, mut saturation) = rules::saturate(built.egraph, rules, options)?;
+        rules::repeat(&mut egraph, &mut saturation);
         rules::merge(&mut egraph, &mut saturation, options.target.arch().is_some());
         permute_weights(&mut egraph, &options.patterns, options.numerics)?;
         settle(&mut egraph);

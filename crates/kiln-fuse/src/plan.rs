@@ -195,6 +195,47 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The values that steps update and nothing needs afterwards, in whose memory the results may lie: each with its result, both roots of their aliases.
+    fn updates(&self) -> impl Iterator<Item = (BufferId, BufferId)> + '_ {
+        let of = |(at, step): (usize, &Step)| {
+            let Step::Run { region, inputs, outputs, .. } = step else { return None };
+            let region = &self.regions[*region];
+            let updated = region.updated()?;
+            let (from, to) = (self.root(*inputs.get(updated)?), self.root(*outputs.first()?));
+            // Neither the region itself nor a step from here on reads it as anything else.
+            let value = region.graph.inputs[updated];
+            let uses = region.graph.nodes.iter().flat_map(|node| &node.inputs).filter(|v| **v == value).count();
+            let beside = inputs.iter().enumerate().any(|(i, id)| i != updated && self.root(*id) == from);
+            let later = || self.steps[at + 1..].iter().flat_map(Step::operands).any(|id| self.root(id) == from);
+            let kept = || self.outputs.iter().any(|(_, id)| self.root(*id) == from);
+            (uses == 1 && !beside && !later() && !kept()).then_some((from, to))
+        };
+        self.steps.iter().enumerate().filter_map(of)
+    }
+
+    /// For each buffer the one whose place it takes: itself, or what follows from it by updates and needs memory longest. Aliases have the place of their root.
+    pub fn homes(&self) -> Vec<BufferId> {
+        let mut homes: Vec<BufferId> = (0..self.buffers.len() as u32).map(|i| self.root(BufferId(i))).collect();
+        let updates: Vec<_> = self.updates().collect();
+        // Later ones first, so that chains end up in one place.
+        for (from, to) in updates.into_iter().rev() {
+            if self.buffers[from.index()].kind == BufferKind::Temp {
+                homes[from.index()] = homes[to.index()];
+            }
+        }
+        (0..homes.len() as u32).map(|i| homes[self.root(BufferId(i)).index()]).collect()
+    }
+
+    /// The input, by its number, that an output is what steps have updated of, where nothing reads it as it was after the first of them: both may be one memory.
+    pub fn updated_input(&self, output: BufferId) -> Option<usize> {
+        let mut updates: BTreeMap<BufferId, BufferId> = self.updates().map(|(from, to)| (to, from)).collect();
+        let mut at = self.root(output);
+        while let Some(from) = updates.remove(&at) {
+            at = from;
+        }
+        self.inputs.iter().position(|input| *input == at).filter(|_| at != self.root(output))
+    }
+
     /// The buffer whose memory this one is: itself, unless it is an alias.
     pub fn root(&self, mut id: BufferId) -> BufferId {
         while let Some(earlier) = self.buffers[id.index()].alias_of {

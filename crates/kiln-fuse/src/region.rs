@@ -7,7 +7,9 @@
 //!   leaves, but never feed a contraction, convolution, window or scatter directly; larger constants are weights. Control flow and weights never stand inside.
 //! * **Map**: elementwise ops, views and `Iota` / `DimValue` / `Const` in any combination: every result element is a function of its
 //!   index. All results have one shape.
-//! * **Index**: as Map, with one or more gathers among the views; or one scatter alone.
+//! * **Index**: as Map, with one or more gathers among the views; or one scatter, which is the result, with a Map without gather, pad and concat that makes its indices. What is scattered into
+//!   and the updates are leaves, and the first is read nowhere else. The result may lie in the place of what is scattered into: kernels find that where the result is to be, and write
+//!   the updates alone ([`Region::updated`]).
 //! * **Reduce**: all reductions (also arg-reductions) have the same input shape `S` and the same axes `R`. What depends on a reduction
 //!   is elementwise on the full shape `S`, on the reduced shape (`S` without `R`), or on the kept shape (`S` with `R` set to 1); a
 //!   reshape between reduced and kept; a broadcast from kept (or, when `R` is the leading axes, from reduced) to `S`. What does not
@@ -155,6 +157,14 @@ impl Region {
         roles
     }
 
+    /// Of a scatter, the input that its result begins as: devices have it in the result's place before they run the region, by a copy unless both are one place.
+    pub fn updated(&self) -> Option<usize> {
+        let scatter = self.graph.nodes.iter().find(|n| n.op.kind() == OpKind::Scatter)?;
+        let of = self.graph.inputs.iter().position(|v| Some(v) == scatter.inputs.first());
+        // Elements that share a byte are never written one by one.
+        of.filter(|i| self.anchor == Anchor::Index && self.graph.ty(self.graph.inputs[*i]).dtype.bits() >= 8)
+    }
+
     /// The iteration space of a Reduce region.
     pub fn rows(&self) -> Option<Rows> {
         let node = self.graph.nodes.iter().find(|n| n.op.kind() == OpKind::Reduce)?;
@@ -272,9 +282,10 @@ pub(crate) fn legal(sub: &Subgraph) -> Result<Anchor, &'static str> {
         Some((_, OpKind::Conv)) => anchored(sub, &places, false).map(|()| Anchor::Conv),
         Some((_, OpKind::Window)) => anchored(sub, &places, false).map(|()| Anchor::Window),
         Some((i, OpKind::Sink)) => sink(sub, i).map(|()| Anchor::Sink),
+        Some((i, OpKind::Scatter)) => scatter(sub, i).map(|()| Anchor::Index),
         Some((_, kind)) => match (sub.nodes.len(), Anchor::of(kind)) {
             (1, Some(anchor)) => Ok(anchor),
-            _ => Err("scatter and top-k stand alone"),
+            _ => Err("top-k stands alone"),
         },
         None if reduces => rows(sub).map(|()| Anchor::Reduce),
         None => {
@@ -456,6 +467,28 @@ pub(crate) fn epilogue(
     let first = results.next().ok_or("no result")?;
     if !post[*first] || results.any(|o| !post[*o] || views[*o] != views[*first]) {
         return Err("results under different views");
+    }
+    Ok(())
+}
+
+/// Checks what makes the indices of a scatter, and that nothing else is made.
+fn scatter(sub: &Subgraph, anchor: usize) -> Result<(), &'static str> {
+    let [x, _, updates] = sub.nodes[anchor].operands[..] else { return Err("a scatter of other than three operands") };
+    if sub.outputs != [anchor] {
+        return Err("an epilogue after a scatter");
+    }
+    if x.inner.is_some() || updates.inner.is_some() {
+        return Err("a scatter of what is computed with it");
+    }
+    for (_, node) in sub.nodes.iter().enumerate().filter(|(i, _)| *i != anchor) {
+        let plain = matches!(node.op.kind(), OpKind::Nullary | OpKind::Elementwise | OpKind::View);
+        if !plain || matches!(node.op, Op::Pad { .. } | Op::Concat { .. }) {
+            return Err("indices of a scatter from other than elementwise ops and views");
+        }
+        // It may be overwritten meanwhile.
+        if node.operands.iter().any(|o| o.value == x.value) {
+            return Err("indices of a scatter from what it scatters into");
+        }
     }
     Ok(())
 }

@@ -165,16 +165,19 @@ fn decode_step(b: &mut Builder) -> Result<Vec<ValueId>> {
     Ok(vec![y, caches[0], caches[1]])
 }
 
-fn repeated_heads(b: &mut Builder) -> Result<ValueId> {
-    let q = b.input("q", F16, &dims([HEADS, S, HEAD]))?;
+/// Attention over keys and values that are copied for the heads that share them, as exports have it: `lead` axes before the heads, and a mask of shape `mask` that is added.
+fn repeated_heads(b: &mut Builder, lead: &[usize], mask: Option<&[usize]>, causal: bool) -> Result<ValueId> {
+    let shape = |heads: &[usize]| [lead, heads, &[S, HEAD]].concat().into_iter().map(Dim::from).collect::<Vec<_>>();
+    let q = b.input("q", F16, &shape(&[HEADS]))?;
     let mut spread = |name: &str| {
-        let x = b.input(name, F16, &dims([KEY_HEADS, S, HEAD]))?;
-        let x = b.unsqueeze(x, &[1])?;
-        let x = b.broadcast_to(x, &dims([KEY_HEADS, HEADS / KEY_HEADS, S, HEAD]))?;
-        b.reshape(x, &dims([HEADS, S, HEAD]))
+        let x = b.input(name, F16, &shape(&[KEY_HEADS]))?;
+        let x = b.unsqueeze(x, &[lead.len() as i64 + 1])?;
+        let x = b.broadcast_to(x, &shape(&[KEY_HEADS, HEADS / KEY_HEADS]))?;
+        b.reshape(x, &shape(&[HEADS]))
     };
     let (k, v) = (spread("k")?, spread("v")?);
-    b.attention(q, k, v, None, None, None)
+    let mask = mask.map(|shape| b.input("mask", F16, &shape.iter().map(|n| Dim::from(*n)).collect::<Vec<_>>()));
+    b.attention_with(q, k, v, &Attending { mask: mask.transpose()?, causal, ..Attending::default() })
 }
 
 fn causal(b: &mut Builder, dtype: DType) -> Result<ValueId> {
@@ -188,12 +191,19 @@ fn hidden(b: &mut Builder) -> Result<ValueId> {
 
 #[test]
 fn well_known_graphs_are_few_kernels() {
+    let repeated = |name: &str, lead: &[usize], mask: Option<&[usize]>, causal| {
+        (graph(name, |b| Ok(vec![repeated_heads(b, lead, mask, causal)?])), 1)
+    };
     let mut models: Vec<(Graph, usize)> = vec![
         (graph("swiglu", |b| hidden(b).and_then(|x| Ok(vec![swiglu(b, x)?]))), 2),
         (graph("swiglu_of_one_projection", |b| hidden(b).and_then(|x| Ok(vec![fused_swiglu(b, x)?]))), 2),
-        (graph("repeated_heads", |b| Ok(vec![repeated_heads(b)?])), 3),
+        repeated("repeated_heads", &[], None, false),
+        repeated("repeated_heads_causal", &[], None, true),
+        repeated("repeated_heads_masked", &[], Some(&[HEADS, S, S]), false),
+        repeated("repeated_heads_of_two", &[2], Some(&[1, 1, S, S]), false),
+        repeated("repeated_heads_of_two_causal", &[2], None, true),
         (graph("causal_f32", |b| Ok(vec![causal(b, DType::F32)?])), 1),
-        (graph("decode_step", decode_step), 6),
+        (graph("decode_step", decode_step), 5),
         (graph("encoder_layer", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, false)?]))), 7),
         (graph("encoder_layer_fused_qkv", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, true)?]))), 7),
     ];

@@ -290,3 +290,54 @@ fn rows_in_groups_are_one_kernel_with_what_follows() {
         assert!(region.graph.nodes.iter().any(|node| turned(&node.op)), "{target}: {}", region.summary);
     }
 }
+
+/// `x` squared, or itself, with rows put at places that are counted on from `at`; `again`: what was updated is a result too.
+fn updated(squared: bool, twice: bool, again: bool) -> Graph {
+    let mut b = Builder::new("updated");
+    let x = b.input("x", DType::F32, &[7, 3].map(Dim::from)).unwrap();
+    let at = b.input("at", DType::I64, &[]).unwrap();
+    let rows = b.input("rows", DType::F32, &[2, 3].map(Dim::from)).unwrap();
+    let old = if squared { b.mul(x, x).unwrap() } else { x };
+    let mut new = b.update_at(old, 0, at, rows).unwrap();
+    if twice {
+        let one = b.scalar_int(DType::I64, 1).unwrap();
+        let after = b.plus(at, one).unwrap();
+        new = b.update_at(new, 0, after, rows).unwrap();
+    }
+    b.output("new", new);
+    if again {
+        b.output("old", old);
+    }
+    b.finish()
+}
+
+#[test]
+fn what_is_updated_gives_its_place_to_the_result_where_nothing_else_needs_it() {
+    let inputs = [f32s(&[7, 3], 1), Tensor::scalar(4i64), f32s(&[2, 3], 2)];
+    for target in ["cpu", "sm_80"] {
+        for (squared, twice, again, shared, input) in [
+            (true, false, false, 1, None),
+            (true, true, false, 2, None),
+            (false, false, false, 0, Some(0)),
+            (false, true, false, 1, Some(0)),
+            (true, false, true, 0, None),
+            // The copy of the input that is a result may be made after.
+            (false, false, true, 0, None),
+        ] {
+            let what = format!("{target}: {squared} {twice} {again}");
+            let graph = updated(squared, twice, again);
+            let plan = check(&graph, &inputs, &options(target, Numerics::Exact), 0.0).plan;
+            let result = plan.outputs[0].1;
+            let at_home = |i: usize| plan.homes()[i] == result && i != result.index();
+            assert_eq!((0..plan.buffers.len()).filter(|i| at_home(*i)).count(), shared, "{what}\n{plan}");
+            assert_eq!(plan.updated_input(result), input, "{what}\n{plan}");
+            // The places are made by the kernel that writes there.
+            let scatters = plan.regions.iter().filter(|region| region.updated().is_some()).count();
+            assert_eq!(
+                (scatters, plan.steps.len()),
+                (1 + usize::from(twice), 1 + usize::from(twice) + usize::from(squared || again)),
+                "{what}\n{plan}"
+            );
+        }
+    }
+}

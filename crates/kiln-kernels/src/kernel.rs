@@ -12,7 +12,7 @@ pub struct Implementation {
     pub family: String,
     /// The family's Config, as JSON: it is part of the timing cache's key.
     pub config: serde_json::Value,
-    /// Usually one; a scatter, for instance, copies and then updates.
+    /// Usually one. The region's result holds what it updates ([`kiln_fuse::Region::updated`]) before the first runs.
     pub kernels: Vec<Kernel>,
     /// Bytes of device scratch that the kernels share for one launch of the region: what is in them before is undefined.
     pub scratch_bytes: Dim,

@@ -186,12 +186,13 @@ pub(crate) enum ScatterKind {
     Nd,
 }
 
-/// A copy of `x` with updates. Slots hold the dtype's class. Updates are applied in order, by one thread.
+/// `x` with updates, applied in order by one thread; a copy of it unless the result lies in its place.
 #[derive(Debug)]
 pub(crate) struct Scatter {
     pub(crate) kind: ScatterKind,
     pub(crate) op: ScatterOp,
-    pub(crate) class: Class,
+    /// What slots hold, where updates are combined; none where they are set as they are.
+    pub(crate) class: Option<Class>,
     pub(crate) dtype: DType,
     pub(crate) x: usize,
     pub(crate) indices: usize,
@@ -242,36 +243,52 @@ impl Scatter {
                 },
             )
         };
+        self.begin(&cx);
         match self.class {
-            Class::F32 => float!(f32),
-            Class::F64 => float!(f64),
-            Class::I32 => self.apply::<i32>(&cx, |old, new| int(self.op, old.into(), new.into()) as i32),
-            Class::I64 => self.apply::<i64>(&cx, |old, new| int(self.op, old, new)),
+            None => {
+                let (updates, out) = (&cx.slots[self.updates], &cx.slots[self.out]);
+                self.each(&cx, |at, from, n| copy(self.dtype, updates, from, out, at, n))
+            }
+            Some(Class::F32) => float!(f32),
+            Some(Class::F64) => float!(f64),
+            Some(Class::I32) => self.apply::<i32>(&cx, |old, new| int(self.op, old.into(), new.into()) as i32),
+            Some(Class::I64) => self.apply::<i64>(&cx, |old, new| int(self.op, old, new)),
+        }
+    }
+
+    /// Has `x` where the result is to be.
+    fn begin(&self, cx: &Context<'_>) {
+        let (x, out) = (&cx.slots[self.x], &cx.slots[self.out]);
+        if !x.is(out) {
+            out.range_mut::<u8>(0, x.len()).copy_from_slice(x.bytes());
         }
     }
 
     fn apply<T: Pod>(&self, cx: &Context<'_>, f: impl Fn(T, T) -> T) -> Result<()> {
+        let updates: &[T] = cx.slots[self.updates].typed();
+        let out = &cx.slots[self.out];
+        let out = out.range_mut::<T>(0, out.len() / size_of::<T>());
+        self.each(cx, |at, from, n| {
+            for (o, &u) in out[at..at + n].iter_mut().zip(&updates[from..from + n]) {
+                *o = f(*o, u);
+            }
+        })
+    }
+
+    /// Hands on where each update goes, where it comes from, and how many elements it has.
+    fn each(&self, cx: &Context<'_>, mut to: impl FnMut(usize, usize, usize)) -> Result<()> {
         let indices: &[i64] = cx.slots[self.indices].typed();
-        let (x, updates): (&[T], &[T]) = (cx.slots[self.x].typed(), cx.slots[self.updates].typed());
-        let out = cx.slots[self.out].range_mut::<T>(0, x.len());
-        out.copy_from_slice(x);
         match self.kind {
             ScatterKind::Elements { axis } => {
                 check(indices, self.shape[axis], axis, cx.region)?;
                 let strides = dense_strides(&self.shape);
                 for (i, &index) in indices.iter().enumerate() {
-                    let at = along(i, index, axis, &self.shape, &strides, &self.index_shape);
-                    out[at] = f(out[at], updates[i]);
+                    to(along(i, index, axis, &self.shape, &strides, &self.index_shape), i, 1);
                 }
             }
             ScatterKind::Nd => {
                 let (offsets, slice) = coordinates(indices, &self.shape, &self.index_shape, 0, cx.region)?;
-                for (row, &at) in offsets.iter().enumerate() {
-                    let new = &updates[row * slice..(row + 1) * slice];
-                    for (o, &u) in out[at..at + slice].iter_mut().zip(new) {
-                        *o = f(*o, u);
-                    }
-                }
+                offsets.iter().enumerate().for_each(|(row, &at)| to(at, row * slice, slice));
             }
         }
         Ok(())
@@ -479,15 +496,21 @@ fn scatter(
     index_shape: Vec<usize>,
 ) -> Result<()> {
     let node = low.graph.producer(v);
-    let indices_value = node.inputs[1];
+    let indices = low.dense_as(node.inputs[1], DType::I64)?;
+    let dtype = low.dtype(v);
+    if op == ScatterOp::Set {
+        let (x, updates) = (low.operand(v, 0)?, low.operand(v, 2)?);
+        let out = low.assign(v);
+        let scatter = Scatter { kind, op, class: None, dtype, x, indices, updates, out, shape, index_shape };
+        low.stages.push(Stage::Scatter(scatter));
+        return Ok(());
+    }
     // Repeated updates accumulate in the class of the dtype and are rounded once.
-    let class = Class::of(low.dtype(v));
+    let class = Class::of(dtype);
     let x = low.dense_as(node.inputs[0], class.dtype())?;
-    let indices = low.dense_as(indices_value, DType::I64)?;
     let updates = low.dense_as(node.inputs[2], class.dtype())?;
     let (out, same) = low.result_as(v, class);
-    let dtype = low.dtype(v);
-    let scatter = Scatter { kind, op, class, dtype, x, indices, updates, out, shape, index_shape };
+    let scatter = Scatter { kind, op, class: Some(class), dtype, x, indices, updates, out, shape, index_shape };
     low.stages.push(Stage::Scatter(scatter));
     if !same {
         low.convert(out, class.dtype(), v, dtype, dtype);

@@ -194,8 +194,14 @@ impl Recorder {
         kernel.check("inputs", "input", &kernel.inputs, &mut inputs.iter().map(Place::len))?;
         kernel.check("outputs", "output", &kernel.outputs, &mut outputs.iter().map(Span::len))?;
         let all: Vec<&Span> = outputs.iter().chain([scratch]).collect();
+        // What is updated may be the very memory of the result.
+        let updated = kernel.region().updated().and_then(|i| match (inputs.get(i)?, outputs.first()?) {
+            (Place::Memory(from), to) if from == to => Some(i),
+            _ => None,
+        });
         for (i, to) in all.iter().enumerate() {
-            let reads = inputs.iter().filter_map(|p| if let Place::Memory(r) = p { Some(r) } else { None });
+            let apart = inputs.iter().enumerate().filter(|(n, _)| i > 0 || Some(*n) != updated);
+            let reads = apart.filter_map(|(_, p)| if let Place::Memory(r) = p { Some(r) } else { None });
             if let Some(other) = reads.chain(all[..i].iter().copied()).find(|other| other.overlaps(to)) {
                 return invalid(format!("`{}` writes {to:?} and uses {other:?}", kernel.name()));
             }

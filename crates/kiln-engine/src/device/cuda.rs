@@ -39,6 +39,7 @@ struct Region {
     kernels: Vec<Loaded>,
     scratch: Dim,
     zeroed: Dim,
+    updated: Option<usize>,
 }
 
 struct Loaded {
@@ -115,9 +116,19 @@ impl GpuDevice {
         self.checks.fault(self.name(), word)
     }
 
+    fn copied(&self, to: Place, from: Place) -> Result<()> {
+        if to.bytes != from.bytes {
+            return Err(internal(format!("copy of {from:?} to {to:?}")));
+        }
+        Ok(self.device.stream().copy(&*self.buffer(to)?, to.offset, &*self.buffer(from)?, from.offset, from.bytes)?)
+    }
+
     fn issue(&self, prepared: usize, args: Arguments<'_>) -> Result<()> {
         let (region, launches) =
             self.prepared.get(prepared).ok_or_else(|| internal(format!("{prepared} is not prepared")))?;
+        if let Some((from, to)) = args.begin(region.updated) {
+            self.copied(to, from)?;
+        }
         for (Loaded { kernel, function, fault_code }, launch) in region.kernels.iter().zip(launches) {
             let Some(launch) = launch else { continue };
             // Encoded for these addresses. A recording is of one place of every block: it is made anew where one moves.
@@ -300,10 +311,7 @@ impl Device for GpuDevice {
     }
 
     fn copy(&mut self, to: Place, from: Place) -> Result<()> {
-        if to.bytes != from.bytes {
-            return Err(internal(format!("copy of {from:?} to {to:?}")));
-        }
-        Ok(self.device.stream().copy(&*self.buffer(to)?, to.offset, &*self.buffer(from)?, from.offset, from.bytes)?)
+        self.copied(to, from)
     }
 
     fn fill(&mut self, place: Place, byte: u8) -> Result<()> {
@@ -329,7 +337,7 @@ impl Device for GpuDevice {
             })
             .collect::<Result<_>>()?;
         let (scratch, zeroed) = (module.scratch_bytes.clone(), module.zeroed_bytes.clone());
-        Ok(self.shared.load(Region { kernels, scratch, zeroed }))
+        Ok(self.shared.load(Region { kernels, scratch, zeroed, updated: module.region.updated() }))
     }
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {

@@ -103,7 +103,7 @@ pub struct KernelImage<'a> {
 pub struct Arguments<'a> {
     /// One place a region input.
     pub inputs: &'a [Place],
-    /// One place a region output. Never overlaps an input or another output.
+    /// One place a region output. Never overlaps an input or another output, but for what the region updates ([`Region::updated`]), whose place it may be.
     pub outputs: &'a [Place],
     /// At least [`Prepared::scratch_bytes`].
     pub scratch: Option<Place>,
@@ -114,6 +114,12 @@ pub struct Arguments<'a> {
 }
 
 impl Arguments<'_> {
+    /// From where to where a device copies before it runs a region that updates this input: nowhere if the result is in its place.
+    pub(super) fn begin(&self, updated: Option<usize>) -> Option<(Place, Place)> {
+        let pair = (*self.inputs.get(updated?)?, *self.outputs.first()?);
+        (pair.0 != pair.1).then_some(pair)
+    }
+
     /// What a kernel's pointer points to.
     pub fn place(&self, pointer: Pointer) -> Option<Place> {
         match pointer {
@@ -238,7 +244,7 @@ pub trait Device: Send {
     /// Lets go of what [`Device::prepare`] made.
     fn release(&mut self, prepared: usize);
 
-    /// Runs a prepared region, in order with everything before.
+    /// Runs a prepared region, in order with everything before. What it updates ([`Region::updated`]) is copied to its result first, unless both are one place.
     fn launch(&mut self, prepared: usize, args: Arguments<'_>) -> Result<()>;
 
     /// Waits for all work; reports what failed.

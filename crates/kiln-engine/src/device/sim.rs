@@ -51,11 +51,14 @@ struct Region {
     kernels: Vec<Loaded>,
     scratch: Dim,
     zeroed: Dim,
+    updated: Option<usize>,
 }
 
 /// A prepared region with its arguments, as a recording on a GPU has them: addresses, and tensor maps that are encoded.
 struct Bound {
     region: Arc<Region>,
+    /// What is copied first: from which address to which, and how many bytes.
+    begin: Option<(u64, u64, usize)>,
     /// One a kernel; none where there is nothing to do.
     launches: Vec<Option<(LaunchConfig, Vec<Arg>)>>,
     /// Address and bytes of what the kernels leave zero.
@@ -140,7 +143,9 @@ impl SimDevice {
         };
         let launches = region.kernels.iter().zip(launches).map(launch).collect::<Result<_>>()?;
         let zeroed = args.zeroed.map(|place| Ok::<_, Error>((self.address(place)?, place.bytes))).transpose()?;
-        Ok(Bound { region: region.clone(), launches, zeroed })
+        let begin = args.begin(region.updated);
+        let begin = begin.map(|(from, to)| Ok::<_, Error>((self.address(from)?, self.address(to)?, from.bytes)));
+        Ok(Bound { region: region.clone(), begin: begin.transpose()?, launches, zeroed })
     }
 
     /// The map as kernels of the simulator read it.
@@ -179,6 +184,11 @@ impl SimDevice {
     }
 
     fn run(&self, bound: &Bound) -> Result<()> {
+        if let Some((from, to, bytes)) = bound.begin {
+            let mut data = vec![0; bytes];
+            self.device.download(from, &mut data)?;
+            self.device.upload(to, &data)?;
+        }
         let kernels = &bound.region.kernels;
         for (Loaded { kernel, code, .. }, launch) in kernels.iter().zip(&bound.launches) {
             let Some((config, values)) = launch else { continue };
@@ -328,7 +338,7 @@ impl Device for SimDevice {
             })
             .collect::<Result<_>>()?;
         let (scratch, zeroed) = (module.scratch_bytes.clone(), module.zeroed_bytes.clone());
-        Ok(self.shared.load(Region { kernels, scratch, zeroed }))
+        Ok(self.shared.load(Region { kernels, scratch, zeroed, updated: module.region.updated() }))
     }
 
     fn prepare(&mut self, kernel: KernelId, bindings: &Bindings) -> Result<Prepared> {

@@ -39,6 +39,8 @@ pub struct Donation {
     pub input: usize,
     /// The output's memory.
     pub io: usize,
+    /// Whether that is the input's: the output is it with updates.
+    pub in_place: bool,
 }
 
 /// An output of the last run.
@@ -94,7 +96,8 @@ impl Session {
     }
 
     /// From now on the value of `output` after a run is that of `input` in the next: the two change places on the device, and nothing is
-    /// copied. The first value is bound; the output can be read until the next run.
+    /// copied. The first value is bound; the output can be read until the next run. Where the output is the input with updates ([`Session::updates`]), both are one memory, which a run updates;
+    /// after one that fails the input is to be bound again.
     ///
     /// # Errors
     /// Unknown names, types or ranks that differ, and what is already donated.
@@ -118,7 +121,7 @@ impl Session {
             ));
         }
         let io = self.take_out(from)?;
-        self.donations.push(Donation { output: from, input: to, io });
+        self.donations.push(Donation { output: from, input: to, io, in_place: self.updated(from) == Some(to) });
         Ok(())
     }
 
@@ -299,7 +302,7 @@ impl Session {
     /// Outputs that are donated become inputs.
     pub(super) fn hand_over(&mut self) {
         for i in 0..self.donations.len() {
-            let Donation { output, input, io } = self.donations[i];
+            let Donation { output, input, io, .. } = self.donations[i];
             let own = self.io[input].block;
             self.io[input].block = std::mem::replace(&mut self.io[io].block, own);
             // Taken out, so that nothing is allocated.

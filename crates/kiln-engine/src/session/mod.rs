@@ -225,6 +225,21 @@ impl Session {
         self.plan().outputs.iter().map(|(name, id)| (name.as_str(), &self.plan().buffers[id.index()].ty))
     }
 
+    /// The memory of outputs outside the arena, but for what is that of an input which they update.
+    fn output_blocks(&self) -> impl Iterator<Item = Block> + '_ {
+        let (inputs, outputs) = self.io.split_at(self.plan().inputs.len());
+        let donated = |io: usize| self.donations.iter().any(|donation| donation.io == io && donation.in_place);
+        let own = move |block: &Block| !inputs.iter().filter_map(|io| io.block).any(|input| input.mem == block.mem);
+        let outputs = (inputs.len()..).zip(outputs).filter(move |(io, _)| !donated(*io));
+        outputs.filter_map(|(_, io)| io.block).filter(own)
+    }
+
+    /// The memory of inputs and outputs, each once.
+    fn bound_blocks(&self) -> impl Iterator<Item = Block> + '_ {
+        let inputs = self.io[..self.plan().inputs.len()].iter().filter_map(|io| io.block);
+        inputs.chain(self.output_blocks())
+    }
+
     /// Memory under the last shapes that ran.
     pub fn memory(&self) -> Memory {
         let used = self.shapes.iter().map(|shape| &shape.schedule).max_by_key(|s| s.arena_bytes);
@@ -232,11 +247,11 @@ impl Session {
             weights: self.loaded.weight_bytes(),
             streamed: self.streamed.map_or(0, |block| block.bytes),
             sessions: Arc::strong_count(&self.common),
-            bound: self.io.iter().filter_map(|io| io.block).map(|block| block.bytes).sum(),
+            bound: self.bound_blocks().map(|block| block.bytes).sum(),
             arena: self.arena.map_or(0, |block| block.bytes),
             lower_bound: used.map_or(0, |s| s.lower_bound),
             zeroed: self.zeroed.map_or(0, |block| block.bytes),
-            user: self.user_memory().map(|memory| memory.bytes()).sum(),
+            user: self.bound_blocks().chain(self.arena).filter_map(|block| block.user).map(|user| user.bytes()).sum(),
         }
     }
 
@@ -274,8 +289,10 @@ impl Session {
 
     /// Fills all memory that a run writes with a byte, so that a kernel that fails to write its output is noticed.
     pub fn poison(&mut self, byte: u8) -> Result<()> {
-        let outputs = self.io.iter().skip(self.plan().inputs.len()).filter_map(|io| io.block);
-        for Block { mem, bytes, .. } in self.arena.into_iter().chain(outputs).chain(self.streamed) {
+        // What updates an input in place is written in part.
+        let outputs = self.output_blocks();
+        let written: Vec<Block> = self.arena.into_iter().chain(outputs).chain(self.streamed).collect();
+        for Block { mem, bytes, .. } in written {
             self.device.fill(Place { mem, offset: 0, bytes }, byte)?;
         }
         // What is copied to it waits for launches alone.

@@ -13,7 +13,8 @@ impl Session {
     /// Binds an input to memory of the user's, without a copy: each run reads what is there when it is its turn. The input has `shape`, dense and row-major,
     /// little-endian, at the start of the memory.
     ///
-    /// The address is a multiple of 16 bytes on a GPU, of 64 on the CPU. None of the memory is that of another input, an output or the arena.
+    /// The address is a multiple of 16 bytes on a GPU, of 64 on the CPU. None of the memory is that of another input, an output or the arena, but for an output that is this input with updates
+    /// ([`Session::updates`]): bound to the very same memory, it is updated there, and nothing is copied.
     /// Binding the same memory again costs nothing; what was recorded for memory that is used in turn is kept.
     ///
     /// # Errors
@@ -30,7 +31,9 @@ impl Session {
             let message = "an output becomes it, which changes places with no memory of the user's".to_owned();
             return Err(input_error(input, message));
         }
-        let block = self.lend(at, bytes, self.device.alignment(), memory);
+        let updated = |io: &Io| io.output.is_some_and(|output| self.updated(output) == Some(at));
+        let same: Vec<usize> = (0..self.io.len()).filter(|io| updated(&self.io[*io])).collect();
+        let block = self.lend(at, &same, bytes, self.device.alignment(), memory);
         let block = block.map_err(|message| input_error(input, message))?;
         let old = self.io[at].block.replace(block);
         if old.is_some_and(|old| old.mem != block.mem) {
@@ -42,7 +45,8 @@ impl Session {
     }
 
     /// From now on runs write an output to memory of the user's, from its start on, until it is taken back ([`Session::unbind_output`]). It can be
-    /// [`read`](Session::read) as ever. The memory must have the bytes of the shapes that run; its address is as for [`Session::bind_device`].
+    /// [`read`](Session::read) as ever. The memory must have the bytes of the shapes that run; its address is as for [`Session::bind_device`]. An output that is an input with updates
+    /// ([`Session::updates`]) may have that input's memory: then each run updates what is there. With memory of its own it begins as a copy, and the input stays as it was.
     ///
     /// # Errors
     /// An unknown name; an output without memory of its own: one that is an input, a weight, donated, or the same as another that is bound (a reshape, say); and memory as for
@@ -50,7 +54,8 @@ impl Session {
     pub fn bind_output(&mut self, output: &str, memory: UserMemory) -> Result<()> {
         let at = self.output_index(output)?;
         let bound = self.bound_output(at);
-        let block = self.lend(bound.unwrap_or(usize::MAX), 0, self.device.alignment(), memory);
+        let same: Vec<usize> = self.updated(at).into_iter().collect();
+        let block = self.lend(bound.unwrap_or(usize::MAX), &same, 0, self.device.alignment(), memory);
         let block = block.map_err(|message| Error::Output { name: output.to_owned(), message })?;
         let io = match bound {
             Some(io) => io,
@@ -107,7 +112,7 @@ impl Session {
     /// # Errors
     /// Memory as for [`Session::bind_device`]. Memory that is too small is an error of the run, before anything runs.
     pub fn bind_arena(&mut self, memory: UserMemory) -> Result<()> {
-        let block = self.lend(self.io.len(), 0, ALIGNMENT, memory).map_err(|message| Error::Arena { message })?;
+        let block = self.lend(self.io.len(), &[], 0, ALIGNMENT, memory).map_err(|message| Error::Arena { message })?;
         self.ran = false;
         let old = self.arena.replace(block);
         self.discard(old)
@@ -125,6 +130,20 @@ impl Session {
         Ok(())
     }
 
+    /// The input whose place an output may have: it is that with updates (a scatter, [`kiln_graph::Builder::update`]), and nothing reads the input after the first of them.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn updates(&self, output: &str) -> Result<Option<&str>> {
+        let input = self.updated(self.output_index(output)?);
+        Ok(input.and_then(|at| self.inputs().nth(at)).map(|(name, _)| name))
+    }
+
+    /// [`Session::updates`] by number.
+    pub(super) fn updated(&self, output: usize) -> Option<usize> {
+        self.plan().updated_input(self.plan().outputs[output].1)
+    }
+
     /// All memory of the user's.
     pub(super) fn user_memory(&self) -> impl Iterator<Item = UserMemory> {
         self.io.iter().map(|io| io.block).chain([self.arena]).flatten().filter_map(|block| block.user)
@@ -133,6 +152,10 @@ impl Session {
     /// The memory of the `i`-th output outside the arena, of which there must be so much.
     pub(super) fn output_memory(&mut self, i: usize, bytes: usize) -> Result<()> {
         let io = self.plan().inputs.len() + i;
+        if let Some(donation) = self.donations.iter().find(|donation| donation.io == io && donation.in_place) {
+            self.io[io].block = self.io[donation.input].block;
+            return Ok(());
+        }
         let Some(user) = self.io[io].block.and_then(|block| block.user) else {
             return self.reserve(io, bytes).map(|_| ());
         };
@@ -148,20 +171,28 @@ impl Session {
         self.io.iter().position(bound)
     }
 
-    /// The user's memory as a block that takes the place of that of `at`, or in words why it cannot. Behind the last of `io` is the arena.
+    /// The user's memory as a block that takes the place of that of `at`, or in words why it cannot. Behind the last of `io` is the arena. It may be the memory of `same`.
     fn lend(
         &mut self,
         at: usize,
+        same: &[usize],
         bytes: usize,
         alignment: usize,
         memory: UserMemory,
     ) -> std::result::Result<Block, String> {
         memory.check(bytes, alignment)?;
         let blocks = self.io.iter().map(|io| io.block).chain([self.arena]).enumerate();
-        let mut others = blocks.filter(|(other, _)| *other != at).filter_map(|(_, block)| block?.user);
-        if let Some(other) = others.find(|other| other.overlaps(&memory)) {
-            let (address, end) = (other.address(), other.address() + other.bytes() as u64);
-            return Err(format!("its memory overlaps what is bound already, from {address:#x} to {end:#x}"));
+        let others = blocks.filter(|(other, _)| *other != at).filter_map(|(other, block)| Some((other, block?.user?)));
+        for (other, user) in others.filter(|(_, user)| user.overlaps(&memory)) {
+            let (address, end) = (user.address(), user.address() + user.bytes() as u64);
+            let overlaps = format!("its memory overlaps what is bound already, from {address:#x} to {end:#x}");
+            match (same.contains(&other), user == memory) {
+                (true, true) => {}
+                (true, false) => {
+                    return Err(format!("{overlaps}; to update an input in place, bind exactly that memory"));
+                }
+                (false, _) => return Err(overlaps),
+            }
         }
         let mem = self.known(memory).map_err(|e| e.to_string())?;
         Ok(Block { mem, bytes: memory.bytes(), user: Some(memory) })

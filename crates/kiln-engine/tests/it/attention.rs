@@ -171,6 +171,48 @@ fn caps_and_sinks_of_shared_heads() {
     }
 }
 
+/// Keys and values repeated for the heads that share them, as exports write it, with what masks exports have.
+#[test]
+fn repeated_heads() {
+    let spread = |b: &mut Builder, x: ValueId, times: i64| {
+        let mut shape = b.shape(x).to_vec();
+        let x = b.unsqueeze(x, &[2])?;
+        shape.insert(2, times.into());
+        let x = b.broadcast_to(x, &shape)?;
+        let heads = shape.remove(1) * shape[1].clone();
+        shape[1] = heads;
+        b.reshape(x, &shape)
+    };
+    for (name, dtype, shared, masked, causal) in [
+        ("repeated_causal", DType::F16, 2, None, true),
+        ("repeated_masked", DType::BF16, 2, Some(["1", "1", "S", "T"]), false),
+        ("repeated_biased", DType::F32, 2, Some(["1", "4", "S", "T"]), false),
+        ("repeated_of_one", DType::F16, 1, Some(["B", "1", "1", "T"]), true),
+    ] {
+        let heads = Heads { dtype, queries: 4, keys: shared, depth: 32, columns: 32 };
+        let graph = graph(name, heads, |b, [q, k, v]| {
+            let (k, v) = (spread(b, k, 4 / shared)?, spread(b, v, 4 / shared)?);
+            let mask = masked.map(|shape| {
+                let shape = shape.map(|d| d.parse().unwrap_or(Dim::sym(d)));
+                b.input("mask", dtype, &shape)
+            });
+            b.attention_with(q, k, v, &Attending { mask: mask.transpose()?, causal, ..Attending::default() })
+        });
+        let run = |sizes: [usize; 3]| {
+            let mut inputs = operands(heads, sizes);
+            let extent = |d: &str| match d {
+                "B" => sizes[0],
+                "S" => sizes[1],
+                "T" => sizes[2],
+                d => d.parse().unwrap(),
+            };
+            inputs.extend(masked.map(|shape| Tensor::random(dtype, &shape.map(extent), 9).unwrap()));
+            inputs
+        };
+        right(&graph, dtype, SIZES.map(run).into());
+    }
+}
+
 /// A penalty that grows with the distance, of a slope for each head.
 #[test]
 fn slopes_of_distances() {

@@ -3,7 +3,7 @@
 use crate::models::{block, engine_at, half_block, home};
 use kiln_cuda::{CudaDevice, DeviceBuffer};
 use kiln_engine::{Engine, Error, Session, SimDevice, UserMemory, open_device};
-use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Rng, Tensor, interpret};
+use kiln_graph::{BinaryOp, Builder, DType, Dim, Graph, Rng, ScatterOp, Tensor, ValueId, interpret};
 use std::sync::Arc;
 
 /// Where a user has memory that a device can use.
@@ -334,5 +334,155 @@ fn memory_that_cannot_be_is_refused_before_anything_runs() {
         assert!(found[48..].iter().all(|&byte| byte == MARK), "{device}");
         assert_eq!(session.output("next").unwrap(), expected[0], "{device}");
         fits.read();
+    }
+}
+
+/// A cache `[2, 9, 6]` whose rows at `at` are `rows`, and the sums over what it then holds; `twice`: rows are put there and, doubled, one further; `old`: and the cache as it was, doubled.
+fn caching(dtype: DType, twice: bool, old: bool) -> Graph {
+    let mut b = Builder::new("caching");
+    let count = b.symbol("N", 1, 4);
+    let cache = b.input("cache", dtype, &[2, 9, 6].map(Dim::from)).unwrap();
+    let at = b.input("at", DType::I64, std::slice::from_ref(&count)).unwrap();
+    let rows = b.input("rows", dtype, &[2.into(), count, 6.into()]).unwrap();
+    let two = |b: &mut Builder, x: ValueId| b.plus(x, x).unwrap();
+    let mut next = b.scatter(cache, at, rows, 1, ScatterOp::Set).unwrap();
+    if twice {
+        let one = b.scalar_int(DType::I64, 1).unwrap();
+        let after = b.plus(at, one).unwrap();
+        let more = two(&mut b, rows);
+        next = b.scatter(next, after, more, 1, ScatterOp::Set).unwrap();
+    }
+    let sums = b.sum(next, &[1], false).unwrap();
+    b.output("next", next);
+    b.output("sums", sums);
+    if old {
+        // Made of the sums, so that it cannot be before them.
+        let wide = b.unsqueeze(sums, &[1]).unwrap();
+        let doubled = b.plus(cache, wide).unwrap();
+        b.output("old", doubled);
+    }
+    b.finish()
+}
+
+/// Random places, some of them counted from the end, some alike, and rows.
+fn update(rng: &mut Rng, dtype: DType, twice: bool) -> [Tensor; 2] {
+    let count = rng.range(1, 4) as usize;
+    let places: Vec<i128> = (0..count).map(|_| rng.range(-9, if twice { 7 } else { 8 }).into()).collect();
+    // One further than the last from the end is the first.
+    let places: Vec<i128> = places.into_iter().map(|at| if twice && at == -1 { 3 } else { at }).collect();
+    let at = Tensor::from_i128(DType::I64, &[count], &places).unwrap();
+    [at, Tensor::random(dtype, &[2, count, 6], rng.next_u64()).unwrap()]
+}
+
+#[test]
+fn an_output_may_update_an_input_where_it_lies() {
+    let mut rng = rng();
+    for (dtype, twice) in [(DType::F16, false), (DType::F32, true), (DType::F32, false)] {
+        let graph = caching(dtype, twice, false);
+        let engine = built(&graph);
+        for (mut session, place) in sessions(&engine) {
+            let device = session.device_name();
+            assert_eq!((session.updates("next").unwrap(), session.updates("sums").unwrap()), (Some("cache"), None));
+            let mut cache = Tensor::random(dtype, &[2, 9, 6], rng.next_u64()).unwrap();
+            let bytes = cache.data().len();
+            let (mut memory, mut other) = (place.of(cache.data()), place.alloc(bytes));
+            session.bind_device("cache", &[2, 9, 6], memory.user()).unwrap();
+            for run in 0..9 {
+                // In place, then to memory of its own, then by memory of the session's, and in place again.
+                let in_place = !(3..6).contains(&run);
+                match run {
+                    0 | 6 => session.bind_output("next", memory.user()).unwrap(),
+                    3 => session.bind_output("next", other.user()).unwrap(),
+                    5 => session.unbind_output("next").unwrap(),
+                    _ => {}
+                }
+                let [at, rows] = update(&mut rng, dtype, twice);
+                session.bind_tensor("at", &at).unwrap();
+                session.bind_tensor("rows", &rows).unwrap();
+                session.poison(0xcb).unwrap();
+                session.run_bound().unwrap();
+                session.synchronize().unwrap();
+                let expected = interpret(&graph, &[cache.clone(), at, rows]).unwrap();
+                let what = format!("{device}, {dtype}, run {run}");
+                assert_eq!(session.output("next").unwrap(), expected[0], "{what}");
+                let apart = expected[1].to_f64_vec().into_iter().zip(session.output("sums").unwrap().to_f64_vec());
+                apart.for_each(|(e, f)| assert!((e - f).abs() < 0.05, "{what}: {e} {f}"));
+                if in_place {
+                    cache = expected[0].clone();
+                    // There is no other memory that it could be copied from.
+                    assert_eq!(session.memory().user, bytes, "{what}");
+                }
+                assert_eq!(memory.read(), cache.data()[..], "{what}: the input");
+                assert!(run != 3 && run != 4 || other.read() == expected[0].data()[..], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_donated_output_that_updates_its_input_stays_where_it_is() {
+    let mut rng = rng();
+    let graph = caching(DType::F16, false, false);
+    let engine = built(&graph);
+    for (mut session, _) in sessions(&engine) {
+        let device = session.device_name();
+        session.donate("next", "cache").unwrap();
+        let mut cache = Tensor::random(DType::F16, &[2, 9, 6], rng.next_u64()).unwrap();
+        for run in 0..6 {
+            if run % 3 == 0 {
+                session.bind_tensor("cache", &cache).unwrap();
+            }
+            let [at, rows] = update(&mut rng, DType::F16, false);
+            session.bind_tensor("at", &at).unwrap();
+            session.bind_tensor("rows", &rows).unwrap();
+            session.poison(0xcb).unwrap();
+            session.run_bound().unwrap();
+            cache = interpret(&graph, &[cache, at, rows]).unwrap().remove(0);
+            assert_eq!(session.output("next").unwrap(), cache, "{device}, run {run}");
+            // The cache once, and room for the places and rows, which grow.
+            assert!(session.memory().bound < 2 * cache.data().len(), "{device}: {:?}", session.memory());
+        }
+    }
+}
+
+#[test]
+fn memory_is_updated_only_where_all_of_it_is_one_and_nothing_reads_it_after() {
+    let mut rng = rng();
+    let engine = built(&caching(DType::F32, false, false));
+    for (mut session, place) in sessions(&engine) {
+        let device = session.device_name();
+        let mut memory = place.alloc(2 * 9 * 6 * 4 + 512);
+        let bytes = 2 * 9 * 6 * 4;
+        session.bind_device("cache", &[2, 9, 6], memory.at(256, bytes)).unwrap();
+        for user in [memory.at(0, bytes), memory.at(512, bytes), memory.at(256, bytes + 64), memory.at(256, 256)] {
+            let error = session.bind_output("next", user).unwrap_err().to_string();
+            for word in ["output `next`", "overlaps", "exactly that memory"] {
+                assert!(error.contains(word), "{device}: {word}: {error}");
+            }
+        }
+        let error = session.bind_output("sums", memory.at(256, bytes)).unwrap_err().to_string();
+        assert!(error.contains("overlaps") && !error.contains("exactly"), "{device}: {error}");
+        session.bind_output("next", memory.at(256, bytes)).unwrap();
+        let error = session.bind_device("cache", &[2, 9, 6], memory.at(0, bytes)).unwrap_err().to_string();
+        assert!(error.contains("input `cache`") && error.contains("exactly that memory"), "{device}: {error}");
+    }
+    let graph = caching(DType::F32, false, true);
+    let engine = built(&graph);
+    for (mut session, place) in sessions(&engine) {
+        let device = session.device_name();
+        let cache = Tensor::random(DType::F32, &[2, 9, 6], rng.next_u64()).unwrap();
+        let mut memory = place.of(cache.data());
+        assert_eq!(session.updates("next").unwrap(), None, "{device}");
+        session.bind_device("cache", &[2, 9, 6], memory.user()).unwrap();
+        assert!(session.bind_output("next", memory.user()).unwrap_err().to_string().contains("overlaps"), "{device}");
+        let [at, rows] = update(&mut rng, DType::F32, false);
+        session.bind_tensor("at", &at).unwrap();
+        session.bind_tensor("rows", &rows).unwrap();
+        session.run_bound().unwrap();
+        let expected = interpret(&graph, &[cache.clone(), at, rows]).unwrap();
+        assert_eq!(session.output("next").unwrap(), expected[0], "{device}");
+        let pairs = expected[2].to_f64_vec().into_iter().zip(session.output("old").unwrap().to_f64_vec());
+        pairs.into_iter().for_each(|(e, f)| assert!((e - f).abs() < 1e-4, "{device}: {e} {f}"));
+        assert_eq!(memory.read(), cache.data()[..], "{device}");
     }
 }

@@ -119,6 +119,7 @@ impl<'a> Costs<'a> {
         // Share of the device that has something to do.
         let mut busy = 1.0;
         let mut full: Vec<ClassIx> = Vec::new();
+        let mut scatters = false;
         for (class, node) in inner {
             let node = &dag.class(*class).nodes[usize::from(*node)];
             let Some(op) = &node.op else { continue };
@@ -143,6 +144,10 @@ impl<'a> Costs<'a> {
                     // Few channels a group do not fill a tensor core's tile.
                     operands = if spec.groups > 1 { DType::F32 } else { ty(0).dtype };
                     (domain, full) = (self.numel(*class), node.operands.clone());
+                }
+                // It writes the updates to where what it scatters into lies.
+                Op::ScatterElements { .. } | Op::ScatterNd { .. } => {
+                    (domain, scatters) = (self.numel(node.operands[2]), true);
                 }
                 Op::WindowReduce { .. } => (domain, full) = (self.numel(*class), node.operands.clone()),
                 Op::Reduce { .. } if anchor == Anchor::Attention => busy = self.busy(self.numel(*class)),
@@ -177,7 +182,11 @@ impl<'a> Costs<'a> {
             let elements = if whole { wanted.get(leaf).copied().unwrap_or(f64::INFINITY) } else { domain };
             self.bytes(*leaf).min(width * elements)
         };
-        let bytes = leaves.iter().map(read).sum::<f64>() + outputs.iter().map(|c| self.bytes(*c)).sum::<f64>();
+        let written = |c: &ClassIx| match scatters {
+            true => self.bytes(*c).min(self.bytes(*c) / self.numel(*c).max(1.0) * domain),
+            false => self.bytes(*c),
+        };
+        let bytes = leaves.iter().map(read).sum::<f64>() + outputs.iter().map(written).sum::<f64>();
         let tf32 = self.tf32 && anchor == Anchor::Contract;
         let work = |bytes, scalar_ops, matrix_ops| {
             self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, operands, tf32 })

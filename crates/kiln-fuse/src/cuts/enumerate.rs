@@ -42,14 +42,16 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
         }
         let Some(own) = Core::Map.under(dag, at) else { continue };
         // Only what may stand before this op is worth joining.
-        let open = !matches!(own, Core::Closed) || kind == OpKind::Sink;
+        let open = !matches!(own, Core::Closed) || matches!(kind, OpKind::Sink | OpKind::Scatter);
         let mut partial = vec![Cone::default()];
         let mut operands = node.operands.clone();
         operands.sort();
         operands.dedup();
         for operand in &operands {
             let mut options = vec![Cone::leaf(*operand)];
-            if open && !is_literal(dag, *operand) {
+            // Of a scatter only the indices are made on the way.
+            let read = kind == OpKind::Scatter && node.operands.iter().step_by(2).any(|o| o == operand);
+            if open && !read && !is_literal(dag, *operand) {
                 options.extend(earlier[operand.index()].iter().filter_map(|cut| as_operand(dag, cut, kind)));
             }
             if kind == OpKind::Contract && node.operands.iter().take(2).any(|o| o == operand) {
@@ -134,7 +136,8 @@ fn attentions(ranking: &Ranking, product: &DagNode, earlier: &[Vec<Cut>], flow: 
 /// A cut of an operand as the start of a cone under an op of `kind`; anchors take only what [`crate::region`] allows as prologue.
 fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
     let fits = match kind {
-        OpKind::Conv | OpKind::Window | OpKind::Scatter => false,
+        OpKind::Conv | OpKind::Window => false,
+        OpKind::Scatter => cut.anchor == Anchor::Map,
         OpKind::Contract => {
             let narrow = |op: &Option<Op>| matches!(op, Some(Op::Cast { .. } | Op::Dequantize { .. }));
             cut.inner.iter().all(|i| narrow(&cut.node(dag, *i).op))

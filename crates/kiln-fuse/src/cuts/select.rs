@@ -140,7 +140,11 @@ fn shared(dag: &Dag, views: &Views, parts: bool) -> Vec<f64> {
             let kind = node.op.as_ref().map(Op::kind);
             use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
             if matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque)) {
-                let seen = |o: &ClassIx| kind == Some(Contract) && views.partial(*o);
+                let seen = |o: &ClassIx| match kind {
+                    Some(Contract) => views.partial(*o),
+                    Some(Scatter) => node.operands[1] == *o,
+                    _ => false,
+                };
                 node.operands.iter().filter(|o| !seen(o)).for_each(|o| stored[o.index()] = true);
             }
             // Results of one op, or of one kernel, share it.

@@ -67,7 +67,12 @@ fn from_memory<'a>(
     let kind = node.op.as_ref().map(Op::kind);
     let reads = matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque));
     let operands = if reads { &node.operands[..] } else { &[] };
-    operands.iter().copied().filter(move |c| kind != Some(Contract) || !prologue(dag, costs, views, *c))
+    operands.iter().copied().filter(move |c| match kind {
+        Some(Contract) => !prologue(dag, costs, views, *c),
+        // The indices may be made on the way.
+        Some(Scatter) => node.operands[1] != *c,
+        _ => true,
+    })
 }
 
 /// Whether a contraction's kernel may read something else than this operand: that of a cast or of a view, or what makes the weights of attention.

@@ -202,7 +202,7 @@ fn merged(egraph: &mut EGraph, key: Key, parts: Parts) -> Option<Whole> {
 }
 
 /// One use of a class: the result, the op and its operands.
-type Use = (Id, Op, Vec<Id>);
+pub(super) type Use = (Id, Op, Vec<Id>);
 
 /// What one op makes of neighbouring parts of a whole, as a whole.
 fn followers(egraph: &mut EGraph, wholes: &[Whole], of: usize) -> Vec<Whole> {
@@ -470,7 +470,7 @@ fn together(egraph: &EGraph, whole: &Whole, ops: &[(usize, Op)]) -> Option<(Op, 
 }
 
 /// How a class is used by ops that can follow a whole.
-fn uses(egraph: &EGraph, class: Id) -> Vec<Use> {
+pub(super) fn uses(egraph: &EGraph, class: Id) -> Vec<Use> {
     let of = |node: Id| {
         let (op, operands) = op_of(egraph, egraph.id_to_node(node))?;
         Some((egraph.find(node), op, operands.into_iter().map(|id| egraph.find(id)).collect()))
@@ -520,6 +520,6 @@ fn slice(shape: &[Dim], axis: usize, start: i64, size: i64, step: i64) -> Op {
     Op::Slice { starts, sizes, steps }
 }
 
-fn shape(egraph: &EGraph, id: Id) -> Option<Vec<Dim>> {
+pub(super) fn shape(egraph: &EGraph, id: Id) -> Option<Vec<Dim>> {
     egraph[id].data.types.first().map(|ty| ty.shape.clone())
 }

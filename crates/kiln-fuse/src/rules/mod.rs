@@ -7,6 +7,7 @@ mod functions;
 mod merge;
 mod online;
 mod reduce;
+mod repeat;
 mod scale;
 mod simplify;
 mod split;
@@ -16,6 +17,7 @@ mod views;
 mod tests;
 
 pub(crate) use merge::merge;
+pub(crate) use repeat::repeat;
 
 use crate::egraph::{Attributes, EGraph, Facts, Head, Knowledge, LeftHandSide, Put, Term};
 use crate::report::RuleReport;
@@ -202,6 +204,10 @@ pub fn named(name: &str) -> Option<RuleReport> {
     }
     if name == split::NAME {
         let reason = "halves of one product that meet again are one kernel".to_owned();
+        return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
+    }
+    if name == repeat::NAME {
+        let reason = "what is repeated along part of a batch axis is read once, where it lies".to_owned();
         return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
     }
     let Rule { name, reason, numerics, .. } = KNOWN.get(name)?;

@@ -1,5 +1,5 @@
-//! Scatters: a thread a result element looks through the updates that may address it, in order. Slower than writing through the
-//! indices when there are many, but repeated indices need no atomics and the last one wins as it must.
+//! Scatters into memory that holds what they scatter into: a thread an update. Where several updates have one place, the thread of the first makes all of them, in order: repeated
+//! indices need no atomics, and the last one wins as it must. That a thread looks through the others for it costs little where there are few, as when a cache gains a token.
 
 use super::fold::nest;
 use super::{anchor, axes, names};
@@ -8,122 +8,167 @@ use crate::program::TileProgram;
 use crate::value::Values;
 use crate::value::dims::numel;
 use kiln_fuse::Region;
-use kiln_graph::{Node, Op, ScatterOp, Symbols};
-use kiln_tile::expr::{BinaryOp, Expr, Var};
+use kiln_graph::{Dim, Node, Op, ScatterOp, Symbols};
+use kiln_tile::expr::{BinaryOp, Expr};
 use kiln_tile::{Builder, Worker};
 
 pub fn program(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<TileProgram> {
     let (mut values, mut k) = Values::start(region, symbols, &region.name)?;
     values.know(ranges);
-    let shape = values.shape(values.output(0));
+    if region.updated().is_none() {
+        return values.malformed("it scatters into what is no operand");
+    }
+    let node = values.graph.node(anchor(&values)?);
+    let shape = values.shape(node.inputs[2]);
     let names = names(shape.len(), "ijklmn");
     let domain = axes(&mut values, &mut k, shape, &names);
     let mut result = Ok(());
-    k.for_each(Worker::Thread, &domain, |k, index| result = body(&mut values, k, &index[..shape.len()]));
+    k.for_each(Worker::Thread, &domain, |k, index| {
+        result = match node.op {
+            Op::ScatterElements { axis, op } => Update { node, op, along: axis..axis + 1 }.write(&mut values, k, index),
+            Op::ScatterNd { op } => {
+                let rows = values.shape(node.inputs[1]).len() - 1;
+                Update { node, op, along: 0..rows }.write(&mut values, k, index)
+            }
+            _ => values.malformed("its anchor is not a scatter"),
+        };
+    });
     result?;
     values.finish(k, numel(shape))
 }
 
-fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
-    let node = values.graph.node(anchor(values)?);
-    let x = values.number(k, node.inputs[0], index)?;
-    let element = k.declare("element", x);
-    match node.op {
-        Op::ScatterElements { axis, op } => along(values, k, node, axis, op, index, &element)?,
-        Op::ScatterNd { op } => slices(values, k, node, op, index, &element)?,
-        _ => return values.malformed("its anchor is not a scatter"),
-    }
-    let value = values.rounded(k, &Expr::var(&element), values.graph.ty(node.outputs[0]).dtype)?;
-    (0..values.graph.outputs.len()).for_each(|i| values.store_value(k, i, index, value.clone()));
-    Ok(())
+/// One thread's update.
+struct Update<'n> {
+    node: &'n Node,
+    op: ScatterOp,
+    /// The axes of the updates along which others may have the same place.
+    along: std::ops::Range<usize>,
 }
 
-/// Only updates on the element's own line along `axis` can address it.
-fn along(
-    values: &mut Values,
-    k: &mut Builder,
-    node: &Node,
-    axis: usize,
-    op: ScatterOp,
-    index: &[Expr],
-    element: &Var,
-) -> Result<()> {
-    let (x, places, updates) = (node.inputs[0], node.inputs[1], node.inputs[2]);
-    let mut covered = Expr::bool(true);
-    for (a, (from, own)) in values.shape(x).iter().zip(values.shape(places)).enumerate() {
-        if a != axis && from != own {
-            let extent = values.dim(k, own);
-            covered = covered.and(index[a].lt(extent));
+impl Update<'_> {
+    /// Makes the update at `index`, and all that have its place, if none before it has.
+    fn write(&self, values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
+        let index = &index[..values.shape(self.node.inputs[2]).len()];
+        let place = self.place(values, k, index)?;
+        let extents: Vec<Dim> = values.shape(self.node.inputs[2])[self.along.clone()].to_vec();
+        if numel(&extents).is(1) {
+            return self
+                .combine(values, k, &place, |values, k, combined| combined.add(values, k, index, Expr::bool(true)));
         }
-    }
-    let count = values.dim(k, &values.shape(places)[axis]);
-    let mut result = Ok(());
-    let look = |k: &mut Builder| {
-        k.for_range("u", 0, count, |k, u| {
-            result = values.scoped(|values| {
-                let mut at = index.to_vec();
-                at[axis] = u.clone();
-                let place = values.place(k, node, &at, axis)?;
-                update(values, k, op, place.eq(&index[axis]), (updates, at), element)
+        let position = flat(values, k, &extents, &index[self.along.clone()]);
+        let first = k.declare("first", Expr::bool(true));
+        self.others(values, k, index, &extents, &mut |values, k, other, at| {
+            let same = same(&self.place(values, k, other)?, &place).and(at.lt(&position));
+            k.if_(same, |k| k.assign(&first, Expr::bool(false)));
+            Ok(())
+        })?;
+        let mut result = Ok(());
+        k.if_(Expr::var(&first), |k| {
+            result = self.combine(values, k, &place, |values, k, combined| {
+                self.others(values, k, index, &extents, &mut |values, k, other, _| {
+                    let same = same(&self.place(values, k, other)?, &place);
+                    combined.add(values, k, other, same)
+                })
             });
         });
-    };
-    if covered.as_const() == Some(1) {
-        look(k)
-    } else {
-        k.if_(covered, look)
+        result
     }
-    result
-}
 
-/// Any of the slices may hold the element.
-fn slices(
-    values: &mut Values,
-    k: &mut Builder,
-    node: &Node,
-    op: ScatterOp,
-    index: &[Expr],
-    element: &Var,
-) -> Result<()> {
-    let (places, updates) = (node.inputs[1], node.inputs[2]);
-    let rank = values.shape(places).len() - 1;
-    let names = names(rank, "uvw");
-    let extents = values.dims(k, &values.shape(places)[..rank]);
-    let loops: Vec<(&str, Expr)> = names.iter().map(String::as_str).zip(extents).collect();
-    let mut result = Ok(());
-    nest(k, &loops, &mut |k, u| {
-        let visit = values.scoped(|values| {
-            let found = values.coordinates(k, node, u, 0)?;
-            let here = found.iter().zip(index).fold(Expr::bool(true), |all, (f, i)| all.and(f.eq(i)));
-            let mut at = u.to_vec();
-            at.extend_from_slice(&index[found.len()..]);
-            update(values, k, op, here, (updates, at), element)
-        });
-        if result.is_ok() {
-            result = visit;
+    /// Where the update at an index goes.
+    fn place(&self, values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<Vec<Expr>> {
+        match self.node.op {
+            Op::ScatterElements { axis, .. } => {
+                let mut place = index.to_vec();
+                place[axis] = values.place(k, self.node, index, axis)?;
+                Ok(place)
+            }
+            _ => {
+                let (row, rest) = index.split_at(self.along.end);
+                let mut place = values.coordinates(k, self.node, row, 0)?;
+                place.extend_from_slice(rest);
+                Ok(place)
+            }
         }
-    });
-    result
+    }
+
+    /// Loops over the updates that may have the place of that at `index`, in order; `each` has the index of one and its number.
+    fn others(
+        &self,
+        values: &mut Values,
+        k: &mut Builder,
+        index: &[Expr],
+        extents: &[Dim],
+        each: &mut dyn FnMut(&mut Values, &mut Builder, &[Expr], Expr) -> Result<()>,
+    ) -> Result<()> {
+        let names = names(extents.len(), "uvw");
+        let counts = values.dims(k, extents);
+        let loops: Vec<(&str, Expr)> = names.iter().map(String::as_str).zip(counts).collect();
+        let mut result = Ok(());
+        nest(k, &loops, &mut |k, at| {
+            let visit = values.scoped(|values| {
+                let other = [&index[..self.along.start], at, &index[self.along.end..]].concat();
+                let number = flat(values, k, extents, at);
+                each(values, k, &other, number)
+            });
+            if result.is_ok() {
+                result = visit;
+            }
+        });
+        result
+    }
+
+    /// Stores what `write` makes of the element at a place.
+    fn combine(
+        &self,
+        values: &mut Values,
+        k: &mut Builder,
+        place: &[Expr],
+        write: impl FnOnce(&mut Values, &mut Builder, &Combined) -> Result<()>,
+    ) -> Result<()> {
+        let dtype = values.graph.ty(self.node.outputs[0]).dtype;
+        let old = values.output_buffer(0).at(place).cast(crate::value::dtype::register(dtype)).cast(dtype.compute());
+        let element = k.declare("element", old);
+        write(values, k, &Combined { update: self, element: &element })?;
+        let value = values.rounded(k, &Expr::var(&element), dtype)?;
+        values.store_value(k, 0, place, value);
+        Ok(())
+    }
 }
 
-/// `element op= updates[at]` where `here` holds.
-fn update(
-    values: &mut Values,
-    k: &mut Builder,
-    op: ScatterOp,
-    here: Expr,
-    (updates, at): (kiln_graph::ValueId, Vec<Expr>),
-    element: &Var,
-) -> Result<()> {
-    let new = values.guarded(here.clone(), |values| values.number(k, updates, &at))?;
-    let combine = match op {
-        ScatterOp::Set => None,
-        ScatterOp::Add => Some(BinaryOp::Add),
-        ScatterOp::Mul => Some(BinaryOp::Mul),
-        ScatterOp::Max => Some(BinaryOp::Max),
-        ScatterOp::Min => Some(BinaryOp::Min),
-    };
-    let next = combine.map_or(new.clone(), |op| Expr::var(element).binary(op, &new));
-    k.if_(here, |k| k.assign(element, next));
-    Ok(())
+/// An element under updates.
+struct Combined<'u> {
+    update: &'u Update<'u>,
+    element: &'u kiln_tile::expr::Var,
+}
+
+impl Combined<'_> {
+    /// `element op= updates[at]` where `here` holds.
+    fn add(&self, values: &mut Values, k: &mut Builder, at: &[Expr], here: Expr) -> Result<()> {
+        let new = values.guarded(here.clone(), |values| values.number(k, self.update.node.inputs[2], at))?;
+        let combine = match self.update.op {
+            ScatterOp::Set => None,
+            ScatterOp::Add => Some(BinaryOp::Add),
+            ScatterOp::Mul => Some(BinaryOp::Mul),
+            ScatterOp::Max => Some(BinaryOp::Max),
+            ScatterOp::Min => Some(BinaryOp::Min),
+        };
+        let next = combine.map_or(new.clone(), |op| Expr::var(self.element).binary(op, &new));
+        if here.as_const() == Some(1) {
+            k.assign(self.element, next);
+        } else {
+            k.if_(here, |k| k.assign(self.element, next));
+        }
+        Ok(())
+    }
+}
+
+/// The number of an index in row-major order.
+fn flat(values: &mut Values, k: &mut Builder, extents: &[Dim], index: &[Expr]) -> Expr {
+    let counts = values.dims(k, extents);
+    index.iter().zip(counts).fold(Expr::index(0), |flat, (at, count)| flat * count + at)
+}
+
+fn same(a: &[Expr], b: &[Expr]) -> Expr {
+    let differ = a.iter().zip(b).filter(|(a, b)| a != b);
+    differ.fold(Expr::bool(true), |all, (a, b)| all.and(a.eq(b)))
 }

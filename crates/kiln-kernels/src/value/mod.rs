@@ -127,7 +127,9 @@ impl<'a> Values<'a> {
         for (i, (name, v)) in graph.outputs.iter().enumerate() {
             let ty = graph.ty(*v);
             let shape = self.dims(k, &view(&ty.shape));
-            self.outputs.push(k.tensor(name, ty.dtype, &shape, Access::Write));
+            // What is updated holds something already.
+            let access = if self.region.updated().is_some() { Access::ReadWrite } else { Access::Write };
+            self.outputs.push(k.tensor(name, ty.dtype, &shape, access));
             self.arguments.push(Argument::Output(i));
         }
     }

@@ -257,6 +257,27 @@ pub fn scatters() -> Vec<Case> {
             }));
         }
     }
+    // At a place that is counted on from: rows of a cache.
+    for (dtype, rows, at) in [(DType::F16, 1, 8), (DType::F32, 4, 2), (DType::BF16, 1, -9), (DType::F32, 9, 0)] {
+        let place = Tensor::from_i128(DType::I64, &[], &[at]).unwrap();
+        let inputs = vec![random(dtype, &[3, 9, 5], 1), place, random(dtype, &[3, rows, 5], 3)];
+        cases.push(case(&format!("update_{rows}_{dtype}"), Anchor::Index, 1.0, inputs, |b| {
+            let x = b.input("x", dtype, &d(&["3", "9", "5"]))?;
+            let at = b.input("at", DType::I64, &[])?;
+            let rows = b.input("rows", dtype, &[3.into(), rows.into(), 5.into()])?;
+            Ok(vec![b.update_at(x, 1, at, rows)?])
+        }));
+    }
+    // Places that are one, whatever they are.
+    let inputs = vec![random(DType::F32, &[7], 1), ints(DType::I32, &[40], 0, 6, 2), random(DType::F32, &[40], 3)];
+    cases.push(case("scatter_many", Anchor::Index, 1.0, inputs, |b| {
+        let x = b.input("x", DType::F32, &d(&["7"]))?;
+        let ids = b.input("ids", DType::I32, &d(&["N"]))?;
+        let updates = b.input("updates", DType::F32, &d(&["N"]))?;
+        let half = b.scalar_int(DType::I32, 2)?;
+        let ids = b.div(ids, half)?;
+        Ok(vec![b.scatter_elements(x, ids, updates, 0, ScatterOp::Set)?])
+    }));
     cases
 }
 

@@ -79,7 +79,7 @@ impl Case {
         interpret(&self.region.graph, &self.inputs).unwrap_or_else(|e| panic!("{}: {e}", self.region.name))
     }
 
-    /// Types and shapes of the results, with memory full of something else than zeros.
+    /// Types and shapes of the results, with memory full of something else than zeros, or of what they update.
     pub fn poisoned(&self) -> Vec<Tensor> {
         let (graph, bindings) = (&self.region.graph, self.bindings());
         let spoil = |(_, v): &(String, ValueId)| {
@@ -87,7 +87,10 @@ impl Case {
             let bytes = dtype.bytes_for(shape.iter().product()).unwrap();
             Tensor::new(dtype, shape, vec![0xa5; bytes].into()).unwrap()
         };
-        graph.outputs.iter().map(spoil).collect()
+        match self.region.updated() {
+            Some(i) => vec![self.inputs[i].clone()],
+            None => graph.outputs.iter().map(spoil).collect(),
+        }
     }
 
     /// Runs the tile programs on the CPU. No check may fail.

@@ -5,6 +5,7 @@ mod cases;
 mod manners;
 mod merge;
 mod premises;
+mod repeat;
 
 use super::{Rule, all, of_functions, saturate};
 use crate::egraph::{ClassIx, Dag, build, extract};

@@ -246,6 +246,9 @@ fn region(make: impl FnOnce(&mut Builder, ValueId, [ValueId; 2]) -> Result<Vec<V
     Region { name, summary, anchor: Anchor::Contract, graph: b.finish() }
 }
 
+/// What follows on values side by side, and on the products.
+type Behind<'a> = dyn Fn(&mut Builder, ValueId, [ValueId; 2]) -> Result<Vec<ValueId>> + 'a;
+
 #[test]
 fn what_is_legal() {
     let f = DType::F16;
@@ -296,7 +299,7 @@ fn what_is_legal() {
         "at two places",
     );
     // Values side by side, and parts as results.
-    let joined = |behind: &dyn Fn(&mut Builder, ValueId, [ValueId; 2]) -> Result<Vec<ValueId>>| {
+    let joined = |behind: &Behind<'_>| {
         region(|b, x, w| {
             let p = product(b, text, x, w[0], sum)?;
             let q = product(b, text, x, w[1], sum)?;

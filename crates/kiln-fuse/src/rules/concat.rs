@@ -109,10 +109,8 @@ fn half(m: &mut Match, id: Id, place: Half, steps: usize) -> Option<Id> {
                 };
                 return m.add(Op::Broadcast { shape: sizes }, &[narrow]);
             }
-            Op::Concat { axis: own } if *own == axis && on.len() == 2 => {
-                if m.shape(on[0])? == sizes {
-                    return Some(on[which as usize]);
-                }
+            Op::Concat { axis: own } if *own == axis && on.len() == 2 && m.shape(on[0]).as_ref() == Some(&sizes) => {
+                return Some(on[which as usize]);
             }
             Op::Unary(_) | Op::Binary(_) | Op::Cast { .. } if steps > 0 => {
                 let halves: Option<Vec<Id>> = on.iter().map(|id| half(m, *id, place, steps - 1)).collect();

@@ -325,16 +325,13 @@ fn done(
 /// An op of the parts that a value is wanted of, as one of all of it; `axis` is where the parts follow each other in its result.
 fn widened(egraph: &EGraph, whole: &Whole, (mut op, axis): (Op, usize)) -> Option<(Op, usize)> {
     let all = shape(egraph, whole.id)?.get(whole.axis)?.clone();
-    match &mut op {
-        Op::Reshape { shape: sizes } => {
-            let extent = |part: &Id| shape(egraph, *part)?.get(whole.axis).cloned();
-            let sum = whole.parts.iter().try_fold(Dim::from(0), |sum, part| Some(sum + extent(part)?))?;
-            if sizes[axis] != sum {
-                return None;
-            }
-            sizes[axis] = all;
+    if let Op::Reshape { shape: sizes } = &mut op {
+        let extent = |part: &Id| shape(egraph, *part)?.get(whole.axis).cloned();
+        let sum = whole.parts.iter().try_fold(Dim::from(0), |sum, part| Some(sum + extent(part)?))?;
+        if sizes[axis] != sum {
+            return None;
         }
-        _ => {}
+        sizes[axis] = all;
     }
     Some((op, axis))
 }

@@ -37,6 +37,9 @@ pub fn program(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>]
     values.finish(k, numel(shape))
 }
 
+/// What is done with an update at an index, and with its number.
+type Visit<'v> = dyn FnMut(&mut Values, &mut Builder, &[Expr], Expr) -> Result<()> + 'v;
+
 /// One thread's update.
 struct Update<'n> {
     node: &'n Node,
@@ -98,7 +101,7 @@ impl Update<'_> {
         k: &mut Builder,
         index: &[Expr],
         extents: &[Dim],
-        each: &mut dyn FnMut(&mut Values, &mut Builder, &[Expr], Expr) -> Result<()>,
+        each: &mut Visit<'_>,
     ) -> Result<()> {
         let names = names(extents.len(), "uvw");
         let counts = values.dims(k, extents);

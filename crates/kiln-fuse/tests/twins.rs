@@ -86,7 +86,7 @@ fn rotary(dtype: DType, [tokens, heads, size]: [usize; 3], interleaved: bool, bi
                 false => None,
             };
             let y = b.linear(x[0], w, beside, true)?;
-            let y = b.reshape(y, &common::dims(&[tokens, n, size]))?;
+            let y = b.reshape(y, &crate::common::dims(&[tokens, n, size]))?;
             let y = b.transpose(y, &[1, 0, 2])?;
             all.push(if name == "v" { y } else { b.rope(y, x[1], x[2], interleaved, None)? });
         }
@@ -129,7 +129,7 @@ fn attention_reads_what_is_turned_in_place() {
                     false => None,
                 };
                 let y = b.linear(x[0], w, beside, true)?;
-                let y = b.reshape(y, &common::dims(&[13, n, 16]))?;
+                let y = b.reshape(y, &crate::common::dims(&[13, n, 16]))?;
                 let y = b.transpose(y, &[1, 0, 2])?;
                 all.push(if name == "v" { y } else { b.rope(y, x[1], x[2], false, None)? });
             }
@@ -312,7 +312,7 @@ fn what_is_legal() {
         |b: &mut Builder, y: ValueId, start: i64, step: i64| b.slice_axis(y, 0, &Dim::from(start), &Dim::from(3), step);
     joined(&|_, c, _| Ok(vec![c])).verify().unwrap();
     joined(&|b, c, _| {
-        let y = b.reshape(c, &common::dims(&[4, 4, 32]))?;
+        let y = b.reshape(c, &crate::common::dims(&[4, 4, 32]))?;
         Ok(vec![b.transpose(y, &[1, 0, 2])?])
     })
     .verify()
@@ -350,7 +350,7 @@ fn what_is_legal() {
             let p = product(b, text, x, w[0], sum)?;
             Ok(vec![product(b, text, p, w[1], sum)?])
         }),
-        "no softmax of rows",
+        "no exponentials of scores",
     );
     refused(
         region(|b, x, w| {

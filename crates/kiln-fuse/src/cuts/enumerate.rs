@@ -76,7 +76,7 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
                 continue;
             }
             let Ok(anchor) = legal(&cone.sub(dag, &[class])) else { continue };
-            let cost = costs.estimate(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds;
+            let cost = costs.model(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds;
             let flow = cost + cone.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
             let Cone { inner, leaves, anchors, .. } = cone;
             found.push(Cut { inner, leaves, anchors, anchor, cost, flow });

@@ -4,7 +4,7 @@
 //! `cargo xtask test` fetches the weights; `cargo xtask cases gt-minilm` does so alone.
 
 use kiln::engine::{BuildOptions, Session, Tolerance, build, open_device};
-use kiln::fuse::{Anchor, Options, fuse};
+use kiln::fuse::{Anchor, fuse};
 use kiln::graph::{Graph, Rng, Tensor, interpret};
 use kiln::target::Target;
 use std::path::PathBuf;
@@ -61,7 +61,8 @@ fn published_weights_give_what_the_reference_gives_at_two_sizes() {
 
 /// Kernels, and attentions among them, that fusion makes of a graph for a GPU.
 fn kernels(graph: &Graph, target: &str) -> (usize, usize) {
-    let fused = fuse(graph, &Options::new(target.parse::<Target>().unwrap())).unwrap();
+    let options = BuildOptions::new(kiln_cuda::Home::from_env().unwrap());
+    let fused = fuse(graph, &options.fusion(&target.parse::<Target>().unwrap(), &[])).unwrap();
     let attentions = fused.report.launches.iter().filter(|launch| launch.anchor == Anchor::Attention).count();
     (fused.report.kernels, attentions)
 }

@@ -1,7 +1,7 @@
 //! `kiln inspect --why` and `kiln build --fusion-report` from outside.
 
-use kiln::engine::{BuildOptions, build};
-use kiln::fuse::{Fused, Numerics, Options, fuse};
+use kiln::engine::{BuildOptions, PLANS, build, build_plans};
+use kiln::fuse::{Fused, Numerics, fuse};
 use kiln::graph::{Builder, DType, Graph, Tensor};
 use kiln_graph::{CompareOp, Op};
 use roxmltree::{Document, Node, ParsingOptions};
@@ -55,7 +55,8 @@ fn fails(dir: &Path, args: &str, why: &str) {
 }
 
 fn fused(graph: &Graph, target: &str) -> Fused {
-    fuse(graph, &Options::new(target.parse().unwrap())).unwrap()
+    let options = BuildOptions::new(kiln_cuda::Home::from_env().unwrap());
+    fuse(graph, &options.fusion(&target.parse().unwrap(), &[])).unwrap()
 }
 
 #[test]
@@ -160,6 +161,18 @@ fn an_engine_is_explained_if_it_keeps_its_model() {
     fails(dir, "inspect kept.kiln --why 0 --numerics exact", "which says itself how it was built");
     fails(dir, "inspect kept.kiln --why 0 --target sm_80", "expected sm_80, found cpu");
     assert!(ok(dir, "inspect bare.kiln").contains("\nnumerics reassoc\n"));
+
+    // Tuning may have kept a plan that is not the first.
+    let plans = build_plans(&model(dir), &options, PLANS, &|_| {}).unwrap();
+    assert!(plans.len() > 1);
+    for (mut plan, report) in plans {
+        plan.keep_model(&model(dir)).unwrap();
+        plan.save(dir.join("plan.kiln")).unwrap();
+        for launch in &report.targets[0].fusion.launches {
+            let all = json(dir, &format!("inspect plan.kiln --why {} --json", launch.step));
+            assert_eq!(all["regions"][0]["launch"]["name"], launch.name.as_str());
+        }
+    }
 
     // One whose plan is not what its settings give.
     engine.settings.numerics = Numerics::Exact;

@@ -6,7 +6,7 @@ use super::model::{self, ModelArgs};
 use super::report::{self, Fusion};
 use super::tune::TuneArgs;
 use kiln_cuda::Home;
-use kiln_engine::{BuildReport, Engine};
+use kiln_engine::{BuildReport, Engine, PLANS, Progress};
 use kiln_graph::{Graph, widen};
 use kiln_target::Target;
 use miette::{IntoDiagnostic, miette};
@@ -104,13 +104,17 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
         Target::add_portable(&mut targets);
     }
     let dumper = Dumper::new(passes, args.dump_to.clone());
-    let built = model::build(&graph, &targets, &args.options, home.clone(), args.json, &|news| dumper.hear(news));
+    let plans = if args.tune { PLANS } else { 1 };
+    let hear = |news: &Progress<'_>| dumper.hear(news);
+    let built = model::build(&graph, &targets, &args.options, home.clone(), args.json, plans, &hear);
     dumper.finish()?;
-    let (mut engine, report) = built?;
+    let (mut engines, mut reports): (Vec<Engine>, Vec<BuildReport>) = built?.into_iter().unzip();
     let tuned = match &gpu {
-        Some(gpu) => Some(args.tuning.run(&mut engine, gpu, &home, args.json)?),
+        Some(gpu) => Some(args.tuning.run(&mut engines, gpu, &home, args.json)?),
         None => None,
     };
+    let plan = tuned.as_ref().map_or(0, |tuned| tuned.plan);
+    let (mut engine, report) = (engines.swap_remove(plan), reports.swap_remove(plan));
     let writing = Instant::now();
     if args.keep_model {
         engine.keep_model(&graph).into_diagnostic()?;

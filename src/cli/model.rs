@@ -155,19 +155,20 @@ pub fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<Build
     Ok(BuildOptions { targets: targets.to_vec(), numerics, tf32, sizes, kernels, ..BuildOptions::new(home) })
 }
 
-/// Builds an engine with a progress bar on standard error; `hear` gets the news too.
+/// Builds engines of at most so many plans of the last target ([`kiln_engine::build_plans`]), the first one in any case, with a progress bar on standard error; `hear` gets the news too.
 pub fn build(
     graph: &Graph,
     targets: &[Target],
     args: &ModelArgs,
     home: Home,
     quiet: bool,
+    plans: usize,
     hear: &(dyn Fn(&Progress<'_>) + Sync),
-) -> Result<(Engine, BuildReport)> {
+) -> Result<Vec<(Engine, BuildReport)>> {
     let options = options(args, targets, home)?;
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{prefix:>18} {wide_bar} {pos}/{len} {msg:40!}").into_diagnostic()?);
-    let result = kiln_engine::build(graph, &options, &|news| {
+    let result = kiln_engine::build_plans(graph, &options, plans, &|news| {
         hear(&news);
         match news {
             Progress::Stage { stage, target, kernels } => {
@@ -184,9 +185,10 @@ pub fn build(
         }
     });
     bar.finish_and_clear();
-    let (engine, report) = result.into_diagnostic()?;
-    report.warnings.iter().for_each(|warning| note!("warning: {warning}"));
-    Ok((engine, report))
+    let built = result.into_diagnostic()?;
+    let warnings = built.first().into_iter().flat_map(|(_, report)| &report.warnings);
+    warnings.for_each(|warning| note!("warning: {warning}"));
+    Ok(built)
 }
 
 /// Loads an engine on a device, with a budget for its weights if one is given, and says so if it has no code of its own for it.
@@ -296,7 +298,7 @@ pub fn open_as(
         Err(why) => note!("the engine built before cannot be used: {why}"),
     }
     note!("building {} for {target}", path.display());
-    let (engine, _) = build(&graph, &[target], args, home, false, &|_| {})?;
+    let (engine, _) = build(&graph, &[target], args, home, false, 1, &|_| {})?.swap_remove(0);
     match kept.store(&engine) {
         Ok(path) => note!("saved {}", path.display()),
         Err(e) => note!("the engine is not kept for the next time: {e}"),

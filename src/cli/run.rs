@@ -205,7 +205,7 @@ fn tuned(args: &Args, budget: Duration, engine: &mut Engine, kept: &Kept) -> mie
         exhaustive: false,
         fit: false,
     };
-    let tuned = tuning.run(engine, &gpu, &Home::from_env().into_diagnostic()?, args.json)?;
+    let tuned = tuning.run(std::slice::from_mut(engine), &gpu, &Home::from_env().into_diagnostic()?, args.json)?;
     match kept.store(engine) {
         Ok(path) => note!("saved {}", path.display()),
         Err(e) => note!("the engine is not kept for the next time: {e}"),

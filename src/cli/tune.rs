@@ -3,16 +3,17 @@
 use super::model::{self, ModelArgs};
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
-use kiln_engine::Engine;
+use kiln_engine::{Engine, PLANS};
 use kiln_host::parse_size;
 use kiln_target::{Gpu, Target};
-use kiln_tune::{Fit, News, OnDevice, Options, Timings, Tuned, TunedRegion, Tuning, tune};
+use kiln_tune::{Fit, News, OnDevice, Options, Timings, Tuned, TunedPlan, TunedRegion, Tuning, tune_plans};
 use miette::{IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Measures ways to make each kernel of a model on this machine's GPU, and writes an engine with the fastest.
+/// Measures ways to make each kernel of a model on this machine's GPU, and writes an engine with the fastest. Of a model the best few plans are measured beside each other, and the
+/// fastest is kept; an engine has one plan.
 ///
 /// Kernels are compared with the CPU's results before their times count, and run over operands that no cache holds. What was measured is kept in a
 /// timing cache, which later builds ask first: two builds with one cache are equal.
@@ -89,8 +90,8 @@ impl TuneArgs {
         OnDevice::gpu(self.device()).into_diagnostic()
     }
 
-    /// Tunes an engine's code for the GPU, with a progress bar on standard error.
-    pub fn run(&self, engine: &mut Engine, gpu: &Gpu, home: &Home, quiet: bool) -> Result<Tuned> {
+    /// Tunes the code for the GPU of engines that differ in their plans for it, with a progress bar on standard error: [`Tuned::plan`] is the one to keep.
+    pub fn run(&self, engines: &mut [Engine], gpu: &Gpu, home: &Home, quiet: bool) -> Result<Tuned> {
         let nvrtc = Nvrtc::discover(home).into_diagnostic()?;
         let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(home));
         let memory =
@@ -109,7 +110,8 @@ impl TuneArgs {
         let style = "{prefix:>18} {wide_bar} {pos}/{len} kernels {msg:60!}";
         bar.set_style(ProgressStyle::with_template(style).into_diagnostic()?);
         bar.set_prefix(format!("tune {}", gpu.arch));
-        let tuned = tune(engine, gpu, nvrtc.release(), &mut measure, &tuning, &mut |news| show(&bar, &news));
+        let hear = &mut |news: News<'_>| show(&bar, &news);
+        let tuned = tune_plans(engines, gpu, nvrtc.release(), &mut measure, &tuning, hear);
         bar.finish_and_clear();
         let tuned = tuned.into_diagnostic()?;
         tuned.warnings.iter().for_each(|warning| note!("warning: {warning}"));
@@ -135,17 +137,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     kiln_host::destination(&output).map_err(|e| miette!("cannot write {}: {e}", output.display()))?;
     let home = Home::from_env().into_diagnostic()?;
     let gpu = args.tune.gpu()?;
-    let mut engine = match is_model {
+    let mut engines = match is_model {
         true => {
             super::not_over(&output, &model::files(&args.model)?)?;
             let graph = model::import(&args.model, &args.options, &[])?;
             let target = Target::Gpu(gpu.clone());
-            model::build(&graph, &[target], &args.options, home.clone(), args.json, &|_| {})?.0
+            let all = model::build(&graph, &[target], &args.options, home.clone(), args.json, PLANS, &|_| {})?;
+            all.into_iter().map(|(engine, _)| engine).collect()
         }
-        false => Engine::load(&args.model).into_diagnostic()?,
+        false => vec![Engine::load(&args.model).into_diagnostic()?],
     };
-    let tuned = args.tune.run(&mut engine, &gpu, &home, args.json)?;
-    engine.save(&output).into_diagnostic()?;
+    let tuned = args.tune.run(&mut engines, &gpu, &home, args.json)?;
+    engines[tuned.plan].save(&output).into_diagnostic()?;
     match args.json {
         true => super::print_json(&serde_json::json!({ "engine": output, "tune": tuned }))?,
         false => {
@@ -173,8 +176,26 @@ pub fn print(tuned: &Tuned) -> Result<()> {
         "",
         tuned.fixed
     )?;
+    print_plans(tuned)?;
     outln!("measured for {:.1} s of {:.0}", tuned.seconds, tuned.budget_seconds)?;
     tuned.fit.as_ref().map_or(Ok(()), print_fit)
+}
+
+/// Prints which plan was kept, if there was a choice.
+fn print_plans(tuned: &Tuned) -> Result<()> {
+    let [_, _, ..] = tuned.plans[..] else { return Ok(()) };
+    for (at, TunedPlan { launches, measured_us }) in tuned.plans.iter().enumerate() {
+        let (mark, time) = (if at == tuned.plan { " kept" } else { "" }, measured_us.map(|us| format!("{us:.1}")));
+        let time = time.unwrap_or_else(|| "not measured".to_owned());
+        let name = format!("{at}: {launches} launches{mark}");
+        outln!("{:>5} {name:NAME_WIDTH$} {time:>21}", "plan")?;
+    }
+    let time = |at: usize| tuned.plans[at].measured_us;
+    if let (Some(first), Some(kept), 1..) = (time(0), time(tuned.plan), tuned.plan) {
+        let less = 100.0 * (1.0 - kept / first);
+        outln!("plan {} takes {less:.1} % less than the one that the model ranks first", tuned.plan)?;
+    }
+    Ok(())
 }
 
 /// Prints fitted coefficients, and how good the model is with them and was before.

@@ -5,8 +5,8 @@ use super::out::bytes;
 use super::report::{named, next_best, si};
 use super::{draw, regions};
 use kiln_cuda::Home;
-use kiln_engine::{BuildOptions, Engine};
-use kiln_fuse::{Fused, LaunchReport, Step, fuse};
+use kiln_engine::{BuildOptions, Engine, PLANS};
+use kiln_fuse::{Fused, LaunchReport, Step, fuse_plans};
 use kiln_graph::Graph;
 use kiln_target::Target;
 use miette::{IntoDiagnostic, Result, miette};
@@ -117,9 +117,10 @@ fn of_engine(args: &WhyArgs, path: &Path, target: Option<&str>, shapes: &[String
             path.display()
         ));
     }
-    let explained = explain(&graph, &target, &options)?;
     let all = |plan: &kiln_fuse::Plan| plan.regions.iter().map(|r| r.identity()).collect::<BTreeSet<_>>();
-    if all(&explained.fused.plan) != all(&image.plan) {
+    // Tuning may have kept another plan than the first.
+    let plans = plans(&graph, &target, &options, PLANS)?;
+    let Some(explained) = plans.into_iter().find(|explained| all(&explained.fused.plan) == all(&image.plan)) else {
         return Err(miette!(
             help = "build the model again with this version",
             "Kiln {} fuses the model otherwise than Kiln {}, which built {}",
@@ -127,13 +128,20 @@ fn of_engine(args: &WhyArgs, path: &Path, target: Option<&str>, shapes: &[String
             engine.kiln,
             path.display()
         ));
-    }
+    };
     Ok(explained)
 }
 
 fn explain(graph: &Graph, target: &Target, options: &BuildOptions) -> Result<Explained> {
-    let fused = fuse(graph, &options.fusion(target, &options.kernels)).into_diagnostic()?;
-    Ok(Explained { target: target.label(), numerics: options.numerics, fused })
+    let first = plans(graph, target, options, 1)?.into_iter().next();
+    first.ok_or_else(|| miette!("fusion gave no plan"))
+}
+
+/// At most so many plans, as a build for the target has them.
+fn plans(graph: &Graph, target: &Target, options: &BuildOptions, most: usize) -> Result<Vec<Explained>> {
+    let all = fuse_plans(graph, &options.fusion(target, &options.kernels), most, &mut |_, _| {}).into_diagnostic()?;
+    let explained = |fused| Explained { target: target.label(), numerics: options.numerics, fused };
+    Ok(all.into_iter().map(explained).collect())
 }
 
 /// The launches that a name or number says, the first of each region.

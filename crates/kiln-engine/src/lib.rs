@@ -23,8 +23,8 @@ mod validate;
 mod values;
 
 pub use build::{
-    BuildOptions, BuildReport, KernelReport, Pass, Progress, RegionReport, StageTime, TargetReport, Used, build,
-    compile_single, graph_hash, structure,
+    BuildOptions, BuildReport, KernelReport, PLANS, Pass, Progress, RegionReport, StageTime, TargetReport, Used, build,
+    build_plans, compile_single, graph_hash, structure,
 };
 pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};

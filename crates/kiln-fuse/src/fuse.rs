@@ -1,6 +1,6 @@
 //! The stages in order.
 
-use crate::cuts::{Costs, select, share};
+use crate::cuts::{Costs, apart, select, share};
 use crate::dump::{Classes, Launches, Ordered};
 use crate::egraph::{ClassIx, Dag, build, settle};
 use crate::emit::{Emission, Provenance, emit};
@@ -30,6 +30,13 @@ pub fn fuse(graph: &Graph, options: &Options) -> Result<Fused> {
 
 /// [`fuse`], showing `watch` what each [`Pass`] leaves behind.
 pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> Result<Fused> {
+    let missing = || Error::NoCover { value: "the model".into(), why: "no plan was made".into() };
+    fuse_plans(graph, options, 1, watch)?.into_iter().next().ok_or_else(missing)
+}
+
+/// At most `most` plans, for whoever can measure which is the fastest: first [`fuse`]'s, then those that are next by modelled time and have other kernels. `watch` is shown how the
+/// first one came about.
+pub fn fuse_plans(graph: &Graph, options: &Options, most: usize, watch: &mut Watch<'_>) -> Result<Vec<Fused>> {
     let _span = tracing::info_span!("fuse", model = graph.name, target = %options.target).entered();
     let mut passes = Passes::new();
     let hoisted = passes.run(Pass::Hoist, || hoist(graph));
@@ -63,40 +70,53 @@ pub fn fuse_watched(graph: &Graph, options: &Options, watch: &mut Watch<'_>) -> 
     watch(Pass::Match, &Ordered(&dag));
     let provenance = Provenance::new(graph, &dag, &egraph, &built.class_of);
     let roots: Vec<ClassIx> = outputs.iter().filter_map(|id| dag.find(&egraph, *id)).collect();
-    let (costs, cover, launches) = passes.run(Pass::Select, || {
-        let costs = Costs::new(&dag, &graph.symbols, options);
-        let cover = select(&dag, &costs, &roots, options)?;
-        let launches = share(&dag, &costs, &cover, &roots);
-        Ok::<_, Error>((costs, cover, launches))
+    let (costs, covers) = passes.run(Pass::Select, || {
+        let costs = Costs::new(&dag, graph, options);
+        let covers = select(&dag, &costs, &roots, options, most > 1)?.into_iter();
+        let shared = covers.map(|cover| {
+            let launches = share(&dag, &costs, &cover, &roots);
+            (cover, launches)
+        });
+        let covers = apart(&dag, &costs, shared.collect(), most.max(1));
+        Ok::<_, Error>((costs, covers))
     })?;
-    watch(Pass::Select, &Launches(&launches, &dag, &costs));
-    let emission = Emission { graph, dag: &dag, cover: &cover, provenance: &provenance, options };
-    let (plan, regions) = passes.run(Pass::Emit, || emit(&emission, &launches, &roots))?;
-    watch(Pass::Emit, &plan);
-    let mut report = Report {
-        ops: count_ops(graph, &built.class_of),
-        kernels: plan.steps.iter().filter(|s| matches!(s, Step::Run { .. })).count(),
-        distinct: plan.regions.len(),
-        enodes: saturation.nodes,
-        iterations: saturation.iterations,
-        stopped: saturation.stopped,
-        fired: saturation.fired,
-        stages: passes.times,
-        functions: functions(options, &found),
-        launches: Vec::new(),
-    };
-    let explain = Explain {
-        egraph: &egraph,
-        dag: &dag,
-        costs: &costs,
-        cover: &cover,
-        roots: &roots,
-        launches: &launches,
-        provenance: &provenance,
-        renumbered: hoisted.is_some(),
-    };
-    report.launches = explain.launches(&plan, &regions, &mut report.functions);
-    Ok(Fused { plan, report })
+    let mut plans = Vec::with_capacity(covers.len());
+    for (n, (cover, launches)) in covers.iter().enumerate() {
+        let mut passes = passes.clone();
+        if n == 0 {
+            watch(Pass::Select, &Launches(launches, &dag, &costs));
+        }
+        let emission = Emission { graph, dag: &dag, cover, provenance: &provenance, options };
+        let (plan, regions) = passes.run(Pass::Emit, || emit(&emission, launches, &roots))?;
+        if n == 0 {
+            watch(Pass::Emit, &plan);
+        }
+        let mut report = Report {
+            ops: count_ops(graph, &built.class_of),
+            kernels: plan.steps.iter().filter(|s| matches!(s, Step::Run { .. })).count(),
+            distinct: plan.regions.len(),
+            enodes: saturation.nodes,
+            iterations: saturation.iterations,
+            stopped: saturation.stopped.clone(),
+            fired: saturation.fired.clone(),
+            stages: passes.times,
+            functions: functions(options, &found),
+            launches: Vec::new(),
+        };
+        let explain = Explain {
+            egraph: &egraph,
+            dag: &dag,
+            costs: &costs,
+            cover,
+            roots: &roots,
+            launches,
+            provenance: &provenance,
+            renumbered: hoisted.is_some(),
+        };
+        report.launches = explain.launches(&plan, &regions, &mut report.functions);
+        plans.push(Fused { plan, report });
+    }
+    Ok(plans)
 }
 
 fn functions(options: &Options, found: &Found) -> Vec<FunctionReport> {

@@ -3,10 +3,21 @@
 use crate::Region;
 use kiln_graph::{Bindings, Symbols};
 use kiln_target::{Estimate, Gpu};
+use std::fmt::Debug;
 
 /// Who makes kernels: what it takes it can make, at about this cost.
-pub trait Kernels {
-    /// The modelled cost of the cheapest kernels of a region on a GPU, where symbols have typical values `sizes`; `None`: it takes no such
-    /// region.
-    fn estimate(&self, region: &Region, gpu: &Gpu, symbols: &Symbols, sizes: &Bindings) -> Option<Estimate>;
+pub trait Kernels: Debug + Send + Sync {
+    /// What is known of the kernels of a region on a GPU, where symbols have typical values `sizes`. The same whenever it is asked.
+    fn price(&self, region: &Region, gpu: &Gpu, symbols: &Symbols, sizes: &Bindings) -> Price;
+}
+
+/// What is known of the kernels of a region.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Price {
+    /// The modelled cost of the cheapest.
+    Known(Estimate),
+    /// They can be made, and there is no cost model: fusion's own counts.
+    Unmodelled,
+    /// No kernel can be made of it.
+    Refused,
 }

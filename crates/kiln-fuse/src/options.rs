@@ -1,6 +1,6 @@
 //! What the caller decides about fusion.
 
-use crate::Pattern;
+use crate::{Kernels, Pattern};
 use kiln_graph::{Bindings, Dim, Symbols};
 use kiln_target::Target;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,8 @@ pub struct Options {
     pub iter_limit: usize,
     /// Functions that there are kernels for on this target, beside those that kernel families make: where the model contains one, it may become a region.
     pub patterns: Vec<Arc<Pattern>>,
+    /// Who makes the kernels of a GPU, and says what they cost. Without it, fusion's own roofline counts.
+    pub kernels: Option<Arc<dyn Kernels>>,
 }
 
 impl Options {
@@ -80,6 +82,7 @@ impl Options {
             node_limit: 60_000,
             iter_limit: 12,
             patterns: Vec::new(),
+            kernels: None,
         }
     }
 }

@@ -58,6 +58,7 @@ impl Pass {
 pub type Watch<'a> = dyn FnMut(Pass, &dyn Display) + 'a;
 
 /// Runs passes, and keeps what each took.
+#[derive(Clone)]
 pub(crate) struct Passes {
     /// Names and seconds, in order.
     pub times: Vec<(String, f64)>,

@@ -8,6 +8,7 @@ mod golden;
 mod identity;
 mod launches;
 mod layers;
+mod makers;
 mod pattern;
 mod plans;
 mod random;

@@ -13,6 +13,7 @@ mod in_place;
 mod mutants;
 mod own;
 mod places;
+mod prices;
 mod products;
 mod programs;
 #[path = "programs/run.rs"]

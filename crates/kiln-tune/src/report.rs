@@ -22,8 +22,21 @@ pub struct Tuned {
     pub fit: Option<Fit>,
     /// What did not go as it should, though the engine is good.
     pub warnings: Vec<String>,
+    /// The plans that were measured beside each other, in the model's order; one where there was nothing to choose from.
+    pub plans: Vec<TunedPlan>,
+    /// Which of them was kept: the regions are its.
+    pub plan: usize,
     /// The others, those first that take most of the time by the cost model.
     pub regions: Vec<TunedRegion>,
+}
+
+/// One plan of the model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TunedPlan {
+    /// Launches of kernels; those of a loop count once.
+    pub launches: usize,
+    /// Time of all of them whose time is known, in microseconds; none where the time of one that other plans lack is not known.
+    pub measured_us: Option<f64>,
 }
 
 /// One distinct region.

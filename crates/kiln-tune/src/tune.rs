@@ -1,10 +1,12 @@
-//! A whole engine: every distinct region that can be made in several ways gets the fastest that was found.
+//! A whole engine: every distinct region that can be made in several ways gets the fastest that was found; of several plans of a model, the one is taken whose regions are the fastest.
 
 use crate::cache::{Cache, rounded};
 use crate::fit::{Measurements, fit};
+use crate::plans::{Uses, kept, lost};
 use crate::points::{at_most, cover, points};
 use crate::report::{Row, Tuned, TunedRegion};
 use crate::shipped::shipped;
+use crate::task::TaskKey;
 use crate::turns::{TURN, Turns};
 use crate::{Error, Job, Made, Measure, Measured, Options, Result, Search, Stop, Task, Times, Timings};
 use kiln_engine::{Compiled, Engine, Variant};
@@ -67,32 +69,24 @@ pub fn tune(
     tuning: &Tuning,
     hear: &mut dyn FnMut(News<'_>),
 ) -> Result<Tuned> {
+    tune_plans(std::slice::from_mut(engine), gpu, compiler, measure, tuning, hear)
+}
+
+/// [`tune`] for engines of one model, which differ in their plans for the GPU, the one that the model ranks first before the others: what plans have in common is measured once.
+/// [`Tuned::plan`] is the engine to keep.
+///
+/// # Errors
+/// As for `tune`.
+pub fn tune_plans(
+    engines: &mut [Engine],
+    gpu: &Gpu,
+    compiler: &str,
+    measure: &mut dyn Measure,
+    tuning: &Tuning,
+    hear: &mut dyn FnMut(News<'_>),
+) -> Result<Tuned> {
     let target = gpu.arch.name();
-    let image = engine.target_of(gpu)?;
-    let label = image.label();
-    let toolchain = image.toolchain.clone().unwrap_or_default();
-    if toolchain.nvrtc != compiler {
-        let (expected, found) = (toolchain.nvrtc, compiler.to_owned());
-        return Err(Error::OtherCompiler { target: target.to_owned(), expected, found });
-    }
-    let (mut tasks, mut typical) = (Vec::<Arc<Task>>::new(), BTreeSet::new());
-    for (point, sizes) in points(engine).into_iter().enumerate() {
-        for used in engine.subjects_at(&label, &sizes)? {
-            let Some(present) = image.kernels.get(&used.id) else { continue };
-            let own = &used.subject.sizes;
-            // Larger in everything than some, smaller than the others: a table can tell them apart.
-            let apart = |other: &Bindings| at_most(own, other) != at_most(other, own);
-            if tasks.iter().filter(|task| task.id == used.id).all(|task| apart(&task.subject.sizes)) {
-                let task = Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?;
-                if point == 0 {
-                    typical.insert(task.key());
-                }
-                tasks.push(Arc::new(task));
-            }
-        }
-    }
-    let fixed: BTreeSet<RegionId> = tasks.iter().filter(|task| task.ways.len() < 2).map(|task| task.id).collect();
-    tasks.retain(|task| !fixed.contains(&task.id));
+    let Wanted { tasks, typical, uses, fixed } = wanted(engines, gpu, compiler)?;
     let mut cache = Cache::open(tuning.timings.as_ref(), if tuning.shipped { shipped(gpu) } else { Times::default() })?;
     let mut regions: Vec<Region> = tasks.into_iter().map(|task| Region::new(task, tuning.search, &cache)).collect();
     regions.sort_by(|a, b| b.weight().total_cmp(&a.weight()).then_with(|| a.task.key().cmp(&b.task.key())));
@@ -104,7 +98,8 @@ pub fn tune(
             measure.ahead(task, &wanted);
         }
     }
-    let mut spread = Spread { turns: Turns::default(), budget: tuning.budget, start: measure.elapsed(), samples: 0 };
+    let (turns, start) = (Turns::default(), measure.elapsed());
+    let mut spread = Spread { turns, budget: tuning.budget, start, samples: 0, plans: uses, typical };
     regions.iter().for_each(|region| spread.turns.add(region.task.uses, region.modelled, &region.search));
     // The regions of one identity, from the smallest sizes to the largest.
     let mut groups: BTreeMap<RegionId, Vec<usize>> = BTreeMap::new();
@@ -131,29 +126,88 @@ pub fn tune(
     }
     regions.iter().for_each(|region| measure.done(&region.task));
     // Nothing fails from here on, but for defects.
-    for (id, group) in &groups {
-        let image = engine.targets.iter_mut().find(|image| image.label() == label);
-        let Some(compiled) = image.and_then(|image| image.kernels.get_mut(id)) else { continue };
-        let group: Vec<&Region> = group.iter().map(|at| &regions[*at]).collect();
-        table(&group, compiled);
+    for engine in engines.iter_mut() {
+        let label = engine.target_of(gpu)?.label();
+        for (id, group) in &groups {
+            let image = engine.targets.iter_mut().find(|image| image.label() == label);
+            let Some(compiled) = image.and_then(|image| image.kernels.get_mut(id)) else { continue };
+            let group: Vec<&Region> = group.iter().map(|at| &regions[*at]).collect();
+            table(&group, compiled);
+        }
+        engine.pack_weights()?;
     }
-    engine.pack_weights()?;
+    let plans = spread.plans.timed(&spread.times(&regions));
+    let plan = kept(&plans);
+    let own = |region: &&Region| spread.plans.of(region.task.id, plan) > 0;
+    let report = |region: &Region| {
+        let typical = spread.typical.contains(&region.task.key());
+        TunedRegion { uses: spread.plans.of(region.task.id, plan), ..region.report(typical) }
+    };
     let fitted = tuning.fit.then(|| fit(&regions.iter().map(Region::timed).collect::<Vec<_>>(), gpu));
     Ok(Tuned {
         target: target.to_owned(),
         gpu: gpu.name.clone(),
         seconds: measure.elapsed().as_secs_f64(),
         budget_seconds: tuning.budget.as_secs_f64(),
-        fixed: fixed.len(),
+        fixed,
         warnings: cache.warnings(),
         fit: fitted,
-        regions: regions.iter().map(|region| region.report(typical.contains(&region.task.key()))).collect(),
+        plan,
+        regions: regions.iter().filter(own).map(report).collect(),
+        plans,
     })
+}
+
+/// What there is to tune.
+struct Wanted {
+    tasks: Vec<Arc<Task>>,
+    /// The tasks at the sizes that the engines' kernels were chosen for.
+    typical: BTreeSet<TaskKey>,
+    uses: Uses,
+    /// Distinct regions that need not be measured: they can be made in one way, and all plans have them alike.
+    fixed: usize,
+}
+
+fn wanted(engines: &[Engine], gpu: &Gpu, compiler: &str) -> Result<Wanted> {
+    let target = gpu.arch.name();
+    let (mut tasks, mut typical, mut uses) = (Vec::<Task>::new(), BTreeSet::new(), Uses::new(engines.len()));
+    for (plan, engine) in engines.iter().enumerate() {
+        let image = engine.target_of(gpu)?;
+        let toolchain = image.toolchain.clone().unwrap_or_default();
+        if toolchain.nvrtc != compiler {
+            let (expected, found) = (toolchain.nvrtc, compiler.to_owned());
+            return Err(Error::OtherCompiler { target: target.to_owned(), expected, found });
+        }
+        for (point, sizes) in points(engine).into_iter().enumerate() {
+            for used in engine.subjects_at(&image.label(), &sizes)? {
+                let Some(present) = image.kernels.get(&used.id) else { continue };
+                uses.note(plan, used.id, used.uses);
+                let own = &used.subject.sizes;
+                // Larger in everything than some, smaller than the others: a table can tell them apart.
+                let apart = |other: &Bindings| at_most(own, other) != at_most(other, own);
+                if tasks.iter().filter(|task| task.id == used.id).all(|task| apart(&task.subject.sizes)) {
+                    let task = Task::new(&used, present, (target, &engine.settings, &toolchain), gpu)?;
+                    if point == 0 {
+                        typical.insert(task.key());
+                    }
+                    tasks.push(task);
+                }
+            }
+        }
+    }
+    let settled = |task: &Task| task.ways.len() < 2 && !uses.differs(task.id);
+    let fixed: BTreeSet<RegionId> = tasks.iter().filter(|task| settled(task)).map(|task| task.id).collect();
+    tasks.retain(|task| !fixed.contains(&task.id));
+    // Who may be in any plan is worth what it takes there.
+    tasks.iter_mut().for_each(|task| task.uses = uses.most(task.id));
+    Ok(Wanted { tasks: tasks.into_iter().map(Arc::new).collect(), typical, uses, fixed: fixed.len() })
 }
 
 /// How the budget is spent.
 struct Spread {
     turns: Turns,
+    plans: Uses,
+    typical: BTreeSet<TaskKey>,
     budget: Duration,
     /// When measuring began, and how many samples were taken since.
     start: Duration,
@@ -169,7 +223,19 @@ impl Spread {
         measure: &mut dyn Measure,
         hear: &mut dyn FnMut(News<'_>),
     ) -> Result<()> {
+        let mut opened = false;
         while let Some(turn) = self.turns.next() {
+            if !turn.first && !opened {
+                opened = true;
+                // Everything had its first turn: what only plans have that are far behind gets no more.
+                let behind = lost(&self.plans.timed(&self.times(regions)));
+                let only = |region: &Region| self.plans.only(region.task.id, &behind);
+                let over: Vec<usize> = (0..regions.len()).filter(|at| only(&regions[*at])).collect();
+                over.iter().for_each(|at| self.turns.over(*at));
+                if !over.is_empty() {
+                    continue;
+                }
+            }
             let now = measure.elapsed();
             hear(self.news(regions, turn.search, now));
             let left = self.budget.saturating_sub(now);
@@ -217,6 +283,12 @@ impl Spread {
             }
         }
         Ok(measured)
+    }
+
+    /// The best time of each region so far, at the sizes that its kernels were chosen for.
+    fn times(&self, regions: &[Region]) -> BTreeMap<RegionId, f64> {
+        let typical = regions.iter().filter(|region| self.typical.contains(&region.task.key()));
+        typical.filter_map(|region| Some((region.task.id, region.search.best()?.1))).collect()
     }
 
     fn news<'r>(&self, regions: &'r [Region], at: usize, now: Duration) -> News<'r> {

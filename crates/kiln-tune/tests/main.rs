@@ -1,6 +1,7 @@
 //! All integration tests of the crate as one program: the libraries are linked once.
 
 mod measured;
+mod plans;
 mod search;
 mod times;
 mod tune;

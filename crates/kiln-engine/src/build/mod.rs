@@ -5,30 +5,29 @@ mod constants;
 mod pass;
 mod report;
 mod single;
+mod target;
 
-use choice::Choice;
-use constants::Constants;
 pub use constants::{graph_hash, structure};
 pub(crate) use constants::{hash_with_weights, range};
 pub use pass::Pass;
 pub use report::{BuildReport, KernelReport, RegionReport, StageTime, TargetReport};
 pub use single::{Used, compile_single};
+use target::{Builder, Built};
 
-use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, TargetImage, Toolchain, Variant};
+use crate::engine::{Compiled, Engine, Image, Port, Resources, Settings, Toolchain, Variant};
 use crate::validate::regions;
 use crate::{Error, Result};
 use bytes::Bytes;
-use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, CubinCache, Home, Nvrtc};
+use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, Home};
 use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Graph};
-use kiln_kernels::families::Subject;
+use kiln_kernels::families::{Families, Subject};
 use kiln_kernels::{Kernel, Variants, own};
 use kiln_target::Target;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -65,6 +64,7 @@ impl BuildOptions {
             tf32: self.tf32,
             sizes: self.sizes.clone(),
             patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
+            kernels: Some(Arc::new(Families { tf32: self.tf32 })),
             ..kiln_fuse::Options::new(target.clone())
         }
     }
@@ -115,87 +115,51 @@ pub enum Progress<'a> {
     },
 }
 
+/// Plans of a model that are worth measuring beside each other.
+pub const PLANS: usize = 3;
+
 /// Builds an engine for all targets of the options.
 pub fn build(
     graph: &Graph,
     options: &BuildOptions,
     progress: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<(Engine, BuildReport)> {
+    build_plans(graph, options, 1, progress)?.into_iter().next().ok_or_else(no_plan)
+}
+
+/// Engines that differ in the plan of the last target, for whoever can measure which is the fastest: first [`build`]'s, then at most `most - 1` of the plans that are next by modelled
+/// time. What passes leave behind is shown of the first. A plan that cannot be built is left out, unless it is the first.
+///
+/// # Errors
+/// As for `build`.
+pub fn build_plans(
+    graph: &Graph,
+    options: &BuildOptions,
+    most: usize,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Vec<(Engine, BuildReport)>> {
     let _span = tracing::info_span!("build", model = graph.name).entered();
     progress(Progress::Pass { pass: Pass::Import, target: "", kernel: "", text: graph });
-    let mut report = BuildReport::new(graph);
-    let mut constants = Constants::of(graph);
-    let mut targets = Vec::new();
-    let mut compiler = None;
+    let mut targets: Vec<&Target> = Vec::new();
     for target in &options.targets {
         // Of GPUs of one architecture each has an image, for which its kernels are chosen.
-        let name = target.label();
-        if targets.iter().any(|image: &TargetImage| image.label() == name) {
-            continue;
+        if targets.iter().all(|other| other.label() != target.label()) {
+            targets.push(target);
         }
-        let mut stages = Vec::new();
-        let mut kernels = options.kernels.clone();
-        // Fused anew without those of one's own kernels that turn out to be of no use on the target.
-        let (fusion, plan, table, regions) = loop {
-            let start = Instant::now();
-            progress(Progress::Stage { stage: "fuse", target: &name, kernels: 0 });
-            let fuse_options = options.fusion(target, &kernels);
-            let fused = kiln_fuse::fuse_watched(graph, &fuse_options, &mut |pass, text| {
-                progress(Progress::Pass { pass: Pass::Fuse(pass), target: &name, kernel: "", text });
-            })?;
-            stages.push(StageTime::since("fuse", start));
-            let (mut plan, mut table) = (fused.plan, constants.clone());
-            table.take(&mut plan, graph)?;
-            let Target::Gpu(gpu) = target else { break (fused.report, plan, table, vec![]) };
-            let start = Instant::now();
-            progress(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
-            if compiler.is_none() {
-                let nvrtc = Nvrtc::discover(&options.home)?;
-                compiler = Some(Compiler::new(&nvrtc).with_cache(CubinCache::in_home(&options.home)));
-            }
-            let Some(compiler) = &compiler else { return Err(no_compiler()) };
-            let watch = &mut |kernel: &str, pass, text: &dyn Display| {
-                progress(Progress::Pass { pass: Pass::Tile(pass), target: &name, kernel, text });
-            };
-            let mut choice = Choice { compiler, kernels: &kernels, gpu, build: options, refused: vec![] };
-            table.note_ranges(&plan);
-            let regions = tracing::info_span!("generate", target = name).in_scope(|| {
-                let chosen = subjects(&plan, &table.refit.ranges, &options.sizes, options.tf32)
-                    .into_iter()
-                    .map(|(id, subject)| Ok((id, choice.lower(&subject, watch)?)));
-                chosen.collect::<Result<Vec<(RegionId, Variants)>>>()
-            });
-            let refused = choice.refused;
-            let unused: Vec<String> = refused.iter().filter_map(|refusal| refusal.kernel.clone()).collect();
-            report.warnings.extend(refused.into_iter().map(|refusal| refusal.what));
-            stages.push(StageTime::since("generate", start));
-            if unused.is_empty() {
-                break (fused.report, plan, table, regions?);
-            }
-            kernels.retain(|kernel| !unused.iter().any(|name| name == kernel.name()));
-        };
-        constants = table;
-        let (kernels, toolchain) = match &compiler {
-            Some(compiler) if target.arch().is_some() => {
-                let start = Instant::now();
-                let total: usize =
-                    regions.iter().flat_map(|(_, variants)| variants).map(|(_, i)| i.kernels.len()).sum();
-                progress(Progress::Stage { stage: "compile", target: &name, kernels: total });
-                let result = tracing::info_span!("compile", target = name, kernels = total)
-                    .in_scope(|| compile(compiler, regions, target, options, progress, &mut report.warnings))?;
-                stages.push(StageTime::since("compile", start));
-                (result.0, Some(result.1))
-            }
-            _ => (BTreeMap::new(), None),
-        };
-        report.targets.push(TargetReport::new(&name, &plan, &kernels, stages, &fusion));
-        let kernels = kernels.into_iter().map(|(id, (compiled, _))| (id, compiled)).collect();
-        let gpu = match target {
-            Target::Gpu(gpu) => Some(gpu.key()),
-            Target::Cpu(_) => None,
-        };
-        targets.push(TargetImage { target: target.to_string(), gpu, toolchain, plan, kernels });
     }
+    let mut builder = Builder { graph, options, progress, compiler: None };
+    let mut all = vec![Built::of(graph)];
+    for (n, target) in targets.iter().enumerate() {
+        let most = if n + 1 == targets.len() { most } else { 1 };
+        all = builder.target(all.swap_remove(0), target, most)?;
+    }
+    let hash = graph_hash(graph);
+    all.into_iter().map(|built| engine(graph, options, built, hash.clone())).collect()
+}
+
+/// The engine of what was built.
+fn engine(graph: &Graph, options: &BuildOptions, built: Built, graph_hash: String) -> Result<(Engine, BuildReport)> {
+    let Built { targets, constants, mut report } = built;
     let port = |name: &str, id| Port { name: name.to_owned(), ty: graph.ty(id).clone() };
     let inputs = graph
         .inputs
@@ -208,7 +172,7 @@ pub fn build(
     let mut engine = Engine {
         model: graph.name.clone(),
         kiln: env!("CARGO_PKG_VERSION").to_owned(),
-        graph_hash: graph_hash(graph),
+        graph_hash,
         settings: options.settings(),
         graph_text: graph.to_string(),
         inputs,
@@ -224,6 +188,10 @@ pub fn build(
     engine.pack_weights()?;
     report.finish(&engine)?;
     Ok((engine, report))
+}
+
+fn no_plan() -> Error {
+    Error::Internal { place: "the build".into(), message: "no plan".into() }
 }
 
 fn no_compiler() -> Error {

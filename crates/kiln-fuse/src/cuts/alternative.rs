@@ -5,7 +5,7 @@
 
 use super::cost::Costs;
 use super::cut::Inner;
-use super::refine::Counted;
+use super::refine::{Counted, GAIN};
 use super::select::{Candidate, Choice, Cover};
 use super::share::Launch;
 use crate::Anchor;
@@ -43,13 +43,7 @@ pub(crate) struct Alternatives<'a> {
 impl<'a> Alternatives<'a> {
     pub fn new(dag: &'a Dag, costs: &'a Costs<'a>, cover: &'a Cover, roots: &'a [ClassIx]) -> Alternatives<'a> {
         let present = Counted::new(dag, costs, roots, &cover.candidates, cover.chosen.clone());
-        let kinds = |c: ClassIx| {
-            let own = dag.class(c).nodes.iter().filter(|node| node.made.is_none());
-            own.filter_map(|node| node.op.as_ref()).map(|op| op.kind())
-        };
-        let works = |c: ClassIx| kinds(c).any(|kind| !matches!(kind, OpKind::View | OpKind::Nullary));
-        let written = dag.indices().map(|c| !dag.class(c).weight_only && works(c)).collect();
-        Alternatives { dag, costs, cover, roots, present, written }
+        Alternatives { dag, costs, cover, roots, present, written: works(dag) }
     }
 
     /// The next best without one launch; `all` are the launches of the cover. None if nothing else was among the candidates.
@@ -148,7 +142,7 @@ impl<'a> Alternatives<'a> {
     fn settled(&self, mut trial: Counted<'a>, mut added: f64) -> Option<(Counted<'a>, Alternative)> {
         for c in self.dag.indices() {
             if trial.users[c.index()] > 0 && self.present.users[c.index()] == 0 {
-                added -= trial.improve(c);
+                added -= trial.improve(c, GAIN);
             }
         }
         let without = self.only(&self.present, &trial);
@@ -175,6 +169,16 @@ impl<'a> Alternatives<'a> {
     fn computed(&self, kernel: &Kernel) -> Vec<ClassIx> {
         kernel.inner.iter().map(|i| i.0).filter(|c| self.written[c.index()]).collect()
     }
+}
+
+/// Whether the model itself computes a class in a run, other than by a view.
+pub(super) fn works(dag: &Dag) -> Vec<bool> {
+    let kinds = |c: ClassIx| {
+        let own = dag.class(c).nodes.iter().filter(|node| node.made.is_none());
+        own.filter_map(|node| node.op.as_ref()).map(|op| op.kind())
+    };
+    let works = |c: ClassIx| kinds(c).any(|kind| !matches!(kind, OpKind::View | OpKind::Nullary));
+    dag.indices().map(|c| !dag.class(c).weight_only && works(c)).collect()
 }
 
 /// The kernel that a way is, if it is one.

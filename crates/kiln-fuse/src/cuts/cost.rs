@@ -1,10 +1,12 @@
-//! Modelled time of a candidate kernel: the target's roofline over its bytes and operations.
+//! Modelled time of a candidate kernel: the target's roofline over its bytes and operations, which is asked of thousands, and what those who make it say, which is asked of
+//! few ([`super::prices`]).
 
 use super::cut::{Inner, is_literal};
+use super::prices::Prices;
 use crate::egraph::{ClassIx, Dag, KernelPlace};
 use crate::options::TYPICAL;
-use crate::{Anchor, Numerics, Options, typical_sizes};
-use kiln_graph::{BinaryOp, Bindings, DType, Dim, Op, OpKind, Symbols, UnaryOp};
+use crate::{Anchor, Numerics, Options, Price, RegionId, typical_sizes};
+use kiln_graph::{BinaryOp, Bindings, DType, Dim, Graph, Op, OpKind, UnaryOp};
 use kiln_target::arch::Arch;
 use kiln_target::{Target, Work};
 use std::collections::BTreeMap;
@@ -33,6 +35,7 @@ pub(crate) struct Costs<'a> {
     numel: Vec<f64>,
     /// Bytes of each class.
     bytes: Vec<f64>,
+    prices: Prices<'a>,
 }
 
 /// Modelled bytes, operations and time of one kernel.
@@ -47,16 +50,18 @@ pub(crate) struct Estimate {
 }
 
 impl<'a> Costs<'a> {
-    pub fn new(dag: &Dag, symbols: &Symbols, options: &'a Options) -> Costs<'a> {
+    /// Of the classes of a model.
+    pub fn new(dag: &Dag, model: &'a Graph, options: &'a Options) -> Costs<'a> {
         let dims = dag.classes.iter().flat_map(|class| class.types.iter().flat_map(|t| &t.shape));
-        let sizes = typical_sizes(dims, symbols, &options.sizes);
+        let sizes = typical_sizes(dims, &model.symbols, &options.sizes);
         let count = |shape: &[Dim]| shape.iter().map(|d| extent(d, &sizes)).product::<f64>();
         let numel: Vec<f64> = dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape)).sum()).collect();
         let bytes =
             dag.classes.iter().map(|c| c.types.iter().map(|t| count(&t.shape) * f64::from(t.dtype.bits()) / 8.0).sum());
         let bytes = bytes.collect();
         let regroup = options.numerics >= Numerics::Reassoc;
-        Costs { target: &options.target, tf32: options.tf32, regroup, sizes, numel, bytes }
+        let prices = Prices::new(model, options, sizes.clone());
+        Costs { target: &options.target, tf32: options.tf32, regroup, sizes, numel, bytes, prices }
     }
 
     pub fn numel(&self, class: ClassIx) -> f64 {
@@ -93,7 +98,7 @@ impl<'a> Costs<'a> {
         let nodes = dag.class(anchor).nodes.iter().enumerate();
         let alone = nodes.filter_map(|(i, node)| {
             let kind = Anchor::of(node.op.as_ref()?.kind())?;
-            Some(self.estimate(dag, &[(anchor, i as u16)], &node.operands, &[anchor], kind).seconds)
+            Some(self.model(dag, &[(anchor, i as u16)], &node.operands, &[anchor], kind).seconds)
         });
         alone.fold(self.launch(), f64::max)
     }
@@ -103,8 +108,41 @@ impl<'a> Costs<'a> {
         self.target.seconds(&Work { bytes, scalar_ops: 0.0, matrix_ops: 0.0, operands: DType::F32, tf32: false })
     }
 
-    /// Modelled cost of a cone as one kernel with these results, launch included.
+    /// Whether those who make kernels are asked.
+    pub fn asks(&self) -> bool {
+        self.prices.asks()
+    }
+
+    /// Seconds of a cone as one kernel as those who make it say; infinite where they cannot, none where they do not say.
+    pub fn asked(&self, dag: &Dag, inner: &[Inner], outputs: &[ClassIx], anchor: Anchor) -> Option<f64> {
+        match self.prices.of(dag, inner, outputs, anchor) {
+            Price::Known(known) => Some(known.seconds + PER_NODE * inner.len() as f64),
+            Price::Unmodelled => None,
+            Price::Refused => Some(f64::INFINITY),
+        }
+    }
+
+    /// The region that a cone would be; none if it has none.
+    pub fn region(&self, dag: &Dag, inner: &[Inner], outputs: &[ClassIx], anchor: Anchor) -> Option<RegionId> {
+        Some(self.prices.region(dag, inner, outputs, anchor)?.region.identity())
+    }
+
+    /// [`Costs::model`], with the seconds that those who make the kernel say.
     pub fn estimate(
+        &self,
+        dag: &Dag,
+        inner: &[Inner],
+        leaves: &[ClassIx],
+        outputs: &[ClassIx],
+        anchor: Anchor,
+    ) -> Estimate {
+        let model = self.model(dag, inner, leaves, outputs, anchor);
+        let seconds = self.asked(dag, inner, outputs, anchor).unwrap_or(model.seconds);
+        Estimate { seconds, ..model }
+    }
+
+    /// What the roofline makes of a cone as one kernel with these results, launch included.
+    pub fn model(
         &self,
         dag: &Dag,
         inner: &[Inner],
@@ -218,7 +256,7 @@ impl<'a> Costs<'a> {
 
     /// Modelled seconds of a kernel that somebody wrote.
     pub fn written(&self, dag: &Dag, place: &KernelPlace, anchor: Anchor) -> f64 {
-        WRITTEN * self.estimate(dag, &place.inner, &place.leaves, &place.outputs, anchor).seconds
+        WRITTEN * self.model(dag, &place.inner, &place.leaves, &place.outputs, anchor).seconds
     }
 
     /// Share of the multiprocessors that attention over this many rows keeps busy.

@@ -81,7 +81,7 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
             let cost = match cone.copied(dag) {
                 // [`super::share()`] has the other kernel write it.
                 Some(of) if earlier[of.index()].iter().any(Cut::is_twins) => costs.transfer(costs.bytes(class)),
-                _ => costs.estimate(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds,
+                _ => costs.model(dag, &cone.inner, &cone.leaves, &[class], anchor).seconds,
             };
             let flow = cost + cone.leaves.iter().map(|l| flow[l.index()]).sum::<f64>();
             let Cone { inner, leaves, anchors, .. } = cone;

@@ -13,19 +13,20 @@ const SWEEPS: usize = 2;
 /// A candidate must be better by this share of the time, or rounding would make sweeps undo each other.
 pub(super) const GAIN: f64 = 1e-9;
 
-/// Improves the choices, and gives the charges for anchors that are still computed more than once.
+/// Improves the choices wherever that saves a share of at least `gain` of what changes, and gives the charges for anchors that are still computed more than once.
 pub(super) fn refine(
     dag: &Dag,
     costs: &Costs,
     roots: &[ClassIx],
     candidates: &[Vec<Candidate>],
     chosen: Vec<Option<usize>>,
+    gain: f64,
 ) -> (Vec<Option<usize>>, f64) {
     let mut cover = Counted::new(dag, costs, roots, candidates, chosen);
     for _ in 0..SWEEPS {
         let mut changed = false;
         for c in dag.indices() {
-            changed |= cover.users[c.index()] > 0 && cover.improve(c) > 0.0;
+            changed |= cover.users[c.index()] > 0 && cover.improve(c, gain) > 0.0;
         }
         if !changed {
             break;
@@ -57,12 +58,21 @@ impl<'a> Counted<'a> {
         candidates: &'a [Vec<Candidate>],
         chosen: Vec<Option<usize>>,
     ) -> Counted<'a> {
+        Counted::timed(dag, costs, roots, candidates, chosen).0
+    }
+
+    /// The cover with its seconds, charges for anchors that are computed more than once among them.
+    pub fn timed(
+        dag: &'a Dag,
+        costs: &'a Costs<'a>,
+        roots: &[ClassIx],
+        candidates: &'a [Vec<Candidate>],
+        chosen: Vec<Option<usize>>,
+    ) -> (Counted<'a>, f64) {
         let n = dag.classes.len();
         let mut cover = Counted { dag, costs, candidates, chosen, users: vec![0; n], computed: vec![0; n] };
-        for root in roots {
-            cover.enter(*root);
-        }
-        cover
+        let seconds = roots.iter().map(|root| cover.enter(*root)).sum();
+        (cover, seconds)
     }
 
     /// How a class that is in use gets into memory.
@@ -131,8 +141,8 @@ impl<'a> Counted<'a> {
         saved
     }
 
-    /// Puts the class's best candidate in place of the present one. Gives the time saved.
-    pub fn improve(&mut self, c: ClassIx) -> f64 {
+    /// Puts the class's best candidate in place of the present one, if that saves a share of `gain`. Gives the time saved.
+    pub fn improve(&mut self, c: ClassIx, gain: f64) -> f64 {
         let Some(present) = self.chosen[c.index()].filter(|_| self.candidates[c.index()].len() > 1) else {
             return 0.0;
         };
@@ -143,7 +153,7 @@ impl<'a> Counted<'a> {
         for (i, way) in ways.iter().enumerate().filter(|(i, _)| *i != present) {
             let total = self.put(c, way);
             self.take(c, way);
-            if total < best.0 * (1.0 - GAIN) {
+            if total < old * (1.0 - gain) && total < best.0 * (1.0 - GAIN) {
                 best = (total, i);
             }
         }

@@ -4,7 +4,7 @@
 //! The flow of a class is the modelled time of everything it needs, with the time of a shared operand divided among the kernels that read
 //! it. Ranking by flow rather than by own cost is what makes a kernel worth growing even though its own time rises. At first only operands
 //! of anchors without prologue count as shared, as those are in memory under any cover: users that end up in one kernel do not share, and
-//! counting them would make the flow of what they read look cheap.
+//! counting them would make the flow of what they read look cheap. The cover of each seed is then priced by those who make kernels ([`super::priced`]).
 //!
 //! Flow begins anew at what is in memory under any cover, so that only local cost counts, and costs that differ by rounding alone are equal: equal layers get equal kernels.
 
@@ -12,7 +12,9 @@ use super::cost::{Costs, weight};
 use super::cut::{Cut, is_literal, subgraph};
 use super::enumerate::{Ranking, cuts_of};
 use super::likeness::Likeness;
+use super::priced::{Without, priced};
 use super::refine::{GAIN, refine};
+use super::rivals::rivals;
 use super::settled::settled;
 use super::views::Views;
 use crate::egraph::{ClassIx, Dag, DagNode, KernelPlace};
@@ -64,7 +66,7 @@ pub(super) struct Candidate {
 }
 
 /// The chosen way for every class that has to be in memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cover {
     pub choices: Vec<Option<Choice>>,
     /// Modelled seconds of all kernels, with charges for what is computed twice.
@@ -92,8 +94,14 @@ const FOLD_OPERATIONS: f64 = (1u64 << 32) as f64;
 /// Elements that a value on the way to a folded one may have, whatever it is computed from.
 const FOLD_SCRATCH: f64 = (1 << 22) as f64;
 
-/// Chooses a cover of `roots`.
-pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Options) -> Result<Cover> {
+/// Chooses a cover of `roots`, the first of the result. With `several`, others follow that are made of other cuts.
+pub(crate) fn select(
+    dag: &Dag,
+    costs: &Costs,
+    roots: &[ClassIx],
+    options: &Options,
+    several: bool,
+) -> Result<Vec<Cover>> {
     let free = free_classes(dag, costs, options);
     let views = Views::of(dag, costs);
     let settled = settled(dag, costs, &views, roots, &free);
@@ -106,11 +114,12 @@ pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Opti
     if floor.iter().any(|n| *n > 1.0) {
         seeds.push((merged, floor));
     }
-    let mut best: Option<Cover> = None;
+    let mut covers: Vec<Cover> = Vec::new();
     for (mut refs, floor) in seeds {
+        let mut best: Option<Cover> = None;
         for pass in 0..PASSES {
             let (candidates, chosen) = candidates(&ranking, &free, &settled, &refs);
-            let (chosen, charged) = refine(dag, costs, roots, &candidates, chosen);
+            let (chosen, charged) = refine(dag, costs, roots, &candidates, chosen, GAIN);
             let (mut cover, used) = cover(dag, roots, candidates, chosen)?;
             cover.seconds += charged;
             let weight = if pass + 1 >= SETTLE.0 { SETTLE.1 } else { 1.0 };
@@ -124,8 +133,28 @@ pub(crate) fn select(dag: &Dag, costs: &Costs, roots: &[ClassIx], options: &Opti
             }
             refs = next;
         }
+        covers.extend(best);
     }
-    best.ok_or_else(|| Error::NoCover { value: "the model".into(), why: "it has no outputs".into() })
+    if costs.asks() {
+        covers = covers.into_iter().map(|cover| asked(dag, costs, roots, cover)).collect::<Result<_>>()?;
+    }
+    // Of equal ones the first seed's.
+    let better = |a: usize, b: usize| if covers[b].seconds < covers[a].seconds * (1.0 - GAIN) { b } else { a };
+    let best = (0..covers.len())
+        .reduce(better)
+        .ok_or_else(|| Error::NoCover { value: "the model".into(), why: "it has no outputs".into() })?;
+    covers.swap(0, best);
+    match several {
+        true => covers.extend(rivals(dag, costs, roots, &covers[0])?),
+        false => covers.truncate(1),
+    }
+    Ok(covers)
+}
+
+/// A cover by what those who make kernels say of it. One of whose kernels nobody makes stays: whoever lowers it says which and why.
+fn asked(dag: &Dag, costs: &Costs, roots: &[ClassIx], cover: Cover) -> Result<Cover> {
+    let start = (cover.candidates.clone(), cover.chosen.clone());
+    Ok(priced(dag, costs, roots, start, &Without::new())?.unwrap_or(cover))
 }
 
 /// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest. Parts of merged products are
@@ -285,7 +314,7 @@ fn written(dag: &Dag, costs: &Costs, place: &KernelPlace) -> Option<Candidate> {
 }
 
 /// The classes that `roots` need under the choices, and how many kernels read each.
-fn cover(
+pub(super) fn cover(
     dag: &Dag,
     roots: &[ClassIx],
     candidates: Vec<Vec<Candidate>>,

@@ -27,6 +27,16 @@ impl Launch {
         }
     }
 
+    /// Modelled seconds; of steps none.
+    pub fn seconds(&self, dag: &Dag, costs: &Costs) -> f64 {
+        match self {
+            Launch::Region { inner, leaves, outputs, anchor, .. } => {
+                costs.estimate(dag, inner, leaves, outputs, *anchor).seconds
+            }
+            Launch::Step(..) => 0.0,
+        }
+    }
+
     fn writes(&self) -> &[ClassIx] {
         match self {
             Launch::Region { outputs, .. } => outputs,
@@ -152,12 +162,7 @@ fn stream(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx], launches: 
         }
         let Some(merged) = together(dag, &parts, launches, weights) else { continue };
         let gone: Vec<ClassIx> = parts.iter().copied().chain([scores]).collect();
-        let seconds = |launch: &Launch| match launch {
-            Launch::Region { inner, leaves, outputs, anchor, .. } => {
-                costs.estimate(dag, inner, leaves, outputs, *anchor).seconds
-            }
-            Launch::Step(..) => 0.0,
-        };
+        let seconds = |launch: &Launch| launch.seconds(dag, costs);
         let before = launches.clone();
         let mut apart = 0.0;
         for root in &gone {

@@ -1,6 +1,9 @@
 //! Models and comparisons that the tests share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod known;
+pub mod stacks;
+
 use kiln_fuse::{Fused, Numerics, Options, Step, fuse, interpret_plan};
 use kiln_graph::{Builder, ConvSpec, DType, Dim, Graph, Result, Rng, Tensor, ValueId, interpret};
 

@@ -19,7 +19,10 @@ pub use built::{Built, TileLaunch};
 pub use compile::implementation;
 pub use subject::Subject;
 
+use crate::family::is_older;
 use crate::{Error, Result};
+use kiln_fuse::{Kernels, Price, Region};
+use kiln_graph::{Bindings, Symbols};
 use kiln_target::{Estimate, Gpu};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -158,18 +161,25 @@ pub fn offers(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Offer>> {
 }
 
 /// The kernels of this crate, as fusion asks for them.
-pub struct Families;
+#[derive(Debug)]
+pub struct Families {
+    /// Whether products of f32 may round their operands to TF32.
+    pub tf32: bool,
+}
 
-impl kiln_fuse::Kernels for Families {
-    fn estimate(
-        &self,
-        region: &kiln_fuse::Region,
-        gpu: &Gpu,
-        symbols: &kiln_graph::Symbols,
-        sizes: &kiln_graph::Bindings,
-    ) -> Option<Estimate> {
-        let subject = Arc::new(Subject::new(region, symbols, &[], sizes));
-        let of = |family: &&dyn Family| family.estimate(&subject, gpu).ok().flatten();
-        FAMILIES.iter().filter_map(of).min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+impl Kernels for Families {
+    /// Of what [`lower`](crate::lower) takes, at the typical sizes: the cheapest Config of all families.
+    fn price(&self, region: &Region, gpu: &Gpu, symbols: &Symbols, sizes: &Bindings) -> Price {
+        let subject = Arc::new(Subject::new(region, symbols, &[], sizes).with_tf32(self.tf32));
+        let mut best: Option<Estimate> = None;
+        for family in FAMILIES {
+            let Ok(found) = family.estimate(&subject, gpu) else { return Price::Refused };
+            best = best.into_iter().chain(found).min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        }
+        match best {
+            Some(estimate) => Price::Known(estimate),
+            None if is_older(region) => Price::Unmodelled,
+            None => Price::Refused,
+        }
     }
 }

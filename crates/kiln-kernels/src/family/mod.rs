@@ -26,6 +26,15 @@ pub struct Candidate {
     pub programs: Vec<TileProgram>,
 }
 
+/// Whether regions of this kind are made here where [`crate::families`] take them not.
+pub fn is_older(region: &Region) -> bool {
+    match region.anchor {
+        Anchor::Index => region.graph.nodes.iter().any(|node| node.op.kind() == OpKind::Scatter),
+        Anchor::Map | Anchor::Reduce | Anchor::Attention => false,
+        _ => true,
+    }
+}
+
 /// Tile programs for `region` on `arch`: the most promising `most` ways to make it, at least one, the best first. `ranges` tells within
 /// what the values of inputs lie, where that is known.
 pub fn programs(

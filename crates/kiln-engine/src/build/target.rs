@@ -30,6 +30,9 @@ impl Built {
     }
 }
 
+/// The regions of a plan, each with its kernels.
+type Regions = Vec<(RegionId, Variants)>;
+
 /// What a plan is made for, and who is told.
 struct Place<'t> {
     target: &'t Target,
@@ -129,7 +132,7 @@ impl Builder<'_> {
         gpu: &Gpu,
         place: &Place,
         stages: &mut Vec<StageTime>,
-    ) -> Result<(Vec<(RegionId, Variants)>, Vec<Refusal>)> {
+    ) -> Result<(Regions, Vec<Refusal>)> {
         let (start, name) = (Instant::now(), place.target.label());
         (place.progress)(Progress::Stage { stage: "generate", target: &name, kernels: 0 });
         let compiler = self.compiler()?;
@@ -142,7 +145,7 @@ impl Builder<'_> {
             let chosen = subjects(plan, &constants.refit.ranges, &options.sizes, options.tf32)
                 .into_iter()
                 .map(|(id, subject)| Ok((id, choice.lower(&subject, watch)?)));
-            chosen.collect::<Result<Vec<(RegionId, Variants)>>>()
+            chosen.collect::<Result<Regions>>()
         });
         let refused = choice.refused;
         stages.push(StageTime::since("generate", start));

@@ -9,13 +9,16 @@ use kiln_target::{Gpu, Target};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+/// What a cone computes, and which of it are results.
+type Cone = (Vec<Inner>, Vec<ClassIx>);
+
 /// The prices of a model's cones.
 pub(super) struct Prices<'a> {
     model: &'a Graph,
     maker: Option<(&'a dyn Kernels, &'a Gpu)>,
     /// Typical values of the model's symbols.
     sizes: Bindings,
-    cones: RefCell<HashMap<(Vec<Inner>, Vec<ClassIx>), Price>>,
+    cones: RefCell<HashMap<Cone, Price>>,
     regions: RefCell<HashMap<(RegionId, Bindings), Price>>,
 }
 

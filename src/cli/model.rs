@@ -31,6 +31,9 @@ pub struct ModelArgs {
     /// Keep sums that the model takes in f16 or bf16 in f32, with the elementwise ops that feed them and bring them back into range.
     #[arg(long)]
     pub widen_reductions: bool,
+    /// How much becomes one kernel; less than all that pays shows what fusion is worth, and whether a result departs because of it.
+    #[arg(long, default_value = "full")]
+    pub fusion: Extent,
     /// Kernels of one's own, as `kiln::export` wrote them, to be used wherever their functions occur.
     #[arg(long, value_name = "FILE.tile")]
     pub kernels: Vec<PathBuf>,
@@ -48,6 +51,27 @@ pub fn kernels(files: &[PathBuf]) -> Result<Vec<Arc<kiln::Kernel>>> {
         }
     }
     Ok(all)
+}
+
+/// [`kiln_fuse::Extent`] as a command-line value.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum Extent {
+    /// Whatever pays.
+    Full,
+    /// Chains of elementwise ops; every other op by itself. No rewriting.
+    Chains,
+    /// Every op by itself. No rewriting.
+    Single,
+}
+
+impl From<Extent> for kiln_fuse::Extent {
+    fn from(extent: Extent) -> kiln_fuse::Extent {
+        match extent {
+            Extent::Full => kiln_fuse::Extent::Full,
+            Extent::Chains => kiln_fuse::Extent::Chains,
+            Extent::Single => kiln_fuse::Extent::Single,
+        }
+    }
 }
 
 /// [`kiln_fuse::Numerics`] as a command-line value.
@@ -151,8 +175,8 @@ fn identifier(name: &str) -> String {
 pub fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<BuildOptions> {
     let (numerics, sizes) = (args.numerics.into(), profile(args)?.1);
     let kernels = kernels(&args.kernels)?;
-    let tf32 = args.tf32;
-    Ok(BuildOptions { targets: targets.to_vec(), numerics, tf32, sizes, kernels, ..BuildOptions::new(home) })
+    let (tf32, extent) = (args.tf32, args.fusion.into());
+    Ok(BuildOptions { targets: targets.to_vec(), numerics, tf32, sizes, kernels, extent, ..BuildOptions::new(home) })
 }
 
 /// Builds engines of at most so many plans of the last target ([`kiln_engine::build_plans`]), the first one in any case, with a progress bar on standard error; `hear` gets the news too.

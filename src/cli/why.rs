@@ -1,6 +1,6 @@
 //! `kiln inspect --why`: why a model is fused so, one region at a time.
 
-use super::model::{self, ModelArgs, Numerics};
+use super::model::{self, Extent, ModelArgs, Numerics};
 use super::out::bytes;
 use super::report::{named, next_best, si};
 use super::{draw, regions};
@@ -74,6 +74,7 @@ fn of_model(args: &WhyArgs, path: &Path, target: Option<&str>, shapes: &[String]
         tf32: args.tf32,
         widen_reductions: args.widen_reductions,
         kernels: args.kernels.clone(),
+        fusion: Extent::Full,
     };
     let target: Target = target.unwrap_or("cpu").parse().into_diagnostic()?;
     let graph = model::import(path, &model, &[])?;
@@ -108,7 +109,8 @@ fn of_engine(args: &WhyArgs, path: &Path, target: Option<&str>, shapes: &[String
     let target = regions::chosen_for(image).map_or_else(Target::cpu, Target::Gpu);
     let home = Home::from_env().into_diagnostic()?;
     let (numerics, tf32, sizes) = (engine.settings.numerics, engine.settings.tf32, engine.settings.sizes.clone());
-    let options = BuildOptions { numerics, tf32, sizes, kernels, ..BuildOptions::new(home) };
+    let extent = engine.settings.extent;
+    let options = BuildOptions { numerics, tf32, sizes, kernels, extent, ..BuildOptions::new(home) };
     let found = options.settings().kernels;
     if found != engine.settings.kernels {
         return Err(miette!(

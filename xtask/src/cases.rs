@@ -3,6 +3,8 @@
 use crate::compare::close;
 use crate::{Outcome, python};
 use kiln_cuda::Home;
+use kiln_engine::{BuildOptions, Session, build, open_device};
+use kiln_graph::{Graph, Tensor};
 use kiln_import::npy::load_npz;
 use kiln_import::onnx::{self, Options};
 use std::collections::BTreeMap;
@@ -136,7 +138,8 @@ pub fn run(check: bool, filters: &[&str]) -> Outcome<()> {
                 continue;
             }
             let start = Instant::now();
-            let verdict = compare(&model, &recording);
+            let interpret = |graph: &Graph, inputs: &[Tensor]| Ok(kiln_graph::interpret(graph, inputs)?);
+            let verdict = compare(&model, &recording, &interpret);
             println!("  {:.1} s: {}", start.elapsed().as_secs_f64(), verdict.as_deref().unwrap_or("equal"));
             wrong += usize::from(verdict.is_some());
         }
@@ -144,15 +147,43 @@ pub fn run(check: bool, filters: &[&str]) -> Outcome<()> {
     if wrong == 0 { Ok(()) } else { Err(format!("{wrong} runs differ from onnxruntime").into()) }
 }
 
-/// Runs a recorded case on the reference interpreter; what differs, if anything.
-fn compare(model: &Path, recording: &Recording) -> Option<String> {
+impl Case {
+    /// Compares recorded runs with plans for the CPU that fusion chose by costs which are wrong by factors of up to four.
+    pub fn check_perturbed(&self, home: &Home) -> Outcome<()> {
+        let model = self.model(home)?;
+        for seed in 1..=2 {
+            let run = |graph: &Graph, inputs: &[Tensor]| {
+                let options = BuildOptions { perturb: Some(seed), ..BuildOptions::new(home.clone()) };
+                let (engine, _) = build(graph, &options, &|_| {})?;
+                let names: Vec<String> = graph.inputs.iter().map(|&id| graph.input_name(id)).collect();
+                let named: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(inputs).collect();
+                let mut session = Session::new(&engine, open_device("cpu")?)?;
+                let found = session.run(&named)?;
+                Ok(found)
+            };
+            for recording in self.recordings(home)? {
+                if let Some(why) = compare(&model, &recording, &run) {
+                    return Err(format!("{} by costs perturbed with {seed}: {why}", self.name).into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a recorded case; what differs, if anything.
+fn compare(
+    model: &Path,
+    recording: &Recording,
+    evaluate: &dyn Fn(&Graph, &[Tensor]) -> Outcome<Vec<Tensor>>,
+) -> Option<String> {
     let run = || -> Outcome<()> {
         let inputs: BTreeMap<_, _> = load_npz(&recording.inputs)?.into_iter().collect();
         let graph = onnx::load(model, &Options { candidates: inputs.clone(), ..Options::default() })?;
         let named = graph.inputs.iter().map(|&id| graph.input_name(id));
         let values =
             named.map(|name| inputs.get(&name).cloned().ok_or_else(|| format!("no input `{name}` is recorded")));
-        let found = kiln_graph::interpret(&graph, &values.collect::<Result<Vec<_>, _>>()?)?;
+        let found = evaluate(&graph, &values.collect::<Result<Vec<_>, _>>()?)?;
         let expected: BTreeMap<_, _> = load_npz(&recording.outputs)?.into_iter().collect();
         for ((name, _), found) in graph.outputs.iter().zip(&found) {
             let expected = expected.get(name).ok_or_else(|| format!("output `{name}` is not recorded"))?;

@@ -75,7 +75,7 @@ fn public_model(kiln: &str, case: &crate::cases::Case, home: &Home) -> Outcome<(
         let (inputs, outputs) = (r.inputs.display().to_string(), r.outputs.display().to_string());
         command(kiln, &["compare", &engine, "--input", &inputs, "--expect", &outputs])?;
     }
-    Ok(())
+    case.check_perturbed(home)
 }
 
 /// Counts the kernels of a build report; a spill is an error that names the kernel.

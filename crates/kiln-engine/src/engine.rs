@@ -124,6 +124,9 @@ pub struct Settings {
     /// BLAKE3 of the kernels of one's own that it was built with; empty without any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kernels: String,
+    /// How much was fused.
+    #[serde(default, skip_serializing_if = "kiln_fuse::Extent::is_full")]
+    pub extent: kiln_fuse::Extent,
 }
 
 /// Name and type of an input or output.

@@ -79,8 +79,8 @@ fn rebuilt(file: &Bytes, path: &Path, device: &dyn Device, home: &Home, why: Err
     let target = device.processor()?;
     let (numerics, tf32, line_info, sizes) =
         (settings.numerics, settings.tf32, settings.line_info, settings.sizes.clone());
-    let targets = vec![target.clone()];
-    let options = BuildOptions { targets, numerics, tf32, line_info, sizes, ..BuildOptions::new(home.clone()) };
+    let (targets, extent) = (vec![target.clone()], settings.extent);
+    let options = BuildOptions { targets, numerics, tf32, line_info, sizes, extent, ..BuildOptions::new(home.clone()) };
     let kept = Kept::new(&graph, &target, &options)?;
     // What cannot be used is built again, what cannot be kept costs time alone.
     if let Ok(Some(engine)) = kept.find() {

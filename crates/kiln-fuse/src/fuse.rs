@@ -45,10 +45,13 @@ pub fn fuse_plans(graph: &Graph, options: &Options, most: usize, watch: &mut Wat
     let built = passes.run(Pass::Build, || build(graph))?;
     watch(Pass::Build, &Classes(&built.egraph, None));
     let (egraph, saturation) = passes.run(Pass::Saturate, || {
-        let rules = rules::of_models(!options.patterns.is_empty())?;
+        let full = options.extent.is_full();
+        let rules = if full { rules::of_models(!options.patterns.is_empty())? } else { vec![] };
         let (mut egraph, mut saturation) = rules::saturate(built.egraph, rules, options)?;
-        rules::repeat(&mut egraph, &mut saturation);
-        rules::merge(&mut egraph, &mut saturation, options.target.arch().is_some());
+        if full {
+            rules::repeat(&mut egraph, &mut saturation);
+            rules::merge(&mut egraph, &mut saturation, options.target.arch().is_some());
+        }
         permute_weights(&mut egraph, &options.patterns, options.numerics)?;
         settle(&mut egraph);
         Ok::<_, Error>((egraph, saturation))

@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 pub use fuse::{Fused, fuse, fuse_plans, fuse_watched};
 pub use interpret::interpret_plan;
 pub use kernels::{Kernels, Price};
-pub use options::{Numerics, Options, typical_sizes};
+pub use options::{Extent, Numerics, Options, typical_sizes};
 pub use pass::{Pass, Watch};
 pub use pattern::{Bound, Pattern};
 pub use plan::{Anchor, Buffer, BufferId, BufferKind, Plan, Region, Step};

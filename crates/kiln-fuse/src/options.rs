@@ -47,6 +47,35 @@ impl Numerics {
     }
 }
 
+/// How much may become one kernel: all but the first are what fusion is measured against, and where a wrong result is looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Extent {
+    /// Whatever pays.
+    #[default]
+    Full,
+    /// Elementwise ops, with views among them, as long as one follows on another; every other op is a kernel of its own. No rewriting.
+    Chains,
+    /// One op, with the views of what it reads. No rewriting.
+    Single,
+}
+
+impl Extent {
+    /// As `--fusion` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Extent::Full => "full",
+            Extent::Chains => "chains",
+            Extent::Single => "single",
+        }
+    }
+
+    /// Whether it is the default.
+    pub fn is_full(&self) -> bool {
+        *self == Extent::Full
+    }
+}
+
 /// Settings of [`crate::fuse`].
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -66,6 +95,10 @@ pub struct Options {
     pub iter_limit: usize,
     /// Functions that there are kernels for on this target, beside those that kernel families make: where the model contains one, it may become a region.
     pub patterns: Vec<Arc<Pattern>>,
+    /// How much is fused.
+    pub extent: Extent,
+    /// Costs are multiplied by factors between a quarter and four, drawn from this seed: plans that no model of time would choose, and that must be as right as the best.
+    pub perturb: Option<u64>,
     /// Who makes the kernels of a GPU, and says what they cost. Without it, fusion's own roofline counts.
     pub kernels: Option<Arc<dyn Kernels>>,
 }
@@ -82,6 +115,8 @@ impl Options {
             node_limit: 60_000,
             iter_limit: 12,
             patterns: Vec::new(),
+            extent: Extent::Full,
+            perturb: None,
             kernels: None,
         }
     }

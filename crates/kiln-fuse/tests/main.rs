@@ -4,6 +4,7 @@ mod attention;
 mod blocks;
 mod common;
 mod explain;
+mod extents;
 mod golden;
 mod identity;
 mod launches;

@@ -101,7 +101,7 @@ fn further_plans_do_without_a_kernel_and_compute_the_same() {
         for (i, plan) in plans.iter().enumerate().skip(1) {
             assert!(i == 1 || seconds(plan) > seconds(&plans[i - 1]), "{name} {i}");
             let found = kiln_fuse::interpret_plan(&plan.plan, &inputs).unwrap();
-            assert!(common::worst(&expected[0], &found[0]) < 4e-3, "{name} {i}");
+            assert!(crate::common::worst(&expected[0], &found[0]) < 4e-3, "{name} {i}");
         }
     }
     let plans = fuse_plans(&named("swiglu"), &options("sm_90a", Numerics::Reassoc), 3, &mut |_, _| {}).unwrap();

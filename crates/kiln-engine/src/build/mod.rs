@@ -47,13 +47,27 @@ pub struct BuildOptions {
     pub sizes: Bindings,
     /// Kernels of one's own, each for where its function occurs.
     pub kernels: Vec<Arc<own::Kernel>>,
+    /// How much is fused.
+    pub extent: kiln_fuse::Extent,
+    /// For tests: see [`kiln_fuse::Options::perturb`]. Engines do not record it.
+    pub perturb: Option<u64>,
 }
 
 impl BuildOptions {
     /// Defaults: for the CPU, sums may be regrouped, nothing is known about sizes.
     pub fn new(home: Home) -> BuildOptions {
         let (targets, numerics) = (vec![Target::cpu()], Numerics::Reassoc);
-        BuildOptions { targets, numerics, tf32: false, home, line_info: false, sizes: Bindings::new(), kernels: vec![] }
+        BuildOptions {
+            targets,
+            numerics,
+            tf32: false,
+            home,
+            line_info: false,
+            sizes: Bindings::new(),
+            kernels: vec![],
+            extent: kiln_fuse::Extent::Full,
+            perturb: None,
+        }
     }
 
     /// How [`build`] fuses for a target, where these of one's own kernels are of use.
@@ -65,6 +79,8 @@ impl BuildOptions {
             sizes: self.sizes.clone(),
             patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
             kernels: Some(Arc::new(Families { tf32: self.tf32 })),
+            extent: self.extent,
+            perturb: self.perturb,
             ..kiln_fuse::Options::new(target.clone())
         }
     }
@@ -72,12 +88,13 @@ impl BuildOptions {
     /// The part of the options that an engine records.
     pub fn settings(&self) -> Settings {
         // Named one by one, so that a new option is not forgotten here.
-        let BuildOptions { targets: _, numerics, tf32, home: _, line_info, ref sizes, ref kernels } = *self;
+        let BuildOptions { targets: _, numerics, tf32, home: _, line_info, ref sizes, ref kernels, extent, perturb: _ } =
+            *self;
         let kernels = match kernels.is_empty() {
             true => String::new(),
             false => blake3::hash(own::to_text(kernels).as_bytes()).to_hex().to_string(),
         };
-        Settings { numerics, tf32, line_info, sizes: sizes.clone(), kernels }
+        Settings { numerics, tf32, line_info, sizes: sizes.clone(), kernels, extent }
     }
 }
 

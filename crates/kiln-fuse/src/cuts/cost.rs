@@ -5,7 +5,7 @@ use super::cut::{Inner, is_literal};
 use super::prices::Prices;
 use crate::egraph::{ClassIx, Dag, KernelPlace};
 use crate::options::TYPICAL;
-use crate::{Anchor, Numerics, Options, Price, RegionId, typical_sizes};
+use crate::{Anchor, Extent, Numerics, Options, Price, RegionId, typical_sizes};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Graph, Op, OpKind, UnaryOp};
 use kiln_target::arch::Arch;
 use kiln_target::{Target, Work};
@@ -36,6 +36,8 @@ pub(crate) struct Costs<'a> {
     /// Bytes of each class.
     bytes: Vec<f64>,
     prices: Prices<'a>,
+    extent: Extent,
+    perturb: Option<u64>,
 }
 
 /// Modelled bytes, operations and time of one kernel.
@@ -61,7 +63,36 @@ impl<'a> Costs<'a> {
         let bytes = bytes.collect();
         let regroup = options.numerics >= Numerics::Reassoc;
         let prices = Prices::new(model, options, sizes.clone());
-        Costs { target: &options.target, tf32: options.tf32, regroup, sizes, numel, bytes, prices }
+        let (extent, perturb) = (options.extent, options.perturb);
+        Costs { target: &options.target, tf32: options.tf32, regroup, sizes, numel, bytes, prices, extent, perturb }
+    }
+
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Whether a cone is no more than what may become one kernel.
+    pub fn admits(&self, dag: &Dag, inner: &[Inner]) -> bool {
+        let kinds = inner.iter().filter_map(|(class, node)| dag.class(*class).nodes[usize::from(*node)].op.as_ref());
+        let mut work = kinds.map(Op::kind).filter(|kind| !matches!(kind, OpKind::View | OpKind::Nullary));
+        match self.extent {
+            Extent::Full => true,
+            Extent::Single => work.nth(1).is_none(),
+            Extent::Chains => {
+                let first = work.next();
+                let chain = first == Some(OpKind::Elementwise) && work.clone().all(|kind| kind == OpKind::Elementwise);
+                chain || work.next().is_none()
+            }
+        }
+    }
+
+    /// By what the seconds of a cone are multiplied: 1, unless costs are perturbed.
+    fn factor(&self, inner: &[Inner]) -> f64 {
+        let Some(seed) = self.perturb else { return 1.0 };
+        let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        let hash = inner.iter().fold(seed, |hash, (c, node)| mix(mix(hash, c.index() as u64), u64::from(*node)));
+        // Of four to the power of -1 to 1.
+        4.0f64.powf((mix(hash, seed) >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
     }
 
     pub fn numel(&self, class: ClassIx) -> f64 {
@@ -116,7 +147,7 @@ impl<'a> Costs<'a> {
     /// Seconds of a cone as one kernel as those who make it say; infinite where they cannot, none where they do not say.
     pub fn asked(&self, dag: &Dag, inner: &[Inner], outputs: &[ClassIx], anchor: Anchor) -> Option<f64> {
         match self.prices.of(dag, inner, outputs, anchor) {
-            Price::Known(known) => Some(known.seconds + PER_NODE * inner.len() as f64),
+            Price::Known(known) => Some(self.factor(inner) * (known.seconds + PER_NODE * inner.len() as f64)),
             Price::Unmodelled => None,
             Price::Refused => Some(f64::INFINITY),
         }
@@ -233,6 +264,7 @@ impl<'a> Costs<'a> {
         let seconds = (memory.max(arithmetic) + OVERLAP_LOSS * memory.min(arithmetic)) / busy
             + self.launch()
             + PER_NODE * inner.len() as f64;
+        let seconds = seconds * self.factor(inner);
         Estimate { bytes, ops: scalar_ops + matrix_ops, seconds, memory, arithmetic }
     }
 

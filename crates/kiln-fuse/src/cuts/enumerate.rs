@@ -78,6 +78,9 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
                 continue;
             }
             let Ok(anchor) = legal(&cone.sub(dag, &[class])) else { continue };
+            if !costs.admits(dag, &cone.inner) {
+                continue;
+            }
             let cost = match cone.copied(dag) {
                 // [`super::share()`] has the other kernel write it.
                 Some(of) if earlier[of.index()].iter().any(Cut::is_twins) => costs.transfer(costs.bytes(class)),

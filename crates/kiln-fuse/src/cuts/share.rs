@@ -74,8 +74,10 @@ pub(crate) fn share(dag: &Dag, costs: &Costs, cover: &Cover, roots: &[ClassIx]) 
             }
         }
     }
-    stream(dag, costs, cover, roots, &mut launches);
-    write_parts(dag, cover, roots, &mut launches);
+    if costs.extent().is_full() {
+        stream(dag, costs, cover, roots, &mut launches);
+        write_parts(dag, cover, roots, &mut launches);
+    }
     let order = order(dag, cover, &launches).unwrap_or_else(|| launches.keys().copied().collect());
     order.iter().filter_map(|c| launches.get(c).cloned()).collect()
 }

@@ -85,6 +85,14 @@ impl Book<'_> {
         if self.asked.contains_key(&(c, at)) {
             return;
         }
+        // A copy that the kernel of twins makes itself is none.
+        let twins = |of: &ClassIx| {
+            self.candidates[of.index()].iter().any(|way| matches!(&way.choice, Choice::Region(cut) if cut.is_twins()))
+        };
+        if cut.free().copied(self.dag).is_some_and(|of| twins(&of)) {
+            self.asked.insert((c, at), None);
+            return;
+        }
         let answer = self.costs.asked(self.dag, &cut.inner, &[c], cut.anchor);
         if let Some(seconds) = answer.filter(|seconds| seconds.is_finite()) {
             self.answers.entry(cut.anchor).or_default().insert((seconds / cut.cost).to_bits());

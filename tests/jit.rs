@@ -344,7 +344,7 @@ fn processes_that_are_killed_leave_caches_and_outputs_whole() {
     let mut rng = kiln::graph::Rng::new(std::process::id().into());
     for kill in 0..5 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "build_in_this_process"])
+            .args(["--ignored", "--exact", "jit::build_in_this_process"])
             .env("KILN_TEST_HOME", folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -352,6 +352,7 @@ fn processes_that_are_killed_leave_caches_and_outputs_whole() {
             .unwrap();
         // Once it is at it, at any moment of it.
         while whole(folder.path()) < kill.min(3) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
             std::thread::yield_now();
         }
         std::thread::sleep(Duration::from_micros(rng.range(0, 60_000) as u64));

@@ -341,3 +341,18 @@ fn branches_and_loops_are_said_to_have_reports_of_their_own() {
     fails(dir, &format!("inspect m.kiln --why {step}"), "is `if`, whose plan of its own has no report");
     assert!(ok(dir, "inspect m.kiln --why reduce").contains("reduce"));
 }
+
+#[test]
+fn less_fusion_is_more_kernels_and_the_engine_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    model(dir);
+    let counts = ["full", "chains", "single"].map(|extent| {
+        let built = json(dir, &format!("build m.onnx -o {extent}.kiln --fusion {extent} --json"));
+        let said = json(dir, &format!("inspect {extent}.kiln --json"))["stamp"]["settings"]["extent"].clone();
+        assert_eq!(said, if extent == "full" { Value::Null } else { extent.into() });
+        built["build"]["targets"][0]["regions"].as_array().unwrap().len()
+    });
+    assert!(counts.is_sorted_by(|a, b| a < b), "{counts:?}");
+    fails(dir, "build m.onnx -o m.kiln --fusion none", "--fusion");
+}

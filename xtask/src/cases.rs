@@ -159,7 +159,7 @@ impl Case {
                 let named: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(inputs).collect();
                 let mut session = Session::new(&engine, open_device("cpu")?)?;
                 let found = session.run(&named)?;
-                Ok(found)
+                Ok(found.into_iter().map(|(_, tensor)| tensor).collect())
             };
             for recording in self.recordings(home)? {
                 if let Some(why) = compare(&model, &recording, &run) {

@@ -7,22 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How much slower than the best at some sizes a Config may be that serves there too.
 const NEAR: f64 = 1.03;
 
-/// Whoever allows more knows nothing of what is usual.
+/// Whoever allows more knows nothing of what is most.
 const MOST: i64 = 1 << 24;
 
-/// The sizes of an engine's symbols to tune at: those that its kernels were chosen for, and where ranges are known the smallest and the largest.
+/// The sizes of an engine's symbols to tune at: those that its kernels were chosen for, the smallest, and where ranges end the largest.
 pub fn points(engine: &Engine) -> Vec<Bindings> {
     let typical = engine.settings.sizes.clone();
-    let bounded = || engine.symbols.iter().filter(|(_, (_, most))| *most <= MOST);
-    if bounded().next().is_none() {
-        return vec![typical];
+    let mut points = vec![typical.clone(), typical.clone(), typical];
+    for (symbol, (least, most)) in engine.symbols.iter() {
+        points[1].insert(symbol.to_owned(), least.max(1));
+        if most <= MOST {
+            points[2].insert(symbol.to_owned(), most);
+        }
     }
-    let at = |size: fn((i64, i64)) -> i64| {
-        let mut sizes = typical.clone();
-        sizes.extend(bounded().map(|(symbol, range)| (symbol.to_owned(), size(range))));
-        sizes
-    };
-    vec![typical.clone(), at(|(least, _)| least.max(1)), at(|(_, most)| most)]
+    points.dedup();
+    points
 }
 
 /// Whether all sizes of `a` are at most those of `b`.

@@ -274,7 +274,7 @@ fn processes_that_are_killed_leave_whole_lines() {
         let mut before = 0;
         for kill in 0..5 {
             let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "append_in_this_process"])
+                .args(["--ignored", "--exact", "times::append_in_this_process"])
                 .env("KILN_TEST_TIMES", place.to_string())
                 .stdout(std::process::Stdio::null())
                 .stderr(std::process::Stdio::null())
@@ -282,6 +282,7 @@ fn processes_that_are_killed_leave_whole_lines() {
                 .unwrap();
             // It has written since, by some moment that is another one each time.
             while place.load().unwrap().records().count() < before + 2 * (kill as usize + 1) {
+                assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
                 std::thread::yield_now();
             }
             child.kill().unwrap();

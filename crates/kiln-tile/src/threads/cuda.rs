@@ -85,8 +85,10 @@ impl Printer<'_> {
         let bounds = match (kernel.max_registers, kernel.min_ctas) {
             (Some(registers), _) => format!("__maxnreg__({registers})"),
             (None, Some(ctas)) => format!("__launch_bounds__({}, {ctas})", kernel.threads),
-            // For this one ptxas would rather spill than let an SM have fewer threads than it may.
-            (None, None) if self.arch == Arch::Sm75 => format!("__launch_bounds__({}, 1)", kernel.threads),
+            // For these ptxas would rather spill than let an SM have fewer threads than it may.
+            (None, None) if self.arch == Arch::Sm75 || self.arch == Arch::Sm80 && kernel.threads == 1024 => {
+                format!("__launch_bounds__({}, 1)", kernel.threads)
+            }
             (None, None) => format!("__launch_bounds__({})", kernel.threads),
         };
         let cluster = match kernel.cluster {

@@ -314,7 +314,7 @@ impl Case<'_> {
             _ => match rule.split('-').next() {
                 Some("contract" | "permuted" | "pointwise") => self.contraction(rule),
                 Some("grouped") => self.groups(),
-                Some("scale" | "div" | "distribute" | "gather") => self.scale(rule),
+                Some("exponentials" | "scale" | "div" | "distribute" | "gather") => self.scale(rule),
                 _ => self.view(rule, shape),
             },
         }

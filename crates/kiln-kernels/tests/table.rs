@@ -169,7 +169,7 @@ Of `map`, `rows`, `gemm` and `attention`, without a GPU; files are of `crates/ki
   `KILN_SHAPES=30` runs so many shapes of each cell, and 20 schedules of each asynchronous kernel.
 * `grouped.rs`: rows in groups, on splits of every kind (empty groups, one with all, ends within tiles, rows behind the last), in 20 schedules of asynchronous kernels; ends that are wrong.
 * `in_place.rs`, and draws of `cells.rs`: products and attention of views of parts of memory; what is beside the parts is NaN, so that a mask that is missing shows.
-* `twins.rs`: two products that share an operand, in every kind of Config: interpreted, in up to 20 schedules, without spills; what they share is brought once.
+* `twins.rs`: two products that share an operand, in every kind of Config: interpreted, in up to 20 schedules, without spills; what they share is brought once; values side by side and parts of them are stored at their places.
 * `without_atoms.rs`, `tiles.rs`: without wgmma, then TMA, `cp.async`, `ldmatrix`, `mma.sync` in the table of atoms, the same programs become others that are right.
 * `mutants.rs`: what the validator accepts of changed schedules runs clean and right (`KILN_MUTANTS=2000`); `crates/kiln-tile/tests/validate.rs` has broken ones that it must name.
 * `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816, IMMA and HMMA.1688 of TF32 by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows;

@@ -171,12 +171,11 @@ impl Case {
     }
 }
 
+/// What computes a model's outputs from its inputs.
+type Evaluate<'a> = dyn Fn(&Graph, &[Tensor]) -> Outcome<Vec<Tensor>> + 'a;
+
 /// Runs a recorded case; what differs, if anything.
-fn compare(
-    model: &Path,
-    recording: &Recording,
-    evaluate: &dyn Fn(&Graph, &[Tensor]) -> Outcome<Vec<Tensor>>,
-) -> Option<String> {
+fn compare(model: &Path, recording: &Recording, evaluate: &Evaluate) -> Option<String> {
     let run = || -> Outcome<()> {
         let inputs: BTreeMap<_, _> = load_npz(&recording.inputs)?.into_iter().collect();
         let graph = onnx::load(model, &Options { candidates: inputs.clone(), ..Options::default() })?;

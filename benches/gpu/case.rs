@@ -42,6 +42,14 @@ pub enum Op {
         head: usize,
         causal: bool,
     },
+    /// A query a sequence over its cache; heads that share keys and values are its rows.
+    Cached {
+        batch: usize,
+        heads: usize,
+        kv_heads: usize,
+        keys: usize,
+        head: usize,
+    },
     /// `x[n, c, size, size]`, square kernels, padding that keeps the size at stride 1.
     Conv {
         n: usize,
@@ -75,6 +83,7 @@ impl Op {
             Op::RmsNorm { .. } => "rms_norm",
             Op::SwiGlu { .. } => "swiglu",
             Op::Attention { .. } => "attention",
+            Op::Cached { .. } => "cached_attention",
             Op::Conv { .. } => "conv",
             Op::Decode(_) => "decode",
             Op::Encoder { vision, .. } => {
@@ -97,6 +106,9 @@ impl Op {
             Op::Attention { heads, seq, head, causal } => {
                 json!({ "heads": heads, "seq": seq, "head": head, "causal": causal })
             }
+            Op::Cached { batch, heads, kv_heads, keys, head } => {
+                json!({ "batch": batch, "heads": heads, "kv_heads": kv_heads, "keys": keys, "head": head })
+            }
             Op::Conv { n, c, size, out, kernel, stride } => {
                 json!({ "n": n, "c": c, "size": size, "out": out, "kernel": kernel, "stride": stride })
             }
@@ -118,6 +130,7 @@ impl Op {
             | Op::RmsNorm { rows, .. }
             | Op::SwiGlu { rows, .. } => rows,
             Op::Attention { heads, .. } => heads,
+            Op::Cached { batch, .. } => batch,
             Op::Conv { n, .. } => n,
             Op::Decode(_) => 1,
             Op::Encoder { sizes, .. } => sizes.batch,
@@ -136,6 +149,7 @@ impl Op {
             Op::Attention { heads, seq, head, causal } => {
                 4.0 * product(&[heads, seq, seq, head]) * if causal { 0.5 } else { 1.0 }
             }
+            Op::Cached { batch, heads, keys, head, .. } => 4.0 * product(&[batch, heads, keys, head]),
             Op::Conv { n, c, size, out, kernel, stride } => {
                 let side = size.div_ceil(stride);
                 2.0 * product(&[n, c, out, side, side, kernel, kernel])
@@ -196,6 +210,7 @@ impl Case {
             Op::Softmax { rows, cols } | Op::LayerNorm { rows, cols } | Op::RmsNorm { rows, cols } => 2 * rows * cols,
             Op::SwiGlu { rows, cols } => 3 * rows * cols,
             Op::Attention { heads, seq, head, .. } => 4 * heads * seq * head,
+            Op::Cached { batch, heads, kv_heads, keys, head } => 2 * batch * head * (heads + kv_heads * keys),
             Op::Conv { n, c, size, out, kernel, stride } => {
                 let side = size.div_ceil(stride);
                 n * c * size * size + out * c * kernel * kernel + n * out * side * side
@@ -286,6 +301,11 @@ impl Case {
                 let [q, k, v] = ["q", "k", "v"].map(|name| input(b, name, &[seq, head]));
                 b.attention(q?, k?, v?, None, None, causal.then(|| Dim::from(0)).as_ref())?
             }
+            Op::Cached { heads, kv_heads, keys, head, .. } => {
+                let q = input(b, "q", &[kv_heads, heads / kv_heads, head])?;
+                let [k, v] = ["k", "v"].map(|name| input(b, name, &[kv_heads, keys, head]));
+                b.attention(q, k?, v?, None, None, None)?
+            }
             Op::Conv { c, size, out, kernel, stride, .. } => {
                 let x = input(b, "x", &[c, size, size])?;
                 let w = weight(b, "w", &[out, c, kernel, kernel], 1)?;
@@ -323,6 +343,10 @@ fn attention(heads: usize, seq: usize, head: usize, causal: bool) -> Op {
     Op::Attention { heads, seq, head, causal }
 }
 
+fn cached(batch: usize, keys: usize, head: usize) -> Op {
+    Op::Cached { batch, heads: 32, kv_heads: 8, keys, head }
+}
+
 fn conv(n: usize, (c, size, out, kernel, stride): (usize, usize, usize, usize, usize)) -> Op {
     Op::Conv { n, c, size, out, kernel, stride }
 }
@@ -353,6 +377,7 @@ pub fn small() -> Vec<Case> {
         attention(3, 65, 64, false),
         attention(2, 65, 64, true),
         attention(2, 128, 128, true),
+        cached(2, 1000, 64),
         conv(2, (3, 17, 8, 7, 2)),
         conv(1, (16, 14, 24, 3, 1)),
         conv(2, (16, 9, 40, 1, 1)),
@@ -472,6 +497,8 @@ pub fn full() -> Vec<Case> {
             cases.extend([false, true].map(|causal| bf16(attention(heads, seq, head, causal))));
         }
     }
+    cases
+        .extend([(1, 1024), (1, 8192), (1, 32768), (32, 1024), (32, 8192)].map(|(n, keys)| bf16(cached(n, keys, 128))));
     cases.extend(RESNET.map(|shape| bf16(conv(32, shape))));
     let llama_8b = Decode { layers: 32, heads: 32, kv_heads: 8, head: 128, inner: 14336, context: 1023 };
     cases.push(bf16(Op::Decode(llama_8b)));

@@ -75,10 +75,13 @@ impl Layer<'_> {
         let normed = self.norm(x, "input_norm")?;
         let [q, k, v] = [("q", heads), ("k", kv_heads), ("v", kv_heads)].map(|(name, heads)| {
             let y = self.linear(normed, name, hidden, heads * head)?;
-            // Queries of one key head form its rows.
-            Ok::<_, crate::common::Fail>(self.b.reshape(y, &[kv_heads, heads / kv_heads, head].map(Dim::from))?)
+            Ok::<_, crate::common::Fail>(self.b.reshape(y, &[1, heads, head].map(Dim::from))?)
         });
-        let (q, k, v) = (self.rotate(q?, turn)?, self.rotate(k?, turn)?, v?);
+        // Queries of one key head form its rows.
+        let (q, k) = (self.rotate(q?, turn)?, self.rotate(k?, turn)?);
+        let rows = |heads: usize| [kv_heads, heads / kv_heads, head].map(Dim::from);
+        let q = self.b.reshape(q, &rows(heads))?;
+        let (k, v) = (self.b.reshape(k, &rows(kv_heads))?, self.b.reshape(v?, &rows(kv_heads))?);
         let [keys, values] = [("k", k), ("v", v)].map(|(name, new)| {
             let shape = [kv_heads, context, head].map(Dim::from);
             let cache = self.b.input(&format!("{}.{name}_cache", self.name), self.dtype, &shape)?;

@@ -22,6 +22,14 @@ def attention(backend, causal):
     return run
 
 
+def cached(backend):
+    def run(q, k, v):
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q.flatten(1, 2).unsqueeze(2), k, v, enable_gqa=True).view(q.shape)
+
+    return run
+
+
 def candidates(op, dtype, s):
     """Functions by name, and what makes their operands."""
     if op == "gemm":
@@ -45,6 +53,11 @@ def candidates(op, dtype, s):
         backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
         functions = {name: attention(backend, s["causal"]) for name, backend in backends.items()}
         return functions, lambda: tuple(uniform(dtype, *shape) for _ in range(3))
+    if op == "cached_attention":
+        heads, group = s["kv_heads"], s["heads"] // s["kv_heads"]
+        backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
+        shapes = [(s["batch"], heads, rows, s["head"]) for rows in (group, s["keys"], s["keys"])]
+        return {name: cached(backend) for name, backend in backends.items()}, lambda: tuple(uniform(dtype, *shape) for shape in shapes)
     if op == "conv":
 
         def run(x, w):

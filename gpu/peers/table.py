@@ -30,6 +30,8 @@ def title(row):
         return f"GEMM {dtype} {s['m']}x{s['n']}x{s['k']}" + (", w[n, k]" if s["linear"] else "")
     if row["op"] == "attention":
         return f"attention {dtype} {s['heads']} heads, {s['seq']}, d{s['head']}" + (", causal" if s["causal"] else "")
+    if row["op"] == "cached_attention":
+        return f"attention {dtype}, {s['batch']} queries, {s['heads']} heads over {s['kv_heads']}, cache of {s['keys']}, d{s['head']}"
     if row["op"] == "conv":
         return f"conv {dtype} {s['kernel']}x{s['kernel']}/{s['stride']}, {s['c']} to {s['out']}, {s['size']}x{s['size']}"
     return f"{row['op'].replace('_', ' ')} {dtype} {s['rows']}x{s['cols']}" if "rows" in s else row["name"]

@@ -78,7 +78,7 @@ fn reductions() {
     check(cases::reductions(), "rows");
 }
 
-/// The cheapest Config, the dearest, and one with roles or one between, on every architecture that has the type.
+/// The cheapest Config, the dearest, one with roles or one between, and one in parts, on every architecture that has the type.
 #[test]
 fn attentions() {
     for case in attention::attentions() {
@@ -86,7 +86,9 @@ fn attentions() {
             let offers = case.offers(arch);
             assert!(!offers.is_empty(), "{}", case.region.name);
             let special = offers.iter().position(|offer| offer.text.contains("specialised"));
-            for i in std::collections::BTreeSet::from([0, offers.len() - 1, special.unwrap_or(offers.len() / 2)]) {
+            let parted = offers.iter().position(|offer| offer.text.contains("parts"));
+            let chosen = [0, offers.len() - 1, special.unwrap_or(offers.len() / 2), parted.unwrap_or(0)];
+            for i in std::collections::BTreeSet::from(chosen) {
                 let built = offers[i].build().unwrap_or_else(|e| panic!("{}: {e}", case.region.name));
                 for level in [Level::Tile, Level::LaidOut] {
                     println!("{} on {arch}: {}, {level:?}", case.region.name, offers[i].text);
@@ -114,6 +116,18 @@ fn attentions_are_ranked_as_measured() {
     }
     let config = best(128, 8, 1);
     assert!(config["bm"].as_u64().unwrap() <= 64, "{config}");
+    // Of one query over a cache: steps so long that memory is busy, and parts until all SMs are.
+    let decoding = |batch: i64, keys: i64| {
+        let case = attention::decoding(DType::BF16);
+        let sizes = [("N".to_owned(), batch), ("K".to_owned(), keys)].into();
+        let subject = Subject::new(&case.region, &case.region.graph.symbols, &[], &sizes);
+        let config = offers(&Arc::new(subject), &gpu).unwrap().remove(0).config;
+        ["bm", "bn", "parts"].map(|name| config[name].as_u64().unwrap_or(1))
+    };
+    for (batch, keys, parts) in [(4, 32768, 8..=32), (4, 8192, 8..=32), (128, 8192, 1..=1)] {
+        let [bm, bn, shared] = decoding(batch, keys);
+        assert!(bm <= 64 && bn >= 64 && parts.contains(&shared), "{batch} x {keys}: {bm}, {bn}, {shared} parts");
+    }
 }
 
 /// Regions of every type on shapes of every kind.

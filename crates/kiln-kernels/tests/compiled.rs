@@ -5,7 +5,7 @@ use crate::common::sim::{self, compile, simulate, simulate_made};
 use crate::common::{Case, attention, cases, products};
 use kiln_graph::number::{float_from_bits, float_to_bits};
 use kiln_graph::{DType, Tensor};
-use kiln_kernels::families::implementation;
+use kiln_kernels::families::{Offer, implementation};
 use kiln_sim::Options;
 use kiln_target::Gpu;
 use kiln_target::arch::Arch;
@@ -149,6 +149,33 @@ fn simulated_contractions() {
 #[test]
 fn simulated_attentions() {
     check(attention::attentions());
+}
+
+/// Keys that several CTAs share, with roles and without, of fewest parts and of most.
+#[test]
+fn attentions_in_parts() {
+    let decoding = [DType::F16, DType::BF16, DType::F32].map(attention::decoding);
+    let mut tried = [0; 2];
+    for (n, case) in some(attention::attentions(), 3).iter().chain(&decoding).enumerate() {
+        let archs: Vec<Arch> = SIMULATED.into_iter().filter(|arch| case.is_for(*arch)).collect();
+        for arch in [archs[n % (archs.len() - 1)], Arch::Sm90a] {
+            let offers = case.offers(arch);
+            let parts = |offer: &&Offer| offer.config["parts"].as_u64();
+            let special = |offer: &Offer| offer.text.contains("specialised");
+            let shared = |of: bool| offers.iter().filter(move |o| o.text.contains(" parts") && special(o) == of);
+            let chosen = [shared(n % 2 == 0).min_by_key(parts), shared(n % 2 == 1).max_by_key(parts)];
+            for offer in chosen.into_iter().flatten() {
+                println!("{} on {arch}: {}", case.region.name, offer.text);
+                let made = implementation(offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
+                assert_eq!(made.kernels.len(), 2);
+                let roles = special(offer);
+                let seeds = if roles { 20 } else { 2 };
+                simulate_made(case, &made, arch, (0..seeds).map(Some));
+                tried[usize::from(roles)] += 1;
+            }
+        }
+    }
+    assert!(tried[0] > 10 && tried[1] > 0, "{tried:?}");
 }
 
 /// No sum of a row crosses lanes in the loop.

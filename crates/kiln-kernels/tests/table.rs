@@ -168,6 +168,7 @@ Of `map`, `rows`, `gemm` and `attention`, without a GPU; files are of `crates/ki
   program, and as near to float64 as operands of TF32 are): random regions, Configs, shapes (odd, unaligned, 1, symbols that are 1, edges of tiles) and data with infinities and NaN.
   `KILN_SHAPES=30` runs so many shapes of each cell, and 20 schedules of each asynchronous kernel.
 * `grouped.rs`: rows in groups, on splits of every kind (empty groups, one with all, ends within tiles, rows behind the last), in 20 schedules of asynchronous kernels; ends that are wrong.
+* `compiled.rs`, `attentions_in_parts`: attention whose keys CTAs share, in the fewest and the most parts, with roles and without; 20 schedules where there are roles.
 * `in_place.rs`, and draws of `cells.rs`: products and attention of views of parts of memory; what is beside the parts is NaN, so that a mask that is missing shows.
 * `twins.rs`: two products that share an operand, in every kind of Config: interpreted, in up to 20 schedules, without spills; what they share is brought once; values side by side and parts of them are stored at their places.
 * `without_atoms.rs`, `tiles.rs`: without wgmma, then TMA, `cp.async`, `ldmatrix`, `mma.sync` in the table of atoms, the same programs become others that are right.

@@ -16,8 +16,8 @@ const PER_NODE: f64 = 1e-12;
 /// Memory and arithmetic overlap, but not perfectly: the faster of the two still adds this share of its time.
 const OVERLAP_LOSS: f64 = 0.1;
 
-/// Fewest rows that a block streams attention for: with few rows in all, most of the GPU idles while keys and values go by.
-const ATTENTION_ROWS: f64 = 16.0;
+/// Fewest scores that a block streams attention for, rows of an instruction by keys of a step: with fewer in all, most of the GPU idles.
+const ATTENTION_SCORES: f64 = 16.0 * 64.0;
 /// What a kernel that somebody wrote is thought to take of the time that a generated one would: until both are timed, it is there for a reason.
 const WRITTEN: f64 = 0.5;
 /// A convolution reaches less of the peak than a contraction of the same size.
@@ -219,7 +219,7 @@ impl<'a> Costs<'a> {
                     (domain, scatters) = (self.numel(node.operands[2]), true);
                 }
                 Op::WindowReduce { .. } => (domain, full) = (self.numel(*class), node.operands.clone()),
-                Op::Reduce { .. } if anchor == Anchor::Attention => busy = self.busy(self.numel(*class)),
+                Op::Reduce { .. } if anchor == Anchor::Attention => busy = self.busy(self.numel(node.operands[0])),
                 Op::Reduce { .. } | Op::ArgReduce { .. } => domain = self.numel(node.operands[0]),
                 _ => {}
             }
@@ -291,10 +291,10 @@ impl<'a> Costs<'a> {
         WRITTEN * self.model(dag, &place.inner, &place.leaves, &place.outputs, anchor).seconds
     }
 
-    /// Share of the multiprocessors that attention over this many rows keeps busy.
-    fn busy(&self, rows: f64) -> f64 {
+    /// Share of the multiprocessors that attention of this many scores keeps busy.
+    fn busy(&self, scores: f64) -> f64 {
         match self.target {
-            Target::Gpu(gpu) => (rows / ATTENTION_ROWS / f64::from(gpu.sms)).clamp(1e-3, 1.0),
+            Target::Gpu(gpu) => (scores / ATTENTION_SCORES / f64::from(gpu.sms)).clamp(1e-3, 1.0),
             Target::Cpu(_) => 1.0,
         }
     }

@@ -201,7 +201,7 @@ pub fn known() -> Vec<(Graph, usize)> {
         repeated("repeated_heads_of_two", &[2], Some(&[1, 1, S, S]), false),
         repeated("repeated_heads_of_two_causal", &[2], None, true),
         (graph("causal_f32", |b| Ok(vec![causal(b, DType::F32)?])), 1),
-        (graph("decode_step", decode_step), 5),
+        (graph("decode_step", decode_step), 3),
         (graph("encoder_layer", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, false)?]))), 7),
         (graph("encoder_layer_fused_qkv", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, true)?]))), 7),
     ];

@@ -48,6 +48,7 @@ pub fn attentions() -> Vec<Case> {
     cases.extend([DType::F16, DType::F32].into_iter().flat_map(weighings));
     cases.extend(streams());
     cases.extend(products_of_threads());
+    cases.extend([DType::BF16, DType::F32].map(decoding));
     cases
 }
 
@@ -364,6 +365,22 @@ fn grouped(dtype: DType) -> Case {
         let v = b.input("v", dtype, &d(&["N", "K", "2", "48"]))?;
         let y =
             stream(b, [q, k, v], ["nqhgd,nkhd->nhgqk", "nhgqk,nkhv->nqhgv"], DType::F32, |b, s| b.mul_scalar(s, 0.2))?;
+        Ok(vec![y])
+    })
+}
+
+/// One query a sequence over a longer cache of which no row sees all: heads that share keys are the rows.
+pub fn decoding(dtype: DType) -> Case {
+    let cache = |seed| random(dtype, &[2, 2, 300, 64], seed);
+    let inputs = vec![random(dtype, &[2, 2, 4, 64], 1), cache(2), cache(3), holes(&[2, 1, 1, 300], 4)];
+    case(&format!("attention_decoding_{dtype}"), Anchor::Attention, ROUNDINGS, inputs, |b| {
+        let q = b.input("q", dtype, &d(&["N", "2", "4", "64"]))?;
+        let [k, v] = ["k", "v"].map(|name| b.input(name, dtype, &d(&["N", "2", "K", "64"])));
+        let mask = b.input("mask", DType::F32, &d(&["N", "1", "1", "K"]))?;
+        let y = stream(b, [q, k?, v?], ["nhgd,nhkd->nhgk", "nhgk,nhkd->nhgd"], DType::F32, |b, s| {
+            let s = b.mul_scalar(s, 0.125)?;
+            b.plus(s, mask)
+        })?;
         Ok(vec![y])
     })
 }

@@ -31,11 +31,22 @@ pub struct Config {
     pub staged: bool,
     /// Whether two warpgroups take turns at the tensor cores.
     pub ping_pong: bool,
+    /// CTAs that share the keys of a tile, each a range of them; a second kernel puts what they leave together ("split-KV").
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub parts: u32,
+}
+
+fn whole() -> u32 {
+    1
+}
+
+fn is_whole(parts: &u32) -> bool {
+    *parts == whole()
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { bm, bn, warps, stages, persistent, overlap, specialise, staged, ping_pong } = self;
+        let Config { bm, bn, warps, stages, persistent, overlap, specialise, staged, ping_pong, parts } = self;
         write!(f, "{bm} queries, {bn} keys, {warps} warps, {stages} stages")?;
         let said = [
             (*specialise, "specialised"),
@@ -49,7 +60,7 @@ impl fmt::Display for Config {
                 write!(f, ", {text}")?;
             }
         }
-        Ok(())
+        if *parts > 1 { write!(f, ", {parts} parts") } else { Ok(()) }
     }
 }
 
@@ -202,6 +213,16 @@ impl Config {
     }
 }
 
+/// Into how many parts the keys of a tile can go: more while SMs have no tile, and each part has a step.
+fn shares(problem: &Problem, config: &Config, gpu: &Gpu) -> impl Iterator<Item = u32> {
+    let sms = f64::from(gpu.sms);
+    let (tiles, steps) = (problem.tiles(config), problem.size(&problem.streamed.keys) / f64::from(config.bn));
+    // What is staged or taken in turns is results.
+    let whole = config.staged || config.ping_pong;
+    let more = move |parts: &u32| !whole && tiles * f64::from(*parts) < 2.0 * sms && f64::from(*parts) <= steps;
+    std::iter::once(1).chain([2, 4, 8, 16, 32, 64].into_iter().take_while(more))
+}
+
 /// All Configs.
 pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
     let budget = gpu.arch.max_shared_per_block() - SLACK;
@@ -211,7 +232,9 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
         for (bn, &stages) in KEYS.into_iter().flat_map(|bn| stages.iter().map(move |stages| (bn, stages))) {
             for (specialise, staged, ping_pong) in WAYS.into_iter().filter(|(_, _, turns)| !turns || warps == 8) {
                 let (persistent, overlap) = (specialise, specialise);
-                let config = Config { bm, bn, warps, stages, persistent, overlap, specialise, staged, ping_pong };
+                let parts = 1;
+                let config =
+                    Config { bm, bn, warps, stages, persistent, overlap, specialise, staged, ping_pong, parts };
                 let kind = config.kind(problem);
                 let [_, columns] = problem.heads.map(|extent| config.padded(extent));
                 let flies = || bm * columns / (32 * warps) <= MOST_SUMS || warps == 8 && !ping_pong;
@@ -224,7 +247,7 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
                         && kind.is_some_and(|kind| (kind != MmaKind::Fma) == problem.tensor())
                 };
                 if config.shared_bytes(problem) <= budget && if specialise { boxed() } else { plain() } {
-                    legal.push(config);
+                    legal.extend(shares(problem, &config, gpu).map(|parts| Config { parts, ..config }));
                 }
             }
         }

@@ -4,7 +4,6 @@
 use super::Problem;
 use super::config::Config;
 use crate::families::cost::{SHARED_BYTES, block_bytes, flops};
-use crate::value::dims::numel;
 use kiln_target::atoms::{MatrixType, MmaKind};
 use kiln_target::{Estimate, Gpu, occupancy};
 use kiln_tile::DType;
@@ -21,9 +20,7 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let (subject, streamed) = (&problem.subject, &problem.streamed);
     let [bm, bn] = [config.bm, config.bn].map(f64::from);
     let [depth, columns] = problem.heads.map(|extent| f64::from(config.padded(extent)));
-    let [rows, keys] = [&streamed.rows, &streamed.keys].map(|group| subject.size(&group.total()).max(1.0));
-    let outer: Vec<_> = streamed.grid.iter().map(|(_, dim)| dim.clone()).collect();
-    let outer = subject.size(&numel(&outer)).max(1.0);
+    let [rows, keys] = [&streamed.rows, &streamed.keys].map(|group| problem.size(group));
     // Of a row the keys up to its diagonal and from its window on, by whole tiles, on average.
     let bounds = &streamed.positions.bounds;
     let nearest = |last: bool| {
@@ -34,7 +31,8 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let past = ahead.map_or(keys, |ahead| (rows / 2.0 + ahead + bm.max(bn) / 2.0).min(keys));
     let seen = behind.map_or(past, |behind| past.min(behind + ahead.unwrap_or(keys) + bm + bn));
     let sms = f64::from(gpu.sms);
-    let tiles = outer * (rows / bm).ceil();
+    let parts = f64::from(config.parts);
+    let tiles = problem.tiles(config) * parts;
     let resident = occupancy(gpu.arch, config.resources(problem)).map_or(1, |o| o.blocks.max(1));
     let resident = if config.persistent { 1.0 } else { f64::from(resident) };
     let together = (tiles / sms).clamp(1.0, resident).ceil();
@@ -90,13 +88,25 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let work = (busy + copies).max(cached) * together + costs.barrier_seconds * meetings;
     // What is brought when it is needed is waited for, twice a step, unless another CTA has something to do.
     let waits = if config.stages == 1 { 2.0 * costs.latency_seconds / together } else { 0.0 };
-    let step = (work + waits).max(costs.latency_seconds / f64::from(config.stages));
+    // A step's operands are on their way while those before it are in work.
+    let step = (work + waits).max(costs.latency_seconds / f64::from((config.stages - 1).max(1)));
     // Results that are not staged leave two at a time.
     let leave = if config.staged { 0.0 } else { bm * columns / 2.0 * costs.access_ops / threads };
     let steps = if bounds.is_empty() { (seen / bn).ceil() } else { (seen / bn).max(1.0) };
+    let steps = if config.parts > 1 { (steps / parts).ceil() } else { steps };
     let tile = steps * step + costs.tile_seconds + leave;
     let bytes = subject.bytes();
     let memory = bytes / (gpu.bandwidth_gbs * 1e9 * (tiles / sms).min(1.0));
-    let seconds = costs.launch_seconds + costs.latency_seconds + (turns * tile).max(memory);
-    Estimate { seconds, bytes, flops: subject.work().matrix_ops + flops(subject), launches: 1 }
+    let busy = turns * tile;
+    let overlapped = busy.max(memory) + costs.overlap_loss * busy.min(memory);
+    let seconds = costs.launch_seconds + costs.latency_seconds + overlapped;
+    let flops = subject.work().matrix_ops + flops(subject);
+    if config.parts == 1 {
+        return Estimate { seconds, bytes, flops, launches: 1 };
+    }
+    // What the parts leave comes again from the level-2 cache, all of a row's at once.
+    let left = problem.size(&streamed.rows) * problem.outer() * parts * columns * 4.0;
+    let again = 2.0 * left / (gpu.bandwidth_gbs * 1e9 * costs.l2_factor);
+    let seconds = seconds + costs.launch_seconds + 2.0 * costs.latency_seconds + again;
+    Estimate { seconds, bytes, flops, launches: 2 }
 }

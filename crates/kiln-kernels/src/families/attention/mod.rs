@@ -13,11 +13,14 @@
 //! Exact products of f32 have no instruction on matrices: there threads multiply blocks of rows and columns, and the weights of a tile go through
 //! shared memory to the second product.
 //!
+//! Where rows are few, CTAs share the keys of a tile, and a second kernel puts together what they leave ([`parts`]).
+//!
 //! State: weighted sums and a tile of scores in registers, the queries and a few tiles of keys and values in shared memory. Floor: operands once,
 //! results once, the products.
 
 mod config;
 mod cost;
+mod parts;
 mod positions;
 mod program;
 mod streamed;
@@ -25,12 +28,13 @@ mod streamed;
 use super::{Built, KernelFamily, Subject};
 use crate::Result;
 use crate::value::Values;
+use crate::value::dims::numel;
 pub use config::Config;
 use kiln_fuse::Anchor;
 use kiln_target::{Estimate, Gpu};
 use kiln_tile::passes::Machine;
 use std::sync::Arc;
-use streamed::{Feed, Streamed};
+use streamed::{Feed, Group, Streamed};
 
 /// The family.
 pub struct Attention;
@@ -61,6 +65,22 @@ impl Problem {
     fn direct(&self) -> bool {
         self.machine.has_cp_async()
             && self.feeds[1..].iter().all(|feed| matches!(feed, Feed::Pieces(_) | Feed::Boxes(_)))
+    }
+
+    /// A typical extent of a group.
+    fn size(&self, group: &Group) -> f64 {
+        self.subject.size(&group.total()).max(1.0)
+    }
+
+    /// Typical coordinates of the grid.
+    fn outer(&self) -> f64 {
+        let outer: Vec<_> = self.streamed.grid.iter().map(|(_, dim)| dim.clone()).collect();
+        self.subject.size(&numel(&outer)).max(1.0)
+    }
+
+    /// Typical tiles of queries.
+    fn tiles(&self, config: &Config) -> f64 {
+        self.outer() * (self.size(&self.streamed.rows) / f64::from(config.bm)).ceil()
     }
 
     /// Whether all operands are made of boxes.
@@ -127,6 +147,10 @@ impl KernelFamily for Attention {
     }
 
     fn build(&self, problem: &Problem, config: &Config) -> Result<Built> {
-        program::launch(problem, config).map(Built::one)
+        let mut built = Built::one(program::launch(problem, config)?);
+        if config.parts > 1 {
+            built.launches.push(parts::combination(problem, config)?);
+        }
+        Ok(Built { scratch_bytes: parts::scratch_bytes(problem, config), ..built })
     }
 }

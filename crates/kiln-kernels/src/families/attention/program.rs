@@ -13,22 +13,44 @@ use crate::value::{Values, Writer};
 use kiln_fuse::Weighing;
 use kiln_graph::{Dim, ValueId};
 use kiln_tile::expr::{CompareOp, Expr, UnaryOp};
-use kiln_tile::ir::{Builder, MapBuilder, Place, Tile, View};
-use kiln_tile::{Buffer, DType, ReduceOp};
+use kiln_tile::ir::{Builder, MapBuilder, Place, Schedule, Tile, View};
+use kiln_tile::{Access, Buffer, DType, ReduceOp};
 use std::f64::consts::LOG2_E;
 
-const F32: DType = DType::F32;
+pub const F32: DType = DType::F32;
 /// Columns of an accumulator's instructions: sums of a row's every so many weights meet after the loop, so that no thread asks another for them
 /// before.
 const PARTS: u32 = 8;
 
-/// The kernel that makes an attention as a Config says.
+/// The kernel that makes an attention as a Config says; of one in parts the kernel that leaves what they have.
 pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
+    launch_of(problem, config, config.schedule(), |emit, k| {
+        let left = (config.parts > 1).then(|| emit.left(k, problem, config, Access::Write));
+        let part = emit.tiles(k, config.parts);
+        emit.edges(k);
+        let tiles = emit.stream(k, config, part.as_ref())?;
+        if let (Some(left), Some(part)) = (left, part) {
+            emit.leave(k, &left, &part, &tiles);
+            return Ok(());
+        }
+        let [most, total, sums] = tiles;
+        emit.results(k, &most, &total, &sums)?;
+        emit.of_rows(k, &most, &total)
+    })
+}
+
+/// A kernel with a Config's tiles.
+pub fn launch_of(
+    problem: &Problem,
+    config: &Config,
+    schedule: Schedule,
+    write: impl FnOnce(&mut Emit, &mut Builder) -> Result<()>,
+) -> Result<TileLaunch> {
     let Subject { region, symbols, ranges, .. } = &*problem.subject;
     let mut values = Values::new(region, symbols)?;
     values.know(ranges);
     let mut k = Builder::new(&region.name, &region.summary);
-    k.schedule(config.schedule());
+    k.schedule(schedule);
     values.declare(&mut k, <[_]>::to_vec);
     let streamed = &problem.streamed;
     let [rows, keys] = [&streamed.rows, &streamed.keys].map(|group| values.dim(&mut k, &group.total()));
@@ -46,26 +68,22 @@ pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
         rows,
         keys,
     };
-    emit.tiles(&mut k);
-    emit.edges(&mut k);
-    let [most, total, sums] = emit.stream(&mut k, config.stages)?;
-    emit.results(&mut k, &most, &total, &sums)?;
-    emit.of_rows(&mut k, &most, &total)?;
+    write(&mut emit, &mut k)?;
     emit.values.launch(k)
 }
 
-struct Emit<'e> {
+pub struct Emit<'e> {
     streamed: &'e Streamed,
     /// Sums of weights that a row has in the loop.
     parts: u32,
     bm: u32,
     bn: u32,
     /// Padded extents of the depth, and of the columns.
-    heads: [u32; 2],
-    values: Values<'e>,
+    pub heads: [u32; 2],
+    pub values: Values<'e>,
     /// The CTA's coordinates along the grid's labels, and its first row.
-    grid: Vec<(char, Expr)>,
-    first: Expr,
+    pub grid: Vec<(char, Expr)>,
+    pub first: Expr,
     edges: Vec<Edge>,
     /// How many rows and keys there are.
     rows: Expr,
@@ -98,8 +116,8 @@ impl Edge {
 }
 
 impl<'e> Emit<'e> {
-    /// Spreads CTAs over heads and tiles of queries.
-    fn tiles(&mut self, k: &mut Builder) {
+    /// Spreads CTAs over heads and tiles of queries, and over parts of the keys if there are several; which part is the CTA's.
+    pub fn tiles(&mut self, k: &mut Builder, parts: u32) -> Option<Expr> {
         let names: Vec<String> = self.streamed.grid.iter().map(|(label, _)| label.to_string()).collect();
         let extents = self.streamed.grid.iter().map(|(_, dim)| self.values.dim(k, dim)).collect::<Vec<_>>();
         let mut axes: Vec<(&str, Expr)> = names.iter().map(String::as_str).zip(extents).collect();
@@ -110,49 +128,64 @@ impl<'e> Emit<'e> {
         let labels = self.streamed.positions.bounds.iter().filter(|bound| bound.last);
         let heavy = labels.map(|bound| Some(self.streamed.scores[bound.axis])).any(|label| label == rows);
         axes.insert(if heavy { 0 } else { axes.len() }, tile);
+        let parts = (parts > 1).then(|| ("part", Expr::index(parts.into())));
+        axes.splice(0..0, parts.clone());
         let mut at = k.grid(&axes);
+        let part = parts.map(|_| at.remove(0));
         let tile = at.remove(if heavy { 0 } else { at.len() - 1 });
         let tile = if heavy { k.bind("tile", (count - 1 - tile).max(0)) } else { tile };
         self.first = tile * i64::from(self.bm);
         self.grid = self.streamed.grid.iter().map(|(label, _)| *label).zip(at).collect();
+        part
     }
 
-    /// The greatest score and the total of the weights of each row, and weighted sums.
-    fn stream(&mut self, k: &mut Builder, stages: u32) -> Result<[Tile; 3]> {
+    /// By what differences of scores are powers of two.
+    pub fn factor(&self) -> f64 {
+        self.streamed.scale.unwrap_or(1.0) * LOG2_E
+    }
+
+    /// The greatest score and the total of the weights of each row, and weighted sums, over the CTA's part of the keys.
+    fn stream(&mut self, k: &mut Builder, config: &Config, part: Option<&Expr>) -> Result<[Tile; 3]> {
         let streamed = self.streamed;
         let (bm, bn, [depth, columns]) = (self.bm, self.bn, self.heads);
         let zero = Expr::index(0);
         let (rows, keys, deep, wide) = (&streamed.rows, &streamed.keys, &streamed.depth, &streamed.columns);
         let first = self.first.clone();
         let query = self.operand(k, "query", &streamed.query, [(rows, &first), (deep, &zero)], [bm, depth])?;
-        let (start, end) = self.seen(k);
+        let (mut start, mut end) = self.seen(k);
+        if let Some(part) = part {
+            let steps = (&end - &start).ceil_div(i64::from(bn)).ceil_div(i64::from(config.parts));
+            let length = k.bind("length", steps * i64::from(bn));
+            start = k.bind("start", start + part * &length);
+            end = k.bind("end", end.min(&start + length));
+        }
         let parts = self.parts;
         let most = k.full("most", F32, &[bm, 1], hidden());
         let total = k.full("total", F32, &[bm, parts], Expr::float(F32, 0.0));
         let sums = k.full("acc", F32, &[bm, columns], Expr::float(F32, 0.0));
         let range = (start, end, i64::from(bn));
-        let pipelined = (stages > 1).then_some(stages);
+        let pipelined = (config.stages > 1).then_some(config.stages);
+        // Powers of two of a factor times the difference to the greatest.
+        let factor = self.factor();
         let last = k.try_for_range("key0", range, pipelined, &[most, total, sums], |k, start, carried| {
             let [most, total, sums] = carried else { return self.values.malformed("a loop that carries three tiles") };
             let right = self.operand(k, "key", &streamed.key, [(deep, &zero), (keys, start)], [depth, bn])?;
             let scores = k.full("scores", F32, &[bm, bn], Expr::float(F32, 0.0));
             let scores = k.dot(&query, &right, &scores);
             let scores = self.scores(k, &scores, start)?;
-            // Powers of two of a factor times the difference to the greatest.
-            let factor = streamed.scale.unwrap_or(1.0) * LOG2_E;
             let peak = k.reduce("peak", ReduceOp::Max, &scores, 1);
             let [most, base, fade] = k.map_many(["most", "base", "fade"], &[bm, 1], &[most, &peak], |k, x, _| {
                 let most = k.bind("greatest", x[0].max(&x[1]));
                 // A row of nothing but minus infinity so far; if that is all, a sum of 0 gives NaN, as it must.
                 let base = most.compare(CompareOp::Ne, hidden()).select(&most, Expr::float(F32, 0.0));
                 let base = k.bind("base", base);
-                let fade = power((&x[0] - &base) * factor);
+                let fade = faded(&x[0], &base, factor);
                 [most, if streamed.scale.is_some() { base * -factor } else { base }, fade]
             });
             let weights = k.map("weights", &[bm, bn], &[&scores, &base], |_, x, _| match streamed.scale {
                 Some(_) => power(x[0].fma(factor, &x[1])),
                 // Differences first: at the greatest score the exponent is exactly 0, however large that is.
-                None => power((&x[0] - &x[1]) * factor),
+                None => faded(&x[0], &x[1], factor),
             });
             let sum = k.reduce_to("sum", ReduceOp::Sum, &weights, 1, parts);
             let total = k.map("total", &[bm, parts], &[total, &fade, &sum], |_, x, _| x[0].fma(&x[1], &x[2]));
@@ -272,7 +305,7 @@ impl<'e> Emit<'e> {
     }
 
     /// Writes the results of the CTA's tile.
-    fn results(&mut self, k: &mut Builder, most: &Tile, total: &Tile, sums: &Tile) -> Result<()> {
+    pub fn results(&mut self, k: &mut Builder, most: &Tile, total: &Tile, sums: &Tile) -> Result<()> {
         let streamed = self.streamed;
         let weighing = &streamed.parts.weighing;
         let factor =
@@ -357,7 +390,7 @@ impl<'e> Emit<'e> {
     }
 
     /// Writes the results that follow from the greatest score and the total of each row.
-    fn of_rows(&mut self, k: &mut Builder, most: &Tile, total: &Tile) -> Result<()> {
+    pub fn of_rows(&mut self, k: &mut Builder, most: &Tile, total: &Tile) -> Result<()> {
         for i in &self.streamed.of_rows {
             let v = self.values.output(*i);
             let (hint, rank) = (self.values.hint(v), self.values.shape(v).len());
@@ -546,8 +579,13 @@ impl Row {
 }
 
 /// The score of what does not exist.
-fn hidden() -> Expr {
+pub fn hidden() -> Expr {
     Expr::float(F32, f64::NEG_INFINITY)
+}
+
+/// What a weight by one score is over that by another.
+pub fn faded(score: &Expr, base: &Expr, factor: f64) -> Expr {
+    power((score - base) * factor)
 }
 
 fn power(exponent: Expr) -> Expr {

@@ -1,6 +1,8 @@
 //! A graph to a plan: e-graph, saturation, cuts, selection.
 
 mod common;
+#[path = "../crates/kiln-fuse/tests/common/large.rs"]
+mod large;
 
 use common::Fail;
 use criterion::SamplingMode;
@@ -20,6 +22,16 @@ fn main() -> Result<(), Fail> {
                 let name = format!("{}, {target}", graph.name);
                 group.bench_function(name, |b| b.iter(|| black_box(fuse(black_box(&graph), &options))));
             }
+        }
+        // A layer more should take what a layer takes.
+        let deep = [8, 16, 32, 64].map(large::llama);
+        for graph in deep.into_iter().chain([large::unet(3)]) {
+            let options = Options::new("sm_90a".parse()?);
+            let fused = fuse(&graph, &options)?;
+            let (ops, distinct) = (fused.report.ops, fused.report.distinct);
+            let stages: Vec<String> = fused.report.stages.iter().map(|(name, s)| format!("{name} {s:.3} s")).collect();
+            println!("{}: {ops} ops, {distinct} distinct regions; {}", graph.name, stages.join(", "));
+            group.bench_function(&graph.name, |b| b.iter(|| black_box(fuse(black_box(&graph), &options))));
         }
         // Looking for a function costs what this takes beyond the same without.
         let graph = common::encoder(4)?;

@@ -86,6 +86,11 @@ impl<'a> Costs<'a> {
         }
     }
 
+    /// Whether equal cones may have different costs.
+    pub fn is_perturbed(&self) -> bool {
+        self.perturb.is_some()
+    }
+
     /// By what the seconds of a cone are multiplied: 1, unless costs are perturbed.
     fn factor(&self, inner: &[Inner]) -> f64 {
         let Some(seed) = self.perturb else { return 1.0 };

@@ -3,6 +3,7 @@
 use super::cut::Inner;
 use crate::egraph::{ClassIx, Dag};
 use kiln_graph::Encoder;
+use std::collections::HashMap;
 
 /// How far below a class its number looks.
 const DEPTH: usize = 4;
@@ -11,6 +12,9 @@ const DEPTH: usize = 4;
 pub(super) struct Likeness {
     classes: Vec<u64>,
     nodes: Vec<Vec<u64>>,
+    /// Numbers of the types of classes and of the ops of e-nodes, one for all that are equal.
+    types: Vec<u64>,
+    ops: Vec<Vec<u64>>,
 }
 
 impl Likeness {
@@ -27,7 +31,15 @@ impl Likeness {
             (ty.finish(), each.collect::<Vec<_>>())
         });
         let own: Vec<(Vec<u8>, Vec<Vec<u8>>)> = own.collect();
-        let mut found = Likeness { classes: own.iter().map(|(ty, _)| hash(ty)).collect(), nodes: Vec::new() };
+        let mut known: HashMap<&[u8], u64> = HashMap::new();
+        let mut number = |bytes| {
+            let next = known.len() as u64;
+            *known.entry(bytes).or_insert(next)
+        };
+        let types = own.iter().map(|(ty, _)| number(&ty[..])).collect();
+        let ops = own.iter().map(|(_, each)| each.iter().map(|op| number(&op[..])).collect()).collect();
+        let classes = own.iter().map(|(ty, _)| hash(ty)).collect();
+        let mut found = Likeness { classes, nodes: Vec::new(), types, ops };
         for _ in 0..DEPTH {
             let nodes = dag.classes.iter().zip(&own).map(|(class, (_, each))| {
                 let node = |(node, op): (&crate::egraph::DagNode, &Vec<u8>)| {
@@ -52,6 +64,17 @@ impl Likeness {
             found.nodes = nodes;
         }
         found
+    }
+
+    /// What a class is: equal types have one number, and classes that look alike as far down as that goes another.
+    pub fn class(&self, class: ClassIx) -> [u64; 2] {
+        [self.types[class.index()], self.classes[class.index()]]
+    }
+
+    /// What an e-node is: equal ops have one number, and those that look alike as far down as that goes another.
+    pub fn node(&self, (class, node): Inner) -> [u64; 2] {
+        let node = usize::from(node);
+        [self.ops[class.index()][node], self.nodes[class.index()][node]]
     }
 
     /// The number of a cone: of what it computes and what it reads.

@@ -5,6 +5,7 @@ mod cost;
 mod cut;
 mod enumerate;
 mod likeness;
+mod memo;
 mod priced;
 mod prices;
 mod refine;

@@ -10,8 +10,9 @@
 
 use super::cost::{Costs, weight};
 use super::cut::{Cut, is_literal, subgraph};
-use super::enumerate::{Ranking, cuts_of};
+use super::enumerate::Ranking;
 use super::likeness::Likeness;
+use super::memo::Memo;
 use super::priced::{Without, priced};
 use super::refine::{GAIN, refine};
 use super::rivals::rivals;
@@ -107,6 +108,7 @@ pub(crate) fn select(
     let settled = settled(dag, costs, &views, roots, &free);
     let likeness = Likeness::of(dag);
     let ranking = Ranking { dag, costs, likeness: &likeness, views: &views };
+    let mut memo = Memo::new(&ranking);
     let [apart, merged] = [false, true].map(|parts| shared(dag, &views, parts));
     // What merged products count as read by, however many of the readers of their parts are one kernel.
     let floor = apart.iter().zip(&merged).map(|(a, b)| if a == b { 1.0 } else { *b }).collect::<Vec<_>>();
@@ -118,7 +120,7 @@ pub(crate) fn select(
     for (mut refs, floor) in seeds {
         let mut best: Option<Cover> = None;
         for pass in 0..PASSES {
-            let (candidates, chosen) = candidates(&ranking, &free, &settled, &refs);
+            let (candidates, chosen) = candidates(&ranking, &mut memo, &free, &settled, &refs);
             let (chosen, charged) = refine(dag, costs, roots, &candidates, chosen, GAIN);
             let (mut cover, used) = cover(dag, roots, candidates, chosen)?;
             cover.seconds += charged;
@@ -252,6 +254,7 @@ fn is_fixed(dag: &Dag, c: ClassIx) -> bool {
 /// Every class's candidates, best flow first, and the number of the one with the least flow (none where there is no way).
 fn candidates(
     ranking: &Ranking,
+    memo: &mut Memo,
     free: &[bool],
     settled: &[bool],
     refs: &[f64],
@@ -263,7 +266,7 @@ fn candidates(
     let mut chosen = Vec::with_capacity(dag.classes.len());
     for c in dag.indices() {
         let class = dag.class(c);
-        let own = if class.tuple { Vec::new() } else { cuts_of(ranking, c, &cuts, &flow) };
+        let own = if class.tuple { Vec::new() } else { memo.cuts_of(c, &cuts, &flow) };
         let mut ways: Vec<Candidate> = Vec::new();
         if let Some(place) = dag.kernel(c) {
             ways.extend(written(dag, costs, place));

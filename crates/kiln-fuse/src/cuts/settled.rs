@@ -2,6 +2,9 @@
 //!
 //! Without it the flow of a class is the time of the whole model before it, counted once more at every value that is read twice: in the tenth of ten equal layers the cuts would
 //! rank otherwise than in the first.
+//!
+//! Beside what must be in memory, that is what any cover worth having has there: one of a value and what it is cast from, for a contraction reads either; and what a contraction makes
+//! and is needed both before and behind something in memory, as a residual is, for else it would be computed twice.
 
 use super::cost::Costs;
 use super::views::Views;
@@ -50,10 +53,77 @@ pub(super) fn settled(dag: &Dag, costs: &Costs, views: &Views, roots: &[ClassIx]
     for root in roots {
         settled[root.index()] = true;
         for (n, class) in read.iter().enumerate() {
-            settled[class.index()] |= needs[root.index()].get(n / 64).is_some_and(|word| word >> (n % 64) & 1 == 1);
+            if needs[root.index()].get(n / 64).is_some_and(|word| word >> (n % 64) & 1 == 1) {
+                cast(dag, *class).iter().for_each(|c| settled[c.index()] = true);
+            }
         }
     }
+    for class in residuals(dag, free, &settled) {
+        settled[class.index()] = true;
+    }
     settled
+}
+
+/// What is dear to compute, not in memory by itself, and read both by what something in memory is made of and beside that.
+fn residuals(dag: &Dag, free: &[bool], settled: &[bool]) -> Vec<ClassIx> {
+    let mut dear: Vec<bool> = Vec::with_capacity(dag.classes.len());
+    let mut users = vec![0; dag.classes.len()];
+    for c in dag.indices() {
+        // What is behind the epilogue of a product's kernel reads that from memory.
+        let below = |o: &ClassIx| dear[o.index()] && !settled[o.index()];
+        let heavy = |node: &DagNode| match node.op.as_ref().map(Op::kind) {
+            Some(OpKind::Contract | OpKind::Conv) => true,
+            Some(OpKind::Elementwise | OpKind::View) => node.operands.iter().any(below),
+            _ => false,
+        };
+        let class = dag.class(c);
+        dear.push(!free[c.index()] && !class.tuple && class.nodes.iter().all(heavy));
+        let mut read: Vec<ClassIx> = class.nodes.iter().flat_map(|node| &node.operands).copied().collect();
+        read.sort();
+        read.dedup();
+        read.iter().for_each(|o| users[o.index()] += 1);
+    }
+    let candidate = |c: &ClassIx| dear[c.index()] && !settled[c.index()] && users[c.index()] > 1;
+    let candidates: Vec<ClassIx> = dag.indices().filter(candidate).collect();
+    candidates.chunks(64).flat_map(|some| across(dag, free, settled, some)).collect()
+}
+
+/// Which of up to 64 classes an e-node reads beside something that needs them by way of memory.
+fn across(dag: &Dag, free: &[bool], settled: &[bool], classes: &[ClassIx]) -> Vec<ClassIx> {
+    let bit = |c: &ClassIx| classes.binary_search(c).map_or(0, |n| 1u64 << n);
+    // Whatever way a class is computed: the classes that it is computed from, and those by way of memory.
+    let mut needs: Vec<[u64; 2]> = Vec::with_capacity(dag.classes.len());
+    let mut found = 0;
+    for c in dag.indices() {
+        let mut all = [if free[c.index()] { 0 } else { u64::MAX }; 2];
+        for node in &dag.class(c).nodes {
+            let reads = node.operands.iter().map(|o| {
+                let [from, stored] = needs[o.index()];
+                let from = from | bit(o);
+                [from, if settled[o.index()] { stored | from } else { stored }]
+            });
+            let reads: Vec<[u64; 2]> = reads.collect();
+            let own = reads.iter().fold([0, 0], |a, b| [a[0] | b[0], a[1] | b[1]]);
+            found |= node.operands.iter().fold(0, |read, o| read | bit(o)) & own[1];
+            all = [all[0] & own[0], all[1] & own[1]];
+        }
+        needs.push(if dag.class(c).nodes.is_empty() { [0, 0] } else { all });
+    }
+    classes.iter().copied().filter(|c| bit(c) & found != 0).collect()
+}
+
+/// A class and what casts make it from.
+fn cast(dag: &Dag, class: ClassIx) -> Vec<ClassIx> {
+    let mut all = vec![class];
+    let mut next = 0;
+    while let Some(c) = all.get(next) {
+        let narrow = |n: &&DagNode| matches!(n.op, Some(Op::Cast { .. } | Op::Dequantize { .. }));
+        let from = dag.class(*c).nodes.iter().filter(narrow).map(|n| n.operands[0]).filter(|o| !all.contains(o));
+        let from: Vec<ClassIx> = from.collect();
+        all.extend(from);
+        next += 1;
+    }
+    all
 }
 
 /// The operands that a node's kernel reads from memory, whatever is fused with it.
@@ -75,11 +145,9 @@ fn from_memory<'a>(
     })
 }
 
-/// Whether a contraction's kernel may read something else than this operand: that of a cast or of a view, or what makes the weights of attention.
+/// Whether a contraction's kernel may read something else than this operand or what it is cast from: that of a view, or what makes the weights of attention.
 fn prologue(dag: &Dag, costs: &Costs, views: &Views, class: ClassIx) -> bool {
-    let narrow = |n: &DagNode| matches!(n.op, Some(Op::Cast { .. } | Op::Dequantize { .. }));
-    dag.class(class).nodes.iter().any(narrow)
-        || views.partial(class)
+    cast(dag, class).iter().any(|c| views.partial(*c))
         || costs.streams(dag.class(class).ty().dtype) && exponential(dag, class, SOFTMAX_STEPS)
 }
 

@@ -1,5 +1,6 @@
 //! Values that are known when the plan is built: weight-only terms, evaluated by the reference interpreter.
 
+use super::bytes::moved;
 use crate::egraph::{ClassIx, Dag, DagNode, Effort};
 use crate::{Error, Result};
 use kiln_graph::{Graph, Op, Tensor, TensorType, ValueId};
@@ -137,11 +138,13 @@ fn apply(
     match op {
         Op::Const { value } => return Ok(Some(value.clone())),
         Op::Weight { name, .. } => return Ok(weights.get(name).cloned()),
-        Op::Concat { axis } if results[0].dtype.bits().is_multiple_of(8) => {
-            let parts: Vec<Tensor> = operands.into_iter().map(|(_, value)| value).collect();
-            return Ok(Some(side_by_side(*axis, &parts)?));
-        }
         _ => {}
+    }
+    if let Some(shape) = results.first().and_then(TensorType::const_shape) {
+        let data: Vec<&Tensor> = operands.iter().map(|(_, value)| value).collect();
+        if let Some(value) = moved(op, &data, &shape)? {
+            return Ok(Some(value));
+        }
     }
     let mut graph = Graph::new("fold");
     let (mut inputs, mut data) = (Vec::new(), Vec::new());
@@ -156,53 +159,7 @@ fn apply(
     Ok(crate::interpret::evaluate(&graph, &data, &Default::default())?.into_iter().next())
 }
 
-/// A concat of elements of whole bytes, which the interpreter would convert to f64 and back: weights of merged products are large.
-fn side_by_side(axis: usize, parts: &[Tensor]) -> Result<Tensor> {
-    let mut shape = parts[0].shape().to_vec();
-    shape[axis] = parts.iter().map(|part| part.shape()[axis]).sum();
-    let rows: usize = shape[..axis].iter().product();
-    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.data().len()).sum());
-    for row in 0..rows {
-        for part in parts {
-            let run = part.data().len() / rows;
-            bytes.extend_from_slice(&part.data()[row * run..][..run]);
-        }
-    }
-    Ok(Tensor::new(parts[0].dtype(), shape, bytes.into())?)
-}
-
 fn no_value(dag: &Dag, class: ClassIx) -> Error {
     let ty = dag.class(class).types.first().map_or_else(String::new, ToString::to_string);
     Error::NoCover { value: ty, why: "it was to be folded, but not all its weights are known".into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kiln_graph::DType;
-
-    #[test]
-    fn a_concat_by_bytes_is_the_interpreters() {
-        for (dtype, axis) in [(DType::F16, 0), (DType::F32, 1), (DType::I8, 2), (DType::BF16, 1), (DType::I64, 0)] {
-            let parts: Vec<Tensor> = [1, 3, 2]
-                .iter()
-                .enumerate()
-                .map(|(seed, extent)| {
-                    let mut shape = [2, 3, 5];
-                    shape[axis] = *extent;
-                    Tensor::random(dtype, &shape, seed as u64).unwrap()
-                })
-                .collect();
-            let mut graph = Graph::new("concat");
-            let ty = |t: &Tensor| TensorType::new(t.dtype(), t.shape().iter().copied());
-            let input = |(i, t): (usize, &Tensor)| (Op::Input { name: i.to_string(), ty: ty(t) }, ty(t));
-            let inputs: Vec<ValueId> =
-                parts.iter().enumerate().map(input).map(|(op, ty)| graph.push_node(op, &[], vec![ty], "")[0]).collect();
-            let found = side_by_side(axis, &parts).unwrap();
-            let y = graph.push_node(Op::Concat { axis }, &inputs, vec![ty(&found)], "")[0];
-            graph.inputs = inputs;
-            graph.outputs.push(("y".to_owned(), y));
-            assert_eq!(kiln_graph::interpret(&graph, &parts).unwrap(), [found], "{dtype} along {axis}");
-        }
-    }
 }

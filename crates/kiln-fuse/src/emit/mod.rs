@@ -1,5 +1,6 @@
 //! From launches to a [`Plan`]: regions, buffers, steps, folded weights and names.
 
+mod bytes;
 mod fold;
 mod names;
 mod plan_builder;

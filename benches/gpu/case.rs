@@ -50,7 +50,7 @@ pub enum Op {
         keys: usize,
         head: usize,
     },
-    /// `x[n, c, size, size]`, square kernels, padding that keeps the size at stride 1.
+    /// `x[n, c, size, size]`, or with `last` channels behind space, in the image, filters and result; square kernels, padding that keeps the size at stride 1.
     Conv {
         n: usize,
         c: usize,
@@ -58,6 +58,7 @@ pub enum Op {
         out: usize,
         kernel: usize,
         stride: usize,
+        last: bool,
     },
     Decode(Decode),
     /// Layers of an encoder, BERT's or a vision transformer's.
@@ -109,9 +110,9 @@ impl Op {
             Op::Cached { batch, heads, kv_heads, keys, head } => {
                 json!({ "batch": batch, "heads": heads, "kv_heads": kv_heads, "keys": keys, "head": head })
             }
-            Op::Conv { n, c, size, out, kernel, stride } => {
-                json!({ "n": n, "c": c, "size": size, "out": out, "kernel": kernel, "stride": stride })
-            }
+            Op::Conv { n, c, size, out, kernel, stride, last } => json!({
+                "n": n, "c": c, "size": size, "out": out, "kernel": kernel, "stride": stride, "channels_last": last
+            }),
             Op::Decode(Decode { layers, heads, kv_heads, head, inner, context }) => json!({
                 "layers": layers, "heads": heads, "kv_heads": kv_heads, "head": head, "inner": inner, "context": context
             }),
@@ -150,7 +151,7 @@ impl Op {
                 4.0 * product(&[heads, seq, seq, head]) * if causal { 0.5 } else { 1.0 }
             }
             Op::Cached { batch, heads, keys, head, .. } => 4.0 * product(&[batch, heads, keys, head]),
-            Op::Conv { n, c, size, out, kernel, stride } => {
+            Op::Conv { n, c, size, out, kernel, stride, .. } => {
                 let side = size.div_ceil(stride);
                 2.0 * product(&[n, c, out, side, side, kernel, kernel])
             }
@@ -211,7 +212,7 @@ impl Case {
             Op::SwiGlu { rows, cols } => 3 * rows * cols,
             Op::Attention { heads, seq, head, .. } => 4 * heads * seq * head,
             Op::Cached { batch, heads, kv_heads, keys, head } => 2 * batch * head * (heads + kv_heads * keys),
-            Op::Conv { n, c, size, out, kernel, stride } => {
+            Op::Conv { n, c, size, out, kernel, stride, .. } => {
                 let side = size.div_ceil(stride);
                 n * c * size * size + out * c * kernel * kernel + n * out * side * side
             }
@@ -306,13 +307,20 @@ impl Case {
                 let [k, v] = ["k", "v"].map(|name| input(b, name, &[kv_heads, keys, head]));
                 b.attention(q, k?, v?, None, None, None)?
             }
-            Op::Conv { c, size, out, kernel, stride, .. } => {
-                let x = input(b, "x", &[c, size, size])?;
-                let w = weight(b, "w", &[out, c, kernel, kernel], 1)?;
+            Op::Conv { c, size, out, kernel, stride, last, .. } => {
+                let (image, filter) = match last {
+                    true => ([size, size, c], [out, kernel, kernel, c]),
+                    false => ([c, size, size], [out, c, kernel, kernel]),
+                };
+                let (mut x, mut w) = (input(b, "x", &image)?, weight(b, "w", &filter, 1)?);
+                if last {
+                    (x, w) = (b.transpose(x, &[0, 3, 1, 2])?, b.transpose(w, &[0, 3, 1, 2])?);
+                }
                 let pad = kernel / 2;
                 let spec =
                     ConvSpec { strides: vec![stride; 2], pads: vec![(pad, pad); 2], dilations: vec![1; 2], groups: 1 };
-                b.conv(x, w, None, spec)?
+                let y = b.conv(x, w, None, spec)?;
+                if last { b.transpose(y, &[0, 2, 3, 1])? } else { y }
             }
             Op::Decode(_) | Op::Encoder { .. } => return Err("a network is more than one kernel".into()),
         })
@@ -348,7 +356,12 @@ fn cached(batch: usize, keys: usize, head: usize) -> Op {
 }
 
 fn conv(n: usize, (c, size, out, kernel, stride): (usize, usize, usize, usize, usize)) -> Op {
-    Op::Conv { n, c, size, out, kernel, stride }
+    Op::Conv { n, c, size, out, kernel, stride, last: false }
+}
+
+/// The same with channels last.
+fn conv_last(n: usize, (c, size, out, kernel, stride): (usize, usize, usize, usize, usize)) -> Op {
+    Op::Conv { n, c, size, out, kernel, stride, last: true }
 }
 
 fn in_each(dtypes: &[DType], ops: &[Op]) -> Vec<Case> {
@@ -382,6 +395,8 @@ pub fn small() -> Vec<Case> {
         conv(1, (16, 14, 24, 3, 1)),
         conv(2, (16, 9, 40, 1, 1)),
         conv(2, (8, 15, 16, 3, 2)),
+        conv_last(1, (64, 14, 64, 3, 1)),
+        conv_last(2, (8, 15, 16, 3, 2)),
         Op::Decode(Decode { layers: 2, heads: 6, kv_heads: 2, head: 32, inner: 200, context: 19 }),
     ];
     let encoders = [false, true].map(|vision| Op::Encoder { sizes: SMALL, vision });
@@ -500,6 +515,9 @@ pub fn full() -> Vec<Case> {
     cases
         .extend([(1, 1024), (1, 8192), (1, 32768), (32, 1024), (32, 8192)].map(|(n, keys)| bf16(cached(n, keys, 128))));
     cases.extend(RESNET.map(|shape| bf16(conv(32, shape))));
+    for images in [32, 1] {
+        cases.extend(RESNET.map(|shape| bf16(conv_last(images, shape))));
+    }
     let llama_8b = Decode { layers: 32, heads: 32, kv_heads: 8, head: 128, inner: 14336, context: 1023 };
     cases.push(bf16(Op::Decode(llama_8b)));
     for (batch, length) in [(1, 128), (1, 384), (8, 384)] {
@@ -544,7 +562,9 @@ pub fn ranked() -> Vec<Case> {
     let stem = conv(1, (3, 224, 64, 7, 2));
     let images =
         [wide, stem, conv(1, (64, 56, 64, 3, 1)), conv(1, (128, 28, 128, 3, 1)), conv(1, (256, 14, 256, 3, 1)), deep];
+    let last = [(64, 56, 64, 3, 1), (128, 28, 128, 3, 1), (512, 7, 512, 3, 1), (1024, 14, 2048, 1, 2)];
     cases.extend(in_each(&[DType::BF16], &batches));
+    cases.extend(in_each(&[DType::BF16], &last.map(|shape| conv_last(32, shape))));
     cases.extend(in_each(&[DType::F32], &images));
     cases
 }

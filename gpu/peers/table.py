@@ -33,7 +33,9 @@ def title(row):
     if row["op"] == "cached_attention":
         return f"attention {dtype}, {s['batch']} queries, {s['heads']} heads over {s['kv_heads']}, cache of {s['keys']}, d{s['head']}"
     if row["op"] == "conv":
-        return f"conv {dtype} {s['kernel']}x{s['kernel']}/{s['stride']}, {s['c']} to {s['out']}, {s['size']}x{s['size']}"
+        lies = ", channels last" if s.get("channels_last") else ""
+        images = f", {s['n']} images" if s["n"] != 32 else ""
+        return f"conv {dtype} {s['kernel']}x{s['kernel']}/{s['stride']}, {s['c']} to {s['out']}, {s['size']}x{s['size']}{images}{lies}"
     return f"{row['op'].replace('_', ' ')} {dtype} {s['rows']}x{s['cols']}" if "rows" in s else row["name"]
 
 

@@ -31,7 +31,7 @@ pub fn lower_watched(subject: &Arc<Subject>, gpu: &Gpu, watch: &mut Watch<'_>) -
     let _span = tracing::debug_span!("region", name = region.name).entered();
     let (offers, arch) = (families::offers(subject, gpu)?, gpu.arch);
     if offers.is_empty() {
-        return Ok(vec![(Guard::always(), implementation(&first(region, arch, symbols, ranges)?, arch, watch)?)]);
+        return Ok(vec![(Guard::always(), implementation(&family::programs(region, symbols, ranges)?, arch, watch)?)]);
     }
     // The cheapest, and where that is not for all sizes, the cheapest that is.
     let mut variants = vec![];
@@ -102,26 +102,22 @@ pub fn candidates(subject: &Arc<Subject>, gpu: &Gpu) -> Result<Vec<Way>> {
         };
         return Ok(offers.into_iter().map(way).collect());
     }
-    let way = |candidate: Candidate| Way {
+    let candidate = family::programs(region, symbols, ranges)?;
+    let config = serde_json::json!({});
+    Ok(vec![Way {
         family: candidate.family.into(),
-        config: candidate.config.clone(),
-        text: candidate.config.to_string(),
+        text: config.to_string(),
+        config,
         estimate: None,
         model: None,
         make: Box::new(move || Ok((Guard::always(), implementation(&candidate, arch, &mut |_, _, _| {})?))),
-    };
-    Ok(family::programs(region, arch, symbols, ranges, usize::MAX)?.into_iter().map(way).collect())
+    }])
 }
 
 /// The tile programs that [`lower`] compiles for regions that [`families`] do not take, in launch order: what the tile interpreter can run in
 /// their place.
-pub fn tile_programs(region: &Region, arch: Arch, symbols: &Symbols) -> Result<Vec<TileProgram>> {
-    first(region, arch, symbols, &[]).map(|candidate| candidate.programs)
-}
-
-fn first(region: &Region, arch: Arch, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Candidate> {
-    let candidate = family::programs(region, arch, symbols, ranges, 1)?.into_iter().next();
-    candidate.ok_or_else(|| Error::Malformed { region: region.name.clone(), what: "no family takes it".into() })
+pub fn tile_programs(region: &Region, symbols: &Symbols) -> Result<Vec<TileProgram>> {
+    family::programs(region, symbols, &[]).map(|candidate| candidate.programs)
 }
 
 fn implementation(candidate: &Candidate, arch: Arch, watch: &mut Watch<'_>) -> Result<Implementation> {
@@ -130,5 +126,5 @@ fn implementation(candidate: &Candidate, arch: Arch, watch: &mut Watch<'_>) -> R
         p.compile_watched(arch, &mut |pass, text| watch(&name, pass, text))
     };
     let kernels = candidate.programs.iter().map(&mut compile).collect::<Result<_>>()?;
-    Ok(Implementation::new(candidate.family, candidate.config.clone(), kernels))
+    Ok(Implementation::new(candidate.family, serde_json::json!({}), kernels))
 }

@@ -287,6 +287,16 @@ fn twins() {
 }
 
 #[test]
+fn convolutions() {
+    check("conv", drawn::conv);
+}
+
+#[test]
+fn direct_convolutions() {
+    check("conv_direct", drawn::grouped_conv);
+}
+
+#[test]
 fn attentions() {
     check("attention", drawn::attention);
 }

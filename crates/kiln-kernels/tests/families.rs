@@ -1,9 +1,9 @@
 //! Tile programs of the families on the first tile IR, run by the tile interpreter, against the reference interpreter: `built.rs` and
 //! `products.rs` have the others.
 
-use crate::common::{Case, attention, cases};
+use crate::common::{Case, attention, case, cases, random, spec};
 use kiln_fuse::{Anchor, Region};
-use kiln_graph::DType;
+use kiln_graph::{DType, Dim};
 use kiln_kernels::families::Subject;
 use kiln_kernels::{Error, Result, Variants};
 use kiln_target::Gpu;
@@ -42,8 +42,16 @@ fn tiles_that_no_row_sees_are_skipped() {
 }
 
 #[test]
-fn convolutions() {
-    check(cases::convolutions());
+fn sums_that_no_product_has_go_to_the_loop_nest() {
+    let spec = spec("mk,kn->mn");
+    let inputs = vec![random(DType::I64, &[9, 9], 1), random(DType::I64, &[9, 9], 2)];
+    let case = case("loops", Anchor::Contract, 64.0, inputs, |b| {
+        let x = b.input("x", DType::I64, &[Dim::from(9), Dim::from(9)])?;
+        let y = b.input("y", DType::I64, &[Dim::from(9), Dim::from(9)])?;
+        Ok(vec![b.contract(spec.clone(), x, y, DType::I64, DType::I64)?])
+    });
+    assert_eq!(case.lower(Arch::Sm80).unwrap().family, "contract_loops");
+    check(vec![case]);
 }
 
 #[test]

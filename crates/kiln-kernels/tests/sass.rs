@@ -3,7 +3,7 @@
 //!
 //! `KILN_CONFIGS=all` assembles every Config of the spaces, otherwise some are drawn; `KILN_SEED` repeats a draw.
 
-use crate::common::{Case, attention, case, d, drawn, products, random, shapes, sim};
+use crate::common::{Case, attention, case, convs, d, drawn, products, random, shapes, sim};
 use kiln_cuda::Disassembler;
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, Rng};
@@ -86,6 +86,34 @@ fn products_and_attention_are_the_instructions_of_their_gpu() {
         assert!(!case.tf32 || instructions(&code).all(rounded), "{} on {arch} with {}", case.region.name, offer.text);
         let other = matrix.into_iter().find(|name| has(name) && !made_of.starts_with(name));
         assert_eq!(other, None, "{} on {arch} with {}", case.region.name, offer.text);
+    }
+}
+
+/// Of images whose channels lie side by side, windows come 16 bytes a thread, or the accelerator finds them; threads that have no products of tiles load as wide.
+#[test]
+fn windows_are_loaded_wide() {
+    let form = convs::form("windows", &[2, 64, 14, 14], &[64, 64, 3, 3], (1, (1, 1), 1, 1));
+    let depthwise = convs::form("depthwise", &[2, 64, 14, 14], &[64, 1, 3, 3], (1, (1, 1), 1, 64));
+    for (form, arch, family, wanted) in [
+        (&form, Arch::Sm80, "conv", ["HMMA.16816", "LDGSTS.E.BYPASS", ".128"]),
+        (&form, Arch::Sm90a, "conv", ["HGMMA", "UTMALDG", "IM2COL"]),
+        (&depthwise, Arch::Sm80, "conv_direct", ["FFMA", "LDG", ".128"]),
+    ] {
+        let case = form.case(true);
+        let offers = case.offers(arch);
+        let roles = |offer: &&Offer| arch != Arch::Sm90a || offer.text.contains("specialised");
+        let offer = offers.iter().filter(roles).find(|offer| offer.family == family).expect("an offer");
+        let found = complaints(&case, offer, arch);
+        assert!(found.is_empty(), "{found:?}");
+        let Some(code) = sass(offer, arch) else { return };
+        let [made_of, load, wide] = wanted;
+        let has = |wanted: &dyn Fn(&str) -> bool| instructions(&code).any(wanted);
+        assert!(has(&|name| name.starts_with(made_of)), "{arch} with {}: no {made_of}", offer.text);
+        assert!(
+            has(&|name| name.starts_with(load) && name.contains(wide)),
+            "{arch} with {}: no {load} {wide}",
+            offer.text
+        );
     }
 }
 
@@ -263,6 +291,10 @@ fn no_config_spills() {
         problems.push(products::grouped(form, rows, &[0, rows as i64 / 2, rows as i64], DType::I32));
     }
     problems.extend([DType::F32, DType::F16].map(|dtype| shapes::long_filled(dtype, 8, 32768)));
+    for (n, form) in convs::forms().into_iter().enumerate() {
+        let dtype = [DType::BF16, DType::F32, DType::F16][n % 3];
+        problems.push(convs::Form { dtype, ..form }.case(n % 2 == 0));
+    }
     let (mut tried, mut found) = (0, vec![]);
     for case in &problems {
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a].into_iter().filter(|arch| case.is_for(*arch)) {

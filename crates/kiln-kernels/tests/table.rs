@@ -31,7 +31,7 @@ const DTYPES: [DType; 14] = [
 type Build = fn(&mut Builder, DType) -> Result<ValueId>;
 
 /// One region of each kind.
-const PROBES: [(Anchor, Build); 10] = [
+const PROBES: [(Anchor, Build); 11] = [
     (Anchor::Map, |b, dtype| {
         let x = b.input("x", dtype, &d(&["8", "64"]))?;
         b.transpose(x, &[1, 0])
@@ -62,10 +62,19 @@ const PROBES: [(Anchor, Build); 10] = [
         b.contract(spec("hqk,hkd->hqd"), weights, v?, DType::F32, dtype)
     }),
     (Anchor::Conv, |b, dtype| {
-        let (x, w) =
-            (b.input("x", dtype, &d(&["1", "64", "8", "8"]))?, b.input("w", dtype, &d(&["64", "64", "3", "3"]))?);
+        let x = b.input("x", dtype, &d(&["8", "56", "56", "64"]))?;
+        let (x, w) = (b.transpose(x, &[0, 3, 1, 2])?, b.input("w", dtype, &d(&["64", "3", "3", "64"]))?);
+        let w = b.transpose(w, &[0, 3, 1, 2])?;
         let spec = ConvSpec { strides: vec![1; 2], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups: 1 };
-        b.conv(x, w, None, spec)
+        let y = b.conv(x, w, None, spec)?;
+        b.transpose(y, &[0, 2, 3, 1])
+    }),
+    (Anchor::Conv, |b, dtype| {
+        let x = b.input("x", dtype, &d(&["1", "8", "8", "64"]))?;
+        let (x, w) = (b.transpose(x, &[0, 3, 1, 2])?, b.input("w", dtype, &d(&["64", "1", "3", "3"]))?);
+        let spec = ConvSpec { strides: vec![1; 2], pads: vec![(1, 1); 2], dilations: vec![1; 2], groups: 64 };
+        let y = b.conv(x, w, None, spec)?;
+        b.transpose(y, &[0, 2, 3, 1])
     }),
     (Anchor::Window, |b, dtype| {
         let x = b.input("x", dtype, &d(&["4", "8"]))?;
@@ -162,7 +171,7 @@ fn page() -> String {
 const SHOWN: &str = "
 ## What is shown, and where
 
-Of `map`, `rows`, `gemm` and `attention`, without a GPU; files are of `crates/kiln-kernels/tests`.
+Of `map`, `rows`, `gemm`, `conv`, `conv_direct` and `attention`, without a GPU; files are of `crates/kiln-kernels/tests`.
 
 * `cells.rs`: every cell above in the simulator with all checks, outputs poisoned, equal to the reference interpreter and as near to float64 as it is (`tf32`: equal to the tile
   program, and as near to float64 as operands of TF32 are): random regions, Configs, shapes (odd, unaligned, 1, symbols that are 1, edges of tiles) and data with infinities and NaN.
@@ -170,10 +179,11 @@ Of `map`, `rows`, `gemm` and `attention`, without a GPU; files are of `crates/ki
 * `grouped.rs`: rows in groups, on splits of every kind (empty groups, one with all, ends within tiles, rows behind the last), in 20 schedules of asynchronous kernels; ends that are wrong.
 * `compiled.rs`, `attentions_in_parts`: attention whose keys CTAs share, in the fewest and the most parts, with roles and without; 20 schedules where there are roles.
 * `in_place.rs`, and draws of `cells.rs`: products and attention of views of parts of memory; what is beside the parts is NaN, so that a mask that is missing shows.
+* `conv.rs`: convolutions of one to three axes of space, strided, dilated, padded past tiles, in groups, channels last and first: interpreted, and simulated; 20 schedules of asynchronous windows.
 * `twins.rs`: two products that share an operand, in every kind of Config: interpreted, in up to 20 schedules, without spills; what they share is brought once; values side by side and parts of them are stored at their places.
 * `without_atoms.rs`, `tiles.rs`: without wgmma, then TMA, `cp.async`, `ldmatrix`, `mma.sync` in the table of atoms, the same programs become others that are right.
 * `mutants.rs`: what the validator accepts of changed schedules runs clean and right (`KILN_MUTANTS=2000`); `crates/kiln-tile/tests/validate.rs` has broken ones that it must name.
-* `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816, IMMA and HMMA.1688 of TF32 by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows;
+* `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816, IMMA and HMMA.1688 of TF32 by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows, and of images whose channels lie side by side (UTMALDG of im2col tensor maps on sm_90a);
   no spill, no local memory, no product that waits (C7510) in Configs drawn from the spaces, or in all (`KILN_CONFIGS=all`).
 * `clusters.rs`, and `shared_rows` of `cells.rs`: which rows of more than 16k elements the CTAs of a cluster share, by the cost model; that they go through memory once; shapes, Configs and
   20 schedules of them, as above.

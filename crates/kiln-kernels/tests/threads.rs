@@ -890,7 +890,14 @@ fn every_effect_compiles() {
     for rank in 1..=5 {
         for multicast in [None, Some(t::Expr::Int(3, S::U16))] {
             let (map, origin) = (map.clone(), origin(rank));
-            effects.push(Effect::TmaLoad { to: address(128), map, origin, barrier: address(0), multicast });
+            effects.push(Effect::TmaLoad {
+                to: address(128),
+                map,
+                origin,
+                offsets: vec![],
+                barrier: address(0),
+                multicast,
+            });
         }
         effects.push(Effect::TmaStore { from: address(128), map: map.clone(), origin: origin(rank) });
     }

@@ -197,9 +197,9 @@ fn copies_are_those_of_the_architecture_best_first() {
         (Arch::Sm75, String::new()),
         (Arch::Sm80, async_copies.to_owned()),
         (Arch::Sm89, async_copies.to_owned()),
-        (Arch::Sm90a, format!("tma.load tma.load.multicast {async_copies}")),
-        (Arch::Sm100, format!("tma.load {async_copies}")),
-        (Arch::Sm120, format!("tma.load {async_copies}")),
+        (Arch::Sm90a, format!("tma.load tma.load.im2col tma.load.multicast {async_copies}")),
+        (Arch::Sm100, format!("tma.load tma.load.im2col {async_copies}")),
+        (Arch::Sm120, format!("tma.load tma.load.im2col {async_copies}")),
     ] {
         assert_eq!(names(arch, Space::Global, Space::Shared), expected, "{arch}");
         assert_eq!(
@@ -221,7 +221,8 @@ fn copies_are_those_of_the_architecture_best_first() {
         assert_eq!(atom.issuer() == Issuer::Warp, atom.name.contains("matrix"), "{}", atom.name);
         assert_eq!(atom.shared_alignment(), if atom.is_tensor() { 128 } else { atom.bytes });
         assert_eq!(atom.swizzles().len(), if atom.is_tensor() { 4 } else { 1 });
-        assert!(atom.asm(2).is_some() && (atom.asm(6).is_none() == atom.is_tensor()));
+        assert!(atom.asm(2).is_some() != (atom.kind == CopyKind::TensorWindows));
+        assert!(atom.asm(4).is_some() && (atom.asm(6).is_none() == atom.is_tensor()));
     }
 }
 

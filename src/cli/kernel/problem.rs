@@ -1,7 +1,7 @@
 //! What `kiln kernel` makes kernels of: small graphs of the builder's functions, each fused into one region.
 
-use kiln_fuse::{Options, Region, fuse};
-use kiln_graph::{Builder, DType, Dim, EinsumSpec, Op, ValueId};
+use kiln_fuse::{Anchor, Options, Region, fuse};
+use kiln_graph::{Builder, ConvSpec, DType, Dim, EinsumSpec, Op, ValueId};
 use kiln_kernels::families::{self, Built, Offer, Subject};
 use kiln_target::{Gpu, Target};
 use kiln_tile::ir;
@@ -155,6 +155,21 @@ const PRODUCT: &[(&str, Sample)] =
     &[("m", Sample::Is(256)), ("n", Sample::Is(256)), ("k", Sample::Is(256)), ("batch", Sample::Is(1))];
 const GROUPED: &[(&str, Sample)] =
     &[("m", Sample::Is(256)), ("n", Sample::Is(256)), ("k", Sample::Is(256)), ("groups", Sample::Is(4))];
+const IMAGES: &[(&str, Sample)] = &[
+    ("batch", Sample::Is(1)),
+    ("rows", Sample::Is(14)),
+    ("cols", Sample::Is(14)),
+    ("k", Sample::Is(64)),
+    ("n", Sample::Is(64)),
+    ("dim", Sample::Is(3)),
+];
+const CHANNELS: &[(&str, Sample)] = &[
+    ("batch", Sample::Is(1)),
+    ("rows", Sample::Is(14)),
+    ("cols", Sample::Is(14)),
+    ("k", Sample::Is(64)),
+    ("dim", Sample::Is(3)),
+];
 const ATTENTION: &[(&str, Sample)] = &[
     ("batch", Sample::Is(1)),
     ("heads", Sample::Is(2)),
@@ -166,7 +181,7 @@ const ATTENTION: &[(&str, Sample)] = &[
 ];
 
 /// All problems; of a family's the first is the one that its name alone means.
-pub const PROBLEMS: [Problem; 9] = [
+pub const PROBLEMS: [Problem; 11] = [
     Problem {
         family: "map",
         op: "geglu",
@@ -255,6 +270,30 @@ pub const PROBLEMS: [Problem; 9] = [
         },
     },
     Problem {
+        family: "conv",
+        op: "conv",
+        text: "x[batch, rows, cols, k] * w[n, dim, dim, k], padded; products of 8-bit floats are bf16, of integers i32",
+        sizes: IMAGES,
+        matrix_ops: |size| convolution_ops(size) * f64::from(size["k"]) * f64::from(size["n"]),
+        build: |b, dtype, size| {
+            let w = input(b, "w", dtype, size, &["n", "dim", "dim", "k"])?;
+            let w = b.transpose(w, &[0, 3, 1, 2])?;
+            convolution(b, dtype, size, w, 1)
+        },
+    },
+    Problem {
+        family: "conv_direct",
+        op: "depthwise",
+        text: "x[batch, rows, cols, k] * w[k, dim, dim], padded; products of 8-bit floats are bf16, of integers i32",
+        sizes: CHANNELS,
+        matrix_ops: |size| convolution_ops(size) * f64::from(size["k"]),
+        build: |b, dtype, size| {
+            let [k, dim] = ["k", "dim"].map(|name| Dim::from(size[name] as usize));
+            let w = b.input("w", dtype, &[k, Dim::from(1), dim.clone(), dim])?;
+            convolution(b, dtype, size, w, size["k"] as usize)
+        },
+    },
+    Problem {
         family: "attention",
         op: "attention",
         text: "softmax(q[batch, heads, queries, dim] k[batch, kv-heads, keys, dim]^T / sqrt(dim)) v[batch, kv-heads, keys, dim]",
@@ -287,6 +326,30 @@ fn product(b: &mut Builder, dtype: DType, size: &Extents, transposed: bool) -> k
     let labels = |last: [&str; 2]| [axes, &last].concat().iter().filter_map(|axis| axis.chars().next()).collect();
     let spec = EinsumSpec { lhs: labels(["m", "k"]), rhs: labels(right), out: labels(["m", "n"]) };
     b.contract(spec, x, w, dtype.accumulator(), stored(dtype))
+}
+
+/// A convolution of images whose channels lie side by side, as do those of the result; padding keeps the size of what has an odd number of taps.
+fn convolution(
+    b: &mut Builder,
+    dtype: DType,
+    size: &Extents,
+    w: ValueId,
+    groups: usize,
+) -> kiln_graph::Result<ValueId> {
+    let x = input(b, "x", dtype, size, &["batch", "rows", "cols", "k"])?;
+    let x = b.transpose(x, &[0, 3, 1, 2])?;
+    let pad = size["dim"] as usize / 2;
+    let spec = ConvSpec { strides: vec![1; 2], pads: vec![(pad, pad); 2], dilations: vec![1; 2], groups };
+    let y = b.conv_as(x, w, spec, dtype.accumulator(), stored(dtype))?;
+    b.transpose(y, &[0, 2, 3, 1])
+}
+
+/// Operations of a convolution, of one channel by one filter.
+fn convolution_ops(size: &Extents) -> f64 {
+    let [batch, rows, cols, dim] = ["batch", "rows", "cols", "dim"].map(|name| f64::from(size[name]));
+    // An even number of taps makes one more place.
+    let more = 1.0 - dim % 2.0;
+    2.0 * batch * (rows + more) * (cols + more) * dim * dim
 }
 
 /// The type of a product's result.
@@ -383,6 +446,11 @@ impl Problem {
         let mut b = Builder::new(self.op);
         let y = (self.build)(&mut b, dtype, size).into_diagnostic()?;
         b.output("y", y);
+        if self.family.starts_with("conv") {
+            // Which way images lie the problem says, not fusion.
+            let (name, summary) = (self.op.to_owned(), self.text.to_owned());
+            return Ok(Region { name, summary, anchor: Anchor::Conv, graph: b.finish() });
+        }
         let fused = fuse(&b.finish(), &Options::new(Target::Gpu(gpu.clone()))).into_diagnostic()?;
         let [region] = <[Region; 1]>::try_from(fused.plan.regions).map_err(|regions| {
             let parts: Vec<&str> = regions.iter().map(|region| region.summary.as_str()).collect();
@@ -427,7 +495,6 @@ fn rounds(built: &Built) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_fuse::Anchor;
 
     #[test]
     fn every_problem_is_one_region_of_its_familys_anchor() {
@@ -437,6 +504,7 @@ mod tests {
                 "map" => Anchor::Map,
                 "rows" => Anchor::Reduce,
                 "gemm" => Anchor::Contract,
+                "conv" | "conv_direct" => Anchor::Conv,
                 _ => Anchor::Attention,
             };
             for (name, size) in [("batch", 3), ("causal", 1), ("heads", 4), ("kv-heads", 2), ("cols", 77)] {

@@ -150,37 +150,48 @@ impl SimDevice {
 
     /// The map as kernels of the simulator read it.
     fn encode(&self, map: &TensorMap<u64>, address: u64) -> Result<[u8; kiln_kernels::TENSOR_MAP_BYTES]> {
-        let Window::Tiled(box_dims) = &map.window else {
-            return Err(Error::Unsupported { device: self.name(), what: "an im2col tensor map".into() });
+        let dtype = match map.element {
+            Element::U8 => TensorType::U8,
+            Element::U16 => TensorType::U16,
+            Element::U32 => TensorType::U32,
+            Element::I32 => TensorType::I32,
+            Element::U64 => TensorType::U64,
+            Element::I64 => TensorType::I64,
+            Element::F16 => TensorType::F16,
+            Element::F32 => TensorType::F32,
+            Element::F64 => TensorType::F64,
+            Element::Bf16 => TensorType::Bf16,
+            Element::Tf32 => TensorType::Tf32,
         };
-        let map = kiln_sim::TensorMap {
-            dtype: match map.element {
-                Element::U8 => TensorType::U8,
-                Element::U16 => TensorType::U16,
-                Element::U32 => TensorType::U32,
-                Element::I32 => TensorType::I32,
-                Element::U64 => TensorType::U64,
-                Element::I64 => TensorType::I64,
-                Element::F16 => TensorType::F16,
-                Element::F32 => TensorType::F32,
-                Element::F64 => TensorType::F64,
-                Element::Bf16 => TensorType::Bf16,
-                Element::Tf32 => TensorType::Tf32,
-            },
-            address,
-            dims: map.extents.clone(),
-            strides: map.strides.clone(),
-            box_dims: box_dims.clone(),
-            element_strides: map.steps(),
-            swizzle: match map.swizzle {
-                Swizzle::None => kiln_sim::Swizzle::None,
-                Swizzle::B32 => kiln_sim::Swizzle::B32,
-                Swizzle::B64 => kiln_sim::Swizzle::B64,
-                Swizzle::B128 => kiln_sim::Swizzle::B128,
-            },
-            nan_fill: false,
+        let swizzle = match map.swizzle {
+            Swizzle::None => kiln_sim::Swizzle::None,
+            Swizzle::B32 => kiln_sim::Swizzle::B32,
+            Swizzle::B64 => kiln_sim::Swizzle::B64,
+            Swizzle::B128 => kiln_sim::Swizzle::B128,
         };
-        Ok(map.encode()?)
+        let (dims, strides, element_strides) = (map.extents.clone(), map.strides.clone(), map.steps());
+        Ok(match &map.window {
+            Window::Tiled(box_dims) => {
+                let box_dims = box_dims.clone();
+                let nan_fill = false;
+                kiln_sim::TensorMap { dtype, address, dims, strides, box_dims, element_strides, swizzle, nan_fill }
+                    .encode()?
+            }
+            Window::Im2col { lower, upper, channels, pixels } => kiln_sim::Im2colMap {
+                dtype,
+                address,
+                dims,
+                strides,
+                lower_corner: lower.clone(),
+                upper_corner: upper.clone(),
+                channels_per_pixel: *channels,
+                pixels_per_column: *pixels,
+                element_strides,
+                swizzle,
+                nan_fill: false,
+            }
+            .encode()?,
+        })
     }
 
     fn run(&self, bound: &Bound) -> Result<()> {

@@ -106,14 +106,22 @@ impl TileLaunch {
             64 => Swizzle::B64,
             _ => Swizzle::B128,
         };
+        let (window, element_strides) = match (&map.windows, &map.extents[..]) {
+            (Some(windows), &[channels, pixels]) => {
+                let (lower, upper) = (windows.lower.clone(), windows.upper.clone());
+                let steps = [&[1], &windows.steps[..], &[1]].concat();
+                (Window::Im2col { lower, upper, channels, pixels }, steps)
+            }
+            _ => (Window::Tiled(map.extents.clone()), vec![]),
+        };
         Ok(Param::TensorMap(Box::new(TensorMap {
             base: base.ok_or_else(name)?,
             offset: Dim::from(0),
             element,
             extents: dims(&buffer.shape)?,
             strides: dims(&buffer.strides[..outer])?.into_iter().map(|stride| stride * bytes.clone()).collect(),
-            window: Window::Tiled(map.extents.clone()),
-            element_strides: vec![],
+            window,
+            element_strides,
             swizzle,
             promotion: Default::default(),
         })))

@@ -8,6 +8,7 @@
 mod attention;
 mod built;
 mod compile;
+mod conv;
 mod cost;
 mod gemm;
 mod maps;
@@ -137,7 +138,8 @@ impl<F: KernelFamily> Family for F {
 }
 
 /// All families.
-const FAMILIES: [&dyn Family; 4] = [&maps::Maps, &rows::Rows, &gemm::Gemm, &attention::Attention];
+const FAMILIES: [&dyn Family; 6] =
+    [&maps::Maps, &rows::Rows, &gemm::Gemm, &conv::Conv, &conv::Direct, &attention::Attention];
 
 /// The names of all families.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -80,7 +80,7 @@ impl Subject {
             scalar_ops: flops(self),
             matrix_ops: products().map(|(node, depth)| 2.0 * depth * node.outputs.iter().map(count).sum::<f64>()).sum(),
             operands: products().last().map_or(DType::F32, |(node, _)| graph.ty(node.inputs[0]).dtype),
-            tf32: self.tf32 && self.region.anchor == Anchor::Contract,
+            tf32: self.tf32 && matches!(self.region.anchor, Anchor::Contract | Anchor::Conv),
         }
     }
 

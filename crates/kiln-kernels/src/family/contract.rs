@@ -9,7 +9,7 @@ use crate::value::Values;
 use crate::value::dims::numel;
 use crate::value::dtype::round;
 use kiln_fuse::Region;
-use kiln_graph::{DType, Dim, Op, Symbols};
+use kiln_graph::{Dim, Op, Symbols};
 use kiln_tile::expr::{Expr, Var};
 use kiln_tile::{Builder, Worker};
 
@@ -59,25 +59,15 @@ fn body(values: &mut Values, k: &mut Builder, index: &[Expr]) -> Result<()> {
         }
     });
     result?;
-    let total = values.name(k, "contracted", finished(&total, *acc, *out));
+    let total = values.name(k, "contracted", round(&round(&Expr::var(&total), *acc).cast(acc.compute()), *out));
     values.bind(y, total);
     (0..values.region.graph.outputs.len()).try_for_each(|i| values.store(k, i, index))
 }
 
 /// `total += a * b` in the type of `total`.
-pub fn multiply_add(k: &mut Builder, total: &Var, a: &Expr, b: &Expr) {
+fn multiply_add(k: &mut Builder, total: &Var, a: &Expr, b: &Expr) {
     let (a, b) = (a.cast(total.ty), b.cast(total.ty));
     let sum = Expr::var(total);
     let next = if total.ty.is_float() { a.fma(b, sum) } else { sum + a * b };
     k.assign(total, next);
-}
-
-/// A sum in the accumulator's type as a value of the result's.
-pub fn finished(total: &Var, acc: DType, out: DType) -> Expr {
-    finished_value(&Expr::var(total), acc, out)
-}
-
-/// The same for a sum that is an expression.
-pub fn finished_value(total: &Expr, acc: DType, out: DType) -> Expr {
-    round(&round(total, acc).cast(acc.compute()), out)
 }

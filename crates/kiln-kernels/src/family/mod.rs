@@ -1,11 +1,7 @@
 //! Kernel families: one a file, each a way to spread an anchor's iteration space over a GPU.
 
 mod contract;
-mod conv;
 pub mod fold;
-mod gemm;
-mod gemm_config;
-mod product;
 mod scan;
 mod scatter;
 mod sort;
@@ -16,13 +12,11 @@ use crate::value::Values;
 use crate::{Error, Result};
 use kiln_fuse::{Anchor, Region, Role};
 use kiln_graph::{Dim, NodeId, Op, OpKind, Symbols, ValueId};
-use kiln_target::arch::Arch;
 use kiln_tile::{Builder, Expr};
 
-/// How a region is made: the family that takes it, that family's Config, and its tile programs in launch order.
+/// How a region is made: the family that takes it, and its tile programs in launch order.
 pub struct Candidate {
     pub family: &'static str,
-    pub config: serde_json::Value,
     pub programs: Vec<TileProgram>,
 }
 
@@ -30,36 +24,25 @@ pub struct Candidate {
 pub fn is_older(region: &Region) -> bool {
     match region.anchor {
         Anchor::Index => region.graph.nodes.iter().any(|node| node.op.kind() == OpKind::Scatter),
-        Anchor::Map | Anchor::Reduce | Anchor::Attention => false,
+        Anchor::Map | Anchor::Reduce | Anchor::Attention | Anchor::Conv => false,
         _ => true,
     }
 }
 
-/// Tile programs for `region` on `arch`: the most promising `most` ways to make it, at least one, the best first. `ranges` tells within
-/// what the values of inputs lie, where that is known.
-pub fn programs(
-    region: &Region,
-    arch: Arch,
-    symbols: &Symbols,
-    ranges: &[Option<(i64, i64)>],
-    most: usize,
-) -> Result<Vec<Candidate>> {
+/// Tile programs for `region`, and the family that makes them. `ranges` tells within what the values of inputs lie, where that is known.
+pub fn programs(region: &Region, symbols: &Symbols, ranges: &[Option<(i64, i64)>]) -> Result<Candidate> {
     let malformed = |what| Error::Malformed { region: region.name.clone(), what };
     region.verify().map_err(malformed)?;
-    let one = |family, program| vec![Candidate { family, config: serde_json::json!({}), programs: vec![program] }];
+    let one = |family, program| Candidate { family, programs: vec![program] };
     Ok(match region.anchor {
         Anchor::Index if region.graph.nodes.iter().any(|n| n.op.kind() == OpKind::Scatter) => {
             one("scatter", scatter::program(region, symbols, ranges)?)
         }
-        Anchor::Map | Anchor::Index | Anchor::Reduce | Anchor::Attention => {
+        Anchor::Map | Anchor::Index | Anchor::Reduce | Anchor::Attention | Anchor::Conv => {
             return Err(malformed("no family takes it".to_owned()));
         }
         // What the products of `families` do not take.
         Anchor::Contract => one("contract_loops", contract::program(region, symbols)?),
-        Anchor::Conv => match gemm::programs(region, symbols, arch, most)? {
-            products if products.is_empty() => one("conv_direct", conv::program(region, symbols)?),
-            products => configured("conv_gemm", products),
-        },
         Anchor::Window => one("window", window::program(region, symbols)?),
         Anchor::Kernel => {
             return Err(Error::Unsupported {
@@ -78,13 +61,6 @@ pub fn programs(
             ref found => return Err(malformed(format!("it has {} anchors", found.len()))),
         },
     })
-}
-
-/// A family's programs, one for each of its Configs.
-fn configured<C: serde::Serialize>(family: &'static str, programs: Vec<(C, TileProgram)>) -> Vec<Candidate> {
-    let candidate =
-        |(config, program)| Candidate { family, config: serde_json::json!(config), programs: vec![program] };
-    programs.into_iter().map(candidate).collect()
 }
 
 /// The one anchor of a region that has exactly one.
@@ -135,12 +111,6 @@ fn epilogue_views(values: &Values, anchor: NodeId) -> Result<Vec<ValueId>> {
 fn anchor_index(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
     let views = epilogue_views(values, anchor)?;
     views.into_iter().try_fold(index.to_vec(), |at, view| values.source_index(k, view, &at))
-}
-
-/// Where output 0 shows the element at `index` of the anchor's result.
-fn output_index(values: &mut Values, k: &mut Builder, anchor: NodeId, index: &[Expr]) -> Result<Vec<Expr>> {
-    let views = epilogue_views(values, anchor)?;
-    values.viewed(k, &views, index)
 }
 
 /// The op of a node.

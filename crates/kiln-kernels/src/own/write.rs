@@ -191,8 +191,14 @@ impl Body<'_> {
         let axes = at.iter().filter(|at| !matches!(at, At::One(_))).count();
         let mut axis =
             self.facts.rank.checked_sub(axes).ok_or_else(|| self.refused("a tile of too many axes", "use fewer"))?;
-        let mut view =
-            ir::View { tensor: tensor.clone(), origin: vec![], axes: vec![], shape: vec![1; axis], masked: vec![] };
+        let mut view = ir::View {
+            tensor: tensor.clone(),
+            origin: vec![],
+            axes: vec![],
+            shape: vec![1; axis],
+            masked: vec![],
+            walks: vec![],
+        };
         for at in at {
             let extent = match at {
                 At::Walk(walk) => walk.extent,

@@ -1,6 +1,10 @@
 //! Random regions of a family and an element type whose extents are symbols, and data of any size for them: one kernel runs many shapes.
 //! Extents are odd, 1, a symbol that is 1 at run time, and around the edges of tiles; data has infinities and NaN where they matter.
 
+mod convs;
+
+pub use convs::{conv, grouped_conv};
+
 use super::{Case, ints, random, spec, wild};
 use kiln_fuse::{Anchor, Region};
 use kiln_graph::{ArgOp, BinaryOp, Bindings, Builder, CompareOp, DType, Dim, ReduceOp, Result, Rng, Tensor, ValueId};
@@ -112,6 +116,10 @@ impl Drawn {
                 let (left, result) = (&graph.ty(node.inputs[0]).shape, count(&node.outputs[0]));
                 let summed = spec.lhs.iter().zip(left).filter(|(label, _)| !spec.out.contains(label));
                 Some(result * summed.map(|(_, dim)| dim.eval(bindings).unwrap()).product::<i64>())
+            }
+            kiln_graph::Op::Conv { .. } => {
+                let seen = graph.ty(node.inputs[1]).shape[1..].iter().map(|dim| dim.eval(bindings).unwrap());
+                Some(count(&node.outputs[0]) * seen.product::<i64>())
             }
             _ => None,
         });

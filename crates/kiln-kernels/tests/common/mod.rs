@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod cases;
+pub mod convs;
 pub mod drawn;
 pub mod missing;
 pub mod products;
@@ -105,7 +106,7 @@ impl Case {
         if let Some(offer) = self.offers(arch).first() {
             return self.interpret_built(&offer.build().unwrap(), arch, Level::LaidOut);
         }
-        let programs = tile_programs(&self.region, arch, &self.region.graph.symbols)
+        let programs = tile_programs(&self.region, &self.region.graph.symbols)
             .unwrap_or_else(|e| panic!("{}: {e}", self.region.name));
         let (mut outputs, mut fault) = (self.poisoned(), 0);
         for program in programs {

@@ -149,8 +149,7 @@ pub fn counted(
 
 /// A tensor map, as kernels of the simulator read it.
 fn encoded(map: &TensorMap<u64>, address: u64) -> Vec<u8> {
-    let Window::Tiled(box_dims) = &map.window else { panic!("an im2col tensor map") };
-    let bits = match map.element.bytes() {
+    let dtype = match map.element.bytes() {
         _ if map.element == Element::Tf32 => TensorType::Tf32,
         1 => TensorType::U8,
         2 => TensorType::U16,
@@ -163,15 +162,33 @@ fn encoded(map: &TensorMap<u64>, address: u64) -> Vec<u8> {
         kiln_kernels::Swizzle::B64 => Swizzle::B64,
         kiln_kernels::Swizzle::B128 => Swizzle::B128,
     };
-    let map = kiln_sim::TensorMap {
-        dtype: bits,
-        address,
-        dims: map.extents.clone(),
-        strides: map.strides.clone(),
-        box_dims: box_dims.clone(),
-        element_strides: map.steps(),
-        swizzle,
-        nan_fill: false,
+    let (dims, strides, element_strides) = (map.extents.clone(), map.strides.clone(), map.steps());
+    let encoded = match &map.window {
+        Window::Tiled(box_dims) => kiln_sim::TensorMap {
+            dtype,
+            address,
+            dims,
+            strides,
+            box_dims: box_dims.clone(),
+            element_strides,
+            swizzle,
+            nan_fill: false,
+        }
+        .encode(),
+        Window::Im2col { lower, upper, channels, pixels } => kiln_sim::Im2colMap {
+            dtype,
+            address,
+            dims,
+            strides,
+            lower_corner: lower.clone(),
+            upper_corner: upper.clone(),
+            channels_per_pixel: *channels,
+            pixels_per_column: *pixels,
+            element_strides,
+            swizzle,
+            nan_fill: false,
+        }
+        .encode(),
     };
-    map.encode().unwrap().to_vec()
+    encoded.unwrap().to_vec()
 }

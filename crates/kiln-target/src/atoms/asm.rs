@@ -23,6 +23,8 @@ pub enum Role {
     Map,
     /// A coordinate of the box's first element, the tensor map's fastest axis first.
     At,
+    /// Where in windows the pixels are, the tensor map's fastest axis of space first: 16 bits each.
+    Offset,
     /// Address of the barrier in shared memory.
     Barrier,
     /// Bits of the cluster's blocks that receive the box.
@@ -43,6 +45,7 @@ impl Role {
             Role::Bytes => "bytes",
             Role::Map => "map",
             Role::At => "at",
+            Role::Offset => "offset",
             Role::Barrier => "barrier",
             Role::Blocks => "blocks",
         }

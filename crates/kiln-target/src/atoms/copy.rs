@@ -31,6 +31,8 @@ pub enum CopyKind {
     Async,
     /// TMA, a box that one barrier or group waits for, to every block of a cluster that asks.
     TensorMulticast,
+    /// TMA, channels of pixels that the windows of a convolution see ("im2col").
+    TensorWindows,
     /// TMA, a box of a tensor.
     Tensor,
 }
@@ -123,7 +125,7 @@ vectors!(LOAD_GLOBAL, STORE_GLOBAL, Global, "global");
 vectors!(LOAD_SHARED, STORE_SHARED, Shared, "shared");
 
 #[rustfmt::skip]
-const OTHERS: [CopyAtom; 18] = [
+const OTHERS: [CopyAtom; 19] = [
     // The last operand is how many bytes exist; the others are filled with zeros.
     async_copy("cp.async.4", 4, "cp.async.ca.shared.global [$to], [$from], 4, $bytes;"),
     async_copy("cp.async.8", 8, "cp.async.ca.shared.global [$to], [$from], 8, $bytes;"),
@@ -133,6 +135,10 @@ const OTHERS: [CopyAtom; 18] = [
         kind: CopyKind::TensorMulticast,
         available: Availability::Only(Arch::Sm90a),
         ..tensor("tma.load.multicast", true, "cp.async.bulk.tensor.{d}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [$to], [$map, $at*], [$barrier], $blocks;")
+    },
+    CopyAtom {
+        kind: CopyKind::TensorWindows,
+        ..tensor("tma.load.im2col", true, "cp.async.bulk.tensor.{d}d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [$to], [$map, $at*], [$barrier], $offset*;")
     },
     tensor("tma.store", false, "cp.async.bulk.tensor.{d}d.global.shared::cta.tile.bulk_group [$map, $at*], [$from];"),
     matrix("ldmatrix.x1", true, 1, false, "ldmatrix.sync.aligned.m8n8.x1.shared.b16 $value*, [$from];"),
@@ -176,14 +182,14 @@ impl CopyAtom {
         match (self.kind, self.to) {
             (CopyKind::Vector | CopyKind::Matrix { .. }, _) => Completion::Immediate,
             (CopyKind::Async, _) => Completion::CopyGroup,
-            (CopyKind::Tensor | CopyKind::TensorMulticast, Space::Shared) => Completion::Mbarrier,
-            (CopyKind::Tensor | CopyKind::TensorMulticast, _) => Completion::BulkGroup,
+            (_, Space::Shared) => Completion::Mbarrier,
+            _ => Completion::BulkGroup,
         }
     }
 
     /// Whether it is TMA.
     pub fn is_tensor(&self) -> bool {
-        matches!(self.kind, CopyKind::Tensor | CopyKind::TensorMulticast)
+        matches!(self.kind, CopyKind::Tensor | CopyKind::TensorMulticast | CopyKind::TensorWindows)
     }
 
     /// What addresses in global memory are multiples of: of TMA the tensor's base and strides.
@@ -204,7 +210,9 @@ impl CopyAtom {
     /// The statement, for a tensor map of `rank` axes where it takes one; `None` for a rank that TMA lacks. A value of up to 4 bytes is
     /// one word (16 bits for 1 and 2 bytes), else as many words as it takes.
     pub fn asm(&self, rank: u32) -> Option<Asm> {
-        if self.is_tensor() && !(1..=5).contains(&rank) {
+        // Windows move along one axis of space at least, besides those of channels and images.
+        let least = if self.kind == CopyKind::TensorWindows { 3 } else { 1 };
+        if self.is_tensor() && !(least..=5).contains(&rank) {
             return None;
         }
         let words = if let CopyKind::Matrix { count, .. } = self.kind { count } else { self.bytes.div_ceil(4) };
@@ -225,6 +233,7 @@ impl CopyAtom {
             (CopyKind::Tensor, Space::Shared) => vec![to, box_of[0], box_of[1], barrier],
             (CopyKind::Tensor, _) => vec![box_of[0], box_of[1], from],
             (CopyKind::TensorMulticast, _) => vec![to, box_of[0], box_of[1], barrier, (Role::Blocks, 1, "h")],
+            (CopyKind::TensorWindows, _) => vec![to, box_of[0], box_of[1], barrier, (Role::Offset, rank - 2, "h")],
         };
         Some(Asm::new(&self.text.replace("{d}", &rank.to_string()), &operands, true))
     }

@@ -165,6 +165,7 @@ impl Builder {
             axes: (0..origin.len()).map(|axis| axis.checked_sub(lead)).collect(),
             shape: shape.to_vec(),
             masked: vec![true; origin.len()],
+            walks: vec![],
         }
     }
 

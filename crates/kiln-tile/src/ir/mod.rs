@@ -16,11 +16,13 @@ mod fixed;
 pub mod interp;
 mod text;
 mod verify;
+mod view;
 mod visit;
 
 pub use builder::{Builder, MapBuilder, Tile, row_major};
 pub(crate) use text::statement;
 pub use verify::verify;
+pub use view::{Part, View, Walk};
 pub use visit::Renaming;
 
 use crate::dtype::{DType, Type};
@@ -72,22 +74,6 @@ pub struct Value {
     pub shape: Vec<u32>,
     /// Which thread holds which element; from T3.
     pub layout: Option<RegisterLayout>,
-}
-
-/// A box of a tensor in global memory: the element of the tile at coordinates `c` is the tensor's at `origin[a] + c[axes[a]]` along each axis
-/// `a`, `origin[a]` where `axes[a]` is `None`. Elements outside of the tensor do not exist: they load as the fill value and are not stored.
-#[derive(Clone, Debug, PartialEq)]
-pub struct View {
-    /// The tensor.
-    pub tensor: Buffer,
-    /// Index of the first element.
-    pub origin: Vec<Expr>,
-    /// For each axis of the tensor the axis of the tile that walks along it.
-    pub axes: Vec<Option<usize>>,
-    /// Extents of the tile.
-    pub shape: Vec<u32>,
-    /// For each axis of the tensor whether the box may reach outside; what is proved not to needs no mask.
-    pub masked: Vec<bool>,
 }
 
 /// Elements of global memory that a tile is loaded from or stored to.
@@ -727,34 +713,6 @@ impl Program {
             _ => None,
         });
         32 * roles.unwrap_or(self.schedule.warps)
-    }
-}
-
-impl View {
-    /// Index in the tensor of the element at `coordinates` of the tile.
-    pub fn index(&self, coordinates: &[Expr]) -> Vec<Expr> {
-        let along = |(origin, axis): (&Expr, &Option<usize>)| match axis {
-            Some(axis) => origin + &coordinates[*axis],
-            None => origin.clone(),
-        };
-        self.origin.iter().zip(&self.axes).map(along).collect()
-    }
-
-    /// Whether the element at `coordinates` exists, as far as that is not proved.
-    pub fn mask(&self, coordinates: &[Expr]) -> Expr {
-        let index = self.index(coordinates);
-        let axes = index.iter().zip(&self.tensor.shape).zip(&self.masked).filter(|(_, masked)| **masked);
-        axes.fold(Expr::bool(true), |mask, ((i, extent), _)| mask.and(i.lt(extent)))
-    }
-
-    /// The same box read with the tile's axes in another order: axis `i` of the new tile is axis `perm[i]` of this one.
-    pub fn transposed(&self, perm: &[usize]) -> View {
-        let place = |axis: &Option<usize>| axis.and_then(|axis| perm.iter().position(|&p| p == axis));
-        View {
-            axes: self.axes.iter().map(place).collect(),
-            shape: perm.iter().map(|&axis| self.shape[axis]).collect(),
-            ..self.clone()
-        }
     }
 }
 

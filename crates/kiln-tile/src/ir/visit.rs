@@ -104,7 +104,13 @@ impl Op {
                 }
             }
         };
-        let view = |view: &mut View, visit: &mut dyn FnMut(&mut Expr)| view.origin.iter_mut().for_each(visit);
+        let view = |view: &mut View, visit: &mut dyn FnMut(&mut Expr)| {
+            view.origins_mut().for_each(&mut *visit);
+            for walk in &mut view.walks {
+                visit(&mut walk.end);
+                walk.parts.iter_mut().for_each(|part| visit(&mut part.extent));
+            }
+        };
         let place = |place: &mut Place, visit: &mut dyn FnMut(&mut Expr)| match place {
             Place::View(of) => view(of, visit),
             Place::Elements { body, index, mask, .. } => {

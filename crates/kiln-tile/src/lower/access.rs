@@ -177,6 +177,12 @@ impl Lower<'_> {
                         mask = mask.and(self.bound(i, extent));
                     }
                 }
+                for walk in &view.walks {
+                    let (position, end) = (walk.position(&at[walk.axis]), self.facts.range(&walk.end));
+                    if self.facts.range(&position).hi >= end.lo {
+                        mask = mask.and(position.lt(&walk.end));
+                    }
+                }
                 Ok(Position { body: vec![], index, mask })
             }
             Place::Elements { axes, body, index, mask, .. } => {

@@ -3,7 +3,7 @@
 use super::Lower;
 use crate::error::Result;
 use crate::expr::Expr;
-use crate::ir::{BarrierId, CopyKind, Place, Slot, View};
+use crate::ir::{BarrierId, CopyKind, Part, Place, Slot, View};
 use crate::threads::{self as t, Effect, Scalar, Special, Stmt, Ty};
 use kiln_layout::{RegisterLayout, SwizzleMode};
 
@@ -12,19 +12,52 @@ use kiln_layout::{RegisterLayout, SwizzleMode};
 pub struct TensorMap {
     /// Which of the program's parameters the tensor is.
     pub tensor: usize,
-    /// Extents of a box, the fastest axis first.
+    /// Extents of a box, the fastest axis first; of windows channels and pixels.
     pub extents: Vec<u32>,
+    /// How windows move over the image that the tensor is, if they do.
+    pub windows: Option<Windows>,
     /// Bytes of the swizzle's span; 0: none.
     pub swizzle: u32,
     /// Whether copies round f32 to TF32.
     pub tf32: bool,
 }
 
+/// How windows move over an image, along each axis of space, the fastest first.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Windows {
+    /// Their first place, from the image's first pixel.
+    pub lower: Vec<i32>,
+    /// Their last place at most, from the image's last pixel.
+    pub upper: Vec<i32>,
+    /// From one to the next.
+    pub steps: Vec<u32>,
+}
+
+impl Windows {
+    fn of(view: &View) -> Option<Windows> {
+        let walk = view.walks.first()?;
+        let along = |of: fn(&Part) -> i64| {
+            let space = walk.parts[1..].iter().rev().map(of);
+            space.map(|at| i32::try_from(at).ok()).collect::<Option<Vec<i32>>>()
+        };
+        let steps = along(|part| part.step)?.into_iter().map(i32::unsigned_abs).collect();
+        Some(Windows { lower: along(|part| part.base)?, upper: along(|part| part.last)?, steps })
+    }
+}
+
 /// Most copies of a thread that stand one after another: of more the compiler would keep all addresses, so that they are a loop of so many.
 const MOST_COPIES: u32 = 8;
 
-/// Tensor map, first element, and shared address of one box.
-type OneBox = (t::Var, Vec<t::Expr>, t::Expr);
+/// One box.
+struct OneBox {
+    map: t::Var,
+    /// First element.
+    origin: Vec<t::Expr>,
+    /// Where in windows the pixels are, of 16 bits each; none of what is no window.
+    offsets: Vec<t::Expr>,
+    /// Shared address.
+    address: t::Expr,
+}
 
 impl Lower<'_> {
     /// Starts a copy of a box into a slot.
@@ -39,10 +72,10 @@ impl Lower<'_> {
             (CopyKind::Tma | CopyKind::Multicast, Some((barrier, index))) => {
                 let barrier = self.barrier_address(*barrier, index)?;
                 let ctas = if kind == CopyKind::Multicast { self.program.schedule.cluster } else { 1 };
-                self.boxes(from, to, ctas, &mut |lower, (map, origin, address)| {
-                    let (to, barrier) = (address, barrier.clone());
+                self.boxes(from, to, ctas, &mut |lower, OneBox { map, origin, offsets, address: to }| {
+                    let barrier = barrier.clone();
                     let multicast = (ctas > 1).then(|| t::Expr::Int((1 << ctas) - 1, Scalar::U16));
-                    lower.push(Stmt::Effect(Effect::TmaLoad { to, map, origin, barrier, multicast }));
+                    lower.push(Stmt::Effect(Effect::TmaLoad { to, map, origin, offsets, barrier, multicast }));
                 })
             }
             (CopyKind::CpAsync(bytes), _) => self.copy_async(from, to, bytes),
@@ -52,7 +85,7 @@ impl Lower<'_> {
 
     /// Starts a copy of a slot to a box.
     pub(super) fn copy_out(&mut self, from: &Slot, to: &View) -> Result<()> {
-        self.boxes(to, from, 1, &mut |lower, (map, origin, from)| {
+        self.boxes(to, from, 1, &mut |lower, OneBox { map, origin, address: from, .. }| {
             lower.push(Stmt::Effect(Effect::TmaStore { from, map, origin }));
         })
     }
@@ -72,18 +105,37 @@ impl Lower<'_> {
             part = Some((cut.axis, along(cut.elements), along(cut.bytes)));
             boxes = cut.first;
         }
-        let walked: Vec<usize> = view.axes.iter().rev().filter_map(|axis| *axis).collect();
+        let windows = view.walks.iter().map(|walk| walk.axis);
+        let walked: Vec<usize> = view.axes.iter().rev().filter_map(|axis| *axis).chain(windows).collect();
         if walked != boxes.order {
             return Err(self.internal(format!("`{name}` lies otherwise than the tensor it is copied from or to")));
         }
-        let extents = view.axes.iter().rev().map(|axis| axis.map_or(1, |axis| boxes.extents[axis])).collect();
+        let extents = match &view.walks[..] {
+            [] => view.axes.iter().rev().map(|axis| axis.map_or(1, |axis| boxes.extents[axis])).collect(),
+            _ if ctas > 1 => return Err(self.internal(format!("windows of `{name}` have no {ctas} parts"))),
+            _ => walked.iter().map(|axis| boxes.extents[*axis]).collect(),
+        };
         let swizzle = if boxes.swizzle == SwizzleMode::None { 0 } else { boxes.swizzle.span() };
         let tf32 = self.rounded.contains(&slot.buffer);
         let map = self.tensor_map(view, (extents, swizzle, tf32))?;
         let start = self.slot(slot)?;
         for place in &boxes.boxes {
             let mut origin = vec![];
-            for (first, axis) in view.origin.iter().zip(&view.axes).rev() {
+            let mut firsts = view.origin.clone();
+            let mut offsets = vec![];
+            if let [walk] = &view.walks[..] {
+                let values = walk.values(&Expr::index(place.origin[walk.axis].into()));
+                for (i, (part, value)) in walk.parts.iter().zip(values).enumerate() {
+                    let moved = value * part.step + part.base;
+                    if i == 0 {
+                        firsts[part.axis] = &firsts[part.axis] + moved;
+                    } else {
+                        let offset = std::mem::replace(&mut firsts[part.axis], moved);
+                        offsets.insert(0, self.expr(&offset)?.cast(Scalar::U16));
+                    }
+                }
+            }
+            for (first, axis) in firsts.iter().zip(&view.axes).rev() {
                 let at = first + i64::from(axis.map_or(0, |axis| place.origin[axis]));
                 let at = self.expr(&at)?.cast(Scalar::I32);
                 origin.push(match &part {
@@ -95,7 +147,8 @@ impl Lower<'_> {
             if let Some((_, _, along)) = &part {
                 bytes = bytes.plus(along.clone());
             }
-            write(self, (map.clone(), origin, t::Expr::SharedAddress(Box::new(bytes))));
+            let address = t::Expr::SharedAddress(Box::new(bytes));
+            write(self, OneBox { map: map.clone(), origin, offsets, address });
         }
         Ok(())
     }
@@ -109,7 +162,7 @@ impl Lower<'_> {
             .iter()
             .position(|param| matches!(param, crate::program::Param::Buffer { buffer, .. } if buffer.id == id));
         let tensor = position.ok_or_else(|| self.internal(format!("`{}` is no parameter", view.tensor.name)))?;
-        let map = TensorMap { tensor, extents, swizzle, tf32 };
+        let map = TensorMap { tensor, extents, windows: Windows::of(view), swizzle, tf32 };
         if let Some((_, var)) = self.maps.iter().find(|(known, _)| *known == map) {
             return Ok(var.clone());
         }
@@ -122,8 +175,7 @@ impl Lower<'_> {
     fn copy_async(&mut self, from: &View, to: &Slot, bytes: u32) -> Result<()> {
         let shared = self.shared_layout(to.buffer)?;
         let width = bytes / shared.element_bytes();
-        let inner = from.axes.last().copied().flatten();
-        let fast = inner.ok_or_else(|| self.internal("a copy that walks along no dense axis"))?;
+        let fast = from.inner().ok_or_else(|| self.internal("a copy that walks along no dense axis"))?;
         let order: Vec<usize> =
             std::iter::once(fast).chain((0..from.shape.len()).rev().filter(|axis| *axis != fast)).collect();
         let layout = RegisterLayout::blocked(&from.shape, self.threads()?.count, width, &order);

@@ -28,7 +28,7 @@ use crate::ir::{self, Op, Operand, Program, SharedId, ValueId};
 use crate::pass::facts::{Facts, Range, VarFacts};
 use crate::program::{Access, Param, product};
 use crate::threads::{self as t, Effect, Scalar, Space, Stmt, Ty};
-pub use copy::TensorMap;
+pub use copy::{TensorMap, Windows};
 use kiln_layout::RegisterLayout;
 use kiln_target::arch::Arch;
 use kiln_target::atoms::AtomTable;

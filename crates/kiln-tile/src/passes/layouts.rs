@@ -2,6 +2,7 @@
 //! between.
 
 use super::Machine;
+use super::machine::walks_in_runs;
 use super::select::dense_axes;
 use crate::error::{Result, TileError};
 use crate::expr::{Expr, ExprKind, Var};
@@ -274,10 +275,8 @@ impl Pass<'_> {
     /// The axis of a tile that is contiguous where it is loaded from or stored to.
     fn fastest(&self, flat: &[&Stmt], value: ValueId) -> Option<usize> {
         flat.iter().find_map(|stmt| match &stmt.op {
-            Op::Load { from: Place::View(view), .. } if stmt.results[0] == value => view.axes.last().copied().flatten(),
-            Op::Store { to: Place::View(view), value: stored } if *stored == value => {
-                view.axes.last().copied().flatten()
-            }
+            Op::Load { from: Place::View(view), .. } if stmt.results[0] == value => view.inner(),
+            Op::Store { to: Place::View(view), value: stored } if *stored == value => view.inner(),
             _ => None,
         })
     }
@@ -581,7 +580,7 @@ impl Accesses {
     fn view(&self, view: &View) -> Option<u32> {
         let inner = view.tensor.shape.len().saturating_sub(1);
         let unit = view.tensor.strides.last().and_then(Expr::as_const) == Some(1);
-        if !unit || view.axes.last().copied().flatten() != Some(self.fast) {
+        if !unit || view.inner() != Some(self.fast) {
             return None;
         }
         let whole = |e: &Expr, width: u32| self.facts.multiple(e) % i128::from(width) == 0;
@@ -591,6 +590,7 @@ impl Accesses {
                 && view.tensor.strides[..inner].iter().all(|stride| whole(stride, access))
                 && whole(&view.origin[inner], access)
                 && (!view.masked[inner] || whole(&view.tensor.shape[inner], *width))
+                && walks_in_runs(&self.facts, view, i128::from(*width))
         };
         [16, 8, 4, 2].into_iter().find(fits)
     }

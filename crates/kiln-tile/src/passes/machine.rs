@@ -2,7 +2,7 @@
 
 use crate::dtype::DType;
 use crate::expr::Expr;
-use crate::ir::View;
+use crate::ir::{Part, View};
 use crate::pass::facts::Facts;
 use kiln_layout::{Deal, LayoutError, RegisterLayout};
 use kiln_target::arch::Arch;
@@ -36,6 +36,11 @@ impl Machine {
         self.has_tma() && self.atoms.has_copy(CopyKind::TensorMulticast)
     }
 
+    /// Whether the accelerator finds the pixels that windows see.
+    pub fn has_windows(&self) -> bool {
+        self.has_tma() && self.atoms.has_copy(CopyKind::TensorWindows)
+    }
+
     /// Whether `cp.async` exists.
     pub fn has_cp_async(&self) -> bool {
         self.atoms.has_copy(CopyKind::Async)
@@ -54,7 +59,9 @@ impl Machine {
         let boxes = view.shape.iter().all(|extent| *extent <= 256 || extent.is_multiple_of(256));
         let line = view.axes[inner].map_or(0, |axis| i128::from(view.shape[axis]) * bytes);
         let whole = line > 0 && line % 32 == 0;
+        let windows = view.walks.is_empty() || self.has_windows() && are_windows(facts, view);
         self.has_tma()
+            && windows
             && (1..=5).contains(&rank)
             && bytes > 0
             && is_one(&view.tensor.strides[inner])
@@ -67,7 +74,7 @@ impl Machine {
     pub fn cp_async_takes(&self, facts: &Facts, view: &View) -> Option<u32> {
         let inner = view.tensor.shape.len().checked_sub(1)?;
         let bytes = view.tensor.dtype.bits() / 8;
-        let axis = view.axes[inner]?;
+        let axis = view.inner()?;
         if !self.has_cp_async() || bytes == 0 || !is_one(&view.tensor.strides[inner]) {
             return None;
         }
@@ -79,8 +86,43 @@ impl Machine {
                 && view.tensor.strides[..inner].iter().all(whole)
                 && whole(&view.origin[inner])
                 && (!view.masked[inner] || whole(&view.tensor.shape[inner]))
+                && walks_in_runs(facts, view, elements)
         })
     }
+}
+
+/// Whether elements that walks bring to neighbouring places stand together by so many, at multiples of that.
+pub fn walks_in_runs(facts: &Facts, view: &View, elements: i128) -> bool {
+    let last = view.axes.len().saturating_sub(1);
+    let whole = |e: &Expr| facts.multiple(e) % elements == 0;
+    let mut walks = view.walks.iter().filter(|walk| walk.parts.iter().any(|part| part.axis == last));
+    let (walk, None) = (walks.next(), walks.next()) else { return elements == 1 };
+    walk.is_none_or(|walk| {
+        let run = |part: &Part| part.axis == last && part.step == 1 && part.base % elements as i64 == 0;
+        let innermost = walk.parts.last().is_some_and(|part| run(part) && whole(&part.extent));
+        let only = walk.parts.iter().filter(|part| part.axis == last).count() == 1 && view.axes[last].is_none();
+        elements == 1 || innermost && only && whole(&walk.first) && whole(&walk.end)
+    })
+}
+
+/// Whether the accelerator finds the elements: those of all pixels that windows see at one place in them, some channels of each. Images come first,
+/// channels last.
+fn are_windows(facts: &Facts, view: &View) -> bool {
+    let space = view.axes.len().saturating_sub(2);
+    let [walk] = &view.walks[..] else { return false };
+    if !(1..=3).contains(&space) || walk.parts.len() != space + 1 {
+        return false;
+    }
+    let corner = [1 << 15, 1 << 7, 1 << 4][space - 1];
+    let order = walk.parts.iter().enumerate().all(|(axis, part)| part.axis == axis);
+    let images = walk.parts[0].base == 0 && walk.parts[0].step == 1;
+    let pixels = walk.parts[1..].iter().all(|part| {
+        let place = facts.range(&view.origin[part.axis]);
+        let near = [part.base, part.last].iter().all(|at| (-corner..corner).contains(at));
+        // Places in windows are a word, or bytes of it, or parts of bytes.
+        near && part.step <= 8 && place.lo >= 0 && place.hi < i128::from(2 * corner)
+    });
+    order && images && pixels && view.axes[..=space].iter().all(Option::is_none)
 }
 
 /// A dot: its tiles, and how its operands lie in shared memory.

@@ -52,7 +52,8 @@ impl Found {
                 }
                 Op::If { cond, .. } => inside |= self.differs(cond),
                 Op::Copy { from, to: Slot { buffer, stage: Stage::Cursor(channel) }, kind: CopyKind::Tma, .. } => {
-                    let alike = !from.origin.iter().any(|e| self.differs(e));
+                    // Of windows no parts are asked for.
+                    let alike = from.walks.is_empty() && !from.origin.iter().any(|e| self.differs(e));
                     self.copies.entry(*buffer).or_insert((*channel, true)).1 &= alike;
                     if uneven {
                         self.uneven.insert(*channel);

@@ -145,7 +145,7 @@ impl Pass<'_> {
     fn copy_all(&self, loads: &[ValueId], renaming: &Renaming) -> Block {
         let copy = |load: &ValueId| {
             let mut from = self.feeds[load].view.clone();
-            from.origin.iter_mut().for_each(|e| *e = renaming.expr(e));
+            from.origins_mut().for_each(|e| *e = renaming.expr(e));
             Stmt::effect(Op::Copy { from, to: self.slots[load].clone(), kind: self.kind(*load), barrier: None })
         };
         loads.iter().map(copy).collect()
@@ -207,6 +207,7 @@ impl Pass<'_> {
                     view.masked[axis] |= masked && moved != *origin;
                     *origin = moved;
                 }
+                view.walks.iter_mut().for_each(|walk| walk.first = renaming.expr(&walk.first));
                 let fill = Expr::int(view.tensor.dtype, 0);
                 let value = program.add_like(*load);
                 (value, Stmt { results: vec![value], op: Op::Load { from: Place::View(view), fill } })

@@ -4,7 +4,7 @@ use super::Machine;
 use super::machine::DotShape;
 use crate::error::{Result, TileError};
 use crate::expr::Expr;
-use crate::ir::{Block, CopyKind, Op, Operand, Place, Program, Shared, SharedId, Slot, Stage, Stmt, ValueId, View};
+use crate::ir::{Block, CopyKind, Op, Operand, Place, Program, Shared, SharedId, Slot, Stage, Stmt, ValueId};
 use kiln_num::Round;
 use kiln_target::atoms::MmaKind;
 use std::collections::{HashMap, HashSet};
@@ -108,11 +108,10 @@ impl Pass<'_> {
 pub(super) fn dense_axes(body: &Block) -> HashMap<SharedId, usize> {
     let mut loaded: HashMap<ValueId, usize> = HashMap::new();
     let mut dense = HashMap::new();
-    let inner = |view: &View| view.axes.last().copied().flatten();
     for stmt in body {
         stmt.walk(&mut |stmt| match &stmt.op {
             Op::Load { from: Place::View(view), .. } => {
-                loaded.extend(inner(view).map(|axis| (stmt.results[0], axis)));
+                loaded.extend(view.inner().map(|axis| (stmt.results[0], axis)));
             }
             Op::For { carried, .. } => {
                 let known: Vec<(ValueId, usize)> =
@@ -125,7 +124,7 @@ pub(super) fn dense_axes(body: &Block) -> HashMap<SharedId, usize> {
                 }
             }
             Op::Copy { from: view, to: slot, .. } | Op::CopyOut { to: view, from: slot } => {
-                dense.extend(inner(view).map(|axis| (slot.buffer, axis)));
+                dense.extend(view.inner().map(|axis| (slot.buffer, axis)));
             }
             _ => {}
         });

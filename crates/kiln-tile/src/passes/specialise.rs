@@ -6,8 +6,8 @@
 use super::Machine;
 use super::feeds::{Feed, feeds, operands};
 use crate::ir::{
-    Block, Channel, ChannelId, CopyKind, Op, Operand, Program, Renaming, Role, Shared, SharedId, Slot, Stage, Stmt,
-    ValueId, View,
+    Block, Channel, ChannelId, CopyKind, Op, Operand, Part, Program, Renaming, Role, Shared, SharedId, Slot, Stage,
+    Stmt, ValueId, View,
 };
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -66,10 +66,17 @@ struct Pass<'a> {
 }
 
 /// What tells boxes apart: their tensor and extents.
-type Key = (u32, Vec<Option<usize>>, Vec<u32>);
+#[derive(PartialEq)]
+struct Key {
+    tensor: u32,
+    axes: Vec<Option<usize>>,
+    walks: Vec<(usize, Vec<Part>)>,
+    shape: Vec<u32>,
+}
 
 fn key(view: &View) -> Key {
-    (view.tensor.id, view.axes.clone(), view.shape.clone())
+    let walks = view.walks.iter().map(|walk| (walk.axis, walk.parts.clone())).collect();
+    Key { tensor: view.tensor.id, axes: view.axes.clone(), walks, shape: view.shape.clone() }
 }
 
 /// The boxes that a dot in a pipelined loop multiplies with nothing else that the loop loads.

@@ -299,10 +299,10 @@ impl Printer<'_> {
     fn effect(&mut self, effect: &Effect, depth: usize) {
         let args: Vec<String> = match effect {
             Effect::Atomic { .. } => vec![],
-            Effect::TmaLoad { to, map, origin, barrier, multicast } => {
+            Effect::TmaLoad { to, map, origin, offsets, barrier, multicast } => {
                 let mut args = vec![self.expr(to), self.name(map), self.expr(barrier)];
                 args.extend(multicast.as_ref().map(|ctas| self.expr(ctas)));
-                args.extend(origin.iter().map(|x| self.expr(x)));
+                args.extend(origin.iter().chain(offsets).map(|x| self.expr(x)));
                 args
             }
             Effect::TmaStore { from, map, origin } => {
@@ -339,9 +339,10 @@ impl Printer<'_> {
             Effect::CounterWait { .. } => ("counter_wait".to_owned(), args, Some(Piece::CounterWait)),
             Effect::CounterSet { .. } => ("counter_set".to_owned(), args, Some(Piece::CounterSet)),
             Effect::CopyAsync { bytes, .. } => (format!("copy_async<{bytes}>"), args, Some(Piece::CopyAsync)),
-            Effect::TmaLoad { multicast, .. } => {
+            Effect::TmaLoad { multicast, offsets, .. } => {
                 self.pieces.insert(Piece::TensorMap);
                 match multicast {
+                    _ if !offsets.is_empty() => ("tma_load_im2col".to_owned(), args, Some(Piece::TmaLoadWindows)),
                     Some(_) => ("tma_load_multicast".to_owned(), args, Some(Piece::TmaLoadMulticast)),
                     None => ("tma_load".to_owned(), args, Some(Piece::TmaLoad)),
                 }

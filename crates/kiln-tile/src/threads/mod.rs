@@ -297,6 +297,8 @@ pub enum Effect {
         map: Var,
         /// First element of the box, innermost axis first.
         origin: Vec<Expr>,
+        /// Where in windows the pixels are, 16 bits each; none where a box is copied.
+        offsets: Vec<Expr>,
         /// Shared address of the mbarrier.
         barrier: Expr,
         /// The CTAs of the cluster that get it, as bits; `None`: this one.

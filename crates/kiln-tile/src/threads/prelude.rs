@@ -25,6 +25,7 @@ pub enum Piece {
     TensorMap,
     TmaLoad,
     TmaLoadMulticast,
+    TmaLoadWindows,
     TmaStore,
     Commit,
     WaitGroup,
@@ -83,6 +84,7 @@ impl Piece {
             Piece::TensorMap => "struct alignas(64) TensorMap { unsigned long long words[16]; };\n".to_owned(),
             Piece::TmaLoad => (1..=5).map(|rank| tma_load(rank, false)).collect(),
             Piece::TmaLoadMulticast => (1..=5).map(|rank| tma_load(rank, true)).collect(),
+            Piece::TmaLoadWindows => (3..=5).map(tma_load_windows).collect(),
             Piece::TmaStore => (1..=5).map(tma_store).collect(),
             Piece::Commit => [
                 effect("commit_copies()", "cp.async.commit_group;", ""),
@@ -269,6 +271,18 @@ fn tma_load(rank: u32, multicast: bool) -> String {
         "__device__ __forceinline__ void {name}(unsigned to, const TensorMap& map, unsigned barrier, {param}{params}) {{\n    \
          asm volatile(\"cp.async.bulk.tensor.{rank}d.shared::cluster.global.mbarrier::complete_tx::bytes{suffix} [%0], [%1, {{{places}}}], [%2]{mask};\"\n                 \
          :: \"r\"(to), \"l\"(&map), \"r\"(barrier), {operand}{operands} : \"memory\");\n}}\n"
+    )
+}
+
+fn tma_load_windows(rank: u32) -> String {
+    let (params, operands, places) = coordinates(rank, 3);
+    let list = |of: &dyn Fn(u32) -> String| (0..rank - 2).map(of).collect::<Vec<_>>().join(", ");
+    let (offsets, shorts) = (list(&|axis| format!("unsigned short o{axis}")), list(&|axis| format!("\"h\"(o{axis})")));
+    let within = list(&|axis| format!("%{}", 3 + rank + axis));
+    format!(
+        "__device__ __forceinline__ void tma_load_im2col(unsigned to, const TensorMap& map, unsigned barrier, {params}, {offsets}) {{\n    \
+         asm volatile(\"cp.async.bulk.tensor.{rank}d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {{{places}}}], [%2], {{{within}}};\"\n                 \
+         :: \"r\"(to), \"l\"(&map), \"r\"(barrier), {operands}, {shorts} : \"memory\");\n}}\n"
     )
 }
 

@@ -88,8 +88,8 @@ impl Effect {
             Effect::BarrierArriveRemote { address, rank } => vec![address, rank],
             Effect::BarrierWait { address, parity } => vec![address, parity],
             Effect::CopyAsync { to, from, exists, .. } => vec![to, from, exists],
-            Effect::TmaLoad { to, origin, barrier, multicast, .. } => {
-                [to, barrier].into_iter().chain(origin).chain(multicast).collect()
+            Effect::TmaLoad { to, origin, offsets, barrier, multicast, .. } => {
+                [to, barrier].into_iter().chain(origin).chain(offsets).chain(multicast).collect()
             }
             Effect::TmaStore { from, origin, .. } => std::iter::once(from).chain(origin).collect(),
             Effect::Atomic { pointer, index, value, .. }

@@ -19,6 +19,7 @@ pub fn walk(tensor: &Buffer, origin: &[Expr], axes: &[Option<usize>], shape: &[u
         axes: axes.to_vec(),
         shape: shape.to_vec(),
         masked: vec![true; origin.len()],
+        walks: vec![],
     })
 }
 

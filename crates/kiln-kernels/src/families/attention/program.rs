@@ -470,7 +470,7 @@ impl<'e> Emit<'e> {
         };
         let (origin, walked): (Vec<Expr>, Vec<Option<usize>>) = axes.iter().map(place).unzip();
         let masked = vec![true; origin.len()];
-        View { tensor: buffer.clone(), origin, axes: walked, shape: shape.to_vec(), masked }
+        View { tensor: buffer.clone(), origin, axes: walked, shape: shape.to_vec(), masked, walks: vec![] }
     }
 
     /// Result `i` as a box.

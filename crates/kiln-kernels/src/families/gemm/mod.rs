@@ -21,14 +21,16 @@ mod product;
 mod program;
 mod shared;
 mod space;
+mod windows;
 
 use super::{Built, KernelFamily, Subject};
 use crate::value::Values;
-use crate::value::dims::numel;
+use crate::value::dims::{multiple, numel};
 use crate::value::dtype::register;
 use crate::{Condition, Guard, Result};
 use config::Feed;
 pub use config::{Config, Depth};
+pub(super) use cost::estimate;
 use groups::Groups;
 use kiln_fuse::Anchor;
 use kiln_graph::{DType, EinsumSpec, Op};
@@ -37,9 +39,11 @@ use kiln_target::{Estimate, Gpu};
 use kiln_tile::Round;
 use kiln_tile::passes::Machine;
 use kiln_tile::passes::machine::DotShape;
-use product::{Along, Product};
-pub(super) use product::{pitch, stored, views};
+use product::Along;
+pub(super) use product::{Group, Operand, Product, memory, pitch, stored, views};
+pub(super) use space::{smallest, space};
 use std::sync::Arc;
+pub(super) use windows::Windows;
 
 /// The family.
 pub struct Gemm;
@@ -106,74 +110,50 @@ impl KernelFamily for Gemm {
             // A tile ends where its group does: what is stored is no box.
             product.boxes.iter_mut().for_each(|axes| *axes = None);
         }
-        let machine = Machine::new(gpu.arch);
-        let (types, best) = types(&product, sums, &machine);
-        let (tf32, best) =
-            rounding(subject, types, sums, &machine).map_or((None, best), |(round, kind)| (Some(round), kind));
-        let feed = |side: usize| {
-            let operand = &product.operands[side];
-            let Some((_, axes)) = operand.lies.as_ref().filter(|_| operand.dtype == types[side]) else {
-                return Feed::Computed;
-            };
-            let bits = axes.pitch().saturating_mul(i64::from(operand.dtype.bits()));
-            match bits {
-                _ if matches!(axes.dense(), Some(Along::Grid(_)) | None) => Feed::Computed,
-                // Groups begin at any row.
-                _ if groups.is_some() && axes.dense() == Some(Along::Outer(0)) => Feed::Registers,
-                bits if bits % 128 == 0 => Feed::Wide,
-                bits if bits % 32 == 0 => Feed::Narrow,
-                _ => Feed::Registers,
-            }
-        };
-        let feeds = [feed(0), feed(1)];
-        let deep = [0, 1].map(|side| {
-            let lies = product.operands[side].lies.as_ref();
-            feeds[side] == Feed::Computed || lies.is_none_or(|(_, axes)| axes.dense() == Some(Along::Depth))
-        });
-        let outputs = region.graph.outputs.iter().zip(&product.boxes).filter(|(_, axes)| axes.is_some());
-        let bits: Vec<u32> = outputs.map(|((_, v), _)| region.graph.ty(*v).dtype.bits()).collect();
-        let stored_bytes = bits.iter().map(|bits| bits / 8).sum();
-        let narrow = bits.iter().any(|bits| *bits < 32);
-        let subject = subject.clone();
-        let problem = Problem { subject, product, types, sums, tf32, best, feeds, deep, stored_bytes, narrow, groups };
+        let problem = Problem::of(subject, product, sums, groups, gpu);
         // What one Config can express all can.
-        self.build(&problem, &space::smallest(&problem))?;
+        build(&problem, &smallest(&problem))?;
         Ok(Some(problem))
     }
 
     fn space(&self, problem: &Problem, gpu: &Gpu) -> Vec<Config> {
-        space::space(problem, gpu)
+        space(problem, gpu)
     }
 
     fn estimate(&self, problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
-        cost::estimate(problem, config, gpu)
+        estimate(problem, config, gpu)
     }
 
     fn build(&self, problem: &Problem, config: &Config) -> Result<Built> {
-        let mut launches = vec![program::product(problem, config)?];
-        if matches!(config.depth, Depth::Parts(_)) {
-            launches.push(program::combination(problem, config)?);
-        }
-        // The right operand gives the rows where there are few of the left one's; every row has registers of its own where operands meet there.
-        let few = problem.product.extent(Along::Outer(if config.lanes > 0 { config.sides()[0] } else { 0 }));
-        let most = match config.lanes {
-            0 => config::FEW_ROWS as i64,
-            _ => config.bm.into(),
-        };
-        let guard = match few.as_const() {
-            None if (config.swap || config.lanes > 0) && problem.groups.is_none() => {
-                Guard(vec![Condition::AtMost(few, most)])
-            }
-            _ => Guard::always(),
-        };
-        Ok(Built {
-            launches,
-            guard,
-            scratch_bytes: program::scratch_bytes(problem, config),
-            zeroed_bytes: program::counter_bytes(problem, config),
-            packed: vec![],
-        })
+        build(problem, config)
     }
+}
+
+/// The tile programs of a product.
+pub fn build(problem: &Problem, config: &Config) -> Result<Built> {
+    let mut launches = vec![program::product(problem, config)?];
+    if matches!(config.depth, Depth::Parts(_)) {
+        launches.push(program::combination(problem, config)?);
+    }
+    // The right operand gives the rows where there are few of the left one's; every row has registers of its own where operands meet there.
+    let few = problem.product.extent(Along::Outer(if config.lanes > 0 { config.sides()[0] } else { 0 }));
+    let most = match config.lanes {
+        0 => config::FEW_ROWS as i64,
+        _ => config.bm.into(),
+    };
+    let guard = match few.as_const() {
+        None if (config.swap || config.lanes > 0) && problem.groups.is_none() => {
+            Guard(vec![Condition::AtMost(few, most)])
+        }
+        _ => Guard::always(),
+    };
+    Ok(Built {
+        launches,
+        guard,
+        scratch_bytes: program::scratch_bytes(problem, config),
+        zeroed_bytes: program::counter_bytes(problem, config),
+        packed: vec![],
+    })
 }
 
 /// What dots multiply, and by which instructions at best: the operands as they are where an instruction does, else as the type of the sums.
@@ -200,6 +180,55 @@ fn rounding(subject: &Subject, types: [DType; 2], sums: DType, machine: &Machine
 }
 
 impl Problem {
+    /// A product, and how a GPU makes it.
+    pub fn of(subject: &Arc<Subject>, product: Product, sums: DType, groups: Option<Groups>, gpu: &Gpu) -> Problem {
+        let graph = &subject.region.graph;
+        let machine = Machine::new(gpu.arch);
+        let (types, best) = types(&product, sums, &machine);
+        let (tf32, best) =
+            rounding(subject, types, sums, &machine).map_or((None, best), |(round, kind)| (Some(round), kind));
+        let feed = |side: usize| {
+            let operand = &product.operands[side];
+            let plain = operand.dtype == types[side];
+            let (dense, pitch) = match (&operand.windows, &operand.lies) {
+                (Some(windows), _) if plain => (Some(windows.dense()), windows.pitch()),
+                (None, Some((_, axes))) if plain => (axes.dense(), axes.pitch()),
+                _ => return Feed::Computed,
+            };
+            let bits = pitch.saturating_mul(i64::from(operand.dtype.bits()));
+            match bits {
+                _ if matches!(dense, Some(Along::Grid(_)) | None) => Feed::Computed,
+                // Groups begin at any row.
+                _ if groups.is_some() && dense == Some(Along::Outer(0)) => Feed::Registers,
+                bits if bits % 128 == 0 => Feed::Wide,
+                bits if bits % 32 == 0 => Feed::Narrow,
+                _ => Feed::Registers,
+            }
+        };
+        let feeds = [feed(0), feed(1)];
+        let deep = [0, 1].map(|side| {
+            let operand = &product.operands[side];
+            let lies = || operand.lies.as_ref().is_none_or(|(_, axes)| axes.dense() == Some(Along::Depth));
+            match &operand.windows {
+                Some(windows) => windows.dense() == Along::Depth,
+                None => feeds[side] == Feed::Computed || lies(),
+            }
+        });
+        let outputs = graph.outputs.iter().zip(&product.boxes).filter(|(_, axes)| axes.is_some());
+        let bits: Vec<u32> = outputs.map(|((_, v), _)| graph.ty(*v).dtype.bits()).collect();
+        let stored_bytes = bits.iter().map(|bits| bits / 8).sum();
+        let narrow = bits.iter().any(|bits| *bits < 32);
+        let subject = subject.clone();
+        Problem { subject, product, types, sums, tf32, best, feeds, deep, stored_bytes, narrow, groups }
+    }
+
+    /// Whether all columns of a tile are of one group of channels, where windows see those of one.
+    pub fn one_group(&self, config: &Config) -> bool {
+        let columns = config.sides().into_iter().zip([config.bm, config.bn]).find(|(side, _)| *side == 1);
+        let group = self.product.operands[0].windows.as_ref().and_then(|windows| windows.group.as_ref());
+        group.is_none_or(|each| columns.is_none_or(|(_, tile)| multiple(each) % i64::from(tile) == 0))
+    }
+
     /// Whether tensor cores take the types.
     fn tensor(&self) -> bool {
         self.best != MmaKind::Fma

@@ -1,6 +1,7 @@
 //! An einsum as a matrix product: its labels fall into batch (both operands and the result), the outer axes of either operand (that operand and
 //! the result) and depth (both operands, summed); where operands and results lie in memory as boxes of these.
 
+use super::windows::Windows;
 use crate::Result;
 use crate::value::dims::{gcd, multiple, numel};
 use crate::value::{Values, Writer};
@@ -85,6 +86,8 @@ pub struct Operand {
     pub outer: Group,
     /// The region's input that it is, and that input's axes, if they are those of the product.
     pub lies: Option<(usize, Axes)>,
+    /// The image whose windows it has, if it has some.
+    pub windows: Option<Windows>,
 }
 
 /// A contraction beside the first, which differs from it in one operand alone.
@@ -152,7 +155,14 @@ impl Product {
         let operand = |side: usize| {
             let value = narrowest(values, node.inputs[side], acc.compute());
             let dtype = values.graph.ty(value).dtype;
-            Operand { value, labels: labels[side].clone(), dtype, outer: outer[side].clone(), lies: None }
+            Operand {
+                value,
+                labels: labels[side].clone(),
+                dtype,
+                outer: outer[side].clone(),
+                lies: None,
+                windows: None,
+            }
         };
         let mut product = Product {
             anchor,
@@ -186,14 +196,20 @@ impl Product {
             let twin = product.twin(values, *other)?;
             product.twins.push(twin);
         }
+        product.stores(values, anchors, &extent)?;
+        Ok(product)
+    }
+
+    /// Finds out which results are boxes.
+    pub fn stores(&mut self, values: &Values, anchors: &[NodeId], extent: &dyn Fn(&char) -> Dim) -> Result<()> {
         let outers = [Along::Outer(0), Along::Outer(1)];
         for i in 0..values.graph.outputs.len() {
-            let labels = stored(&views(values, anchors, values.output(i))?, values, &spec.out);
-            let axes = labels.and_then(|labels| product.axes(&row_major(&labels, &extent), &outers));
-            product.boxes.push(axes);
+            let labels = stored(&views(values, anchors, values.output(i))?, values, &self.labels);
+            let axes = labels.and_then(|labels| self.axes(&row_major(&labels, extent), &outers));
+            self.boxes.push(axes);
         }
-        product.plain = product.axes(&row_major(&spec.out, &extent), &outers);
-        Ok(product)
+        self.plain = self.axes(&row_major(&self.labels, extent), &outers);
+        Ok(())
     }
 
     /// A contraction as a twin of this one, whose operands lie alike.
@@ -236,7 +252,7 @@ impl Product {
     }
 
     /// Operand `side` as a box, with the least number of outer labels that CTAs have one coordinate of.
-    fn promoted(&self, side: usize, memory: &[Option<Memory>; 2]) -> Option<(usize, usize, Axes)> {
+    pub fn promoted(&self, side: usize, memory: &[Option<Memory>; 2]) -> Option<(usize, usize, Axes)> {
         let Memory { input, axes: lies } = memory[side].as_ref()?;
         let all = self.operands[side].outer.labels.len();
         (0..all.max(1)).find_map(|count| {
@@ -254,7 +270,7 @@ impl Product {
     }
 
     /// Axes of memory with these labels as dimensions of the product, of which all of `needed` are one axis each; `None` where some are not.
-    fn axes(&self, lies: &[(char, MemoryAxis)], needed: &[Along]) -> Option<Axes> {
+    pub fn axes(&self, lies: &[(char, MemoryAxis)], needed: &[Along]) -> Option<Axes> {
         let mut axes: Vec<(Along, MemoryAxis)> = vec![];
         let mut found: Vec<(Along, usize)> = vec![];
         for (label, own) in lies {
@@ -307,13 +323,13 @@ impl Product {
 }
 
 /// An operand as it lies in memory: a region's input, and the labels that walk along its axes.
-struct Memory {
-    input: usize,
-    axes: Vec<(char, MemoryAxis)>,
+pub struct Memory {
+    pub input: usize,
+    pub axes: Vec<(char, MemoryAxis)>,
 }
 
 /// The region's input that an operand is, seen through views that leave each label one step.
-fn memory(values: &Values, operand: &Operand) -> Option<Memory> {
+pub fn memory(values: &Values, operand: &Operand) -> Option<Memory> {
     let (input, strided) = values.viewed_input(operand.value)?;
     let shape = values.shape(operand.value);
     let axes = strided.boxed(|axis| !shape[axis].is(1))?;

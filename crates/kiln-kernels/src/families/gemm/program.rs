@@ -5,6 +5,7 @@ use super::config::{Config, Depth};
 use super::groups::Part;
 use super::product::{Along, Axes, Operand, views};
 use super::shared::tile_counts;
+use super::windows::Image;
 use crate::Result;
 use crate::families::TileLaunch;
 use crate::value::dims::numel;
@@ -105,6 +106,8 @@ pub struct Source<'a> {
     operand: &'a Operand,
     /// The tensor that it is a box of, if it is one.
     pub lies: Option<Lies>,
+    /// The image whose windows it has, if it has some.
+    image: Option<Image<'a>>,
 }
 
 pub struct Program<'a> {
@@ -194,7 +197,7 @@ impl<'a> Program<'a> {
         };
         let (origin, walked) = axes.0.iter().map(place).unzip();
         let masked = vec![true; axes.0.len()];
-        View { tensor: tensor.clone(), origin, axes: walked, shape: shape.to_vec(), masked }
+        View { tensor: tensor.clone(), origin, axes: walked, shape: shape.to_vec(), masked, walks: vec![] }
     }
 
     /// A tile for the sums of each contraction.
@@ -255,7 +258,8 @@ impl<'a> Program<'a> {
                 let (tensor, starts) = self.values.input_box(k, input, &memory);
                 Lies { tensor, axes, starts }
             });
-            Some(Source { operand, lies })
+            let image = operand.windows.as_ref().map(|windows| Image::of(windows, &mut self.values, k));
+            Some(Source { operand, lies, image })
         };
         (0..=product.twins.len()).map(|n| sides.map(|side| source(n, side))).collect()
     }
@@ -275,8 +279,12 @@ impl<'a> Program<'a> {
         let deep = 1 - axis;
         let mut shape = [self.config.bk; 2];
         shape[axis] = outer;
-        let tile = match &source.lies {
-            Some(lies) => {
+        let tile = match (&source.lies, &source.image) {
+            (_, Some(image)) => {
+                let view = self.windows(k, image, axis, shape, k0);
+                k.load(name, view)
+            }
+            (Some(lies), None) => {
                 let view = self.operand_view(lies, shape, |along| match along {
                     Along::Outer(_) => Some((axis, self.first(axis))),
                     Along::Depth => Some((deep, k0.clone())),
@@ -284,7 +292,7 @@ impl<'a> Program<'a> {
                 });
                 k.load(name, view)
             }
-            None => self.computed(k, name, (axis, source.operand), shape, k0)?,
+            (None, None) => self.computed(k, name, (axis, source.operand), shape, k0)?,
         };
         Ok(k.cast(&tile, self.problem.types[side]))
     }
@@ -491,7 +499,7 @@ impl<'a> Program<'a> {
         let rank = origin.len();
         let axes = (0..rank).map(|axis| axis.checked_sub(rank - 2)).collect();
         let shape = vec![self.config.bm, self.config.bn];
-        View { tensor: sums.clone(), origin, axes, shape, masked: vec![true; rank] }
+        View { tensor: sums.clone(), origin, axes, shape, masked: vec![true; rank], walks: vec![] }
     }
 }
 

@@ -119,7 +119,8 @@ impl Space<'_> {
             for line in [64, 128] {
                 let config = Config { bm, bn, bk: line / problem.widest(), warps, swap, ..smallest(problem) };
                 self.plain(config);
-                if line == 128 {
+                // Channels of images come in fewer whole lines than the depth of matrices.
+                if line == 128 || problem.product.operands[0].windows.is_some() {
                     self.specialised(config);
                     self.alternating(config);
                 }
@@ -186,7 +187,12 @@ impl Space<'_> {
     /// One role that copies and multiplies.
     fn plain(&mut self, config: Config) {
         // Tiles that no power of two divides are for warpgroups fed by boxes.
-        if !config.bn.is_power_of_two() || config.bn > 128 || config.bm > 128 || self.atom(&config).is_none() {
+        if !self.problem.one_group(&config)
+            || !config.bn.is_power_of_two()
+            || config.bn > 128
+            || config.bm > 128
+            || self.atom(&config).is_none()
+        {
             return;
         }
         let problem = self.problem;
@@ -215,6 +221,7 @@ impl Space<'_> {
         // A warpgroup has 64 rows, or 128.
         let rows = config.bm / (config.warps / 4);
         let wide = rows == 64 || rows == 128 && (config.bm == 256 || config.ping_pong);
+        let boxed = boxed && problem.one_group(&config);
         if !self.machine.has_tma() || !boxed || !wide || !self.holds(&config, config.ping_pong) {
             return;
         }
@@ -258,7 +265,9 @@ impl Space<'_> {
         let pairs = |axis: &usize| {
             let (side, outer) = (sides[1 - axis], [bm, bn][1 - axis]);
             let rows = if self.problem.deep[side] { outer } else { bk };
-            rows.is_multiple_of(2 * BOX_ROWS) && sizes[sides[*axis]] > f64::from([bm, bn][*axis])
+            // Of windows no parts are asked for.
+            let whole = self.problem.product.operands[side].windows.is_none();
+            whole && rows.is_multiple_of(2 * BOX_ROWS) && sizes[sides[*axis]] > f64::from([bm, bn][*axis])
         };
         let axis = if bn >= bm { [0, 1] } else { [1, 0] }.into_iter().find(pairs);
         if let Some(axis) = axis {
@@ -271,15 +280,21 @@ impl Space<'_> {
     /// Whether an operand's tiles are boxes that the tensor memory accelerator brings.
     fn boxed(&self, side: usize, outer: u32, depth: u32) -> bool {
         let operand = &self.problem.product.operands[side];
+        let line = |extent: u32| {
+            let line = extent * operand.dtype.bits() / 8;
+            line.is_multiple_of(128) || line == 64 || line == 32
+        };
+        if let Some(windows) = &operand.windows {
+            let asked = self.machine.has_windows() && windows.boxed(depth);
+            return asked && self.problem.feeds[side] == Feed::Wide && line(depth) && outer <= 256;
+        }
         let Some((_, axes)) = &operand.lies else { return false };
         let extent = match axes.dense() {
             Some(Along::Depth) => depth,
             Some(Along::Outer(_)) => outer,
             _ => return false,
         };
-        let line = extent * operand.dtype.bits() / 8;
-        let whole = line.is_multiple_of(128) || line == 64 || line == 32;
-        self.problem.feeds[side] == Feed::Wide && axes.0.len() <= 5 && whole && outer <= 256
+        self.problem.feeds[side] == Feed::Wide && axes.0.len() <= 5 && line(extent) && outer <= 256
     }
 
     /// A Config, and the same with the depth shared where tiles do not fill the waves.

@@ -4,7 +4,7 @@ use crate::dtype::{DType, Scalar};
 use crate::error::Result;
 use crate::expr::{Expr, Var};
 use crate::interp::State;
-use crate::ir::{self, Place, View};
+use crate::ir::{self, Place, View, Walk};
 use crate::program::{AtomicOp, ReduceOp};
 use kiln_num::{Round, TF32};
 use std::rc::Rc;
@@ -78,17 +78,36 @@ fn box_positions(state: &State, view: &View) -> Result<Vec<Option<usize>>> {
     let origin = state.indices(&view.origin)?;
     let extents = &state.tensor(&view.tensor)?.shape;
     let mut index = origin.clone();
+    let walks: Vec<Vec<i128>> = view.walks.iter().map(|walk| walked(state, walk)).collect::<Result<_>>()?;
     each(&view.shape, &mut |at| {
         for ((i, first), axis) in index.iter_mut().zip(&origin).zip(&view.axes) {
             *i = first + axis.map_or(0, |axis| at[axis] as i128);
         }
+        let mut inside = true;
+        for (walk, scalars) in view.walks.iter().zip(&walks) {
+            let [first, end, extents @ ..] = &scalars[..] else { continue };
+            let position = first + at[walk.axis] as i128;
+            inside &= position < *end;
+            let mut rest = position;
+            for (i, (part, extent)) in walk.parts.iter().zip(extents).enumerate().rev() {
+                let value = if i == 0 { rest } else { rest % (*extent).max(1) };
+                rest /= (*extent).max(1);
+                index[part.axis] += value * i128::from(part.step) + i128::from(part.base);
+            }
+        }
         let mut along = index.iter().zip(extents).zip(&view.masked);
-        let exists = along.all(|((i, extent), masked)| !masked || (0..*extent).contains(i));
+        let exists = inside && along.all(|((i, extent), masked)| !masked || (0..*extent).contains(i));
         // What is proved to be inside must be: the offset is checked.
         found.push(if exists { Some(state.offset(&view.tensor, &index)?) } else { None });
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Where a walk begins and ends, and the extents of its parts.
+fn walked(state: &State, walk: &Walk) -> Result<Vec<i128>> {
+    let scalars = [&walk.first, &walk.end].into_iter().chain(walk.parts.iter().map(|part| &part.extent));
+    scalars.map(|e| Ok(state.indices(std::slice::from_ref(e))?[0])).collect()
 }
 
 pub(super) fn load(state: &mut State, from: &Place, shape: &[u32], fill: &Expr) -> Result<Vec<Scalar>> {

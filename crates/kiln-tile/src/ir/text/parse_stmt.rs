@@ -1,6 +1,8 @@
 //! Reads statements.
 
-use super::super::{BarrierId, Block, Op, Operand, Place, Role, Scalar, Slot, Stage, Stmt, Value, ValueId, View};
+use super::super::{
+    BarrierId, Block, Op, Operand, Part, Place, Role, Scalar, Slot, Stage, Stmt, Value, ValueId, View, Walk,
+};
 use super::lex::Token;
 use super::parse::{Named, Parser, base};
 use super::{ATOMICS, FENCES, GROUPS, REDUCTIONS, ROUNDINGS};
@@ -326,9 +328,35 @@ impl<'s> Parser<'s> {
                 Ok(())
             })?;
         }
+        let mut walks = vec![];
+        while self.eat_word("walk") {
+            self.expect("@")?;
+            let axis = self.number("an axis of the tile")?;
+            self.expect_word("from")?;
+            let first = self.expr()?;
+            self.expect_word("until")?;
+            let end = self.expr()?;
+            self.expect_word("along")?;
+            let parts = self.list("[", "]", Parser::part)?;
+            walks.push(Walk { axis, first, end, parts });
+        }
         let is_said = said.is_some();
         let shape = said.unwrap_or_else(|| shape.to_vec());
-        Ok((View { tensor, origin, axes, shape, masked }, is_said))
+        Ok((View { tensor, origin, axes, shape, masked, walks }, is_said))
+    }
+
+    /// `1 of %n base -1 step 2 last 0`
+    fn part(&mut self) -> Result<Part> {
+        let axis = self.number("an axis of the tensor")?;
+        self.expect_word("of")?;
+        let extent = self.expr()?;
+        let mut number = |word: &str, what: &str| {
+            self.expect_word(word)?;
+            self.number(what)
+        };
+        let (base, step) =
+            (number("base", "how far the first value moves")?, number("step", "how far values are apart")?);
+        Ok(Part { axis, extent, base, step, last: number("last", "how far the last value may be")? })
     }
 
     /// A place, of `shape` if it is a box without extents; and whether nothing of it depends on that.

@@ -1,7 +1,7 @@
 //! Writes programs. Names are given in the order of the text, so that what is read back is written alike.
 
 use super::super::{
-    Block, CopyKind, Grid, Op, Operand, Place, Program, Role, Scalar, Schedule, Slot, Stage, Stmt, ValueId, View,
+    Block, CopyKind, Grid, Op, Operand, Part, Place, Program, Role, Scalar, Schedule, Slot, Stage, Stmt, ValueId, View,
 };
 use super::{ACCESSES, ATOMICS, FENCES, GROUPS, REDUCTIONS, ROUNDINGS, word};
 use crate::builder::identifier;
@@ -318,6 +318,15 @@ impl<'a> Printer<'a> {
         let masked: Vec<usize> = (0..view.masked.len()).filter(|&axis| view.masked[axis]).collect();
         if !masked.is_empty() {
             let _ = write!(out, " masked [{}]", joined(masked));
+        }
+        for walk in &view.walks {
+            let part = |part: &Part| {
+                let Part { axis, extent, base, step, last } = part;
+                format!("{axis} of {} base {base} step {step} last {last}", self.expr(extent))
+            };
+            let (first, end) = (self.expr(&walk.first), self.expr(&walk.end));
+            let parts = joined(walk.parts.iter().map(part));
+            let _ = write!(out, " walk @{} from {first} until {end} along [{parts}]", walk.axis);
         }
         out
     }

@@ -421,6 +421,26 @@ impl<'a> Verifier<'a> {
                 "let every axis of the tile walk along one axis of the tensor",
             )?;
         }
+        for walk in &view.walks {
+            self.rule(
+                how == Access::Read && walk.axis < shape.len() && walked.insert(walk.axis),
+                || {
+                    format!(
+                        "axis {} of a tile of rank {} walks along several axes of the tensor",
+                        walk.axis,
+                        shape.len()
+                    )
+                },
+                "let every axis of a tile that is read walk along one axis of the tensor, or along parts of its own",
+            )?;
+            self.rule(
+                walk.parts.iter().all(|part| part.axis < rank && part.step > 0),
+                || format!("parts along {:?} in `{}` of rank {rank}", walk.parts, view.tensor.name),
+                "let every part move forward along an axis of the tensor",
+            )?;
+            let scalars = walk.parts.iter().map(|part| &part.extent).chain([&walk.first, &walk.end]);
+            scalars.into_iter().try_for_each(|e| self.scalar(e, "the index of a walk", Type::Index))?;
+        }
         let still = (0..shape.len()).find(|axis| shape[*axis] != 1 && !walked.contains(axis));
         self.rule(
             how == Access::Read || still.is_none(),

@@ -21,7 +21,8 @@
 //!   einsum, accumulator (f32 or i32) and result type, with one operand in common, the same value, and the others of one type behind prologues
 //!   that are alike. The epilogue sees all of them as it sees one. Of twins it may end in a concat of up to [`MAX_TWINS`] of its values, behind which are
 //!   permutes and reshapes only; and results may be slices of step 1 of what lies behind the same chain of views.
-//! * **Conv**, **Window**: as Contract with no prologue.
+//! * **Conv**: as Contract, with a prologue of views in place alone.
+//! * **Window**: as Contract with no prologue.
 //! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32, or views in place of such: *queries*, and
 //!   *keys*, whose only axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
 //!   beside it are side nodes. *Weights* are exponentials of `x` less a value of its row, in f32, times and over other values of the row, then cast to the values' type.
@@ -278,9 +279,9 @@ pub(crate) fn legal(sub: &Subgraph) -> Result<Anchor, &'static str> {
         return Err("anchors of two kinds");
     }
     match heavy.first().copied() {
-        Some((_, OpKind::Contract)) => anchored(sub, &places, true).map(|()| Anchor::Contract),
-        Some((_, OpKind::Conv)) => anchored(sub, &places, false).map(|()| Anchor::Conv),
-        Some((_, OpKind::Window)) => anchored(sub, &places, false).map(|()| Anchor::Window),
+        Some((_, OpKind::Contract)) => anchored(sub, &places).map(|()| Anchor::Contract),
+        Some((_, OpKind::Conv)) => anchored(sub, &places).map(|()| Anchor::Conv),
+        Some((_, OpKind::Window)) => anchored(sub, &places).map(|()| Anchor::Window),
         Some((i, OpKind::Sink)) => sink(sub, i).map(|()| Anchor::Sink),
         Some((i, OpKind::Scatter)) => scatter(sub, i).map(|()| Anchor::Index),
         Some((_, kind)) => match (sub.nodes.len(), Anchor::of(kind)) {
@@ -361,15 +362,19 @@ pub(crate) fn in_place<'a>(sub: &Subgraph<'a>, mut operand: SubgraphOperand<'a>)
     true
 }
 
-fn anchored(sub: &Subgraph, anchors: &[usize], prologue: bool) -> Result<(), &'static str> {
+fn anchored(sub: &Subgraph, anchors: &[usize]) -> Result<(), &'static str> {
     let post = after(sub, anchors);
+    let before = |op: &Op| match sub.nodes[anchors[0]].op.kind() {
+        OpKind::Contract => is_in_place(op) || matches!(op, Op::Cast { .. } | Op::Dequantize { .. }),
+        OpKind::Conv => is_in_place(op),
+        _ => false,
+    };
     // Backwards from the anchors: the prologue.
     let mut stack: Vec<usize> =
         anchors.iter().flat_map(|&anchor| &sub.nodes[anchor].operands).filter_map(|o| o.inner).collect();
     while let Some(i) = stack.pop() {
         let node = &sub.nodes[i];
-        let narrow = matches!(node.op, Op::Cast { .. } | Op::Dequantize { .. });
-        if !prologue || !narrow && !is_in_place(node.op) || node.operands[1..].iter().any(|o| o.inner.is_some()) {
+        if !before(node.op) || node.operands[1..].iter().any(|o| o.inner.is_some()) {
             return Err("prologue other than a cast, a dequantization or a view in place");
         }
         stack.extend(node.operands[0].inner);

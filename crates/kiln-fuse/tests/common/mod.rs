@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod known;
+pub mod nets;
 pub mod stacks;
 
 use kiln_fuse::{Fused, Numerics, Options, Step, fuse, interpret_plan};

@@ -44,19 +44,6 @@ pub fn fuse_plans(graph: &Graph, options: &Options, most: usize, watch: &mut Wat
     watch(Pass::Hoist, graph);
     let built = passes.run(Pass::Build, || build(graph))?;
     watch(Pass::Build, &Classes(&built.egraph, None));
-    let (egraph, saturation) = passes.run(Pass::Saturate, || {
-        let full = options.extent.is_full();
-        let rules = if full { rules::of_models(!options.patterns.is_empty())? } else { vec![] };
-        let (mut egraph, mut saturation) = rules::saturate(built.egraph, rules, options)?;
-        if full {
-            rules::repeat(&mut egraph, &mut saturation);
-            rules::merge(&mut egraph, &mut saturation, options.target.arch().is_some());
-        }
-        permute_weights(&mut egraph, &options.patterns, options.numerics)?;
-        settle(&mut egraph);
-        Ok::<_, Error>((egraph, saturation))
-    })?;
-    watch(Pass::Saturate, &Classes(&egraph, Some(&saturation)));
     let root = |v: &kiln_graph::ValueId| -> Result<Id> {
         built.class_of[v.index()].ok_or_else(|| Error::NoCover {
             value: graph.value(*v).name.clone(),
@@ -64,6 +51,20 @@ pub fn fuse_plans(graph: &Graph, options: &Options, most: usize, watch: &mut Wat
         })
     };
     let outputs: Vec<Id> = graph.outputs.iter().map(|(_, v)| root(v)).collect::<Result<_>>()?;
+    let (egraph, saturation) = passes.run(Pass::Saturate, || {
+        let full = options.extent.is_full();
+        let rules = if full { rules::of_models(!options.patterns.is_empty())? } else { vec![] };
+        let (mut egraph, mut saturation) = rules::saturate(built.egraph, rules, options)?;
+        if full {
+            rules::repeat(&mut egraph, &mut saturation);
+            rules::merge(&mut egraph, &mut saturation, options.target.arch().is_some());
+            rules::layout(&mut egraph, &mut saturation, &outputs, options);
+        }
+        permute_weights(&mut egraph, &options.patterns, options.numerics)?;
+        settle(&mut egraph);
+        Ok::<_, Error>((egraph, saturation))
+    })?;
+    watch(Pass::Saturate, &Classes(&egraph, Some(&saturation)));
     let dag = passes.run(Pass::Order, || Dag::new(&egraph, &outputs));
     watch(Pass::Order, &Ordered(&dag));
     let (dag, found) = passes.run(Pass::Match, || {

@@ -21,7 +21,7 @@
 //!   einsum, accumulator (f32 or i32) and result type, with one operand in common, the same value, and the others of one type behind prologues
 //!   that are alike. The epilogue sees all of them as it sees one. Of twins it may end in a concat of up to [`MAX_TWINS`] of its values, behind which are
 //!   permutes and reshapes only; and results may be slices of step 1 of what lies behind the same chain of views.
-//! * **Conv**: as Contract, whose prologue is views in place alone.
+//! * **Conv**: as Contract, with a prologue of views in place alone.
 //! * **Window**: as Contract with no prologue.
 //! * **Attention**: two contractions that accumulate in f32. The first takes two leaves of f16, bf16 or f32, or views in place of such: *queries*, and
 //!   *keys*, whose only axis of their own is the last of the result. Elementwise ops of the result's shape `S` lead from it to `x`, in f32; what they take
@@ -279,11 +279,9 @@ pub(crate) fn legal(sub: &Subgraph) -> Result<Anchor, &'static str> {
         return Err("anchors of two kinds");
     }
     match heavy.first().copied() {
-        Some((_, OpKind::Contract)) => {
-            anchored(sub, &places, |op| is_narrow(op) || is_in_place(op)).map(|()| Anchor::Contract)
-        }
-        Some((_, OpKind::Conv)) => anchored(sub, &places, is_in_place).map(|()| Anchor::Conv),
-        Some((_, OpKind::Window)) => anchored(sub, &places, |_| false).map(|()| Anchor::Window),
+        Some((_, OpKind::Contract)) => anchored(sub, &places).map(|()| Anchor::Contract),
+        Some((_, OpKind::Conv)) => anchored(sub, &places).map(|()| Anchor::Conv),
+        Some((_, OpKind::Window)) => anchored(sub, &places).map(|()| Anchor::Window),
         Some((i, OpKind::Sink)) => sink(sub, i).map(|()| Anchor::Sink),
         Some((i, OpKind::Scatter)) => scatter(sub, i).map(|()| Anchor::Index),
         Some((_, kind)) => match (sub.nodes.len(), Anchor::of(kind)) {
@@ -364,19 +362,19 @@ pub(crate) fn in_place<'a>(sub: &Subgraph<'a>, mut operand: SubgraphOperand<'a>)
     true
 }
 
-/// Whether an op widens what it is given.
-fn is_narrow(op: &Op) -> bool {
-    matches!(op, Op::Cast { .. } | Op::Dequantize { .. })
-}
-
-fn anchored(sub: &Subgraph, anchors: &[usize], prologue: fn(&Op) -> bool) -> Result<(), &'static str> {
+fn anchored(sub: &Subgraph, anchors: &[usize]) -> Result<(), &'static str> {
     let post = after(sub, anchors);
+    let before = |op: &Op| match sub.nodes[anchors[0]].op.kind() {
+        OpKind::Contract => is_in_place(op) || matches!(op, Op::Cast { .. } | Op::Dequantize { .. }),
+        OpKind::Conv => is_in_place(op),
+        _ => false,
+    };
     // Backwards from the anchors: the prologue.
     let mut stack: Vec<usize> =
         anchors.iter().flat_map(|&anchor| &sub.nodes[anchor].operands).filter_map(|o| o.inner).collect();
     while let Some(i) = stack.pop() {
         let node = &sub.nodes[i];
-        if !prologue(node.op) || node.operands[1..].iter().any(|o| o.inner.is_some()) {
+        if !before(node.op) || node.operands[1..].iter().any(|o| o.inner.is_some()) {
             return Err("prologue other than a cast, a dequantization or a view in place");
         }
         stack.extend(node.operands[0].inner);

@@ -9,6 +9,7 @@ mod golden;
 mod identity;
 mod launches;
 mod layers;
+mod layout;
 mod makers;
 mod pattern;
 mod plans;

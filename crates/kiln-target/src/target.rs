@@ -104,6 +104,16 @@ impl Target {
         }
     }
 
+    /// By what the time of a convolution is multiplied whose image has its channels apart in memory, so that each element is gathered by itself, and not in runs of so many
+    /// `channels` (none if that is known only when it runs).
+    pub fn gather_loss(&self, channels: Option<i64>, dtype: DType) -> f64 {
+        match self {
+            // A run that is shorter than an access of 16 bytes is gathered either way.
+            Target::Gpu(gpu) if channels.is_none_or(|n| n * i64::from(dtype.bits()) >= 128) => gpu.costs.gather_loss,
+            _ => 1.0,
+        }
+    }
+
     /// Roofline time of one kernel without its launch, in seconds: the larger of memory time and arithmetic time.
     pub fn seconds(&self, work: &Work) -> f64 {
         let (bandwidth, scalar, matrix) = match self {

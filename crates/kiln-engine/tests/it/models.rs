@@ -48,6 +48,33 @@ pub fn convnet() -> Graph {
     b.finish()
 }
 
+/// Convolutions of one tap and of several beside what they are added to, any batch: what GPUs have with channels last.
+pub fn residual_net() -> Graph {
+    let mut b = Builder::new("residual");
+    let n = b.symbol("N", 1, 4);
+    let x = b.input("image", DType::F16, &[n, 3.into(), 11.into(), 14.into()]).unwrap();
+    let conv = |b: &mut Builder, x, [to, from, taps, stride]: [usize; 4]| {
+        let w = Tensor::random(DType::F16, &[to, from, taps, taps], (to + taps) as u64).unwrap();
+        let w = b.weight_data(&format!("w{to}_{taps}_{stride}"), w).unwrap();
+        let bias = Tensor::random(DType::F16, &[to], 6).unwrap();
+        let bias = b.weight_data(&format!("bias{to}_{taps}_{stride}"), bias).unwrap();
+        let pads = vec![(taps / 2, taps / 2); 2];
+        let y = b.conv(x, w, Some(bias), ConvSpec { strides: vec![stride; 2], pads, dilations: vec![1; 2], groups: 1 });
+        b.mul_scalar(y.unwrap(), ((from * taps * taps) as f64).powf(-0.5)).unwrap()
+    };
+    let x = conv(&mut b, x, [16, 3, 3, 2]);
+    let x = b.relu(x).unwrap();
+    let y = conv(&mut b, x, [24, 16, 1, 1]);
+    let y = b.relu(y).unwrap();
+    let y = conv(&mut b, y, [16, 24, 3, 1]);
+    let y = b.plus(x, y).unwrap();
+    let y = b.relu(y).unwrap();
+    let z = conv(&mut b, y, [32, 16, 3, 2]);
+    let mean = b.global_avg_pool(z).unwrap();
+    b.output("mean", mean);
+    b.finish()
+}
+
 /// Two f16 layers wide enough for tensor cores, with a softmax between; symbolic rows.
 pub fn half_block() -> Graph {
     let mut b = Builder::new("half");

@@ -1,8 +1,8 @@
 //! The kernels that ship, executed: engines for GPUs on the simulator with every check on.
 
-use crate::models::{block, convnet, engine_at, half_block, home, self_attention};
+use crate::models::{block, convnet, engine_at, half_block, home, residual_net, self_attention};
 use kiln_engine::{Engine, Session, Tolerance, open_device};
-use kiln_graph::{Builder, DType, Graph, Tensor, interpret};
+use kiln_graph::{Builder, DType, Graph, Op, Tensor, interpret};
 
 fn on_every_architecture(graph: &Graph, name: &str, dtype: DType, shapes: &[&[usize]], tolerance: Tolerance) {
     let targets = ["sm_75", "sm_80", "sm_89", "sm_90a"];
@@ -60,6 +60,21 @@ fn attention_is_one_kernel_where_tensor_cores_have_the_type() {
 fn a_convolutional_net_runs_clean_and_right() {
     let tolerance = Tolerance { rtol: 1e-4, atol: 1e-5 };
     on_every_architecture(&convnet(), "image", DType::F32, &[&[1, 3, 5, 5], &[1, 3, 11, 14]], tolerance);
+}
+
+/// Channels are last inside, whatever the model has at its border.
+#[test]
+fn a_residual_net_runs_with_channels_last() {
+    let graph = residual_net();
+    let engine = engine_at(&graph, &["sm_75", "sm_80", "sm_90a"], home());
+    for image in &engine.targets {
+        let convolutions = image.plan.regions.iter().filter(|r| r.anchor == kiln_fuse::Anchor::Conv);
+        let last = convolutions.filter(|r| r.graph.nodes.iter().any(|n| matches!(n.op, Op::Permute { .. })));
+        assert!(last.count() >= 3, "{}: {}", image.target, image.plan);
+    }
+    // Values of order 1 are rounded to f16 after each layer.
+    let tolerance = Tolerance { rtol: 1e-2, atol: 1e-2 };
+    on_every_architecture(&graph, "image", DType::F16, &[&[1, 3, 11, 14], &[3, 3, 11, 14]], tolerance);
 }
 
 /// A row that no CTA holds: the CTAs of a cluster share it, where there are clusters, out of the engine's file too.

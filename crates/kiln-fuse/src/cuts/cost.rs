@@ -5,6 +5,7 @@ use super::cut::{Inner, is_literal};
 use super::prices::Prices;
 use crate::egraph::{ClassIx, Dag, KernelPlace};
 use crate::options::TYPICAL;
+use crate::rules::neighbours;
 use crate::{Anchor, Extent, Numerics, Options, Price, RegionId, typical_sizes};
 use kiln_graph::{BinaryOp, Bindings, DType, Dim, Graph, Op, OpKind, UnaryOp};
 use kiln_target::arch::Arch;
@@ -194,6 +195,8 @@ impl<'a> Costs<'a> {
         let mut busy = 1.0;
         let mut full: Vec<ClassIx> = Vec::new();
         let mut scatters = false;
+        // By what the time is multiplied.
+        let mut loss = 1.0;
         for (class, node) in inner {
             let node = &dag.class(*class).nodes[usize::from(*node)];
             let Some(op) = &node.op else { continue };
@@ -218,6 +221,10 @@ impl<'a> Costs<'a> {
                     // Few channels a group do not fill a tensor core's tile.
                     operands = if spec.groups > 1 { DType::F32 } else { ty(0).dtype };
                     (domain, full) = (self.numel(*class), node.operands.clone());
+                    loss = match channels_last(dag, inner, node.operands[0]) {
+                        true => 1.0,
+                        false => self.target.gather_loss(neighbours(spec, &ty(0).shape).as_const(), ty(0).dtype),
+                    };
                 }
                 // It writes the updates to where what it scatters into lies.
                 Op::ScatterElements { .. } | Op::ScatterNd { .. } => {
@@ -266,7 +273,7 @@ impl<'a> Costs<'a> {
             self.target.seconds(&Work { bytes, scalar_ops, matrix_ops, operands, tf32 })
         };
         let (memory, arithmetic) = (work(bytes, 0.0, 0.0), work(0.0, scalar_ops, matrix_ops));
-        let seconds = (memory.max(arithmetic) + OVERLAP_LOSS * memory.min(arithmetic)) / busy
+        let seconds = loss * (memory.max(arithmetic) + OVERLAP_LOSS * memory.min(arithmetic)) / busy
             + self.launch()
             + PER_NODE * inner.len() as f64;
         let seconds = seconds * self.factor(inner);
@@ -310,6 +317,13 @@ impl<'a> Costs<'a> {
             _ => 1.0,
         }
     }
+}
+
+/// Whether a convolution reads an image in place whose channels are neighbours in memory.
+fn channels_last(dag: &Dag, inner: &[Inner], image: ClassIx) -> bool {
+    let node = inner.iter().find(|at| at.0 == image).map(|(class, node)| &dag.class(*class).nodes[usize::from(*node)]);
+    let neighbours = |perm: &[usize]| perm.get(1).is_some_and(|axis| *axis + 1 == perm.len());
+    matches!(node.and_then(|node| node.op.as_ref()), Some(Op::Permute { perm }) if neighbours(perm))
 }
 
 fn extent(d: &Dim, sizes: &Bindings) -> f64 {

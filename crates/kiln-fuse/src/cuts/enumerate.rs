@@ -54,7 +54,7 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
             if open && !read && !is_literal(dag, *operand) {
                 options.extend(earlier[operand.index()].iter().filter_map(|cut| as_operand(dag, cut, kind)));
             }
-            if kind == OpKind::Contract && node.operands.iter().take(2).any(|o| o == operand) {
+            if matches!(kind, OpKind::Contract | OpKind::Conv) && node.operands.iter().take(2).any(|o| o == operand) {
                 options = options.into_iter().map(|cone| ranking.in_place(cone, flow)).collect();
             }
             let mut next: Vec<Cone> = Vec::new();
@@ -65,8 +65,8 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
             }
             partial = ranking.prune(next, flow);
         }
-        // All that survived the pruning may turn out illegal, or too large; the node alone is legal.
-        if partial.iter().all(|cone| !cone.inner.is_empty()) {
+        // All that survived the pruning may turn out illegal, or too large; the node alone is legal. So are the views that convolutions read in place.
+        if kind != OpKind::Conv && partial.iter().all(|cone| !cone.inner.is_empty()) {
             partial.push(Cone { leaves: operands, ..Cone::default() });
         }
         if kind == OpKind::Contract {
@@ -171,7 +171,9 @@ impl Ranking<'_> {
     fn in_place(&self, cone: Cone, flow: &[f64]) -> Cone {
         let &[read] = &cone.leaves[..] else { return cone };
         let steps = |class: ClassIx| flow[class.index()] / self.step();
-        let cheaper = self.views.cones(read).filter(|(leaf, _)| steps(*leaf) + 1.0 < steps(read));
+        // What is only another order of a value that stands for a convolution is never had as it is.
+        let only = self.views.instead(self.dag, read).is_some();
+        let cheaper = self.views.cones(read).filter(|(leaf, _)| only || steps(*leaf) + 1.0 < steps(read));
         let rank = |(leaf, cone): &(ClassIx, Cone)| {
             let fine = (steps(*leaf) / SAME).round() as u64;
             (fine, cone.inner.len(), self.likeness.cone(&cone.inner, &cone.leaves))

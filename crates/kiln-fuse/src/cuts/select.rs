@@ -172,11 +172,15 @@ fn shared(dag: &Dag, views: &Views, parts: bool) -> Vec<f64> {
             use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
             if matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque)) {
                 let seen = |o: &ClassIx| match kind {
-                    Some(Contract) => views.partial(*o),
+                    Some(Contract | Conv) => views.partial(*o),
                     Some(Scatter) => node.operands[1] == *o,
                     _ => false,
                 };
-                node.operands.iter().filter(|o| !seen(o)).for_each(|o| stored[o.index()] = true);
+                let instead = |o: &ClassIx| match kind {
+                    Some(Conv) => views.instead(dag, *o).unwrap_or(*o),
+                    _ => *o,
+                };
+                node.operands.iter().filter(|o| !seen(o)).for_each(|o| stored[instead(o).index()] = true);
             }
             // Results of one op, or of one kernel, share it.
             if node.op.is_none() && !dag.class(c).tuple {

@@ -137,11 +137,16 @@ fn from_memory<'a>(
     let kind = node.op.as_ref().map(Op::kind);
     let reads = matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque));
     let operands = if reads { &node.operands[..] } else { &[] };
-    operands.iter().copied().filter(move |c| match kind {
+    let read = operands.iter().copied().filter(move |c| match kind {
         Some(Contract) => !prologue(dag, costs, views, *c),
         // The indices may be made on the way.
         Some(Scatter) => node.operands[1] != *c,
+        Some(Conv) => !views.partial(*c),
         _ => true,
+    });
+    read.map(move |c| match (kind, views.instead(dag, c)) {
+        (Some(Conv), Some(leaf)) => leaf,
+        _ => c,
     })
 }
 

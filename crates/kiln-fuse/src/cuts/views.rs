@@ -1,4 +1,4 @@
-//! Views that a contraction's kernel reads in place, where the target does: each axis of such a view walks through the memory of what it is a view of with one step.
+//! Views that the kernel of a contraction or convolution reads in place, where the target does: each axis of such a view walks through the memory of what it is a view of with one step.
 
 use super::cost::Costs;
 use super::cut::{Cone, Inner, is_literal};
@@ -21,18 +21,25 @@ struct View {
     partial: bool,
 }
 
-/// The views that classes are which contractions multiply.
-pub(super) struct Views(Vec<Vec<View>>);
+/// The views that classes are which contractions and convolutions multiply.
+pub(super) struct Views {
+    of: Vec<Vec<View>>,
+    /// Whether a convolution reads the class.
+    imaged: Vec<bool>,
+}
 
 impl Views {
     pub fn of(dag: &Dag, costs: &Costs) -> Views {
         let mut asked = vec![false; dag.classes.len()];
+        let mut imaged = asked.clone();
         for c in dag.indices().rev().filter(|_| costs.sees_in_place()) {
             for node in &dag.class(c).nodes {
                 let through = |op: &Op| is_in_place(op) || matches!(op, Op::Cast { .. });
                 match &node.op {
-                    Some(op) if op.kind() == OpKind::Contract => {
+                    Some(op) if matches!(op.kind(), OpKind::Contract | OpKind::Conv) => {
                         node.operands.iter().take(2).for_each(|o| asked[o.index()] = true);
+                        let conv = op.kind() == OpKind::Conv;
+                        node.operands.iter().filter(|_| conv).for_each(|o| imaged[o.index()] = true);
                     }
                     Some(op) if asked[c.index()] && through(op) => asked[node.operands[0].index()] = true,
                     _ => {}
@@ -44,17 +51,24 @@ impl Views {
             let own = if asked[c.index()] { ways(dag, c, &views) } else { vec![] };
             views.push(own);
         }
-        Views(views)
+        Views { of: views, imaged }
+    }
+
+    /// What convolutions read in place of a class that is no more than another order of that, whatever else there is.
+    pub fn instead(&self, dag: &Dag, class: ClassIx) -> Option<ClassIx> {
+        let [node] = &dag.class(class).nodes[..] else { return None };
+        let turned = self.imaged[class.index()] && matches!(node.op, Some(Op::Permute { .. }));
+        node.operands.first().copied().filter(|_| turned)
     }
 
     /// Whether a contraction may read something else than a class because that is a part of it, or repeats it.
     pub fn partial(&self, class: ClassIx) -> bool {
-        self.0[class.index()].iter().any(|view| view.partial && view.is_boxed())
+        self.of[class.index()].iter().any(|view| view.partial && view.is_boxed())
     }
 
     /// The ways to see a class in place that are worth having: cones, each with the class that is read.
     pub fn cones(&self, class: ClassIx) -> impl Iterator<Item = (ClassIx, Cone)> + '_ {
-        let views = self.0[class.index()].iter().filter(|view| view.moves && view.is_boxed());
+        let views = self.of[class.index()].iter().filter(|view| view.moves && view.is_boxed());
         views.map(|view| (view.leaf, Cone { inner: view.inner.clone(), ..Cone::leaf(view.leaf) }))
     }
 }

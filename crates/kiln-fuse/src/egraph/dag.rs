@@ -1,12 +1,13 @@
 //! The saturated e-graph as a dense acyclic one: classes in topological order, and only those e-nodes whose operands come earlier.
 //!
 //! Rewriting makes cycles (`x * 1 = x` puts `x` below itself). An e-node stays only if each operand is in another strongly connected
-//! component or strictly shallower, so that every choice of e-nodes is a finite term.
+//! component or strictly shallower, so that every choice of e-nodes is a finite term. Of what has a twin with its axes in another order, only those stay that go by twins.
 
-use super::{EGraph, Effort, Head, KernelPlace, op_of};
+use super::{EGraph, Effort, Head, KernelPlace, Term, op_of};
+use crate::rules::LAYOUT;
 use egg::Id;
 use kiln_graph::{Op, TensorType};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Index of a class in its [`Dag`]: operands have smaller ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,7 +67,8 @@ pub(crate) struct Dag {
 impl Dag {
     /// The part of an e-graph that `roots` can be computed from.
     pub fn new(egraph: &EGraph, roots: &[Id]) -> Dag {
-        let order = Components::of(egraph, roots);
+        let ways = Ways::of(egraph);
+        let order = Components::of(&ways, roots);
         let mut index = HashMap::new();
         let mut depth: HashMap<Id, u32> = HashMap::new();
         let mut classes: Vec<DagClass> = Vec::new();
@@ -78,7 +80,8 @@ impl Dag {
             loop {
                 let mut changed = false;
                 for id in component {
-                    let best = values_below(egraph, *id)
+                    let best = ways
+                        .values_below(*id)
                         .filter_map(|children| {
                             children.iter().filter(|c| inside(**c)).try_fold(0, |d: u32, c| match depth[c] {
                                 u32::MAX => None,
@@ -102,9 +105,8 @@ impl Dag {
             for id in &sorted {
                 index.insert(*id, ClassIx(classes.len() as u32));
                 let class = &egraph[*id];
-                let nodes = class
-                    .nodes
-                    .iter()
+                let nodes = ways
+                    .terms(*id)
                     .filter_map(|term| {
                         let (op, part, operands) = match term.head {
                             Head::Result(i) => (None, i as usize, term.children.clone()),
@@ -163,24 +165,45 @@ pub(crate) fn is_tuple(op: Option<&Op>) -> bool {
     op.is_some_and(|op| op.kind().is_tuple())
 }
 
-/// Operand values of each e-node of a class (attributes left out).
-fn values_below(egraph: &EGraph, id: Id) -> impl Iterator<Item = Vec<Id>> {
-    egraph[id].nodes.iter().map(|term| {
-        term.children.iter().map(|c| egraph.find(*c)).filter(|c| !egraph[*c].data.types.is_empty()).collect()
-    })
+/// The e-nodes of classes.
+struct Ways<'a> {
+    egraph: &'a EGraph,
+    /// Classes that have twins: e-nodes that the pass made which made those are their only ones.
+    twinned: HashSet<Id>,
+}
+
+impl<'a> Ways<'a> {
+    fn of(egraph: &'a EGraph) -> Ways<'a> {
+        let by_twins = |term: &Term| egraph.analysis.trace.is_by(term, LAYOUT);
+        let twinned = egraph.analysis.twins.iter().map(|(class, _)| egraph.find(*class));
+        Ways { egraph, twinned: twinned.filter(|id| egraph[*id].nodes.iter().any(by_twins)).collect() }
+    }
+
+    fn terms(&self, id: Id) -> impl Iterator<Item = &'a Term> {
+        let (egraph, all) = (self.egraph, !self.twinned.contains(&id));
+        egraph[id].nodes.iter().filter(move |term| all || egraph.analysis.trace.is_by(term, LAYOUT))
+    }
+
+    /// Operand values of each e-node of a class (attributes left out).
+    fn values_below(&self, id: Id) -> impl Iterator<Item = Vec<Id>> {
+        let egraph = self.egraph;
+        self.terms(id).map(move |term| {
+            term.children.iter().map(|c| egraph.find(*c)).filter(|c| !egraph[*c].data.types.is_empty()).collect()
+        })
+    }
 }
 
 /// Tarjan's strongly connected components, operands first, without recursion: models are deeper than a thread's stack.
 struct Components {
     order: HashMap<Id, u32>,
     low: HashMap<Id, u32>,
-    on_stack: std::collections::HashSet<Id>,
+    on_stack: HashSet<Id>,
     stack: Vec<Id>,
     found: Vec<Vec<Id>>,
 }
 
 impl Components {
-    fn of(egraph: &EGraph, roots: &[Id]) -> Vec<Vec<Id>> {
+    fn of(ways: &Ways, roots: &[Id]) -> Vec<Vec<Id>> {
         let mut s = Components {
             order: HashMap::new(),
             low: HashMap::new(),
@@ -189,12 +212,12 @@ impl Components {
             found: Vec::new(),
         };
         let below = |id: Id| {
-            let mut all: Vec<Id> = values_below(egraph, id).flatten().collect();
+            let mut all: Vec<Id> = ways.values_below(id).flatten().collect();
             all.sort();
             all.dedup();
             all
         };
-        for root in roots.iter().map(|r| egraph.find(*r)) {
+        for root in roots.iter().map(|r| ways.egraph.find(*r)) {
             if s.order.contains_key(&root) {
                 continue;
             }

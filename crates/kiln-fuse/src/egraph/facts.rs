@@ -39,6 +39,8 @@ pub(crate) struct Knowledge {
     pub unsound: Vec<String>,
     /// Which rules made what.
     pub trace: Trace,
+    /// Values that are had with their axes in another order, and what has them so: there is no other way to them.
+    pub twins: Vec<(Id, Id)>,
 }
 
 impl Knowledge {

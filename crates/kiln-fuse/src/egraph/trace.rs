@@ -97,6 +97,11 @@ impl Trace {
         self.origin.get(term).copied()
     }
 
+    /// Whether a rule of this name made an e-node of a settled e-graph.
+    pub fn is_by(&self, term: &Term, rule: &str) -> bool {
+        self.origin(term).is_some_and(|firing| self.firings[firing].rule.as_str() == rule)
+    }
+
     /// The rules of firings and of those that led to them, each once, in the order in which they fired.
     pub fn rules(&self, firings: impl IntoIterator<Item = usize>) -> Vec<&'static str> {
         let mut all: BTreeSet<usize> = BTreeSet::new();

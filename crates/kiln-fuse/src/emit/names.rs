@@ -4,7 +4,7 @@ use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, EGraph};
 use egg::Id;
 use kiln_graph::{Graph, NodeId, Op, OpKind, ReduceOp, UnaryOp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest name of a folded weight.
 const MAX_NAME: usize = 64;
@@ -31,9 +31,15 @@ impl Provenance {
     pub fn new(graph: &Graph, dag: &Dag, egraph: &EGraph, class_of: &[Option<Id>]) -> Provenance {
         let n = dag.classes.len();
         let mut p = Provenance { nodes: vec![Vec::new(); n], ids: vec![Vec::new(); n], value: vec![String::new(); n] };
-        for (i, value) in graph.values.iter().enumerate() {
-            let Some(c) = class_of[i].and_then(|id| dag.find(egraph, id)) else { continue };
-            let c = c.index();
+        let twins = egraph.analysis.twins.iter().map(|(class, twin)| (egraph.find(*class), *twin));
+        let twins: BTreeMap<Id, Id> = twins.collect();
+        let places = class_of.iter().enumerate().flat_map(|(i, id)| {
+            let twin = id.and_then(|id| twins.get(&egraph.find(id)));
+            let both = [id.as_ref(), twin].into_iter().flatten();
+            both.filter_map(|id| dag.find(egraph, *id)).map(|c| (i, c.index())).collect::<Vec<_>>()
+        });
+        for (i, c) in places {
+            let value = &graph.values[i];
             let node = graph.node(value.node);
             if !matches!(node.op, Op::Input { .. } | Op::Weight { .. } | Op::Const { .. }) {
                 p.ids[c].push(value.node);

@@ -4,6 +4,7 @@ mod broadcast;
 mod concat;
 mod contraction;
 mod functions;
+mod layout;
 mod merge;
 mod online;
 mod reduce;
@@ -16,6 +17,7 @@ mod views;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use layout::{NAME as LAYOUT, layout, neighbours};
 pub(crate) use merge::merge;
 pub(crate) use repeat::repeat;
 
@@ -208,6 +210,10 @@ pub fn named(name: &str) -> Option<RuleReport> {
     }
     if name == repeat::NAME {
         let reason = "what is repeated along part of a batch axis is read once, where it lies".to_owned();
+        return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
+    }
+    if name == LAYOUT {
+        let reason = "convolutions read and write runs of channels".to_owned();
         return Some(RuleReport { name: name.to_owned(), numerics: Numerics::Exact, reason });
     }
     let Rule { name, reason, numerics, .. } = KNOWN.get(name)?;

@@ -3,6 +3,7 @@
 
 pub mod known;
 pub mod large;
+pub mod nets;
 pub mod stacks;
 
 use kiln_fuse::{Fused, Numerics, Options, Step, fuse, interpret_plan};

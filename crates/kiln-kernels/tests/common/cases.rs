@@ -485,6 +485,41 @@ pub fn convolutions() -> Vec<Case> {
             }));
         }
     }
+    // Channels last on both sides, with what is added to the result; the filter's channels are neighbours too.
+    for (name, x, w, spec) in [
+        ("plain", [1, 3, 9, 8], [4, 3, 3, 3], spec(1, (1, 1), 1, 1)),
+        ("product", [2, 8, 9, 7], [24, 8, 3, 3], spec(2, (1, 1), 1, 1)),
+        ("depthwise", [1, 5, 7, 6], [5, 1, 5, 5], spec(1, (2, 2), 1, 5)),
+        ("pointwise", [2, 6, 5, 3], [7, 6, 1, 1], spec(2, (0, 0), 1, 1)),
+    ] {
+        for dtype in [f, DType::F16] {
+            let last = |s: &[usize]| [s[0], s[2], s[3], s[1]];
+            let out = |i: usize| (x[i] + 2 * spec.pads[0].0 - w[i]) / spec.strides[0] + 1;
+            let to = [x[0], w[0], out(2), out(3)];
+            let inputs = vec![
+                random(dtype, &last(&x), 1),
+                random(dtype, &last(&w), 2),
+                random(dtype, &[w[0]], 3),
+                random(dtype, &last(&to), 4),
+            ];
+            cases.push(case(&format!("conv_last_{name}_{dtype}"), Anchor::Conv, 40.0, inputs, |b| {
+                let n = b.symbol("N", 1, 8);
+                let mut image = last(&x).map(Dim::from);
+                image[0] = n.clone();
+                let x = b.input("x", dtype, &image)?;
+                let w = b.input("w", dtype, &last(&w).map(Dim::from))?;
+                let bias = b.input("bias", dtype, &[b.shape(w)[0].clone()])?;
+                let mut around = last(&to).map(Dim::from);
+                around[0] = n;
+                let around = b.input("around", dtype, &around)?;
+                let (x, w) = (b.transpose(x, &[0, 3, 1, 2])?, b.transpose(w, &[0, 3, 1, 2])?);
+                let y = b.conv(x, w, Some(bias), spec.clone())?;
+                let y = b.transpose(y, &[0, 2, 3, 1])?;
+                let y = b.plus(y, around)?;
+                Ok(vec![b.relu(y)?])
+            }));
+        }
+    }
     let line = ConvSpec { strides: vec![2], pads: vec![(1, 1)], dilations: vec![1], groups: 1 };
     cases.push(case("conv_1d", Anchor::Conv, 40.0, vec![random(f, &[2, 3, 11], 1), random(f, &[4, 3, 4], 2)], |b| {
         let (x, w) = (b.input("x", f, &d(&["2", "3", "11"]))?, b.input("w", f, &d(&["4", "3", "4"]))?);

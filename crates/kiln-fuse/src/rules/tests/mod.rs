@@ -2,6 +2,7 @@
 //! hold, it must not fire.
 
 mod cases;
+mod layout;
 mod manners;
 mod merge;
 mod premises;

@@ -101,6 +101,6 @@ impl Emit<'_> {
             _ if axis == rank - 1 => Some(1),
             _ => None,
         });
-        View { tensor: left.clone(), axes: axes.collect(), shape, masked: vec![true; rank], origin }
+        View { tensor: left.clone(), axes: axes.collect(), walks: vec![], shape, masked: vec![true; rank], origin }
     }
 }

@@ -329,7 +329,11 @@ fn kernels(arch: Arch) -> Vec<String> {
     }
     for atom in CopyAtom::ALL.iter().filter(|row| row.available.on(arch)) {
         for rank in if atom.is_tensor() { 1..=5 } else { 1..=1 } {
-            let asm = atom.asm(rank).unwrap();
+            let Some(asm) = atom.asm(rank) else {
+                // Windows move along an axis or more between images and channels.
+                assert!(atom.kind == CopyKind::TensorWindows && rank < 3, "{} of {rank}", atom.name);
+                continue;
+            };
             assert!(!asm.text.contains('$') && asm.memory, "{}", asm.text);
             all.push(kernel(&format!("{}_{rank}", atom.name), &asm));
         }
@@ -365,7 +369,7 @@ fn nvrtc_takes_every_row_on_every_architecture_that_has_it() {
         );
         assert_eq!(
             count("cp.async.bulk.tensor.5d"),
-            [0, 2, 3][usize::from(arch.capability() >= 90) + usize::from(*arch == Arch::Sm90a)]
+            [0, 3, 4][usize::from(arch.capability() >= 90) + usize::from(*arch == Arch::Sm90a)]
         );
     }
 }

@@ -65,7 +65,8 @@ impl<'s> Seen<'s> {
         operands.dedup();
         let mut below: Vec<&[Cut]> = operands.iter().map(|o| &earlier[o.index()][..]).collect();
         let (mut read, mut inner): (Vec<ClassIx>, Vec<Inner>) = (operands.clone(), vec![]);
-        let contracts = nodes.iter().any(|n| n.op.as_ref().is_some_and(|op| op.kind() == OpKind::Contract));
+        let is = |kind: OpKind| nodes.iter().any(|n| n.op.as_ref().is_some_and(|op| op.kind() == kind));
+        let (contracts, convolves) = (is(OpKind::Contract), is(OpKind::Conv));
         let own = below.len();
         if contracts {
             // Scores are below the weights of attention.
@@ -84,7 +85,7 @@ impl<'s> Seen<'s> {
         read.sort();
         read.dedup();
         let mut viewed = vec![];
-        if contracts {
+        if contracts || convolves {
             viewed.extend(read.iter().copied().filter(|c| !memo.views[c.index()].is_empty()));
             for (leaf, between) in viewed.iter().flat_map(|c| &memo.views[c.index()]) {
                 inner.extend(between);
@@ -147,7 +148,8 @@ impl<'s> Seen<'s> {
             }
         }
         for c in &self.viewed {
-            key.extend([place(c), memo.views[c.index()].len() as u64]);
+            let only = memo.ranking.views.instead(dag, *c).is_some();
+            key.extend([place(c), memo.views[c.index()].len() as u64, u64::from(only)]);
             for (leaf, between) in &memo.views[c.index()] {
                 key.push(place(leaf));
                 cone(&mut key, between);
@@ -175,7 +177,7 @@ mod tests {
     use crate::cuts::views::Views;
     use crate::egraph::{Dag, build};
     use crate::{Options, rules};
-    use kiln_graph::{Builder, DType, Graph, Result, Tensor, ValueId};
+    use kiln_graph::{Builder, ConvSpec, DType, Graph, Result, Tensor, ValueId};
 
     /// Layers of a norm, attention with heads of one product, and a gated product, each beside a residual.
     fn layers(n: usize) -> Graph {
@@ -213,18 +215,44 @@ mod tests {
         b.finish()
     }
 
+    /// Convolutions beside residuals.
+    fn blocks(n: usize) -> Graph {
+        let mut b = Builder::new("blocks");
+        let mut x = b.input("x", DType::F16, &[2.into(), 32.into(), 14.into(), 14.into()]).unwrap();
+        let block = |b: &mut Builder, x: ValueId, i: usize| -> Result<ValueId> {
+            let mut y = x;
+            for (name, taps) in [("a", 3), ("b", 1), ("c", 3)] {
+                let data = Tensor::random(DType::F16, &[32, 32, taps, taps], 3)?;
+                let w = b.weight_data(&format!("{i}.{name}"), data)?;
+                let (one, pads) = (vec![1; 2], vec![(taps / 2, taps / 2); 2]);
+                let spec = ConvSpec { strides: one.clone(), pads, dilations: one, groups: 1 };
+                y = b.conv(y, w, None, spec)?;
+                y = if name == "c" { b.plus(x, y)? } else { y };
+                y = b.relu(y)?;
+            }
+            Ok(y)
+        };
+        for i in 0..n {
+            x = block(&mut b, x, i).unwrap();
+        }
+        b.output("y", x);
+        b.finish()
+    }
+
     #[test]
     fn known_cuts_are_those_that_enumeration_gives() {
-        let graph = layers(4);
-        for target in ["cpu", "sm_80", "sm_90a"] {
+        for (graph, target) in
+            [layers(4), blocks(4)].iter().flat_map(|graph| ["cpu", "sm_80", "sm_90a"].map(|target| (graph, target)))
+        {
             let options = Options::new(target.parse().unwrap());
-            let built = build(&graph).unwrap();
+            let built = build(graph).unwrap();
             let rules = rules::of_models(false).unwrap();
             let (mut egraph, mut done) = rules::saturate(built.egraph, rules, &options).unwrap();
-            rules::merge(&mut egraph, &mut done, options.target.arch().is_some());
             let root = built.class_of[graph.outputs[0].1.index()].unwrap();
+            rules::merge(&mut egraph, &mut done, options.target.arch().is_some());
+            rules::layout(&mut egraph, &mut done, &[root], &options);
             let dag = Dag::new(&egraph, &[root]);
-            let costs = Costs::new(&dag, &graph, &options);
+            let costs = Costs::new(&dag, graph, &options);
             let (views, likeness) = (Views::of(&dag, &costs), Likeness::of(&dag));
             let ranking = Ranking { dag: &dag, costs: &costs, likeness: &likeness, views: &views };
             let mut memo = Memo::new(&ranking);

@@ -86,7 +86,7 @@ impl Printer<'_> {
             (Some(registers), _) => format!("__maxnreg__({registers})"),
             (None, Some(ctas)) => format!("__launch_bounds__({}, {ctas})", kernel.threads),
             // For these ptxas would rather spill than let an SM have fewer threads than it may.
-            (None, None) if self.arch == Arch::Sm75 || self.arch == Arch::Sm80 && kernel.threads == 1024 => {
+            (None, None) if [Arch::Sm75, Arch::Sm80].contains(&self.arch) => {
                 format!("__launch_bounds__({}, 1)", kernel.threads)
             }
             (None, None) => format!("__launch_bounds__({})", kernel.threads),

@@ -63,8 +63,9 @@ pub struct Problem {
 
 /// Most products that are written one after another.
 const UNROLLED: i64 = 32;
-/// Points of a thread.
-const POINTS: std::ops::RangeInclusive<u32> = 1..=32;
+/// Most points of a thread, and most products of all of them that are written one after another: more have more operands on their way than registers.
+const POINTS: u32 = 32;
+const WRITTEN: f64 = 160.0;
 
 impl KernelFamily for Direct {
     type Config = Config;
@@ -98,6 +99,8 @@ impl KernelFamily for Direct {
 
     fn space(&self, problem: &Problem, _: &Gpu) -> Vec<Config> {
         let [rows, columns] = problem.extents().map(|dims| problem.subject.count(dims));
+        let products = problem.subject.count(&problem.depth).min(UNROLLED as f64);
+        let fits = |points: u32| points > 0 && points <= POINTS && f64::from(points) * products <= WRITTEN;
         let mut space = vec![];
         for warps in [4, 8] {
             for tile in [
@@ -118,8 +121,7 @@ impl KernelFamily for Direct {
                 // A tile that is mostly outside is for nothing.
                 let idle = |tile: u32, least: u32, extent: f64| tile > least && f64::from(tile) / 2.0 >= extent;
                 let whole = tile[0] * tile[1] % (32 * warps) == 0;
-                if whole && POINTS.contains(&config.points()) && !idle(tile[0], 1, rows) && !idle(tile[1], 32, columns)
-                {
+                if whole && fits(config.points()) && !idle(tile[0], 1, rows) && !idle(tile[1], 32, columns) {
                     space.push(config);
                 }
             }
@@ -172,7 +174,9 @@ impl KernelFamily for Direct {
         let at = k.grid(&[("tile_m", rows), ("tile_n", columns)]);
         let first = [0, 1].map(|axis| &at[axis] * i64::from(shape[axis]));
         let views = views(&values, &[problem.anchor], values.output(0))?;
-        let mut program = Program { values, points: Points { problem, views, extents, first, shape } };
+        let points = Points { problem, views, extents, first, shape };
+        let mut program = Program { values, points, coordinates: [vec![], vec![]] };
+        program.coordinates(&mut k)?;
         program.write(&mut k)?;
         program.values.launch(k).map(Built::one)
     }
@@ -198,6 +202,8 @@ impl Problem {
 struct Program<'a> {
     values: Values<'a>,
     points: Points<'a>,
+    /// What rows, and columns, are along each of their axes, where taking them apart divides by what is known when the kernel runs: else every tap would.
+    coordinates: [Vec<Tile>; 2],
 }
 
 /// Where the points of a CTA's tile are.
@@ -212,6 +218,29 @@ struct Points<'a> {
 }
 
 impl Program<'_> {
+    /// Finds the coordinates.
+    fn coordinates(&mut self, k: &mut Builder) -> Result<()> {
+        let (points, values) = (&self.points, &mut self.values);
+        for (axis, dims) in points.problem.extents().into_iter().enumerate() {
+            if dims.iter().skip(1).all(|dim| dim.as_const().is_some()) {
+                continue;
+            }
+            let names: Vec<String> = (0..dims.len()).map(|i| format!("{}{i}", ["row", "col"][axis])).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let mut shape = [1; 2];
+            shape[axis] = points.shape[axis];
+            self.coordinates[axis] = k.try_map(&names, &shape, &[], |k, _, at| {
+                values.at_points(None, |values| {
+                    let position = k.bind("position", &points.first[axis] + &at[axis]);
+                    let mut along = vec![Expr::index(0); dims.len()];
+                    values.split(k, dims, position, &mut along);
+                    Ok::<_, crate::Error>(along.into_iter().map(|at| at.cast(kiln_tile::DType::I64)).collect())
+                })
+            })?;
+        }
+        Ok(())
+    }
+
     /// Writes the tile of all results.
     fn write(&mut self, k: &mut Builder) -> Result<()> {
         let graph = self.values.graph;
@@ -272,11 +301,13 @@ impl Program<'_> {
         args: &[Tile],
         write: impl FnOnce(&mut Values, &mut MapBuilder, &Points, &[Expr], &[Expr]) -> Result<Vec<Expr>>,
     ) -> Result<Vec<Tile>> {
-        let (points, values) = (&self.points, &mut self.values);
-        let args: Vec<&Tile> = args.iter().collect();
-        k.try_map(names, &points.shape, &args, |k, x, at| {
+        let (points, values, known) = (&self.points, &mut self.values, &self.coordinates);
+        let all: Vec<&Tile> = args.iter().chain(known.iter().flatten()).collect();
+        k.try_map(names, &points.shape, &all, |k, x, at| {
+            let (x, known_at) = x.split_at(args.len());
+            let known_at = known_at.split_at(known[0].len());
             values.at_points(None, |values| {
-                let (index, exists) = points.at(values, k, at);
+                let (index, exists) = points.at(values, k, at, [known_at.0, known_at.1]);
                 values.at_points(exists, |values| write(values, k, points, x, &index))
             })
         })
@@ -284,8 +315,14 @@ impl Program<'_> {
 }
 
 impl Points<'_> {
-    /// The index of the result's element at coordinates of the tile, and whether it exists, unless it surely does.
-    fn at(&self, values: &mut Values, k: &mut MapBuilder, at: &[Expr]) -> (Vec<Expr>, Option<Expr>) {
+    /// The index of the result's element at coordinates of the tile, of which those along an axis may be `known`, and whether it exists, unless it surely does.
+    fn at(
+        &self,
+        values: &mut Values,
+        k: &mut MapBuilder,
+        at: &[Expr],
+        known: [&[Expr]; 2],
+    ) -> (Vec<Expr>, Option<Expr>) {
         let mut index = vec![];
         let mut exists: Option<Expr> = None;
         for (axis, dims) in self.problem.extents().into_iter().enumerate() {
@@ -294,9 +331,13 @@ impl Points<'_> {
                 let inside = position.lt(&self.extents[axis]);
                 exists = Some(exists.map_or(inside.clone(), |exists| exists.and(inside)));
             }
-            let mut along = vec![Expr::index(0); dims.len()];
-            values.split(k, dims, position, &mut along);
-            index.extend(along);
+            if known[axis].is_empty() {
+                let mut along = vec![Expr::index(0); dims.len()];
+                values.split(k, dims, position, &mut along);
+                index.extend(along);
+            } else {
+                index.extend(known[axis].iter().map(|at| at.cast(kiln_tile::Type::Index)));
+            }
         }
         (index, exists)
     }

@@ -13,8 +13,9 @@ fn seconds(fused: &Fused) -> f64 {
 
 #[test]
 fn equal_layers_have_equal_regions() {
-    let models: [(fn(usize) -> Graph, _, _, _); 4] = [
-        (stack, [4, 12], 8, 0..=0),
+    type Stack = fn(usize) -> Graph;
+    let models = [
+        (stack as Stack, [4, 12], 8, 0..=0),
         (halves, [4, 12], 9, 1..=1),
         (rotary, [4, 12], 12, 2..=3),
         (llama, [8, 16], 14, 2..=3),

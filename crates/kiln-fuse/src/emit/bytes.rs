@@ -78,7 +78,7 @@ impl Walk {
         }
         let mut place = vec![0; outer];
         let mut at = self.start;
-        for _ in 0..if run == 0 { 0 } else { count / run } {
+        for _ in 0..count.checked_div(run).unwrap_or(0) {
             bytes.extend_from_slice(&of.data()[at * size..][..run * size]);
             for axis in (0..outer).rev() {
                 place[axis] += 1;

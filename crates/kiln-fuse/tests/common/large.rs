@@ -87,7 +87,7 @@ pub fn llama(layers: usize) -> Graph {
     };
     let mut x = x;
     for i in 0..layers {
-        m.b.push_scope(&format!("layer.{i}"));
+        m.b.push_scope(format!("layer.{i}"));
         x = layer(&mut m, x).unwrap();
         m.b.pop_scope();
     }
@@ -110,7 +110,7 @@ const CONTEXT: [usize; 2] = [77, 384];
 
 impl UNet {
     fn block(&mut self, make: impl FnOnce(&mut UNet) -> Result<ValueId>) -> Result<ValueId> {
-        self.m.b.push_scope(&format!("block.{}", self.count));
+        self.m.b.push_scope(format!("block.{}", self.count));
         self.count += 1;
         let made = make(self);
         self.m.b.pop_scope();

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from harness import DTYPES, Kiln, full_precision, integers, interleave, uniform, versions
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
+
 
 def attention(backend, causal):
     def run(q, k, v):
@@ -50,14 +52,12 @@ def candidates(op, dtype, s):
         return {"cuBLAS": torch.matmul}, lambda: (uniform(dtype, m, k), uniform(dtype, k, n))
     if op == "attention":
         shape = (1, s["heads"], s["seq"], s["head"])
-        backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
-        functions = {name: attention(backend, s["causal"]) for name, backend in backends.items()}
+        functions = {name: attention(backend, s["causal"]) for name, backend in BACKENDS.items()}
         return functions, lambda: tuple(uniform(dtype, *shape) for _ in range(3))
     if op == "cached_attention":
         heads, group = s["kv_heads"], s["heads"] // s["kv_heads"]
-        backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
         shapes = [(s["batch"], heads, rows, s["head"]) for rows in (group, s["keys"], s["keys"])]
-        return {name: cached(backend) for name, backend in backends.items()}, lambda: tuple(uniform(dtype, *shape) for shape in shapes)
+        return {name: cached(backend) for name, backend in BACKENDS.items()}, lambda: tuple(uniform(dtype, *shape) for shape in shapes)
     if op == "conv":
 
         def run(x, w):

@@ -3,12 +3,12 @@
 
 use super::Problem;
 use super::config::Config;
-use super::program::{Emit, F32, faded, hidden, launch_of};
+use super::program::{Emit, F32, base_of, faded, launch_of};
 use crate::Result;
 use crate::families::TileLaunch;
 use crate::value::dims::numel;
 use kiln_graph::Dim;
-use kiln_tile::expr::{CompareOp, Expr};
+use kiln_tile::expr::Expr;
 use kiln_tile::ir::{Builder, Place, Schedule, Tile, View};
 use kiln_tile::{Access, Buffer, ReduceOp};
 
@@ -73,10 +73,7 @@ impl Emit<'_> {
             [load("sums", 0, columns), load("peaks", columns.into(), 1), load("totals", i64::from(columns) + 1, 1)];
         let most = k.reduce("most", ReduceOp::Max, &peaks, 0);
         let factor = self.factor();
-        let weights = k.map("weights", &[parts, 1], &[&peaks, &most], |_, x, _| {
-            let base = x[1].compare(CompareOp::Ne, hidden()).select(&x[1], Expr::float(F32, 0.0));
-            faded(&x[0], &base, factor)
-        });
+        let weights = k.map("weights", &[parts, 1], &[&peaks, &most], |_, x, _| faded(&x[0], &base_of(&x[1]), factor));
         let mut add = |name: &str, of: &Tile| {
             let weighed = k.map(name, &of.shape.clone(), &[of, &weights], |_, x, _| &x[0] * &x[1]);
             k.reduce(name, ReduceOp::Sum, &weighed, 0)

@@ -20,7 +20,7 @@ use std::f64::consts::LOG2_E;
 pub const F32: DType = DType::F32;
 /// Columns of an accumulator's instructions: sums of a row's every so many weights meet after the loop, so that no thread asks another for them
 /// before.
-const PARTS: u32 = 8;
+const PARTIAL_SUMS: u32 = 8;
 
 /// The kernel that makes an attention as a Config says; of one in parts the kernel that leaves what they have.
 pub fn launch(problem: &Problem, config: &Config) -> Result<TileLaunch> {
@@ -57,7 +57,7 @@ pub fn launch_of(
     let mut emit = Emit {
         streamed,
         // Threads that multiply have runs of columns, whose sums are one.
-        parts: if problem.tensor() { PARTS.min(config.bn) } else { 1 },
+        partial_sums: if problem.tensor() { PARTIAL_SUMS.min(config.bn) } else { 1 },
         bm: config.bm,
         bn: config.bn,
         heads: problem.heads.map(|extent| config.padded(extent)),
@@ -75,7 +75,7 @@ pub fn launch_of(
 pub struct Emit<'e> {
     streamed: &'e Streamed,
     /// Sums of weights that a row has in the loop.
-    parts: u32,
+    partial_sums: u32,
     bm: u32,
     bn: u32,
     /// Padded extents of the depth, and of the columns.
@@ -159,9 +159,9 @@ impl<'e> Emit<'e> {
             start = k.bind("start", start + part * &length);
             end = k.bind("end", end.min(&start + length));
         }
-        let parts = self.parts;
+        let partial_sums = self.partial_sums;
         let most = k.full("most", F32, &[bm, 1], hidden());
-        let total = k.full("total", F32, &[bm, parts], Expr::float(F32, 0.0));
+        let total = k.full("total", F32, &[bm, partial_sums], Expr::float(F32, 0.0));
         let sums = k.full("acc", F32, &[bm, columns], Expr::float(F32, 0.0));
         let range = (start, end, i64::from(bn));
         let pipelined = (config.stages > 1).then_some(config.stages);
@@ -176,9 +176,7 @@ impl<'e> Emit<'e> {
             let peak = k.reduce("peak", ReduceOp::Max, &scores, 1);
             let [most, base, fade] = k.map_many(["most", "base", "fade"], &[bm, 1], &[most, &peak], |k, x, _| {
                 let most = k.bind("greatest", x[0].max(&x[1]));
-                // A row of nothing but minus infinity so far; if that is all, a sum of 0 gives NaN, as it must.
-                let base = most.compare(CompareOp::Ne, hidden()).select(&most, Expr::float(F32, 0.0));
-                let base = k.bind("base", base);
+                let base = k.bind("base", base_of(&most));
                 let fade = faded(&x[0], &base, factor);
                 [most, if streamed.scale.is_some() { base * -factor } else { base }, fade]
             });
@@ -187,8 +185,8 @@ impl<'e> Emit<'e> {
                 // Differences first: at the greatest score the exponent is exactly 0, however large that is.
                 None => faded(&x[0], &x[1], factor),
             });
-            let sum = k.reduce_to("sum", ReduceOp::Sum, &weights, 1, parts);
-            let total = k.map("total", &[bm, parts], &[total, &fade, &sum], |_, x, _| x[0].fma(&x[1], &x[2]));
+            let sum = k.reduce_to("sum", ReduceOp::Sum, &weights, 1, partial_sums);
+            let total = k.map("total", &[bm, partial_sums], &[total, &fade, &sum], |_, x, _| x[0].fma(&x[1], &x[2]));
             let sums = k.map("acc", &[bm, columns], &[sums, &fade], |_, x, _| &x[0] * &x[1]);
             let weights = k.cast(&weights, streamed.dtype);
             let value = self.operand(k, "value", &streamed.value, [(keys, start), (wide, &zero)], [bn, columns])?;
@@ -581,6 +579,11 @@ impl Row {
 /// The score of what does not exist.
 pub fn hidden() -> Expr {
     Expr::float(F32, f64::NEG_INFINITY)
+}
+
+/// What exponents are less, where this is the greatest score. Of a row of nothing but minus infinity so far it is 0; if that is all, a sum of 0 gives NaN, as it must.
+pub fn base_of(greatest: &Expr) -> Expr {
+    greatest.compare(CompareOp::Ne, hidden()).select(greatest, Expr::float(F32, 0.0))
 }
 
 /// What a weight by one score is over that by another.

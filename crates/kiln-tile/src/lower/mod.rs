@@ -119,7 +119,7 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         params,
         threads: program.threads(),
         // One CTA an SM is enough for a large tile: more would make the compiler spill.
-        min_ctas: persistent.or(tensor_cores.then_some(1)),
+        min_ctas: persistent.or(Some(1)),
         max_registers: None,
         cluster: program.schedule.cluster,
         shared: lower.shared.total,

@@ -65,7 +65,7 @@ pub struct Problem {
 const UNROLLED: i64 = 32;
 /// Most points of a thread, and most products of all of them that are written one after another: more have more operands on their way than registers.
 const POINTS: u32 = 32;
-const WRITTEN: f64 = 160.0;
+const WRITTEN: f64 = 96.0;
 
 impl KernelFamily for Direct {
     type Config = Config;

@@ -110,7 +110,8 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         ir::Grid::Points => None,
         ir::Grid::Persistent { per_sm, .. } => Some(*per_sm),
     };
-    let tensor_cores = program.body.iter().any(holds_dot);
+    let multiplies = holds(&program.body, |op| matches!(op, Op::Dot { .. }));
+    let reduces = holds(&program.body, |op| matches!(op, Op::Reduce { .. }));
     let (maps, vars): (Vec<TensorMap>, Vec<t::Var>) = lower.maps.into_iter().unzip();
     params.extend(vars);
     let kernel = t::Kernel {
@@ -118,8 +119,8 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         comment: program.comment.clone(),
         params,
         threads: program.threads(),
-        // One CTA an SM is enough for a large tile: more would make the compiler spill.
-        min_ctas: persistent.or(Some(1)),
+        // One CTA an SM is enough: for more the compiler would spill. Reductions of rows live on many.
+        min_ctas: persistent.or((multiplies || !reduces).then_some(1)),
         max_registers: None,
         cluster: program.schedule.cluster,
         shared: lower.shared.total,
@@ -169,9 +170,9 @@ fn is_zero(e: &Expr) -> bool {
     matches!(e.kind(), ExprKind::Const(value) if value.as_f64().to_bits() == 0)
 }
 
-fn holds_dot(stmt: &ir::Stmt) -> bool {
+fn holds(body: &[ir::Stmt], what: impl Fn(&Op) -> bool) -> bool {
     let mut found = false;
-    stmt.walk(&mut |stmt| found |= matches!(stmt.op, Op::Dot { .. }));
+    body.iter().for_each(|stmt| stmt.walk(&mut |stmt| found |= what(&stmt.op)));
     found
 }
 

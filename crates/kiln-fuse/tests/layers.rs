@@ -1,10 +1,11 @@
-//! Equal layers are fused alike, however many there are.
+//! Equal layers are fused alike, however many there are. `KILN_LAYERS` says how many instead of those written here, on every architecture.
 
 use crate::common::large::llama;
 use crate::common::options;
 use crate::common::stacks::{halves, rotary, stack};
 use kiln_fuse::{Anchor, Fused, Numerics, fuse};
 use kiln_graph::Graph;
+use kiln_target::arch::Arch;
 use std::collections::BTreeSet;
 
 fn seconds(fused: &Fused) -> f64 {
@@ -20,8 +21,14 @@ fn equal_layers_have_equal_regions() {
         (rotary, [4, 12], 12, 2..=3),
         (llama, [8, 16], 14, 2..=3),
     ];
-    for (model, depths, most, twins) in models {
-        for target in ["cpu", "sm_75", "sm_80", "sm_90a"] {
+    let deep: Option<usize> = std::env::var("KILN_LAYERS").ok().map(|n| n.parse().unwrap());
+    let targets = match deep {
+        None => vec!["cpu", "sm_75", "sm_80", "sm_90a"],
+        Some(_) => ["cpu"].into_iter().chain(Arch::ALL.iter().map(|arch| arch.name())).collect(),
+    };
+    for (model, [least, most_layers], most, twins) in models {
+        let depths = [least, deep.unwrap_or(most_layers)];
+        for &target in &targets {
             for numerics in [Numerics::Exact, Numerics::Reassoc] {
                 let all = depths.map(|n| (n, fuse(&model(n), &options(target, numerics)).unwrap()));
                 let ids = |f: &Fused| f.plan.regions.iter().map(|r| r.identity()).collect::<BTreeSet<_>>();

@@ -107,7 +107,9 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
         }
     }
     let mut found = ranking.sorted(read.into_values().collect(), |cut| cut.flow, |cut| (&cut.inner, &cut.leaves));
-    keep(&mut found, KEPT, KEPT_ALIKE, |cut| &cut.anchors);
+    // One of several parts of what a kernel writes may be dear to have that way, and all together cheap.
+    let part = |cut: &Cut| cut.free().copied(dag).is_some_and(|of| earlier[of.index()].iter().any(Cut::is_twins));
+    keep(&mut found, KEPT, KEPT_ALIKE, |cut| &cut.anchors, part);
     found
 }
 
@@ -237,18 +239,28 @@ impl Ranking<'_> {
         };
         let mut cones = self.sorted(cones, leaves, |c| (&c.inner, &c.leaves));
         cones.dedup_by(|a, b| a.inner == b.inner && a.leaves == b.leaves);
-        keep(&mut cones, PARTIAL.0, PARTIAL.1, |cone| &cone.anchors);
+        keep(&mut cones, PARTIAL.0, PARTIAL.1, |cone| &cone.anchors, |_| false);
         cones
     }
 }
 
-/// Keeps the first `all`, but of those with equal anchors only the first `alike`.
-fn keep<T>(items: &mut Vec<T>, all: usize, alike: usize, anchors: impl Fn(&T) -> &[ClassIx]) {
-    let mut seen: BTreeMap<Vec<ClassIx>, usize> = BTreeMap::new();
+/// Keeps the first `all`, but of those with equal anchors only the first `alike`; and `always` some, which do not count.
+fn keep<T>(
+    items: &mut Vec<T>,
+    all: usize,
+    alike: usize,
+    anchors: impl Fn(&T) -> &[ClassIx],
+    always: impl Fn(&T) -> bool,
+) {
+    let (mut seen, mut kept) = (BTreeMap::<Vec<ClassIx>, usize>::new(), 0);
     items.retain(|item| {
+        if always(item) {
+            return true;
+        }
         let n = seen.entry(anchors(item).to_vec()).or_insert(0);
         *n += 1;
-        *n <= alike
+        let fits = *n <= alike && kept < all;
+        kept += usize::from(fits);
+        fits
     });
-    items.truncate(all);
 }

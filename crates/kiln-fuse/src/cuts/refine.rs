@@ -3,10 +3,13 @@
 //! Flow is an estimate; here each class in use is taken out of the cover, with whatever nothing else needs, and put back by the candidate
 //! that adds the least. Computing an anchor that another kernel computes too is charged as a kernel of its own: the roofline of a small
 //! contraction says that computing it twice is free, and no device agrees.
+//!
+//! A merged value pays once several of its parts come from it, which no change of one class at a time sees: its parts are tried together.
 
 use super::cost::Costs;
-use super::select::Candidate;
+use super::select::{Candidate, Choice};
 use crate::egraph::{ClassIx, Dag};
+use std::collections::BTreeMap;
 
 /// Sweeps over the cover.
 const SWEEPS: usize = 2;
@@ -23,10 +26,14 @@ pub(super) fn refine(
     gain: f64,
 ) -> (Vec<Option<usize>>, f64) {
     let mut cover = Counted::new(dag, costs, roots, candidates, chosen);
+    let merged = merged(dag, candidates);
     for _ in 0..SWEEPS {
         let mut changed = false;
         for c in dag.indices() {
             changed |= cover.users[c.index()] > 0 && cover.improve(c, gain) > 0.0;
+        }
+        for parts in &merged {
+            changed |= cover.join(parts, gain);
         }
         if !changed {
             break;
@@ -35,6 +42,28 @@ pub(super) fn refine(
     let again = |c: ClassIx| f64::from(cover.computed[c.index()].saturating_sub(1));
     let charged = dag.indices().filter(|c| again(*c) > 0.0).map(|c| again(c) * costs.again(dag, c)).sum();
     (cover.chosen, charged)
+}
+
+/// For each value of which several classes are parts, the candidates that have those come from it, behind those by which others are a part under another shape.
+fn merged(dag: &Dag, candidates: &[Vec<Candidate>]) -> Vec<Vec<(ClassIx, usize)>> {
+    let mut aliases: BTreeMap<ClassIx, Vec<(ClassIx, usize)>> = BTreeMap::new();
+    let mut parts: BTreeMap<ClassIx, Vec<(ClassIx, usize)>> = BTreeMap::new();
+    for c in dag.indices() {
+        for (at, way) in candidates[c.index()].iter().enumerate() {
+            match &way.choice {
+                Choice::Alias(of) => aliases.entry(*of).or_default().push((c, at)),
+                Choice::Region(cut) => {
+                    if let Some(whole) = cut.free().copied(dag) {
+                        parts.entry(whole).or_default().push((c, at));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let several = parts.into_values().filter(|parts| parts.len() > 1);
+    let with_aliases = |part: (ClassIx, usize)| aliases.get(&part.0).into_iter().flatten().copied().chain([part]);
+    several.map(|parts| parts.into_iter().flat_map(with_aliases).collect()).collect()
 }
 
 /// A cover that changes, with what it takes to tell the time that a change adds or saves.
@@ -160,6 +189,34 @@ impl<'a> Counted<'a> {
         self.chosen[c.index()] = Some(best.1);
         self.put(c, &ways[best.1]);
         old - best.0
+    }
+
+    /// Puts these candidates in the place of the present ones of what is in use, if together that saves a share of `gain`. Gives whether it does.
+    fn join(&mut self, ways: &[(ClassIx, usize)], gain: f64) -> bool {
+        let (mut old, mut new, mut before) = (0.0, 0.0, vec![]);
+        for &(c, way) in ways {
+            let Some(present) = self.chosen[c.index()].filter(|at| *at != way && self.users[c.index()] > 0) else {
+                continue;
+            };
+            old += self.replace(c, (present, way), &mut new);
+            before.push((c, way, present));
+        }
+        let better = before.len() > 1 && new < old * (1.0 - gain);
+        if !better {
+            for (c, way, present) in before.into_iter().rev() {
+                self.replace(c, (way, present), &mut 0.0);
+            }
+        }
+        better
+    }
+
+    /// Replaces a candidate of a class in use by another. Gives the time saved, and adds what the other takes.
+    fn replace(&mut self, c: ClassIx, (present, other): (usize, usize), added: &mut f64) -> f64 {
+        let ways = &self.candidates[c.index()];
+        let saved = self.take(c, &ways[present]);
+        self.chosen[c.index()] = Some(other);
+        *added += self.put(c, &ways[other]);
+        saved
     }
 
     /// Adds what a class that stays in use takes by this way. Gives the time added.

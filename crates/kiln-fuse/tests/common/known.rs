@@ -103,6 +103,24 @@ fn rotated(b: &mut Builder, x: ValueId, form: Rotary) -> Result<[ValueId; 3]> {
     Ok([all[0], all[1], all[2]])
 }
 
+/// Queries, keys and values of one token, queries by the key head that they share.
+fn one_token(b: &mut Builder) -> Result<Vec<ValueId>> {
+    let x = b.input("x", F16, &dims([1, H]))?;
+    let g = weight(b, "norm", &[H])?;
+    let x = b.rms_norm(x, -1, Some(g), 1e-5)?;
+    let [cos, sin] = ["cos", "sin"].map(|name| b.input(name, F16, &dims([1, HEAD / 2])));
+    let (cos, sin) = (cos?, sin?);
+    let mut all = vec![];
+    for (name, n) in [("q", HEADS), ("k", KEY_HEADS), ("v", KEY_HEADS)] {
+        let y = linear(b, x, name, H, n * HEAD, false)?;
+        let y = b.reshape(y, &dims([1, n, HEAD]))?;
+        let y = b.transpose(y, &[1, 0, 2])?;
+        let y = if name == "v" { y } else { b.rope(y, cos, sin, false, None)? };
+        all.push(b.reshape(y, &dims([KEY_HEADS, n / KEY_HEADS, HEAD]))?);
+    }
+    Ok(all)
+}
+
 /// A gated layer whose gate and what it gates are one projection.
 fn fused_swiglu(b: &mut Builder, x: ValueId) -> Result<ValueId> {
     let both = linear(b, x, "gate_up", H, 6 * H, true)?;
@@ -202,6 +220,7 @@ pub fn known() -> Vec<(Graph, usize)> {
         repeated("repeated_heads_of_two_causal", &[2], None, true),
         (graph("causal_f32", |b| Ok(vec![causal(b, DType::F32)?])), 1),
         (graph("decode_step", decode_step), 3),
+        (graph("norm_qkv_rope_of_one_token", one_token), 2),
         (graph("encoder_layer", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, false)?]))), 7),
         (graph("encoder_layer_fused_qkv", |b| hidden(b).and_then(|x| Ok(vec![encoder_layer(b, x, true)?]))), 7),
     ];

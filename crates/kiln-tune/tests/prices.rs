@@ -60,6 +60,8 @@ fn measured(engine: &Engine, times: impl Fn(&Used) -> Option<f64>) -> Vec<Record
     records
 }
 
+type Change = fn(&mut Record);
+
 fn fusion(report: &BuildReport) -> &kiln_fuse::Report {
     &report.targets.iter().find(|target| target.target == TARGET).unwrap().fusion
 }
@@ -116,7 +118,7 @@ fn what_was_measured_elsewhere_or_of_other_code_changes_nothing() {
     let (folder, graph) = (folder.path(), gated());
     let plain = build(&graph, &options(), &|_| {}).unwrap().0;
     let slow = measured(&plain, |used| is_both(used).then_some(3.0));
-    let changes: [(&str, fn(&mut Record)); 10] = [
+    let changes: [(&str, Change); 10] = [
         ("gpu", |r| r.problem.gpu = "A100 PCIe".into()),
         ("clock", |r| r.problem.clock_mhz -= 90),
         ("memory", |r| r.problem.memory_gbs += 1),

@@ -406,6 +406,8 @@ fn a_graph_is_drawn_beside_its_plan() {
         let report = fused(&graph, "cpu").report;
         assert!(report.launches.len() >= steps, "{}", report.launches.len());
         check_sides(&graph, &engine.targets[0].plan, &report.launches, &read("kept.svg"));
+        let nested = engine.targets[0].plan.steps.iter().any(|step| !step.nested().is_empty());
+        assert_eq!(read("kept.svg").contains("what is inside branches and loops"), nested);
     }
     // A model whose one kernel is taller than a column, and reads its input at both ends.
     let names: Vec<String> = (0..60).map(|i| format!("v{i}")).collect();

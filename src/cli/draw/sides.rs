@@ -79,8 +79,12 @@ fn head(svg: &mut Markup, graph: &Graph, plan: &Plan, x: [f64; 2]) {
     for (about, x) in about.iter().zip(x) {
         svg.text(x, EDGE + 26.0, "note", about);
     }
-    let grey = "grey ops are no step's: views of memory, folded, or rewritten into something else";
-    svg.text(x[0], EDGE + 42.0, "note", grey);
+    let nested = match plan.steps.iter().any(|step| !step.nested().is_empty()) {
+        true => "; what is inside branches and loops is drawn at the right alone",
+        false => "",
+    };
+    let grey = format!("grey ops are no step's: views of memory, folded, or rewritten into something else{nested}");
+    svg.text(x[0], EDGE + 42.0, "note", &grey);
 }
 
 /// The colour of a step: equal regions have the same.

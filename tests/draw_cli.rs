@@ -439,6 +439,10 @@ fn a_graph_is_drawn_beside_its_plan() {
     fails(dir, "inspect tall.onnx --graph no.svg --target sm_12", "sm_12");
     fails(dir, "inspect tall.onnx --graph no.svg --profile tall.dot", "profiles are of engines");
     fails(dir, "inspect kept.kiln --graph no.svg --target sm_80", "expected sm_80, found cpu");
+    for said in ["--numerics exact", "--shape x=7x9"] {
+        fails(dir, &format!("inspect kept.kiln --graph no.svg {said}"), "which says itself how it was built");
+    }
+    fails(dir, "inspect kept.kiln --graph no.svg --timings t.jsonl", "nothing is measured for cpu");
     assert!(!dir.join("no.svg").exists() && !dir.join("no.png").exists());
 }
 

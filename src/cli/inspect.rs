@@ -264,11 +264,15 @@ fn model_picture(args: &Args, path: &Path, file: &Path) -> Result<()> {
 
 /// The plan of an engine, beside the model's graph where the engine has all of the model.
 fn sides(args: &Args, engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> Result<String> {
-    if engine.sources.is_empty() {
+    // With `--memory` shapes are for that.
+    let shapes: &[String] = if args.memory.is_some() { &[] } else { &args.shape[..] };
+    args.why.check(&engine.path, shapes)?;
+    if engine.sources.is_empty() && !args.why.adds() {
         return draw::plan(engine, image, profile);
     }
     profile.map_or(Ok(()), |profile| profile.check(&image.plan))?;
-    match why::of_engine(&args.why, engine, Some(&image.label()), &args.shape) {
+    match why::of_engine(&args.why, engine, Some(&image.label()), shapes) {
+        Err(why) if args.why.adds() => Err(why),
         Ok(e) => Ok(draw::sides(&e.graph, &image.plan, &e.fused.report.launches, &image.kernels, profile)),
         Err(why) => {
             note!("the plan alone is drawn: {why}");

@@ -39,6 +39,25 @@ pub struct WhyArgs {
     timings: Option<Timings>,
 }
 
+impl WhyArgs {
+    /// That nothing is said of an engine that it says itself.
+    pub fn check(&self, engine: &Path, shapes: &[String]) -> Result<()> {
+        if self.numerics.is_none() && !self.tf32 && !self.widen_reductions && shapes.is_empty() {
+            return Ok(());
+        }
+        Err(miette!(
+            help = "leave out `--numerics`, `--tf32`, `--widen-reductions` and `--shape`, or name the model",
+            "{} is an engine, which says itself how it was built",
+            engine.display()
+        ))
+    }
+
+    /// Whether it is said what an engine does not hold, which is of use where its model is fused again.
+    pub fn adds(&self) -> bool {
+        !self.kernels.is_empty() || self.timings.is_some()
+    }
+}
+
 /// What was fused, and for what.
 pub struct Explained {
     target: String,
@@ -108,13 +127,7 @@ fn by_timings(args: &WhyArgs, target: Target, options: &mut BuildOptions) -> Res
 /// The model of an engine, fused again as the engine's plan is.
 pub fn of_engine(args: &WhyArgs, engine: &Engine, target: Option<&str>, shapes: &[String]) -> Result<Explained> {
     let path = &engine.path;
-    if args.numerics.is_some() || args.tf32 || args.widen_reductions || !shapes.is_empty() {
-        return Err(miette!(
-            help = "leave out `--numerics`, `--tf32`, `--widen-reductions` and `--shape`, or name the model",
-            "{} is an engine, which says itself how it was built",
-            path.display()
-        ));
-    }
+    args.check(path, shapes)?;
     let mut graph: Graph = engine.graph_text.parse().into_diagnostic()?;
     let weighs = graph.nodes.iter().any(|node| matches!(node.op, kiln_graph::Op::Weight { .. }));
     if weighs && engine.sources.is_empty() {

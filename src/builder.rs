@@ -4,8 +4,9 @@ use crate::kernels::Kernel;
 use crate::{Jit, Model, Result};
 use kiln_cuda::Home;
 use kiln_engine::{BuildOptions, BuildReport, Engine, Kept, Progress};
-use kiln_fuse::Numerics;
+use kiln_fuse::{Kernels, Numerics};
 use kiln_target::Target;
+use kiln_tune::{Prices, Tuning};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ pub struct EngineBuilder<'a> {
     kernels: Vec<Arc<Kernel>>,
     home: Option<PathBuf>,
     progress: Option<&'a (dyn Fn(Progress<'_>) + Sync)>,
+    prices: Option<Arc<dyn Kernels>>,
 }
 
 impl<'a> EngineBuilder<'a> {
@@ -48,6 +50,7 @@ impl<'a> EngineBuilder<'a> {
             kernels: Vec::new(),
             home: None,
             progress: None,
+            prices: None,
         }
     }
 
@@ -153,8 +156,8 @@ impl<'a> EngineBuilder<'a> {
         Jit::new(self, device)
     }
 
-    /// Builds for a target, or finds what was built before on this machine.
-    pub(crate) fn kept(mut self, target: Target) -> Result<(Engine, Kept, Home)> {
+    /// Builds for a target, or finds what was built before on this machine. What is to be tuned so is fused by what the timing cache knows.
+    pub(crate) fn kept(mut self, target: Target, tuning: Option<&Tuning>) -> Result<(Engine, Kept, Home)> {
         self.targets = vec![target];
         let options = self.options()?;
         let kept = Kept::new(self.model.graph(), &self.targets[0], &options)?;
@@ -162,6 +165,13 @@ impl<'a> EngineBuilder<'a> {
         let engine = match kept.find() {
             Ok(Some(engine)) => engine,
             _ => {
+                if let (Some(tuning), Target::Gpu(gpu)) = (tuning, &self.targets[0]) {
+                    match Prices::of_build(tuning, gpu, &options) {
+                        Ok(prices) => self.prices = Some(Arc::new(prices)),
+                        // Tuning will say the same.
+                        Err(e) => tracing::warn!("fused by the cost models alone: {e}"),
+                    }
+                }
                 let engine = self.build()?;
                 let _ = kept.store(&engine);
                 engine
@@ -170,11 +180,16 @@ impl<'a> EngineBuilder<'a> {
         Ok((engine, kept, options.home))
     }
 
+    /// Where NVRTC, kernels and engines are kept.
+    pub(crate) fn folder(&self) -> Result<Home> {
+        match &self.home {
+            Some(folder) => Ok(Home::at(folder)),
+            None => Ok(Home::from_env()?),
+        }
+    }
+
     fn options(&self) -> Result<BuildOptions> {
-        let home = match &self.home {
-            Some(folder) => Home::at(folder),
-            None => Home::from_env()?,
-        };
+        let home = self.folder()?;
         let mut kernels: Vec<Arc<Kernel>> = Vec::new();
         for kernel in self.kernels.iter().rev().cloned().chain(self.model.graph().attached()) {
             if !kernels.iter().any(|other| other.name() == kernel.name()) {
@@ -186,6 +201,7 @@ impl<'a> EngineBuilder<'a> {
             tf32: self.tf32,
             sizes: self.sizes.clone(),
             kernels,
+            prices: self.prices.clone(),
             ..BuildOptions::new(home)
         };
         if !self.targets.is_empty() {

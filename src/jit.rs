@@ -81,18 +81,24 @@ impl<'a> Jit<'a> {
         let Jit { builder, device: name, budget, background, timings, measure } = self;
         let device = open_device(&name)?;
         let target = device.processor()?;
-        let (mut engine, kept, home) = builder.kept(target.clone())?;
-        let (Some(budget), Target::Gpu(gpu)) = (budget, target) else { return Ok(Session::new(&engine, device)?) };
+        let measurable = measure.is_some() || device.gpu().is_some();
+        let tuning = match budget.filter(|_| measurable) {
+            None => None,
+            Some(budget) => {
+                let home = || Ok::<_, crate::Error>(Timings::in_home(builder.folder()?.root()));
+                let timings = timings.map_or_else(home, Ok)?;
+                Some(Tuning { budget, timings: Some(timings), ..Tuning::default() })
+            }
+        };
+        let (mut engine, kept, home) = builder.kept(target.clone(), tuning.as_ref())?;
+        let (Some(tuning), Target::Gpu(gpu)) = (tuning, target) else { return Ok(Session::new(&engine, device)?) };
         let (measure, compiler) = match measure {
             Some(measure) => {
                 let toolchain = engine.target(gpu.arch.name())?.toolchain.clone();
                 (measure, toolchain.unwrap_or_default().nvrtc)
             }
-            None if device.gpu().is_none() => return Ok(Session::new(&engine, device)?),
             None => on_device(&name, &gpu, &home)?,
         };
-        let timings = timings.unwrap_or_else(|| Timings::in_home(home.root()));
-        let tuning = Tuning { budget, timings: Some(timings), ..Tuning::default() };
         let mut work = Work { gpu, compiler, measure, tuning, kept };
         if !background {
             work.run(&mut engine)?;

@@ -1,11 +1,11 @@
 //! The pictures of `kiln inspect`, read back: well-formed, complete, and without overlap.
 
 use kiln::engine::{BuildOptions, Engine, build};
-use kiln::fuse::{BufferKind, Plan, Step};
-use kiln::graph::{Builder, DType, Tensor};
+use kiln::fuse::{BufferKind, Fused, LaunchReport, Plan, Step, fuse};
+use kiln::graph::{Builder, DType, Graph, Tensor};
 use kiln_graph::{CompareOp, Dim, Op, ValueId};
 use roxmltree::{Document, Node};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -293,6 +293,157 @@ fn twelve_layers_are_drawn_whole_with_their_times() {
     assert!(!dir.join("no.svg").exists());
     ok(dir, "inspect m.kiln --graph model.dot");
     assert!(std::fs::read_to_string(dir.join("model.dot")).unwrap().starts_with("digraph"));
+}
+
+/// The ops that the outputs depend on, and the inputs; literals and weights are not drawn.
+fn drawn(graph: &Graph) -> BTreeSet<u32> {
+    let mut live: BTreeSet<u32> = graph.inputs.iter().map(|v| graph.value(*v).node.0).collect();
+    let mut stack: Vec<u32> = graph.outputs.iter().map(|(_, v)| graph.value(*v).node.0).collect();
+    while let Some(id) = stack.pop() {
+        if live.insert(id) {
+            stack.extend(graph.nodes[id as usize].inputs.iter().map(|v| graph.value(*v).node.0));
+        }
+    }
+    live.retain(|id| !matches!(graph.nodes[*id as usize].op, Op::Const { .. } | Op::Weight { .. }));
+    live
+}
+
+/// Every op is in the frame of the first step that computes it, joined to what it reads; each frame is beside the box of its step, in its colour.
+fn check_sides(graph: &Graph, plan: &Plan, launches: &[LaunchReport], svg: &str) {
+    let doc = Document::parse(svg).unwrap();
+    let (all, canvas, mut seen) = (groups(&doc), canvas(&doc), 0);
+    check(plan, "", canvas, &doc, &mut seen);
+    let ops = drawn(graph);
+    let frames: Vec<Node> = all.values().copied().filter(|n| n.attribute("class") == Some("group")).collect();
+    assert_eq!(all.len(), seen + ops.len() + frames.len(), "something else is drawn");
+    let mut of: BTreeMap<u32, &str> = BTreeMap::new();
+    for frame in &frames {
+        let inner: Vec<(u32, Rect)> = frame
+            .children()
+            .filter(|n| n.attribute("class") == Some("op"))
+            .map(|op| (op.attribute("data-id").unwrap()[1..].parse().unwrap(), rect(child(op, "rect"))))
+            .collect();
+        let around = frame.children().find(|n| n.attribute("class") == Some("frame")).map_or(canvas, rect);
+        for (i, (op, at)) in inner.iter().enumerate() {
+            assert!(inside(*at, around), "op {op} leaves its frame");
+            assert!(inner[..i].iter().all(|(_, other)| apart(*at, *other)), "op {op} lies on another");
+            assert!(of.insert(*op, frame.attribute("data-id").unwrap()).is_none(), "op {op} is there twice");
+        }
+    }
+    assert!(of.keys().copied().eq(ops.iter().copied()));
+    // Frames and boxes.
+    let framed = |n: &Node| n.children().any(|n| n.attribute("class") == Some("frame"));
+    let mut places: Vec<(&str, Rect)> = vec![];
+    for (id, node) in all.iter().filter(|(id, node)| framed(node) || id.starts_with(['s', 'b'])) {
+        let own = rect(node.children().find(|n| n.has_tag_name("rect")).unwrap());
+        assert!(inside(own, canvas), "{id}");
+        for (other, at) in places.iter().filter(|(other, _)| id.starts_with('g') || other.starts_with('g')) {
+            assert!(apart(own, *at), "{id} and {other} overlap");
+        }
+        places.push((id, own));
+    }
+    let place = |id: &str| places.iter().find(|(other, _)| *other == id).unwrap().1;
+    let wired = |from: &str, to: &str| {
+        let is = |n: &Node| n.attribute("data-from") == Some(from) && n.attribute("data-to") == Some(to);
+        doc.descendants().any(|n| is(&n))
+    };
+    for launch in launches {
+        let title = format!("#{} {}", launch.step, launch.name);
+        let of_step = |id: &&u32| child(all[of[*id]], "title").text() == Some(title.as_str());
+        let ids = launch.numbers.iter().filter(|id| ops.contains(id));
+        let Some(id) = ids.clone().find(of_step) else { continue };
+        let (frame, own, card) = (all[of[id]], place(of[id]), place(&format!("s{}", launch.step)));
+        assert!((own[1] - card[1]).abs() < 0.2 && own[2] < card[0], "{title} is not beside its ops");
+        let step = format!("s{}", launch.step);
+        let link = doc.descendants().find(|n| n.attribute("data-step") == Some(&step)).unwrap();
+        let stroke = |n: Node| n.attribute("stroke").unwrap().to_owned();
+        let colours = [link, child(frame, "rect"), child(all[step.as_str()], "rect")].map(stroke);
+        assert!(colours[0] == colours[1] && colours[1] == colours[2], "{colours:?}");
+        let d = link.attribute("d").unwrap()[1..].split([' ', ',', 'L']);
+        let ends: Vec<f64> = d.filter_map(|n| n.parse().ok()).collect();
+        assert!((ends[0] - own[2]).abs() < 0.2 && (ends[2] - card[0]).abs() < 0.2 && ends[1] == ends[3], "{ends:?}");
+    }
+    // What some step computes is in the frame of such a step, with its reader if one computes both.
+    let steps = |id: &u32| -> BTreeSet<usize> {
+        launches.iter().filter(|launch| launch.numbers.contains(id)).map(|launch| launch.step).collect()
+    };
+    let frame = |id: &u32| -> Option<usize> {
+        let title = all[of[id]].children().find(|n| n.has_tag_name("title"))?.text()?;
+        title[1..].split(' ').next()?.parse().ok()
+    };
+    for id in &ops {
+        let own = steps(id);
+        assert_eq!(frame(id).is_some(), !own.is_empty(), "op {id}");
+        let Some(at) = frame(id) else { continue };
+        let read = |reader: &&u32| graph.nodes[**reader as usize].inputs.iter().any(|v| graph.value(*v).node.0 == *id);
+        let with: Vec<usize> = ops.iter().filter(read).filter_map(frame).filter(|step| own.contains(step)).collect();
+        assert!(own.contains(&at) && (with.is_empty() || with.contains(&at)), "op {id} is in step {at}, not {own:?}");
+    }
+    for id in &ops {
+        for from in graph.nodes[*id as usize].inputs.iter().map(|v| graph.value(*v).node.0) {
+            let same = of.get(&from) == of.get(id);
+            assert!(!same || wired(&format!("n{from}"), &format!("n{id}")), "nothing leads from {from} to {id}");
+        }
+    }
+}
+
+fn fused(graph: &Graph, target: &str) -> Fused {
+    let options = BuildOptions::new(kiln_cuda::Home::from_env().unwrap());
+    fuse(graph, &options.fusion(&target.parse().unwrap(), &[])).unwrap()
+}
+
+#[test]
+fn a_graph_is_drawn_beside_its_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap();
+    // Engines that keep their model; of the second nothing is told of which launch computes what was in the loop.
+    for (graph, steps) in [(transformer().finish(), 80), (control().finish(), 1)] {
+        let mut engine = build(&graph, &BuildOptions::new(kiln_cuda::Home::at(dir.join("home"))), &|_| {}).unwrap().0;
+        engine.keep_model(&graph).unwrap();
+        engine.save(dir.join("kept.kiln")).unwrap();
+        ok(dir, "inspect kept.kiln --graph kept.svg");
+        let report = fused(&graph, "cpu").report;
+        assert!(report.launches.len() >= steps, "{}", report.launches.len());
+        check_sides(&graph, &engine.targets[0].plan, &report.launches, &read("kept.svg"));
+        let nested = engine.targets[0].plan.steps.iter().any(|step| !step.nested().is_empty());
+        assert_eq!(read("kept.svg").contains("what is inside branches and loops"), nested);
+    }
+    // A model whose one kernel is taller than a column, and reads its input at both ends.
+    let names: Vec<String> = (0..60).map(|i| format!("v{i}")).collect();
+    let mut nodes: Vec<(&str, [&str; 2], &str)> = vec![];
+    for (i, name) in names.iter().enumerate() {
+        let from = if i == 0 { "x" } else { names[i - 1].as_str() };
+        nodes.push(if i % 2 == 0 { ("Add", [from, "c"], name) } else { ("Sin", [from, ""], name) });
+    }
+    nodes.push(("Mul", ["v59", "x"], "y"));
+    let nodes: Vec<(&str, &[&str], &str)> =
+        nodes.iter().map(|(op, from, to)| (*op, &from[..if from[1].is_empty() { 1 } else { 2 }], *to)).collect();
+    let shape: &[&str] = &["7", "9"];
+    let file = crate::files_cli::onnx::model(&[("x", shape)], &[("c", 0.3)], &nodes, &[("y", shape)]);
+    std::fs::write(dir.join("tall.onnx"), file).unwrap();
+    let graph = kiln::import::onnx::load(&dir.join("tall.onnx"), &Default::default()).unwrap();
+    let Fused { plan, report } = fused(&graph, "sm_90a");
+    assert!(report.launches.len() < 4, "{plan}");
+    ok(dir, "inspect tall.onnx --graph tall.svg --target sm_90a");
+    let svg = read("tall.svg");
+    check_sides(&graph, &plan, &report.launches, &svg);
+    let on = svg.matches("class=\"on\"").count();
+    assert!(on > 4 && on % 2 == 0, "{on} wires go on in further columns");
+    assert!(canvas(&Document::parse(&svg).unwrap())[3] < 900.0, "61 ops stand in one column");
+
+    ok(dir, "inspect tall.onnx --graph tall.dot --numerics exact");
+    assert!(read("tall.dot").starts_with("digraph"));
+    fails(dir, "inspect tall.onnx --graph no.png", "expected a file .svg or .dot");
+    fails(dir, "inspect tall.onnx --graph tall.onnx", "it is the input tall.onnx");
+    fails(dir, "inspect tall.onnx --graph no.svg --target sm_12", "sm_12");
+    fails(dir, "inspect tall.onnx --graph no.svg --profile tall.dot", "profiles are of engines");
+    fails(dir, "inspect kept.kiln --graph no.svg --target sm_80", "expected sm_80, found cpu");
+    for said in ["--numerics exact", "--shape x=7x9"] {
+        fails(dir, &format!("inspect kept.kiln --graph no.svg {said}"), "which says itself how it was built");
+    }
+    fails(dir, "inspect kept.kiln --graph no.svg --timings t.jsonl", "nothing is measured for cpu");
+    assert!(!dir.join("no.svg").exists() && !dir.join("no.png").exists());
 }
 
 #[test]

@@ -2,11 +2,13 @@
 #![cfg(unix)]
 
 use kiln::prelude::*;
-use kiln::tune::{Job, Made, Measure, Measured, Report, Task, Timings};
+use kiln::target::Target;
+use kiln::tune::{Job, Made, Measure, Measured, Outcome, Problem, Record, Report, Task, Timings, append, code};
 use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
 use kiln_engine::{Kept, SimDevice};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex};
@@ -159,6 +161,43 @@ fn winners_take_over_between_two_runs_and_are_there_at_the_next_start() {
     let mut tuned = jit().measure(Device::behind(&door)).tune(LONG).load().unwrap();
     right(&mut tuned, &model, 5);
     assert_eq!((door.samples(), configs(&kept(home.path()))), (measured, after));
+}
+
+#[kiln::model]
+fn gated(x: Tensor<f16, 96, 320>) -> Tensor<f16, 96, 832> {
+    let gate = x.matmul(weight!("gate", f16, [320, 832])).silu();
+    gate * x.matmul(weight!("up", f16, [320, 832]))
+}
+
+#[test]
+fn what_is_tuned_is_fused_by_what_was_measured() {
+    let (home, door) = (home(), Arc::new(Door::default()));
+    let model = Model::from(gated::graph().unwrap()).with_random_weights(3).unwrap();
+    let builder = || EngineBuilder::new(&model).home(home.path());
+    let plain = builder().target("sm_80").unwrap().build().unwrap();
+    let Target::Gpu(gpu) = Target::from_str("sm_80").unwrap() else { panic!() };
+    let toolchain = plain.target("sm_80").unwrap().toolchain.clone().unwrap();
+    let [both] = &plain.subjects("sm_80").unwrap()[..] else { panic!("{}", plain.targets[0].plan) };
+    let way = kiln_kernels::candidates(&both.subject, &gpu).unwrap().remove(0);
+    let slow = Record {
+        problem: Problem::of(both.id, &both.subject, &gpu, &toolchain),
+        sizes: Default::default(),
+        family: way.family.to_string(),
+        config: way.config.clone(),
+        code: code(&way.make().unwrap().1),
+        outcome: Outcome::Ns(vec![(4e9 * way.estimate.unwrap().seconds) as u64]),
+    };
+    let timings = home.path().join("slow.jsonl");
+    append(&timings, &[slow]).unwrap();
+    let steps = |name: &str| {
+        let jit = builder().jit(DEVICE).measure(Device::behind(&door)).timings(Timings::file(home.path().join(name)));
+        let session = jit.tune(Duration::ZERO).load();
+        drop(session.unwrap());
+        let steps = kept(home.path()).target("sm_80").unwrap().plan.steps.len();
+        std::fs::remove_dir_all(home.path().join("engines")).unwrap();
+        steps
+    };
+    assert_eq!((steps("none.jsonl"), steps("slow.jsonl")), (1, 2));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use kiln::engine::{BuildOptions, PLANS, build, build_plans};
 use kiln::fuse::{Fused, Numerics, fuse};
 use kiln::graph::{Builder, DType, Graph, Tensor};
+use kiln::tune::{Outcome, Problem, Record, code};
 use kiln_graph::{CompareOp, Op};
+use kiln_target::{Gpu, Target};
 use roxmltree::{Document, Node, ParsingOptions};
 use serde_json::Value;
 use std::fs;
@@ -128,6 +130,49 @@ fn a_region_is_explained_by_step_name_or_beginning() {
     ] {
         fails(dir, &format!("inspect {args}"), said);
     }
+}
+
+#[test]
+fn prices_are_said_to_be_measured_where_a_timing_cache_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let graph = model(dir);
+    let gpu = Gpu::named("h100").unwrap();
+    let home = kiln_cuda::Home::from_env().unwrap();
+    let options = BuildOptions { targets: vec![Target::Gpu(gpu.clone())], ..BuildOptions::new(home.clone()) };
+    let engine = build(&graph, &options, &|_| {}).unwrap().0;
+    let toolchain = engine.targets[0].toolchain.clone().unwrap();
+    // On such a GPU with a higher clock the first kernel takes a little longer than modelled.
+    let gpu = Gpu { name: "NVIDIA H100 80GB HBM3".into(), clock_ghz: 1.995, ..gpu };
+    let used = engine.subjects("sm_90a").unwrap().remove(0);
+    let way = kiln_kernels::candidates(&used.subject, &gpu).unwrap().remove(0);
+    let ns = (1.1e9 * way.estimate.unwrap().seconds) as u64;
+    let record = Record {
+        problem: Problem::of(used.id, &used.subject, &gpu, &toolchain),
+        sizes: Default::default(),
+        family: way.family.to_string(),
+        config: way.config.clone(),
+        code: code(&way.make().unwrap().1),
+        outcome: Outcome::Ns(vec![ns]),
+    };
+    kiln::tune::append(&dir.join("t.jsonl"), &[record]).unwrap();
+    let name = &used.subject.region.name;
+    let inspect = |more: &str| -> String {
+        let args = format!("inspect m.onnx --why {name} --target h100 {more}");
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        let out = kiln.args(args.split_whitespace()).current_dir(dir).env("KILN_HOME", home.root()).output().unwrap();
+        assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let said = inspect("--timings t.jsonl");
+    assert!(said.contains("\n  measured   ") && !said.contains("modelled "), "{said}");
+    assert!(inspect("").contains("\n  modelled   "), "{}", inspect(""));
+    let told: Value = serde_json::from_str(&inspect("--timings t.jsonl --json")).unwrap();
+    let launch = &told["regions"][0]["launch"];
+    assert_eq!(launch["measured"], true);
+    assert!((launch["seconds"].as_f64().unwrap() / (ns as f64 * 1e-9) - 1.0).abs() < 1e-4, "{launch}");
+    fails(dir, "inspect m.onnx --why 0 --timings t.jsonl", "nothing is measured for cpu");
+    fails(dir, "inspect m.onnx --why 0 --target h100 --timings none.jsonl", "there is no timing cache none.jsonl");
 }
 
 #[test]

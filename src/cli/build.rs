@@ -106,7 +106,11 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let dumper = Dumper::new(passes, args.dump_to.clone());
     let plans = if args.tune { PLANS } else { 1 };
     let hear = |news: &Progress<'_>| dumper.hear(news);
-    let built = model::build(&graph, &targets, &args.options, home.clone(), args.json, plans, &hear);
+    let mut options = model::options(&args.options, &targets, home.clone())?;
+    if let Some(gpu) = &gpu {
+        options.prices = Some(args.tuning.prices(gpu, &options)?);
+    }
+    let built = model::build(&graph, &options, args.json, plans, &hear);
     dumper.finish()?;
     let (mut engines, mut reports): (Vec<Engine>, Vec<BuildReport>) = built?.into_iter().unzip();
     let tuned = match &gpu {

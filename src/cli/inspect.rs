@@ -2,7 +2,7 @@
 
 use super::out::bytes;
 use super::profile::Profile;
-use super::{counters, diff, draw, tensors, why};
+use super::{counters, diff, draw, model, tensors, why};
 use kiln_cuda::CudaVersion;
 use kiln_engine::{Engine, TargetImage};
 use kiln_target::arch::Arch;
@@ -15,9 +15,10 @@ use std::process::ExitCode;
 /// Shows an engine's stamp, signature, targets, kernels and memory; the plan of a target as text or as a picture; its memory over time; the CUDA C of a kernel; or why a model is
 /// fused so.
 #[derive(clap::Args)]
-#[command(group = clap::ArgGroup::new("shaped").args(["memory", "why"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("shaped").args(["memory", "why", "graph"]).multiple(true))]
+#[command(group = clap::ArgGroup::new("fused").args(["why", "graph"]).multiple(true))]
 pub struct Args {
-    /// The engine; for `--why` a model too.
+    /// The engine; for `--why` and `--graph` a model too.
     #[arg(required_unless_present = "diff")]
     engine: Option<PathBuf>,
     /// Print the header, the counters, or why a region is there, as JSON.
@@ -39,7 +40,8 @@ pub struct Args {
     #[arg(long)]
     target: Option<String>,
     /// Write the fused plan as a picture to `.svg`: a box for each step, with what its region fuses and how it is implemented, and a label for each buffer.
-    /// Or the model's graph before fusion as Graphviz text to `.dot`.
+    /// Of a model, or an engine that keeps its model (`kiln build --keep-model`), the graph before fusion is at the left: a frame for the ops of each step, beside its box. Or the model's
+    /// graph before fusion as Graphviz text to `.dot`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cuda", "plan"])]
     graph: Option<PathBuf>,
     /// What two engines differ in, the second being the later: stamps, sizes, targets, and by region the kernels, Configs and resources, with the time that each took more
@@ -52,7 +54,7 @@ pub struct Args {
     /// Write the activation arena over time as a picture to `.svg`: which buffer lies where, from which step to which; its size, and the lower bound.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cuda", "plan", "json", "counters"])]
     memory: Option<PathBuf>,
-    /// Shape of an input for `--memory`: `name=1x3x64x64`. Extents that none gives are the largest of the profile. For `--why` of a model what `kiln build --profile` takes.
+    /// Shape of an input for `--memory`: `name=1x3x64x64`. Extents that none gives are the largest of the profile. For `--why` and `--graph` of a model what `kiln build --profile` takes.
     #[arg(long, value_name = "INPUT=SHAPE", requires = "shaped")]
     shape: Vec<String>,
     #[command(flatten)]
@@ -84,6 +86,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if let Some(region) = &args.why.why {
         why::run(&args.why, path, region, args.target.as_deref(), &args.shape, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let (Some(file), None, true) = (&args.graph, &args.memory, model::is_model(path)) {
+        model_picture(args, path, file)?;
         return Ok(ExitCode::SUCCESS);
     }
     let header = kiln_engine::read_header(path).into_diagnostic()?;
@@ -240,6 +246,41 @@ fn print_cuda(engine: &Engine, name: &str, target: Option<&str>) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
+/// Draws what `--graph` asks for of a model.
+fn model_picture(args: &Args, path: &Path, file: &Path) -> Result<()> {
+    if !args.profile.is_empty() {
+        return Err(miette!("{} is a model: profiles are of engines", path.display()));
+    }
+    super::not_over(file, &model::files(path)?)?;
+    let draws = match extension(file) {
+        Some("svg") => {
+            |e: &why::Explained| draw::sides(&e.graph, &e.fused.plan, &e.fused.report.launches, &BTreeMap::new(), None)
+        }
+        Some("dot") => |e: &why::Explained| e.graph.to_dot(),
+        _ => return Err(miette!("`--graph {}`: expected a file .svg or .dot", file.display())),
+    };
+    write(file, &draws(&why::of_model(&args.why, path, args.target.as_deref(), &args.shape)?))
+}
+
+/// The plan of an engine, beside the model's graph where the engine has all of the model.
+fn sides(args: &Args, engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> Result<String> {
+    // With `--memory` shapes are for that.
+    let shapes: &[String] = if args.memory.is_some() { &[] } else { &args.shape[..] };
+    args.why.check(&engine.path, shapes)?;
+    if engine.sources.is_empty() && !args.why.adds() {
+        return draw::plan(engine, image, profile);
+    }
+    profile.map_or(Ok(()), |profile| profile.check(&image.plan))?;
+    match why::of_engine(&args.why, engine, Some(&image.label()), shapes) {
+        Err(why) if args.why.adds() => Err(why),
+        Ok(e) => Ok(draw::sides(&e.graph, &image.plan, &e.fused.report.launches, &image.kernels, profile)),
+        Err(why) => {
+            note!("the plan alone is drawn: {why}");
+            draw::plan(engine, image, profile)
+        }
+    }
+}
+
 /// Draws what `--graph` and `--memory` ask for.
 fn pictures(args: &Args, engine: &Engine) -> Result<()> {
     for file in args.graph.iter().chain(&args.memory) {
@@ -250,7 +291,7 @@ fn pictures(args: &Args, engine: &Engine) -> Result<()> {
     let image = first_image(engine, target)?;
     if let Some(file) = &args.graph {
         let text = match extension(file) {
-            Some("svg") => draw::plan(engine, image, profile.as_ref())?,
+            Some("svg") => sides(args, engine, image, profile.as_ref())?,
             Some("dot") => engine.graph_text.parse::<kiln_graph::Graph>().into_diagnostic()?.to_dot(),
             _ => return Err(miette!("`--graph {}`: expected a file .svg or .dot", file.display())),
         };

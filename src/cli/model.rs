@@ -1,6 +1,7 @@
 //! Opening what the user names: an engine file, or a model that is built first.
 
 use super::tensors::Given;
+use super::tune::TuneArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::Home;
 use kiln_engine::{
@@ -182,17 +183,14 @@ pub fn options(args: &ModelArgs, targets: &[Target], home: Home) -> Result<Build
 /// Builds engines of at most so many plans of the last target ([`kiln_engine::build_plans`]), the first one in any case, with a progress bar on standard error; `hear` gets the news too.
 pub fn build(
     graph: &Graph,
-    targets: &[Target],
-    args: &ModelArgs,
-    home: Home,
+    options: &BuildOptions,
     quiet: bool,
     plans: usize,
     hear: &(dyn Fn(&Progress<'_>) + Sync),
 ) -> Result<Vec<(Engine, BuildReport)>> {
-    let options = options(args, targets, home)?;
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{prefix:>18} {wide_bar} {pos}/{len} {msg:40!}").into_diagnostic()?);
-    let result = kiln_engine::build_plans(graph, &options, plans, &|news| {
+    let result = kiln_engine::build_plans(graph, options, plans, &|news| {
         hear(&news);
         match news {
             Progress::Stage { stage, target, kernels } => {
@@ -257,7 +255,7 @@ pub struct Opening {
 /// Opens an engine file, or builds a model for a device; also reads the inputs that were `given`, without those that became constants of the model.
 /// Built engines are kept under `$KILN_HOME/engines`; the user is told.
 pub fn open(path: &Path, device: &dyn Device, args: &ModelArgs, given: Given) -> Result<Opened> {
-    open_as(path, device, args, given, (None, OnMismatch::Error))
+    open_as(path, device, args, given, &How { key: None, on_mismatch: OnMismatch::Error, tuning: None })
 }
 
 /// [`kiln_engine::OnMismatch`] as a command-line value.
@@ -269,13 +267,23 @@ pub enum OnMismatch {
     Rebuild,
 }
 
-/// [`open`] for an engine that must be signed, if a public key is given, and may be built anew.
+/// How to open it.
+pub struct How<'a> {
+    /// The public key that must have signed an engine.
+    pub key: Option<&'a Path>,
+    /// Whether an engine that does not fit is built anew.
+    pub on_mismatch: OnMismatch,
+    /// How a model is tuned once it has run.
+    pub tuning: Option<&'a TuneArgs>,
+}
+
+/// [`open`], and how.
 pub fn open_as(
     path: &Path,
     device: &dyn Device,
     args: &ModelArgs,
     given: Given,
-    (key, on_mismatch): (Option<&Path>, OnMismatch),
+    &How { key, on_mismatch, tuning }: &How<'_>,
 ) -> Result<Opened> {
     if let Some(key) = key.filter(|_| is_model(path)) {
         return Err(miette!("`--verify-key {}`: engines are signed, and {} is a model", key.display(), path.display()));
@@ -311,7 +319,7 @@ pub fn open_as(
     let inputs = inputs.into_iter().filter(|(name, _)| is_input(name)).collect();
     let import = start.elapsed();
     let opening = |warm| Opening { import, engine: start.elapsed() - import, warm };
-    let options = options(args, std::slice::from_ref(&target), home.clone())?;
+    let mut options = options(args, std::slice::from_ref(&target), home)?;
     let kept = Kept::new(&graph, &target, &options).into_diagnostic()?;
     match kept.find() {
         Ok(None) => {}
@@ -322,7 +330,10 @@ pub fn open_as(
         Err(why) => note!("the engine built before cannot be used: {why}"),
     }
     note!("building {} for {target}", path.display());
-    let (engine, _) = build(&graph, &[target], args, home, false, 1, &|_| {})?.swap_remove(0);
+    if let (Some(tuning), Some(_), Target::Gpu(gpu)) = (tuning, device.gpu(), &target) {
+        options.prices = Some(tuning.prices(gpu, &options)?);
+    }
+    let (engine, _) = build(&graph, &options, false, 1, &|_| {})?.swap_remove(0);
     match kept.store(&engine) {
         Ok(path) => note!("saved {}", path.display()),
         Err(e) => note!("the engine is not kept for the next time: {e}"),

@@ -124,9 +124,18 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let given = tensors::given("--input", &args.input)?;
     let sources: Vec<PathBuf> = given.files().map(Path::to_owned).collect();
     let device = open_device(&args.device).into_diagnostic()?;
-    let signed = (args.verify_key.as_deref(), args.on_mismatch);
+    let tuning = args.tune.map(|budget| TuneArgs {
+        device: Some(args.device.clone()),
+        budget: Some(budget),
+        max_memory: None,
+        timings: args.timings.clone(),
+        exhaustive: false,
+        fit: false,
+    });
+    let (key, on_mismatch) = (args.verify_key.as_deref(), args.on_mismatch);
+    let how = model::How { key, on_mismatch, tuning: tuning.as_ref() };
     let Opened { mut engine, inputs, kept, opening, .. } =
-        model::open_as(&args.model, &*device, &args.options, given, signed)?;
+        model::open_as(&args.model, &*device, &args.options, given, &how)?;
     let loading = Instant::now();
     let mut session = model::session(&engine, device, args.weight_budget)?;
     let load = loading.elapsed();
@@ -163,8 +172,8 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
             first.total_ms
         )?;
     }
-    let tuned = match (args.tune, &kept) {
-        (Some(budget), Some(kept)) => tuned(args, budget, &mut engine, kept)?,
+    let tuned = match (&tuning, &kept) {
+        (Some(tuning), Some(kept)) => tuned(args, tuning, &mut engine, kept)?,
         _ => None,
     };
     if args.json {
@@ -187,7 +196,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
 }
 
 /// Tunes an engine on the device, and keeps it; none where there is nothing to measure.
-fn tuned(args: &Args, budget: Duration, engine: &mut Engine, kept: &Kept) -> miette::Result<Option<Tuned>> {
+fn tuned(args: &Args, tuning: &TuneArgs, engine: &mut Engine, kept: &Kept) -> miette::Result<Option<Tuned>> {
     let gpu = match OnDevice::gpu(&args.device) {
         Ok(gpu) => gpu,
         Err(kiln_tune::Error::Untimed { device }) => {
@@ -197,14 +206,6 @@ fn tuned(args: &Args, budget: Duration, engine: &mut Engine, kept: &Kept) -> mie
         Err(e) => return Err(e).into_diagnostic(),
     };
     super::out::flush()?;
-    let tuning = TuneArgs {
-        device: Some(args.device.clone()),
-        budget: Some(budget),
-        max_memory: None,
-        timings: args.timings.clone(),
-        exhaustive: false,
-        fit: false,
-    };
     let tuned = tuning.run(std::slice::from_mut(engine), &gpu, &Home::from_env().into_diagnostic()?, args.json)?;
     match kept.store(engine) {
         Ok(path) => note!("saved {}", path.display()),

@@ -3,13 +3,15 @@
 use super::model::{self, ModelArgs};
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_cuda::{Compiler, CubinCache, Home, Nvrtc};
-use kiln_engine::{Engine, PLANS};
+use kiln_engine::{BuildOptions, Engine, PLANS};
+use kiln_fuse::Kernels;
 use kiln_host::parse_size;
 use kiln_target::{Gpu, Target};
-use kiln_tune::{Fit, News, OnDevice, Options, Timings, Tuned, TunedPlan, TunedRegion, Tuning, tune_plans};
+use kiln_tune::{Fit, News, OnDevice, Options, Prices, Timings, Tuned, TunedPlan, TunedRegion, Tuning, tune_plans};
 use miette::{IntoDiagnostic, Result, miette};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Measures ways to make each kernel of a model on this machine's GPU, and writes an engine with the fastest. Of a model the best few plans are measured beside each other, and the
@@ -90,12 +92,7 @@ impl TuneArgs {
         OnDevice::gpu(self.device()).into_diagnostic()
     }
 
-    /// Tunes the code for the GPU of engines that differ in their plans for it, with a progress bar on standard error: [`Tuned::plan`] is the one to keep.
-    pub fn run(&self, engines: &mut [Engine], gpu: &Gpu, home: &Home, quiet: bool) -> Result<Tuned> {
-        let nvrtc = Nvrtc::discover(home).into_diagnostic()?;
-        let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(home));
-        let memory =
-            self.max_memory.map_or(OnDevice::memory(gpu), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    fn tuning(&self, home: &Home) -> Tuning {
         let timings = self.timings.clone().unwrap_or_else(|| Timings::in_home(home.root()));
         let search = match self.exhaustive {
             true => {
@@ -104,7 +101,22 @@ impl TuneArgs {
             false => Options::default(),
         };
         let budget = self.budget.unwrap_or(Tuning::default().budget);
-        let tuning = Tuning { budget, timings: Some(timings), shipped: true, search, fit: self.fit };
+        Tuning { budget, timings: Some(timings), shipped: true, search, fit: self.fit }
+    }
+
+    /// What kernels of a build that will be tuned so cost: by the timing cache, where it knows.
+    pub fn prices(&self, gpu: &Gpu, options: &BuildOptions) -> Result<Arc<dyn Kernels>> {
+        let prices = Prices::of_build(&self.tuning(&options.home), gpu, options);
+        Ok(Arc::new(prices.into_diagnostic()?))
+    }
+
+    /// Tunes the code for the GPU of engines that differ in their plans for it, with a progress bar on standard error: [`Tuned::plan`] is the one to keep.
+    pub fn run(&self, engines: &mut [Engine], gpu: &Gpu, home: &Home, quiet: bool) -> Result<Tuned> {
+        let nvrtc = Nvrtc::discover(home).into_diagnostic()?;
+        let compiler = Compiler::new(&nvrtc).with_cache(CubinCache::in_home(home));
+        let memory =
+            self.max_memory.map_or(OnDevice::memory(gpu), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let tuning = self.tuning(home);
         let mut measure = OnDevice::new(self.device(), memory, compiler).into_diagnostic()?;
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let style = "{prefix:>18} {wide_bar} {pos}/{len} kernels {msg:60!}";
@@ -141,8 +153,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => {
             super::not_over(&output, &model::files(&args.model)?)?;
             let graph = model::import(&args.model, &args.options, &[])?;
-            let target = Target::Gpu(gpu.clone());
-            let all = model::build(&graph, &[target], &args.options, home.clone(), args.json, PLANS, &|_| {})?;
+            let mut options = model::options(&args.options, &[Target::Gpu(gpu.clone())], home.clone())?;
+            options.prices = Some(args.tune.prices(&gpu, &options)?);
+            let all = model::build(&graph, &options, args.json, PLANS, &|_| {})?;
             all.into_iter().map(|(engine, _)| engine).collect()
         }
         false => vec![Engine::load(&args.model).into_diagnostic()?],

@@ -24,7 +24,7 @@ mod values;
 
 pub use build::{
     BuildOptions, BuildReport, KernelReport, PLANS, Pass, Progress, RegionReport, StageTime, TargetReport, Used, build,
-    build_plans, compile_single, graph_hash, structure,
+    build_plans, compile_single, graph_hash, structure, toolchain,
 };
 pub use choose::Code;
 pub use compare::{Departure, Difference, Tolerance, first_departure};

@@ -54,6 +54,7 @@ impl Explain<'_> {
                 bytes: e.bytes,
                 ops: e.ops,
                 seconds: e.seconds,
+                measured: self.costs.is_measured(self.dag, inner, outputs, *anchor),
                 memory: e.memory,
                 arithmetic: e.arithmetic,
                 rules: self.egraph.analysis.trace.rules(made).into_iter().filter_map(rules::named).collect(),

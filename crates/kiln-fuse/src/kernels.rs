@@ -16,6 +16,8 @@ pub trait Kernels: Debug + Send + Sync {
 pub enum Price {
     /// The modelled cost of the cheapest.
     Known(Estimate),
+    /// Seconds of the fastest that was measured, on the scale of models: a launch among others is part of them.
+    Measured(f64),
     /// They can be made, and there is no cost model: fusion's own counts.
     Unmodelled,
     /// No kernel can be made of it.

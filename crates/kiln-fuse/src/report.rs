@@ -75,8 +75,11 @@ pub struct LaunchReport {
     pub bytes: f64,
     /// Modelled operations.
     pub ops: f64,
-    /// Modelled seconds, launch included.
+    /// Modelled seconds, launch included; where whoever makes the kernel has measured it, those that it took.
     pub seconds: f64,
+    /// Whether they were measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measured: bool,
     /// Seconds that moving the bytes takes at least.
     pub memory: f64,
     /// Seconds that doing the operations takes at least.

@@ -90,6 +90,22 @@ fn what_is_said_to_be_slow_is_not_chosen_and_is_quoted_where_it_is() {
 }
 
 #[test]
+fn measured_times_count_as_modelled_ones_do_and_reports_tell_them_apart() {
+    let graph = named("swiglu");
+    let at = |price: fn(&Region) -> Price| fuse(&graph, &by(price)).unwrap();
+    let fast = at(|region| if is_both(region) { Price::Measured(3e-6) } else { takes(2.0) });
+    assert_eq!((fast.report.kernels, count(&fast, is_both)), (2, 1));
+    for launch in &fast.report.launches {
+        let both = is_both(&fast.plan.regions[launch.region]);
+        assert_eq!(launch.measured, both);
+        assert!((launch.seconds / if both { 3e-6 } else { 2e-6 } - 1.0).abs() < 1e-4, "{launch:?}");
+    }
+    let slow = at(|region| if is_both(region) { Price::Measured(30e-6) } else { takes(2.0) });
+    assert_eq!((slow.report.kernels, count(&slow, is_both)), (3, 0));
+    assert!(slow.report.launches.iter().all(|launch| !launch.measured));
+}
+
+#[test]
 fn further_plans_do_without_a_kernel_and_compute_the_same() {
     for name in ["swiglu", "norm_qkv_rope", "encoder_layer"] {
         let graph = named(name);

@@ -15,6 +15,16 @@ fn nanoseconds(seconds: f64) -> u64 {
     (seconds * 1e9).round().max(1.0) as u64
 }
 
+/// All that a timing cache knows; what was known `before` gives way to it.
+pub fn known(timings: Option<&Timings>, before: Times) -> Result<Times> {
+    let mut times = before;
+    if let Some(own) = timings.map(Timings::load).transpose()? {
+        times.damaged += own.damaged;
+        own.records().for_each(|record| times.add(record.clone()));
+    }
+    Ok(times)
+}
+
 /// The timing cache where it is kept, and in memory.
 pub struct Cache {
     writer: Option<Writer>,
@@ -27,12 +37,7 @@ const GUESSES: usize = 3;
 impl Cache {
     /// Reads all that is known; what was known `before` gives way to it.
     pub fn open(timings: Option<&Timings>, before: Times) -> Result<Cache> {
-        let mut times = before;
-        if let Some(own) = timings.map(Timings::load).transpose()? {
-            times.damaged += own.damaged;
-            own.records().for_each(|record| times.add(record.clone()));
-        }
-        Ok(Cache { writer: timings.map(Timings::writer), times })
+        Ok(Cache { writer: timings.map(Timings::writer), times: known(timings, before)? })
     }
 
     /// What did not go as it should.

@@ -19,7 +19,7 @@ pub struct Made {
     pub implementation: Implementation,
     /// One a kernel.
     pub images: Vec<Image>,
-    /// The start of the BLAKE3 hash of the source.
+    /// [`code`] of that.
     pub code: String,
 }
 
@@ -46,12 +46,18 @@ impl Made {
         if spilled > 0 {
             return Err(format!("it spills {spilled} bytes of registers"));
         }
-        let mut hasher = blake3::Hasher::new();
-        implementation.kernels.iter().for_each(|kernel| {
-            hasher.update(kernel.source.as_bytes());
-        });
-        Ok(Made { guard, implementation, images, code: hasher.finalize().to_hex()[..16].to_owned() })
+        let code = code(&implementation);
+        Ok(Made { guard, implementation, images, code })
     }
+}
+
+/// The start of the BLAKE3 hash of an implementation's source: [`Record::code`](crate::Record::code).
+pub fn code(implementation: &Implementation) -> String {
+    let mut hasher = blake3::Hasher::new();
+    implementation.kernels.iter().for_each(|kernel| {
+        hasher.update(kernel.source.as_bytes());
+    });
+    hasher.finalize().to_hex()[..16].to_owned()
 }
 
 type Key = (TaskKey, usize);

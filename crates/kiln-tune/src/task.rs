@@ -1,6 +1,6 @@
 //! One region to tune.
 
-use crate::{Bucket, Candidate, Problem, Result};
+use crate::{Candidate, Problem, Result};
 use kiln_engine::{Compiled, Settings, Toolchain, Used};
 use kiln_fuse::RegionId;
 use kiln_graph::Bindings;
@@ -59,18 +59,7 @@ impl Task {
         if let (None, Some(variant)) = (at, runs) {
             ways.insert(0, Way::made(variant.guard.clone(), variant.implementation.clone()));
         }
-        let problem = Problem {
-            region: id.to_string(),
-            shape: subject.sizes.iter().map(|(symbol, size)| (symbol.clone(), Bucket::of(*size))).collect(),
-            gpu: gpu.name.clone(),
-            clock_mhz: (gpu.clock_ghz * 1e3).round() as u32,
-            memory_gbs: gpu.bandwidth_gbs.round() as u32,
-            arch: target.to_owned(),
-            nvrtc: toolchain.nvrtc.clone(),
-            options: toolchain.options.clone(),
-            tf32: subject.tf32,
-            kiln: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let problem = Problem::of(id, &subject, gpu, toolchain);
         let bytes = ways.iter().filter_map(|way| way.estimate).map(|e| e.bytes).reduce(f64::min).unwrap_or(0.0);
         let floor = bytes / (gpu.bandwidth_gbs * 1e9);
         let (target, settings) = (target.to_owned(), settings.clone());

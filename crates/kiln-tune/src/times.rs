@@ -4,6 +4,10 @@
 //! may keep their times in one, and two files are merged by writing one after the other. A line that is damaged, or of another format, is
 //! as if it were not there. [`Timings`](crate::Timings) says where they are.
 
+use kiln_engine::Toolchain;
+use kiln_fuse::RegionId;
+use kiln_kernels::families::Subject;
+use kiln_target::Gpu;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -79,6 +83,22 @@ impl fmt::Display for Bucket {
 }
 
 impl Problem {
+    /// A region on a GPU, as this compiler makes its kernels.
+    pub fn of(region: RegionId, subject: &Subject, gpu: &Gpu, toolchain: &Toolchain) -> Problem {
+        Problem {
+            region: region.to_string(),
+            shape: subject.sizes.iter().map(|(symbol, size)| (symbol.clone(), Bucket::of(*size))).collect(),
+            gpu: gpu.name.clone(),
+            clock_mhz: (gpu.clock_ghz * 1e3).round() as u32,
+            memory_gbs: gpu.bandwidth_gbs.round() as u32,
+            arch: gpu.arch.name().to_owned(),
+            nvrtc: toolchain.nvrtc.clone(),
+            options: toolchain.options.clone(),
+            tf32: subject.tf32,
+            kiln: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
     /// How far apart the shapes of two problems are that are alike in everything else.
     fn apart(&self, other: &Problem) -> Option<f64> {
         let alike = Problem { shape: other.shape.clone(), ..self.clone() } == *other

@@ -2,6 +2,7 @@
 
 mod measured;
 mod plans;
+mod prices;
 mod search;
 mod times;
 mod tune;

@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn gpu() -> Gpu {
+pub fn gpu() -> Gpu {
     Gpu::named("a100").unwrap()
 }
 
 /// A gated product: gate and product beside it are one kernel or two.
-fn gated() -> Graph {
+pub fn gated() -> Graph {
     let mut b = Builder::new("gated");
     let x = b.input("x", DType::F16, &[96, 320].map(Dim::from)).unwrap();
     let weight = |b: &mut Builder, name: &str, shape: [usize; 2], seed| {
@@ -33,7 +33,7 @@ fn gated() -> Graph {
     b.finish()
 }
 
-fn options() -> BuildOptions {
+pub fn options() -> BuildOptions {
     let targets = vec![Target::cpu(), Target::Gpu(gpu())];
     BuildOptions { targets, ..BuildOptions::new(Home::from_env().unwrap()) }
 }
@@ -112,7 +112,7 @@ fn tuned(
     (engines.swap_remove(found.plan), found)
 }
 
-fn bytes(engine: &Engine, folder: &Path) -> Vec<u8> {
+pub fn bytes(engine: &Engine, folder: &Path) -> Vec<u8> {
     let path = folder.join("e.kiln");
     engine.save(&path).unwrap();
     std::fs::read(path).unwrap()
@@ -122,7 +122,7 @@ fn ids(engine: &Engine) -> Vec<RegionId> {
     engine.target("sm_80").unwrap().plan.regions.iter().map(|region| region.identity()).collect()
 }
 
-fn has_both(engine: &Engine) -> bool {
+pub fn has_both(engine: &Engine) -> bool {
     engine.target("sm_80").unwrap().plan.regions.iter().any(|region| region.anchors().len() == 2)
 }
 

@@ -16,7 +16,7 @@ const WIDTH: f64 = 220.0;
 const EDGE: f64 = 30.0;
 const HEAD: f64 = 44.0;
 /// Colour of what no launch computes: control flow has its own.
-const NOT_LAUNCHED: &str = "#94a3b8";
+pub const NOT_LAUNCHED: &str = "#94a3b8";
 
 /// Draws the nodes that the outputs depend on, without literals and weights, which boxes name as lines.
 pub fn graph(graph: &Graph, launches: &[LaunchReport]) -> String {
@@ -55,7 +55,7 @@ pub fn graph(graph: &Graph, launches: &[LaunchReport]) -> String {
 }
 
 /// The nodes to draw, in the graph's order.
-fn shown(graph: &Graph) -> Vec<NodeId> {
+pub fn shown(graph: &Graph) -> Vec<NodeId> {
     let mut live: BTreeSet<NodeId> = graph.inputs.iter().map(|v| graph.value(*v).node).collect();
     let mut stack: Vec<NodeId> = graph.outputs.iter().map(|(_, v)| graph.value(*v).node).collect();
     while let Some(id) = stack.pop() {
@@ -68,7 +68,7 @@ fn shown(graph: &Graph) -> Vec<NodeId> {
 }
 
 /// The row of each node: below what it reads; what reads nothing stands right above its first reader.
-fn ranks(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
+pub fn ranks(count: usize, edges: &[(usize, usize)]) -> Vec<usize> {
     let mut ranks = vec![0usize; count];
     let mut reads = vec![false; count];
     // In the order of the nodes, which operands come first in.

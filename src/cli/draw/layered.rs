@@ -62,13 +62,19 @@ struct Graph {
 
 /// Places nodes and wires. Edges are pairs of indices of nodes; those that do not lead downward are left out.
 pub fn layout(nodes: &[Node], edges: &[(usize, usize)]) -> Layout {
+    layout_in(nodes, edges, &[])
+}
+
+/// [`layout`] in rows that are at least so high, as those of a drawing beside it are; there are as many rows or more.
+pub fn layout_in(nodes: &[Node], edges: &[(usize, usize)], heights: &[f64]) -> Layout {
     let graph = Graph::new(nodes, edges);
     let rows = graph.order();
     let x = graph.columns(&rows);
     let mut layout = Layout::default();
     let mut y = 0.0;
-    for row in &rows {
-        let height = row.iter().filter_map(|&v| nodes.get(v)).map(|n| n.height).fold(0.0, f64::max);
+    for (i, row) in rows.iter().enumerate() {
+        let least = heights.get(i).copied().unwrap_or(0.0);
+        let height = row.iter().filter_map(|&v| nodes.get(v)).map(|n| n.height).fold(least, f64::max);
         layout.rows.push((y, y + height));
         y += height + DOWN;
     }

@@ -1,4 +1,5 @@
-//! Pictures: the fused plan of an engine as a layered graph, its activation arena over time, a model's graph before fusion.
+//! Pictures: the fused plan of an engine as a layered graph, its activation arena over time, a model's graph before fusion,
+//! also beside the plan.
 
 mod card;
 mod graph;
@@ -6,12 +7,14 @@ mod layered;
 mod memory;
 mod picture;
 mod plan;
+mod sides;
 mod svg;
 
 pub use card::condition;
 pub use graph::graph;
 pub use memory::memory;
 pub use plan::plan;
+pub use sides::sides;
 pub use svg::round;
 
 use kiln_fuse::{Anchor, Plan, Step};

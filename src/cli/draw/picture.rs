@@ -52,8 +52,22 @@ pub struct Band {
     pub bottom: f64,
 }
 
+/// The row of each step of a plan; buffers are in those between.
+pub fn rows(plan: &Plan) -> Vec<usize> {
+    levels(plan, &repeats(plan)).into_iter().map(row).collect()
+}
+
+fn row(level: usize) -> usize {
+    2 * level + 1
+}
+
 /// Lays out a plan. `kernels` are those of its regions and of its nested plans'.
 pub fn picture(plan: &Plan, path: &str, kernels: &Kernels, profile: Option<&Profile>) -> Picture {
+    picture_in(plan, path, kernels, profile, &[])
+}
+
+/// [`picture`] in rows that are at least so high.
+pub fn picture_in(plan: &Plan, path: &str, kernels: &Kernels, profile: Option<&Profile>, heights: &[f64]) -> Picture {
     let mut items = Vec::new();
     let mut nodes = Vec::new();
     let repeats = repeats(plan);
@@ -72,7 +86,7 @@ pub fn picture(plan: &Plan, path: &str, kernels: &Kernels, profile: Option<&Prof
         }
         width = width.max(if inner.is_empty() { 0.0 } else { x });
         height = below;
-        nodes.push(Node { width, height, rank: 2 * levels[i] + 1 });
+        nodes.push(Node { width, height, rank: row(levels[i]) });
         items.push(Item::Step(card, inner));
     }
     let mut edges = Vec::new();
@@ -93,8 +107,8 @@ pub fn picture(plan: &Plan, path: &str, kernels: &Kernels, profile: Option<&Prof
         // Under the step that writes it; an input right above its first reader.
         let id = BufferId(i as u32);
         let rank = match (written.get(&id), read.get(&id)) {
-            (Some(&step), _) => 2 * levels[step] + 2,
-            (None, Some(&step)) => 2 * levels[step],
+            (Some(&step), _) => row(levels[step]) + 1,
+            (None, Some(&step)) => row(levels[step]) - 1,
             (None, None) => 0,
         };
         let label = Label::of(plan, i);
@@ -107,7 +121,7 @@ pub fn picture(plan: &Plan, path: &str, kernels: &Kernels, profile: Option<&Prof
         edges.extend(step.results().iter().filter_map(label).map(|label| (i, label)));
         edges.extend(step.operands().iter().filter_map(label).map(|label| (label, i)));
     }
-    let layout = layered::layout(&nodes, &edges);
+    let layout = layered::layout_in(&nodes, &edges, heights);
     let bands = bands(&repeats, &levels, &layout, profile);
     let (width, height) = (layout.width, layout.height);
     Picture { path: path.to_owned(), items, layout, bands, width, height }
@@ -118,7 +132,7 @@ fn bands(repeats: &[Repeat], levels: &[usize], layout: &Layout, profile: Option<
     let mut bands = Vec::new();
     for repeat in repeats {
         for (n, steps) in repeat.each().enumerate() {
-            let rows = steps.clone().map(|i| layout.rows[2 * levels[i] + 1]);
+            let rows = steps.clone().map(|i| layout.rows[row(levels[i])]);
             let top = rows.clone().map(|row| row.0).fold(f64::INFINITY, f64::min);
             let bottom = rows.map(|row| row.1).fold(0.0, f64::max);
             let mut title = format!("repeat {} of {}", n + 1, repeat.count);

@@ -33,9 +33,9 @@ pub const STYLE: &str = "\
 ";
 
 /// Around the whole, with room for the titles of bands at the left.
-const EDGE: f64 = 40.0;
+pub const EDGE: f64 = 40.0;
 /// Room at the left of the plan for the titles of bands.
-const BAND: f64 = 190.0;
+pub const BAND: f64 = 190.0;
 /// Height of what stands above the plan.
 const HEAD: f64 = 108.0;
 
@@ -48,8 +48,17 @@ pub fn plan(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> 
     let full = (left + picture.width + EDGE).max(980.0);
     head(&mut svg, engine, image, profile);
     marker(&mut svg, "tip");
+    strips(&mut svg, &picture, EDGE + HEAD, full);
+    // In the middle of what is left beside the bands' titles.
+    let x = left + (full - left - EDGE - picture.width) / 2.0;
+    draw(&mut svg, &image.plan, &picture, x, EDGE + HEAD);
+    Ok(document(svg, (full, EDGE + HEAD + picture.height + EDGE), "plan", &[FONT, STYLE].concat()))
+}
+
+/// The bands of a picture that begins at `y`, across the whole width.
+pub fn strips(svg: &mut Markup, picture: &Picture, y: f64, full: f64) {
     for band in &picture.bands {
-        let (y, height) = (EDGE + HEAD + band.top - 12.0, band.bottom - band.top + 24.0);
+        let (y, height) = (y + band.top - 12.0, band.bottom - band.top + 24.0);
         svg.element(
             "rect",
             &[
@@ -64,10 +73,6 @@ pub fn plan(engine: &Engine, image: &TargetImage, profile: Option<&Profile>) -> 
         );
         svg.text(EDGE, y + 22.0, "band", &band.title);
     }
-    // In the middle of what is left beside the bands' titles.
-    let x = left + (full - left - EDGE - picture.width) / 2.0;
-    draw(&mut svg, &image.plan, &picture, x, EDGE + HEAD);
-    Ok(document(svg, (full, EDGE + HEAD + picture.height + EDGE), "plan", &[FONT, STYLE].concat()))
 }
 
 /// What engine and plan this is, and what colours mean.
@@ -131,7 +136,7 @@ fn symbols(symbols: &Symbols) -> String {
 }
 
 /// Puts a picture at a place.
-fn draw(svg: &mut Markup, plan: &Plan, picture: &Picture, x: f64, y: f64) {
+pub fn draw(svg: &mut Markup, plan: &Plan, picture: &Picture, x: f64, y: f64) {
     for wire in &picture.layout.wires {
         let d = curve(wire, (x, y));
         // Into a box with a tip; onto a label or along a trunk without.

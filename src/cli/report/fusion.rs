@@ -99,7 +99,7 @@ fn rows(report: &Report) -> Vec<Row<'_>> {
 }
 
 fn launches(page: &mut Markup, fusion: &Fusion<'_>) {
-    let about = "One row a region, at its first step. Roofline: the longer of moving its bytes and doing its operations; modelled: what the cost model of fusion says of a launch. Next best: what the model would take more without this kernel, by the best cover found near the chosen one. Click a heading to sort.";
+    let about = "One row a region, at its first step. Roofline: the longer of moving its bytes and doing its operations; modelled: what the cost model of fusion says of a launch, or what the timing cache has measured of it. Next best: what the model would take more without this kernel, by the best cover found near the chosen one. Click a heading to sort.";
     section(page, "launches", "Launches", about);
     if fusion.report.launches.is_empty() {
         return end(page, Some("The plan launches nothing: its outputs are constants."));
@@ -133,11 +133,12 @@ fn launch(page: &mut Markup, fusion: &Fusion<'_>, row: &Row<'_>) {
     table::number(page, "launches", Some(row.uses as f64), row.uses);
     table::number(page, "bytes", Some(launch.bytes), bytes(launch.bytes as usize));
     table::number(page, "operations", Some(launch.ops), si(launch.ops, ""));
-    for (label, seconds) in [("roofline", launch.roofline()), ("modelled", launch.seconds)] {
-        table::number(page, label, Some(seconds * 1e6), si(seconds, "s"));
-    }
+    table::number(page, "roofline", Some(launch.roofline() * 1e6), si(launch.roofline(), "s"));
+    let how = if launch.measured { " measured" } else { "" };
+    table::number(page, "modelled", Some(launch.seconds * 1e6), si(launch.seconds, "s") + how);
     let bound = if launch.memory >= launch.arithmetic { "memory is the bound" } else { "arithmetic is the bound" };
-    table::bar(page, "of roofline", Some(launch.roofline() / launch.seconds), "modelled", bound);
+    let class = if launch.measured { "measured" } else { "modelled" };
+    table::bar(page, "of roofline", Some(launch.roofline() / launch.seconds), class, bound);
     page.open("td", &[("class", &"why"), ("data-label", &"why")]);
     why(page, launch, fusion.report.next(launch.region));
     page.close("td");

@@ -1,13 +1,13 @@
 //! What the timing cache knows of an engine's kernels: the candidates that were measured, and what the cost model says of them.
 
-use crate::cli::regions;
+use crate::cli::regions::{self, Machine, machine};
 use kiln_engine::{Engine, TargetImage, Used};
 use kiln_fuse::{Anchor, RegionId};
 use kiln_graph::Bindings;
 use kiln_kernels::families::Subject;
 use kiln_kernels::{Implementation, Way, candidates};
+use kiln_target::Gpu;
 use kiln_target::arch::Arch;
-use kiln_target::{Detected, Gpu};
 use kiln_tune::{Bucket, Measurements, Outcome, Problem, Quality, Record, Times, quality_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -85,26 +85,6 @@ fn buckets(sizes: &Bindings) -> BTreeMap<String, Bucket> {
     sizes.iter().map(|(symbol, size)| (symbol.clone(), Bucket::of(*size))).collect()
 }
 
-/// A GPU as it was when it measured: name, MHz, GB/s.
-type Machine<'p> = (&'p str, u32, u32);
-
-fn machine(problem: &Problem) -> Machine<'_> {
-    (&problem.gpu, problem.clock_mhz, problem.memory_gbs)
-}
-
-fn gpu((name, clock_mhz, memory_gbs): Machine<'_>, arch: Arch) -> Option<Gpu> {
-    let known = regions::product(arch, name).or_else(|| Gpu::typical(arch))?;
-    Gpu::detected(&Detected {
-        name: name.to_owned(),
-        arch,
-        sms: known.sms,
-        clock_ghz: Some(f64::from(clock_mhz) / 1e3),
-        memory_bytes: (known.memory_gb * 1e9) as u64,
-        bandwidth_gbs: Some(f64::from(memory_gbs)),
-        l2_bytes: known.l2_bytes,
-    })
-}
-
 /// What is known of an image's kernels as this compiler makes them: on the GPU that they were chosen for, else on that of which most is known.
 /// `None` where nothing is.
 pub fn history(engine: &Engine, image: &TargetImage, all: &[Used], times: &Times) -> Option<History> {
@@ -124,11 +104,11 @@ pub fn history(engine: &Engine, image: &TargetImage, all: &[Used], times: &Times
     }
     let chosen_for = regions::chosen_for(image).map(|gpu| gpu.key());
     let rank = |(machine, problems): &(&Machine<'_>, &BTreeMap<&Problem, Vec<&Record>>)| {
-        let own = gpu(**machine, arch).map(|gpu| gpu.key()) == chosen_for;
+        let own = regions::measured_on(**machine, arch).map(|gpu| gpu.key()) == chosen_for;
         (own, problems.values().map(Vec::len).sum::<usize>())
     };
     let (&best, problems) = machines.iter().max_by_key(rank)?;
-    let gpu = gpu(best, arch)?;
+    let gpu = regions::measured_on(best, arch)?;
     let mut asked: Vec<Asked<'_>> =
         problems.iter().filter_map(|(problem, records)| Asked::new(ids[&problem.region], records, &gpu)).collect();
     asked.sort_by_key(|asked| std::cmp::Reverse(asked.records.len()));

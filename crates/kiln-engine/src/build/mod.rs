@@ -19,7 +19,7 @@ use crate::validate::regions;
 use crate::{Error, Result};
 use bytes::Bytes;
 use kiln_cuda::{CacheOutcome, CompileRequest, Compiler, Home};
-use kiln_fuse::{Anchor, BufferId, BufferKind, Numerics, Plan, RegionId, Step};
+use kiln_fuse::{Anchor, BufferId, BufferKind, Kernels, Numerics, Plan, RegionId, Step};
 use kiln_graph::{Bindings, Graph};
 use kiln_kernels::families::{Families, Subject};
 use kiln_kernels::{Kernel, Variants, own};
@@ -47,6 +47,8 @@ pub struct BuildOptions {
     pub sizes: Bindings,
     /// Kernels of one's own, each for where its function occurs.
     pub kernels: Vec<Arc<own::Kernel>>,
+    /// Who says what a GPU's kernels cost; none: the families' models. Engines do not record it.
+    pub prices: Option<Arc<dyn Kernels>>,
     /// How much is fused.
     pub extent: kiln_fuse::Extent,
     /// For tests: see [`kiln_fuse::Options::perturb`]. Engines do not record it.
@@ -65,6 +67,7 @@ impl BuildOptions {
             line_info: false,
             sizes: Bindings::new(),
             kernels: vec![],
+            prices: None,
             extent: kiln_fuse::Extent::Full,
             perturb: None,
         }
@@ -73,12 +76,13 @@ impl BuildOptions {
     /// How [`build`] fuses for a target, where these of one's own kernels are of use.
     pub fn fusion(&self, target: &Target, kernels: &[Arc<own::Kernel>]) -> kiln_fuse::Options {
         let kernels = if target.arch().is_some() { kernels } else { &[] };
+        let models = || Arc::new(Families { tf32: self.tf32 }) as Arc<dyn Kernels>;
         kiln_fuse::Options {
             numerics: self.numerics,
             tf32: self.tf32,
             sizes: self.sizes.clone(),
             patterns: kernels.iter().flat_map(|kernel| kernel.patterns()).collect(),
-            kernels: Some(Arc::new(Families { tf32: self.tf32 })),
+            kernels: Some(self.prices.clone().unwrap_or_else(models)),
             extent: self.extent,
             perturb: self.perturb,
             ..kiln_fuse::Options::new(target.clone())
@@ -88,8 +92,18 @@ impl BuildOptions {
     /// The part of the options that an engine records.
     pub fn settings(&self) -> Settings {
         // Named one by one, so that a new option is not forgotten here.
-        let BuildOptions { targets: _, numerics, tf32, home: _, line_info, ref sizes, ref kernels, extent, perturb: _ } =
-            *self;
+        let BuildOptions {
+            targets: _,
+            numerics,
+            tf32,
+            home: _,
+            line_info,
+            ref sizes,
+            ref kernels,
+            prices: _,
+            extent,
+            perturb: _,
+        } = *self;
         let kernels = match kernels.is_empty() {
             true => String::new(),
             false => blake3::hash(own::to_text(kernels).as_bytes()).to_hex().to_string(),
@@ -292,13 +306,20 @@ fn numeric_options(numerics: Numerics) -> &'static [&'static str] {
 }
 
 fn request(kernel: &Kernel, target: &str, numerics: Numerics, line_info: bool) -> CompileRequest {
-    CompileRequest {
-        name: kernel.entry.clone(),
-        source: kernel.source.clone(),
-        arch: target.to_owned(),
-        options: numeric_options(numerics).iter().map(|&option| option.to_owned()).collect(),
-        line_info,
-    }
+    let (name, source) = (kernel.entry.clone(), kernel.source.clone());
+    CompileRequest { name, source, ..nothing(target, numerics, line_info) }
+}
+
+/// A request for no kernel, compiled as all are.
+fn nothing(target: &str, numerics: Numerics, line_info: bool) -> CompileRequest {
+    let options = numeric_options(numerics).iter().map(|&option| option.to_owned()).collect();
+    CompileRequest { name: String::new(), source: String::new(), arch: target.to_owned(), options, line_info }
+}
+
+/// What all kernels of a target are compiled with under these settings, as engines record it.
+pub fn toolchain(compiler: &Compiler, target: &str, numerics: Numerics, line_info: bool) -> Toolchain {
+    let options = compiler.options(&nothing(target, numerics, line_info));
+    Toolchain { nvrtc: compiler.nvrtc().release().to_owned(), options }
 }
 
 fn image(compiled: kiln_cuda::Compiled, kernel: &Kernel) -> Image {
@@ -365,7 +386,5 @@ fn compile(
         }
         all.insert(id, (Compiled { variants }, times));
     }
-    let options = requests.first().map(|r| compiler.options(r)).unwrap_or_default();
-    let toolchain = Toolchain { nvrtc: compiler.nvrtc().release().to_owned(), options };
-    Ok((all, toolchain))
+    Ok((all, toolchain(compiler, &arch, build.numerics, build.line_info)))
 }

@@ -1,4 +1,4 @@
-//! Modelled time of a candidate kernel: the target's roofline over its bytes and operations, which is asked of thousands, and what those who make it say, which is asked of
+//! Modelled time of a candidate kernel: the target's roofline over its bytes and operations, which is asked of thousands, and what those who make it say or measured, which is asked of
 //! few ([`super::prices`]).
 
 use super::cut::{Inner, is_literal};
@@ -152,11 +152,18 @@ impl<'a> Costs<'a> {
 
     /// Seconds of a cone as one kernel as those who make it say; infinite where they cannot, none where they do not say.
     pub fn asked(&self, dag: &Dag, inner: &[Inner], outputs: &[ClassIx], anchor: Anchor) -> Option<f64> {
-        match self.prices.of(dag, inner, outputs, anchor) {
-            Price::Known(known) => Some(self.factor(inner) * (known.seconds + PER_NODE * inner.len() as f64)),
-            Price::Unmodelled => None,
-            Price::Refused => Some(f64::INFINITY),
-        }
+        let seconds = match self.prices.of(dag, inner, outputs, anchor) {
+            Price::Known(known) => known.seconds,
+            Price::Measured(seconds) => seconds,
+            Price::Unmodelled => return None,
+            Price::Refused => return Some(f64::INFINITY),
+        };
+        Some(self.factor(inner) * (seconds + PER_NODE * inner.len() as f64))
+    }
+
+    /// Whether what those who make a cone's kernel say of it was measured.
+    pub fn is_measured(&self, dag: &Dag, inner: &[Inner], outputs: &[ClassIx], anchor: Anchor) -> bool {
+        matches!(self.prices.of(dag, inner, outputs, anchor), Price::Measured(_))
     }
 
     /// The region that a cone would be; none if it has none.

@@ -15,7 +15,8 @@
 //!   reshape between reduced and kept; a broadcast from kept (or, when `R` is the leading axes, from reduced) to `S`. What does not
 //!   depend on one is a Map without gathers. Results have one of the three shapes.
 //! * **Contract**: prologue only casts, dequantizations, whose scales are leaves, and of what is multiplied *views in place*: permutes, reshapes,
-//!   broadcasts and slices of step 1. Epilogue elementwise, plus permutes and reshapes;
+//!   broadcasts and slices of step 1. One value that a contraction (all of them, if there are several) multiplies may be *made* instead: by elementwise ops of its shape, of one leaf or
+//!   views in place of one, and of leaves, or views in place of such, each broadcast along an axis that the result keeps. Epilogue elementwise, plus permutes and reshapes;
 //!   every value of the epilogue sees the anchor's result under one and the same chain of views. Side nodes are a Map without gather, pad
 //!   and concat. All results lie behind the same chain of views. It may have several contractions, up to [`MAX_TWINS`], if they are *twins*: of one
 //!   einsum, accumulator (f32 or i32) and result type, with one operand in common, the same value, and the others of one type behind prologues
@@ -41,7 +42,7 @@
 
 use crate::attention;
 use crate::plan::{Anchor, Region};
-use kiln_graph::{DType, Dim, Graph, NodeId, Op, OpKind, TensorType};
+use kiln_graph::{DType, Dim, Graph, NodeId, Op, OpKind, TensorType, ValueId};
 
 /// Most nodes of a region.
 pub const MAX_NODES: usize = 64;
@@ -164,6 +165,14 @@ impl Region {
         let of = self.graph.inputs.iter().position(|v| Some(v) == scatter.inputs.first());
         // Elements that share a byte are never written one by one.
         of.filter(|i| self.anchor == Anchor::Index && self.graph.ty(self.graph.inputs[*i]).dtype.bits() >= 8)
+    }
+
+    /// Of an operand of a contraction that elementwise ops make: what they make it of, a leaf or views in place of one.
+    pub fn made_of(&self, operand: ValueId) -> Option<ValueId> {
+        let sub = Subgraph::of_graph(&self.graph).ok()?;
+        let found = sub.nodes.iter().flat_map(|node| &node.operands).find(|o| o.value == operand.index())?;
+        let plain = plain(&sub, *found, before_contraction);
+        made(&sub, *found, |_| true).filter(|_| !plain).map(|of| ValueId(of as u32))
     }
 
     /// The iteration space of a Reduce region.
@@ -362,23 +371,92 @@ pub(crate) fn in_place<'a>(sub: &Subgraph<'a>, mut operand: SubgraphOperand<'a>)
     true
 }
 
-fn anchored(sub: &Subgraph, anchors: &[usize]) -> Result<(), &'static str> {
-    let post = after(sub, anchors);
-    let before = |op: &Op| match sub.nodes[anchors[0]].op.kind() {
-        OpKind::Contract => is_in_place(op) || matches!(op, Op::Cast { .. } | Op::Dequantize { .. }),
-        OpKind::Conv => is_in_place(op),
-        _ => false,
-    };
-    // Backwards from the anchors: the prologue.
-    let mut stack: Vec<usize> =
-        anchors.iter().flat_map(|&anchor| &sub.nodes[anchor].operands).filter_map(|o| o.inner).collect();
-    while let Some(i) = stack.pop() {
+fn before_contraction(op: &Op) -> bool {
+    is_in_place(op) || matches!(op, Op::Cast { .. } | Op::Dequantize { .. })
+}
+
+/// Whether an operand is a leaf behind ops that may stand `before` an anchor, whose other operands are leaves.
+fn plain<'a>(sub: &Subgraph<'a>, mut operand: SubgraphOperand<'a>, before: fn(&Op) -> bool) -> bool {
+    while let Some(i) = operand.inner {
         let node = &sub.nodes[i];
         if !before(node.op) || node.operands[1..].iter().any(|o| o.inner.is_some()) {
-            return Err("prologue other than a cast, a dequantization or a view in place");
+            return false;
         }
-        stack.extend(node.operands[0].inner);
+        operand = node.operands[0];
     }
+    true
+}
+
+/// Whether a broadcast repeats what it is of along one of some axes of its result.
+pub(crate) fn repeats(from: &TensorType, to: &TensorType, axis: impl Fn(usize) -> bool) -> bool {
+    let lead = to.shape.len() - from.shape.len();
+    let long = |i: &usize| !to.shape[*i].is(1) && (*i < lead || from.shape[*i - lead].is(1));
+    (0..to.shape.len()).filter(long).any(axis)
+}
+
+/// What an operand is made of by elementwise ops of its shape, beside what is broadcast along one of the axes that are `kept`: a leaf, or views in place of one.
+pub(crate) fn made<'a>(
+    sub: &Subgraph<'a>,
+    operand: SubgraphOperand<'a>,
+    kept: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let mut open = vec![operand];
+    let mut seen = vec![false; sub.nodes.len()];
+    let mut of = None;
+    while let Some(found) = open.pop() {
+        if found.inner.is_some_and(|i| std::mem::replace(&mut seen[i], true)) {
+            continue;
+        }
+        match found.inner.map(|i| &sub.nodes[i]) {
+            Some(node) if node.op.kind() == OpKind::Elementwise => {
+                if node.operands.iter().any(|o| o.ty.shape != operand.ty.shape) {
+                    return None;
+                }
+                open.extend(&node.operands);
+            }
+            Some(SubgraphNode { op: Op::Broadcast { .. }, operands, ty })
+                if repeats(operands[0].ty, ty, &kept) && in_place(sub, operands[0]) => {}
+            _ if in_place(sub, found) && of.is_none_or(|known| known == found.value) => of = Some(found.value),
+            _ => return None,
+        }
+    }
+    of
+}
+
+/// Checks what stands before anchors.
+fn prologue(sub: &Subgraph, anchors: &[usize]) -> Result<(), &'static str> {
+    let before: fn(&Op) -> bool = match sub.nodes[anchors[0]].op.kind() {
+        OpKind::Contract => before_contraction,
+        OpKind::Conv => is_in_place,
+        _ => |_| false,
+    };
+    let mut multiplied: Option<usize> = None;
+    for node in anchors.iter().map(|&anchor| &sub.nodes[anchor]) {
+        for (side, operand) in node.operands.iter().enumerate().filter(|(_, o)| !plain(sub, **o, before)) {
+            let Op::Contract { spec, .. } = node.op else {
+                return Err("prologue other than a cast, a dequantization or a view in place");
+            };
+            let labels = [&spec.lhs, &spec.rhs][side];
+            made(sub, *operand, |axis| spec.out.contains(&labels[axis])).ok_or(
+                "prologue other than a cast, a dequantization, a view in place or elementwise ops of one leaf",
+            )?;
+            if *multiplied.get_or_insert(operand.value) != operand.value {
+                return Err("two operands that are made");
+            }
+        }
+    }
+    // What only one of several contractions multiplies is made alike for none.
+    let all = |value: usize| anchors.iter().all(|&a| sub.nodes[a].operands.iter().any(|o| o.value == value));
+    if multiplied.is_some_and(|value| !all(value)) {
+        Err("an operand of one of several contractions is made")
+    } else {
+        Ok(())
+    }
+}
+
+fn anchored(sub: &Subgraph, anchors: &[usize]) -> Result<(), &'static str> {
+    let post = after(sub, anchors);
+    prologue(sub, anchors)?;
     // Where groups of rows end is no operand that is multiplied.
     let mut ends = anchors.iter().filter_map(|&anchor| sub.nodes[anchor].operands.get(2)?.inner);
     if ends.any(|i| is_in_place(sub.nodes[i].op)) {

@@ -13,5 +13,6 @@ mod layout;
 mod makers;
 mod pattern;
 mod plans;
+mod prologue;
 mod random;
 mod twins;

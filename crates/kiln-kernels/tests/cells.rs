@@ -286,6 +286,13 @@ fn twins() {
     check_cells("gemm", drawn::twins, |element| if few { ["f32", "i8"].contains(&element) } else { element != "f64" });
 }
 
+/// One of whose operands is made on the way. A default run leaves most types to the others: what is made is one program whatever the type.
+#[test]
+fn made_operands() {
+    let few = number("KILN_SHAPES").is_none();
+    check_cells("gemm", drawn::made, |element| !few || ["f32", "f16", "i8"].contains(&element));
+}
+
 #[test]
 fn convolutions() {
     check("conv", drawn::conv);

@@ -10,6 +10,7 @@ mod counters;
 mod families;
 mod grouped;
 mod in_place;
+mod made;
 mod mutants;
 mod own;
 mod places;

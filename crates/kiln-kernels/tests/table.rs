@@ -179,6 +179,7 @@ Of `map`, `rows`, `gemm`, `conv`, `conv_direct` and `attention`, without a GPU; 
 * `grouped.rs`: rows in groups, on splits of every kind (empty groups, one with all, ends within tiles, rows behind the last), in 20 schedules of asynchronous kernels; ends that are wrong.
 * `compiled.rs`, `attentions_in_parts`: attention whose keys CTAs share, in the fewest and the most parts, with roles and without; 20 schedules where there are roles.
 * `in_place.rs`, and draws of `cells.rs`: products and attention of views of parts of memory; what is beside the parts is NaN, so that a mask that is missing shows.
+* `made.rs`, and draws of `cells.rs`: products of which elementwise ops make one operand, in every kind of Config: interpreted, simulated, without spills; random ones with what is not 0 outside, infinities and NaN.
 * `conv.rs`: convolutions of one to three axes of space, strided, dilated, padded past tiles, in groups, channels last and first: interpreted, and simulated; 20 schedules of asynchronous windows.
 * `twins.rs`: two products that share an operand, in every kind of Config: interpreted, in up to 20 schedules, without spills; what they share is brought once; values side by side and parts of them are stored at their places.
 * `without_atoms.rs`, `tiles.rs`: without wgmma, then TMA, `cp.async`, `ldmatrix`, `mma.sync` in the table of atoms, the same programs become others that are right.

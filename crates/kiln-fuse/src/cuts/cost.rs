@@ -124,6 +124,11 @@ impl<'a> Costs<'a> {
         self.target.arch().is_some()
     }
 
+    /// Whether the kernel of a contraction makes an operand on the way as fast as it reads one: a CPU packs it before either way, which is a kernel's work.
+    pub fn makes(&self) -> bool {
+        self.target.arch().is_some()
+    }
+
     /// Whether contractions that share an operand may be one kernel: it brings that operand once. A CPU's kernels go from one product to the
     /// next, and would keep the first's result in memory as two of them do.
     pub fn twins(&self) -> bool {

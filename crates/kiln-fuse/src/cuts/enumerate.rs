@@ -6,7 +6,7 @@ use super::likeness::Likeness;
 use super::views::Views;
 use crate::Anchor;
 use crate::egraph::{ClassIx, Dag, DagNode};
-use crate::region::{MAX_NODES, MAX_OPERANDS, legal};
+use crate::region::{MAX_NODES, MAX_OPERANDS, SubgraphOperand, legal, made};
 use kiln_graph::{Op, OpKind};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -24,6 +24,8 @@ pub(super) struct Ranking<'a> {
     pub costs: &'a Costs<'a>,
     pub likeness: &'a Likeness,
     pub views: &'a Views,
+    /// Which classes contractions may make.
+    pub made: &'a [bool],
 }
 
 /// The legal cuts of `class`, best flow first, given those of earlier classes. `flow` is the cost of having a class in memory.
@@ -52,7 +54,8 @@ pub(super) fn cuts_of(ranking: &Ranking, class: ClassIx, earlier: &[Vec<Cut>], f
             // Of a scatter only the indices are made on the way.
             let read = kind == OpKind::Scatter && node.operands.iter().step_by(2).any(|o| o == operand);
             if open && !read && !is_literal(dag, *operand) {
-                options.extend(earlier[operand.index()].iter().filter_map(|cut| as_operand(dag, cut, kind)));
+                let cuts = earlier[operand.index()].iter();
+                options.extend(cuts.filter_map(|cut| as_operand(ranking, cut, (node, kind), *operand)));
             }
             if matches!(kind, OpKind::Contract | OpKind::Conv) && node.operands.iter().take(2).any(|o| o == operand) {
                 options = options.into_iter().map(|cone| ranking.in_place(cone, flow)).collect();
@@ -139,13 +142,14 @@ fn attentions(ranking: &Ranking, product: &DagNode, earlier: &[Vec<Cut>], flow: 
 }
 
 /// A cut of an operand as the start of a cone under an op of `kind`; anchors take only what [`crate::region`] allows as prologue.
-fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
+fn as_operand(ranking: &Ranking, cut: &Cut, (node, kind): (&DagNode, OpKind), operand: ClassIx) -> Option<Cone> {
+    let dag = ranking.dag;
     let fits = match kind {
         OpKind::Conv | OpKind::Window => false,
         OpKind::Scatter => cut.anchor == Anchor::Map,
         OpKind::Contract => {
             let narrow = |op: &Option<Op>| matches!(op, Some(Op::Cast { .. } | Op::Dequantize { .. }));
-            cut.inner.iter().all(|i| narrow(&cut.node(dag, *i).op))
+            cut.inner.iter().all(|i| narrow(&cut.node(dag, *i).op)) || makes(ranking, cut, node, operand)
         }
         _ => true,
     };
@@ -157,6 +161,19 @@ fn as_operand(dag: &Dag, cut: &Cut, kind: OpKind) -> Option<Cone> {
         };
         Cone { core, ..cut.free() }
     })
+}
+
+/// Whether a cut makes what a contraction multiplies, as its kernel may.
+fn makes(ranking: &Ranking, cut: &Cut, product: &DagNode, operand: ClassIx) -> bool {
+    let dag = ranking.dag;
+    let Some(Op::Contract { spec, .. }) = &product.op else { return false };
+    let sides = [&spec.lhs, &spec.rhs].into_iter().zip(&product.operands).filter(|(_, o)| **o == operand);
+    let sub = cut.free().sub(dag, &[operand]);
+    let root =
+        SubgraphOperand { ty: dag.class(operand).ty(), inner: sub.nodes.len().checked_sub(1), value: operand.index() };
+    ranking.made[operand.index()]
+        && cut.anchor == Anchor::Map
+        && sides.map(|(labels, _)| labels).all(|l| made(&sub, root, |axis| spec.out.contains(&l[axis])).is_some())
 }
 
 /// Flows that differ by less than this part of the step are equal: rounding must not decide.

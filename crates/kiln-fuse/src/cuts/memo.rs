@@ -130,7 +130,7 @@ impl<'s> Seen<'s> {
         (0..dag.class(self.class).nodes.len()).for_each(|n| node(&mut key, (self.class, n as u16)));
         for c in &self.classes {
             let class = dag.class(*c);
-            let flags = [class.literal, class.tuple, is_literal(dag, *c)];
+            let flags = [class.literal, class.tuple, is_literal(dag, *c), memo.ranking.made[c.index()]];
             key.extend(likeness.class(*c));
             key.push(flags.iter().fold(0, |bits, flag| bits << 1 | u64::from(*flag)));
         }
@@ -254,7 +254,8 @@ mod tests {
             let dag = Dag::new(&egraph, &[root]);
             let costs = Costs::new(&dag, graph, &options);
             let (views, likeness) = (Views::of(&dag, &costs), Likeness::of(&dag));
-            let ranking = Ranking { dag: &dag, costs: &costs, likeness: &likeness, views: &views };
+            let made = vec![costs.makes(); dag.classes.len()];
+            let ranking = Ranking { dag: &dag, costs: &costs, likeness: &likeness, views: &views, made: &made };
             let mut memo = Memo::new(&ranking);
             // What is read twice is divided among its readers in one pass and not in the other; flow begins anew at sums, which residuals are.
             for shares in [1.0, 2.0, 1.0] {

@@ -105,11 +105,11 @@ pub(crate) fn select(
 ) -> Result<Vec<Cover>> {
     let free = free_classes(dag, costs, options);
     let views = Views::of(dag, costs);
-    let settled = settled(dag, costs, &views, roots, &free);
+    let (settled, made) = settled(dag, costs, &views, roots, &free);
     let likeness = Likeness::of(dag);
-    let ranking = Ranking { dag, costs, likeness: &likeness, views: &views };
+    let ranking = Ranking { dag, costs, likeness: &likeness, views: &views, made: &made };
     let mut memo = Memo::new(&ranking);
-    let [apart, merged] = [false, true].map(|parts| shared(dag, &views, parts));
+    let [apart, merged] = [false, true].map(|parts| shared(dag, &views, &made, parts));
     // What merged products count as read by, however many of the readers of their parts are one kernel.
     let floor = apart.iter().zip(&merged).map(|(a, b)| if a == b { 1.0 } else { *b }).collect::<Vec<_>>();
     let mut seeds = vec![(apart, vec![1.0; dag.classes.len()])];
@@ -161,7 +161,7 @@ fn asked(dag: &Dag, costs: &Costs, roots: &[ClassIx], cover: Cover) -> Result<Co
 
 /// Users of each class that has to be in memory because a user takes it in no other way; 1 for the rest. Parts of merged products are
 /// such users only if `parts`: they may end up in one kernel.
-fn shared(dag: &Dag, views: &Views, parts: bool) -> Vec<f64> {
+fn shared(dag: &Dag, views: &Views, made: &[bool], parts: bool) -> Vec<f64> {
     let mut users = vec![0.0; dag.classes.len()];
     let mut stored = vec![false; dag.classes.len()];
     for c in dag.indices() {
@@ -171,14 +171,18 @@ fn shared(dag: &Dag, views: &Views, parts: bool) -> Vec<f64> {
             let kind = node.op.as_ref().map(Op::kind);
             use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
             if matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque)) {
-                let seen = |o: &ClassIx| match kind {
-                    Some(Contract | Conv) => views.partial(*o),
-                    Some(Scatter) => node.operands[1] == *o,
-                    _ => false,
-                };
                 let instead = |o: &ClassIx| match kind {
                     Some(Conv) => views.instead(dag, *o).unwrap_or(*o),
                     _ => *o,
+                };
+                // A convolution of one tap is a contraction, too.
+                let taps = || dag.class(node.operands[1]).ty().shape[2..].iter();
+                let contracts = kind == Some(Contract) || kind == Some(Conv) && taps().all(|taps| taps.is(1));
+                let seen = |o: &ClassIx| match kind {
+                    _ if contracts && made[instead(o).index()] => true,
+                    Some(Contract | Conv) => views.partial(*o),
+                    Some(Scatter) => node.operands[1] == *o,
+                    _ => false,
                 };
                 node.operands.iter().filter(|o| !seen(o)).for_each(|o| stored[instead(o).index()] = true);
             }

@@ -413,15 +413,54 @@ fn reductions(mut d: Draft<'_>, dtype: DType, shape: Vec<Dim>, axis: i64, most: 
 
 /// Products of any orientation, with what may stand before and behind them.
 pub fn product(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
-    contraction(rng, dtype, false)
+    contraction(rng, dtype, Form::Plain)
+}
+
+/// The same, of which one operand is made by elementwise ops.
+pub fn made(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
+    contraction(rng, dtype, Form::Made)
 }
 
 /// The same, of which there are two that share an operand.
 pub fn twins(rng: &mut Rng, dtype: DType) -> Result<Drawn> {
-    contraction(rng, dtype, true)
+    contraction(rng, dtype, Form::Twins)
 }
 
-fn contraction(rng: &mut Rng, dtype: DType, twins: bool) -> Result<Drawn> {
+/// What a contraction is drawn with.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    Plain,
+    Twins,
+    Made,
+}
+
+/// An operand that is made of `x`, with what is broadcast along some of its axes that the result keeps.
+fn made_of(d: &mut Draft, b: &mut Builder, x: ValueId, kept: &[bool]) -> Result<ValueId> {
+    let shape = b.shape(x).to_vec();
+    let mut own = shape.clone();
+    let axes: Vec<usize> = (0..shape.len()).filter(|axis| kept[*axis]).collect();
+    let always = pick(d.rng, &axes);
+    for axis in axes {
+        if axis == always || one_in(d.rng, 2) {
+            own[axis] = 1.into();
+        }
+    }
+    let data = if one_in(d.rng, 5) { Data::Wild } else { Data::Tame };
+    let factor = d.input(b, b.dtype(x), &own, data)?;
+    let factor = b.broadcast_to(factor, &shape)?;
+    let y = match b.dtype(x).is_f8() {
+        true => join(b, x, factor)?,
+        false => b.mul(x, factor)?,
+    };
+    // What is outside is not 0 then.
+    match b.dtype(y) {
+        dtype if dtype.is_float() && !dtype.is_f8() && one_in(d.rng, 2) => b.plus_scalar(y, 0.5),
+        _ if one_in(d.rng, 2) => function(b, y),
+        _ => Ok(y),
+    }
+}
+
+fn contraction(rng: &mut Rng, dtype: DType, form: Form) -> Result<Drawn> {
     const ORIENTATIONS: [&str; 12] = [
         "mk,kn->mn",
         "mk,nk->mn",
@@ -436,6 +475,7 @@ fn contraction(rng: &mut Rng, dtype: DType, twins: bool) -> Result<Drawn> {
         "mk,k->m",
         "bmk,nk->bmn",
     ];
+    let twins = form == Form::Twins;
     let (mut d, mut b) = (Draft::new(rng), Builder::new("product"));
     let text = pick(d.rng, &ORIENTATIONS);
     // Aligned as boxes want it, or not at all.
@@ -476,7 +516,7 @@ fn contraction(rng: &mut Rng, dtype: DType, twins: bool) -> Result<Drawn> {
     };
     let data = if !integers && one_in(d.rng, 5) { Data::Wild } else { Data::Tame };
     // Sometimes bytes that are converted on the way.
-    let converted = dtype.is_float() && !dtype.is_f8() && one_in(d.rng, 6);
+    let converted = form != Form::Made && dtype.is_float() && !dtype.is_f8() && one_in(d.rng, 6);
     // What twins have apart lies alike.
     let read = |d: &mut Draft, b: &mut Builder, dtype: DType, labels: &[char], data: Data| match twins {
         true => d.input(b, dtype, &dims(labels), data),
@@ -489,8 +529,14 @@ fn contraction(rng: &mut Rng, dtype: DType, twins: bool) -> Result<Drawn> {
         }
         false => read(d, b, dtype, &spec.lhs, data),
     };
-    let x = left(&mut d, &mut b)?;
-    let w = read(&mut d, &mut b, dtype, &spec.rhs, Data::Tame)?;
+    let mut x = left(&mut d, &mut b)?;
+    let mut w = read(&mut d, &mut b, dtype, &spec.rhs, Data::Tame)?;
+    if form == Form::Made {
+        let kept = [&spec.lhs, &spec.rhs].map(|labels| labels.iter().map(|l| spec.out.contains(l)).collect::<Vec<_>>());
+        let right = kept[1].contains(&true) && one_in(d.rng, 2);
+        let side = if right { &mut w } else { &mut x };
+        *side = made_of(&mut d, &mut b, *side, &kept[usize::from(right)])?;
+    }
     let mut y = b.contract(spec.clone(), x, w, sums, out)?;
     let shape = b.shape(y).to_vec();
     let mut results = vec![];
@@ -521,7 +567,11 @@ fn contraction(rng: &mut Rng, dtype: DType, twins: bool) -> Result<Drawn> {
     }
     results.push(y);
     outputs(&mut b, results);
-    let name = if twins { "twins" } else { "product" };
+    let name = match form {
+        Form::Plain => "product",
+        Form::Twins => "twins",
+        Form::Made => "made",
+    };
     Ok(d.done(&format!("{name}_{text}_{dtype}_{behind}"), Anchor::Contract, 64.0, 3_000_000, b))
 }
 

@@ -278,6 +278,53 @@ pub fn rotary(form: Rotary, [tokens, heads, turned, size, depth]: [usize; 5]) ->
     })
 }
 
+/// An image whose channels are scaled before they are multiplied.
+#[derive(Clone, Copy)]
+pub struct Excited {
+    pub dtype: DType,
+    /// Whether the image is the left operand.
+    pub left: bool,
+    /// Whether two products read it.
+    pub twins: bool,
+    /// Whether more than the scaling is before the product: a function that is not 0 at 0.
+    pub function: bool,
+}
+
+/// Images with a factor a channel of each, by a matrix, of `[images, rows, columns, channels, results]`; the scaled image is added to no result.
+pub fn excited(form: Excited, [n, h, w, c, o]: [usize; 5]) -> Case {
+    let Excited { dtype, left, twins, function } = form;
+    let inputs = vec![
+        random(dtype, &[n, h, w, c], 1),
+        random(dtype, &[n, 1, 1, c], 2),
+        random(dtype, &[o, c], 3),
+        random(dtype, &[o, c], 4),
+    ];
+    let inputs = inputs.into_iter().take(if twins { 4 } else { 3 }).collect();
+    let name = format!("excited_{dtype}_{n}x{h}x{w}x{c}x{o}_{left}_{twins}_{function}");
+    let roundings = if dtype.accumulator() == dtype { 4.0 * c as f64 + 16.0 } else { 64.0 };
+    case(&name, Anchor::Contract, roundings, inputs, |b| {
+        let image = ["N".into(), "H".into(), Dim::from(w), Dim::from(c)];
+        let x = b.input("x", dtype, &image)?;
+        let s = b.input("s", dtype, &["N".into(), 1.into(), 1.into(), c.into()])?;
+        let s = b.broadcast_to(s, &image)?;
+        let mut x = b.mul(x, s)?;
+        if function {
+            x = b.exp(x)?;
+        }
+        let mut product = |b: &mut kiln_graph::Builder, name: &str| {
+            let w = b.input(name, dtype, &[o.into(), c.into()])?;
+            let (text, pair) = if left { ("nhwc,oc->nhwo", [x, w]) } else { ("oc,nhwc->nhwo", [w, x]) };
+            b.contract(spec(text), pair[0], pair[1], dtype.accumulator(), dtype)
+        };
+        let y = product(b, "w")?;
+        if !twins {
+            return Ok(vec![y]);
+        }
+        let (y, other) = (b.sigmoid(y)?, product(b, "v")?);
+        Ok(vec![b.mul(y, other)?])
+    })
+}
+
 /// What rows in groups are multiplied by.
 #[derive(Clone, Copy)]
 pub struct Groups {

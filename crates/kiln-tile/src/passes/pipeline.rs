@@ -1,5 +1,5 @@
 //! Brings operands of dots into shared memory ahead of their use, by the threads that compute: in stages by `cp.async` where every operand of a
-//! loop can travel so, else through registers that are loaded an iteration ahead.
+//! loop can travel so, else through registers that are loaded an iteration ahead. What a map makes of loads is made on the way from there.
 
 use super::Machine;
 use super::feeds::{Feed, feeds, operands};
@@ -24,6 +24,13 @@ struct Pass<'a> {
     program: &'a mut Program,
     feeds: HashMap<ValueId, Feed>,
     slots: HashMap<ValueId, Slot>,
+}
+
+/// An operand that a loop brings.
+struct Brought {
+    operand: ValueId,
+    /// The loads that it is made of; only itself where no map makes it.
+    loads: Vec<ValueId>,
 }
 
 impl Pass<'_> {
@@ -56,16 +63,19 @@ impl Pass<'_> {
                     }
                 }
                 Op::For { stages, .. } => {
-                    let loads = if stages.is_some() { self.loads(&stmt) } else { vec![] };
+                    let (loads, made) =
+                        if stages.is_some() { (self.loads(&stmt), made(&stmt)) } else { (vec![], vec![]) };
                     let stages = stages.unwrap_or(1);
                     let travels = |load: &ValueId| self.feeds[load].kind != CopyKind::Registers;
-                    if loads.is_empty() {
+                    if loads.is_empty() && made.is_empty() {
                         self.inside(&mut stmt);
                         out.push(stmt);
-                    } else if stages > 1 && loads.iter().all(travels) {
+                    } else if stages > 1 && made.is_empty() && loads.iter().all(travels) {
                         out.extend(self.staged(stmt, &loads, stages));
                     } else {
-                        out.extend(self.ahead(stmt, &loads));
+                        let plain = loads.into_iter().map(|load| Brought { operand: load, loads: vec![load] });
+                        let brought: Vec<Brought> = plain.chain(made).collect();
+                        out.extend(self.ahead(stmt, &brought));
                     }
                 }
                 _ => {
@@ -106,10 +116,9 @@ impl Pass<'_> {
         }
     }
 
-    fn buffer(&mut self, load: ValueId, stages: u32) -> SharedId {
-        let view = &self.feeds[&load].view;
-        let name = self.program.value(load).name.clone();
-        let (dtype, shape) = (view.tensor.dtype, view.shape.clone());
+    fn buffer(&mut self, operand: ValueId, stages: u32) -> SharedId {
+        let value = self.program.value(operand).clone();
+        let (name, dtype, shape) = (value.name, value.dtype, value.shape);
         self.program.shared.push(Shared { name, dtype, shape, stages, layout: None, offset: None });
         SharedId(self.program.shared.len() as u32 - 1)
     }
@@ -183,9 +192,9 @@ impl Pass<'_> {
         out
     }
 
-    /// A loop whose loads go to registers an iteration ahead, and from there to the other of two slots.
-    fn ahead(&mut self, mut stmt: Stmt, loads: &[ValueId]) -> Block {
-        let Op::For { var, start, end: _, step, carried, body, yields, stages } = &mut stmt.op else {
+    /// A loop whose loads go to registers an iteration ahead, and from there, or what maps make of them, to the other of two slots.
+    fn ahead(&mut self, mut stmt: Stmt, brought: &[Brought]) -> Block {
+        let Op::For { var, start, end, step, carried, body, yields, stages } = &mut stmt.op else {
             return vec![stmt];
         };
         *stages = None;
@@ -195,44 +204,86 @@ impl Pass<'_> {
         let value = (Expr::var(var) - &*start) / &*step % 2;
         inner.push(Stmt::effect(Op::Bind { var: turn.clone(), value, below: Some(Expr::index(2)) }));
         let mut next = vec![];
-        for load in loads {
-            let buffer = self.buffer(*load, 2);
+        let given = |body: &Block, value: ValueId| body.iter().find(|stmt| stmt.results.contains(&value)).cloned();
+        for Brought { operand, loads } in brought {
+            let buffer = self.buffer(*operand, 2);
             let to = Slot { buffer, stage: Stage::Index(Expr::var(&turn)) };
-            self.slots.insert(*load, to.clone());
-            let fetch = |program: &mut Program, at: Expr, masked: bool| {
-                let mut view = self.feeds[load].view.clone();
-                let renaming = Renaming::iteration(body, var, at);
-                for (axis, origin) in view.origin.iter_mut().enumerate() {
-                    let moved = renaming.expr(origin);
-                    view.masked[axis] |= masked && moved != *origin;
-                    *origin = moved;
-                }
-                view.walks.iter_mut().for_each(|walk| walk.first = renaming.expr(&walk.first));
-                let fill = Expr::int(view.tensor.dtype, 0);
-                let value = program.add_like(*load);
-                (value, Stmt { results: vec![value], op: Op::Load { from: Place::View(view), fill } })
-            };
-            let (first, stmt) = fetch(self.program, start.clone(), true);
-            out.push(stmt);
-            let (later, stmt) = fetch(self.program, Expr::var(var) + &*step, true);
-            next.push(stmt);
-            let held = self.program.add_like(*load);
-            carried.push((held, first));
-            yields.push(later);
-            inner.push(Stmt::effect(Op::SharedStore { to, value: held }));
+            self.slots.insert(*operand, to.clone());
+            // Before what the loop's block binds.
+            let mut here = Renaming::iteration(body, var, Expr::var(var));
+            for load in loads {
+                let Some(source) = given(body, *load) else { continue };
+                let fetch = |program: &mut Program, at: Expr| {
+                    let exists = at.lt(&*end);
+                    let mut renaming = Renaming::iteration(body, var, at);
+                    let mut copy = program.copy_block(&vec![source.clone()], &mut renaming);
+                    copy.iter_mut().for_each(|copy| mask(copy, &source, &exists));
+                    (renaming.tile(*load), copy)
+                };
+                let (first, stmts) = fetch(self.program, start.clone());
+                out.extend(stmts);
+                let (later, stmts) = fetch(self.program, Expr::var(var) + &*step);
+                next.extend(stmts);
+                let held = self.program.add_like(*load);
+                carried.push((held, first));
+                yields.push(later);
+                here.tiles.insert(*load, held);
+            }
+            let made = given(body, *operand).filter(|stmt| matches!(stmt.op, Op::Map { .. }));
+            if let Some(mut map) = made {
+                map.op.tiles_mut(&mut |value| *value = here.tile(*value));
+                map.op.exprs_mut(&mut |e| *e = here.expr(e));
+                inner.push(map);
+            }
+            inner.push(Stmt::effect(Op::SharedStore { to, value: here.tile(*operand) }));
         }
         inner.push(Stmt::effect(Op::Sync));
         inner.append(&mut next);
-        let rest: Block =
-            std::mem::take(body).into_iter().filter(|s| !s.results.iter().any(|v| loads.contains(v))).collect();
+        let moved = |value: &ValueId| brought.iter().any(|b| b.operand == *value || b.loads.contains(value));
+        let rest: Block = std::mem::take(body).into_iter().filter(|s| !s.results.iter().any(moved)).collect();
         inner.extend(self.block(rest));
         *body = inner;
-        for load in loads {
+        for load in brought.iter().flat_map(|brought| &brought.loads) {
             let last = self.program.add_like(*load);
             stmt.results.push(last);
         }
         out.push(stmt);
         out.push(Stmt::effect(Op::Sync));
         out
+    }
+}
+
+/// The operands of a loop's dots that its own block makes of loads, at least one of them of a box, and uses for nothing else.
+fn made(stmt: &Stmt) -> Vec<Brought> {
+    let Op::For { body, yields, .. } = &stmt.op else { return vec![] };
+    let users = |value: ValueId| body.iter().filter(move |stmt| stmt.used().contains(&value));
+    let place = |value: &ValueId| {
+        let load = body.iter().find(|stmt| stmt.results == [*value])?;
+        if let Op::Load { from, .. } = &load.op { Some(from) } else { None }
+    };
+    let of = |stmt: &Stmt| {
+        let (Op::Map { args, .. }, &[operand]) = (&stmt.op, &stmt.results[..]) else { return None };
+        let mut loads: Vec<ValueId> = args.iter().map(|(_, value)| *value).collect();
+        loads.sort();
+        loads.dedup();
+        let once = |load: &ValueId| place(load).is_some() && users(*load).count() == 1 && !yields.contains(load);
+        let boxed = loads.iter().any(|load| matches!(place(load), Some(Place::View(_))));
+        let mut dots = users(operand).map(|user| operands(&user.op).contains(&operand)).peekable();
+        let multiplied = dots.peek().is_some() && dots.all(|is| is) && !yields.contains(&operand);
+        (boxed && multiplied && loads.iter().all(once)).then_some(Brought { operand, loads })
+    };
+    body.iter().filter_map(of).collect()
+}
+
+/// Masks a copy of a load `source`, which may be of an iteration that does not exist, where it moved.
+fn mask(copy: &mut Stmt, source: &Stmt, exists: &Expr) {
+    match (&mut copy.op, &source.op) {
+        (Op::Load { from: Place::View(view), .. }, Op::Load { from: Place::View(from), .. }) => {
+            for (axis, origin) in from.origin.iter().enumerate() {
+                view.masked[axis] |= view.origin[axis] != *origin;
+            }
+        }
+        (Op::Load { from: Place::Elements { mask, .. }, .. }, _) => *mask = mask.and(exists),
+        _ => {}
     }
 }

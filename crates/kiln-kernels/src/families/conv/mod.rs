@@ -92,7 +92,7 @@ fn product(values: &Values, anchor: NodeId) -> Result<Option<(Product, DType)>> 
     };
     let operand = |value, labels: &[char], outer: Vec<char>, windows| {
         let dtype = values.graph.ty(value).dtype;
-        Operand { value, labels: labels.to_vec(), dtype, outer: group(outer), lies: None, windows }
+        Operand { value, from: value, labels: labels.to_vec(), dtype, outer: group(outer), lies: None, windows }
     };
     let filters = operand(w, &filter, vec![FILTER], None);
     let lies = memory(values, &filters);

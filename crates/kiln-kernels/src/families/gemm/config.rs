@@ -169,11 +169,15 @@ impl Config {
         bytes(0) + bytes(1)
     }
 
-    /// 32-bit registers of a thread for operands that travel through them; the assembler gives bytes one each.
+    /// 32-bit registers of a thread for operands that travel through them; the assembler gives bytes one each. What is made of others is there beside those.
     pub fn carried(&self, problem: &Problem) -> u32 {
         let words = |side: usize| {
             let (elements, bits) = (self.elements(problem)[side], problem.types[side].bits());
-            if bits == 8 { elements } else { elements * bits / 32 }
+            match problem.product.operands[side].is_made() {
+                true => 2 * elements * bits.max(32) / 32,
+                false if bits == 8 => elements,
+                false => elements * bits / 32,
+            }
         };
         (words(0) + words(1)) / (32 * self.warps)
     }

@@ -5,9 +5,12 @@
 use super::Problem;
 use super::config::{Config, Depth, Feed};
 use crate::families::cost::{SHARED_BYTES, block_bytes, flops};
+use kiln_fuse::operations;
+use kiln_graph::{Op, OpKind, ValueId};
 use kiln_target::atoms::{MatrixType, MmaKind};
 use kiln_target::{Estimate, Gpu, occupancy};
 use kiln_tile::passes::Machine;
+use std::collections::BTreeSet;
 
 /// What a product would cost.
 pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
@@ -53,7 +56,14 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
             Feed::Wide => tile * f64::from(problem.types[side].bits()) / 128.0,
         }
     };
-    let instructions = costs.access_ops * (narrow(0) + narrow(1)) / (gpu.peak_ops(kiln_tile::DType::F32, false) / sms);
+    // What is made of elements is made for every step of every CTA.
+    let made = |side: usize| {
+        let tile = [bm, bn][side ^ usize::from(config.swap)] * bk;
+        let of = &problem.product.operands[side];
+        if of.is_made() { tile * making(problem, of.value, costs.access_ops) } else { 0.0 }
+    };
+    let instructions = costs.access_ops * (narrow(0) + narrow(1)) + made(0) + made(1);
+    let instructions = instructions / (gpu.peak_ops(kiln_tile::DType::F32, false) / sms);
     let busy = math.max(shared).max(l2);
     // Busy tensor cores slow the clocks of everything, where power is short.
     let clocks = if kind == MmaKind::Fma { 1.0 } else { 1.0 - (1.0 - costs.tensor_share) * (math / busy).powi(2) };
@@ -101,6 +111,24 @@ pub fn estimate(problem: &Problem, config: &Config, gpu: &Gpu) -> Estimate {
     let meetings = f64::from(coupled) * (costs.cluster_launch_seconds + f64::from(config.stages) / 2.0 * step);
     let seconds = costs.launch_seconds + costs.latency_seconds + found + overlapped + combined + meetings;
     Estimate { seconds, bytes, flops: operations, launches }
+}
+
+/// Operations to make an element of an operand, with the accesses to what it is made with, 16 bytes each.
+fn making(problem: &Problem, operand: ValueId, access_ops: f64) -> f64 {
+    let graph = &problem.subject.region.graph;
+    let (mut open, mut seen) = (vec![operand], BTreeSet::new());
+    let mut cost = 0.0;
+    while let Some(v) = open.pop() {
+        let node = graph.producer(v);
+        if seen.insert(v) {
+            cost += match node.op {
+                Op::Broadcast { .. } => access_ops * f64::from(graph.ty(v).dtype.bits()) / 128.0,
+                _ => operations(&node.op),
+            };
+            open.extend(node.inputs.iter().filter(|_| node.op.kind() == OpKind::Elementwise));
+        }
+    }
+    cost
 }
 
 /// Peak of instructions on operands of a type, in 10^12 operations a second.

@@ -9,7 +9,8 @@
 //! (CUTLASS 3's "ping-pong" kernel). Contractions that share an operand (the gate and the product beside it of SwiGLU) are one launch: a CTA has a
 //! tile of sums of each, and brings the tiles of what they share once (CUTLASS's "dual GEMM" example).
 //!
-//! Operands may be views of parts of what lies in memory: boxes that begin and end there, of which no copy is made.
+//! Operands may be views of parts of what lies in memory: boxes that begin and end there, of which no copy is made. What elementwise ops make of such a box (an
+//! image times a factor for each channel, of squeeze-and-excite) is made between registers and shared memory, once for every tile of the other operand.
 //!
 //! State: the tile's sums in registers, operands of a few steps in shared memory. Floor: operands once, results once, the products.
 
@@ -190,6 +191,9 @@ impl Problem {
         let feed = |side: usize| {
             let operand = &product.operands[side];
             let plain = operand.dtype == types[side];
+            if operand.is_made() && operand.lies.is_some() {
+                return Feed::Registers;
+            }
             let (dense, pitch) = match (&operand.windows, &operand.lies) {
                 (Some(windows), _) if plain => (Some(windows.dense()), windows.pitch()),
                 (None, Some((_, axes))) if plain => (axes.dense(), axes.pitch()),
@@ -210,6 +214,7 @@ impl Problem {
             let operand = &product.operands[side];
             let lies = || operand.lies.as_ref().is_none_or(|(_, axes)| axes.dense() == Some(Along::Depth));
             match &operand.windows {
+                _ if operand.is_made() => true,
                 Some(windows) => windows.dense() == Along::Depth,
                 None => feeds[side] == Feed::Computed || lies(),
             }

@@ -78,16 +78,25 @@ pub fn pitch(axis: &MemoryAxis) -> i64 {
 pub struct Operand {
     /// What is multiplied: where the einsum's operand only widens a value, that value.
     pub value: ValueId,
+    /// What elementwise ops make that of, which lies in memory; else the value itself.
+    pub from: ValueId,
     /// Labels of its axes.
     pub labels: Vec<char>,
     /// Type of its elements.
     pub dtype: DType,
     /// The labels that only it and the result have.
     pub outer: Group,
-    /// The region's input that it is, and that input's axes, if they are those of the product.
+    /// The region's input that it is, or is made of, and that input's axes, if they are those of the product.
     pub lies: Option<(usize, Axes)>,
     /// The image whose windows it has, if it has some.
     pub windows: Option<Windows>,
+}
+
+impl Operand {
+    /// Whether its elements are made of those that lie in memory.
+    pub fn is_made(&self) -> bool {
+        self.from != self.value
+    }
 }
 
 /// A contraction beside the first, which differs from it in one operand alone.
@@ -157,6 +166,7 @@ impl Product {
             let dtype = values.graph.ty(value).dtype;
             Operand {
                 value,
+                from: values.region.made_of(value).unwrap_or(value),
                 labels: labels[side].clone(),
                 dtype,
                 outer: outer[side].clone(),
@@ -217,7 +227,7 @@ impl Product {
         let (first, node) = (values.graph.node(self.anchor), values.graph.node(anchor));
         let side = usize::from(first.inputs[0] == node.inputs[0]);
         let value = narrowest(values, node.inputs[side], self.acc.compute());
-        let mut operand = Operand { value, ..self.operands[side].clone() };
+        let mut operand = Operand { value, from: value, ..self.operands[side].clone() };
         if let Some((_, axes)) = operand.lies.take() {
             let Some(Memory { input, .. }) = memory(values, &operand) else {
                 return values.malformed("the operands of its contractions lie in other ways");
@@ -328,13 +338,13 @@ pub struct Memory {
     pub axes: Vec<(char, MemoryAxis)>,
 }
 
-/// The region's input that an operand is, seen through views that leave each label one step.
+/// The region's input that an operand is, or is made of, seen through views that leave each label one step.
 pub fn memory(values: &Values, operand: &Operand) -> Option<Memory> {
-    let (input, strided) = values.viewed_input(operand.value)?;
-    let shape = values.shape(operand.value);
+    let (input, strided) = values.viewed_input(operand.from)?;
+    let shape = values.shape(operand.from);
     let axes = strided.boxed(|axis| !shape[axis].is(1))?;
     let axes = axes.into_iter().map(|(axis, lies)| (operand.labels[axis], lies)).collect();
-    (operand.dtype.bits() >= 8).then_some(Memory { input, axes })
+    (values.graph.ty(operand.from).dtype.bits() >= 8).then_some(Memory { input, axes })
 }
 
 /// A row-major tensor with these labels.

@@ -9,7 +9,7 @@ use super::windows::Image;
 use crate::Result;
 use crate::families::TileLaunch;
 use crate::value::dims::numel;
-use crate::value::dtype::round;
+use crate::value::dtype::{register, round};
 use crate::value::{Values, Writer};
 use kiln_fuse::MemoryAxis;
 use kiln_graph::{DType, Dim, NodeId, Op, ValueId};
@@ -290,11 +290,46 @@ impl<'a> Program<'a> {
                     Along::Depth => Some((deep, k0.clone())),
                     Along::Grid(_) => None,
                 });
-                k.load(name, view)
+                let tile = k.load(name, view);
+                match source.operand.is_made() {
+                    true => self.made(k, &tile, (axis, source.operand), k0)?,
+                    false => tile,
+                }
             }
             (None, None) => self.computed(k, name, (axis, source.operand), shape, k0)?,
         };
         Ok(k.cast(&tile, self.problem.types[side]))
+    }
+
+    /// The tile of an operand whose elements are made of those of a tile of what lies in memory.
+    fn made(&mut self, k: &mut Builder, of: &Tile, (axis, operand): (usize, &Operand), k0: &Expr) -> Result<Tile> {
+        let problem = self.problem;
+        let along = Along::Outer(self.sides()[axis]);
+        let [rows, depth] = [along, Along::Depth].map(|along| self.extent(k, along));
+        let (first, at_grid) = (self.first(axis), self.grid_coordinates());
+        let to = register(operand.dtype);
+        let step = i64::from(self.config.bk);
+        let whole = problem.product.depth.total().as_const().is_some_and(|depth| depth % step == 0);
+        let values = &mut self.values;
+        let name = values.hint(operand.value);
+        let tiles = k.try_map(&[name.as_str()], &of.shape.clone(), &[of], |k, x, at| {
+            // What is beside may be the same for all rows: those outside are made as the last one is.
+            let row = k.bind("row", (&first + &at[axis]).min(&rows - 1));
+            let place = k.bind("depth", k0 + &at[1 - axis]);
+            // Behind the depth the other operand is 0, and times 0 not all is 0.
+            let exists = (!whole).then(|| k.bind("exists", place.lt(&depth)));
+            values.at_points(exists.clone(), |values| {
+                let mut coordinates = at_grid;
+                coordinates.extend(operand.outer.coordinates(values, k, &row));
+                coordinates.extend(problem.product.depth.coordinates(values, k, &place));
+                values.bind(operand.from, x[0].cast(register(values.graph.ty(operand.from).dtype)));
+                let made = element(values, k, operand, &coordinates, to);
+                values.unbind();
+                let made = made?;
+                Ok(vec![exists.map_or(made.clone(), |exists| exists.select(&made, Expr::int(to, 0)))])
+            })
+        })?;
+        Ok(tiles[0].clone())
     }
 
     /// A tile of an operand of which every element is computed, in the order of memory.

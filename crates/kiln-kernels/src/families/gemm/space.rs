@@ -133,10 +133,11 @@ impl Space<'_> {
         let problem = self.problem;
         let sides = if swap { [1, 0] } else { [0, 1] };
         let [few, many] = sides.map(|side| problem.outer_sizes()[side]);
-        // Both are boxes along the depth.
+        // Both are boxes along the depth, multiplied as they are.
         let along = |side: usize| {
-            let lies = problem.product.operands[side].lies.as_ref();
-            lies.is_some_and(|(_, axes)| axes.dense() == Some(Along::Depth))
+            let operand = &problem.product.operands[side];
+            let dense = operand.lies.as_ref().and_then(|(_, axes)| axes.dense());
+            dense == Some(Along::Depth) && !operand.is_made()
         };
         if problem.groups.is_some() || few > FEWEST_ROWS || many < few || !along(0) || !along(1) {
             return;

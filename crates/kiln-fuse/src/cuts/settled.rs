@@ -62,7 +62,7 @@ impl Reading<'_> {
         let mut number: Vec<Option<usize>> = vec![None; dag.classes.len()];
         let mut read: Vec<ClassIx> = Vec::new();
         for node in dag.classes.iter().flat_map(|class| &class.nodes) {
-            for operand in self.from_memory(node) {
+            for operand in self.operands_read(node) {
                 if !free[operand.index()] && number[operand.index()].is_none() {
                     number[operand.index()] = Some(read.len());
                     read.push(operand);
@@ -80,7 +80,7 @@ impl Reading<'_> {
                     for operand in &node.operands {
                         own.iter_mut().zip(&needs[operand.index()]).for_each(|(a, b)| *a |= b);
                     }
-                    for n in self.from_memory(node).filter_map(|o| number[o.index()]) {
+                    for n in self.operands_read(node).filter_map(|o| number[o.index()]) {
                         own[n / 64] |= 1 << (n % 64);
                     }
                     match &mut all {
@@ -161,7 +161,7 @@ impl Reading<'_> {
     }
 
     /// The operands that a node's kernel reads from memory, whatever is fused with it.
-    fn from_memory<'n>(&'n self, node: &'n DagNode) -> impl Iterator<Item = ClassIx> + 'n {
+    fn operands_read<'n>(&'n self, node: &'n DagNode) -> impl Iterator<Item = ClassIx> + 'n {
         use OpKind::{Alone, Contract, Conv, Opaque, Scatter, Window};
         let kind = node.op.as_ref().map(Op::kind);
         let reads = matches!(kind, Some(Contract | Conv | Window | Scatter | Alone | Opaque));

@@ -311,7 +311,7 @@ pub fn excited(form: Excited, [n, h, w, c, o]: [usize; 5]) -> Case {
         if function {
             x = b.exp(x)?;
         }
-        let mut product = |b: &mut kiln_graph::Builder, name: &str| {
+        let product = |b: &mut kiln_graph::Builder, name: &str| {
             let w = b.input(name, dtype, &[o.into(), c.into()])?;
             let (text, pair) = if left { ("nhwc,oc->nhwo", [x, w]) } else { ("oc,nhwc->nhwo", [w, x]) };
             b.contract(spec(text), pair[0], pair[1], dtype.accumulator(), dtype)

@@ -111,6 +111,10 @@ impl Compiler {
             "--device-as-default-execution-space".to_owned(),
             "--ptxas-options=-v".to_owned(),
         ];
+        // What a GPU's driver has cached comes without the assembler's report, and so would its spills be missed.
+        if self.nvrtc.caches() {
+            options.push("--no-cache".to_owned());
+        }
         if request.line_info {
             options.push("--generate-line-info".to_owned());
         }

@@ -127,6 +127,12 @@ impl Nvrtc {
         &self.loaded.release
     }
 
+    /// Whether it has a cache of its own, in the driver's, where a driver is: from CUDA 12.9 on (NVRTC documentation, "Caching").
+    pub(crate) fn caches(&self) -> bool {
+        let mut numbers = self.release().split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        (numbers.next(), numbers.next()) >= (Some(12), Some(9))
+    }
+
     /// The architectures it compiles for (90 for sm_90 and sm_90a), ascending.
     pub fn architectures(&self) -> &[u32] {
         &self.loaded.architectures

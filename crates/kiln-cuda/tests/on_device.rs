@@ -41,6 +41,15 @@ fn compiled(arch: &str, source: &str) -> Compiled {
     Compiler::new(&nvrtc).compile(&request).unwrap()
 }
 
+#[test]
+fn what_is_compiled_again_is_reported_again() {
+    let Some(device) = gpu() else { return };
+    let source = "extern \"C\" __global__ void twice(float* y) { y[threadIdx.x] *= 2.0f; }";
+    for _ in 0..2 {
+        assert!(compiled(&arch(&device), source).log.entry("twice").is_some_and(|own| own.registers > 0));
+    }
+}
+
 fn cubin(arch: &str, source: &str) -> Vec<u8> {
     compiled(arch, source).cubin
 }

@@ -1,5 +1,5 @@
 //! Products of which one operand is made on the way, by elementwise ops: in the tile interpreter, before and after the passes, in the simulator with
-//! all checks, and as machine code without spills. Random ones: `cells.rs`.
+//! all checks. Spills: `sass.rs`. Random ones: `cells.rs`.
 
 use crate::common::products::{Excited, excited};
 use crate::common::{Case, sim};
@@ -73,40 +73,4 @@ fn the_next_step_is_on_its_way_while_one_is_multiplied() {
             offer.text
         );
     }
-}
-
-#[test]
-fn no_kind_spills() {
-    let form = |dtype, twins| Excited { dtype, left: false, twins, function: true };
-    let mut found = vec![];
-    for case in [
-        excited(form(DType::F32, false), [4, 40, 40, 96, 384]),
-        excited(form(DType::F32, true), [4, 40, 40, 96, 384]),
-        excited(form(DType::F16, false), [4, 40, 40, 96, 384]),
-        excited(form(DType::F32, false), [1, 6, 24, 200, 32]),
-    ] {
-        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
-            let sums = |offer: &Offer| {
-                let [bm, bn, warps] = ["bm", "bn", "warps"].map(|name| offer.config[name].as_u64().unwrap());
-                bm * bn / warps
-            };
-            let mut offers = case.offers(arch);
-            offers.sort_by_key(|offer| std::cmp::Reverse(sums(offer)));
-            let mut seen = BTreeSet::new();
-            offers.retain(|offer| {
-                let kind = offer.text.replace(|c: char| c.is_ascii_digit(), "");
-                seen.insert((kind, offer.config["warps"].as_u64()))
-            });
-            for offer in offers {
-                let made = implementation(&offer, &offer.build().unwrap(), arch, &mut |_, _, _| {}).unwrap();
-                for (kernel, compiled) in made.kernels.iter().zip(sim::compile(&made, arch)) {
-                    let own = compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
-                    if compiled.log.spills() || own.stack > 0 || compiled.log.wgmma_serialized() {
-                        found.push(format!("{} on {arch} with {}: {own:?}", case.region.name, offer.text));
-                    }
-                }
-            }
-        }
-    }
-    assert!(found.is_empty(), "{found:#?}");
 }

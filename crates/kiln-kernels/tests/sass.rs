@@ -9,7 +9,8 @@ use kiln_fuse::Anchor;
 use kiln_graph::{DType, Rng};
 use kiln_kernels::families::{Offer, implementation};
 use kiln_target::arch::Arch;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// The code of the first kernel of an offer; `None`, said on standard error, where there is no disassembler.
 fn sass(offer: &Offer, arch: Arch) -> Option<String> {
@@ -222,7 +223,8 @@ fn complaints(case: &Case, offer: &Offer, arch: Arch) -> Vec<String> {
     };
     let mut found = vec![];
     for (kernel, compiled) in made.kernels.iter().zip(sim::compile(&made, arch)) {
-        let own = compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
+        let own = compiled.log.entry(&kernel.entry);
+        let own = own.unwrap_or_else(|| panic!("no report of the resources of {} in {:?}", kernel.entry, compiled.log));
         let waits = compiled.log.wgmma_serialized() || compiled.log.wgmma_interrupted();
         if compiled.log.spills() || own.stack > 0 || waits {
             let spilled = own.spill_stores + own.spill_loads;
@@ -274,6 +276,20 @@ fn no_config_spills() {
         };
         problems.push(products::twins(form, &extent));
     }
+    for (dtype, interleaved, rows, depth) in
+        [(DType::F16, false, 512, 512), (DType::F32, true, 512, 512), (DType::BF16, false, 1, 2048)]
+    {
+        let form = products::Rotary { dtype, interleaved, parts: !interleaved, bias: true };
+        problems.push(products::rotary(form, [rows, 12, 10, 64, depth]));
+    }
+    for (dtype, twins, size) in [
+        (DType::F32, false, [4, 40, 40, 96, 384]),
+        (DType::F32, true, [4, 40, 40, 96, 384]),
+        (DType::F16, false, [4, 40, 40, 96, 384]),
+        (DType::F32, false, [1, 6, 24, 200, 32]),
+    ] {
+        problems.push(products::excited(products::Excited { dtype, left: false, twins, function: true }, size));
+    }
     for (depth, causal, lies) in
         [(64, true, "nqhd,nkhd->nhqk"), (128, false, "nhqd,nhkd->nhqk"), (256, true, "nhqd,nhkd->nhqk")]
     {
@@ -295,28 +311,41 @@ fn no_config_spills() {
         let dtype = [DType::BF16, DType::F32, DType::F16][n % 3];
         problems.push(convs::Form { dtype, ..form }.case(n % 2 == 0));
     }
-    let (mut tried, mut found) = (0, vec![]);
+    // Tiles as wide as there are, and the depth shared.
+    for (channels, places) in [(256, 14), (512, 7)] {
+        let (x, w) = ([8, channels, places, places], [channels, channels, 3, 3]);
+        problems.push(convs::form("wide", &x, &w, (1, (1, 1), 1, 1)).case(false));
+    }
+    let mut tried = vec![];
     for case in &problems {
         for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a].into_iter().filter(|arch| case.is_for(*arch)) {
-            let offers = case.offers(arch);
-            let chosen: Vec<usize> = match all {
-                true => (0..offers.len()).collect(),
-                false if rng.range(1, 4) == 1 => vec![rng.range(0, offers.len() as i64 - 1) as usize],
-                false => vec![],
-            };
+            let mut offers = case.offers(arch);
+            if !all {
+                let drawn = rng.range(0, offers.len() as i64 - 1) as usize;
+                offers = offers.drain(drawn..).take(usize::from(rng.range(1, 4) == 1)).collect();
+            }
             let what = format!("{} {arch}", case.region.name);
-            if only.as_ref().is_some_and(|only| !what.contains(only.as_str())) {
-                continue;
-            }
-            if all {
-                println!("{what}: {} Configs", chosen.len());
-            }
-            for i in chosen {
-                tried += 1;
-                found.extend(complaints(case, &offers[i], arch));
+            if only.as_ref().is_none_or(|only| what.contains(only.as_str())) {
+                println!("{what}: {} Configs", offers.len());
+                tried.extend(offers.into_iter().map(|offer| (case, arch, offer)));
             }
         }
     }
-    println!("{tried} Configs assembled");
+    println!("{} Configs", tried.len());
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(vec![]);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+            scope.spawn(|| {
+                while let Some((case, arch, offer)) = tried.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    for complaint in complaints(case, offer, *arch) {
+                        println!("{complaint}");
+                        found.lock().unwrap().push(complaint);
+                    }
+                }
+            });
+        }
+    });
+    let found = found.into_inner().unwrap();
     assert!(found.is_empty(), "KILN_SEED={seed}: {found:#?}");
 }

@@ -179,13 +179,13 @@ Of `map`, `rows`, `gemm`, `conv`, `conv_direct` and `attention`, without a GPU; 
 * `grouped.rs`: rows in groups, on splits of every kind (empty groups, one with all, ends within tiles, rows behind the last), in 20 schedules of asynchronous kernels; ends that are wrong.
 * `compiled.rs`, `attentions_in_parts`: attention whose keys CTAs share, in the fewest and the most parts, with roles and without; 20 schedules where there are roles.
 * `in_place.rs`, and draws of `cells.rs`: products and attention of views of parts of memory; what is beside the parts is NaN, so that a mask that is missing shows.
-* `made.rs`, and draws of `cells.rs`: products of which elementwise ops make one operand, in every kind of Config: interpreted, simulated, without spills; random ones with what is not 0 outside, infinities and NaN.
+* `made.rs`, and draws of `cells.rs`: products of which elementwise ops make one operand, in every kind of Config: interpreted, simulated; random ones with what is not 0 outside, infinities and NaN.
 * `conv.rs`: convolutions of one to three axes of space, strided, dilated, padded past tiles, in groups, channels last and first: interpreted, and simulated; 20 schedules of asynchronous windows.
-* `twins.rs`: two products that share an operand, in every kind of Config: interpreted, in up to 20 schedules, without spills; what they share is brought once; values side by side and parts of them are stored at their places.
+* `twins.rs`: two products that share an operand, in every kind of Config: interpreted, in up to 20 schedules; what they share is brought once; values side by side and parts of them are stored at their places.
 * `without_atoms.rs`, `tiles.rs`: without wgmma, then TMA, `cp.async`, `ldmatrix`, `mma.sync` in the table of atoms, the same programs become others that are right.
 * `mutants.rs`: what the validator accepts of changed schedules runs clean and right (`KILN_MUTANTS=2000`); `crates/kiln-tile/tests/validate.rs` has broken ones that it must name.
 * `sass.rs`: machine code by nvdisasm: HGMMA, QGMMA, IGMMA fed by UTMALDG with USETMAXREG on sm_90a, HMMA.16816, IMMA and HMMA.1688 of TF32 by LDSM and LDGSTS on sm_80; 16-byte accesses of aligned maps and rows, and of images whose channels lie side by side (UTMALDG of im2col tensor maps on sm_90a);
-  no spill, no local memory, no product that waits (C7510) in Configs drawn from the spaces, or in all (`KILN_CONFIGS=all`).
+  no spill, no local memory, no product that waits (C7510) in Configs drawn from the spaces, or in all (`KILN_CONFIGS=all`, by all cores).
 * `clusters.rs`, and `shared_rows` of `cells.rs`: which rows of more than 16k elements the CTAs of a cluster share, by the cost model; that they go through memory once; shapes, Configs and
   20 schedules of them, as above.
 * `counters.rs`: aligned maps and rows move their bytes once, in whole sectors; products take exactly the matrix instructions that their extents need, load whole sectors, and meet no bank of shared

@@ -1,5 +1,5 @@
 //! Two products that share an operand are one launch, whatever Config makes it: in the tile interpreter, before and after the passes, in the
-//! simulator with all checks, and as machine code without spills.
+//! simulator with all checks. Spills: `sass.rs`.
 
 use crate::common::products::{Rotary, Twins, rotary, twins};
 use crate::common::{Case, sim};
@@ -163,47 +163,4 @@ fn every_kind_runs_clean_in_the_simulator() {
     for word in ["specialised", "ping-pong", "swapped", "clusters", "parts", "turns", "lanes"] {
         assert!(met.contains(word), "no Config is {word}");
     }
-}
-
-/// Two tiles of sums and what becomes of them are in registers, whatever the Config: of each kind and number of warps the one with most sums.
-#[test]
-fn no_kind_spills() {
-    let mut found = vec![];
-    let heads = |dtype, parts: bool| Rotary { dtype, interleaved: !parts, parts, bias: true };
-    for case in [
-        sized(Twins { bias: true, several: true, ..PLAIN }, [512, 768, 512]),
-        sized(Twins { dtype: DType::F32, bias: true, several: true, ..PLAIN }, [512, 768, 512]),
-        sized(PLAIN, [1, 768, 2048]),
-        rotary(heads(DType::F16, true), [512, 12, 10, 64, 512]),
-        rotary(heads(DType::F32, false), [512, 12, 10, 64, 512]),
-        rotary(heads(DType::BF16, true), [1, 12, 10, 64, 2048]),
-    ] {
-        for arch in [Arch::Sm75, Arch::Sm80, Arch::Sm90a] {
-            let sums = |offer: &Offer| {
-                let [bm, bn, bk, warps, lanes] =
-                    ["bm", "bn", "bk", "warps", "lanes"].map(|name| offer.config[name].as_u64().unwrap());
-                bm * bn * if lanes > 0 { bk } else { 1 } / warps
-            };
-            let mut offers = case.offers(arch);
-            offers.sort_by_key(|offer| std::cmp::Reverse(sums(offer)));
-            let (many, few): (Vec<Offer>, Vec<Offer>) =
-                offers.into_iter().partition(|offer| offer.config["warps"] == 8);
-            for offer in [many, few].into_iter().flat_map(of_each_kind) {
-                let built = offer.build().unwrap();
-                let made = implementation(&offer, &built, arch, &mut |_, _, _| {}).unwrap();
-                for (kernel, compiled) in made.kernels.iter().zip(sim::compile(&made, arch)) {
-                    let own = compiled.log.entry(&kernel.entry).expect("a report of the kernel's resources");
-                    let waits = compiled.log.wgmma_serialized() || compiled.log.wgmma_interrupted();
-                    println!("{arch} {}: {} registers", offer.text, own.registers);
-                    if compiled.log.spills() || own.stack > 0 || waits {
-                        found.push(format!(
-                            "{} on {arch} with {}: {own:?}, waits: {waits}",
-                            case.region.name, offer.text
-                        ));
-                    }
-                }
-            }
-        }
-    }
-    assert!(found.is_empty(), "{found:#?}");
 }

@@ -111,7 +111,8 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         ir::Grid::Persistent { per_sm, .. } => Some(*per_sm),
     };
     let multiplies = holds(&program.body, |op| matches!(op, Op::Dot { .. }));
-    let reduces = holds(&program.body, |op| matches!(op, Op::Reduce { .. }));
+    let long = |value: &ValueId| program.value(*value).shape.iter().filter(|extent| **extent > 1).count() < 2;
+    let reduces = holds(&program.body, |op| matches!(op, Op::Reduce { value, .. } if long(value)));
     let (maps, vars): (Vec<TensorMap>, Vec<t::Var>) = lower.maps.into_iter().unzip();
     params.extend(vars);
     let kernel = t::Kernel {
@@ -119,7 +120,7 @@ pub fn lower(program: &Program, atoms: impl Into<AtomTable>) -> Result<(t::Kerne
         comment: program.comment.clone(),
         params,
         threads: program.threads(),
-        // One CTA an SM is enough: for more the compiler would spill. Reductions of rows live on many.
+        // One CTA an SM is enough: for more the compiler would spill. Reductions of one long row live on many.
         min_ctas: persistent.or((multiplies || !reduces).then_some(1)),
         max_registers: None,
         cluster: program.schedule.cluster,

@@ -85,10 +85,6 @@ impl Printer<'_> {
         let bounds = match (kernel.max_registers, kernel.min_ctas) {
             (Some(registers), _) => format!("__maxnreg__({registers})"),
             (None, Some(ctas)) => format!("__launch_bounds__({}, {ctas})", kernel.threads),
-            // For these ptxas would rather spill than let an SM have fewer threads than it may.
-            (None, None) if [Arch::Sm75, Arch::Sm80].contains(&self.arch) => {
-                format!("__launch_bounds__({}, 1)", kernel.threads)
-            }
             (None, None) => format!("__launch_bounds__({})", kernel.threads),
         };
         let cluster = match kernel.cluster {

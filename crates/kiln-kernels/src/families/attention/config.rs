@@ -80,6 +80,8 @@ const REGISTERS: [(u32, u32); 2] = [(40, 232), (32, 160)];
 const MOST_HELD: u32 = 184;
 /// The same of three warpgroups.
 const MOST_HELD_OF_THREE: u32 = 128;
+/// Of these, registers for places of what is staged by three warpgroups, or of what two have in turns.
+const PLACES: u32 = 8;
 /// The same where threads multiply: they have more addresses.
 const MOST_HELD_OF_BLOCKS: u32 = 168;
 /// Most registers of a thread for weighted sums beside which the assembler lets products run on where one warpgroup multiplies, or two take turns
@@ -217,8 +219,8 @@ impl Config {
 fn shares(problem: &Problem, config: &Config, gpu: &Gpu) -> impl Iterator<Item = u32> {
     let sms = f64::from(gpu.sms);
     let (tiles, steps) = (problem.tiles(config), problem.size(&problem.streamed.keys) / f64::from(config.bn));
-    // What is staged or taken in turns is results.
-    let whole = config.staged || config.ping_pong;
+    // What is staged or taken in turns is results; three warpgroups have no registers for the places of more than one.
+    let whole = config.staged || config.ping_pong || config.warps == 12;
     let more = move |parts: &u32| !whole && tiles * f64::from(*parts) < 2.0 * sms && f64::from(*parts) <= steps;
     std::iter::once(1).chain([2, 4, 8, 16, 32, 64].into_iter().take_while(more))
 }
@@ -253,8 +255,8 @@ pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<Config> {
         }
     }
     let most = |config: &Config| match (problem.tensor(), config.warps) {
-        (true, 12) => MOST_HELD_OF_THREE,
-        (true, _) => MOST_HELD,
+        (true, 12) => MOST_HELD_OF_THREE - if config.staged { PLACES } else { 0 },
+        (true, _) => MOST_HELD - if config.ping_pong { PLACES } else { 0 },
         (false, _) => MOST_HELD_OF_BLOCKS,
     };
     let fits = |config: &&Config| config.held(problem) <= most(config);

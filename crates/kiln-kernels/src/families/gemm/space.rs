@@ -3,6 +3,7 @@
 use super::Problem;
 use super::config::{Config, Depth, FEW_ROWS, Feed, RASTER};
 use super::product::Along;
+use crate::value::dims::multiple;
 use kiln_target::Gpu;
 use kiln_target::atoms::{MmaAtom, MmaKind};
 use kiln_tile::passes::Machine;
@@ -16,6 +17,12 @@ const MOST_SCATTERED_TWINS: u32 = 64;
 /// The same of several contractions, whose results meet, where registers hold more beside (operands, on their way or of threads that multiply; sums of
 /// other CTAs) or are fewer (another tile is in work).
 const MOST_TWINS: u32 = 96;
+/// The same where sums of other CTAs are added.
+const MOST_ADDED: u32 = 104;
+/// The same where the epilogue reads whole tiles, each element under a condition or stored by itself, so that they are there at once.
+const MOST_READ: u32 = 64;
+/// The same for more than one of these reasons.
+const MOST_READ_BESIDE: u32 = 48;
 /// The same and those of operands that travel through registers.
 const MOST_HELD: u32 = 176;
 /// The same of a thread that shares the depth of columns: more would leave too few threads to keep memory busy.
@@ -176,29 +183,38 @@ impl Space<'_> {
 
     /// Whether sums leave room in registers for what else is there, if there is more `beside` them.
     fn holds(&self, config: &Config, beside: bool) -> bool {
-        let most = match self.problem.contractions() {
-            _ if self.problem.groups.is_some() => MOST_SCATTERED,
-            2.. if self.problem.is_scattered() => MOST_SCATTERED_TWINS,
-            2.. if beside => MOST_TWINS,
-            _ => MOST_SUMS,
+        let problem = self.problem;
+        let columns = Along::Outer(config.sides()[1]);
+        let ragged = multiple(&problem.product.extent(columns)) % i64::from(config.bn) != 0;
+        let reasons = [ragged, problem.is_scattered()].into_iter().filter(|is| *is && problem.tiles_read > 0).count();
+        let most = match problem.contractions() {
+            _ if problem.groups.is_some() => MOST_SCATTERED,
+            2.. if problem.is_scattered() => MOST_SCATTERED_TWINS,
+            2.. if beside || problem.reads => MOST_TWINS,
+            _ => match reasons + usize::from(reasons > 0 && beside) {
+                0 => MOST_SUMS,
+                1 => MOST_READ,
+                _ => MOST_READ_BESIDE,
+            },
         };
-        config.sums(self.problem) <= most
+        config.sums(problem) <= most
     }
 
     /// One role that copies and multiplies.
     fn plain(&mut self, config: Config) {
         // Tiles that no power of two divides are for warpgroups fed by boxes.
-        if !self.problem.one_group(&config)
-            || !config.bn.is_power_of_two()
-            || config.bn > 128
-            || config.bm > 128
-            || self.atom(&config).is_none()
-        {
+        if !self.problem.one_group(&config) || !config.bn.is_power_of_two() || config.bn > 128 || config.bm > 128 {
             return;
         }
+        let Some(atom) = self.atom(&config) else { return };
         let problem = self.problem;
         let asynchronous = self.machine.has_cp_async() && problem.feeds.iter().all(|feed| *feed >= Feed::Narrow);
-        let held = config.sums(problem) + if asynchronous { 0 } else { config.carried(problem) };
+        // Of narrow tiles that threads make the assembler lets products wait for each other (C7510).
+        if !asynchronous && atom.kind == MmaKind::Wgmma && config.bn < 64 {
+            return;
+        }
+        let beside = config.carried(problem) + problem.tiles_read * config.sums(problem) / 2;
+        let held = config.sums(problem) + if asynchronous { 0 } else { beside };
         let beside = !asynchronous || !problem.tensor();
         if !self.holds(&config, beside) || held > MOST_HELD || config.sums(problem) == 0 {
             return;
@@ -304,7 +320,7 @@ impl Space<'_> {
         if self.problem.groups.is_some() {
             return;
         }
-        let added = self.holds(&config, true);
+        let added = self.holds(&config, true) && config.sums(self.problem) <= MOST_ADDED;
         let (tiles, sms) = (self.problem.tiles(&config), f64::from(self.gpu.sms));
         let steps = (self.problem.depth_size() / f64::from(config.bk)).ceil();
         for parts in [2, 4, 8, 16] {

@@ -41,15 +41,6 @@ fn compiled(arch: &str, source: &str) -> Compiled {
     Compiler::new(&nvrtc).compile(&request).unwrap()
 }
 
-#[test]
-fn what_is_compiled_again_is_reported_again() {
-    let Some(device) = gpu() else { return };
-    let source = "extern \"C\" __global__ void twice(float* y) { y[threadIdx.x] *= 2.0f; }";
-    for _ in 0..2 {
-        assert!(compiled(&arch(&device), source).log.entry("twice").is_some_and(|own| own.registers > 0));
-    }
-}
-
 fn cubin(arch: &str, source: &str) -> Vec<u8> {
     compiled(arch, source).cubin
 }
@@ -193,6 +184,15 @@ fn axpy(device: &CudaDevice) -> KernelFunction {
 }
 
 /// Runs everywhere, so that the kernels below cannot rot where there is no GPU.
+#[test]
+fn what_is_compiled_again_is_reported_again() {
+    let Some(device) = gpu() else { return };
+    let source = "extern \"C\" __global__ void twice(float* y) { y[threadIdx.x] *= 2.0f; }";
+    for _ in 0..2 {
+        assert!(compiled(&arch(&device), source).log.entry("twice").is_some_and(|own| own.registers > 0));
+    }
+}
+
 #[test]
 fn the_kernels_compile() {
     for source in [AXPY, SPREAD, REVERSE, RANK, SPIN, BULK, SPLIT, WILD] {

@@ -80,10 +80,10 @@ const REGISTERS: [(u32, u32); 2] = [(40, 232), (32, 160)];
 const MOST_HELD: u32 = 184;
 /// The same of three warpgroups.
 const MOST_HELD_OF_THREE: u32 = 128;
-/// Of these, registers for places of what is staged by three warpgroups, or of what two have in turns.
-const PLACES: u32 = 8;
 /// The same where threads multiply: they have more addresses.
 const MOST_HELD_OF_BLOCKS: u32 = 168;
+/// Registers of these for places of what is staged by three warpgroups, or of what two have in turns.
+const PLACES: u32 = 8;
 /// Most registers of a thread for weighted sums beside which the assembler lets products run on where one warpgroup multiplies, or two take turns
 /// (C7510).
 const MOST_SUMS: u32 = 96;

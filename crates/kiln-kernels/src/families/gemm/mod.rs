@@ -33,8 +33,8 @@ use config::Feed;
 pub use config::{Config, Depth};
 pub(super) use cost::estimate;
 use groups::Groups;
-use kiln_fuse::Anchor;
-use kiln_graph::{DType, EinsumSpec, Graph, NodeId, Op, ValueId};
+use kiln_fuse::{Anchor, Role};
+use kiln_graph::{DType, EinsumSpec, NodeId, Op, ValueId};
 use kiln_target::atoms::{MatrixType, MmaAtom, MmaKind};
 use kiln_target::{Estimate, Gpu};
 use kiln_tile::Round;
@@ -43,7 +43,6 @@ use kiln_tile::passes::machine::DotShape;
 use product::Along;
 pub(super) use product::{Group, Operand, Product, memory, pitch, stored, views};
 pub(super) use space::{smallest, space};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 pub(super) use windows::Windows;
 
@@ -184,20 +183,6 @@ fn rounding(subject: &Subject, types: [DType; 2], sums: DType, machine: &Machine
     (best > MmaKind::Fma).then_some((*round, best))
 }
 
-/// The region's inputs that others than `anchors`, and what they are made of, read.
-fn read_behind(graph: &Graph, anchors: &[NodeId]) -> Vec<ValueId> {
-    let (mut open, mut before) = (anchors.to_vec(), BTreeSet::new());
-    while let Some(node) = open.pop() {
-        if before.insert(node) {
-            let inputs = graph.node(node).inputs.iter().filter(|v| !graph.inputs.contains(v));
-            open.extend(inputs.map(|v| graph.value(*v).node));
-        }
-    }
-    let users = graph.users();
-    let behind = |v: &&ValueId| users[v.index()].iter().any(|node| !before.contains(node));
-    graph.inputs.iter().filter(behind).copied().collect()
-}
-
 impl Problem {
     /// A product, and how a GPU makes it.
     pub fn of(subject: &Arc<Subject>, product: Product, sums: DType, groups: Option<Groups>, gpu: &Gpu) -> Problem {
@@ -241,7 +226,9 @@ impl Problem {
         let bits: Vec<u32> = outputs.map(|((_, v), _)| graph.ty(*v).dtype.bits()).collect();
         let stored_bytes = bits.iter().map(|bits| bits / 8).sum();
         let narrow = bits.iter().any(|bits| *bits < 32);
-        let read = read_behind(graph, &subject.region.anchors());
+        let (roles, users) = (subject.region.roles(), graph.users());
+        let behind = |node: &NodeId| matches!(roles[node.index()], Role::Epilogue | Role::Side);
+        let read: Vec<ValueId> = graph.inputs.iter().filter(|v| users[v.index()].iter().any(behind)).copied().collect();
         let each = subject.count(&graph.ty(product.result).shape);
         let tiles_read = read.iter().filter(|v| subject.count(&graph.ty(**v).shape) >= each).count() as u32;
         let (reads, subject) = (!read.is_empty(), subject.clone());

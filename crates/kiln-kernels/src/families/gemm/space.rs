@@ -213,10 +213,10 @@ impl Space<'_> {
         if !asynchronous && atom.kind == MmaKind::Wgmma && config.bn < 64 {
             return;
         }
-        let beside = config.carried(problem) + problem.tiles_read * config.sums(problem) / 2;
-        let held = config.sums(problem) + if asynchronous { 0 } else { beside };
+        let sums = config.sums(problem);
+        let held = if asynchronous { sums } else { sums + config.carried(problem) + problem.tiles_read * sums / 2 };
         let beside = !asynchronous || !problem.tensor();
-        if !self.holds(&config, beside) || held > MOST_HELD || config.sums(problem) == 0 {
+        if !self.holds(&config, beside) || held > MOST_HELD || sums == 0 {
             return;
         }
         // Two CTAs on an SM hide each other's epilogues.
